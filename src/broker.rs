@@ -1,0 +1,539 @@
+//! The broker with its sockets. What it decides is decided in [`core`].
+
+mod connection;
+pub mod core;
+
+use self::connection::{Connection, Phase};
+use self::core::{Action, Core, TurnBudget};
+use crate::access::Access;
+use crate::bus::Bus;
+use crate::chain::Blocked;
+use crate::error::BindError;
+use crate::fault::Fault;
+use crate::handshake::control_region;
+use crate::hook::Hook;
+use crate::limits::Limits;
+use crate::memory::{Foreign, Memory, Region};
+use crate::message::ClientId;
+use crate::sys::place::Bound;
+use crate::sys::socket::{Received, timespec};
+use crate::wire::{ByeReason, Packet, Refusal, Roles};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How to set up a broker.
+#[derive(Default)]
+pub struct BrokerBuilder {
+    page_len: Option<usize>,
+    max_message_len: Option<usize>,
+    budget: Option<usize>,
+    max_clients: Option<usize>,
+    access: Access,
+    turn_budget: TurnBudget,
+    hook: Option<Box<dyn Hook>>,
+}
+
+impl BrokerBuilder {
+    /// Length of an ordinary page in bytes; 256 KiB if nothing is said.
+    #[must_use]
+    pub fn page_len(mut self, bytes: usize) -> Self {
+        self.page_len = Some(bytes);
+        self
+    }
+
+    /// The longest payload in bytes; 3 MiB if nothing is said.
+    #[must_use]
+    pub fn max_message_len(mut self, bytes: usize) -> Self {
+        self.max_message_len = Some(bytes);
+        self
+    }
+
+    /// Shared memory of each chain in bytes; if nothing is said 8 MiB, or what two messages of
+    /// the longest kind need.
+    #[must_use]
+    pub fn chain_budget(mut self, bytes: usize) -> Self {
+        self.budget = Some(bytes);
+        self
+    }
+
+    /// How many clients are admitted at a time; 1024 if nothing is said.
+    #[must_use]
+    pub fn max_clients(mut self, clients: usize) -> Self {
+        self.max_clients = Some(clients);
+        self
+    }
+
+    /// Which users are admitted; only the broker's own if nothing is said.
+    #[must_use]
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// How much is taken from one client before it is the next one's turn.
+    #[must_use]
+    pub fn turn_budget(mut self, budget: TurnBudget) -> Self {
+        self.turn_budget = budget;
+        self
+    }
+
+    /// Shows every message to `hook`, which may drop or replace it.
+    #[must_use]
+    pub fn hook(mut self, hook: impl Hook + 'static) -> Self {
+        self.hook = Some(Box::new(hook));
+        self
+    }
+
+    /// Makes the bus. Clients can connect from now on; they are served by [`Broker::run`].
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`] says what to do about it.
+    pub fn bind(self, bus: impl Into<Bus>) -> Result<Broker, BindError> {
+        let page_len = self.page_len.unwrap_or(Limits::PAGE_LEN);
+        let max_message_len = self.max_message_len.unwrap_or(Limits::MAX_MESSAGE_LEN);
+        let least = Limits::least_budget(page_len, max_message_len.min(1 << 31));
+        let budget = self.budget.unwrap_or(Limits::BUDGET.max(least));
+        let limits = Limits::new(page_len, max_message_len, budget)?;
+        let max_clients = self.max_clients.unwrap_or(1024);
+
+        let bound = Bound::at(&bus.into())?;
+        let first = Region::shared("llmp-page", limits.page_len())?;
+        let mut core = Core::new(limits, control_region(max_clients)?, max_clients, first);
+        core.set_turn_budget(self.turn_budget);
+        if let Some(hook) = self.hook {
+            core.set_hook(hook);
+        }
+        let mut id = [0; 8];
+        rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
+            .map_err(system("get a random number"))?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("make an epoll"))?;
+        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(system("make an eventfd"))?;
+        bound.listener.set_nonblocking().map_err(|source| {
+            let step = "make the listener non-blocking";
+            BindError::System { step, source }
+        })?;
+        let add = |fd: &dyn AsFd, token| {
+            epoll::add(&epoll, fd.as_fd(), EventData::new_u64(token), EventFlags::IN)
+        };
+        add(&bound.listener, LISTENER).map_err(system("watch the listener"))?;
+        add(&stop, STOP).map_err(system("watch the eventfd"))?;
+        Ok(Broker {
+            id: u64::from_le_bytes(id),
+            core,
+            access: self.access,
+            max_clients,
+            bound,
+            epoll,
+            stop: StopHandle { event: Arc::new(stop), asked: Arc::default() },
+            connections: BTreeMap::new(),
+            tokens: HashMap::new(),
+            next_token: FIRST_CONNECTION,
+            census: 0,
+            short_of_memory: false,
+            report: Report::default(),
+        })
+    }
+}
+
+fn system(step: &'static str) -> impl Fn(Errno) -> BindError {
+    move |errno| BindError::System { step, source: errno.into() }
+}
+
+const LISTENER: u64 = 0;
+const STOP: u64 = 1;
+const FIRST_CONNECTION: u64 = 2;
+
+/// Turns without work before the broker lets others run, and then before it sleeps. On two
+/// processors those it waits for may need its own.
+const SPINS: u32 = 50;
+const YIELDS: u32 = 20;
+/// Turns with work between two looks at the connections.
+const TURNS_BETWEEN_LOOKS: u32 = 64;
+/// Packets taken from one connection at one go, so that none keeps the broker to itself.
+const PACKETS_AT_ONCE: usize = 1024;
+/// How long the broker waits for memory before it asks again.
+const MEMORY_PAUSE: Duration = Duration::from_millis(100);
+/// How long the broker, when it is told to end, goes on taking what is there already.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
+/// The broker of a bus.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let bus = dir.path().join("bus");
+/// let broker = llmp::Broker::bind(&bus)?;
+/// let stop = broker.stop_handle();
+/// let thread = std::thread::spawn(move || broker.run());
+/// // ... clients come and go ...
+/// stop.stop();
+/// thread.join().unwrap()?;
+/// # Ok(()) }
+/// ```
+pub struct Broker {
+    id: u64,
+    core: Core<Region>,
+    access: Access,
+    max_clients: usize,
+    bound: Bound,
+    epoll: OwnedFd,
+    stop: StopHandle,
+    connections: BTreeMap<u64, Connection>,
+    tokens: HashMap<ClientId, u64>,
+    next_token: u64,
+    /// How many receivers the watchers have been told of.
+    census: usize,
+    short_of_memory: bool,
+    report: Report,
+}
+
+/// Ends a broker from another thread or from a signal handler's thread.
+#[derive(Clone, Debug)]
+pub struct StopHandle {
+    event: Arc<OwnedFd>,
+    asked: Arc<AtomicBool>,
+}
+
+impl StopHandle {
+    /// Tells the broker to end: it takes what is there, tells its clients, and returns from
+    /// [`Broker::run`].
+    pub fn stop(&self) {
+        self.asked.store(true, Ordering::Release);
+        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+    }
+
+    fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
+    }
+}
+
+/// What a broker has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// The broadcast chain.
+    pub broadcast: crate::chain::Stats,
+    /// Clients that were admitted.
+    pub clients: u64,
+    /// Clients whose connection was ended for a fault.
+    pub faults: u64,
+    /// Connections that were refused.
+    pub refused: u64,
+    /// Shared memory of the broker's own: its chain at its peak and its control region, in bytes.
+    pub shared_bytes_peak: u64,
+}
+
+impl Broker {
+    /// Makes a bus with this name or path.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`] says what to do about it.
+    pub fn bind(bus: impl Into<Bus>) -> Result<Broker, BindError> {
+        Self::builder().bind(bus)
+    }
+
+    /// How to set up a broker otherwise.
+    pub fn builder() -> BrokerBuilder {
+        BrokerBuilder::default()
+    }
+
+    /// Where the bus's socket lies.
+    pub fn path(&self) -> &Path {
+        self.bound.path()
+    }
+
+    /// What ends this broker.
+    pub fn stop_handle(&self) -> StopHandle {
+        self.stop.clone()
+    }
+
+    /// Serves the bus until it is [stopped](StopHandle::stop).
+    ///
+    /// # Errors
+    ///
+    /// Only if the kernel refuses to wait for events. Nothing that a client does ends a broker.
+    pub fn run(mut self) -> io::Result<Report> {
+        let mut idle = 0;
+        let mut busy = 0;
+        while !self.stop.is_asked() {
+            let worked = self.turn();
+            if worked {
+                idle = 0;
+                busy += 1;
+                if busy % TURNS_BETWEEN_LOOKS == 0 {
+                    self.look(Some(Duration::ZERO))?;
+                }
+                continue;
+            }
+            idle += 1;
+            if idle < SPINS {
+                std::hint::spin_loop();
+            } else if idle < SPINS + YIELDS {
+                std::thread::yield_now();
+            } else {
+                idle = 0;
+                if self.core.park() {
+                    self.look(self.short_of_memory.then_some(MEMORY_PAUSE))?;
+                    self.core.unpark();
+                }
+            }
+        }
+        self.end();
+        self.report.broadcast = self.core.stats();
+        let control_len = self.core.control().region_len() as u64;
+        self.report.shared_bytes_peak = self.report.broadcast.page_bytes_peak + control_len;
+        Ok(self.report)
+    }
+
+    /// One turn, and everything that follows from it. Returns whether there was anything to do.
+    fn turn(&mut self) -> bool {
+        let turn = self.core.turn();
+        let mut worked = turn.taken > 0;
+        if let Some(Blocked::NeedPage(len)) = turn.blocked {
+            match Region::shared("llmp-page", len) {
+                Ok(page) => {
+                    self.core.add_page(page);
+                    self.short_of_memory = false;
+                    worked = true;
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut self.short_of_memory, true) {
+                        log::error!("{error}; the bus waits until there is memory again");
+                    }
+                }
+            }
+        }
+        worked |= self.work_off();
+        self.tell_pages();
+        worked
+    }
+
+    /// Does what the core has asked for.
+    fn work_off(&mut self) -> bool {
+        let actions = self.core.take_actions();
+        let worked = !actions.is_empty();
+        for action in actions {
+            match action {
+                Action::Ring(client) => {
+                    if let Some(connection) = self.connection(client) {
+                        connection.socket.ring();
+                    }
+                }
+                Action::Drain(client) => {
+                    if let Some(&token) = self.tokens.get(&client) {
+                        self.take_packets(token);
+                    }
+                    self.core.drained(client);
+                }
+                Action::Remove(client, fault) => {
+                    self.remove(client, fault);
+                    self.tell_census();
+                }
+            }
+        }
+        worked
+    }
+
+    fn remove(&mut self, client: ClientId, fault: Option<Fault>) {
+        let connection = self.tokens.remove(&client).and_then(|t| self.connections.remove(&t));
+        match fault {
+            Some(fault) => {
+                self.report.faults += 1;
+                log::warn!("client {client} is disconnected: {fault}");
+                if let Some(connection) = connection {
+                    connection.socket.send(&Packet::Bye(ByeReason::Fault), None);
+                }
+            }
+            None => log::info!("client {client} has left"),
+        }
+    }
+
+    fn connection(&mut self, client: ClientId) -> Option<&mut Connection> {
+        self.connections.get_mut(self.tokens.get(&client)?)
+    }
+
+    /// Sends out the descriptors of new pages.
+    fn tell_pages(&mut self) {
+        let untold: Vec<ClientId> = self.core.untold().collect();
+        for client in untold {
+            if let Some(&token) = self.tokens.get(&client) {
+                self.tell(token);
+            }
+        }
+    }
+
+    /// Tells a client what it has not been told yet; what has no room in its socket, later.
+    fn tell(&mut self, token: u64) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        let told_all = connection.tell(&mut self.core);
+        connection.watch_writable(&self.epoll, token, !told_all);
+    }
+
+    /// Tells who asked how many clients receive, if that has changed.
+    fn tell_census(&mut self) {
+        let receivers = self.core.receivers();
+        let changed = std::mem::replace(&mut self.census, receivers) != receivers;
+        for connection in self.connections.values_mut().filter(|c| c.is_watching()) {
+            connection.tell_census(receivers, changed);
+        }
+    }
+
+    /// Takes in what has happened on the connections, after waiting for it so long.
+    fn look(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let mut events = [const { std::mem::MaybeUninit::uninit() }; 64];
+        let timeout = timeout.map(timespec);
+        let (events, _) = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
+            Err(Errno::INTR) => return Ok(()),
+            events => events?,
+        };
+        for event in &*events {
+            match event.data.u64() {
+                LISTENER => self.accept(),
+                STOP => {}
+                token => {
+                    let flags = event.flags;
+                    if flags.contains(EventFlags::OUT) {
+                        self.tell(token);
+                    }
+                    self.take_packets(token);
+                }
+            }
+        }
+        self.tell_pages();
+        self.tell_census();
+        Ok(())
+    }
+
+    fn accept(&mut self) {
+        loop {
+            let socket = match self.bound.listener.accept() {
+                Ok(socket) => socket,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    log::warn!("a connection could not be accepted: {error}");
+                    // Out of descriptors, most likely: the connection stays in the queue, and
+                    // asking at once would burn the processor.
+                    std::thread::sleep(Duration::from_millis(10));
+                    return;
+                }
+            };
+            let refusal = match socket.credentials() {
+                Ok(peer) if !self.access.admits(peer) => Some(Refusal::User),
+                Ok(_) if self.connections.len() >= self.max_clients => Some(Refusal::Crowded),
+                Ok(_) => None,
+                Err(_) => continue,
+            };
+            if let Some(refusal) = refusal {
+                self.refuse(&socket, refusal);
+                continue;
+            }
+            let token = self.next_token;
+            self.next_token += 1;
+            let data = EventData::new_u64(token);
+            if let Err(error) = epoll::add(&self.epoll, &socket, data, EventFlags::IN) {
+                log::warn!("a connection could not be watched: {error}");
+                continue;
+            }
+            self.connections.insert(token, Connection::new(socket));
+        }
+    }
+
+    fn refuse(&mut self, socket: &crate::sys::socket::Socket, refusal: Refusal) {
+        self.report.refused += 1;
+        let who = socket.credentials().map(|c| (c.user, c.process)).unwrap_or_default();
+        log::warn!("process {} of user {} was refused: {refusal:?}", who.1, who.0);
+        socket.send(&Packet::Refused(refusal), None);
+    }
+
+    /// Takes everything that a connection holds.
+    fn take_packets(&mut self, token: u64) {
+        for _ in 0..PACKETS_AT_ONCE {
+            let Some(connection) = self.connections.get(&token) else { return };
+            let result = match connection.socket.receive() {
+                Received::Nothing => return,
+                Received::HungUp => return self.hung_up(token),
+                Received::Garbage(error) => Err(error.into()),
+                Received::Packet(packet, descriptor) => {
+                    self.on_packet(token, packet, descriptor.map(Foreign))
+                }
+            };
+            if let Err(fault) = result {
+                return self.fail(token, fault);
+            }
+        }
+    }
+
+    fn on_packet(
+        &mut self,
+        token: u64,
+        packet: Packet,
+        descriptor: Option<Foreign>,
+    ) -> Result<(), Fault> {
+        let Some(connection) = self.connections.get_mut(&token) else { return Ok(()) };
+        let roles = Roles::SEND.and(Roles::RECEIVE).and(Roles::WATCH);
+        match connection.phase {
+            Phase::Fresh => match connection.greet(packet, roles, self.id, &mut self.core)? {
+                Ok(client) => {
+                    self.tokens.insert(client, token);
+                }
+                Err(refusal) => {
+                    if let Some(connection) = self.connections.remove(&token) {
+                        self.refuse(&connection.socket, refusal);
+                    }
+                }
+            },
+            Phase::Greeted(client) => {
+                connection.join(client, packet, descriptor, &mut self.core)?;
+                self.report.clients += 1;
+                log::info!("client {client} has joined");
+                self.tell(token);
+            }
+            Phase::Joined(client) => {
+                connection.on_packet(client, packet, descriptor, &mut self.core)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A connection has ended; what its client had committed is still taken.
+    fn hung_up(&mut self, token: u64) {
+        let Some(connection) = self.connections.remove(&token) else { return };
+        if let Some(client) = connection.client() {
+            self.tokens.remove(&client);
+            self.core.hung_up(client);
+        }
+    }
+
+    fn fail(&mut self, token: u64, fault: Fault) {
+        let Some(client) = self.connections.get(&token).map(Connection::client) else { return };
+        match client {
+            // Comes back as an action, and the connection is removed then.
+            Some(client) => self.core.expel(client, Some(fault)),
+            None => {
+                self.connections.remove(&token);
+                self.report.faults += 1;
+                log::warn!("a stranger is disconnected: {fault}");
+            }
+        }
+    }
+
+    /// Takes what is there, then tells everybody that this is the end (P15).
+    fn end(&mut self) {
+        let deadline = Instant::now() + LAST_CALL;
+        while self.turn() && Instant::now() < deadline {}
+        for connection in self.connections.values() {
+            connection.socket.send(&Packet::Bye(ByeReason::Closed), None);
+        }
+    }
+}

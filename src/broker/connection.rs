@@ -1,0 +1,163 @@
+//! One client's connection as the broker sees it: from the greeting to its pages.
+
+use super::core::Core;
+use crate::chain::Start;
+use crate::fault::Fault;
+use crate::handshake::{HelloError, check_hello, map_control};
+use crate::memory::{Foreign, Region};
+use crate::message::ClientId;
+use crate::port::{map_page, tell};
+use crate::sys::socket::{Sent, Socket};
+use crate::wire::{Packet, Refusal, Roles};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use std::os::fd::OwnedFd;
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It has not said anything yet.
+    Fresh,
+    /// It was welcomed.
+    Greeted(ClientId),
+    /// It has its place on the bus.
+    Joined(ClientId),
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub socket: Socket,
+    pub phase: Phase,
+    roles: Roles,
+    /// Where it starts, until it has been told so.
+    start: Option<Start>,
+    /// Whether it has to be told how many clients receive.
+    census_due: bool,
+    watched_writable: bool,
+}
+
+impl Connection {
+    pub fn new(socket: Socket) -> Self {
+        Connection {
+            socket,
+            phase: Phase::Fresh,
+            roles: Roles(0),
+            start: None,
+            census_due: false,
+            watched_writable: false,
+        }
+    }
+
+    pub fn client(&self) -> Option<ClientId> {
+        match self.phase {
+            Phase::Fresh => None,
+            Phase::Greeted(client) | Phase::Joined(client) => Some(client),
+        }
+    }
+
+    /// The first packet: who it is and what it wants.
+    pub fn greet(
+        &mut self,
+        packet: Packet,
+        offered: Roles,
+        broker: u64,
+        core: &mut Core<Region>,
+    ) -> Result<Result<ClientId, Refusal>, Fault> {
+        self.roles = match check_hello(packet, offered) {
+            Ok(roles) => roles,
+            Err(HelloError::Refused(refusal)) => return Ok(Err(refusal)),
+            Err(HelloError::Wire(error)) => return Err(error.into()),
+        };
+        let Some(reserved) = core.reserve(self.roles) else { return Ok(Err(Refusal::Crowded)) };
+        let welcome = Packet::Welcome {
+            version: crate::layout::VERSION,
+            client: reserved.client.0,
+            cursor: reserved.cursor as u32,
+            broker,
+            limits: core.limits().into(),
+        };
+        // If it has hung up already, that comes next.
+        self.socket.send(&welcome, core.control().descriptor());
+        self.phase = Phase::Greeted(reserved.client);
+        Ok(Ok(reserved.client))
+    }
+
+    /// The second packet: its control region.
+    pub fn join(
+        &mut self,
+        client: ClientId,
+        packet: Packet,
+        descriptor: Option<Foreign>,
+        core: &mut Core<Region>,
+    ) -> Result<(), Fault> {
+        let (Packet::Join, Some(descriptor)) = (packet, descriptor) else {
+            return Err(packet.unexpected("instead of a join").into());
+        };
+        self.start = Some(core.join(client, map_control(descriptor)?)?);
+        self.phase = Phase::Joined(client);
+        self.census_due = self.is_watching();
+        Ok(())
+    }
+
+    /// Every later packet.
+    pub fn on_packet(
+        &mut self,
+        client: ClientId,
+        packet: Packet,
+        descriptor: Option<Foreign>,
+        core: &mut Core<Region>,
+    ) -> Result<(), Fault> {
+        match (packet, descriptor) {
+            (Packet::Ring, _) => Ok(()),
+            (Packet::Page { id }, Some(descriptor)) if self.roles.has(Roles::SEND) => {
+                let page = map_page(descriptor, core.limits())?;
+                core.page_arrived(client, id, page)
+            }
+            (Packet::Forget { id }, _) => core.page_forgotten(client, id),
+            (packet, _) => Err(packet.unexpected("from a client that has joined").into()),
+        }
+    }
+
+    /// Tells the client about the broadcast chain's pages and where it starts. Returns whether it
+    /// has been told everything.
+    pub fn tell(&mut self, core: &mut Core<Region>) -> bool {
+        let Phase::Joined(client) = self.phase else { return true };
+        while let Some(notice) = core.notice(client) {
+            match tell(&self.socket, notice, |id| core.page(id)) {
+                Sent::Yes => core.told(client),
+                Sent::NotNow => return false,
+                // Comes up as a hang-up.
+                Sent::HungUp => return true,
+            }
+        }
+        if let Some(start) = self.start {
+            if self.socket.send(&Packet::Start(start), None) == Sent::NotNow {
+                return false;
+            }
+            self.start = None;
+        }
+        true
+    }
+
+    pub fn is_watching(&self) -> bool {
+        self.roles.has(Roles::WATCH) && matches!(self.phase, Phase::Joined(_))
+    }
+
+    /// Tells it how many clients receive, if that is news to it.
+    pub fn tell_census(&mut self, receivers: usize, changed: bool) {
+        self.census_due |= changed;
+        if self.census_due && self.start.is_none() {
+            let census = Packet::Census { receivers: receivers as u32 };
+            self.census_due = self.socket.send(&census, None) == Sent::NotNow;
+        }
+    }
+
+    /// Asks to be woken when there is room in the socket again, or no longer.
+    pub fn watch_writable(&mut self, epoll: &OwnedFd, token: u64, writable: bool) {
+        if self.watched_writable != writable {
+            let flags = if writable { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+            if epoll::modify(epoll, &self.socket, EventData::new_u64(token), flags).is_ok() {
+                self.watched_writable = writable;
+            }
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! A chain of pages: the protocol itself, generic over [`Memory`](crate::memory::Memory).
+//!
+//! ```text
+//!   left by all        read by some             written
+//!   +--------+   EOP   +--------+   EOP   +----------------+
+//!   | page 3 | ------> | page 5 | ------> | page 4         |       free: page 1, page 2
+//!   +--------+         +--------+         +----------------+
+//!                        ^ slowest cursor         ^ tail
+//! ```
+//!
+//! A *position* is a byte's distance from the beginning of the chain. It grows for ever: the page
+//! that follows begins where this one ends, whatever memory it is written to. A receiver's
+//! *cursor* is one position, so that "has left page 3" and "holds page 5" are one word and can't
+//! be told in the wrong order.
+
+mod page;
+mod receiver;
+mod sender;
+
+pub use receiver::{Event, Receiver};
+pub use sender::{Blocked, Claim, Notice, Refused, Sender, Start, Stats};
+
+/// The first page's id and base in every chain that is read from its beginning.
+pub const FIRST_PAGE: u32 = 0;

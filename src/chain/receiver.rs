@@ -1,0 +1,265 @@
+//! A chain's reading end.
+//!
+//! A receiver is always at one place: the slot whose commit word it looks at next. Zero means
+//! that nothing is there yet; anything else is an allegation ([`message`](crate::message)), which
+//! is checked before it is used. Every call does a bounded amount of work, whatever the page
+//! says: a message or an end-of-page is one step.
+//!
+//! What has been read is given up by one store of the cursor, which both leaves the old page and
+//! holds the new one. When to do that is the owner's choice; since nothing smaller than a page is
+//! ever given back, after each page and before sleeping is enough.
+
+use super::page::PageHeader;
+use super::sender::Start;
+use crate::control::Control;
+use crate::fault::Fault;
+use crate::layout::*;
+use crate::limits::Limits;
+use crate::memory::Memory;
+use crate::message::{Alleged, Checked, Envelope, Origin, Place, Slot};
+use crate::order::Site;
+
+/// The reading end of a chain.
+#[derive(Debug)]
+pub struct Receiver<M> {
+    limits: Limits,
+    /// Every page of the pool that the sender has sent us.
+    pages: Vec<(u32, M)>,
+    page: M,
+    id: u32,
+    /// Position of the first byte of `page`.
+    base: u64,
+    /// Offset in `page` of the next slot.
+    at: usize,
+    next_message: u64,
+    control: Control<M>,
+    slot: usize,
+    /// The cursor as we stored it last.
+    cursor: u64,
+}
+
+/// What a receiver finds at its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing yet.
+    Empty,
+    /// A message. It stays until [`Receiver::advance`] has passed it.
+    Message(Slot),
+    /// The page had ended, and the receiver has gone on to the next. The sender gets the old one
+    /// back when the receiver [gives it up](Receiver::give_up).
+    Turned,
+    /// The page has ended, and the next one has not arrived. It was sent before this could be
+    /// seen, so what has arrived must be [added](Receiver::add_page) first; if it is not there
+    /// either, the peer lies: [`Receiver::unknown_page`].
+    Unknown(u32),
+}
+
+impl<M: Memory> Receiver<M> {
+    /// A receiver that begins at `start`, whose page is among `pages`, and that gives up what it
+    /// has read in cursor `slot` of `control`, a region of our own.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] if the page or the position can't be.
+    pub fn new(
+        limits: Limits,
+        pages: Vec<(u32, M)>,
+        start: Start,
+        control: Control<M>,
+        slot: usize,
+    ) -> Result<Self, Fault> {
+        let unknown = Fault::UnknownPage { page: start.page, at: 0, next: start.page };
+        let found = pages.iter().find(|(id, _)| *id == start.page);
+        let page = found.ok_or(unknown)?.1.clone();
+        let header = PageHeader::read(&page, start.page)?;
+        let lie = Fault::Start { page: start.page, position: start.position };
+        let at = start.position.checked_sub(header.base);
+        let at = at.and_then(|at| usize::try_from(at).ok()).ok_or(lie.clone())?;
+        let last = page.region_len().saturating_sub(SLOT_HEADER);
+        if !(PAGE_HEADER..=last).contains(&at) || !at.is_multiple_of(SLOT_ALIGN) {
+            return Err(lie);
+        }
+        // Nothing may overflow later: positions grow by less than a page at a time.
+        if start.position > u64::MAX / 2 || start.message > u64::MAX / 2 {
+            return Err(lie);
+        }
+        Ok(Receiver {
+            limits,
+            pages,
+            page,
+            id: start.page,
+            base: header.base,
+            at,
+            next_message: start.message,
+            control,
+            slot,
+            cursor: 0,
+        })
+    }
+
+    /// A receiver of a chain from its beginning.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] if the page can't be a chain's first.
+    pub fn from_beginning(
+        limits: Limits,
+        first: M,
+        control: Control<M>,
+        slot: usize,
+    ) -> Result<Self, Fault> {
+        let page = super::FIRST_PAGE;
+        let start = Start { page, position: PAGE_HEADER as u64, message: 0 };
+        Self::new(limits, vec![(page, first)], start, control, slot)
+    }
+
+    /// Takes one step.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] if what is there can't be. The receiver stays where it is.
+    #[inline]
+    pub fn poll(&mut self) -> Result<Event, Fault> {
+        // pairs with CommitPublish
+        let commit = self.page.load(self.at + SLOT_COMMIT, Site::CommitRead);
+        if commit == 0 {
+            return Ok(Event::Empty);
+        }
+        let [tag] = self.page.read_words(self.at + SLOT_TAG);
+        let place = Place {
+            page: self.id,
+            page_len: self.page.region_len(),
+            at: self.at,
+            max_message_len: self.limits.max_message_len(),
+        };
+        match (Alleged { commit, tag }).check(place)? {
+            Checked::Message(slot) => Ok(Event::Message(slot)),
+            Checked::EndOfPage { next } => self.follow(next),
+        }
+    }
+
+    /// Goes on in page `next`.
+    #[cold]
+    fn follow(&mut self, next: u32) -> Result<Event, Fault> {
+        let Some((_, page)) = self.pages.iter().find(|(id, _)| *id == next) else {
+            return Ok(Event::Unknown(next));
+        };
+        let header = PageHeader::read(page, next)?;
+        let expected = self.base + self.page.region_len() as u64;
+        if header.base != expected {
+            return Err(Fault::PageBase { page: next, found: header.base, expected });
+        }
+        if header.first != self.next_message {
+            let expected = self.next_message;
+            return Err(Fault::PageFirst { page: next, found: header.first, expected });
+        }
+        self.page = page.clone();
+        self.id = next;
+        self.base = header.base;
+        self.at = PAGE_HEADER;
+        Ok(Event::Turned)
+    }
+
+    /// Whether there is something to take.
+    pub fn has_something(&self) -> bool {
+        self.page.load(self.at + SLOT_COMMIT, Site::CommitRead) != 0
+    }
+
+    /// The whole envelope of a message, with its origin.
+    #[inline]
+    pub fn envelope(&self, slot: &Slot) -> Envelope {
+        let mut envelope = slot.envelope;
+        if slot.extended {
+            let [broker, id] = self.page.read_words(slot.at + SLOT_HEADER);
+            envelope.origin = Some(Origin { broker, id });
+        }
+        envelope
+    }
+
+    /// Copies a message's payload out. `into` has [`Slot::payload_len`] bytes.
+    #[inline]
+    pub fn read(&self, slot: &Slot, into: &mut [u8]) {
+        self.page.read_bytes(slot.payload_at, &mut into[..slot.payload_len]);
+    }
+
+    /// The region and the offset at which a message's payload begins.
+    #[inline]
+    pub fn payload(&self, slot: &Slot) -> (&M, usize) {
+        (&self.page, slot.payload_at)
+    }
+
+    /// Goes on behind a message that [`poll`](Receiver::poll) has just returned.
+    #[inline]
+    pub fn advance(&mut self, slot: &Slot) {
+        debug_assert_eq!(slot.at, self.at, "a slot is passed once, and in order");
+        self.at = slot.at + slot.slot_len;
+        self.next_message += 1;
+    }
+
+    /// Stores the cursor if it has moved. Returns whether it had: then the sender may be waiting
+    /// for it and has to be rung.
+    pub fn give_up(&mut self) -> bool {
+        let position = self.position();
+        let moved = position != self.cursor;
+        if moved {
+            // pairs with CursorRead
+            self.control.publish_cursor(self.slot, position);
+            self.cursor = position;
+        }
+        moved
+    }
+
+    /// Takes a page that the sender has sent.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] if it was sent before or is more than the chain may have.
+    pub fn add_page(&mut self, id: u32, memory: M) -> Result<(), Fault> {
+        if self.pages.iter().any(|(known, _)| *known == id) {
+            return Err(Fault::PageTwice { page: id });
+        }
+        let found = self.pages_len() + memory.region_len();
+        // A sender may take back pages and send a larger one in the same breath.
+        let budget = self.limits.budget() + self.limits.max_page_len();
+        if found > budget {
+            return Err(Fault::OverBudget { found, budget });
+        }
+        self.pages.push((id, memory));
+        Ok(())
+    }
+
+    /// Lets go of a page that the sender will not name again.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] if it is being read or was never sent.
+    pub fn forget_page(&mut self, id: u32) -> Result<(), Fault> {
+        if id == self.id {
+            return Err(Fault::PageInUse { page: id });
+        }
+        let known = self.pages.iter().position(|(known, _)| *known == id);
+        let known = known.ok_or(Fault::UnknownPage { page: self.id, at: self.at, next: id })?;
+        self.pages.swap_remove(known);
+        Ok(())
+    }
+
+    /// The fault of a sender whose page `next` never arrived.
+    pub fn unknown_page(&self, next: u32) -> Fault {
+        Fault::UnknownPage { page: self.id, at: self.at, next }
+    }
+
+    /// Bytes of shared memory in the pages that the sender has sent.
+    pub fn pages_len(&self) -> usize {
+        self.pages.iter().map(|(_, page)| page.region_len()).sum()
+    }
+
+    /// The position of the next message.
+    pub fn position(&self) -> u64 {
+        self.base + self.at as u64
+    }
+
+    /// The number of the next message.
+    pub fn next_message(&self) -> u64 {
+        self.next_message
+    }
+}

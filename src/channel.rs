@@ -1,0 +1,322 @@
+//! A channel between two processes, without a broker: the same chain, the same connection, one
+//! sender and one receiver.
+
+use crate::access::Access;
+use crate::bus::Bus;
+use crate::chain::{FIRST_PAGE, Receiver as ChainReceiver, Start, Stats};
+use crate::client::{Client, open};
+use crate::control::Control;
+use crate::endpoint::Endpoint;
+use crate::error::{BindError, ConnectError, Ended, RecvError, SendError};
+use crate::fault::Fault;
+use crate::handshake::{
+    Greeted, HelloError, PATIENCE, answer, check_hello, control_region, fault, map_control, send,
+};
+use crate::layout::{PAGE_HEADER, VERSION};
+use crate::limits::Limits;
+use crate::message::{ClientId, Envelope, Message, Tag};
+use crate::port::{Port, map_page};
+use crate::sys::place::Bound;
+use crate::sys::socket::Socket;
+use crate::wire::{Packet, Refusal, Roles};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// A channel inside this process, for two of its threads; or, with [`Sender::over`] and
+/// [`Receiver::over`], over a socket pair that a child inherits.
+///
+/// ```
+/// let (mut sender, mut receiver) = llmp::channel()?;
+/// sender.send(1, b"over shared memory")?;
+/// assert_eq!(receiver.recv()?.payload, b"over shared memory");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+///
+/// [`ConnectError`] if the kernel has no memory or no descriptors.
+pub fn channel() -> Result<(Sender, Receiver), ConnectError> {
+    let step = "make a pair of sockets";
+    let pair = Socket::pair().map_err(|source| ConnectError::System { step, source })?;
+    // Step by step, since both sides are in one thread.
+    let greeted = Greeted::hello(pair.0, Roles::SEND)?;
+    let welcoming = Welcoming::hello(pair.1, Limits::default())?;
+    let joined = greeted.join()?;
+    let receiver = welcoming.start()?;
+    let (port, broker) = joined.start()?;
+    Ok((Sender(Client::at(port, broker)), Receiver(Client::at(receiver, 0))))
+}
+
+/// The sending end of a channel.
+#[derive(Debug)]
+pub struct Sender(Client);
+
+/// The receiving end of a channel.
+#[derive(Debug)]
+pub struct Receiver(Client);
+
+/// Waits for the sending end of a channel.
+#[derive(Debug)]
+pub struct Listener {
+    bound: Bound,
+    limits: Limits,
+    access: Access,
+}
+
+impl Sender {
+    /// Connects to a channel's receiver by the name or path it [listens](Receiver::listen) at.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] says what to do about it.
+    pub fn connect(bus: impl Into<Bus>) -> Result<Self, ConnectError> {
+        Self::handshake(open(&bus.into(), &Access::SameUser)?)
+    }
+
+    /// Makes the channel over a connected `SOCK_SEQPACKET` socket. The other end must be in
+    /// [`Receiver::over`] meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] if the other end is none.
+    pub fn over(socket: OwnedFd) -> Result<Self, ConnectError> {
+        Self::handshake(Socket::from_fd(socket))
+    }
+
+    fn handshake(socket: Socket) -> Result<Self, ConnectError> {
+        let (port, broker) = Greeted::hello(socket, Roles::SEND)?.join()?.start()?;
+        Ok(Sender(Client::at(port, broker)))
+    }
+
+    /// Sends a message; waits for room.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`]; then nothing of the message was written.
+    pub fn send(&mut self, tag: impl Into<Tag>, payload: &[u8]) -> Result<(), SendError> {
+        self.0.send(tag, payload)
+    }
+
+    /// Sends a message with flags or an origin; waits for room.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`]; then nothing of the message was written.
+    pub fn send_envelope(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
+        self.0.send_envelope(envelope, payload)
+    }
+
+    /// Sends a message that `fill` writes in place, see [`Client::send_with`].
+    ///
+    /// # Errors
+    ///
+    /// The first is [`SendError`]; the second is what `fill` returned.
+    pub fn send_with<E>(
+        &mut self,
+        envelope: Envelope,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<Result<(), E>, SendError> {
+        self.0.send_with(envelope, len, fill)
+    }
+
+    /// Sends a message if there is room.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Full`] if there is none, or another one; then nothing was written.
+    #[inline]
+    pub fn try_send(&mut self, tag: impl Into<Tag>, payload: &[u8]) -> Result<(), SendError> {
+        self.0.try_send(tag, payload)
+    }
+
+    /// Begins a batch, whose messages become visible all at once.
+    pub fn batch(&mut self) -> crate::client::Batch<'_> {
+        self.0.batch()
+    }
+
+    /// Waits until the receiver has taken everything.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Ended`] if it ends before.
+    pub fn flush(&mut self) -> Result<(), SendError> {
+        self.0.flush()
+    }
+
+    /// The limits of the channel, set by the receiver.
+    pub fn limits(&self) -> &Limits {
+        self.0.limits()
+    }
+
+    /// What the chain has done.
+    pub fn stats(&self) -> Stats {
+        self.0.stats()
+    }
+}
+
+impl Receiver {
+    /// Waits for a sender at a name or path.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`] says what to do about it.
+    pub fn listen(bus: impl Into<Bus>) -> Result<Listener, BindError> {
+        Self::listen_with(bus, Limits::default())
+    }
+
+    /// Waits for a sender at a name or path, with other limits.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`] says what to do about it.
+    pub fn listen_with(bus: impl Into<Bus>, limits: Limits) -> Result<Listener, BindError> {
+        let bound = Bound::at(&bus.into())?;
+        Ok(Listener { bound, limits, access: Access::SameUser })
+    }
+
+    /// Makes the channel over a connected `SOCK_SEQPACKET` socket. The other end must be in
+    /// [`Sender::over`] meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] if the other end is none.
+    pub fn over(socket: OwnedFd) -> Result<Self, ConnectError> {
+        Self::handshake(Socket::from_fd(socket), Limits::default())
+    }
+
+    fn handshake(socket: Socket, limits: Limits) -> Result<Self, ConnectError> {
+        let port = Welcoming::hello(socket, limits)?.start()?;
+        Ok(Receiver(Client::at(port, 0)))
+    }
+
+    /// The next message; waits for it.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError`] when there will be none any more. What had arrived is received before.
+    pub fn recv(&mut self) -> Result<Message<'_>, RecvError> {
+        self.0.recv()
+    }
+
+    /// The next message, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError`] when there will be none any more.
+    #[inline]
+    pub fn try_recv(&mut self) -> Result<Option<Message<'_>>, RecvError> {
+        self.0.try_recv()
+    }
+
+    /// The next message; waits for it so long. `None` if none came.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError`] when there will be none any more.
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Message<'_>>, RecvError> {
+        self.0.recv_timeout(timeout)
+    }
+
+    /// Prepares to sleep in an event loop of the caller's own, see [`Client::arm`].
+    pub fn arm(&mut self) -> bool {
+        self.0.arm()
+    }
+
+    /// From now on payloads lie in the sender's pages and are not copied, on the promise that the
+    /// sender is honest.
+    pub fn borrow_payloads(&mut self, promise: crate::memory::PeersAreHonest) {
+        self.0.set_honest(promise);
+    }
+}
+
+impl AsFd for Receiver {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Listener {
+    /// Which users are admitted; only this process's own if nothing is said.
+    #[must_use]
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// Waits for the next sender. Each sender has a channel of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] if somebody came who is no sender, or not admitted; the listener goes on.
+    pub fn accept(&self) -> Result<Receiver, ConnectError> {
+        let system = |step| move |source| ConnectError::System { step, source };
+        let socket = self.bound.listener.accept().map_err(system("accept a connection"))?;
+        let peer = socket.credentials().map_err(system("ask who connects"))?;
+        if !self.access.admits(peer) {
+            send(&socket, &Packet::Refused(Refusal::User), None)?;
+            return Err(ConnectError::Stranger { user: peer.user });
+        }
+        Receiver::handshake(socket, self.limits)
+    }
+}
+
+/// The accepting side of the handshake, after its first step.
+struct Welcoming {
+    socket: Socket,
+    control: Control<crate::memory::Region>,
+    limits: Limits,
+    deadline: Instant,
+}
+
+impl Welcoming {
+    /// Takes the greeting and answers it.
+    fn hello(socket: Socket, limits: Limits) -> Result<Self, ConnectError> {
+        let deadline = Instant::now() + PATIENCE;
+        let (packet, _) = answer(&socket, deadline)?;
+        match check_hello(packet, Roles::SEND) {
+            Ok(Roles::SEND) => {}
+            Err(HelloError::Wire(error)) => return Err(fault(error)),
+            Err(HelloError::Refused(refusal)) => {
+                send(&socket, &Packet::Refused(refusal), None)?;
+                return Err(refusal.into());
+            }
+            Ok(_) => {
+                send(&socket, &Packet::Refused(Refusal::Roles), None)?;
+                return Err(Refusal::Roles.into());
+            }
+        }
+        let control = Control::create(control_region(1)?, 1);
+        let alleged = (&limits).into();
+        let welcome =
+            Packet::Welcome { version: VERSION, client: 1, cursor: 0, broker: 0, limits: alleged };
+        send(&socket, &welcome, Some(control.memory()))?;
+        Ok(Welcoming { socket, control, limits, deadline })
+    }
+
+    /// Takes what the sender brings and lets it start.
+    fn start(self) -> Result<Port, ConnectError> {
+        let Welcoming { socket, control, limits, deadline } = self;
+        let peer = match answer(&socket, deadline)? {
+            (Packet::Join, Some(descriptor)) => map_control(descriptor).map_err(Ended::from)?,
+            (packet, _) => return Err(fault(packet.unexpected("instead of a join"))),
+        };
+        let peer = Control::check(peer, 0).map_err(Ended::from)?;
+        let page = match answer(&socket, deadline)? {
+            (Packet::Page { id: FIRST_PAGE }, Some(descriptor)) => {
+                map_page(descriptor, &limits).map_err(Ended::from)?
+            }
+            (Packet::Page { id }, _) => {
+                let fault = Fault::UnknownPage { page: FIRST_PAGE, at: 0, next: id };
+                return Err(Ended::from(fault).into());
+            }
+            (packet, _) => return Err(fault(packet.unexpected("instead of the first page"))),
+        };
+        let inbound = ChainReceiver::from_beginning(limits, page, control.clone(), 0);
+        let inbound = inbound.map_err(Ended::from)?;
+        let start = Start { page: FIRST_PAGE, position: PAGE_HEADER as u64, message: 0 };
+        send(&socket, &Packet::Start(start), None)?;
+        let endpoint = Endpoint::new(control, peer, None, Some(inbound));
+        Ok(Port::new(socket, endpoint, limits, ClientId(0)))
+    }
+}

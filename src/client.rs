@@ -1,0 +1,547 @@
+//! A client of a bus.
+
+use crate::access::Access;
+use crate::bus::Bus;
+use crate::chain::Stats;
+use crate::endpoint::Wanted;
+use crate::error::{ConnectError, Ended, RecvError, SendError};
+use crate::fault::Fault;
+use crate::handshake::Greeted;
+use crate::limits::Limits;
+use crate::memory::PeersAreHonest;
+use crate::message::{ClientId, Envelope, Message, Slot, Tag};
+use crate::port::Port;
+use crate::sys::socket::Socket;
+use crate::wire::Roles;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How to connect to a bus.
+#[derive(Clone, Debug)]
+pub struct ClientBuilder {
+    roles: Roles,
+    access: Access,
+    own_messages: bool,
+    inbox_limit: usize,
+    honest: Option<PeersAreHonest>,
+}
+
+impl Default for ClientBuilder {
+    fn default() -> Self {
+        ClientBuilder {
+            roles: Roles::SEND.and(Roles::RECEIVE),
+            access: Access::SameUser,
+            own_messages: false,
+            inbox_limit: 64 << 20,
+            honest: None,
+        }
+    }
+}
+
+impl ClientBuilder {
+    /// Sends only. Nobody has to wait for this client, whatever it does.
+    #[must_use]
+    pub fn send_only(mut self) -> Self {
+        self.roles = Roles(self.roles.0 & !Roles::RECEIVE.0 | Roles::SEND.0);
+        self
+    }
+
+    /// Receives only.
+    #[must_use]
+    pub fn receive_only(mut self) -> Self {
+        self.roles = Roles(self.roles.0 & !Roles::SEND.0 | Roles::RECEIVE.0);
+        self
+    }
+
+    /// Wants to know how many clients receive: [`Client::receivers`].
+    #[must_use]
+    pub fn watch_receivers(mut self) -> Self {
+        self.roles = self.roles.and(Roles::WATCH);
+        self
+    }
+
+    /// Gets its own messages back, too, in the place they have in the one order of the bus.
+    #[must_use]
+    pub fn own_messages(mut self) -> Self {
+        self.own_messages = true;
+        self
+    }
+
+    /// Connects to a broker of another user, too. The default is [`Access::SameUser`].
+    #[must_use]
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// How much may come in while a [`send`](Client::send) waits for room, in bytes of payload;
+    /// 64 MiB if nothing is said.
+    #[must_use]
+    pub fn inbox_limit(mut self, bytes: usize) -> Self {
+        self.inbox_limit = bytes;
+        self
+    }
+
+    /// Received payloads are not copied but lie in the broker's pages, on the promise that the
+    /// broker is honest.
+    #[must_use]
+    pub fn borrow_payloads(mut self, promise: PeersAreHonest) -> Self {
+        self.honest = Some(promise);
+        self
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] says what to do about it.
+    pub fn connect(self, bus: impl Into<Bus>) -> Result<Client, ConnectError> {
+        let socket = open(&bus.into(), &self.access)?;
+        let (port, broker) = Greeted::hello(socket, self.roles)?.join()?.start()?;
+        let mut client = Client::at(port, broker);
+        client.own_messages = self.own_messages;
+        client.honest = self.honest;
+        client.inbox.limit = self.inbox_limit;
+        Ok(client)
+    }
+}
+
+/// Opens the socket of a bus and looks who listens there.
+pub(crate) fn open(bus: &Bus, access: &Access) -> Result<Socket, ConnectError> {
+    let path = bus.socket_path()?;
+    let socket = Socket::connect(&path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ConnectError::NoBus { bus: bus.to_string(), path: path.clone() }
+        }
+        _ if Path::new(&path).as_os_str().len() > 107 => too_long(&path),
+        _ => ConnectError::Socket { path: path.clone(), source },
+    })?;
+    let peer = socket.credentials();
+    let peer = peer.map_err(|source| ConnectError::System { step: "ask who listens", source })?;
+    if !access.admits(peer) {
+        return Err(ConnectError::Stranger { user: peer.user });
+    }
+    Ok(socket)
+}
+
+fn too_long(path: &Path) -> ConnectError {
+    let text = "a socket's path has at most 107 bytes; choose a shorter one";
+    ConnectError::Socket { path: path.to_owned(), source: io::Error::other(text) }
+}
+
+/// Messages that came in while the client waited for room to send.
+#[derive(Debug, Default)]
+struct Inbox {
+    messages: VecDeque<(Envelope, u64, Vec<u8>)>,
+    bytes: usize,
+    limit: usize,
+}
+
+/// A client of a bus: it sends to all others and receives what they send.
+///
+/// ```no_run
+/// let mut client = llmp::Client::connect("logs")?;
+/// client.send(7, b"hello")?;
+/// let message = client.recv()?;
+/// println!("{} says {:?}", message.sender, message.payload);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// A client that waits in an event loop of its own polls its descriptor ([`AsFd`]) for reading,
+/// after [`arm`](Client::arm) has said that it may.
+#[derive(Debug)]
+pub struct Client {
+    port: Port,
+    broker: u64,
+    own_messages: bool,
+    honest: Option<PeersAreHonest>,
+    inbox: Inbox,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    /// Connects to a bus by its name or path.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] says what to do about it.
+    pub fn connect(bus: impl Into<Bus>) -> Result<Client, ConnectError> {
+        Self::builder().connect(bus)
+    }
+
+    /// How to connect otherwise.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    pub(crate) fn at(port: Port, broker: u64) -> Client {
+        let inbox = Inbox::default();
+        Client { port, broker, own_messages: false, honest: None, inbox, buffer: Vec::new() }
+    }
+
+    pub(crate) fn set_honest(&mut self, promise: PeersAreHonest) {
+        self.honest = Some(promise);
+    }
+
+    /// This client's id on the bus.
+    pub fn id(&self) -> ClientId {
+        self.port.id
+    }
+
+    /// The broker's id: another one after a restart.
+    pub fn broker_id(&self) -> u64 {
+        self.broker
+    }
+
+    /// The limits of the bus.
+    pub fn limits(&self) -> &Limits {
+        &self.port.limits
+    }
+
+    /// What this client's chain has done.
+    pub fn stats(&self) -> Stats {
+        self.port.stats()
+    }
+
+    /// Sends a message and, if there is no room, waits for it. Meanwhile it takes in what is sent
+    /// to it, so that clients that all send and nobody receives don't wait for each other for
+    /// ever (P9).
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`]; then nothing of the message was written.
+    pub fn send(&mut self, tag: impl Into<Tag>, payload: &[u8]) -> Result<(), SendError> {
+        self.send_envelope(Envelope::tagged(tag), payload)
+    }
+
+    /// Sends a message with flags or an origin, see [`send`](Client::send).
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`]; then nothing of the message was written.
+    pub fn send_envelope(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
+        loop {
+            match self.try_send_envelope(envelope, payload) {
+                Err(SendError::Full) => self.wait_for_room(payload.len())?,
+                other => return other,
+            }
+        }
+    }
+
+    /// Sends a message if there is room.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Full`] if there is none, or another one; then nothing was written.
+    pub fn try_send(&mut self, tag: impl Into<Tag>, payload: &[u8]) -> Result<(), SendError> {
+        self.try_send_envelope(Envelope::tagged(tag), payload)
+    }
+
+    /// Sends a message with flags or an origin if there is room.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Full`] if there is none, or another one; then nothing was written.
+    #[inline]
+    pub fn try_send_envelope(
+        &mut self,
+        envelope: Envelope,
+        payload: &[u8],
+    ) -> Result<(), SendError> {
+        let envelope = Envelope { sender: self.port.id, ..envelope };
+        self.port.try_send(envelope, payload)
+    }
+
+    /// Sends a message of `len` bytes that `fill` writes in place, without a copy. What the slice
+    /// holds before is not defined. If `fill` fails, the message was never there.
+    ///
+    /// # Errors
+    ///
+    /// The first is [`SendError`]; the second is what `fill` returned.
+    pub fn send_with<E>(
+        &mut self,
+        envelope: Envelope,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<Result<(), E>, SendError> {
+        let envelope = Envelope { sender: self.port.id, ..envelope };
+        let mut fill = Some(fill);
+        loop {
+            let mut filled = Ok(());
+            let room = self.port.with_room(|endpoint| {
+                let Some(outbound) = endpoint.outbound_mut() else { return Ok(()) };
+                let mut claim = outbound.claim(envelope, len)?;
+                if let Some(fill) = fill.take() {
+                    filled = fill(claim.payload());
+                }
+                if filled.is_ok() {
+                    claim.commit();
+                }
+                Ok(())
+            });
+            match room {
+                Err(SendError::Full) => self.wait_for_room(len)?,
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    self.port.publish();
+                    return Ok(filled);
+                }
+            }
+        }
+    }
+
+    /// Begins a batch: its messages become visible all at once, by one store, and ring once.
+    pub fn batch(&mut self) -> Batch<'_> {
+        Batch { client: self, committed: false }
+    }
+
+    /// Waits until there may be room for `len` bytes.
+    #[cold]
+    fn wait_for_room(&mut self, len: usize) -> Result<(), SendError> {
+        if self.inbox.bytes > self.inbox.limit {
+            return Err(SendError::InboxFull { bytes: self.inbox.bytes });
+        }
+        self.take_in();
+        let message = self.port.endpoint.inbound().is_some();
+        self.port.wait(Wanted { message, room: Some(len), taken: false }, None);
+        Ok(())
+    }
+
+    /// Moves what has come in to the inbox.
+    fn take_in(&mut self) {
+        while self.inbox.bytes <= self.inbox.limit {
+            // What is wrong with the connection comes up again in the next call of the caller.
+            let Ok(Some((slot, envelope, id))) = self.next() else { return };
+            let mut payload = vec![0; slot.payload_len()];
+            if let Some(inbound) = self.port.endpoint.inbound_mut() {
+                inbound.read(&slot, &mut payload);
+                inbound.advance(&slot);
+            }
+            self.inbox.bytes += payload.len();
+            self.inbox.messages.push_back((envelope, id, payload));
+        }
+    }
+
+    /// The next message that is for us. It has not been passed yet.
+    #[inline]
+    fn next(&mut self) -> Result<Option<(Slot, Envelope, u64)>, RecvError> {
+        loop {
+            let Some(slot) = self.port.poll()? else { return Ok(None) };
+            let Some(inbound) = self.port.endpoint.inbound_mut() else { return Ok(None) };
+            let envelope = inbound.envelope(&slot);
+            if envelope.sender != self.port.id || self.own_messages {
+                return Ok(Some((slot, envelope, inbound.next_message())));
+            }
+            inbound.advance(&slot);
+        }
+    }
+
+    /// The next message, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError`] when there will be none any more.
+    #[inline]
+    pub fn try_recv(&mut self) -> Result<Option<Message<'_>>, RecvError> {
+        if !self.inbox.messages.is_empty() {
+            return Ok(self.from_inbox());
+        }
+        let Some((slot, envelope, id)) = self.next()? else {
+            return Ok(None);
+        };
+        let Some(inbound) = self.port.endpoint.inbound_mut() else { return Ok(None) };
+        inbound.advance(&slot);
+        let payload = match self.honest {
+            // The page stays ours until the next call moves the cursor, which needs `&mut self`.
+            Some(promise) => {
+                let (page, at) = inbound.payload(&slot);
+                page.bytes(at, slot.payload_len(), promise)
+            }
+            None => {
+                let len = slot.payload_len();
+                // Grows to the longest message, which the limits bound, and is not cleared anew.
+                if self.buffer.len() < len {
+                    self.buffer.resize(len, 0);
+                }
+                inbound.read(&slot, &mut self.buffer[..len]);
+                &self.buffer[..len]
+            }
+        };
+        let Envelope { tag, flags, sender, origin } = envelope;
+        Ok(Some(Message { tag, flags, sender, id, origin, payload }))
+    }
+
+    #[cold]
+    fn from_inbox(&mut self) -> Option<Message<'_>> {
+        let (envelope, id, payload) = self.inbox.messages.pop_front()?;
+        self.inbox.bytes -= payload.len();
+        self.buffer = payload;
+        let Envelope { tag, flags, sender, origin } = envelope;
+        Some(Message { tag, flags, sender, id, origin, payload: &self.buffer })
+    }
+
+    /// The next message; waits for it.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError`] when there will be none any more. What had arrived is received before.
+    pub fn recv(&mut self) -> Result<Message<'_>, RecvError> {
+        while !self.wait_for_message(None)? {}
+        // It is there, unless the broker has taken back what it had committed.
+        self.try_recv()?.ok_or(RecvError::Ended(Ended::Fault(Fault::TakenBack)))
+    }
+
+    /// The next message; waits for it until the deadline. `None` if none came.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError`] when there will be none any more.
+    pub fn recv_deadline(&mut self, deadline: Instant) -> Result<Option<Message<'_>>, RecvError> {
+        if self.wait_for_message(Some(deadline))? { self.try_recv() } else { Ok(None) }
+    }
+
+    /// The next message; waits for it so long. `None` if none came.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError`] when there will be none any more.
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Message<'_>>, RecvError> {
+        // A timeout beyond the end of time is none.
+        match Instant::now().checked_add(timeout) {
+            Some(deadline) => self.recv_deadline(deadline),
+            None => self.recv().map(Some),
+        }
+    }
+
+    /// Waits until there is a message to receive, or the deadline has passed.
+    #[inline]
+    fn wait_for_message(&mut self, deadline: Option<Instant>) -> Result<bool, RecvError> {
+        loop {
+            if !self.inbox.messages.is_empty() || self.next()?.is_some() {
+                return Ok(true);
+            }
+            let wanted = Wanted { message: true, ..Wanted::default() };
+            if !self.port.wait(wanted, deadline) {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Waits until the broker has taken everything that was sent.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Ended`] if it ends before.
+    pub fn flush(&mut self) -> Result<(), SendError> {
+        let message = self.port.endpoint.inbound().is_some();
+        let wanted = Wanted { message, room: None, taken: true };
+        loop {
+            let taken = Wanted { taken: true, ..Wanted::default() };
+            if self.port.endpoint.outbound().is_none() || self.port.endpoint.has(taken) {
+                return Ok(());
+            }
+            if let Some(fault) = self.port.endpoint.lie() {
+                self.port.fail(fault);
+            }
+            if let Some(ended) = &self.port.ended {
+                return Err(ended.clone().into());
+            }
+            if self.inbox.bytes > self.inbox.limit {
+                return Err(SendError::InboxFull { bytes: self.inbox.bytes });
+            }
+            self.take_in();
+            self.port.wait(wanted, None);
+        }
+    }
+
+    /// How many clients receive now, as far as we have heard. Only after
+    /// [`watch_receivers`](ClientBuilder::watch_receivers).
+    pub fn receivers(&mut self) -> usize {
+        self.port.pump();
+        self.port.receivers.unwrap_or(0) as usize
+    }
+
+    /// Waits until so many clients receive. Only after
+    /// [`watch_receivers`](ClientBuilder::watch_receivers).
+    ///
+    /// # Errors
+    ///
+    /// [`Ended`] if the connection ends before.
+    pub fn wait_for_receivers(
+        &mut self,
+        count: usize,
+        deadline: Option<Instant>,
+    ) -> Result<bool, Ended> {
+        while self.receivers() < count {
+            if let Some(ended) = &self.port.ended {
+                return Err(ended.clone());
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Ok(false);
+            }
+            let waited = self.port.socket.wait(false, deadline);
+            // An error of `poll` itself (no memory) is nothing to wait for; look again.
+            let _ = waited;
+        }
+        Ok(true)
+    }
+
+    /// Prepares to sleep in an event loop of the caller's own. Returns whether there is nothing
+    /// to receive, so that the caller may wait for [`as_fd`](AsFd::as_fd) to become readable.
+    /// Then it calls [`try_recv`](Client::try_recv) until there is nothing, and arms again.
+    pub fn arm(&mut self) -> bool {
+        self.port.pump();
+        let wanted = Wanted { message: true, ..Wanted::default() };
+        self.inbox.messages.is_empty() && self.port.arm(wanted)
+    }
+}
+
+impl AsFd for Client {
+    /// The connection: readable when the client was [armed](Client::arm) and there is something
+    /// to receive, or when the connection has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.port.socket.as_fd()
+    }
+}
+
+/// Messages that become visible together. Dropped without a [`commit`](Batch::commit), none of
+/// them was ever there.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    client: &'a mut Client,
+    committed: bool,
+}
+
+impl Batch<'_> {
+    /// Adds a message to the batch.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Full`] if the batch fills the chain: commit it, or drop it. In any case this
+    /// message was not added, and the ones before are still in the batch.
+    pub fn send(&mut self, tag: impl Into<Tag>, payload: &[u8]) -> Result<(), SendError> {
+        let envelope = Envelope { sender: self.client.port.id, ..Envelope::tagged(tag) };
+        self.client.port.with_room(|endpoint| {
+            endpoint.outbound_mut().map_or(Ok(()), |out| out.append(envelope, payload))
+        })
+    }
+
+    /// Makes the batch visible.
+    pub fn commit(mut self) {
+        self.committed = true;
+        self.client.port.publish();
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        if !self.committed
+            && let Some(outbound) = self.client.port.endpoint.outbound_mut()
+        {
+            outbound.abort();
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! One end of a connection: a chain that it sends, a chain that it receives, or both, and how it
+//! sleeps. What a client is made of, and both ends of a channel.
+//!
+//! An endpoint does no input or output. Its owner moves packets and descriptors, rings the
+//! doorbell when told to, and blocks when [`park`](Endpoint::park) says that it may.
+
+use crate::chain::{Event, Receiver, Refused, Sender};
+use crate::control::Control;
+use crate::fault::Fault;
+use crate::memory::Memory;
+use crate::message::Envelope;
+
+/// One end of a connection.
+#[derive(Debug)]
+pub struct Endpoint<M> {
+    control: Control<M>,
+    peer: Control<M>,
+    outbound: Option<Sender<M>>,
+    inbound: Option<Receiver<M>>,
+}
+
+/// The only receiver of an endpoint's own chain.
+const PEER: u32 = 0;
+
+/// What an endpoint wants to sleep for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Something to receive.
+    pub message: bool,
+    /// Room to send so many bytes of payload.
+    pub room: Option<usize>,
+    /// The peer has taken everything.
+    pub taken: bool,
+}
+
+impl<M: Memory> Endpoint<M> {
+    /// An endpoint with a control region of its own and its peer's. If it sends, `cursor` is the
+    /// number of its chain's cursor in the peer's region, and is admitted as its only receiver.
+    pub fn new(
+        control: Control<M>,
+        peer: Control<M>,
+        outbound: Option<(Sender<M>, usize)>,
+        inbound: Option<Receiver<M>>,
+    ) -> Self {
+        let outbound = outbound.map(|(mut sender, cursor)| {
+            sender.admit(PEER, peer.clone(), cursor);
+            sender
+        });
+        Endpoint { control, peer, outbound, inbound }
+    }
+
+    /// The chain that it sends.
+    pub fn outbound(&self) -> Option<&Sender<M>> {
+        self.outbound.as_ref()
+    }
+
+    /// The chain that it sends.
+    pub fn outbound_mut(&mut self) -> Option<&mut Sender<M>> {
+        self.outbound.as_mut()
+    }
+
+    /// The chain that it receives.
+    pub fn inbound(&self) -> Option<&Receiver<M>> {
+        self.inbound.as_ref()
+    }
+
+    /// The chain that it receives.
+    pub fn inbound_mut(&mut self) -> Option<&mut Receiver<M>> {
+        self.inbound.as_mut()
+    }
+
+    /// Gives it the chain that it receives.
+    pub fn receive_from(&mut self, inbound: Receiver<M>) {
+        self.inbound = Some(inbound);
+    }
+
+    /// Sends one message. Returns whether the peer must be rung.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]; then nothing was written. An endpoint without a chain of its own is full.
+    #[inline]
+    pub fn send(&mut self, envelope: Envelope, payload: &[u8]) -> Result<bool, Refused> {
+        let Some(outbound) = &mut self.outbound else {
+            return Err(Refused::Blocked(crate::chain::Blocked::Full));
+        };
+        outbound.send(envelope, payload)?;
+        Ok(self.must_ring())
+    }
+
+    /// Makes visible what was appended. Returns whether the peer must be rung.
+    pub fn publish(&mut self) -> bool {
+        self.outbound.as_mut().is_some_and(Sender::publish) && self.must_ring()
+    }
+
+    /// Looks for a message. Returns also whether the peer must be rung, since it may be waiting
+    /// for the page that was just given up.
+    ///
+    /// # Errors
+    ///
+    /// The peer's [`Fault`].
+    #[inline]
+    pub fn poll(&mut self) -> Result<(Event, bool), Fault> {
+        let Some(inbound) = &mut self.inbound else { return Ok((Event::Empty, false)) };
+        let event = inbound.poll()?;
+        let ring = event == Event::Turned && inbound.give_up() && self.must_ring();
+        Ok((event, ring))
+    }
+
+    /// Says that it is about to sleep and looks again. Returns whether it may block until it is
+    /// rung, and whether the peer must be rung before.
+    pub fn park(&mut self, wanted: Wanted) -> (bool, bool) {
+        let gave_up = self.inbound.as_mut().is_some_and(Receiver::give_up);
+        self.control.park();
+        let ring = gave_up && self.must_ring();
+        let may_sleep = !self.has(wanted);
+        if !may_sleep {
+            self.control.unpark();
+        }
+        (may_sleep, ring)
+    }
+
+    /// It is awake again.
+    pub fn unpark(&self) {
+        self.control.unpark();
+    }
+
+    /// Whether any of what is wanted is there.
+    pub fn has(&mut self, wanted: Wanted) -> bool {
+        let message = wanted.message && self.inbound.as_ref().is_some_and(Receiver::has_something);
+        message
+            || self.outbound.as_mut().is_some_and(|outbound| {
+                wanted.room.is_some_and(|len| outbound.has_room(len))
+                    || wanted.taken && outbound.is_taken()
+            })
+    }
+
+    /// After something was published: whether the peer sleeps.
+    #[inline]
+    fn must_ring(&self) -> bool {
+        self.control.ring_fence();
+        self.peer.is_parked()
+    }
+
+    /// What the peer must be told about our pages next, see [`Sender::notice`].
+    pub fn notice(&self) -> Option<crate::chain::Notice> {
+        self.outbound.as_ref()?.notice(PEER)
+    }
+
+    /// The peer has been told.
+    pub fn told(&mut self) {
+        if let Some(outbound) = &mut self.outbound {
+            outbound.told(PEER);
+        }
+    }
+
+    /// The fault of the peer if its cursor lied.
+    pub fn lie(&mut self) -> Option<Fault> {
+        self.outbound.as_mut()?.take_liars().pop().map(|(_, fault)| fault)
+    }
+}

@@ -1,0 +1,180 @@
+//! What callers get to hear when something goes wrong, and what to do next.
+
+use crate::fault::Fault;
+use crate::limits::LimitsError;
+use crate::memory::RegionError;
+use crate::wire::Refusal;
+use std::io;
+use std::path::PathBuf;
+
+/// Why a bus has no place.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BusError {
+    /// A name that can't be a file's.
+    #[error("'{name}' can't be a bus's name: it must not be empty or begin with a dot")]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// The directory of named buses can't be used.
+    #[error("the directory for buses can't be used: {0}; set XDG_RUNTIME_DIR or give a path")]
+    Directory(#[source] io::Error),
+}
+
+/// Why a broker, or a channel's receiving end, could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The bus has no place.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// Somebody listens there already.
+    #[error("there is already a broker at {}; stop it or choose another name", path.display())]
+    InUse {
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// The socket can't be made.
+    #[error("cannot listen at {}: {source}", path.display())]
+    Socket {
+        /// The socket's path.
+        path: PathBuf,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// The limits don't fit together.
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
+    /// No shared memory.
+    #[error(transparent)]
+    Memory(#[from] RegionError),
+    /// Something else that the kernel refused.
+    #[error("cannot {step}: {source}")]
+    System {
+        /// What was tried.
+        step: &'static str,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+}
+
+/// Why a client could not connect.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The bus has no place.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// Nobody listens there.
+    #[error("no bus '{bus}' ({} is not there or nobody listens); start it with: llmp broker {bus}", path.display())]
+    NoBus {
+        /// What was asked for.
+        bus: String,
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// The socket can't be reached.
+    #[error("cannot connect to {}: {source}", path.display())]
+    Socket {
+        /// The socket's path.
+        path: PathBuf,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// The other side does not want us.
+    #[error("the bus refused this connection: {0}")]
+    Refused(#[from] Refusal),
+    /// The other side belongs to another user, and that was not allowed.
+    #[error("the bus belongs to user {user}; connect with access for others if you trust them")]
+    Stranger {
+        /// The user's id.
+        user: u32,
+    },
+    /// The other side says nothing.
+    #[error("the bus has not answered within {seconds} s; is its broker stopped or overloaded?")]
+    Silent {
+        /// How long we waited.
+        seconds: u64,
+    },
+    /// The connection ended before it was made.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+    /// No shared memory.
+    #[error(transparent)]
+    Memory(#[from] RegionError),
+    /// Something else that the kernel refused.
+    #[error("cannot {step}: {source}")]
+    System {
+        /// What was tried.
+        step: &'static str,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+}
+
+/// Why a connection has ended. What had arrived before can still be received.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Ended {
+    /// In order: the other side has said so.
+    #[error("closed: the other side has ended the bus in order")]
+    Closed,
+    /// Without a word: the other process is gone.
+    #[error("the other side is gone without a word: its process died or was killed")]
+    Died,
+    /// The other side saw a fault in what we did; its log says which.
+    #[error("the other side ended this connection for a fault; its log says which")]
+    Expelled,
+    /// We saw a fault in what the other side did.
+    #[error("the other side broke the protocol: {0}")]
+    Fault(#[from] Fault),
+}
+
+/// Why a message was not sent. Nothing of it was written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// It is above the limit.
+    #[error(
+        "a message of {len} bytes is above the limit of {max}; send it in parts, or start the bus with a higher limit"
+    )]
+    TooLong {
+        /// Its length in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// There is no room now, and the call was not to wait.
+    #[error("the chain is full: the slowest receiver holds its whole budget")]
+    Full,
+    /// There is no room, and so much has come in meanwhile that it must be received first.
+    #[error(
+        "{bytes} bytes came in while this message waited for room; receive them first, or connect as a sender only"
+    )]
+    InboxFull {
+        /// What is waiting to be received, in bytes.
+        bytes: usize,
+    },
+    /// The connection has ended.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+    /// No shared memory.
+    #[error(transparent)]
+    Memory(#[from] RegionError),
+    /// The client connected without a chain of its own.
+    #[error("this client connected to receive only")]
+    ReceiveOnly,
+}
+
+/// Why nothing can be received any more.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecvError {
+    /// The connection has ended, and everything that had arrived was received.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+    /// The client connected without receiving.
+    #[error("this client connected to send only")]
+    SendOnly,
+}

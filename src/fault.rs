@@ -1,0 +1,77 @@
+//! What a peer can do wrong: every way in which shared memory can lie, with place and value.
+
+/// Something that a peer wrote, sent or alleged and that can't be.
+///
+/// A fault costs the peer its connection, and nobody else anything. Offsets and lengths are in
+/// bytes, positions are bytes since the beginning of the chain.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "each variant's text names its fields")]
+pub enum Fault {
+    /// A page does not begin like one.
+    #[error("page {page}: magic number {found:#018x} instead of {expected:#018x}")]
+    PageMagic { page: u32, found: u64, expected: u64 },
+    /// A page of another protocol version.
+    #[error("page {page}: version and header length {found:#x} instead of {expected:#x}")]
+    PageVersion { page: u32, found: u64, expected: u64 },
+    /// A page whose header alleges another length than the memory has.
+    #[error("page {page}: its header says {found} bytes, its memory has {expected}")]
+    PageLength { page: u32, found: u64, expected: u64 },
+    /// A page that says it is another one, or another sender's.
+    #[error("page {page}: its header names page {found}")]
+    PageId { page: u32, found: u32 },
+    /// A page that does not follow the one before it.
+    #[error("page {page}: it begins at position {found} instead of {expected}")]
+    PageBase { page: u32, found: u64, expected: u64 },
+    /// A page whose first message is not the next one.
+    #[error("page {page}: it begins with message {found} instead of {expected}")]
+    PageFirst { page: u32, found: u64, expected: u64 },
+    /// A message of a kind that does not exist.
+    #[error("page {page}, offset {at}: message kind {found}")]
+    Kind { page: u32, at: usize, found: u8 },
+    /// A message that reaches beyond its page or its limit.
+    #[error("page {page}, offset {at}: a message of {found} bytes where {room} have room")]
+    Length { page: u32, at: usize, found: u32, room: usize },
+    /// Bits that must be zero are not.
+    #[error("page {page}, offset {at}: reserved bits are set in {found:#x}")]
+    Reserved { page: u32, at: usize, found: u64 },
+    /// An end-of-page message that names a page that never arrived.
+    #[error("page {page}, offset {at}: the next page is {next}, which never arrived")]
+    UnknownPage { page: u32, at: usize, next: u32 },
+    /// A page id that was used before.
+    #[error("page {page} arrived twice")]
+    PageTwice { page: u32 },
+    /// More pages, or more bytes in pages, than the chain's budget allows.
+    #[error("{found} bytes of pages, the chain's budget is {budget}")]
+    OverBudget { found: usize, budget: usize },
+    /// The page that is being read was taken back.
+    #[error("page {page} was taken back while it was being read")]
+    PageInUse { page: u32 },
+    /// A start position outside the page it names.
+    #[error("page {page}: position {position} is not a place for a message in it")]
+    Start { page: u32, position: u64 },
+    /// A control region does not begin like one.
+    #[error("control region: {what} is {found:#x} instead of {expected:#x}")]
+    Control { what: &'static str, found: u64, expected: u64 },
+    /// A control region without room for a cursor.
+    #[error("control region: no cursor {slot} in {len} bytes")]
+    NoCursor { slot: usize, len: usize },
+    /// A cursor that runs backwards.
+    #[error("cursor at position {found}, after it had been at {seen}")]
+    CursorBackwards { found: u64, seen: u64 },
+    /// A cursor beyond what was ever sent.
+    #[error("cursor at position {found}, nothing is sent beyond {tail}")]
+    CursorAhead { found: u64, tail: u64 },
+    /// A committed message that is there no more.
+    #[error("a committed message was taken back")]
+    TakenBack,
+    /// A dead peer's chain holds more than its memory can.
+    #[error("its chain went on after its connection had ended")]
+    Endless,
+    /// Something on the control socket that does not belong there.
+    #[error("on the control socket: {0}")]
+    Wire(#[from] crate::wire::WireError),
+    /// A descriptor that is not what it should be.
+    #[error("{what}: {source}")]
+    Descriptor { what: &'static str, source: crate::memory::Unfit },
+}

@@ -1,0 +1,189 @@
+//! How a connection is made: the steps of both sides, see the picture in [`wire`](crate::wire).
+
+use crate::chain::{Receiver, Sender};
+use crate::control::Control;
+use crate::endpoint::Endpoint;
+use crate::error::{ConnectError, Ended};
+use crate::fault::Fault;
+use crate::layout::{VERSION, control_len};
+use crate::memory::{Foreign, Region, RegionError};
+use crate::message::ClientId;
+use crate::port::{Port, map_page};
+use crate::sys::socket::{Received, Sent, Socket};
+use crate::wire::{ByeReason, Packet, Refusal, Roles, WireError};
+use std::time::{Duration, Instant};
+
+/// How long the other side may take for an answer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The largest control region that is accepted: room for far more cursors than descriptors.
+const MAX_CONTROL_LEN: usize = 1 << 26;
+
+/// A region for `cursors` cursors of our own.
+pub(crate) fn control_region(cursors: usize) -> Result<Region, RegionError> {
+    Region::shared("llmp-control", control_len(cursors))
+}
+
+/// Maps the control region that a peer has sent.
+pub(crate) fn map_control(descriptor: Foreign) -> Result<Region, Fault> {
+    let what = "a control region";
+    let map = descriptor.map(control_len(1), MAX_CONTROL_LEN);
+    map.map_err(|source| Fault::Descriptor { what, source })
+}
+
+/// A connection that waits for the other side's answer to its `Hello`.
+#[derive(Debug)]
+pub(crate) struct Greeted {
+    socket: Socket,
+    roles: Roles,
+    deadline: Instant,
+}
+
+impl Greeted {
+    /// The first step: who we are.
+    pub fn hello(socket: Socket, roles: Roles) -> Result<Self, ConnectError> {
+        send(&socket, &Packet::Hello { version: VERSION, roles }, None)?;
+        Ok(Greeted { socket, roles, deadline: Instant::now() + PATIENCE })
+    }
+
+    /// The second step: we are welcome, and join with what is ours.
+    pub fn join(self) -> Result<Joined, ConnectError> {
+        let Greeted { socket, roles, deadline } = self;
+        let (packet, descriptor) = answer(&socket, deadline)?;
+        let (client, cursor, broker, limits) = match packet {
+            Packet::Refused(refusal) => return Err(refusal.into()),
+            Packet::Welcome { version, .. } if version != VERSION => {
+                return Err(Refusal::Version { broker: version }.into());
+            }
+            Packet::Welcome { client, cursor, broker, limits, .. } => {
+                (ClientId(client), cursor as usize, broker, limits)
+            }
+            packet => return Err(fault(packet.unexpected("instead of a welcome"))),
+        };
+        let limits = limits.check().map_err(|error| fault(WireError::from(error)))?;
+        let peer = map_control(descriptor.ok_or(fault(packet.unexpected("without its region")))?);
+        let peer = peer.and_then(|region| Control::check(region, cursor)).map_err(Ended::from)?;
+
+        let region = control_region(1)?;
+        send(&socket, &Packet::Join, Some(&region))?;
+        let control = Control::create(region, 1);
+        let outbound = if roles.has(Roles::SEND) {
+            let page = Region::shared("llmp-page", limits.page_len())?;
+            Some((Sender::new(client.0, limits, page), cursor))
+        } else {
+            None
+        };
+        let endpoint = Endpoint::new(control.clone(), peer, outbound, None);
+        let mut port = Port::new(socket, endpoint, limits, client);
+        port.announce()?;
+        Ok(Joined { port, control, roles, broker, deadline })
+    }
+}
+
+/// A connection that waits to be told where it starts.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    port: Port,
+    control: Control<Region>,
+    roles: Roles,
+    pub broker: u64,
+    deadline: Instant,
+}
+
+impl Joined {
+    /// The last step: we are in. Returns the other side's id, too.
+    pub fn start(self) -> Result<(Port, u64), ConnectError> {
+        let Joined { mut port, control, roles, broker, deadline } = self;
+        let mut pages = Vec::new();
+        let mut pages_len = 0;
+        let start = loop {
+            match answer(&port.socket, deadline)? {
+                (Packet::Start(start), _) => break start,
+                (Packet::Page { id }, Some(descriptor)) if roles.has(Roles::RECEIVE) => {
+                    let page = map_page(descriptor, &port.limits).map_err(Ended::from)?;
+                    pages_len += crate::memory::Memory::region_len(&page);
+                    let (found, budget) = (pages_len, port.limits.budget());
+                    if found > budget {
+                        return Err(Ended::from(Fault::OverBudget { found, budget }).into());
+                    }
+                    pages.push((id, page));
+                }
+                (Packet::Ring, _) => {}
+                (Packet::Census { receivers }, _) => port.receivers = Some(receivers),
+                (packet, _) => return Err(fault(packet.unexpected("before the start"))),
+            }
+        };
+        if roles.has(Roles::RECEIVE) {
+            let receiver = Receiver::new(port.limits, pages, start, control, 0);
+            port.endpoint.receive_from(receiver.map_err(Ended::from)?);
+        }
+        Ok((port, broker))
+    }
+}
+
+/// The next packet of a broker that is answering.
+pub(crate) fn answer(
+    socket: &Socket,
+    deadline: Instant,
+) -> Result<(Packet, Option<Foreign>), ConnectError> {
+    loop {
+        match socket.receive() {
+            Received::Packet(Packet::Bye(reason), _) => {
+                return Err(match reason {
+                    ByeReason::Fault => Ended::Expelled,
+                    _ => Ended::Closed,
+                }
+                .into());
+            }
+            Received::Packet(packet, descriptor) => {
+                return Ok((packet, descriptor.map(Foreign)));
+            }
+            Received::Garbage(error) => return Err(fault(error)),
+            Received::HungUp => return Err(Ended::Died.into()),
+            Received::Nothing => {
+                let waited = socket.wait(false, Some(deadline));
+                let waited = waited
+                    .map_err(|source| ConnectError::System { step: "wait for the bus", source })?;
+                if !waited {
+                    return Err(ConnectError::Silent { seconds: PATIENCE.as_secs() });
+                }
+            }
+        }
+    }
+}
+
+pub(crate) fn fault(error: WireError) -> ConnectError {
+    Ended::Fault(error.into()).into()
+}
+
+pub(crate) fn send(
+    socket: &Socket,
+    packet: &Packet,
+    region: Option<&Region>,
+) -> Result<(), ConnectError> {
+    match socket.send(packet, region.and_then(Region::descriptor)) {
+        Sent::Yes => Ok(()),
+        Sent::NotNow | Sent::HungUp => Err(Ended::Died.into()),
+    }
+}
+
+/// Checks a `Hello` on the accepting side.
+pub(crate) fn check_hello(packet: Packet, offered: Roles) -> Result<Roles, HelloError> {
+    match packet {
+        Packet::Hello { version, .. } if version != VERSION => {
+            Err(HelloError::Refused(Refusal::Version { broker: VERSION }))
+        }
+        Packet::Hello { roles, .. } if !offered.has(roles) => {
+            Err(HelloError::Refused(Refusal::Roles))
+        }
+        Packet::Hello { roles, .. } => Ok(roles),
+        packet => Err(HelloError::Wire(packet.unexpected("before the greeting"))),
+    }
+}
+
+/// What is wrong with a greeting.
+#[derive(Debug)]
+pub(crate) enum HelloError {
+    Refused(Refusal),
+    Wire(WireError),
+}

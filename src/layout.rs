@@ -1,0 +1,153 @@
+//! The bytes of shared memory: page header, message header, control region.
+//!
+//! All integers are little-endian and of fixed width; all words are 8 bytes at 8-byte offsets.
+//! Nothing here depends on the target. `docs/protocol.md` describes the same bytes in prose.
+//!
+//! A page, written by its sender alone:
+//!
+//! ```text
+//!   0        8        16       24       32       40       48              64
+//!   +--------+--------+--------+--------+--------+--------+---------------+
+//!   | magic  |ver|hlen| length |id|owner|  base  | first  |   reserved    |  page header
+//!   +--------+--------+--------+--------+--------+--------+---------------+
+//!   | slot | slot | slot | ... | EOP | never read                         |
+//!   +---------------------------------------------------------------------+
+//! ```
+//!
+//! A slot, at a multiple of 16 bytes:
+//!
+//! ```text
+//!   0        8        16                 16 or 32
+//!   +--------+--------+------------------+-----------------+---------+
+//!   | commit |tag|from| origin extension | payload         | padding |
+//!   +--------+--------+------------------+-----------------+---------+
+//!                       only if EXTENDED                    to 16 bytes
+//!
+//!   commit   63          48 47       40 39       32 31                0
+//!            +-------------+-----------+-----------+------------------+
+//!            | user flags  | EXTENDED  | kind      | payload length   |
+//!            +-------------+-----------+-----------+------------------+
+//! ```
+//!
+//! A control region, written by its owner alone, each line of 64 bytes on its own:
+//!
+//! ```text
+//!   0     magic, version, number of cursors
+//!   64    parked word
+//!   128   cursor 0
+//!   192   cursor 1
+//!   ...
+//! ```
+
+/// The protocol version. Both sides of a connection must have the same.
+pub const VERSION: u32 = 1;
+
+/// Bytes in one atomic word.
+pub const WORD: usize = 8;
+/// Bytes that one writer's words keep away from another writer's.
+pub const LINE: usize = 64;
+/// The unit in which the kernel hands out memory; region lengths are multiples of it.
+pub const OS_PAGE: usize = 4096;
+
+/// The first word of a page.
+pub const PAGE_MAGIC: u64 = u64::from_le_bytes(*b"LLMPpage");
+/// Offset of the version (low half) and the header's length (high half).
+pub const PAGE_VERSION: usize = 8;
+/// Offset of the page's length in bytes.
+pub const PAGE_LENGTH: usize = 16;
+/// Offset of the page's id (low half) and its owner's client id (high half).
+pub const PAGE_ID: usize = 24;
+/// Offset of the chain position of the page's first byte.
+pub const PAGE_BASE: usize = 32;
+/// Offset of the number of the page's first message.
+pub const PAGE_FIRST: usize = 40;
+/// Length of the page header, and so the offset of the first slot.
+pub const PAGE_HEADER: usize = 64;
+
+/// Slots begin at multiples of this many bytes, so that a header never crosses a cache line.
+pub const SLOT_ALIGN: usize = 16;
+/// Offset of the commit word in a slot.
+pub const SLOT_COMMIT: usize = 0;
+/// Offset of the word with tag (low half) and sender (high half) in a slot.
+pub const SLOT_TAG: usize = 8;
+/// Length of a message header. An end-of-page message is one header and nothing else.
+pub const SLOT_HEADER: usize = 16;
+/// Length of the optional origin extension: origin broker, origin message id.
+pub const SLOT_EXTENSION: usize = 16;
+
+/// Kind of a commit word that was never written.
+pub const KIND_NONE: u8 = 0;
+/// Kind of a message.
+pub const KIND_MESSAGE: u8 = 1;
+/// Kind of an end-of-page message; its tag word holds the next page's id.
+pub const KIND_EOP: u8 = 2;
+
+/// Bit of the protocol flags: an origin extension lies between header and payload.
+pub const FLAG_EXTENDED: u8 = 1;
+
+/// The first word of a control region.
+pub const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"LLMPctrl");
+/// Offset of the version (low half) and the number of cursors (high half).
+pub const CONTROL_VERSION: usize = 8;
+/// Offset of the parked word: zero while the owner is awake.
+pub const CONTROL_PARKED: usize = LINE;
+/// Offset of the first cursor.
+pub const CONTROL_CURSORS: usize = 2 * LINE;
+
+/// Bytes that a slot takes in a page.
+///
+/// `None` if the sum does not fit into a `usize`.
+#[inline]
+pub const fn slot_len(payload_len: usize, extended: bool) -> Option<usize> {
+    let head = if extended { SLOT_HEADER + SLOT_EXTENSION } else { SLOT_HEADER };
+    match payload_len.checked_add(head + SLOT_ALIGN - 1) {
+        Some(len) => Some(len & !(SLOT_ALIGN - 1)),
+        None => None,
+    }
+}
+
+/// Offset of cursor `slot` in a control region.
+#[inline]
+pub const fn cursor_offset(slot: usize) -> usize {
+    CONTROL_CURSORS + slot * LINE
+}
+
+/// Length of a control region with `cursors` cursors.
+pub const fn control_len(cursors: usize) -> usize {
+    cursor_offset(cursors).next_multiple_of(OS_PAGE)
+}
+
+/// Two 32-bit halves as one word.
+#[inline]
+pub const fn halves(low: u32, high: u32) -> u64 {
+    low as u64 | (high as u64) << 32
+}
+
+/// The low half of a word.
+#[inline]
+pub const fn low(word: u64) -> u32 {
+    word as u32
+}
+
+/// The high half of a word.
+#[inline]
+pub const fn high(word: u64) -> u32 {
+    (word >> 32) as u32
+}
+
+/// A commit word. It is never zero, since its kind is not.
+#[inline]
+pub const fn commit_word(payload_len: u32, kind: u8, protocol_flags: u8, user_flags: u16) -> u64 {
+    halves(payload_len, kind as u32 | (protocol_flags as u32) << 8 | (user_flags as u32) << 16)
+}
+
+const _: () = {
+    assert!(PAGE_HEADER.is_multiple_of(LINE) && PAGE_HEADER.is_multiple_of(SLOT_ALIGN));
+    assert!(PAGE_FIRST + WORD <= PAGE_HEADER);
+    assert!(SLOT_TAG + WORD == SLOT_HEADER && SLOT_HEADER.is_multiple_of(SLOT_ALIGN));
+    assert!(SLOT_EXTENSION == 2 * WORD && SLOT_ALIGN.is_multiple_of(WORD));
+    assert!(CONTROL_VERSION + WORD <= CONTROL_PARKED);
+    assert!(CONTROL_PARKED + LINE == CONTROL_CURSORS);
+    assert!(cursor_offset(1) - cursor_offset(0) == LINE);
+    assert!(commit_word(0, KIND_EOP, 0, 0) != 0);
+};

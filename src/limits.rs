@@ -1,0 +1,157 @@
+//! How large pages, messages and chains may become.
+
+use crate::layout::{OS_PAGE, PAGE_HEADER, SLOT_ALIGN, SLOT_HEADER, slot_len};
+
+/// The limits of one chain, in bytes. A broker sets them for its bus and tells its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    page_len: usize,
+    max_message_len: usize,
+    budget: usize,
+}
+
+/// Why limits don't fit together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LimitsError {
+    /// The page length is out of bounds.
+    #[error("a page of {found} bytes: it must have {min} to {max} bytes and be a multiple of 16")]
+    PageLen {
+        /// The length asked for, in bytes.
+        found: usize,
+        /// The least, in bytes.
+        min: usize,
+        /// The most, in bytes.
+        max: usize,
+    },
+    /// The message length is out of bounds.
+    #[error("messages of {found} bytes: the limit must not exceed {max}")]
+    MaxMessageLen {
+        /// The length asked for, in bytes.
+        found: usize,
+        /// The most, in bytes.
+        max: usize,
+    },
+    /// The budget can't hold two pages of the largest kind, so a chain could not move on.
+    #[error(
+        "a budget of {found} bytes is too small: messages of {max_message_len} bytes need {min} (two pages that hold one each)"
+    )]
+    Budget {
+        /// The budget asked for, in bytes.
+        found: usize,
+        /// The least, in bytes.
+        min: usize,
+        /// The message limit that asks for it, in bytes.
+        max_message_len: usize,
+    },
+}
+
+impl Limits {
+    /// Page length if nothing else is said.
+    pub const PAGE_LEN: usize = 256 * 1024;
+    /// Budget of a chain if nothing else is said.
+    pub const BUDGET: usize = 8 * 1024 * 1024;
+    /// Message limit if nothing else is said: what the default budget has room for.
+    pub const MAX_MESSAGE_LEN: usize = 3 * 1024 * 1024;
+
+    const MIN_PAGE_LEN: usize = PAGE_HEADER + 2 * SLOT_HEADER;
+    const LARGEST: usize = 1 << 31;
+
+    /// Limits with this page length, message limit and budget.
+    ///
+    /// # Errors
+    ///
+    /// If a value is out of bounds or the budget can't hold two pages of the largest kind.
+    pub fn new(
+        page_len: usize,
+        max_message_len: usize,
+        budget: usize,
+    ) -> Result<Self, LimitsError> {
+        if !(Self::MIN_PAGE_LEN..=Self::LARGEST).contains(&page_len)
+            || !page_len.is_multiple_of(SLOT_ALIGN)
+        {
+            let (min, max) = (Self::MIN_PAGE_LEN, Self::LARGEST);
+            return Err(LimitsError::PageLen { found: page_len, min, max });
+        }
+        if max_message_len > Self::LARGEST {
+            let max = Self::LARGEST;
+            return Err(LimitsError::MaxMessageLen { found: max_message_len, max });
+        }
+        let limits = Limits { page_len, max_message_len, budget };
+        let min = 2 * limits.max_page_len();
+        if budget < min {
+            return Err(LimitsError::Budget { found: budget, min, max_message_len });
+        }
+        Ok(limits)
+    }
+
+    /// The smallest budget that goes with a page length and a message limit, in bytes.
+    pub fn least_budget(page_len: usize, max_message_len: usize) -> usize {
+        2 * Limits { page_len, max_message_len, budget: 0 }.max_page_len()
+    }
+
+    /// Length of an ordinary page in bytes.
+    pub fn page_len(&self) -> usize {
+        self.page_len
+    }
+
+    /// The longest payload in bytes.
+    pub fn max_message_len(&self) -> usize {
+        self.max_message_len
+    }
+
+    /// How much shared memory the chain may take in bytes.
+    pub fn budget(&self) -> usize {
+        self.budget
+    }
+
+    /// Length of a page that has room for one slot of `slot_len` bytes.
+    pub(crate) fn page_for(&self, slot_len: usize) -> usize {
+        (PAGE_HEADER + slot_len + SLOT_HEADER).next_multiple_of(self.page_len)
+    }
+
+    /// Length of the page that holds the longest message.
+    pub(crate) fn max_page_len(&self) -> usize {
+        // LARGEST keeps this far from overflow.
+        self.page_for(slot_len(self.max_message_len, true).unwrap_or(usize::MAX / 2))
+    }
+
+    /// The lengths that a page of a peer may have in the kernel's units.
+    pub(crate) fn page_bounds(&self) -> (usize, usize) {
+        let least = self.page_len.next_multiple_of(OS_PAGE);
+        (least, self.max_page_len().next_multiple_of(OS_PAGE))
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            page_len: Self::PAGE_LEN,
+            max_message_len: Self::MAX_MESSAGE_LEN,
+            budget: Self::BUDGET,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_limits_fit_together() {
+        let d = Limits::default();
+        assert_eq!(Limits::new(d.page_len, d.max_message_len, d.budget), Ok(d));
+    }
+
+    #[test]
+    fn limits_that_could_never_move_on_are_refused() {
+        assert!(matches!(Limits::new(100, 1, 1 << 20), Err(LimitsError::PageLen { .. })));
+        assert!(matches!(Limits::new(80, 1, 1 << 20), Err(LimitsError::PageLen { .. })));
+        let error = Limits::new(4096, 10_000, 16_384).unwrap_err();
+        assert_eq!(
+            error,
+            LimitsError::Budget { found: 16_384, min: 24_576, max_message_len: 10_000 }
+        );
+        assert!(Limits::new(4096, 10_000, 24_576).is_ok());
+    }
+}

@@ -1,0 +1,209 @@
+//! Shared memory of the kernel: sealed memfds and their mappings.
+
+use super::Region;
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use rustix::fs::{MemfdFlags, SealFlags};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// The seals of every region: nobody but its owner can ever write it or change its length.
+const SEALS: SealFlags =
+    SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE).union(SealFlags::SEAL);
+
+/// Why a region of our own could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step} {len} bytes of shared memory: {source}")]
+pub struct RegionError {
+    /// What was tried.
+    pub step: &'static str,
+    /// The region's length in bytes.
+    pub len: usize,
+    /// What the kernel answered.
+    pub source: io::Error,
+}
+
+/// Why a descriptor that arrived is not taken for a region.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// It is no memfd at all.
+    #[error("the descriptor is no memfd")]
+    NoMemfd,
+    /// It could still be changed by others, or shrink under its reader.
+    #[error("the memfd lacks the seals {missing}")]
+    Seals {
+        /// The missing seals, in the kernel's names.
+        missing: String,
+    },
+    /// Its length is out of bounds or no multiple of the kernel's page size.
+    #[error("the memfd has {found} bytes, expected a multiple of 4096 from {min} to {max}")]
+    Length {
+        /// What `fstat` says, in bytes.
+        found: u64,
+        /// The least that is accepted, in bytes.
+        min: usize,
+        /// The most that is accepted, in bytes.
+        max: usize,
+    },
+    /// The kernel refused to map it.
+    #[error("the memfd could not be mapped: {0}")]
+    Map(String),
+}
+
+/// A descriptor that a peer sent and that has not been looked at yet.
+#[derive(Debug)]
+pub struct Foreign(pub OwnedFd);
+
+impl Foreign {
+    /// Checks the descriptor's kind, seals and length, and maps it read-only.
+    ///
+    /// Everything is asked of the kernel, nothing of the peer. The descriptor itself is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`Unfit`] says what is wrong with it.
+    #[allow(unsafe_code)]
+    pub fn map(self, min_len: usize, max_len: usize) -> Result<Region, Unfit> {
+        // Only memfds (and files of tmpfs, which lack the seals) answer this question at all, so
+        // the later ones can't block on some remote or user-made file system.
+        let seals = rustix::fs::fcntl_get_seals(&self.0).map_err(|_| Unfit::NoMemfd)?;
+        if !seals.contains(SEALS) {
+            return Err(Unfit::Seals { missing: names(SEALS.difference(seals)) });
+        }
+        let found = rustix::fs::fstat(&self.0).map_err(|_| Unfit::NoMemfd)?.st_size as u64;
+        let len = usize::try_from(found)
+            .ok()
+            .filter(|len| (min_len..=max_len).contains(len))
+            .filter(|len| len.is_multiple_of(crate::layout::OS_PAGE));
+        let len = len.ok_or(Unfit::Length { found, min: min_len, max: max_len })?;
+        let map = MmapOptions::new().len(len).map_raw_read_only(&self.0);
+        let map = map.map_err(|e| Unfit::Map(e.to_string()))?;
+        // SAFETY: the mapping is shared with this `Region` alone, is readable, page-aligned, and
+        // can't shrink since it is sealed.
+        Ok(unsafe { region(map, false, None) })
+    }
+}
+
+fn names(seals: SealFlags) -> String {
+    seals.iter_names().map(|(name, _)| format!("F_SEAL_{name}")).collect::<Vec<_>>().join(", ")
+}
+
+impl Region {
+    /// A new zeroed region of shared memory, which only this process can write, now and later.
+    ///
+    /// `len` is rounded up to a multiple of 4096 bytes. The memory is there when this returns:
+    /// it can't run out later, in the middle of a write.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError`] when the kernel has no memory, no descriptor or no `memfd_create`.
+    #[allow(unsafe_code)]
+    pub fn shared(name: &str, len: usize) -> Result<Region, RegionError> {
+        let len = len.next_multiple_of(crate::layout::OS_PAGE);
+        let failed = |step| move |source: io::Error| RegionError { step, len, source };
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        // Newer kernels warn once when neither this flag nor its opposite is given; older ones
+        // don't know it.
+        let memfd = rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL)
+            .or_else(|_| rustix::fs::memfd_create(name, flags))
+            .map_err(|e| failed("create")(e.into()))?;
+        rustix::fs::ftruncate(&memfd, len as u64).map_err(|e| failed("reserve")(e.into()))?;
+        rustix::fs::fallocate(&memfd, rustix::fs::FallocateFlags::empty(), 0, len as u64)
+            .map_err(|e| failed("reserve")(e.into()))?;
+        // Populated: the first message must not pay for page faults.
+        let map = MmapOptions::new().len(len).populate().map_raw(&memfd).map_err(failed("map"))?;
+        // A child that we fork must not inherit the writable mapping.
+        map.advise(Advice::DontFork).map_err(failed("map"))?;
+        // After the mapping exists: F_SEAL_FUTURE_WRITE lets it live on.
+        rustix::fs::fcntl_add_seals(memfd.as_fd(), SEALS).map_err(|e| failed("seal")(e.into()))?;
+        // SAFETY: the mapping is shared with this `Region` alone, is writable and page-aligned,
+        // and can't shrink since it is sealed.
+        Ok(unsafe { region(map, true, Some(Arc::new(memfd))) })
+    }
+}
+
+/// # Safety
+///
+/// Nobody else uses the mapping, which is as long as it says for as long as it lives, readable,
+/// and writable if `writable`.
+#[allow(unsafe_code)]
+unsafe fn region(map: MmapRaw, writable: bool, descriptor: Option<Arc<OwnedFd>>) -> Region {
+    let len = map.len();
+    let start = NonNull::new(map.as_mut_ptr()).expect("the kernel maps nothing at address zero");
+    // SAFETY: the caller's promise; mappings are page-aligned and their lengths whole pages.
+    unsafe { Region::new(start, len, writable, Arc::new(map), descriptor) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Memory;
+    use crate::order::Site;
+
+    fn duplicate(region: &Region) -> Foreign {
+        Foreign(region.descriptor().unwrap().try_clone_to_owned().unwrap())
+    }
+
+    #[test]
+    fn what_the_owner_writes_the_reader_sees() {
+        let ours = Region::shared("llmp-test", 4096).unwrap();
+        let theirs = duplicate(&ours).map(4096, 4096).unwrap();
+        let payload: Vec<u8> = (0..1000u32).map(|i| i as u8).collect();
+        ours.write_bytes(64, &payload);
+        ours.store(8, 7, Site::CommitPublish);
+        assert_eq!(theirs.load(8, Site::CommitRead), 7);
+        let mut copy = vec![0; 1000];
+        theirs.read_bytes(64, &mut copy);
+        assert_eq!(copy, payload);
+    }
+
+    #[test]
+    fn nobody_else_can_map_write_reopen_or_truncate_a_sealed_region() {
+        let ours = Region::shared("llmp-test", 4096).unwrap();
+        let fd = ours.descriptor().unwrap();
+        assert!(MmapOptions::new().len(4096).map_raw(&fd).is_err());
+        assert!(rustix::fs::ftruncate(fd, 0).is_err());
+        assert!(rustix::fs::ftruncate(fd, 8192).is_err());
+        assert!(rustix::io::write(fd, b"x").is_err());
+        let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+        assert!(rustix::fs::fallocate(fd, punch, 0, 4096).is_err());
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
+        let again = std::fs::OpenOptions::new().read(true).write(true).open(path);
+        if let Ok(file) = again {
+            assert!(rustix::io::write(&file, b"x").is_err());
+            assert!(MmapOptions::new().len(4096).map_raw(&file).is_err());
+        }
+        ours.store(0, 1, Site::CommitPublish);
+    }
+
+    #[test]
+    fn a_descriptor_that_is_no_sealed_memfd_is_refused() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        // On a tmpfs the file answers like a memfd that has no seals.
+        let error = Foreign(file.into()).map(4096, 4096).unwrap_err();
+        assert!(matches!(error, Unfit::NoMemfd | Unfit::Seals { .. }), "{error}");
+
+        let bare = rustix::fs::memfd_create("bare", MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&bare, 4096).unwrap();
+        rustix::fs::fcntl_add_seals(&bare, SEALS.difference(SealFlags::SHRINK | SealFlags::SEAL))
+            .unwrap();
+        let error = Foreign(bare).map(4096, 4096).unwrap_err();
+        assert_eq!(error.to_string(), "the memfd lacks the seals F_SEAL_SEAL, F_SEAL_SHRINK");
+
+        let small = Region::shared("llmp-test", 4096).unwrap();
+        let error = duplicate(&small).map(8192, 16384).unwrap_err();
+        assert_eq!(error, Unfit::Length { found: 4096, min: 8192, max: 16384 });
+    }
+
+    #[test]
+    fn a_region_outlives_the_handle_that_made_it() {
+        let theirs = {
+            let ours = Region::shared("llmp-test", 4096).unwrap();
+            ours.store(0, 42, Site::CommitPublish);
+            duplicate(&ours).map(4096, 4096).unwrap()
+        };
+        assert_eq!(theirs.load(0, Site::CommitRead), 42);
+    }
+}

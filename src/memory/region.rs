@@ -1,0 +1,288 @@
+//! Memory in production: a mapping or a piece of the heap, reached through a pointer.
+//!
+//! All `unsafe` of the data path is in this file.
+//!
+//! What the Rust abstract machine says about a hostile peer: nothing, since it knows no second
+//! process. The rules here keep to what the compiler is allowed to do: a word that a peer may
+//! change is only ever touched by atomic instructions, and a longer payload only by a copy whose
+//! callee the compiler can't know. So neither can be read twice, split or cached behind our back.
+//! With an honest peer the protocol orders every access, and nothing races at all.
+
+use super::Memory;
+use crate::order::Site;
+use core::any::Any;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering, fence};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+/// Up to this many bytes are copied as relaxed words; above, by the opaque copy. Measured by
+/// `cargo bench --bench memory`.
+const SMALL: usize = 128;
+
+/// The promise that every peer that writes memory read by us follows the protocol.
+///
+/// It lets a received payload be a slice into the sender's page instead of a copy.
+#[derive(Clone, Copy, Debug)]
+pub struct PeersAreHonest(());
+
+impl PeersAreHonest {
+    /// Makes the promise.
+    ///
+    /// # Safety
+    ///
+    /// No process that we receive from writes to a page after it has committed the bytes there
+    /// and before our cursor has passed them. All who use this library keep to that; a hostile
+    /// or broken peer need not, and would change bytes behind a `&[u8]`.
+    pub const unsafe fn promise() -> Self {
+        PeersAreHonest(())
+    }
+}
+
+/// A region of memory: the writable mapping of its owner, the read-only mapping of a reader, or
+/// a piece of the heap.
+///
+/// All words are little-endian in memory.
+#[derive(Clone)]
+pub struct Region {
+    start: NonNull<u8>,
+    len: usize,
+    writable: bool,
+    /// Keeps the memory alive and in place. Behind the `Arc` nothing touches the bytes.
+    owner: Arc<dyn Any + Send + Sync>,
+    /// What the region can be handed on by; only its owner has it.
+    descriptor: Option<Arc<OwnedFd>>,
+}
+
+// SAFETY: the memory belongs to no thread, `owner` keeps it alive, and every access of shared
+// bytes goes through atomic words or through accesses that the protocol orders.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+type CopyFn = unsafe fn(*mut u8, *const u8, usize);
+
+/// `memcpy` behind a pointer. It is read with `read_volatile`, so that the compiler can't know
+/// what it points to: it must assume that the callee reads each byte once, like any foreign code.
+static OPAQUE_COPY: CopyFn = copy_nonoverlapping;
+
+#[inline(never)]
+unsafe fn copy_nonoverlapping(to: *mut u8, from: *const u8, len: usize) {
+    // SAFETY: the caller's promises are those of `ptr::copy_nonoverlapping`.
+    unsafe { core::ptr::copy_nonoverlapping(from, to, len) }
+}
+
+/// Copies `len` bytes where the source may change meanwhile: the copy may then be torn, and is
+/// nothing else.
+///
+/// # Safety
+///
+/// `from` is readable and `to` is writable for `len` bytes, and they do not overlap.
+#[inline]
+unsafe fn copy_opaque(to: *mut u8, from: *const u8, len: usize) {
+    // SAFETY: a static is readable.
+    let copy = unsafe { core::ptr::read_volatile(&raw const OPAQUE_COPY) };
+    // SAFETY: as the caller promises.
+    unsafe { copy(to, from, len) }
+}
+
+impl Region {
+    /// A region that `owner` keeps alive.
+    ///
+    /// # Safety
+    ///
+    /// For as long as `owner` lives, `len` bytes from `start` are mapped readable, and writable
+    /// if `writable`; `start` and `len` are multiples of 8; within this process they are reached
+    /// through `Region`s only.
+    pub(super) unsafe fn new(
+        start: NonNull<u8>,
+        len: usize,
+        writable: bool,
+        owner: Arc<dyn Any + Send + Sync>,
+        descriptor: Option<Arc<OwnedFd>>,
+    ) -> Self {
+        assert!(start.as_ptr().addr().is_multiple_of(8) && len.is_multiple_of(8));
+        Region { start, len, writable, owner, descriptor }
+    }
+
+    /// The descriptor by which the owner hands its region to others; `None` for others' regions
+    /// and for the heap.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.descriptor.as_ref().map(|fd| fd.as_fd())
+    }
+
+    /// Whether two handles are the same region.
+    pub fn is_same(&self, other: &Region) -> bool {
+        Arc::ptr_eq(&self.owner, &other.owner)
+    }
+
+    /// A pointer to `len` bytes at `at`, all inside.
+    #[inline(always)]
+    fn at(&self, at: usize, len: usize) -> *mut u8 {
+        if at > self.len || len > self.len - at || !at.is_multiple_of(8) {
+            outside(at, len, self.len);
+        }
+        // SAFETY: at + len <= self.len, and `new` was promised that many bytes.
+        unsafe { self.start.as_ptr().add(at) }
+    }
+
+    #[inline(always)]
+    fn at_mut(&self, at: usize, len: usize) -> *mut u8 {
+        debug_assert!(self.writable, "a region is written by its owner alone");
+        self.at(at, len)
+    }
+
+    #[inline(always)]
+    fn word(&self, at: usize) -> &AtomicU64 {
+        let word = self.at(at, 8).cast::<u64>();
+        // SAFETY: `at` returned 8 bytes at a multiple of 8 that live as long as `self`; they are
+        // only reached through atomics and the copies below. If they are mapped read-only, only
+        // relaxed loads are made, which the documentation of `core::sync::atomic` allows for 8
+        // bytes on the 64-bit targets that this crate supports.
+        unsafe { AtomicU64::from_ptr(word) }
+    }
+
+    /// Bytes that follow the protocol's word before them, without a copy.
+    ///
+    /// The bytes stay as they are for as long as the caller holds its cursor back: the caller
+    /// ties the slice to the borrow that keeps the cursor from moving.
+    #[inline]
+    pub fn bytes(&self, at: usize, len: usize, _: PeersAreHonest) -> &[u8] {
+        let start = self.at(at, len);
+        // SAFETY: `len` readable bytes that live as long as `self`; that nobody writes them
+        // meanwhile is what `PeersAreHonest` promises.
+        unsafe { core::slice::from_raw_parts(start, len) }
+    }
+
+    /// Bytes of the owner's own region that nobody reads yet.
+    ///
+    /// # Safety
+    ///
+    /// `at` and `len` lie in a part of the region that is not published, and no other slice into
+    /// it exists.
+    #[allow(clippy::mut_from_ref, reason = "the caller promises that there is no other slice")]
+    #[inline]
+    pub(crate) unsafe fn bytes_mut(&self, at: usize, len: usize) -> &mut [u8] {
+        let start = self.at_mut(at, len);
+        // SAFETY: `len` writable bytes that live as long as `self`, and the caller's promise.
+        unsafe { core::slice::from_raw_parts_mut(start, len) }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn outside(at: usize, len: usize, region_len: usize) -> ! {
+    panic!("{len} bytes at {at} are not inside a region of {region_len} bytes, or not aligned")
+}
+
+impl Memory for Region {
+    #[inline(always)]
+    fn region_len(&self) -> usize {
+        self.len
+    }
+
+    #[inline(always)]
+    fn load(&self, at: usize, site: Site) -> u64 {
+        // On read-only mappings an acquire load is a relaxed load and a fence, see `word`.
+        let word = self.word(at).load(Ordering::Relaxed);
+        if site.ordering() == Ordering::Acquire {
+            fence(Ordering::Acquire);
+        }
+        u64::from_le(word)
+    }
+
+    #[inline(always)]
+    fn store(&self, at: usize, value: u64, site: Site) {
+        debug_assert!(self.writable, "a region is written by its owner alone");
+        self.word(at).store(value.to_le(), site.ordering());
+    }
+
+    #[inline(always)]
+    fn fence(&self, site: Site) {
+        fence(site.ordering());
+    }
+
+    #[inline(always)]
+    fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
+        let _ = self.at(at, 8 * N);
+        core::array::from_fn(|i| u64::from_le(self.word(at + 8 * i).load(Ordering::Relaxed)))
+    }
+
+    #[inline(always)]
+    fn write_words<const N: usize>(&self, at: usize, words: [u64; N]) {
+        let _ = self.at_mut(at, 8 * N);
+        for (i, word) in words.into_iter().enumerate() {
+            self.word(at + 8 * i).store(word.to_le(), Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    fn read_bytes(&self, at: usize, into: &mut [u8]) {
+        let from = self.at(at, into.len());
+        if into.len() > SMALL {
+            // SAFETY: both are valid for that length; `into` is exclusive, so they don't overlap.
+            return unsafe { copy_opaque(into.as_mut_ptr(), from, into.len()) };
+        }
+        let mut words = into.chunks_exact_mut(8);
+        let mut at = at;
+        for word in &mut words {
+            word.copy_from_slice(&self.word(at).load(Ordering::Relaxed).to_ne_bytes());
+            at += 8;
+        }
+        let rest = words.into_remainder();
+        if !rest.is_empty() {
+            let word = self.word(at).load(Ordering::Relaxed).to_ne_bytes();
+            rest.copy_from_slice(&word[..rest.len()]);
+        }
+    }
+
+    #[inline]
+    fn write_bytes(&self, at: usize, from: &[u8]) {
+        let to = self.at_mut(at, from.len());
+        if from.len() > SMALL {
+            // SAFETY: both are valid for that length. They don't overlap: nobody holds a slice
+            // into bytes that he himself is about to write.
+            return unsafe { copy_opaque(to, from.as_ptr(), from.len()) };
+        }
+        let words = from.chunks_exact(8);
+        let rest = words.remainder();
+        let mut at = at;
+        for word in words {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(word);
+            self.word(at).store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
+            at += 8;
+        }
+        if !rest.is_empty() {
+            let mut bytes = [0; 8];
+            bytes[..rest.len()].copy_from_slice(rest);
+            self.word(at).store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    fn copy_bytes(&self, at: usize, from: &Self, from_at: usize, len: usize) {
+        let to = self.at_mut(at, len);
+        let source = from.at(from_at, len);
+        if len > SMALL {
+            assert!(!self.is_same(from), "a region is not copied into itself");
+            // SAFETY: both are valid for that length and lie in different regions.
+            return unsafe { copy_opaque(to, source, len) };
+        }
+        let words = len.div_ceil(8);
+        let _ = (self.at_mut(at, 8 * words), from.at(from_at, 8 * words));
+        for i in 0..words {
+            let word = from.word(from_at + 8 * i).load(Ordering::Relaxed);
+            self.word(at + 8 * i).store(word, Ordering::Relaxed);
+        }
+    }
+}
+
+impl core::fmt::Debug for Region {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Region")
+            .field("len", &self.len)
+            .field("writable", &self.writable)
+            .finish_non_exhaustive()
+    }
+}

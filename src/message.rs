@@ -1,0 +1,248 @@
+//! A message: what a peer alleges, what was checked, what the caller gets.
+//!
+//! A receiver loads a slot's two header words once, into an [`Alleged`]. Only its
+//! [`check`](Alleged::check) makes a [`Slot`] of it, and payload can only be had of a slot.
+
+use crate::fault::Fault;
+use crate::layout::*;
+
+/// What an application uses to tell its kinds of messages apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag(pub u32);
+
+impl From<u32> for Tag {
+    fn from(tag: u32) -> Self {
+        Tag(tag)
+    }
+}
+
+/// Sixteen bits of the application's own, carried along unchanged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Flags(pub u16);
+
+/// A client of a bus. Ids are given by the broker, begin at 1 and are never used again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId(pub u32);
+
+impl core::fmt::Display for ClientId {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where a message first entered a bus: for messages that came over a bridge or that were offered
+/// to a second broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The broker's id.
+    pub broker: u64,
+    /// The message's id there.
+    pub id: u64,
+}
+
+/// A received message.
+///
+/// The payload is a copy, unless the peers' honesty was promised
+/// ([`PeersAreHonest`](crate::memory::PeersAreHonest)): then it lies in the sender's page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// The application's kind of message.
+    pub tag: Tag,
+    /// The application's own bits.
+    pub flags: Flags,
+    /// Who sent it. On a bus the broker vouches for that.
+    pub sender: ClientId,
+    /// The number of the message in the chain it was received from: on a bus, its place in the
+    /// one order that all clients see.
+    pub id: u64,
+    /// Where it first entered a bus, if it was marked with that.
+    pub origin: Option<Origin>,
+    /// The content.
+    pub payload: &'a [u8],
+}
+
+/// What a message says beside its payload, when it is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Envelope {
+    /// The application's kind of message.
+    pub tag: Tag,
+    /// The application's own bits.
+    pub flags: Flags,
+    /// Who sends it. A broker replaces what a client says here by what it knows.
+    pub sender: ClientId,
+    /// Where it first entered a bus.
+    pub origin: Option<Origin>,
+}
+
+impl Envelope {
+    /// An envelope with this tag and nothing else.
+    pub fn tagged(tag: impl Into<Tag>) -> Self {
+        Envelope { tag: tag.into(), ..Envelope::default() }
+    }
+
+    /// The commit word of a message with this envelope.
+    pub(crate) fn commit_word(&self, payload_len: u32) -> u64 {
+        let protocol_flags = if self.origin.is_some() { FLAG_EXTENDED } else { 0 };
+        commit_word(payload_len, KIND_MESSAGE, protocol_flags, self.flags.0)
+    }
+
+    /// The word with tag and sender.
+    pub(crate) fn tag_word(&self) -> u64 {
+        halves(self.tag.0, self.sender.0)
+    }
+}
+
+/// A slot's header as it stands in shared memory. Nothing in it is believed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Alleged {
+    /// The commit word, not zero.
+    pub commit: u64,
+    /// The word with tag and sender, or with the next page's id.
+    pub tag: u64,
+}
+
+/// Where an allegation was found, and what could be true there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub page: u32,
+    pub page_len: usize,
+    pub at: usize,
+    pub max_message_len: usize,
+}
+
+/// A checked message: it lies inside its page, and its end-of-page message would, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    pub(crate) at: usize,
+    pub(crate) slot_len: usize,
+    pub(crate) payload_at: usize,
+    pub(crate) payload_len: usize,
+    pub(crate) extended: bool,
+    /// Tag, flags and sender; the origin is read apart, see
+    /// [`Receiver::envelope`](crate::chain::Receiver::envelope).
+    pub(crate) envelope: Envelope,
+}
+
+impl Slot {
+    /// Length of the payload in bytes.
+    pub fn payload_len(&self) -> usize {
+        self.payload_len
+    }
+}
+
+/// What a header turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Checked {
+    Message(Slot),
+    EndOfPage { next: u32 },
+}
+
+impl Alleged {
+    /// Checks every field against the place.
+    #[inline]
+    pub fn check(self, place: Place) -> Result<Checked, Fault> {
+        let Place { page, page_len, at, max_message_len } = place;
+        let payload_len = low(self.commit);
+        let upper = high(self.commit);
+        let [kind, protocol_flags, ..] = upper.to_le_bytes();
+        match kind {
+            KIND_MESSAGE => {
+                if protocol_flags & !FLAG_EXTENDED != 0 {
+                    return Err(Fault::Reserved { page, at, found: self.commit });
+                }
+                let extended = protocol_flags & FLAG_EXTENDED != 0;
+                let head = if extended { SLOT_HEADER + SLOT_EXTENSION } else { SLOT_HEADER };
+                let room = page_len.saturating_sub(at + head + SLOT_HEADER).min(max_message_len);
+                let too_long = Fault::Length { page, at, found: payload_len, room };
+                let Some(slot_len) = slot_len(payload_len as usize, extended) else {
+                    return Err(too_long);
+                };
+                // Behind every message there is room for the end-of-page message.
+                let fits = at + slot_len + SLOT_HEADER <= page_len;
+                if !fits || payload_len as usize > max_message_len {
+                    return Err(too_long);
+                }
+                Ok(Checked::Message(Slot {
+                    at,
+                    slot_len,
+                    payload_at: at + head,
+                    payload_len: payload_len as usize,
+                    extended,
+                    envelope: Envelope {
+                        tag: Tag(low(self.tag)),
+                        flags: Flags((upper >> 16) as u16),
+                        sender: ClientId(high(self.tag)),
+                        origin: None,
+                    },
+                }))
+            }
+            KIND_EOP => {
+                if self.commit != commit_word(0, KIND_EOP, 0, 0) {
+                    return Err(Fault::Reserved { page, at, found: self.commit });
+                }
+                if high(self.tag) != 0 {
+                    return Err(Fault::Reserved { page, at, found: self.tag });
+                }
+                Ok(Checked::EndOfPage { next: low(self.tag) })
+            }
+            found => Err(Fault::Kind { page, at, found }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACE: Place = Place { page: 3, page_len: 256, at: 64, max_message_len: 100 };
+
+    fn check(commit: u64, tag: u64) -> Result<Checked, Fault> {
+        Alleged { commit, tag }.check(PLACE)
+    }
+
+    #[test]
+    fn an_honest_header_comes_back_as_it_was_written() {
+        let origin = Some(Origin { broker: 1, id: 2 });
+        let envelope = Envelope { tag: Tag(7), flags: Flags(0xbeef), sender: ClientId(9), origin };
+        let Ok(Checked::Message(slot)) = check(envelope.commit_word(100), envelope.tag_word())
+        else {
+            panic!("no message");
+        };
+        assert_eq!((slot.payload_at, slot.payload_len, slot.slot_len), (96, 100, 144));
+        assert_eq!(slot.envelope, Envelope { origin: None, ..envelope });
+        assert!(slot.extended);
+        let end = check(commit_word(0, KIND_EOP, 0, 0), 5);
+        assert_eq!(end, Ok(Checked::EndOfPage { next: 5 }));
+    }
+
+    #[test]
+    fn every_lie_in_a_header_is_a_fault_that_names_it() {
+        let at = 64;
+        for kind in (0..=255).filter(|k| ![KIND_MESSAGE, KIND_EOP].contains(k)) {
+            let found = check(commit_word(1, kind, 0, 0), 0);
+            assert_eq!(found, Err(Fault::Kind { page: 3, at, found: kind }));
+        }
+        for flags in (0..=255).filter(|f| f & !FLAG_EXTENDED != 0) {
+            let commit = commit_word(1, KIND_MESSAGE, flags, 0);
+            assert_eq!(check(commit, 0), Err(Fault::Reserved { page: 3, at, found: commit }));
+        }
+        for len in [101, 4096, u32::MAX - 15, u32::MAX] {
+            let found = check(commit_word(len, KIND_MESSAGE, 0, 0), 0);
+            assert_eq!(found, Err(Fault::Length { page: 3, at, found: len, room: 100 }));
+        }
+        let commit = commit_word(1, KIND_EOP, 0, 0);
+        assert_eq!(check(commit, 0), Err(Fault::Reserved { page: 3, at, found: commit }));
+        let found = check(commit_word(0, KIND_EOP, 0, 0), 1 << 32);
+        assert_eq!(found, Err(Fault::Reserved { page: 3, at, found: 1 << 32 }));
+    }
+
+    #[test]
+    fn the_longest_message_that_fits_leaves_room_for_the_end_of_page() {
+        let place = Place { max_message_len: 1000, ..PLACE };
+        let longest = 256 - 64 - 2 * SLOT_HEADER as u32;
+        let check =
+            |len| Alleged { commit: commit_word(len, KIND_MESSAGE, 0, 0), tag: 0 }.check(place);
+        assert!(check(longest).is_ok());
+        assert!(matches!(check(longest + 1), Err(Fault::Length { room: 160, .. })));
+    }
+}

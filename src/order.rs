@@ -1,0 +1,118 @@
+//! Every atomic access of the protocol by name, with its ordering, its partner, and the weaker
+//! orderings that a model must catch.
+//!
+//! A [`Site`] is a place in the algorithm, not a line of code. Production code folds a site into
+//! its constant; the loom memory looks it up in a table that belongs to one run (see
+//! [`Orders`]), so that one test binary can weaken each site in turn and watch the models fail.
+
+use core::sync::atomic::Ordering::{self, Acquire, Relaxed, Release, SeqCst};
+
+/// What kind of access a site is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// An atomic load of one word.
+    Load,
+    /// An atomic store of one word.
+    Store,
+    /// A fence.
+    Fence,
+}
+
+macro_rules! sites {
+    ($($(#[$doc:meta])* $name:ident: $access:ident $ordering:ident, pairs $partner:literal, weaker [$($weaker:ident),*];)*) => {
+        /// A named atomic access of the protocol.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Site { $($(#[$doc])* $name,)* }
+
+        impl Site {
+            /// Every site there is.
+            pub const ALL: &[Site] = &[$(Site::$name,)*];
+
+            /// The ordering of this site in production.
+            #[inline(always)]
+            pub const fn ordering(self) -> Ordering {
+                match self { $(Site::$name => $ordering,)* }
+            }
+
+            /// Load, store or fence.
+            pub const fn access(self) -> Access {
+                match self { $(Site::$name => Access::$access,)* }
+            }
+
+            /// The site or sites that this one pairs with; for a `Relaxed` one, why that is enough.
+            pub const fn partner(self) -> &'static str {
+                match self { $(Site::$name => $partner,)* }
+            }
+
+            /// The weaker orderings that exist. A fence weakened to `Relaxed` is no fence at all.
+            pub const fn weaker(self) -> &'static [Ordering] {
+                match self { $(Site::$name => &[$($weaker),*],)* }
+            }
+        }
+    };
+}
+
+sites! {
+    /// The sender makes a message, or a run of messages, visible: everything it wrote before is
+    /// visible to whoever reads this word.
+    CommitPublish: Store Release, pairs "CommitRead", weaker [Relaxed];
+    /// The receiver looks at the commit word at its position.
+    CommitRead: Load Acquire, pairs "CommitPublish", weaker [Relaxed];
+    /// The sender zeroes the commit word of the slot behind the one it is about to publish.
+    CommitClear: Store Relaxed, pairs "ordered by the CommitPublish that follows it", weaker [];
+    /// The sender commits a message inside a run whose first commit word it still holds back.
+    CommitFill: Store Relaxed, pairs "ordered by the CommitPublish of the run's first message", weaker [];
+    /// The receiver gives up everything before a position ("leave").
+    CursorPublish: Store Release, pairs "CursorRead", weaker [Relaxed];
+    /// The sender looks how far a receiver is before it writes a page again ("reuse").
+    CursorRead: Load Acquire, pairs "CursorPublish", weaker [Relaxed];
+    /// The sleeper announces that it is about to sleep.
+    ParkStore: Store Relaxed, pairs "ordered by the ParkFence that follows it", weaker [];
+    /// Between announcing sleep and looking again.
+    ParkFence: Fence SeqCst, pairs "RingFence", weaker [Release, Acquire, Relaxed];
+    /// The sleeper is awake again.
+    ParkClear: Store Relaxed, pairs "a ring too many is harmless, and whoever wakes looks at everything", weaker [];
+    /// Between publishing (a commit or a cursor) and looking whether the other side sleeps.
+    RingFence: Fence SeqCst, pairs "ParkFence", weaker [Release, Acquire, Relaxed];
+    /// Does the other side sleep?
+    RingRead: Load Relaxed, pairs "ordered by the RingFence before it", weaker [];
+}
+
+/// The orderings of one run: production's, except for the sites that were weakened.
+#[derive(Clone, Debug)]
+pub struct Orders(Vec<(Site, Ordering)>);
+
+impl Orders {
+    /// Production's orderings.
+    pub fn production() -> Self {
+        Orders(Vec::new())
+    }
+
+    /// Production's orderings with one site replaced.
+    pub fn weakened(site: Site, ordering: Ordering) -> Self {
+        Orders(vec![(site, ordering)])
+    }
+
+    /// The ordering of `site` in this run.
+    pub fn of(&self, site: Site) -> Ordering {
+        self.0.iter().find(|(s, _)| *s == site).map_or(site.ordering(), |(_, o)| *o)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_edge_that_is_stronger_than_relaxed_has_a_weaker_form_and_a_partner_that_exists() {
+        for site in Site::ALL {
+            let relaxed = site.ordering() == Relaxed;
+            assert_eq!(relaxed, site.weaker().is_empty(), "{site:?}");
+            if !relaxed {
+                let partner = Site::ALL.iter().find(|s| format!("{s:?}") == site.partner());
+                let partner = partner.unwrap_or_else(|| panic!("{site:?} has no partner"));
+                assert_eq!(partner.partner(), format!("{site:?}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! An [`Endpoint`] at its socket: packets in and out, memory for pages, and waiting.
+
+use crate::chain::{Blocked, Event, Notice, Refused, Sender};
+use crate::endpoint::{Endpoint, Wanted};
+use crate::error::{Ended, RecvError, SendError};
+use crate::fault::Fault;
+use crate::limits::Limits;
+use crate::memory::{Foreign, Region};
+use crate::message::{ClientId, Envelope, Slot};
+use crate::sys::socket::{Received, Sent, Socket};
+use crate::wire::{ByeReason, Packet};
+use std::time::Instant;
+
+/// Looks this often before it lets others run, and then before it sleeps. On two processors the
+/// one we wait for may need ours.
+const SPINS: usize = 200;
+const YIELDS: usize = 10;
+
+/// Packets and page turns taken at one go, so that a hostile peer can't keep us here.
+const AT_ONCE: usize = 4096;
+
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub socket: Socket,
+    pub endpoint: Endpoint<Region>,
+    pub limits: Limits,
+    /// Our id on the bus.
+    pub id: ClientId,
+    /// How many clients receive, if we asked to know.
+    pub receivers: Option<u32>,
+    /// Why the connection has ended. What was committed before can still be received.
+    pub ended: Option<Ended>,
+    /// Whether the parked word may be set, from [`arm`](Port::arm).
+    armed: bool,
+}
+
+impl Port {
+    pub fn new(socket: Socket, endpoint: Endpoint<Region>, limits: Limits, id: ClientId) -> Self {
+        Port { socket, endpoint, limits, id, receivers: None, ended: None, armed: false }
+    }
+
+    /// Sends one message if there is room.
+    #[inline]
+    pub fn try_send(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
+        self.with_room(|endpoint| {
+            endpoint.outbound_mut().map_or(Ok(()), |out| out.append(envelope, payload))
+        })?;
+        self.publish();
+        Ok(())
+    }
+
+    /// Runs what writes to the chain, and provides what it is blocked for. What it wrote is not
+    /// published yet.
+    #[inline]
+    pub fn with_room(
+        &mut self,
+        mut write: impl FnMut(&mut Endpoint<Region>) -> Result<(), Refused>,
+    ) -> Result<(), SendError> {
+        if let Some(ended) = &self.ended {
+            return Err(ended.clone().into());
+        }
+        if self.endpoint.outbound().is_none() {
+            return Err(SendError::ReceiveOnly);
+        }
+        loop {
+            match write(&mut self.endpoint) {
+                Ok(()) => return Ok(()),
+                Err(Refused::TooLong { len, max }) => return Err(SendError::TooLong { len, max }),
+                Err(Refused::Blocked(blocked)) => self.provide(blocked)?,
+            }
+        }
+    }
+
+    /// Does away with what a sender is blocked for, if that is in our power.
+    #[cold]
+    fn provide(&mut self, blocked: Blocked) -> Result<(), SendError> {
+        if let Some(fault) = self.endpoint.lie() {
+            return Err(self.fail(fault).into());
+        }
+        if let Blocked::NeedPage(len) = blocked {
+            let page = Region::shared("llmp-page", len)?;
+            if let Some(outbound) = self.endpoint.outbound_mut() {
+                outbound.add_page(page);
+            }
+        }
+        let told = self.announce()?;
+        if blocked == Blocked::Full || !told { Err(SendError::Full) } else { Ok(()) }
+    }
+
+    /// Makes visible what was appended.
+    #[inline]
+    pub fn publish(&mut self) {
+        if self.endpoint.publish() {
+            self.socket.ring();
+        }
+    }
+
+    /// Tells the peer about our pages. Returns whether it has been told everything.
+    pub fn announce(&mut self) -> Result<bool, Ended> {
+        while let Some(notice) = self.endpoint.notice() {
+            let outbound = self.endpoint.outbound();
+            match tell(&self.socket, notice, |id| outbound.and_then(|out| out.page(id))) {
+                Sent::Yes => self.endpoint.told(),
+                Sent::NotNow => return Ok(false),
+                Sent::HungUp => return Err(self.hung_up()),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes everything that the socket holds.
+    pub fn pump(&mut self) {
+        self.disarm();
+        for _ in 0..AT_ONCE {
+            match self.socket.receive() {
+                Received::Nothing => return,
+                Received::HungUp => {
+                    self.hung_up();
+                    return;
+                }
+                Received::Garbage(error) => {
+                    self.fail(error.into());
+                    return;
+                }
+                Received::Packet(packet, descriptor) => {
+                    if let Err(fault) = self.on_packet(packet, descriptor.map(Foreign)) {
+                        self.fail(fault);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_packet(&mut self, packet: Packet, descriptor: Option<Foreign>) -> Result<(), Fault> {
+        match (packet, descriptor, self.endpoint.inbound_mut()) {
+            (Packet::Ring, ..) => {}
+            (Packet::Page { id }, Some(descriptor), Some(inbound)) => {
+                inbound.add_page(id, map_page(descriptor, &self.limits)?)?;
+            }
+            (Packet::Forget { id }, _, Some(inbound)) => inbound.forget_page(id)?,
+            (Packet::Census { receivers }, ..) => self.receivers = Some(receivers),
+            (Packet::Bye(reason), ..) => {
+                self.ended.get_or_insert(match reason {
+                    ByeReason::Closed | ByeReason::Other(_) => Ended::Closed,
+                    ByeReason::Fault => Ended::Expelled,
+                });
+            }
+            (packet, ..) => return Err(packet.unexpected("from a peer that is joined").into()),
+        }
+        Ok(())
+    }
+
+    fn hung_up(&mut self) -> Ended {
+        self.ended.get_or_insert(Ended::Died).clone()
+    }
+
+    /// Ends the connection for a fault of the peer.
+    pub fn fail(&mut self, fault: Fault) -> Ended {
+        self.ended.get_or_insert(Ended::Fault(fault)).clone()
+    }
+
+    /// The next message, if there is one. It stays until [`Receiver::advance`](crate::chain::Receiver::advance).
+    #[inline]
+    pub fn poll(&mut self) -> Result<Option<Slot>, RecvError> {
+        for _ in 0..AT_ONCE {
+            let polled = self.endpoint.poll();
+            let (event, ring) = match polled {
+                Ok(polled) => polled,
+                Err(fault) => return Err(self.fail(fault).into()),
+            };
+            if ring {
+                self.socket.ring();
+            }
+            match event {
+                Event::Message(slot) => return Ok(Some(slot)),
+                Event::Turned => {}
+                Event::Empty => return self.on_empty(),
+                Event::Unknown(next) => self.fetch(next)?,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Everything that had arrived was received: has the connection ended?
+    #[cold]
+    fn on_empty(&mut self) -> Result<Option<Slot>, RecvError> {
+        if self.endpoint.inbound().is_none() {
+            return Err(RecvError::SendOnly);
+        }
+        // The end was seen before this look at the chain, so that nothing can come after it.
+        self.ended.clone().map_or(Ok(None), |ended| Err(ended.into()))
+    }
+
+    /// Gets the descriptor of a page that has been named: it was sent before.
+    #[cold]
+    fn fetch(&mut self, next: u32) -> Result<(), RecvError> {
+        self.pump();
+        match self.endpoint.poll() {
+            Ok((Event::Unknown(_), _)) => {
+                let fault = self.endpoint.inbound().map(|inbound| inbound.unknown_page(next));
+                match (self.ended.clone(), fault) {
+                    (Some(ended), _) => Err(ended.into()),
+                    (None, Some(fault)) => Err(self.fail(fault).into()),
+                    (None, None) => Ok(()),
+                }
+            }
+            Ok((_, true)) => {
+                self.socket.ring();
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+            Err(fault) => Err(self.fail(fault).into()),
+        }
+    }
+
+    /// Waits until something of what is wanted may be there, the connection ends, or the deadline
+    /// has passed. Returns false in the last case alone.
+    pub fn wait(&mut self, wanted: Wanted, deadline: Option<Instant>) -> bool {
+        for look in 0..SPINS + YIELDS {
+            if self.endpoint.has(wanted) || self.ended.is_some() {
+                return true;
+            }
+            if look < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            self.pump();
+            return self.endpoint.has(wanted) || self.ended.is_some();
+        }
+        if !self.arm(wanted) {
+            return true;
+        }
+        // While the peer has not been told of our pages, there is something to write, too.
+        let untold = self.endpoint.notice().is_some();
+        let happened = self.socket.wait(untold, deadline);
+        self.pump();
+        if untold && self.announce().is_err() {
+            return true;
+        }
+        // An error of `poll` itself (no memory) is nothing to wait for; look again.
+        happened.unwrap_or(true)
+    }
+
+    /// Says that we sleep, unless something of what is wanted is there. Returns whether the
+    /// caller may block on the socket.
+    pub fn arm(&mut self, wanted: Wanted) -> bool {
+        let (may_sleep, ring) = self.endpoint.park(wanted);
+        self.armed = may_sleep;
+        if ring {
+            self.socket.ring();
+        }
+        may_sleep && self.ended.is_none()
+    }
+
+    fn disarm(&mut self) {
+        if self.armed {
+            self.endpoint.unpark();
+            self.armed = false;
+        }
+    }
+
+    /// What our chain has done.
+    pub fn stats(&self) -> crate::chain::Stats {
+        self.endpoint.outbound().map(Sender::stats).unwrap_or_default()
+    }
+}
+
+/// Tells a receiver one thing about the page pool.
+pub(crate) fn tell<'a>(
+    socket: &Socket,
+    notice: Notice,
+    page: impl FnOnce(u32) -> Option<&'a Region>,
+) -> Sent {
+    match notice {
+        Notice::Forget(id) => socket.send(&Packet::Forget { id }, None),
+        Notice::Page(id) => match page(id).and_then(Region::descriptor) {
+            Some(descriptor) => socket.send(&Packet::Page { id }, Some(descriptor)),
+            // A page that was taken back before anybody heard of it.
+            None => Sent::Yes,
+        },
+    }
+}
+
+/// Maps a page that a peer has sent.
+pub(crate) fn map_page(descriptor: Foreign, limits: &Limits) -> Result<Region, Fault> {
+    let (min, max) = limits.page_bounds();
+    descriptor.map(min, max).map_err(|source| Fault::Descriptor { what: "a page", source })
+}

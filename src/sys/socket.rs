@@ -1,0 +1,195 @@
+//! The control socket: packets with descriptors, the doorbell, and the news of death.
+
+use crate::wire::{MAX_PACKET, Packet, WireError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// A connected control socket. No call on it blocks, except [`wait`](Socket::wait).
+#[derive(Debug)]
+pub(crate) struct Socket(OwnedFd);
+
+/// What a look at the socket brings.
+#[derive(Debug)]
+pub(crate) enum Received {
+    Packet(Packet, Option<OwnedFd>),
+    Garbage(WireError),
+    Nothing,
+    HungUp,
+}
+
+/// What became of a packet that was to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    Yes,
+    /// The socket's buffer is full; try again when it is writable.
+    NotNow,
+    HungUp,
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Credentials {
+    pub user: u32,
+    pub process: i32,
+}
+
+impl Socket {
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Socket(fd)
+    }
+
+    /// Two connected sockets.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+        let (a, b) = rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None)?;
+        Ok((Socket(a), Socket(b)))
+    }
+
+    pub fn connect(path: &Path) -> io::Result<Self> {
+        let socket = unix_socket()?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok(Socket(socket))
+    }
+
+    pub fn credentials(&self) -> io::Result<Credentials> {
+        let peer = rustix::net::sockopt::socket_peercred(&self.0)?;
+        Ok(Credentials { user: peer.uid.as_raw(), process: peer.pid.as_raw_nonzero().get() })
+    }
+
+    /// Sends a packet with its descriptor, if it has one.
+    pub fn send(&self, packet: &Packet, descriptor: Option<BorrowedFd<'_>>) -> Sent {
+        debug_assert_eq!(packet.descriptors(), usize::from(descriptor.is_some()));
+        let mut bytes = [0; MAX_PACKET];
+        let len = packet.encode(&mut bytes);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = descriptor.as_slice();
+        if !descriptors.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(descriptors));
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let sent = rustix::io::retry_on_intr(|| {
+            rustix::net::sendmsg(&self.0, &[IoSlice::new(&bytes[..len])], &mut control, flags)
+        });
+        match sent {
+            Ok(_) => Sent::Yes,
+            // ETOOMANYREFS: too many descriptors of this user are on their way.
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::TOOMANYREFS) => Sent::NotNow,
+            Err(_) => Sent::HungUp,
+        }
+    }
+
+    /// Rings the doorbell. If the buffer is full, rings are waiting there anyway.
+    pub fn ring(&self) {
+        let _ = self.send(&Packet::Ring, None);
+    }
+
+    /// Takes the next packet, without waiting for one.
+    pub fn receive(&self) -> Received {
+        // One byte more than the longest packet shows that one is too long.
+        let mut bytes = [0; MAX_PACKET + 1];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let (received, control) = loop {
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut parts = [IoSliceMut::new(&mut bytes)];
+            match rustix::net::recvmsg(&self.0, &mut parts, &mut control, flags) {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Received::Nothing,
+                Err(_) => return Received::HungUp,
+                Ok(received) => {
+                    let mut descriptors = Vec::new();
+                    for message in control.drain() {
+                        if let RecvAncillaryMessage::ScmRights(rights) = message {
+                            descriptors.extend(rights);
+                        }
+                    }
+                    break (received, descriptors);
+                }
+            }
+        };
+        if received.bytes == 0 {
+            return Received::HungUp;
+        }
+        let mut descriptors = control;
+        let cut = received.flags.contains(ReturnFlags::CTRUNC);
+        let found = descriptors.len() + usize::from(cut);
+        match Packet::decode(&bytes[..received.bytes], found) {
+            Ok(packet) => Received::Packet(packet, descriptors.pop()),
+            Err(error) => Received::Garbage(error),
+        }
+    }
+
+    /// Blocks until something can be received (or sent, if `writable`), the other side hangs up,
+    /// or the deadline has passed. Returns whether something happened.
+    pub fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<bool> {
+        let interest = if writable { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        loop {
+            let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+            let mut fds = [PollFd::new(&self.0, interest)];
+            match poll(&mut fds, left.map(timespec).as_ref()) {
+                Ok(0) => return Ok(false),
+                Ok(_) => return Ok(true),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A duration for the kernel, rounded up so that it is never over too early.
+pub(crate) fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
+    }
+}
+
+fn unix_socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC;
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+/// A socket that takes connections.
+#[derive(Debug)]
+pub(crate) struct Listener(OwnedFd);
+
+impl Listener {
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        let socket = unix_socket()?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+        rustix::net::listen(&socket, 1024)?;
+        Ok(Listener(socket))
+    }
+
+    /// Takes a connection. Blocks unless [`set_nonblocking`](Listener::set_nonblocking).
+    pub fn accept(&self) -> io::Result<Socket> {
+        let accept = || rustix::net::accept_with(&self.0, SocketFlags::CLOEXEC);
+        Ok(Socket(rustix::io::retry_on_intr(accept)?))
+    }
+
+    pub fn set_nonblocking(&self) -> io::Result<()> {
+        Ok(rustix::io::ioctl_fionbio(&self.0, true)?)
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

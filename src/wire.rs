@@ -1,0 +1,486 @@
+//! What is said on the control socket, byte by byte.
+//!
+//! Each packet is one `SOCK_SEQPACKET` datagram. A ring is the single byte 1. Every other packet
+//! begins with its kind, three zero bytes and the fields below, and carries exactly as many
+//! descriptors as its kind says.
+//!
+//! ```text
+//!   client                                 broker (or the receiving end of a channel)
+//!     | Hello: version, roles                |
+//!     |------------------------------------->|  user and version checked
+//!     |       Welcome: ids, limits; [control]|
+//!     |<-------------------------------------|  or Refused
+//!     | Join; [control]                      |
+//!     |------------------------------------->|
+//!     | Page 0; [page]        (if it sends)  |
+//!     |------------------------------------->|
+//!     |     Page n; [page] ... (if it        |
+//!     |<-------------------------------------|   receives)
+//!     |     Start: page, position, number    |
+//!     |<-------------------------------------|
+//!     :  Ring, Page, Forget: both ways       :
+//!     |                       Bye: reason    |
+//!     |<-------------------------------------|
+//! ```
+
+use crate::chain::Start;
+use crate::limits::{Limits, LimitsError};
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// The longest packet in bytes.
+pub const MAX_PACKET: usize = 64;
+
+/// The first word of a `Hello`.
+pub const HELLO_MAGIC: u64 = u64::from_le_bytes(*b"LLMPsock");
+
+/// What a client wants to do, as bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roles(pub u32);
+
+impl Roles {
+    /// It has a chain of its own.
+    pub const SEND: Roles = Roles(1);
+    /// It reads the broadcast chain.
+    pub const RECEIVE: Roles = Roles(2);
+    /// It wants to hear how many clients receive.
+    pub const WATCH: Roles = Roles(4);
+
+    /// Whether all of `roles` are among these.
+    pub fn has(self, roles: Roles) -> bool {
+        self.0 & roles.0 == roles.0
+    }
+
+    /// These roles and those.
+    #[must_use]
+    pub fn and(self, roles: Roles) -> Roles {
+        Roles(self.0 | roles.0)
+    }
+}
+
+/// Why a connection is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Another version of the protocol.
+    #[error("it speaks version {broker} of the protocol, this program version {ours}; use the same release of llmp on both sides", ours = crate::layout::VERSION)]
+    Version {
+        /// The version that the other side speaks.
+        broker: u32,
+    },
+    /// Another user.
+    #[error(
+        "it belongs to another user and admits only its own; start it with access for others, or run as that user"
+    )]
+    User,
+    /// No more clients are admitted.
+    #[error("it has as many clients as it admits; raise its limit of clients")]
+    Crowded,
+    /// The roles asked for are not to be had here.
+    #[error("it does not offer what was asked for: a channel takes senders only")]
+    Roles,
+    /// A code that this version does not know.
+    #[error("it gave the reason {0}, which this version does not know")]
+    Other(u32),
+}
+
+/// Why a connection ends in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ByeReason {
+    /// The broker, or the receiving end, ends.
+    Closed,
+    /// We have done something that can't be; the broker's log says what.
+    Fault,
+    /// A code that this version does not know.
+    Other(u32),
+}
+
+/// The limits of a chain as a peer alleges them, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AllegedLimits {
+    /// Length of a page.
+    pub page_len: u64,
+    /// Length of the longest payload.
+    pub max_message_len: u64,
+    /// Shared memory of the chain.
+    pub budget: u64,
+}
+
+impl AllegedLimits {
+    /// Checks that they fit together.
+    ///
+    /// # Errors
+    ///
+    /// If they don't.
+    pub fn check(&self) -> Result<Limits, LimitsError> {
+        let len = |len: u64| usize::try_from(len).unwrap_or(usize::MAX);
+        Limits::new(len(self.page_len), len(self.max_message_len), len(self.budget))
+    }
+}
+
+impl From<&Limits> for AllegedLimits {
+    fn from(limits: &Limits) -> Self {
+        AllegedLimits {
+            page_len: limits.page_len() as u64,
+            max_message_len: limits.max_message_len() as u64,
+            budget: limits.budget() as u64,
+        }
+    }
+}
+
+/// A packet on the control socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each variant names its fields; docs/protocol.md has their bytes")]
+pub enum Packet {
+    /// Wake up. There is something to read, or room to write.
+    Ring,
+    /// A client introduces itself.
+    Hello { version: u32, roles: Roles },
+    /// It may come in. With the descriptor of the control region that has its cursor.
+    Welcome { version: u32, client: u32, cursor: u32, broker: u64, limits: AllegedLimits },
+    /// It may not.
+    Refused(Refusal),
+    /// The client is ready. With the descriptor of its control region.
+    Join,
+    /// A page of the sender's chain, with its descriptor.
+    Page { id: u32 },
+    /// A page that will not be named again.
+    Forget { id: u32 },
+    /// The client is admitted, and its first message will be this one.
+    Start(Start),
+    /// The connection ends.
+    Bye(ByeReason),
+    /// So many clients receive now.
+    Census { receivers: u32 },
+}
+
+/// Why a packet is not understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// A packet without a byte, or of a kind that does not exist.
+    #[error("a packet of kind {0}")]
+    Kind(u8),
+    /// A packet that is longer or shorter than its kind.
+    #[error("a packet of kind {kind} with {found} bytes instead of {expected}")]
+    Length {
+        /// Its kind.
+        kind: u8,
+        /// Its length in bytes.
+        found: usize,
+        /// The length of its kind in bytes.
+        expected: usize,
+    },
+    /// A packet with too many or too few descriptors.
+    #[error("a packet of kind {kind} with {found} descriptors instead of {expected}")]
+    Descriptors {
+        /// Its kind.
+        kind: u8,
+        /// Descriptors that came with it.
+        found: usize,
+        /// Descriptors that its kind has.
+        expected: usize,
+    },
+    /// Bytes that must be zero are not.
+    #[error("a packet of kind {0} with reserved bytes set")]
+    Reserved(u8),
+    /// A greeting that is not one.
+    #[error("a greeting that begins with {0:#018x}")]
+    Magic(u64),
+    /// A packet that has no business here and now.
+    #[error("a packet of kind {kind} {when}")]
+    Unexpected {
+        /// Its kind.
+        kind: u8,
+        /// When it came.
+        when: &'static str,
+    },
+    /// Limits that don't fit together.
+    #[error("limits that can't be: {0}")]
+    Limits(#[from] LimitsError),
+}
+
+macro_rules! bodies {
+    ($($name:ident { $($field:ident: $type:ty),* })*) => { $(
+        #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Default)]
+        #[repr(C)]
+        struct $name { kind: u8, zero: [u8; 3], $($field: $type),* }
+    )* };
+}
+
+// Every multi-byte field is little-endian and follows the one before it without padding.
+bodies! {
+    Empty {}
+    One { value: U32 }
+    Two { first: U32, second: U32 }
+    HelloBody { version: U32, magic: U64, roles: U32 }
+    WelcomeBody {
+        version: U32, client: U32, cursor: U32, broker: U64,
+        page_len: U64, max_message_len: U64, budget: U64
+    }
+    StartBody { page: U32, position: U64, message: U64 }
+}
+
+const RING: u8 = 1;
+const HELLO: u8 = 2;
+const WELCOME: u8 = 3;
+const REFUSED: u8 = 4;
+const JOIN: u8 = 5;
+const PAGE: u8 = 6;
+const FORGET: u8 = 7;
+const START: u8 = 8;
+const BYE: u8 = 9;
+const CENSUS: u8 = 10;
+
+const REFUSED_VERSION: u32 = 1;
+const REFUSED_USER: u32 = 2;
+const REFUSED_CROWDED: u32 = 3;
+const REFUSED_ROLES: u32 = 4;
+
+const BYE_CLOSED: u32 = 1;
+const BYE_FAULT: u32 = 2;
+
+impl Packet {
+    /// The packet's kind.
+    pub fn kind(&self) -> u8 {
+        match self {
+            Packet::Ring => RING,
+            Packet::Hello { .. } => HELLO,
+            Packet::Welcome { .. } => WELCOME,
+            Packet::Refused(_) => REFUSED,
+            Packet::Join => JOIN,
+            Packet::Page { .. } => PAGE,
+            Packet::Forget { .. } => FORGET,
+            Packet::Start(_) => START,
+            Packet::Bye(_) => BYE,
+            Packet::Census { .. } => CENSUS,
+        }
+    }
+
+    /// How many descriptors come with it.
+    pub fn descriptors(&self) -> usize {
+        usize::from(matches!(self, Packet::Welcome { .. } | Packet::Join | Packet::Page { .. }))
+    }
+
+    /// Writes the packet's bytes; returns how many.
+    pub fn encode(&self, into: &mut [u8; MAX_PACKET]) -> usize {
+        let kind = self.kind();
+        let zero = [0; 3];
+        let one = |value: u32| One { kind, zero, value: value.into() };
+        let mut put = |bytes: &[u8]| {
+            into[..bytes.len()].copy_from_slice(bytes);
+            bytes.len()
+        };
+        match *self {
+            Packet::Ring => put(&[RING]),
+            Packet::Hello { version, roles } => put(HelloBody {
+                kind,
+                zero,
+                version: version.into(),
+                magic: HELLO_MAGIC.into(),
+                roles: roles.0.into(),
+            }
+            .as_bytes()),
+            Packet::Welcome { version, client, cursor, broker, limits } => put(WelcomeBody {
+                kind,
+                zero,
+                version: version.into(),
+                client: client.into(),
+                cursor: cursor.into(),
+                broker: broker.into(),
+                page_len: limits.page_len.into(),
+                max_message_len: limits.max_message_len.into(),
+                budget: limits.budget.into(),
+            }
+            .as_bytes()),
+            Packet::Refused(refusal) => {
+                let (code, detail) = match refusal {
+                    Refusal::Version { broker } => (REFUSED_VERSION, broker),
+                    Refusal::User => (REFUSED_USER, 0),
+                    Refusal::Crowded => (REFUSED_CROWDED, 0),
+                    Refusal::Roles => (REFUSED_ROLES, 0),
+                    Refusal::Other(code) => (code, 0),
+                };
+                put(Two { kind, zero, first: code.into(), second: detail.into() }.as_bytes())
+            }
+            Packet::Join => put(Empty { kind, zero }.as_bytes()),
+            Packet::Page { id } | Packet::Forget { id } => put(one(id).as_bytes()),
+            Packet::Start(Start { page, position, message }) => put(StartBody {
+                kind,
+                zero,
+                page: page.into(),
+                position: position.into(),
+                message: message.into(),
+            }
+            .as_bytes()),
+            Packet::Bye(reason) => put(one(match reason {
+                ByeReason::Closed => BYE_CLOSED,
+                ByeReason::Fault => BYE_FAULT,
+                ByeReason::Other(code) => code,
+            })
+            .as_bytes()),
+            Packet::Census { receivers } => put(one(receivers).as_bytes()),
+        }
+    }
+
+    /// Reads a packet that came with `descriptors` descriptors.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] unless every byte is as it must be.
+    pub fn decode(bytes: &[u8], descriptors: usize) -> Result<Packet, WireError> {
+        let packet = Self::decode_bytes(bytes)?;
+        let (kind, expected) = (packet.kind(), packet.descriptors());
+        if descriptors != expected {
+            return Err(WireError::Descriptors { kind, found: descriptors, expected });
+        }
+        Ok(packet)
+    }
+
+    fn decode_bytes(bytes: &[u8]) -> Result<Packet, WireError> {
+        let kind = bytes.first().copied().unwrap_or(0);
+        Ok(match kind {
+            RING if bytes.len() == 1 => Packet::Ring,
+            RING => return Err(WireError::Length { kind, found: bytes.len(), expected: 1 }),
+            HELLO => {
+                // The version comes first and decides how long the rest may be.
+                let version = bytes.get(4..8).and_then(|b| U32::read_from_bytes(b).ok());
+                if let Some(version) = version.filter(|v| v.get() != crate::layout::VERSION) {
+                    return Ok(Packet::Hello { version: version.get(), roles: Roles(0) });
+                }
+                let body: HelloBody = body(bytes)?;
+                if body.magic.get() != HELLO_MAGIC {
+                    return Err(WireError::Magic(body.magic.get()));
+                }
+                Packet::Hello { version: body.version.get(), roles: Roles(body.roles.get()) }
+            }
+            WELCOME => {
+                let body: WelcomeBody = body(bytes)?;
+                Packet::Welcome {
+                    version: body.version.get(),
+                    client: body.client.get(),
+                    cursor: body.cursor.get(),
+                    broker: body.broker.get(),
+                    limits: AllegedLimits {
+                        page_len: body.page_len.get(),
+                        max_message_len: body.max_message_len.get(),
+                        budget: body.budget.get(),
+                    },
+                }
+            }
+            REFUSED => {
+                let Two { first, second, .. } = body(bytes)?;
+                Packet::Refused(match first.get() {
+                    REFUSED_VERSION => Refusal::Version { broker: second.get() },
+                    REFUSED_USER => Refusal::User,
+                    REFUSED_CROWDED => Refusal::Crowded,
+                    REFUSED_ROLES => Refusal::Roles,
+                    code => Refusal::Other(code),
+                })
+            }
+            JOIN => {
+                let Empty { .. } = body(bytes)?;
+                Packet::Join
+            }
+            PAGE => Packet::Page { id: body::<One>(bytes)?.value.get() },
+            FORGET => Packet::Forget { id: body::<One>(bytes)?.value.get() },
+            START => {
+                let body: StartBody = body(bytes)?;
+                Packet::Start(Start {
+                    page: body.page.get(),
+                    position: body.position.get(),
+                    message: body.message.get(),
+                })
+            }
+            BYE => Packet::Bye(match body::<One>(bytes)?.value.get() {
+                BYE_CLOSED => ByeReason::Closed,
+                BYE_FAULT => ByeReason::Fault,
+                code => ByeReason::Other(code),
+            }),
+            CENSUS => Packet::Census { receivers: body::<One>(bytes)?.value.get() },
+            kind => return Err(WireError::Kind(kind)),
+        })
+    }
+
+    /// The fault of a packet that has no business here and now.
+    pub(crate) fn unexpected(&self, when: &'static str) -> WireError {
+        WireError::Unexpected { kind: self.kind(), when }
+    }
+}
+
+fn body<T: FromBytes + KnownLayout + Immutable + Unaligned>(bytes: &[u8]) -> Result<T, WireError> {
+    let (kind, found) = (bytes[0], bytes.len());
+    let body = T::read_from_bytes(bytes);
+    let body = body.map_err(|_| WireError::Length { kind, found, expected: size_of::<T>() })?;
+    if bytes[1..4] != [0; 3] {
+        return Err(WireError::Reserved(kind));
+    }
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One packet of each kind, and of each reason.
+    pub(crate) fn every_packet() -> Vec<Packet> {
+        let limits = AllegedLimits::from(&Limits::default());
+        let start = Start { page: 3, position: 1 << 40, message: 12 };
+        let refusals = [
+            Refusal::Version { broker: 7 },
+            Refusal::User,
+            Refusal::Crowded,
+            Refusal::Roles,
+            Refusal::Other(99),
+        ];
+        let byes = [ByeReason::Closed, ByeReason::Fault, ByeReason::Other(99)];
+        let mut packets = vec![
+            Packet::Ring,
+            Packet::Hello { version: 1, roles: Roles::SEND.and(Roles::RECEIVE) },
+            Packet::Welcome { version: 1, client: 2, cursor: 3, broker: 4, limits },
+            Packet::Join,
+            Packet::Page { id: 5 },
+            Packet::Forget { id: 6 },
+            Packet::Start(start),
+            Packet::Census { receivers: 3 },
+        ];
+        packets.extend(refusals.map(Packet::Refused));
+        packets.extend(byes.map(Packet::Bye));
+        packets
+    }
+
+    #[test]
+    fn every_packet_comes_back_as_it_was_sent() {
+        for packet in every_packet() {
+            let mut bytes = [0xff; MAX_PACKET];
+            let len = packet.encode(&mut bytes);
+            assert_eq!(Packet::decode(&bytes[..len], packet.descriptors()), Ok(packet));
+        }
+    }
+
+    #[test]
+    fn a_packet_of_another_length_or_with_other_descriptors_is_refused() {
+        for packet in every_packet() {
+            let mut bytes = [0; MAX_PACKET];
+            let len = packet.encode(&mut bytes);
+            for wrong in (0..len).chain(len + 1..MAX_PACKET) {
+                assert!(Packet::decode(&bytes[..wrong], packet.descriptors()).is_err());
+            }
+            assert!(Packet::decode(&bytes[..len], packet.descriptors() + 1).is_err());
+            if len > 1 {
+                bytes[2] = 1;
+                let kind = packet.kind();
+                let found = Packet::decode(&bytes[..len], packet.descriptors());
+                assert_eq!(found, Err(WireError::Reserved(kind)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_greeting_of_another_version_is_understood_whatever_follows() {
+        let bytes = [HELLO, 0, 0, 0, 9, 0, 0, 0, 1, 2, 3];
+        let expected = Packet::Hello { version: 9, roles: Roles(0) };
+        assert_eq!(Packet::decode(&bytes, 0), Ok(expected));
+    }
+}

@@ -1,0 +1,156 @@
+//! Broker and clients in one process, as threads.
+
+use llmp::{Broker, Client, Ended, RecvError, SendError};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Bus {
+    path: std::path::PathBuf,
+    stop: llmp::StopHandle,
+    thread: Option<std::thread::JoinHandle<std::io::Result<llmp::Report>>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Bus {
+    fn new(builder: llmp::BrokerBuilder) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bus.sock");
+        let broker = builder.bind(&path).unwrap();
+        let stop = broker.stop_handle();
+        let thread = Some(std::thread::spawn(move || broker.run()));
+        Bus { path, stop, thread, _dir: dir }
+    }
+
+    fn end(&mut self) -> llmp::Report {
+        self.stop.stop();
+        self.thread.take().unwrap().join().unwrap().unwrap()
+    }
+
+    fn connect(&self) -> Client {
+        Client::connect(&self.path).unwrap()
+    }
+}
+
+impl Drop for Bus {
+    fn drop(&mut self) {
+        self.stop.stop();
+    }
+}
+
+#[test]
+fn every_client_gets_what_the_others_send_in_one_order_and_not_its_own() {
+    let bus = Bus::new(Broker::builder());
+    let mut a = bus.connect();
+    let mut b = bus.connect();
+    let mut all = Client::builder().own_messages().connect(&bus.path).unwrap();
+    for i in 0..1000u32 {
+        a.send(1, &i.to_le_bytes()).unwrap();
+        b.send(2, &i.to_le_bytes()).unwrap();
+    }
+    all.send(3, b"end").unwrap();
+    let mut order = Vec::new();
+    let mut next = [0u32; 3];
+    while next[1] < 1000 || next[2] < 1000 || next[0] == 0 {
+        let message = all.recv_timeout(PATIENCE).unwrap().expect("a message");
+        order.push((message.id, message.sender, message.payload.to_vec()));
+        if message.tag.0 == 3 {
+            assert_eq!(message.sender, all.id());
+            next[0] = 1;
+            continue;
+        }
+        let expected = &mut next[message.tag.0 as usize];
+        assert_eq!(message.payload, expected.to_le_bytes());
+        *expected += 1;
+    }
+    for client in [&mut a, &mut b] {
+        let own = client.id();
+        for (id, sender, payload) in order.iter().filter(|(_, sender, _)| *sender != own) {
+            let message = client.recv_timeout(PATIENCE).unwrap().expect("a message");
+            assert_eq!((&message.id, &message.sender, message.payload), (id, sender, &payload[..]));
+        }
+        assert!(client.try_recv().unwrap().is_none());
+    }
+}
+
+#[test]
+fn clients_that_all_send_before_they_receive_do_not_wait_for_each_other_for_ever() {
+    let bus = Bus::new(Broker::builder().page_len(4096).max_message_len(2000).chain_budget(16384));
+    let clients: Vec<_> = (0..3).map(|_| bus.connect()).collect();
+    let threads: Vec<_> = clients
+        .into_iter()
+        .map(|mut client| {
+            std::thread::spawn(move || {
+                for i in 0..2000usize {
+                    client.send(i as u32, &vec![i as u8; i % 1999]).unwrap();
+                }
+                let mut bytes = 0;
+                for _ in 0..4000 {
+                    let message = client.recv_timeout(PATIENCE).unwrap().expect("a message");
+                    assert!(message.payload.iter().all(|b| *b == message.tag.0 as u8));
+                    bytes += message.payload.len();
+                }
+                bytes
+            })
+        })
+        .collect();
+    let expected: usize = 2 * (0..2000).map(|i| i % 1999).sum::<usize>();
+    for thread in threads {
+        assert_eq!(thread.join().unwrap(), expected);
+    }
+}
+
+#[test]
+fn a_message_larger_than_a_page_arrives_and_one_above_the_limit_is_refused() {
+    let mut bus = Bus::new(Broker::builder().page_len(4096).max_message_len(1 << 20));
+    let mut a = bus.connect();
+    let mut b = bus.connect();
+    let large: Vec<u8> = (0..1 << 20).map(|i| (i * 7 / 3) as u8).collect();
+    for len in [0, 1, 7, 8, 9, 127, 128, 129, 3999, 4000, 4001, 4096, 100_000, 1 << 20] {
+        a.send(5, &large[..len]).unwrap();
+        let message = b.recv_timeout(PATIENCE).unwrap().expect("a message");
+        assert!(message.payload == &large[..len], "{len}");
+    }
+    let error = a.send(5, &vec![0; (1 << 20) + 1]).unwrap_err();
+    assert!(matches!(error, SendError::TooLong { len: 1_048_577, max: 1_048_576 }));
+    a.send(6, b"after").unwrap();
+    assert_eq!(b.recv_timeout(PATIENCE).unwrap().unwrap().payload, b"after");
+    drop((a, b));
+    let report = bus.end();
+    assert_eq!((report.clients, report.faults), (2, 0));
+}
+
+#[test]
+fn the_end_of_the_broker_is_closed_after_everything_was_received() {
+    let mut bus = Bus::new(Broker::builder());
+    let mut a = bus.connect();
+    let mut b = bus.connect();
+    a.send(1, b"last words").unwrap();
+    a.flush().unwrap();
+    bus.end();
+    assert_eq!(b.recv().unwrap().payload, b"last words");
+    assert_eq!(b.recv().unwrap_err(), RecvError::Ended(Ended::Closed));
+    assert!(matches!(b.send(1, b"x"), Err(SendError::Ended(Ended::Closed))));
+}
+
+#[test]
+fn a_batch_is_visible_at_once_or_never() {
+    let (mut sender, mut receiver) = llmp::channel().unwrap();
+    let mut batch = sender.batch();
+    for i in 0..100_000u32 {
+        batch.send(i, &[i as u8; 10]).unwrap();
+    }
+    assert!(receiver.try_recv().unwrap().is_none());
+    drop(batch);
+    assert!(receiver.try_recv().unwrap().is_none());
+    let mut batch = sender.batch();
+    for i in 0..100_000u32 {
+        batch.send(i, &[i as u8; 11]).unwrap();
+    }
+    batch.commit();
+    for i in 0..100_000u32 {
+        let message = receiver.try_recv().unwrap().expect("a message");
+        assert_eq!((message.tag.0, message.payload), (i, &[i as u8; 11][..]));
+    }
+    assert!(receiver.try_recv().unwrap().is_none());
+}
