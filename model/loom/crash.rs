@@ -56,7 +56,7 @@ fn sender_dies(runtime: &Loom, k: usize) -> bool {
 /// soon as its connection has ended. Returns whether it died. [P4 P8 P9]
 fn receiver_dies(runtime: &Loom, k: usize) -> bool {
     let mut sending = Sending::new(runtime, SIZE.limits());
-    let survivor = join(runtime, SIZE.limits(), &mut sending, 0);
+    let mut survivor = join(runtime, SIZE.limits(), &mut sending, 0);
     let lifeline = Lifeline::ends_after(k);
     let memory = control_memory(runtime);
     Control::create(memory.clone(), 1);
@@ -87,6 +87,9 @@ fn receiver_dies(runtime: &Loom, k: usize) -> bool {
                 sending.strike(1);
             }
         }
+        // Keeps up, so that the dead one's cursor is the only thing in the way.
+        while survivor.step() == Step::Done {}
+        survivor.give_up();
     }
     thread();
     let died = died.unwrap_or_else(|| {

@@ -1,13 +1,10 @@
 //! The models of the chain and of the doorbell.
 
+use crate::doorbell::both_sleep;
 use crate::explore::{Loom, model};
-use crate::scenario::chain::{
-    Size, batch, deliver, join_during_reuse, leave_during_reuse, limits,
-};
-use crate::scenario::doorbell::both_sleep;
+use crate::scenario::chain::{Size, batch, deliver, join_during_reuse, leave_during_reuse, limits};
 
-const ONE_PAGE: Size =
-    Size { messages_per_page: 4, pages: 2, messages: 3, receivers: 1, steps: 4 };
+const ONE_PAGE: Size = Size { messages_per_page: 4, pages: 2, messages: 3, receivers: 1, steps: 4 };
 const TURN: Size = Size { messages_per_page: 1, pages: 4, messages: 3, receivers: 1, steps: 6 };
 /// Pages + 2 messages, so that pages are written again: fewer miss bugs of reuse.
 const REUSE: Size = Size { messages_per_page: 1, pages: 2, messages: 4, receivers: 1, steps: 7 };
@@ -74,7 +71,7 @@ fn p8_reuse_with_one_receiver() {
 
 #[test]
 fn p8_reuse_with_two_receivers() {
-    model("reuse_2_receivers", None, reuse_2);
+    model("reuse_2_receivers", Some(3), reuse_2);
 }
 
 #[test]

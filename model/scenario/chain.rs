@@ -327,7 +327,8 @@ pub fn join_during_reuse<R: Runtime>(runtime: &R, size: Size, joins_after: u64) 
         let (socket, start) = (socket.clone(), start.clone());
         runtime.spawn(move || {
             let start = start.wait();
-            let mut late = Receiving::new(size.limits(), control, socket, start, Box::new(|page| page));
+            let mut late =
+                Receiving::new(size.limits(), control, socket, start, Box::new(|page| page));
             for _ in 0..size.steps {
                 late.step();
             }
@@ -339,7 +340,9 @@ pub fn join_during_reuse<R: Runtime>(runtime: &R, size: Size, joins_after: u64) 
         if sending.next() < size.messages {
             sending.send();
         }
-        if i + 1 >= joins_after && let Some(memory) = memory.take() {
+        if i + 1 >= joins_after
+            && let Some(memory) = memory.take()
+        {
             start.put(sending.admit(1, memory, socket.clone()));
         }
     }

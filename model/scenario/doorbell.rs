@@ -1,7 +1,7 @@
 //! Sleeping and waking: two endpoints, each with a doorbell at which it blocks.
 
-use super::chain::control_memory;
-use super::{Descriptors, Mailbox, Runtime};
+use crate::scenario::chain::control_memory;
+use crate::scenario::{Descriptors, Mailbox, Runtime};
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
 use llmp::control::Control;
 use llmp::endpoint::{Endpoint, Wanted};

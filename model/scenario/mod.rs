@@ -6,7 +6,6 @@
 //! happened in the first.
 
 pub mod chain;
-pub mod doorbell;
 
 use llmp::memory::Memory;
 use std::collections::VecDeque;
@@ -40,6 +39,7 @@ pub trait Mailbox<T>: Clone + Send + Sync + 'static {
 /// A mailbox made of a checker's mutex and condition variable.
 macro_rules! mailbox {
     ($name:ident, $checker:ident) => {
+        /// A mailbox of this checker's threads.
         pub struct $name<T>(
             std::sync::Arc<(
                 $checker::sync::Mutex<std::collections::VecDeque<T>>,

@@ -373,6 +373,11 @@ impl<M: Memory> Core<M> {
         self.control.unpark();
     }
 
+    /// Whether something was left in the last turn for want of room.
+    pub fn is_blocked(&self) -> bool {
+        self.waiting.is_some()
+    }
+
     fn has_work(&mut self) -> bool {
         if let Some(len) = self.waiting {
             return self.broadcast.has_room(len);
