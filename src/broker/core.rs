@@ -324,7 +324,7 @@ impl<M: Memory> Core<M> {
                     inbound.advance(&slot);
                     bytes += slot.payload_len();
                     if let Some(left) = &mut link.leaving {
-                        match left.checked_sub(slot.slot_len) {
+                        match left.checked_sub(slot.end - slot.at) {
                             Some(less) => *left = less,
                             None => return Outcome::Gone(Some(Fault::Endless)),
                         }
