@@ -75,7 +75,8 @@ impl Greeted {
         };
         let endpoint = Endpoint::new(control.clone(), peer, outbound, None);
         let mut port = Port::new(socket, endpoint, limits, client);
-        port.announce()?;
+        // If it has hung up, it may have said why: that is the next answer.
+        port.tell_peer();
         Ok(Joined { port, control, roles, broker, deadline })
     }
 }
@@ -162,8 +163,9 @@ pub(crate) fn send(
     region: Option<&Region>,
 ) -> Result<(), ConnectError> {
     match socket.send(packet, region.and_then(Region::descriptor)) {
-        Sent::Yes => Ok(()),
-        Sent::NotNow | Sent::HungUp => Err(Ended::Died.into()),
+        // If it has hung up, it may have said why: that is the next answer.
+        Sent::Yes | Sent::HungUp => Ok(()),
+        Sent::NotNow => Err(Ended::Died.into()),
     }
 }
 
