@@ -384,6 +384,11 @@ impl<M: Memory> Core<M> {
         })
     }
 
+    /// Whether the last [`turn`](Core::turn) left something for want of room.
+    pub fn is_blocked(&self) -> bool {
+        self.waiting.is_some()
+    }
+
     /// Gives the broadcast chain the page that a [`Turn`] was blocked for.
     pub fn add_page(&mut self, page: M) {
         self.broadcast.add_page(page);

@@ -135,6 +135,16 @@ impl Socket {
     /// or the deadline has passed. Returns whether something happened.
     pub fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<bool> {
         let interest = if writable { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        self.wait_for(interest, deadline)
+    }
+
+    /// Blocks until something can be sent, the other side hangs up, or the deadline has passed.
+    /// Returns whether something happened.
+    pub fn wait_writable(&self, deadline: Instant) -> io::Result<bool> {
+        self.wait_for(PollFlags::OUT, Some(deadline))
+    }
+
+    fn wait_for(&self, interest: PollFlags, deadline: Option<Instant>) -> io::Result<bool> {
         loop {
             let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
             let mut fds = [PollFd::new(&self.0, interest)];
