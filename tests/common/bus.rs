@@ -82,7 +82,20 @@ impl Bus {
     /// Waits until the broker has logged a line that contains `text`.
     #[track_caller]
     pub fn logs(&self, text: &str) {
-        logs::wait_for(&self.name, text, PATIENCE);
+        logs::wait_for(&self.name, &[text], PATIENCE);
+    }
+
+    /// Waits until the broker has disconnected a client for this fault.
+    #[track_caller]
+    pub fn expels(&self, client: u32, fault: &str) {
+        let client = format!("client {client} is disconnected: ");
+        logs::wait_for(&self.name, &[&client, fault], PATIENCE);
+    }
+
+    /// Waits until the broker has taken everything of a client that has hung up.
+    #[track_caller]
+    pub fn has_left(&self, client: u32) {
+        self.logs(&format!("client {client} has left"));
     }
 
     pub fn stop(&self) {

@@ -34,18 +34,18 @@ pub fn install() {
     }
 }
 
-/// Waits until `thread` has logged a line that contains `text`.
+/// Waits until `thread` has logged a line that contains all of `texts`.
 #[track_caller]
-pub fn wait_for(thread: &str, text: &str, patience: Duration) {
+pub fn wait_for(thread: &str, texts: &[&str], patience: Duration) {
     let deadline = Instant::now() + patience;
     let mut lines = LOGS.lines.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
         let logged = lines.get_or_insert_default().entry(thread.to_owned()).or_default();
-        if logged.iter().any(|line| line.contains(text)) {
+        if logged.iter().any(|line| texts.iter().all(|text| line.contains(text))) {
             return;
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        assert!(!left.is_zero(), "waited for '{text}' in the log, found {logged:#?}");
+        assert!(!left.is_zero(), "waited for {texts:?} in the log, found {logged:#?}");
         let waited = LOGS.news.wait_timeout(lines, left);
         lines = waited.unwrap_or_else(PoisonError::into_inner).0;
     }
