@@ -16,7 +16,7 @@ use crate::limits::Limits;
 use crate::memory::{Foreign, Memory, Region};
 use crate::message::ClientId;
 use crate::sys::place::Bound;
-use crate::sys::socket::{Received, timespec};
+use crate::sys::socket::{Received, Sent, timespec};
 use crate::wire::{ByeReason, Packet, Refusal, Roles};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
@@ -531,17 +531,38 @@ impl Broker {
     /// Takes what is there, then tells everybody that this is the end (P15).
     fn end(&mut self) {
         let deadline = Instant::now() + LAST_CALL;
-        // Who is slow gets this long to make room for what others have sent.
-        while (self.turn() || self.core.is_blocked()) && Instant::now() < deadline {
-            if self.core.is_blocked() && self.core.park() {
-                if self.look(Some(Duration::from_millis(10))).is_err() {
+        // It stays readable from now on; nobody could wait for anything else beside it.
+        let _ = epoll::delete(&self.epoll, &self.stop.event);
+        while Instant::now() < deadline {
+            if self.turn() {
+                continue;
+            }
+            if !self.core.is_blocked() {
+                break;
+            }
+            // What has no room may find some yet.
+            if self.core.park() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let looked = self.look(Some(left));
+                self.core.unpark();
+                if looked.is_err() {
                     break;
                 }
-                self.core.unpark();
             }
         }
-        for connection in self.connections.values() {
-            connection.socket.send(&Packet::Bye(ByeReason::Closed), None);
+        self.say_bye(deadline);
+    }
+
+    /// Tells everybody that this is the end, those who are behind as soon as they can hear it.
+    fn say_bye(&self, deadline: Instant) {
+        let mut left: Vec<&Connection> = self.connections.values().collect();
+        loop {
+            let bye = Packet::Bye(ByeReason::Closed);
+            left.retain(|connection| connection.socket.send(&bye, None) == Sent::NotNow);
+            let Some(next) = left.first() else { return };
+            if Instant::now() >= deadline || next.socket.wait_writable(deadline).is_err() {
+                return;
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::chain::{Blocked, Event, Notice, Receiver, Refused, Sender, Start, Sta
 use crate::control::Control;
 use crate::fault::Fault;
 use crate::hook::{Hook, Verdict};
+use crate::layout::SLOT_HEADER;
 use crate::limits::Limits;
 use crate::memory::Memory;
 use crate::message::{ClientId, Message, Slot};
@@ -297,7 +298,12 @@ impl<M: Memory> Core<M> {
                 Err(fault) => return Outcome::Gone(Some(fault)),
                 Ok(Event::Empty) if leaving => return Outcome::Gone(None),
                 Ok(Event::Empty) => break,
-                Ok(Event::Turned) => link.drain = Drain::NotNeeded,
+                Ok(Event::Turned) => {
+                    link.drain = Drain::NotNeeded;
+                    if !spend(&mut link.leaving, SLOT_HEADER) {
+                        return Outcome::Gone(Some(Fault::Endless));
+                    }
+                }
                 Ok(Event::Unknown(next)) if leaving || link.drain == Drain::Done => {
                     return Outcome::Gone(Some(inbound.unknown_page(next)));
                 }
@@ -323,11 +329,8 @@ impl<M: Memory> Core<M> {
                     }
                     inbound.advance(&slot);
                     bytes += slot.payload_len();
-                    if let Some(left) = &mut link.leaving {
-                        match left.checked_sub(slot.end - slot.at) {
-                            Some(less) => *left = less,
-                            None => return Outcome::Gone(Some(Fault::Endless)),
-                        }
+                    if !spend(&mut link.leaving, slot.end - slot.at) {
+                        return Outcome::Gone(Some(Fault::Endless));
                     }
                 }
             }
@@ -373,11 +376,6 @@ impl<M: Memory> Core<M> {
         self.control.unpark();
     }
 
-    /// Whether something was left in the last turn for want of room.
-    pub fn is_blocked(&self) -> bool {
-        self.waiting.is_some()
-    }
-
     fn has_work(&mut self) -> bool {
         if let Some(len) = self.waiting {
             return self.broadcast.has_room(len);
@@ -387,6 +385,11 @@ impl<M: Memory> Core<M> {
             let something = link.inbound.as_ref().is_some_and(Receiver::has_something);
             link.leaving.is_some() || something && drained
         })
+    }
+
+    /// Whether the last [`turn`](Core::turn) left something for want of room.
+    pub fn is_blocked(&self) -> bool {
+        self.waiting.is_some()
     }
 
     /// Gives the broadcast chain the page that a [`Turn`] was blocked for.
@@ -448,6 +451,14 @@ impl<M: Memory> Core<M> {
     fn link_mut(&mut self, client: ClientId) -> Option<&mut Link<M>> {
         self.links.iter_mut().find(|link| link.id == client)
     }
+}
+
+/// Takes `len` bytes from what a client that has left may still hold. Returns whether it had them.
+fn spend(leaving: &mut Option<usize>, len: usize) -> bool {
+    let Some(left) = leaving else { return true };
+    let less = left.checked_sub(len);
+    *left = less.unwrap_or(0);
+    less.is_some()
 }
 
 /// Appends one client's message to the broadcast chain, if the hook lets it pass.
