@@ -103,7 +103,9 @@ impl Socket {
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let mut parts = [IoSliceMut::new(&mut bytes)];
             match rustix::net::recvmsg(&self.0, &mut parts, &mut control, flags) {
-                Err(Errno::INTR) => {}
+                // A peer that closed before it had read everything is told of first, once; what it
+                // had sent is still there.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(Errno::AGAIN) => return Received::Nothing,
                 Err(_) => return Received::HungUp,
                 Ok(received) => {
@@ -191,5 +193,21 @@ impl Listener {
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_sent_is_received_although_it_died_before_it_had_read_everything() {
+        let (ours, theirs) = Socket::pair().unwrap();
+        ours.ring();
+        theirs.send(&Packet::Forget { id: 7 }, None);
+        drop(theirs);
+        let received = ours.receive();
+        assert!(matches!(received, Received::Packet(Packet::Forget { id: 7 }, None)));
+        assert!(matches!(ours.receive(), Received::HungUp));
     }
 }
