@@ -163,7 +163,18 @@ pub(crate) fn send(
 ) -> Result<(), ConnectError> {
     match socket.send(packet, region.and_then(Region::descriptor)) {
         Sent::Yes => Ok(()),
-        Sent::NotNow | Sent::HungUp => Err(Ended::Died.into()),
+        Sent::NotNow => Err(Ended::Died.into()),
+        Sent::HungUp => Err(last_words(socket)),
+    }
+}
+
+/// Why the other side has hung up: it may have said so before we had said anything.
+fn last_words(socket: &Socket) -> ConnectError {
+    match socket.receive() {
+        Received::Packet(Packet::Refused(refusal), _) => refusal.into(),
+        Received::Packet(Packet::Bye(ByeReason::Fault), _) => Ended::Expelled.into(),
+        Received::Packet(Packet::Bye(_), _) => Ended::Closed.into(),
+        _ => Ended::Died.into(),
     }
 }
 

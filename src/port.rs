@@ -102,7 +102,11 @@ impl Port {
             match tell(&self.socket, notice, |id| outbound.and_then(|out| out.page(id))) {
                 Sent::Yes => self.endpoint.told(),
                 Sent::NotNow => return Ok(false),
-                Sent::HungUp => return Err(self.hung_up()),
+                Sent::HungUp => {
+                    // It may have said why.
+                    self.pump();
+                    return Err(self.hung_up());
+                }
             }
         }
         Ok(true)
