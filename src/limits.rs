@@ -116,6 +116,12 @@ impl Limits {
         self.page_for(slot_len(self.max_message_len, true).unwrap_or(usize::MAX / 2))
     }
 
+    /// How much a receiver holds at the most: a sender may take back pages and send a larger one
+    /// in the same breath. Nobody but the peer says that its budget is no lie.
+    pub(crate) fn receiver_budget(&self) -> usize {
+        self.budget.saturating_add(self.max_page_len())
+    }
+
     /// The lengths that a page of a peer may have in the kernel's units.
     pub(crate) fn page_bounds(&self) -> (usize, usize) {
         let least = self.page_len.next_multiple_of(OS_PAGE);

@@ -219,8 +219,7 @@ impl<M: Memory> Receiver<M> {
             return Err(Fault::PageTwice { page: id });
         }
         let found = self.pages_len() + memory.region_len();
-        // A sender may take back pages and send a larger one in the same breath.
-        let budget = self.limits.budget() + self.limits.max_page_len();
+        let budget = self.limits.receiver_budget();
         if found > budget {
             return Err(Fault::OverBudget { found, budget });
         }
