@@ -164,6 +164,8 @@ const YIELDS: u32 = 20;
 const TURNS_BETWEEN_LOOKS: u32 = 64;
 /// Packets taken from one connection at one go, so that none keeps the broker to itself.
 const PACKETS_AT_ONCE: usize = 1024;
+/// Connections taken at one go, so that whoever floods the listener doesn't keep it either.
+const CONNECTIONS_AT_ONCE: usize = 64;
 /// How long the broker waits for memory before it asks again.
 const MEMORY_PAUSE: Duration = Duration::from_millis(100);
 /// How long the broker, when it is told to end, goes on taking what is there already.
@@ -419,7 +421,7 @@ impl Broker {
     }
 
     fn accept(&mut self) {
-        loop {
+        for _ in 0..CONNECTIONS_AT_ONCE {
             let socket = match self.bound.listener.accept() {
                 Ok(socket) => socket,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
