@@ -2,10 +2,11 @@
 
 use llmp::chain::{Sender as ChainSender, Start};
 use llmp::control::Control;
-use llmp::layout::{PAGE_HEADER, VERSION, control_len};
-use llmp::memory::Region;
+use llmp::layout::{PAGE_HEADER, VERSION, control_len, cursor_offset};
+use llmp::memory::{Memory, Region};
+use llmp::order::Site;
 use llmp::wire::{AllegedLimits, MAX_PACKET, Packet, Refusal};
-use llmp::{Broker, Client, ConnectError, Ended, Envelope, Limits, SendError, Sender};
+use llmp::{Broker, Client, ConnectError, Ended, Envelope, Fault, Limits, SendError, Sender};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType, socketpair,
@@ -48,12 +49,18 @@ fn welcome(path: &Path, budget: u64) -> (OwnedFd, JoinHandle<Result<Client, Conn
     let client = std::thread::spawn(move || Client::connect(&path));
     let socket = rustix::net::accept(&listener).unwrap();
     rustix::net::recv(&socket, &mut [0; MAX_PACKET], RecvFlags::empty()).unwrap();
+    welcomed(&socket, budget);
+    (socket, client)
+}
+
+/// Says that a client is welcome. Returns the control region, to lie in it.
+fn welcomed(socket: &OwnedFd, budget: u64) -> Region {
     let region = Region::shared("llmp-test", control_len(1)).unwrap();
     let control = Control::create(region, 1);
     let limits = AllegedLimits { page_len: 4096, max_message_len: 1000, budget };
     let welcome = Packet::Welcome { version: VERSION, client: 1, cursor: 0, broker: 2, limits };
-    hand(&socket, welcome, Some(control.memory()));
-    (socket, client)
+    hand(socket, welcome, Some(control.memory()));
+    control.memory().clone()
 }
 
 const START: Packet = Packet::Start(Start { page: 0, position: PAGE_HEADER as u64, message: 0 });
@@ -125,4 +132,22 @@ fn a_budget_without_end_does_not_overflow() {
     let mut client = client.join().unwrap().unwrap();
     assert!(client.try_recv().unwrap().is_none());
     assert!(client.arm());
+}
+
+#[test]
+fn a_cursor_that_lies_ends_the_connection_of_a_sender_and_of_one_that_flushes() {
+    for flush in [false, true] {
+        let (ours, theirs) = pair();
+        let control = welcomed(&ours, 1 << 14);
+        say(&ours, START);
+        let mut sender = Sender::over(theirs).unwrap();
+        sender.send(1, b"hello").unwrap();
+        control.store(cursor_offset(0), u64::MAX, Site::CursorPublish);
+        let send = |_| if flush { sender.flush() } else { sender.send(1, &[0; 1000]) };
+        let error = (0..100).map(send).find_map(Result::err);
+        let is_ahead = |e: &_| {
+            matches!(e, SendError::Ended(Ended::Fault(Fault::CursorAhead { found: u64::MAX, .. })))
+        };
+        assert!(error.as_ref().is_some_and(is_ahead), "{error:?}");
+    }
 }
