@@ -38,8 +38,8 @@ fn main() {
             };
             measure(0, &mut || (0..messages).for_each(|_| ours.send(black_box(&payload))));
             measure(1, &mut || (0..messages).for_each(|_| by_hand.send(black_box(&payload))));
-            measure(2, &mut || (0..messages).for_each(|_| drop(black_box(ours.receive()))));
-            measure(3, &mut || (0..messages).for_each(|_| drop(black_box(by_hand.receive()))));
+            measure(2, &mut || (0..messages).for_each(|_| _ = black_box(ours.receive())));
+            measure(3, &mut || (0..messages).for_each(|_| _ = black_box(by_hand.receive())));
             by_hand.reset();
         }
         let ratio = |a: usize, b: usize| {

@@ -12,6 +12,7 @@ use crate::error::BindError;
 use crate::fault::Fault;
 use crate::handshake::control_region;
 use crate::hook::Hook;
+use crate::layout::OS_PAGE;
 use crate::limits::Limits;
 use crate::memory::{Foreign, Memory, Region};
 use crate::message::ClientId;
@@ -42,7 +43,8 @@ pub struct BrokerBuilder {
 }
 
 impl BrokerBuilder {
-    /// Length of an ordinary page in bytes; 256 KiB if nothing is said.
+    /// Length of an ordinary page in bytes, rounded up to a multiple of 4096; 256 KiB if nothing
+    /// is said.
     #[must_use]
     pub fn page_len(mut self, bytes: usize) -> Self {
         self.page_len = Some(bytes);
@@ -100,9 +102,10 @@ impl BrokerBuilder {
     pub fn bind(self, bus: impl Into<Bus>) -> Result<Broker, BindError> {
         let page_len = self.page_len.unwrap_or(Limits::PAGE_LEN);
         let max_message_len = self.max_message_len.unwrap_or(Limits::MAX_MESSAGE_LEN);
-        let least = Limits::least_budget(page_len, max_message_len.min(1 << 31));
+        let rounded = page_len.min(1 << 31).next_multiple_of(OS_PAGE);
+        let least = Limits::least_budget(rounded, max_message_len);
         let budget = self.budget.unwrap_or(Limits::BUDGET.max(least));
-        let limits = Limits::new(page_len, max_message_len, budget)?;
+        let limits = Limits::new(page_len, max_message_len, budget)?.in_os_pages()?;
         let max_clients = self.max_clients.unwrap_or(1024);
 
         let bound = Bound::at(&bus.into())?;
@@ -161,6 +164,8 @@ const YIELDS: u32 = 20;
 const TURNS_BETWEEN_LOOKS: u32 = 64;
 /// Packets taken from one connection at one go, so that none keeps the broker to itself.
 const PACKETS_AT_ONCE: usize = 1024;
+/// Connections taken at one go, so that whoever floods the listener doesn't keep it either.
+const CONNECTIONS_AT_ONCE: usize = 64;
 /// How long the broker waits for memory before it asks again.
 const MEMORY_PAUSE: Duration = Duration::from_millis(100);
 /// How long the broker, when it is told to end, goes on taking what is there already.
@@ -416,7 +421,7 @@ impl Broker {
     }
 
     fn accept(&mut self) {
-        loop {
+        for _ in 0..CONNECTIONS_AT_ONCE {
             let socket = match self.bound.listener.accept() {
                 Ok(socket) => socket,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

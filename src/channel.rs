@@ -171,6 +171,7 @@ impl Receiver {
     ///
     /// [`BindError`] says what to do about it.
     pub fn listen_with(bus: impl Into<Bus>, limits: Limits) -> Result<Listener, BindError> {
+        let limits = limits.in_os_pages()?;
         let bound = Bound::at(&bus.into())?;
         Ok(Listener { bound, limits, access: Access::SameUser })
     }

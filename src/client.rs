@@ -440,11 +440,12 @@ impl Client {
         let wanted = Wanted { message, room: None, taken: true };
         loop {
             let taken = Wanted { taken: true, ..Wanted::default() };
-            if self.port.endpoint.outbound().is_none() || self.port.endpoint.has(taken) {
-                return Ok(());
-            }
+            let is_taken = self.port.endpoint.outbound().is_none() || self.port.endpoint.has(taken);
             if let Some(fault) = self.port.endpoint.lie() {
-                self.port.fail(fault);
+                return Err(self.port.fail(fault).into());
+            }
+            if is_taken {
+                return Ok(());
             }
             if let Some(ended) = &self.port.ended {
                 return Err(ended.clone().into());

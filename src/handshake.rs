@@ -6,7 +6,8 @@ use crate::endpoint::Endpoint;
 use crate::error::{ConnectError, Ended};
 use crate::fault::Fault;
 use crate::layout::{VERSION, control_len};
-use crate::memory::{Foreign, Region, RegionError};
+use crate::limits::Limits;
+use crate::memory::{Foreign, Memory, Region, RegionError};
 use crate::message::ClientId;
 use crate::port::{Port, map_page};
 use crate::sys::socket::{Received, Sent, Socket};
@@ -95,19 +96,17 @@ impl Joined {
     /// The last step: we are in. Returns the other side's id, too.
     pub fn start(self) -> Result<(Port, u64), ConnectError> {
         let Joined { mut port, control, roles, broker, deadline } = self;
-        let mut pages = Vec::new();
-        let mut pages_len = 0;
+        let mut pages: Vec<(u32, Region)> = Vec::new();
         let start = loop {
             match answer(&port.socket, deadline)? {
                 (Packet::Start(start), _) => break start,
                 (Packet::Page { id }, Some(descriptor)) if roles.has(Roles::RECEIVE) => {
                     let page = map_page(descriptor, &port.limits).map_err(Ended::from)?;
-                    pages_len += crate::memory::Memory::region_len(&page);
-                    let (found, budget) = (pages_len, port.limits.budget());
-                    if found > budget {
-                        return Err(Ended::from(Fault::OverBudget { found, budget }).into());
-                    }
-                    pages.push((id, page));
+                    admit_page(&port.limits, &mut pages, id, page).map_err(Ended::from)?;
+                }
+                // The chain goes on while we are being told of its pages.
+                (Packet::Forget { id }, _) if pages.iter().any(|(known, _)| *known == id) => {
+                    pages.retain(|(known, _)| *known != id);
                 }
                 (Packet::Ring, _) => {}
                 (Packet::Census { receivers }, _) => port.receivers = Some(receivers),
@@ -122,12 +121,36 @@ impl Joined {
     }
 }
 
+/// Takes a page before there is a receiver to take it.
+fn admit_page(
+    limits: &Limits,
+    pages: &mut Vec<(u32, Region)>,
+    id: u32,
+    page: Region,
+) -> Result<(), Fault> {
+    if pages.iter().any(|(known, _)| *known == id) {
+        return Err(Fault::PageTwice { page: id });
+    }
+    let len = |page: &Region| page.region_len();
+    let found = pages.iter().map(|(_, page)| len(page)).sum::<usize>() + len(&page);
+    let budget = limits.receiver_budget();
+    if found > budget {
+        return Err(Fault::OverBudget { found, budget });
+    }
+    pages.push((id, page));
+    Ok(())
+}
+
 /// The next packet of a broker that is answering.
 pub(crate) fn answer(
     socket: &Socket,
     deadline: Instant,
 ) -> Result<(Packet, Option<Foreign>), ConnectError> {
     loop {
+        // Whoever talks without end is as little use as one that says nothing.
+        if Instant::now() > deadline {
+            return Err(ConnectError::Silent { seconds: PATIENCE.as_secs() });
+        }
         match socket.receive() {
             Received::Packet(Packet::Bye(reason), _) => {
                 return Err(match reason {
@@ -188,4 +211,17 @@ pub(crate) fn check_hello(packet: Packet, offered: Roles) -> Result<Roles, Hello
 pub(crate) enum HelloError {
     Refused(Refusal),
     Wire(WireError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_talks_without_end_is_not_listened_to_for_ever() {
+        let (ours, theirs) = Socket::pair().unwrap();
+        theirs.ring();
+        let error = answer(&ours, Instant::now() - Duration::from_millis(1)).unwrap_err();
+        assert!(matches!(error, ConnectError::Silent { .. }), "{error}");
+    }
 }

@@ -85,8 +85,17 @@ impl Limits {
         Ok(limits)
     }
 
-    /// The smallest budget that goes with a page length and a message limit, in bytes.
+    /// These limits for memory of the kernel, which comes in whole pages: what a page really
+    /// takes is what is counted.
+    pub(crate) fn in_os_pages(self) -> Result<Self, LimitsError> {
+        Self::new(self.page_len.next_multiple_of(OS_PAGE), self.max_message_len, self.budget)
+    }
+
+    /// The smallest budget that goes with a page length and a message limit, in bytes. Values out
+    /// of bounds are taken for the nearest bound; [`new`](Limits::new) refuses them.
     pub fn least_budget(page_len: usize, max_message_len: usize) -> usize {
+        let page_len = page_len.clamp(Self::MIN_PAGE_LEN, Self::LARGEST);
+        let max_message_len = max_message_len.min(Self::LARGEST);
         2 * Limits { page_len, max_message_len, budget: 0 }.max_page_len()
     }
 
@@ -116,6 +125,12 @@ impl Limits {
         self.page_for(slot_len(self.max_message_len, true).unwrap_or(usize::MAX / 2))
     }
 
+    /// How much a receiver holds at the most: a sender may take back pages and send a larger one
+    /// in the same breath. Nobody but the peer says that its budget is no lie.
+    pub(crate) fn receiver_budget(&self) -> usize {
+        self.budget.saturating_add(self.max_page_len())
+    }
+
     /// The lengths that a page of a peer may have in the kernel's units.
     pub(crate) fn page_bounds(&self) -> (usize, usize) {
         let least = self.page_len.next_multiple_of(OS_PAGE);
@@ -136,6 +151,26 @@ impl Default for Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lengths_out_of_bounds_are_refused_and_do_not_overflow() {
+        for page_len in [0, 1, 1 << 32, usize::MAX] {
+            for max_message_len in [0, usize::MAX] {
+                let budget = Limits::least_budget(page_len, max_message_len);
+                let error = Limits::new(page_len, max_message_len, budget).unwrap_err();
+                assert!(matches!(error, LimitsError::PageLen { .. }), "{error}");
+            }
+        }
+        let largest = Limits::new(1 << 31, 1 << 31, usize::MAX).unwrap();
+        assert_eq!(largest.receiver_budget(), usize::MAX);
+    }
+
+    #[test]
+    fn in_memory_of_the_kernel_two_pages_always_fit_into_the_budget() {
+        assert!(Limits::new(96, 16, 384).unwrap().in_os_pages().is_err());
+        let limits = Limits::new(96, 16, 8192).unwrap().in_os_pages().unwrap();
+        assert_eq!(limits.page_len(), 4096);
+    }
 
     #[test]
     fn the_default_limits_fit_together() {

@@ -64,7 +64,11 @@ impl Port {
         }
         loop {
             match write(&mut self.endpoint) {
-                Ok(()) => return Ok(()),
+                // Nobody reads any more what is written after the peer's cursor has lied.
+                Ok(()) => match self.endpoint.lie() {
+                    None => return Ok(()),
+                    Some(fault) => return Err(self.fail(fault).into()),
+                },
                 Err(Refused::TooLong { len, max }) => return Err(SendError::TooLong { len, max }),
                 Err(Refused::Blocked(blocked)) => self.provide(blocked)?,
             }

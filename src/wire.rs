@@ -373,6 +373,7 @@ impl Packet {
                 let Two { first, second, .. } = body(bytes)?;
                 Packet::Refused(match first.get() {
                     REFUSED_VERSION => Refusal::Version { broker: second.get() },
+                    _ if second.get() != 0 => return Err(WireError::Reserved(kind)),
                     REFUSED_USER => Refusal::User,
                     REFUSED_CROWDED => Refusal::Crowded,
                     REFUSED_ROLES => Refusal::Roles,
@@ -474,6 +475,14 @@ mod tests {
                 let found = Packet::decode(&bytes[..len], packet.descriptors());
                 assert_eq!(found, Err(WireError::Reserved(kind)));
             }
+        }
+    }
+
+    #[test]
+    fn a_refusal_with_a_detail_that_it_can_not_have_is_refused() {
+        for code in [REFUSED_USER, REFUSED_CROWDED, REFUSED_ROLES, 99] {
+            let bytes = [REFUSED, 0, 0, 0, code as u8, 0, 0, 0, 1, 0, 0, 0];
+            assert_eq!(Packet::decode(&bytes, 0), Err(WireError::Reserved(REFUSED)));
         }
     }
 

@@ -153,11 +153,13 @@ impl<M: Memory> Core<M> {
 
     /// A place for a new client, if there is one.
     pub fn reserve(&mut self, roles: Roles) -> Option<Reserved> {
+        // Ids are never used again, so that they can come to an end.
+        let next_client = self.next_client.checked_add(1)?;
         let cursor = self.free_cursors.pop()?;
         // A former client in this place may have left something.
         self.control.reset_cursor(cursor);
         let client = ClientId(self.next_client);
-        self.next_client += 1;
+        self.next_client = next_client;
         self.links.push(Link {
             id: client,
             cursor,
@@ -518,5 +520,63 @@ fn forward<M: Memory>(
 impl Hooked {
     fn pending_len(&self) -> Option<usize> {
         Some(self.pending.as_ref()?.2.as_ref()?.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::FIRST_PAGE;
+    use crate::layout::*;
+    use crate::memory::Region;
+
+    fn core() -> Core<Region> {
+        let limits = Limits::new(256, 64, 4096).unwrap();
+        Core::new(limits, Region::heap(control_len(1)), 1, Region::heap(256))
+    }
+
+    fn join(core: &mut Core<Region>, roles: Roles) -> ClientId {
+        let Reserved { client, .. } = core.reserve(roles).unwrap();
+        let control = Control::create(Region::heap(control_len(1)), 1);
+        core.join(client, control.memory().clone()).unwrap();
+        client
+    }
+
+    /// A page that is nothing but its end.
+    fn only_an_end(page: &Region, id: u32, base: u64) {
+        let version = halves(VERSION, PAGE_HEADER as u32);
+        page.write_words(0, [PAGE_MAGIC, version, 256, halves(id, 1), base, 0]);
+        let end = commit_word(0, KIND_EOP, 0, 0);
+        page.write_words(PAGE_HEADER, [end, halves(1 - id, 0)]);
+    }
+
+    #[test]
+    fn a_client_that_is_gone_and_turns_pages_without_end_is_removed() {
+        let mut core = core();
+        core.set_turn_budget(TurnBudget { messages: 1, bytes: 1 });
+        let client = join(&mut core, Roles::SEND);
+        let pages = [Region::heap(256), Region::heap(256)];
+        only_an_end(&pages[0], FIRST_PAGE, 0);
+        only_an_end(&pages[1], 1, 256);
+        for (id, page) in pages.iter().enumerate() {
+            core.page_arrived(client, id as u32, page.clone()).unwrap();
+        }
+        core.hung_up(client);
+        let mut turns = 0;
+        while core.clients() > 0 {
+            core.turn();
+            turns += 1;
+            let next = (turns + 1) % 2;
+            only_an_end(&pages[next], next as u32, 256 * (turns as u64 + 1));
+        }
+        assert_eq!(turns, 512 / SLOT_HEADER + 1);
+        assert_eq!(core.take_actions(), [Action::Remove(client, Some(Fault::Endless))]);
+    }
+
+    #[test]
+    fn no_client_gets_an_id_that_was_used_before() {
+        let mut core = core();
+        core.next_client = u32::MAX;
+        assert_eq!(core.reserve(Roles::SEND), None);
     }
 }

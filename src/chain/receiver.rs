@@ -146,7 +146,9 @@ impl<M: Memory> Receiver<M> {
         };
         let header = PageHeader::read(page, next)?;
         let expected = self.base + self.page.region_len() as u64;
-        if header.base != expected {
+        // The end of all positions is out of an honest sender's reach.
+        let is_beyond = expected.checked_add(page.region_len() as u64).is_none();
+        if header.base != expected || is_beyond {
             return Err(Fault::PageBase { page: next, found: header.base, expected });
         }
         if header.first != self.next_message {
@@ -219,8 +221,7 @@ impl<M: Memory> Receiver<M> {
             return Err(Fault::PageTwice { page: id });
         }
         let found = self.pages_len() + memory.region_len();
-        // A sender may take back pages and send a larger one in the same breath.
-        let budget = self.limits.budget() + self.limits.max_page_len();
+        let budget = self.limits.receiver_budget();
         if found > budget {
             return Err(Fault::OverBudget { found, budget });
         }
@@ -261,5 +262,28 @@ impl<M: Memory> Receiver<M> {
     /// The number of the next message.
     pub fn next_message(&self) -> u64 {
         self.next_message
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::{KIND_EOP, VERSION, commit_word, control_len, halves};
+    use crate::memory::Region;
+
+    #[test]
+    fn a_page_that_reaches_beyond_the_last_position_is_a_fault() {
+        let limits = Limits::new(256, 64, 4096).unwrap();
+        let pages = [Region::heap(256), Region::heap(256)];
+        let header = |base| PageHeader { id: 0, owner: 0, base, first: 0 };
+        header(0).write(&pages[0]);
+        let control = Control::create(Region::heap(control_len(1)), 1);
+        let mut receiver = Receiver::from_beginning(limits, pages[0].clone(), control, 0).unwrap();
+        receiver.add_page(1, pages[1].clone()).unwrap();
+        receiver.base = u64::MAX - 511;
+        pages[0].write_words(PAGE_HEADER, [commit_word(0, KIND_EOP, 0, 0), 1]);
+        let version = halves(VERSION, PAGE_HEADER as u32);
+        pages[1].write_words(0, [PAGE_MAGIC, version, 256, 1, u64::MAX - 255, 0]);
+        assert!(matches!(receiver.poll(), Err(Fault::PageBase { page: 1, .. })));
     }
 }

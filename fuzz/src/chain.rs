@@ -1,0 +1,258 @@
+//! A sender, a receiver and what must come out, driven by an input.
+
+use super::input::Input;
+use super::seen::Seen;
+use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
+use llmp::control::Control;
+use llmp::layout::control_len;
+use llmp::memory::{Memory, Region};
+use llmp::{ClientId, Envelope, Flags, Limits, Origin, Slot, Tag};
+
+pub const PAGE_LEN: usize = 256;
+pub const MAX_MESSAGE_LEN: usize = 400;
+const RECEIVER: u32 = 1;
+
+/// Small limits, so that pages turn and run out soon. The budget has 2 to 5 large pages.
+pub fn limits(input: &mut Input) -> Limits {
+    let least = Limits::least_budget(PAGE_LEN, MAX_MESSAGE_LEN);
+    let budget = least + input.below(7) * PAGE_LEN;
+    Limits::new(PAGE_LEN, MAX_MESSAGE_LEN, budget).expect("these fit together")
+}
+
+/// A message as it must arrive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    pub envelope: Envelope,
+    pub payload: Vec<u8>,
+}
+
+impl Sent {
+    /// The message of that number; its length and its envelope's kind are the input's.
+    pub fn arbitrary(input: &mut Input, number: usize) -> Sent {
+        let len = input.half() as usize % (MAX_MESSAGE_LEN + 9);
+        let kind = input.byte();
+        let is = |bit: u8| kind & bit != 0;
+        let id = number as u64;
+        let envelope = Envelope {
+            tag: Tag(if is(4) { u32::MAX } else { number as u32 }),
+            flags: Flags(if is(2) { u16::MAX } else { 0 }),
+            sender: ClientId(u32::from(kind) << 20),
+            origin: is(1).then_some(Origin { broker: u64::MAX - id, id }),
+        };
+        Sent { envelope, payload: (0..len).map(|i| (i * 7 + number) as u8).collect() }
+    }
+}
+
+/// How the receiver sees the sender's pages.
+pub trait View {
+    type Memory: Memory;
+    /// The page with this id as it is seen.
+    fn see(&self, id: u32, page: Region) -> Self::Memory;
+    /// Whether anything but the truth was shown yet.
+    fn is_tampered(&self) -> bool;
+    /// Words that were read until now, if they are counted.
+    fn accesses(&self) -> u64;
+}
+
+pub struct Chain<V: View> {
+    view: V,
+    limits: Limits,
+    pub sender: Sender<Region>,
+    pub receiver: Receiver<V::Memory>,
+    /// Appended and not published yet.
+    run: Vec<Sent>,
+    published: Vec<Sent>,
+    /// The number of the next message that must arrive.
+    next: usize,
+    /// Whether the receiver has seen a fault, so that nothing more is read.
+    pub is_over: bool,
+    pub seen: Seen,
+}
+
+impl<V: View> Chain<V> {
+    pub fn new(view: V, limits: Limits) -> Self {
+        let first = Region::heap(PAGE_LEN);
+        let mut sender = Sender::new(3, limits, first.clone());
+        let control = Region::heap(control_len(1));
+        sender.admit(RECEIVER, Control::create(control.clone(), 1), 0);
+        // The page was sent with the handshake.
+        sender.told(RECEIVER);
+        let control = Control::create(view.see(u32::MAX, control), 1);
+        let receiver = Receiver::from_beginning(limits, view.see(0, first), control, 0);
+        let mut seen = Seen::default();
+        let (receiver, is_over) = match receiver {
+            Ok(receiver) => (receiver, false),
+            Err(fault) => {
+                assert!(view.is_tampered(), "{fault}");
+                seen.fault(&fault);
+                let (spare, control) = (Region::heap(PAGE_LEN), Region::heap(control_len(1)));
+                let _ = Sender::new(0, limits, spare.clone());
+                let spare = view.see(u32::MAX, spare);
+                let control = Control::create(view.see(u32::MAX, control), 1);
+                let receiver = Receiver::from_beginning(limits, spare, control, 0);
+                (receiver.expect("an honest page"), true)
+            }
+        };
+        let (run, published) = (Vec::new(), Vec::new());
+        Chain { view, limits, sender, receiver, run, published, next: 0, is_over, seen }
+    }
+
+    /// Does everything that the input says, then reads what is left.
+    pub fn run(&mut self, input: &mut Input) {
+        while !input.is_over() && !self.is_over {
+            match input.below(8) {
+                0 => {
+                    self.append(input);
+                    self.publish();
+                }
+                1 => self.append(input),
+                2 => self.publish(),
+                3 => {
+                    self.sender.abort();
+                    if !self.run.is_empty() {
+                        self.seen.mark("abort");
+                    }
+                    self.run.clear();
+                }
+                4 => self.read(1 + input.below(16)),
+                5 => drop(self.receiver.give_up()),
+                6 => self.tell(),
+                _ => drop(self.sender.has_room(input.half() as usize)),
+            }
+            let (took, budget) = (self.sender.stats().page_bytes_peak, self.limits.budget());
+            assert!(took <= budget as u64, "{took} bytes of pages, the budget is {budget}");
+        }
+        self.publish();
+        self.read(usize::MAX);
+        if !self.view.is_tampered() {
+            assert_eq!(self.next, self.published.len(), "messages were lost");
+            let id = self.receiver.next_message();
+            assert_eq!(id, self.sender.next_message());
+        }
+        if self.sender.stats().reuses > 0 {
+            self.seen.mark("reuse");
+        }
+    }
+
+    fn append(&mut self, input: &mut Input) {
+        let sent = Sent::arbitrary(input, self.published.len() + self.run.len());
+        // Reading everything and giving it up makes room, a run that fills the chain apart.
+        for attempt in 0..8 {
+            match self.sender.append(sent.envelope, &sent.payload) {
+                Ok(()) => {
+                    if sent.envelope.origin.is_some() {
+                        self.seen.mark("extension");
+                    }
+                    return self.run.push(sent);
+                }
+                Err(Refused::TooLong { len, max }) => {
+                    assert!(len > max && len == sent.payload.len());
+                    return self.seen.mark("too long");
+                }
+                Err(Refused::Blocked(Blocked::NeedPage(len))) => {
+                    self.sender.add_page(Region::heap(len));
+                }
+                Err(Refused::Blocked(Blocked::Announce)) => self.tell(),
+                Err(Refused::Blocked(Blocked::Full)) => {
+                    self.seen.mark("full");
+                    if attempt > 2 {
+                        self.publish();
+                    }
+                    self.tell();
+                    self.read(usize::MAX);
+                    self.receiver.give_up();
+                }
+            }
+            if self.is_over {
+                return;
+            }
+        }
+        assert!(self.view.is_tampered(), "an idle chain has no room");
+        self.is_over = true;
+    }
+
+    fn publish(&mut self) {
+        assert_eq!(self.sender.publish(), !self.run.is_empty());
+        if self.run.len() > 1 {
+            self.seen.mark("batch");
+        }
+        self.published.append(&mut self.run);
+    }
+
+    /// Tells the receiver about the pages.
+    fn tell(&mut self) {
+        while let Some(notice) = self.sender.notice(RECEIVER) {
+            let done = match notice {
+                Notice::Page(id) => {
+                    let page = self.sender.page(id).expect("a page in the pool").clone();
+                    self.receiver.add_page(id, self.view.see(id, page))
+                }
+                Notice::Forget(id) => {
+                    self.seen.mark("forget");
+                    self.receiver.forget_page(id)
+                }
+            };
+            if let Err(fault) = done {
+                assert!(self.view.is_tampered(), "{fault}");
+                self.is_over = true;
+            }
+            self.sender.told(RECEIVER);
+        }
+    }
+
+    /// Takes up to so many steps.
+    fn read(&mut self, steps: usize) {
+        // More than the chain's budget has room for, so that an endless loop is seen as one.
+        let most = 2 + self.limits.budget() / 8;
+        for step in 0..steps {
+            assert!(step < most || self.view.is_tampered(), "more steps than there are slots");
+            if self.is_over || step > most {
+                return;
+            }
+            let before = (self.receiver.position(), self.receiver.next_message());
+            let accesses = self.view.accesses();
+            let event = self.receiver.poll();
+            assert!(self.view.accesses() - accesses <= 8, "one step reads a few words");
+            match event {
+                Ok(event) => {
+                    self.seen.event(&event);
+                    match event {
+                        Event::Empty => return,
+                        Event::Turned => {}
+                        Event::Message(slot) => self.take(&slot),
+                        Event::Unknown(_) => {
+                            assert!(self.view.is_tampered(), "no page is used before it is told");
+                            return;
+                        }
+                    }
+                }
+                Err(fault) => {
+                    assert!(self.view.is_tampered(), "{fault}");
+                    self.seen.fault(&fault);
+                    let after = (self.receiver.position(), self.receiver.next_message());
+                    assert_eq!(before, after, "after a fault the receiver stays where it is");
+                    let _ = self.receiver.poll();
+                    self.is_over = true;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, slot: &Slot) {
+        let len = slot.payload_len();
+        assert!(len <= self.limits.max_message_len());
+        let (page, at) = self.receiver.payload(slot);
+        assert!(at + len <= page.region_len(), "a payload lies within its page");
+        let mut payload = vec![0; len];
+        self.receiver.read(slot, &mut payload);
+        let envelope = self.receiver.envelope(slot);
+        let id = self.receiver.next_message();
+        self.receiver.advance(slot);
+        if !self.view.is_tampered() {
+            assert_eq!(id, self.next as u64);
+            let expected = self.published.get(self.next).expect("nobody sent this");
+            assert_eq!(&Sent { envelope, payload }, expected);
+            self.next += 1;
+        }
+    }
+}

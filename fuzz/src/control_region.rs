@@ -1,0 +1,311 @@
+//! Receivers that lie in their control regions, beside honest ones.
+//!
+//! A lie costs the liar alone its place; the honest get everything, and no page changes while one
+//! of them holds it.
+
+use super::chain::{PAGE_LEN, Sent, limits};
+use super::input::Input;
+use super::seen::Seen;
+use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
+use llmp::control::Control;
+use llmp::layout::*;
+use llmp::memory::{Hostile, Memory, Mischief, Region};
+use llmp::{Fault, Limits};
+use std::sync::{Arc, Mutex};
+
+pub fn run(bytes: &[u8]) -> Seen {
+    let mut input = Input::new(bytes);
+    let mut seen = Seen::default();
+    any_region(&mut input, &mut seen);
+    let limits = limits(&mut input);
+    let mut bus = Bus::new(limits, seen);
+    bus.admit(true);
+    bus.admit(false);
+    while !input.is_over() {
+        bus.step(&mut input);
+    }
+    bus.end()
+}
+
+/// Any bytes as a control region, with any number of a cursor in it.
+fn any_region(input: &mut Input, seen: &mut Seen) {
+    let region = Region::heap(WORD * (input.below(40) + 2));
+    for word in 0..2.min(region.region_len() / WORD) {
+        region.write_words(WORD * word, [input.word()]);
+    }
+    let slot = input.word() as usize;
+    match Control::check(region, slot) {
+        Ok(control) => {
+            let parked = control.is_parked();
+            assert!(!parked, "nothing is written there");
+            seen.mark("control");
+        }
+        Err(fault) => seen.fault(&fault),
+    }
+}
+
+/// What a liar shows instead of its words.
+#[derive(Debug, Default)]
+struct Lie {
+    /// Reads until the lie begins, and what is shown from then on.
+    shown: Option<(u8, u64)>,
+    has_lied: bool,
+    /// The cursor as it was shown last.
+    last: u64,
+}
+
+impl Mischief for Lie {
+    fn word(&mut self, at: usize, honest: u64) -> u64 {
+        let word = match &mut self.shown {
+            None => honest,
+            Some((0, value)) => *value,
+            Some((reads, _)) => {
+                *reads -= 1;
+                honest
+            }
+        };
+        if at == CONTROL_CURSORS {
+            self.has_lied |= word != honest;
+            self.last = word;
+        }
+        word
+    }
+}
+
+type Words = Hostile<Region, Lie>;
+
+fn words(region: Region) -> Words {
+    Hostile::new(region, Arc::default())
+}
+
+struct Party {
+    id: u32,
+    /// Of the honest.
+    receiver: Option<Receiver<Words>>,
+    /// The number of the next message that must arrive.
+    next: usize,
+    /// What was read and is not given up yet, with the place where it lies.
+    held: Vec<(Words, usize, Vec<u8>)>,
+    control: Control<Words>,
+    lie: Arc<Mutex<Lie>>,
+}
+
+struct Bus {
+    limits: Limits,
+    sender: Sender<Words>,
+    parties: Vec<Party>,
+    next_id: u32,
+    run: Vec<Sent>,
+    published: Vec<Sent>,
+    seen: Seen,
+}
+
+impl Bus {
+    fn new(limits: Limits, seen: Seen) -> Self {
+        let sender = Sender::new(0, limits, words(Region::heap(PAGE_LEN)));
+        let (parties, run, published) = (Vec::new(), Vec::new(), Vec::new());
+        Bus { limits, sender, parties, next_id: 1, run, published, seen }
+    }
+
+    fn step(&mut self, input: &mut Input) {
+        match input.below(10) {
+            0 => {
+                self.append(input);
+                self.publish();
+            }
+            1 => self.append(input),
+            2 => self.publish(),
+            3 => {
+                self.sender.abort();
+                self.run.clear();
+            }
+            4 => {
+                let (i, steps) = (input.below(4), input.byte());
+                if let Some(party) = self.parties.get_mut(i) {
+                    party.read(&self.published, steps.into(), &mut self.seen);
+                }
+            }
+            5 => {
+                let i = input.below(4);
+                if let Some(party) = self.parties.get_mut(i) {
+                    party.give_up();
+                }
+            }
+            6 => self.lie(input),
+            7 if self.parties.len() < 4 => self.admit(input.below(2) == 0),
+            8 => {
+                let i = input.below(4);
+                if i < self.parties.len() {
+                    let party = self.parties.swap_remove(i);
+                    self.sender.strike(party.id);
+                }
+            }
+            _ => {
+                self.sender.has_room(input.half() as usize);
+                self.sender.is_taken();
+            }
+        }
+        self.look();
+    }
+
+    fn admit(&mut self, honest: bool) {
+        let (id, lie) = (self.next_id, Arc::<Mutex<Lie>>::default());
+        self.next_id += 1;
+        let region = Hostile::new(Region::heap(control_len(1)), lie.clone());
+        let control = Control::create(region, 1);
+        let start = self.sender.admit(id, control.clone(), 0);
+        let mut pages = Vec::new();
+        while let Some(notice) = self.sender.notice(id) {
+            let Notice::Page(page) = notice else { panic!("nothing to forget yet") };
+            pages.push((page, self.sender.page(page).expect("a page in the pool").clone()));
+            self.sender.told(id);
+        }
+        let receiver = honest.then(|| {
+            let receiver = Receiver::new(self.limits, pages, start, control.clone(), 0);
+            receiver.expect("an honest start")
+        });
+        let (next, held) = (start.message as usize, Vec::new());
+        self.parties.push(Party { id, receiver, next, held, control, lie });
+    }
+
+    /// One who is not honest shows something else from now on, or after some more reads.
+    fn lie(&mut self, input: &mut Input) {
+        let (i, reads, kind, any) = (input.below(4), input.byte(), input.below(6), input.word());
+        let tail = self.sender.tail();
+        let value = [any, tail, tail.wrapping_add(any), tail - any % tail, u64::MAX, 1][kind];
+        if let Some(party) = self.parties.get(i).filter(|party| party.receiver.is_none()) {
+            party.lie.lock().expect("no panic").shown = Some((reads, value));
+            party.control.is_parked();
+        }
+    }
+
+    fn append(&mut self, input: &mut Input) {
+        let sent = Sent::arbitrary(input, self.published.len() + self.run.len());
+        for attempt in 0..16 {
+            match self.sender.append(sent.envelope, &sent.payload) {
+                Ok(()) => return self.run.push(sent),
+                Err(Refused::TooLong { len, max }) => return assert!(len > max),
+                Err(Refused::Blocked(Blocked::NeedPage(len))) => {
+                    self.sender.add_page(words(Region::heap(len)));
+                }
+                Err(Refused::Blocked(Blocked::Announce)) => self.tell(),
+                Err(Refused::Blocked(Blocked::Full)) => {
+                    self.seen.mark("full");
+                    if attempt > 2 {
+                        self.publish();
+                        // Whoever does not read may hold everything; that is no fault.
+                        for party in self.parties.extract_if(.., |p| p.receiver.is_none()) {
+                            self.sender.strike(party.id);
+                        }
+                    }
+                    self.tell();
+                    for party in &mut self.parties {
+                        party.read(&self.published, usize::MAX, &mut self.seen);
+                        party.give_up();
+                    }
+                }
+            }
+            self.look();
+        }
+        panic!("a chain whose receivers have read everything has no room");
+    }
+
+    fn publish(&mut self) {
+        self.sender.publish();
+        self.published.append(&mut self.run);
+    }
+
+    fn tell(&mut self) {
+        for party in &mut self.parties {
+            while let Some(notice) = self.sender.notice(party.id) {
+                if let Some(receiver) = &mut party.receiver {
+                    let done = match notice {
+                        Notice::Forget(id) => receiver.forget_page(id),
+                        Notice::Page(id) => {
+                            let page = self.sender.page(id).expect("a page in the pool");
+                            receiver.add_page(id, page.clone())
+                        }
+                    };
+                    done.expect("an honest sender");
+                }
+                self.sender.told(party.id);
+            }
+        }
+    }
+
+    /// Who is struck, has lied; what is held, has not changed; the budget holds.
+    fn look(&mut self) {
+        for (id, fault) in self.sender.take_liars() {
+            assert!(matches!(fault, Fault::CursorAhead { .. } | Fault::CursorBackwards { .. }));
+            self.seen.fault(&fault);
+            let i = self.parties.iter().position(|party| party.id == id);
+            let party = self.parties.swap_remove(i.expect("struck once, and nobody else"));
+            assert!(party.lie.lock().expect("no panic").has_lied, "an honest one was struck");
+            assert_eq!(self.sender.notice(id), None);
+        }
+        for party in &self.parties {
+            party.look();
+            let lie = party.lie.lock().expect("no panic");
+            assert!(lie.last != u64::MAX, "a lie was seen and believed");
+        }
+        assert!(self.sender.stats().page_bytes <= self.limits.budget() as u64);
+    }
+
+    fn end(mut self) -> Seen {
+        self.publish();
+        self.tell();
+        for party in &mut self.parties {
+            party.read(&self.published, usize::MAX, &mut self.seen);
+            let missing = party.receiver.is_some() && party.next != self.published.len();
+            assert!(!missing, "an honest receiver has not got everything");
+            party.look();
+        }
+        if self.sender.stats().reuses > 0 {
+            self.seen.mark("reuse");
+        }
+        self.seen
+    }
+}
+
+impl Party {
+    fn read(&mut self, published: &[Sent], steps: usize, seen: &mut Seen) {
+        let Some(receiver) = &mut self.receiver else { return };
+        for _ in 0..steps {
+            let event = receiver.poll().expect("an honest sender");
+            seen.event(&event);
+            match event {
+                Event::Empty => return,
+                Event::Turned => {}
+                Event::Unknown(next) => panic!("page {next} was named before it was sent"),
+                Event::Message(slot) => {
+                    let mut payload = vec![0; slot.payload_len()];
+                    receiver.read(&slot, &mut payload);
+                    let (page, at) = receiver.payload(&slot);
+                    self.held.push((page.clone(), at, payload.clone()));
+                    let envelope = receiver.envelope(&slot);
+                    assert_eq!(receiver.next_message(), self.next as u64);
+                    let expected = published.get(self.next).expect("nobody sent this");
+                    assert_eq!(&Sent { envelope, payload }, expected);
+                    receiver.advance(&slot);
+                    self.next += 1;
+                }
+            }
+        }
+    }
+
+    fn give_up(&mut self) {
+        self.look();
+        if let Some(receiver) = &mut self.receiver {
+            receiver.give_up();
+            self.held.clear();
+        }
+    }
+
+    fn look(&self) {
+        for (page, at, payload) in &self.held {
+            let mut now = vec![0; payload.len()];
+            page.read_bytes(*at, &mut now);
+            assert!(&now == payload, "a page changed while it was held");
+        }
+    }
+}

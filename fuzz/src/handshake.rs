@@ -1,0 +1,204 @@
+//! Any packets with any descriptors, against a real broker and against clients that connect.
+//!
+//! A hostile session costs nobody else anything: honest clients of the same broker go on, and no
+//! descriptor stays.
+
+use super::descriptors;
+use super::input::Input;
+use super::packets::{decode, drain, pair, send_all, socket};
+use super::seen::Seen;
+use llmp::{Broker, Client, ConnectError, Ended, RecvError, Report, SendError, StopHandle};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::SocketAddrUnix;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Which side an input plays.
+pub const CLIENT: u8 = 0;
+pub const BROKER: u8 = 1;
+pub const CHANNEL_RECEIVER: u8 = 2;
+pub const CHANNEL_SENDER: u8 = 3;
+
+/// A broker with two honest clients, and a place where a false broker listens.
+pub struct Bus {
+    path: PathBuf,
+    stop: StopHandle,
+    broker: Option<JoinHandle<std::io::Result<Report>>>,
+    sender: Client,
+    receiver: Client,
+    said: u64,
+    false_path: PathBuf,
+    false_broker: OwnedFd,
+    _directory: tempfile::TempDir,
+}
+
+impl Default for Bus {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Bus {
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (path, false_path) = (directory.path().join("bus"), directory.path().join("false"));
+        let limits = descriptors::limits();
+        let broker = Broker::builder()
+            .page_len(limits.page_len())
+            .max_message_len(limits.max_message_len())
+            .chain_budget(limits.budget())
+            .bind(&path)
+            .expect("a bus");
+        let stop = broker.stop_handle();
+        let broker = Some(std::thread::spawn(move || broker.run()));
+        let sender = Client::builder().send_only().connect(&path).expect("a sender");
+        let receiver = Client::builder().receive_only().connect(&path).expect("a receiver");
+        let false_broker = socket();
+        let address = SocketAddrUnix::new(&false_path).expect("a short path");
+        rustix::net::bind(&false_broker, &address).expect("a free path");
+        rustix::net::listen(&false_broker, 8).expect("a listener");
+        let mut bus = Bus {
+            path,
+            stop,
+            broker,
+            sender,
+            receiver,
+            said: 0,
+            false_path,
+            false_broker,
+            _directory: directory,
+        };
+        // Until all chains have all their pages.
+        (0..2000).for_each(|_| bus.exchange());
+        bus
+    }
+
+    pub fn run(&mut self, bytes: &[u8]) -> Seen {
+        let mut seen = Seen::default();
+        match decode(bytes) {
+            Ok(()) => seen.mark("decoded"),
+            Err(error) => seen.fault(&error.into()),
+        }
+        let before = descriptors_open();
+        let mut input = Input::new(bytes);
+        match input.below(4) as u8 {
+            CLIENT => self.hostile_client(&mut input),
+            BROKER => self.hostile_broker(&mut input, &mut seen),
+            side => hostile_channel(side, &mut input, &mut seen),
+        }
+        self.exchange();
+        assert_eq!(descriptors_open(), before, "descriptors stay open");
+        seen
+    }
+
+    fn hostile_client(&mut self, input: &mut Input) {
+        let socket = socket();
+        let address = SocketAddrUnix::new(&self.path).expect("a short path");
+        rustix::net::connect(&socket, &address).expect("the broker listens");
+        send_all(&socket, input);
+        wait_for_end(&socket);
+    }
+
+    fn hostile_broker(&mut self, input: &mut Input, seen: &mut Seen) {
+        let path = self.false_path.clone();
+        let client = std::thread::spawn(move || Client::connect(&path));
+        let socket = rustix::net::accept(&self.false_broker).expect("a client connects");
+        send_all(&socket, input);
+        use_client(client.join().expect("no panic"), seen);
+    }
+
+    /// One honest message from one honest client to the other, whatever comes in between.
+    fn exchange(&mut self) {
+        self.said += 1;
+        let said = self.said.to_le_bytes();
+        self.sender.send(1, &said).expect("the bus goes on");
+        loop {
+            let message = self.receiver.recv_timeout(PATIENCE).expect("the bus goes on");
+            let message = message.expect("the bus is stuck");
+            if message.sender == self.sender.id() {
+                return assert_eq!(message.payload, said);
+            }
+        }
+    }
+}
+
+impl Drop for Bus {
+    fn drop(&mut self) {
+        self.stop.stop();
+        if let Some(broker) = self.broker.take().filter(|_| !std::thread::panicking()) {
+            let ended = broker.join().expect("the broker has not panicked");
+            ended.expect("the broker has ended in order");
+        }
+    }
+}
+
+fn use_client(client: Result<Client, ConnectError>, seen: &mut Seen) {
+    match client {
+        Ok(mut client) => {
+            seen.mark("connected");
+            for _ in 0..64 {
+                if let Err(SendError::Ended(ended)) = client.try_send(1, &[0; 100]) {
+                    ended_by(&ended, seen);
+                }
+                if let Err(RecvError::Ended(ended)) = client.try_recv().map(drop) {
+                    ended_by(&ended, seen);
+                }
+            }
+            client.arm();
+        }
+        Err(ConnectError::Ended(ended)) => ended_by(&ended, seen),
+        Err(ConnectError::Refused(_)) => seen.mark("refused"),
+        Err(ConnectError::Silent { .. }) => panic!("the peer has hung up, and we waited"),
+        Err(error) => panic!("nothing that a peer does makes us fail so: {error}"),
+    }
+}
+
+fn ended_by(ended: &Ended, seen: &mut Seen) {
+    match ended {
+        Ended::Fault(fault) => seen.fault(fault),
+        other => seen.mark(&format!("Ended::{other:?}")),
+    }
+}
+
+/// The two ends of a channel, whose other end is the input.
+fn hostile_channel(side: u8, input: &mut Input, seen: &mut Seen) {
+    let (ours, theirs) = pair();
+    send_all(&ours, input);
+    let ended = if side == CHANNEL_RECEIVER {
+        llmp::Sender::over(theirs).map(|mut sender| {
+            seen.mark("channel sender");
+            for _ in 0..64 {
+                let _ = sender.try_send(1, &[0; 100]);
+            }
+        })
+    } else {
+        llmp::Receiver::over(theirs).map(|mut receiver| {
+            seen.mark("channel receiver");
+            (0..64).for_each(|_| drop(receiver.try_recv()));
+        })
+    };
+    match ended {
+        Err(ConnectError::Ended(ended)) => ended_by(&ended, seen),
+        Err(ConnectError::Silent { .. }) => panic!("the peer has hung up, and we waited"),
+        _ => {}
+    }
+}
+
+/// Waits until the broker has let go of a connection.
+fn wait_for_end(socket: &OwnedFd) {
+    while !drain(socket) {
+        let mut fds = [PollFd::new(socket, PollFlags::IN)];
+        let timeout = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+        let happened = poll(&mut fds, Some(&timeout)).expect("poll");
+        assert!(happened > 0, "the broker does not let go");
+    }
+}
+
+/// Descriptors of this process.
+fn descriptors_open() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("Linux has /proc").count()
+}

@@ -1,0 +1,17 @@
+//! The oracles of the fuzzers, and the makers of their seeds.
+//!
+//! Each target has one oracle: it takes any bytes and panics if a promise is broken. The package
+//! above includes this file in a test, which replays the seeds and all former findings without a
+//! fuzzer.
+
+pub mod chain;
+pub mod control_region;
+pub mod descriptors;
+pub mod handshake;
+pub mod input;
+pub mod lies;
+pub mod packets;
+pub mod page_bytes;
+pub mod page_mutate;
+pub mod seeds;
+pub mod seen;

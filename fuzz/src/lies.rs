@@ -1,0 +1,78 @@
+//! Mischief that an input decides: which words are lied about, from when, how long, and how.
+
+use super::input::Input;
+use llmp::memory::Mischief;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Lies about the words of several regions, which share one count of accesses.
+#[derive(Debug, Default)]
+pub struct Script {
+    lies: Vec<Lie>,
+    /// Words that were read until now.
+    pub accesses: u64,
+    /// Whether a reader was shown anything but the truth.
+    pub tampered: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Lie {
+    region: usize,
+    from: usize,
+    to: usize,
+    first_access: u64,
+    accesses: u64,
+    change: Change,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Flip(u64),
+    Set(u64),
+    Add(u64),
+}
+
+impl Script {
+    /// Three halves and four bytes, then a word.
+    pub fn add(&mut self, input: &mut Input) {
+        let (region, offset, words) = (input.below(4), input.half(), input.byte());
+        let (first, accesses) = (input.half(), input.half());
+        let (change, value) = (input.below(3), input.word());
+        let from = offset as usize % 512 * 8;
+        self.lies.push(Lie {
+            region,
+            from,
+            to: from + 8 * (words as usize + 1),
+            first_access: first.into(),
+            accesses: accesses.into(),
+            change: [Change::Flip(value), Change::Set(value), Change::Add(value)][change],
+        });
+    }
+}
+
+/// The mischief of one region.
+#[derive(Clone, Debug)]
+pub struct Liar {
+    pub region: usize,
+    pub script: Arc<Mutex<Script>>,
+}
+
+impl Mischief for Liar {
+    fn word(&mut self, at: usize, honest: u64) -> u64 {
+        let mut script = self.script.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = script.accesses;
+        script.accesses += 1;
+        let is_told = |lie: &&Lie| {
+            lie.region == self.region
+                && (lie.from..lie.to).contains(&at)
+                && now >= lie.first_access
+                && now - lie.first_access <= lie.accesses
+        };
+        let seen = script.lies.iter().filter(is_told).fold(honest, |word, lie| match lie.change {
+            Change::Flip(bits) => word ^ bits,
+            Change::Set(value) => value,
+            Change::Add(value) => word.wrapping_add(value),
+        });
+        script.tampered |= seen != honest;
+        seen
+    }
+}

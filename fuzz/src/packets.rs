@@ -1,0 +1,143 @@
+//! A hostile session's packets, with their descriptors.
+
+use super::descriptors::{Sendable, limits};
+use super::input::Input;
+use llmp::chain::Start;
+use llmp::layout::VERSION;
+use llmp::wire::{AllegedLimits, ByeReason, MAX_PACKET, Packet, Refusal, Roles, WireError};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown,
+    SocketFlags, SocketType,
+};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Kinds of packets in an input. What is beyond them is raw bytes.
+pub const RING: u8 = 0;
+pub const HELLO: u8 = 1;
+pub const JOIN: u8 = 2;
+pub const PAGE: u8 = 3;
+pub const FORGET: u8 = 4;
+pub const START: u8 = 5;
+pub const BYE: u8 = 6;
+pub const CENSUS: u8 = 7;
+pub const WELCOME: u8 = 8;
+pub const REFUSED: u8 = 9;
+pub const RAW: u8 = 10;
+const KINDS: usize = 11;
+
+/// Whoever believes a welcome makes a page of the length that it says: 2 GiB are in order.
+/// A fuzzer has no memory for that.
+const LONGEST_PAGE: u64 = 1 << 16;
+
+pub fn socket() -> OwnedFd {
+    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None);
+    socket.expect("the kernel has a socket")
+}
+
+pub fn pair() -> (OwnedFd, OwnedFd) {
+    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+    let pair = rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None);
+    pair.expect("the kernel has sockets")
+}
+
+/// Sends all that the input says, then says that this was all.
+pub fn send_all(socket: &OwnedFd, input: &mut Input) {
+    for _ in 0..64 {
+        if input.is_over() {
+            break;
+        }
+        let bytes = packet(input);
+        let sendables: Vec<_> = (0..input.below(4)).map(|_| Sendable::arbitrary(input)).collect();
+        let asks_for_memory = matches!(
+            Packet::decode(&bytes, 1),
+            Ok(Packet::Welcome { limits, .. }) if limits.page_len > LONGEST_PAGE
+        );
+        if !asks_for_memory {
+            send(socket, &bytes, &sendables);
+        }
+        drain(socket);
+    }
+    let _ = rustix::net::shutdown(socket, Shutdown::Write);
+}
+
+fn packet(input: &mut Input) -> Vec<u8> {
+    let packet = match input.below(KINDS) as u8 {
+        RING => Packet::Ring,
+        HELLO => Packet::Hello {
+            version: VERSION.wrapping_add(input.byte().into()),
+            roles: Roles(input.byte().into()),
+        },
+        JOIN => Packet::Join,
+        PAGE => Packet::Page { id: input.byte().into() },
+        FORGET => Packet::Forget { id: input.byte().into() },
+        START => {
+            let (page, position) = (input.byte().into(), input.word());
+            Packet::Start(Start { page, position, message: input.word() })
+        }
+        BYE => Packet::Bye([ByeReason::Closed, ByeReason::Fault][input.below(2)]),
+        CENSUS => Packet::Census { receivers: input.byte().into() },
+        WELCOME => {
+            let (cursor, any) = (input.byte().into(), input.byte());
+            let limits = match any {
+                0 => AllegedLimits::from(&limits()),
+                _ => {
+                    let [page_len, max_message_len, budget] = std::array::from_fn(|_| input.word());
+                    AllegedLimits { page_len, max_message_len, budget }
+                }
+            };
+            Packet::Welcome { version: VERSION, client: 7, cursor, broker: 1, limits }
+        }
+        REFUSED => Packet::Refused(match input.below(3) {
+            0 => Refusal::Version { broker: 9 },
+            1 => Refusal::User,
+            _ => Refusal::Other(99),
+        }),
+        _ => {
+            let len = input.below(MAX_PACKET + 16);
+            return input.bytes(len).to_vec();
+        }
+    };
+    let mut bytes = [0; MAX_PACKET];
+    let len = packet.encode(&mut bytes);
+    bytes[..len].to_vec()
+}
+
+fn send(socket: &OwnedFd, bytes: &[u8], sendables: &[Sendable]) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors: Vec<_> = sendables.iter().map(AsFd::as_fd).collect();
+    if !descriptors.is_empty() {
+        assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+    }
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    // Whether the other side has had enough of us already is its business.
+    let _ = rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags);
+}
+
+/// Takes what has come in. Returns whether the other side has hung up.
+pub fn drain(socket: &OwnedFd) -> bool {
+    loop {
+        // Without room for descriptors the kernel closes them.
+        match rustix::net::recv(socket, &mut [0; MAX_PACKET], RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => return true,
+            Ok(_) | Err(rustix::io::Errno::CONNRESET) => {}
+            Err(rustix::io::Errno::AGAIN) => return false,
+            Err(_) => return true,
+        }
+    }
+}
+
+/// What is understood is written as it was read, and a greeting of another version aside nothing
+/// is understood that could be written otherwise.
+pub fn decode(bytes: &[u8]) -> Result<(), WireError> {
+    let packet = (0..2).map(|descriptors| Packet::decode(bytes, descriptors));
+    let packet = packet.reduce(Result::or).expect("two attempts")?;
+    let mut again = [0; MAX_PACKET];
+    let len = packet.encode(&mut again);
+    let is_foreign = matches!(packet, Packet::Hello { version, .. } if version != VERSION);
+    assert!(is_foreign || again[..len] == *bytes, "{packet:?} is not what was read");
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! What an input has reached. The test over all seeds asks that everything is reached at least
+//! once: an oracle that never gets anywhere never fails.
+
+use llmp::Fault;
+use llmp::chain::Event;
+use std::collections::BTreeSet;
+
+#[derive(Debug, Default)]
+pub struct Seen(pub BTreeSet<String>);
+
+impl Seen {
+    pub fn mark(&mut self, what: &str) {
+        if !self.0.contains(what) {
+            self.0.insert(what.to_owned());
+        }
+    }
+
+    pub fn event(&mut self, event: &Event) {
+        self.mark(match event {
+            Event::Empty => "Event::Empty",
+            Event::Message(_) => "Event::Message",
+            Event::Turned => "Event::Turned",
+            Event::Unknown(_) => "Event::Unknown",
+        });
+    }
+
+    pub fn fault(&mut self, fault: &Fault) {
+        let text = format!("{fault:?}");
+        let name = text.split([' ', '(']).next().unwrap_or_default();
+        self.mark(&format!("Fault::{name}"));
+    }
+}
