@@ -232,7 +232,8 @@ pub fn parse() -> Result<Program, ExitCode> {
             Failure::silent(2).report()
         }
         _ => {
-            let command = std::env::args().nth(1).filter(|word| Command::has_subcommand(word));
+            let command = std::env::args_os().nth(1).and_then(|word| word.into_string().ok());
+            let command = command.filter(|word| Command::has_subcommand(word));
             Failure::usage(one_line(&error.render().to_string(), command.as_deref())).report()
         }
     })
