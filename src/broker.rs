@@ -288,6 +288,7 @@ impl Broker {
                 std::thread::yield_now();
             } else {
                 idle = 0;
+                // Without a deadline: an idle bus uses no processor time (P11).
                 if self.core.park() {
                     self.look(self.short_of_memory.then_some(MEMORY_PAUSE))?;
                     self.core.unpark();
@@ -511,7 +512,8 @@ impl Broker {
         Ok(())
     }
 
-    /// A connection has ended; what its client had committed is still taken.
+    /// A connection has ended; what its client had committed is still taken. Its descriptor and,
+    /// after that, its mappings are let go (P7).
     fn hung_up(&mut self, token: u64) {
         let Some(connection) = self.connections.remove(&token) else { return };
         if let Some(client) = connection.client() {

@@ -167,6 +167,7 @@ impl Port {
         Ok(())
     }
 
+    /// The other process is gone; what it had committed is received first (P5).
     fn hung_up(&mut self) -> Ended {
         self.ended.get_or_insert(Ended::Died).clone()
     }

@@ -11,7 +11,7 @@
 //! The broker is the receiver of every client's chain and the sender of the broadcast chain. In a
 //! turn it takes from each client up to its budget, appends to one run, publishes the run by one
 //! store, then gives up what it took, and then rings who sleeps. In that order: what was given up
-//! has been sent on (P3).
+//! has been sent on (P3). All clients read the one broadcast chain, so all see one order (P2).
 
 use crate::chain::{Blocked, Event, Notice, Receiver, Refused, Sender, Start, Stats};
 use crate::control::Control;

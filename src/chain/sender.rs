@@ -8,7 +8,8 @@
 //!    relaxed. A run is what is visible only when its first commit word is stored, by
 //!    [`publish`](Sender::publish).
 //!
-//! A sender that dies before 3 leaves nothing that anybody could see (P4).
+//! Slots follow each other in the order in which they are sent, and become visible in no other
+//! (P1). A sender that dies before 3 leaves nothing that anybody could see (P4).
 //!
 //! A page lives in one of two places: in the `chain` (oldest first, the last one being written)
 //! or among the `free`. It moves from chain to free when every receiver's cursor has passed its
@@ -209,6 +210,7 @@ impl<M: Memory> Sender<M> {
         let max = self.limits.max_message_len();
         let slot_len = slot_len(len, envelope.origin.is_some());
         let Some(slot_len) = slot_len.filter(|_| len <= max) else {
+            // Before anything is written (P14).
             return Err(Refused::TooLong { len, max });
         };
         if self.at + slot_len + SLOT_HEADER > self.page.region_len() {
@@ -328,7 +330,8 @@ impl<M: Memory> Sender<M> {
         }
         let wanted = self.limits.page_for(slot_len);
         let free_len: usize = self.free.iter().map(|page| page.memory.region_len()).sum();
-        // Free pages that are too small for this message may make room for a larger one.
+        // Never beyond the budget (P6). Free pages that are too small for this message may make
+        // room for a larger one.
         let fits = self.pages_len - free_len + wanted <= self.limits.budget();
         Err(if fits { Blocked::NeedPage(wanted) } else { Blocked::Full })
     }
