@@ -39,6 +39,12 @@ fn header(page: &Region, id: u32, owner: u32, base: u64, first: u64) {
 /// Words to be written into a page: offset and value.
 type Words = &'static [(usize, u64)];
 
+/// Makes a lie of the truth.
+type Lie = fn(u64) -> u64;
+
+/// Writes a lie into a region.
+type Writes = fn(&Region);
+
 // P12
 #[test]
 fn every_lie_in_a_page_is_named_and_costs_nobody_else_anything() {
@@ -171,7 +177,7 @@ fn a_control_region_that_is_none_is_named() {
 fn a_cursor_that_lies_is_named_and_holds_nobody_up() {
     let bus = bus();
     let honest = Honest::pair(&bus);
-    let rows: [(fn(u64) -> u64, &str); 4] = [
+    let rows: [(Lie, &str); 4] = [
         (|start| start - 16, "after it had been at"),
         (|_| 1, "cursor at position 1, after it had been at"),
         (|start| start + (1 << 40), "nothing is sent beyond"),
@@ -198,7 +204,6 @@ fn a_client_that_dies_in_the_middle_of_a_message_loses_that_one_alone() {
     let claim = sender.claim(Envelope::tagged(4), 1000).unwrap();
     claim.write_all(&[4; 1000]);
     // All of it is there, but for the commit word.
-    drop(claim);
     let id = raw.id;
     drop(raw);
     bus.has_left(id);
@@ -298,7 +303,7 @@ fn a_broker_that_lies_is_named_to_its_client() {
     let place = common::bus::Place::new();
     let limits = (&Limits::default()).into();
     let welcome = Packet::Welcome { version: VERSION, client: 1, cursor: 0, broker: 0, limits };
-    let lies: [(Packet, fn(&Region), &str); 3] = [
+    let lies: [(Packet, Writes, &str); 3] = [
         (welcome, |_| {}, "control region: the magic number is 0x0"),
         (welcome, |r| r.write_words(0, [CONTROL_MAGIC, 9]), "control region: the version is 0x9"),
         (Packet::Ring, |_| {}, "a packet of kind 1 instead of a welcome"),

@@ -72,7 +72,7 @@ fn a_client_killed_while_it_sends_loses_nothing_that_it_had_committed_and_tears_
         }
         // The broadcast chain keeps its own pages; of the dead nothing is left.
         let held = holdings(broker.pid());
-        let baseline = baseline.get_or_insert_with(|| (held.sockets, held.foreign));
+        let baseline = baseline.get_or_insert((held.sockets, held.foreign));
         assert_eq!((held.sockets, held.foreign), *baseline);
         assert_eq!(held.memfds, held.own.0);
         assert!(

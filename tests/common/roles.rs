@@ -108,10 +108,15 @@ fn sender(path: &str, how: &str) {
     };
     say(format_args!("id {}", client.id()));
     let id = client.id().0;
-    for number in 0.. {
+    let mut number = 0;
+    loop {
         let tag = MEDIUM | number;
         match client.send(tag, &payload(id, tag)) {
-            Ok(()) => say(format_args!("sent {number}")),
+            Ok(()) => {
+                say(format_args!("sent {number}"));
+                number += 1;
+            }
+            Err(SendError::InboxFull { .. }) => while client.try_recv().unwrap().is_some() {},
             Err(SendError::Ended(ended)) => return say(format_args!("ended {ended:?}")),
             Err(error) => panic!("{error}"),
         }
