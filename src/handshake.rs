@@ -75,7 +75,7 @@ impl Greeted {
         };
         let endpoint = Endpoint::new(control.clone(), peer, outbound, None);
         let mut port = Port::new(socket, endpoint, limits, client);
-        port.announce()?;
+        port.announce();
         Ok(Joined { port, control, roles, broker, deadline })
     }
 }
@@ -162,8 +162,9 @@ pub(crate) fn send(
     region: Option<&Region>,
 ) -> Result<(), ConnectError> {
     match socket.send(packet, region.and_then(Region::descriptor)) {
-        Sent::Yes => Ok(()),
-        Sent::NotNow | Sent::HungUp => Err(Ended::Died.into()),
+        // Who has hung up may have said why: that is heard when its answer is read.
+        Sent::Yes | Sent::HungUp => Ok(()),
+        Sent::NotNow => Err(Ended::Died.into()),
     }
 }
 

@@ -83,7 +83,13 @@ impl Port {
                 outbound.add_page(page);
             }
         }
-        let told = self.announce()?;
+        let told = self.announce();
+        if !told {
+            self.pump();
+            if let Some(ended) = &self.ended {
+                return Err(ended.clone().into());
+            }
+        }
         if blocked == Blocked::Full || !told { Err(SendError::Full) } else { Ok(()) }
     }
 
@@ -95,17 +101,17 @@ impl Port {
         }
     }
 
-    /// Tells the peer about our pages. Returns whether it has been told everything.
-    pub fn announce(&mut self) -> Result<bool, Ended> {
+    /// Tells the peer about our pages. Returns whether it has been told everything. If it has hung
+    /// up, it may have said why: that is heard when the socket is read.
+    pub fn announce(&mut self) -> bool {
         while let Some(notice) = self.endpoint.notice() {
             let outbound = self.endpoint.outbound();
             match tell(&self.socket, notice, |id| outbound.and_then(|out| out.page(id))) {
                 Sent::Yes => self.endpoint.told(),
-                Sent::NotNow => return Ok(false),
-                Sent::HungUp => return Err(self.hung_up()),
+                Sent::NotNow | Sent::HungUp => return false,
             }
         }
-        Ok(true)
+        true
     }
 
     /// Takes everything that the socket holds.
@@ -234,8 +240,8 @@ impl Port {
         let untold = self.endpoint.notice().is_some();
         let happened = self.socket.wait(untold, deadline);
         self.pump();
-        if untold && self.announce().is_err() {
-            return true;
+        if untold {
+            self.announce();
         }
         // An error of `poll` itself (no memory) is nothing to wait for; look again.
         happened.unwrap_or(true)

@@ -103,7 +103,9 @@ impl Socket {
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let mut parts = [IoSliceMut::new(&mut bytes)];
             match rustix::net::recvmsg(&self.0, &mut parts, &mut control, flags) {
-                Err(Errno::INTR) => {}
+                // The other side has hung up without having read everything from us. The kernel
+                // says so once, ahead of the packets that we have not read yet.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(Errno::AGAIN) => return Received::Nothing,
                 Err(_) => return Received::HungUp,
                 Ok(received) => {
@@ -191,5 +193,24 @@ impl Listener {
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{ByeReason, Roles};
+
+    #[test]
+    fn last_words_are_heard_even_if_the_speaker_did_not_listen() {
+        let (speaker, listener) = Socket::pair().unwrap();
+        listener.send(&Packet::Ring, None);
+        speaker.send(&Packet::Bye(ByeReason::Closed), None);
+        drop(speaker);
+        let packet = listener.receive();
+        assert!(matches!(packet, Received::Packet(Packet::Bye(ByeReason::Closed), None)));
+        assert!(matches!(listener.receive(), Received::HungUp));
+        let hello = Packet::Hello { version: 1, roles: Roles::SEND };
+        assert!(matches!(listener.send(&hello, None), Sent::HungUp));
     }
 }
