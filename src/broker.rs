@@ -16,7 +16,7 @@ use crate::limits::Limits;
 use crate::memory::{Foreign, Memory, Region};
 use crate::message::ClientId;
 use crate::sys::place::Bound;
-use crate::sys::socket::{Received, timespec};
+use crate::sys::socket::{Received, Sent, timespec};
 use crate::wire::{ByeReason, Packet, Refusal, Roles};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
@@ -532,8 +532,16 @@ impl Broker {
     fn end(&mut self) {
         let deadline = Instant::now() + LAST_CALL;
         while self.turn() && Instant::now() < deadline {}
-        for connection in self.connections.values() {
-            connection.socket.send(&Packet::Bye(ByeReason::Closed), None);
+        // A client that is busy may have no room for it yet.
+        let deadline = Instant::now() + LAST_CALL;
+        let mut untold: Vec<_> = self.connections.values().collect();
+        loop {
+            let bye = Packet::Bye(ByeReason::Closed);
+            untold.retain(|connection| connection.socket.send(&bye, None) == Sent::NotNow);
+            if untold.is_empty() || Instant::now() >= deadline {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
