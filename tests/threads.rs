@@ -154,3 +154,24 @@ fn a_batch_is_visible_at_once_or_never() {
     }
     assert!(receiver.try_recv().unwrap().is_none());
 }
+
+#[test]
+fn a_client_that_is_busy_after_it_was_armed_hears_of_the_orderly_end() {
+    let mut bus = Bus::new(Broker::builder());
+    let mut a = bus.connect();
+    let mut b = bus.connect();
+    assert!(b.arm());
+    let mut send = |i: u32| {
+        a.send(i, b"").unwrap();
+        a.flush().unwrap();
+    };
+    send(0);
+    while b.try_recv().unwrap().is_none() {}
+    // More than its socket has room for, if each of them rang.
+    (1..2000).for_each(&mut send);
+    bus.end();
+    for i in 1..2000 {
+        assert_eq!(b.try_recv().unwrap().expect("a message").tag.0, i);
+    }
+    assert_eq!(b.recv().unwrap_err(), RecvError::Ended(Ended::Closed));
+}

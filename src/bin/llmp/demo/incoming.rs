@@ -101,10 +101,12 @@ impl Incoming {
                     return None;
                 }
                 self.received.corrupt += 1;
-                Some(format!(
-                    "{} arrived corrupt: {} bytes instead of {len}, or with another SHA-256",
-                    open.name, open.len
-                ))
+                let Open { name, len: found, .. } = open;
+                Some(if found == len {
+                    format!("{name} arrived corrupt: it has another SHA-256")
+                } else {
+                    format!("{name} arrived corrupt: it has {found} bytes instead of {len}")
+                })
             }
             other => {
                 self.received.corrupt += 1;
