@@ -56,7 +56,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 fn every_oracle_holds_for_every_seed_and_former_finding_and_gets_everywhere() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut bus = oracle::handshake::Bus::new();
-    let mut targets: [(&str, Box<dyn FnMut(&[u8]) -> Seen>); 4] = [
+    let mut targets: [(&str, Run); 4] = [
         ("page_bytes", Box::new(oracle::page_bytes::run)),
         ("page_mutate", Box::new(oracle::page_mutate::run)),
         ("control_region", Box::new(oracle::control_region::run)),
@@ -77,6 +77,8 @@ fn every_oracle_holds_for_every_seed_and_former_finding_and_gets_everywhere() {
     let missing: Vec<_> = SOMETIMES.iter().filter(|what| !seen.0.contains(**what)).collect();
     assert!(missing.is_empty(), "no seed gets to {missing:?}, only to {seen:?}");
 }
+
+type Run = Box<dyn FnMut(&[u8]) -> Seen>;
 
 /// What some seed must reach. Of the faults two are missing: `Endless` needs a dead client that
 /// goes on, see the broker's core; `TakenBack` a commit word that vanishes under a client.
@@ -137,7 +139,7 @@ fn length_taken(lie: usize, parse: fn(Page) -> Option<usize>) -> Option<usize> {
     parse(Hostile::new(page, Arc::new(Mutex::new(mischief))))
 }
 
-type Mischief = Box<dyn FnMut(usize, u64) -> u64>;
+type Mischief = Box<dyn FnMut(usize, u64) -> u64 + Send>;
 type Page = Hostile<Region, Mischief>;
 
 fn limits() -> Limits {
