@@ -1,4 +1,4 @@
-//! Which users may connect.
+//! Which users may connect (P16).
 
 use crate::sys::socket::Credentials;
 

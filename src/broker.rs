@@ -17,7 +17,7 @@ use crate::limits::Limits;
 use crate::memory::{Foreign, Memory, Region};
 use crate::message::ClientId;
 use crate::sys::place::Bound;
-use crate::sys::socket::{Received, timespec};
+use crate::sys::socket::{Received, Sent, timespec};
 use crate::wire::{ByeReason, Packet, Refusal, Roles};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
@@ -288,6 +288,7 @@ impl Broker {
                 std::thread::yield_now();
             } else {
                 idle = 0;
+                // Without a deadline: an idle bus uses no processor time (P11).
                 if self.core.park() {
                     self.look(self.short_of_memory.then_some(MEMORY_PAUSE))?;
                     self.core.unpark();
@@ -511,7 +512,8 @@ impl Broker {
         Ok(())
     }
 
-    /// A connection has ended; what its client had committed is still taken.
+    /// A connection has ended; what its client had committed is still taken. Its descriptor and,
+    /// after that, its mappings are let go (P7).
     fn hung_up(&mut self, token: u64) {
         let Some(connection) = self.connections.remove(&token) else { return };
         if let Some(client) = connection.client() {
@@ -536,9 +538,38 @@ impl Broker {
     /// Takes what is there, then tells everybody that this is the end (P15).
     fn end(&mut self) {
         let deadline = Instant::now() + LAST_CALL;
-        while self.turn() && Instant::now() < deadline {}
-        for connection in self.connections.values() {
-            connection.socket.send(&Packet::Bye(ByeReason::Closed), None);
+        // It stays readable from now on; nobody could wait for anything else beside it.
+        let _ = epoll::delete(&self.epoll, &self.stop.event);
+        while Instant::now() < deadline {
+            if self.turn() {
+                continue;
+            }
+            if !self.core.is_blocked() {
+                break;
+            }
+            // What has no room may find some yet.
+            if self.core.park() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let looked = self.look(Some(left));
+                self.core.unpark();
+                if looked.is_err() {
+                    break;
+                }
+            }
+        }
+        self.say_bye(deadline);
+    }
+
+    /// Tells everybody that this is the end, those who are behind as soon as they can hear it.
+    fn say_bye(&self, deadline: Instant) {
+        let mut left: Vec<&Connection> = self.connections.values().collect();
+        loop {
+            let bye = Packet::Bye(ByeReason::Closed);
+            left.retain(|connection| connection.socket.send(&bye, None) == Sent::NotNow);
+            let Some(next) = left.first() else { return };
+            if Instant::now() >= deadline || next.socket.wait_writable(deadline).is_err() {
+                return;
+            }
         }
     }
 }

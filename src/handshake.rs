@@ -65,9 +65,9 @@ impl Greeted {
         let peer = map_control(descriptor.ok_or(fault(packet.unexpected("without its region")))?);
         let peer = peer.and_then(|region| Control::check(region, cursor)).map_err(Ended::from)?;
 
-        let region = control_region(1)?;
-        send(&socket, &Packet::Join, Some(&region))?;
-        let control = Control::create(region, 1);
+        // Before it is sent: the other side looks into it as soon as it has it.
+        let control = Control::create(control_region(1)?, 1);
+        send(&socket, &Packet::Join, Some(control.memory()))?;
         let outbound = if roles.has(Roles::SEND) {
             let page = Region::shared("llmp-page", limits.page_len())?;
             Some((Sender::new(client.0, limits, page), cursor))
@@ -76,7 +76,8 @@ impl Greeted {
         };
         let endpoint = Endpoint::new(control.clone(), peer, outbound, None);
         let mut port = Port::new(socket, endpoint, limits, client);
-        port.announce()?;
+        // If it has hung up, it may have said why: that is the next answer.
+        port.tell_peer();
         Ok(Joined { port, control, roles, broker, deadline })
     }
 }
@@ -185,19 +186,9 @@ pub(crate) fn send(
     region: Option<&Region>,
 ) -> Result<(), ConnectError> {
     match socket.send(packet, region.and_then(Region::descriptor)) {
-        Sent::Yes => Ok(()),
+        // If it has hung up, it may have said why: that is the next answer.
+        Sent::Yes | Sent::HungUp => Ok(()),
         Sent::NotNow => Err(Ended::Died.into()),
-        Sent::HungUp => Err(last_words(socket)),
-    }
-}
-
-/// Why the other side has hung up: it may have said so before we had said anything.
-fn last_words(socket: &Socket) -> ConnectError {
-    match socket.receive() {
-        Received::Packet(Packet::Refused(refusal), _) => refusal.into(),
-        Received::Packet(Packet::Bye(ByeReason::Fault), _) => Ended::Expelled.into(),
-        Received::Packet(Packet::Bye(_), _) => Ended::Closed.into(),
-        _ => Ended::Died.into(),
     }
 }
 

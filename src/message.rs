@@ -113,20 +113,40 @@ pub(crate) struct Place {
 /// A checked message: it lies inside its page, and its end-of-page message would, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
+    /// Offset of the slot.
     pub(crate) at: usize,
-    pub(crate) slot_len: usize,
+    /// Offset of the slot behind it.
+    pub(crate) end: usize,
+    /// Offset of the payload.
     pub(crate) payload_at: usize,
     pub(crate) payload_len: usize,
-    pub(crate) extended: bool,
-    /// Tag, flags and sender; the origin is read apart, see
-    /// [`Receiver::envelope`](crate::chain::Receiver::envelope).
-    pub(crate) envelope: Envelope,
+    /// The header, of which everything that can lie was checked.
+    commit: u64,
+    tag: u64,
 }
 
 impl Slot {
     /// Length of the payload in bytes.
+    #[inline]
     pub fn payload_len(&self) -> usize {
         self.payload_len
+    }
+
+    /// Whether an origin extension lies between header and payload.
+    #[inline]
+    pub(crate) fn is_extended(&self) -> bool {
+        self.payload_at - self.at > SLOT_HEADER
+    }
+
+    /// The envelope without its origin, which is read apart.
+    #[inline]
+    pub(crate) fn envelope(&self) -> Envelope {
+        Envelope {
+            tag: Tag(low(self.tag)),
+            flags: Flags((high(self.commit) >> 16) as u16),
+            sender: ClientId(high(self.tag)),
+            origin: None,
+        }
     }
 }
 
@@ -142,9 +162,7 @@ impl Alleged {
     #[inline]
     pub fn check(self, place: Place) -> Result<Checked, Fault> {
         let Place { page, page_len, at, max_message_len } = place;
-        let payload_len = low(self.commit);
-        let upper = high(self.commit);
-        let [kind, protocol_flags, ..] = upper.to_le_bytes();
+        let [kind, protocol_flags, ..] = high(self.commit).to_le_bytes();
         match kind {
             KIND_MESSAGE => {
                 if protocol_flags & !FLAG_EXTENDED != 0 {
@@ -152,29 +170,27 @@ impl Alleged {
                 }
                 let extended = protocol_flags & FLAG_EXTENDED != 0;
                 let head = if extended { SLOT_HEADER + SLOT_EXTENSION } else { SLOT_HEADER };
-                let room = page_len.saturating_sub(at + head + SLOT_HEADER).min(max_message_len);
-                let too_long = Fault::Length { page, at, found: payload_len, room };
-                let Some(slot_len) = slot_len(payload_len as usize, extended) else {
-                    return Err(too_long);
-                };
+                let payload_len = low(self.commit) as usize;
+                let slot_len = slot_len(payload_len, extended);
                 // Behind every message there is room for the end-of-page message.
-                let fits = at + slot_len + SLOT_HEADER <= page_len;
-                if !fits || payload_len as usize > max_message_len {
-                    return Err(too_long);
+                let end = slot_len.and_then(|len| (at + SLOT_HEADER).checked_add(len));
+                match end {
+                    Some(end) if end <= page_len && payload_len <= max_message_len => {
+                        Ok(Checked::Message(Slot {
+                            at,
+                            end: end - SLOT_HEADER,
+                            payload_at: at + head,
+                            payload_len,
+                            commit: self.commit,
+                            tag: self.tag,
+                        }))
+                    }
+                    _ => {
+                        let room = page_len.saturating_sub(at + head + SLOT_HEADER);
+                        let room = room.min(max_message_len);
+                        Err(Fault::Length { page, at, found: low(self.commit), room })
+                    }
                 }
-                Ok(Checked::Message(Slot {
-                    at,
-                    slot_len,
-                    payload_at: at + head,
-                    payload_len: payload_len as usize,
-                    extended,
-                    envelope: Envelope {
-                        tag: Tag(low(self.tag)),
-                        flags: Flags((upper >> 16) as u16),
-                        sender: ClientId(high(self.tag)),
-                        origin: None,
-                    },
-                }))
             }
             KIND_EOP => {
                 if self.commit != commit_word(0, KIND_EOP, 0, 0) {
@@ -208,9 +224,9 @@ mod tests {
         else {
             panic!("no message");
         };
-        assert_eq!((slot.payload_at, slot.payload_len, slot.slot_len), (96, 100, 144));
-        assert_eq!(slot.envelope, Envelope { origin: None, ..envelope });
-        assert!(slot.extended);
+        assert_eq!((slot.payload_at, slot.payload_len, slot.end), (96, 100, 208));
+        assert_eq!(slot.envelope(), Envelope { origin: None, ..envelope });
+        assert!(slot.is_extended());
         let end = check(commit_word(0, KIND_EOP, 0, 0), 5);
         assert_eq!(end, Ok(Checked::EndOfPage { next: 5 }));
     }

@@ -5,7 +5,7 @@
 //! its constant; the loom memory looks it up in a table that belongs to one run (see
 //! [`Orders`]), so that one test binary can weaken each site in turn and watch the models fail.
 
-use core::sync::atomic::Ordering::{self, Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 /// What kind of access a site is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,11 +69,11 @@ sites! {
     /// The sleeper announces that it is about to sleep.
     ParkStore: Store Relaxed, pairs "ordered by the ParkFence that follows it", weaker [];
     /// Between announcing sleep and looking again.
-    ParkFence: Fence SeqCst, pairs "RingFence", weaker [Release, Acquire, Relaxed];
+    ParkFence: Fence SeqCst, pairs "RingFence", weaker [AcqRel, Release, Acquire, Relaxed];
     /// The sleeper is awake again.
     ParkClear: Store Relaxed, pairs "a ring too many is harmless, and whoever wakes looks at everything", weaker [];
     /// Between publishing (a commit or a cursor) and looking whether the other side sleeps.
-    RingFence: Fence SeqCst, pairs "ParkFence", weaker [Release, Acquire, Relaxed];
+    RingFence: Fence SeqCst, pairs "ParkFence", weaker [AcqRel, Release, Acquire, Relaxed];
     /// Does the other side sleep?
     RingRead: Load Relaxed, pairs "ordered by the RingFence before it", weaker [];
 }

@@ -101,19 +101,27 @@ impl Port {
 
     /// Tells the peer about our pages. Returns whether it has been told everything.
     pub fn announce(&mut self) -> Result<bool, Ended> {
+        match self.tell_peer() {
+            Sent::Yes => Ok(true),
+            Sent::NotNow => Ok(false),
+            Sent::HungUp => {
+                // It may have said why.
+                self.pump();
+                Err(self.hung_up())
+            }
+        }
+    }
+
+    /// Tells the peer about our pages.
+    pub fn tell_peer(&mut self) -> Sent {
         while let Some(notice) = self.endpoint.notice() {
             let outbound = self.endpoint.outbound();
             match tell(&self.socket, notice, |id| outbound.and_then(|out| out.page(id))) {
                 Sent::Yes => self.endpoint.told(),
-                Sent::NotNow => return Ok(false),
-                Sent::HungUp => {
-                    // It may have said why.
-                    self.pump();
-                    return Err(self.hung_up());
-                }
+                other => return other,
             }
         }
-        Ok(true)
+        Sent::Yes
     }
 
     /// Takes everything that the socket holds.
@@ -159,6 +167,7 @@ impl Port {
         Ok(())
     }
 
+    /// The other process is gone; what it had committed is received first (P5).
     fn hung_up(&mut self) -> Ended {
         self.ended.get_or_insert(Ended::Died).clone()
     }

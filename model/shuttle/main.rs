@@ -1,1 +1,146 @@
-fn main() {}
+//! Large scenarios under random and priority (PCT) schedules, on the code that production runs.
+//!
+//! shuttle knows only sequential consistency: what weaker memory may do is loom's part. A failure
+//! prints a schedule; `LLMP_REPLAY=SCHEDULE cargo test --features shuttle --test shuttle NAME`
+//! runs it again. `LLMP_ITERATIONS=N` explores further than the default.
+
+#[path = "../scenario/bus.rs"]
+mod bus;
+#[path = "../scenario/doorbell.rs"]
+mod doorbell;
+#[path = "../scenario/mod.rs"]
+mod scenario;
+
+use bus::{Script, run};
+use llmp::memory::ShuttleMemory;
+use scenario::chain::{
+    Size, batch, deliver, join_during_reuse, leave_during_reuse, limits as chain_limits,
+};
+use scenario::{Runtime, mailbox};
+use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+mailbox!(ShuttleMailbox, shuttle);
+
+#[derive(Clone)]
+struct Shuttle;
+
+impl Runtime for Shuttle {
+    type Memory = ShuttleMemory;
+    type Mailbox<T: Send + 'static> = ShuttleMailbox<T>;
+
+    fn memory(&self, len: usize) -> ShuttleMemory {
+        ShuttleMemory::new(len)
+    }
+
+    fn mailbox<T: Send + 'static>(&self) -> ShuttleMailbox<T> {
+        ShuttleMailbox::default()
+    }
+
+    fn spawn<T: Send + 'static>(
+        &self,
+        thread: impl FnOnce() -> T + Send + 'static,
+    ) -> Box<dyn FnOnce() -> T> {
+        let thread = shuttle::thread::spawn(thread);
+        Box::new(move || thread.join().unwrap())
+    }
+}
+
+/// What a scenario must have reached in at least one of its schedules.
+#[derive(Default)]
+struct Reached {
+    turns: AtomicU64,
+    reuses: AtomicU64,
+}
+
+fn explore(name: &str, iterations: usize, scenario: impl Fn() + Send + Sync + 'static) {
+    let scenario = Arc::new(scenario);
+    let under = |kind: &str, scheduler: Box<dyn Scheduler + Send>| {
+        let mut config = shuttle::Config::new();
+        config.stack_size = 1 << 17;
+        config.max_steps = shuttle::MaxSteps::FailAfter(5_000_000);
+        let scenario = scenario.clone();
+        let start = Instant::now();
+        let schedules = shuttle::Runner::new(scheduler, config).run(move || scenario());
+        let time = start.elapsed().as_secs_f64();
+        let line = format!("model {name}: {schedules} {kind} schedules in {time:.2} s\n");
+        let _ = std::io::stderr().write_all(line.as_bytes());
+        schedules
+    };
+    if let Ok(schedule) = std::env::var("LLMP_REPLAY") {
+        under("replayed", Box::new(ReplayScheduler::new_from_encoded(&schedule)));
+        return;
+    }
+    let asked = std::env::var("LLMP_ITERATIONS").ok().and_then(|n| n.parse().ok());
+    let iterations = asked.unwrap_or(iterations);
+    assert_eq!(under("random", Box::new(RandomScheduler::new(iterations))), iterations);
+    // The depth is the number of preemptions that a bug needs.
+    assert_eq!(under("priority", Box::new(PctScheduler::new(3, iterations))), iterations);
+}
+
+fn explore_bus(name: &str, iterations: usize, scripts: &'static [Script]) {
+    let reached = Arc::new(Reached::default());
+    let counts = reached.clone();
+    explore(name, iterations, move || {
+        let stats = run(&Shuttle, scripts);
+        counts.turns.fetch_add(stats.turns, Ordering::Relaxed);
+        counts.reuses.fetch_add(stats.reuses, Ordering::Relaxed);
+    });
+    let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
+    assert!(count(&reached.turns) > 0, "no page was ever turned");
+    assert!(count(&reached.reuses) > 0, "no page was ever written again");
+}
+
+const STAYS: Script = Script { sends: 6, dies_after: None, leaves: false };
+const LEAVES: Script = Script { leaves: true, ..STAYS };
+
+#[test]
+fn p1_p2_p3_three_clients_send_to_each_other() {
+    explore_bus("bus_of_three", 4000, &[STAYS, STAYS, STAYS]);
+}
+
+#[test]
+fn p3_clients_leave_while_others_go_on() {
+    explore_bus("bus_with_leavers", 4000, &[STAYS, LEAVES, LEAVES]);
+}
+
+#[test]
+fn p4_clients_die_in_the_middle_of_a_message() {
+    const DEATHS: [[Script; 3]; 6] = {
+        let mut deaths = [[STAYS; 3]; 6];
+        let mut i = 0;
+        while i < deaths.len() {
+            deaths[i][1].dies_after = Some(1 + 3 * i);
+            deaths[i][2].dies_after = Some(2 + 5 * i);
+            i += 1;
+        }
+        deaths
+    };
+    for (i, scripts) in DEATHS.iter().enumerate() {
+        explore_bus(&format!("bus_with_deaths_{i}"), 1000, scripts);
+    }
+}
+
+const CHAIN: Size = Size { messages_per_page: 2, pages: 3, messages: 24, receivers: 3, steps: 40 };
+
+#[test]
+fn p8_a_chain_with_many_receivers_and_reuses() {
+    explore("chain_of_three_receivers", 5000, || deliver(&Shuttle, CHAIN));
+}
+
+#[test]
+fn p9_p10_both_ends_of_a_channel_sleep_and_are_woken() {
+    explore("both_sleep", 1000, || doorbell::both_sleep(&Shuttle, chain_limits(2, 2), 12));
+}
+
+#[test]
+fn p8_receivers_join_and_leave_a_long_chain() {
+    explore("join_a_long_chain", 5000, || join_during_reuse(&Shuttle, CHAIN, 9));
+    explore("batch_over_many_pages", 5000, || {
+        batch(&Shuttle, Size { messages: 6, receivers: 1, steps: 20, ..CHAIN });
+    });
+    explore("leave_a_long_chain", 5000, || leave_during_reuse(&Shuttle, CHAIN));
+}

@@ -11,7 +11,7 @@
 //! The broker is the receiver of every client's chain and the sender of the broadcast chain. In a
 //! turn it takes from each client up to its budget, appends to one run, publishes the run by one
 //! store, then gives up what it took, and then rings who sleeps. In that order: what was given up
-//! has been sent on (P3).
+//! has been sent on (P3). All clients read the one broadcast chain, so all see one order (P2).
 
 use crate::chain::{Blocked, Event, Notice, Receiver, Refused, Sender, Start, Stats};
 use crate::control::Control;
@@ -302,7 +302,7 @@ impl<M: Memory> Core<M> {
                 Ok(Event::Empty) => break,
                 Ok(Event::Turned) => {
                     link.drain = Drain::NotNeeded;
-                    if !held_still(&mut link.leaving, SLOT_HEADER) {
+                    if !spend(&mut link.leaving, SLOT_HEADER) {
                         return Outcome::Gone(Some(Fault::Endless));
                     }
                 }
@@ -331,7 +331,7 @@ impl<M: Memory> Core<M> {
                     }
                     inbound.advance(&slot);
                     bytes += slot.payload_len();
-                    if !held_still(&mut link.leaving, slot.slot_len) {
+                    if !spend(&mut link.leaving, slot.end - slot.at) {
                         return Outcome::Gone(Some(Fault::Endless));
                     }
                 }
@@ -387,6 +387,11 @@ impl<M: Memory> Core<M> {
             let something = link.inbound.as_ref().is_some_and(Receiver::has_something);
             link.leaving.is_some() || something && drained
         })
+    }
+
+    /// Whether the last [`turn`](Core::turn) left something for want of room.
+    pub fn is_blocked(&self) -> bool {
+        self.waiting.is_some()
     }
 
     /// Gives the broadcast chain the page that a [`Turn`] was blocked for.
@@ -450,14 +455,12 @@ impl<M: Memory> Core<M> {
     }
 }
 
-/// Counts what is taken from a client that is gone. Whether its pages can have held that much.
-fn held_still(leaving: &mut Option<usize>, slot_len: usize) -> bool {
+/// Takes `len` bytes from what a client that has left may still hold. Returns whether it had them.
+fn spend(leaving: &mut Option<usize>, len: usize) -> bool {
     let Some(left) = leaving else { return true };
-    match left.checked_sub(slot_len) {
-        Some(less) => *left = less,
-        None => return false,
-    }
-    true
+    let less = left.checked_sub(len);
+    *left = less.unwrap_or(0);
+    less.is_some()
 }
 
 /// Appends one client's message to the broadcast chain, if the hook lets it pass.

@@ -170,8 +170,8 @@ impl<M: Memory> Receiver<M> {
     /// The whole envelope of a message, with its origin.
     #[inline]
     pub fn envelope(&self, slot: &Slot) -> Envelope {
-        let mut envelope = slot.envelope;
-        if slot.extended {
+        let mut envelope = slot.envelope();
+        if slot.is_extended() {
             let [broker, id] = self.page.read_words(slot.at + SLOT_HEADER);
             envelope.origin = Some(Origin { broker, id });
         }
@@ -194,7 +194,7 @@ impl<M: Memory> Receiver<M> {
     #[inline]
     pub fn advance(&mut self, slot: &Slot) {
         debug_assert_eq!(slot.at, self.at, "a slot is passed once, and in order");
-        self.at = slot.at + slot.slot_len;
+        self.at = slot.end;
         self.next_message += 1;
     }
 

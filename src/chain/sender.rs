@@ -8,7 +8,8 @@
 //!    relaxed. A run is what is visible only when its first commit word is stored, by
 //!    [`publish`](Sender::publish).
 //!
-//! A sender that dies before 3 leaves nothing that anybody could see (P4).
+//! Slots follow each other in the order in which they are sent, and become visible in no other
+//! (P1). A sender that dies before 3 leaves nothing that anybody could see (P4).
 //!
 //! A page lives in one of two places: in the `chain` (oldest first, the last one being written)
 //! or among the `free`. It moves from chain to free when every receiver's cursor has passed its
@@ -209,6 +210,7 @@ impl<M: Memory> Sender<M> {
         let max = self.limits.max_message_len();
         let slot_len = slot_len(len, envelope.origin.is_some());
         let Some(slot_len) = slot_len.filter(|_| len <= max) else {
+            // Before anything is written (P14).
             return Err(Refused::TooLong { len, max });
         };
         if self.at + slot_len + SLOT_HEADER > self.page.region_len() {
@@ -237,8 +239,9 @@ impl<M: Memory> Sender<M> {
     /// [`Refused`]; then nothing was written.
     #[inline]
     pub fn send(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), Refused> {
-        self.append(envelope, payload)?;
-        self.publish();
+        let claim = self.claim(envelope, payload.len())?;
+        claim.write_all(payload);
+        claim.publish();
         Ok(())
     }
 
@@ -327,7 +330,8 @@ impl<M: Memory> Sender<M> {
         }
         let wanted = self.limits.page_for(slot_len);
         let free_len: usize = self.free.iter().map(|page| page.memory.region_len()).sum();
-        // Free pages that are too small for this message may make room for a larger one.
+        // Never beyond the budget (P6). Free pages that are too small for this message may make
+        // room for a larger one.
         let fits = self.pages_len - free_len + wanted <= self.limits.budget();
         Err(if fits { Blocked::NeedPage(wanted) } else { Blocked::Full })
     }
@@ -487,7 +491,7 @@ impl<M: Memory> Sender<M> {
 
     /// What the chain has done until now.
     pub fn stats(&self) -> Stats {
-        self.stats
+        Stats { messages: self.next_message, ..self.stats }
     }
 }
 
@@ -554,18 +558,45 @@ impl<M: Memory> Claim<'_, M> {
     /// Puts the message into the run. It is visible after [`Sender::publish`].
     #[inline]
     pub fn commit(self) {
-        let Claim { sender, envelope, len, slot_len } = self;
-        if let Some(Origin { broker, id }) = envelope.origin {
+        let commit = self.seal();
+        self.sender.commit_slot(commit);
+        self.pass();
+    }
+
+    /// Makes the message visible, with all of the run before it.
+    #[inline]
+    pub fn publish(self) {
+        let commit = self.seal();
+        if self.sender.run.is_some() {
+            self.sender.commit_slot(commit);
+            self.sender.publish();
+        } else {
+            // pairs with CommitRead: the whole message was written before
+            self.sender.page.store(self.sender.at + SLOT_COMMIT, commit, Site::CommitPublish);
+        }
+        self.pass();
+    }
+
+    /// Writes everything but the commit word, which it returns.
+    #[inline]
+    fn seal(&self) -> u64 {
+        let sender = &*self.sender;
+        if let Some(Origin { broker, id }) = self.envelope.origin {
             sender.page.write_words(sender.at + SLOT_HEADER, [broker, id]);
         }
-        sender.page.write_words(sender.at + SLOT_TAG, [envelope.tag_word()]);
+        sender.page.write_words(sender.at + SLOT_TAG, [self.envelope.tag_word()]);
         // Relaxed: the publishing store of this run comes after it
-        sender.page.store(sender.at + slot_len + SLOT_COMMIT, 0, Site::CommitClear);
-        sender.commit_slot(envelope.commit_word(len as u32));
-        sender.at += slot_len;
+        sender.page.store(sender.at + self.slot_len + SLOT_COMMIT, 0, Site::CommitClear);
+        self.envelope.commit_word(self.len as u32)
+    }
+
+    /// Goes on behind the message.
+    #[inline]
+    fn pass(self) {
+        let sender = self.sender;
+        sender.at += self.slot_len;
         sender.next_message += 1;
-        sender.stats.messages += 1;
-        sender.stats.payload_bytes += len as u64;
+        sender.stats.payload_bytes += self.len as u64;
     }
 }
 

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// The seals of every region: nobody but its owner can ever write it or change its length.
+/// The seals of every region: nobody but its owner can ever write it or change its length (P13).
 const SEALS: SealFlags =
     SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE).union(SealFlags::SEAL);
 

@@ -16,9 +16,9 @@ use core::sync::atomic::{AtomicU64, Ordering, fence};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-/// Up to this many bytes are copied as relaxed words; above, by the opaque copy. Measured by
-/// `cargo bench --bench memory`.
-const SMALL: usize = 128;
+/// Up to so many bytes, if they are whole words, are copied as relaxed words; all else by the
+/// opaque copy. Measured by `cargo bench --bench memory`.
+const SMALL: usize = 16;
 
 /// The promise that every peer that writes memory read by us follows the protocol.
 ///
@@ -132,14 +132,29 @@ impl Region {
         self.at(at, len)
     }
 
+    /// The word at `at`. Rounding a misaligned offset down keeps it inside, as the length is a
+    /// multiple of 8: one comparison is enough.
     #[inline(always)]
     fn word(&self, at: usize) -> &AtomicU64 {
-        let word = self.at(at, 8).cast::<u64>();
-        // SAFETY: `at` returned 8 bytes at a multiple of 8 that live as long as `self`; they are
-        // only reached through atomics and the copies below. If they are mapped read-only, only
-        // relaxed loads are made, which the documentation of `core::sync::atomic` allows for 8
-        // bytes on the 64-bit targets that this crate supports.
-        unsafe { AtomicU64::from_ptr(word) }
+        debug_assert!(at.is_multiple_of(8), "misaligned: {at}");
+        if at >= self.len {
+            outside(at, 8, self.len);
+        }
+        // SAFETY: at / 8 * 8 + 8 <= self.len.
+        let word = unsafe { self.start.cast::<AtomicU64>().add(at / 8) };
+        // SAFETY: as for `words`.
+        unsafe { word.as_ref() }
+    }
+
+    /// `count` words at `at`.
+    #[inline(always)]
+    fn words(&self, at: usize, count: usize) -> &[AtomicU64] {
+        let words = self.at(at, 8 * count).cast::<AtomicU64>();
+        // SAFETY: `at` returned so many bytes at a multiple of 8 that live as long as `self`; they
+        // are only reached through atomics and the copies below. If they are mapped read-only,
+        // only relaxed loads are made, which the documentation of `core::sync::atomic` allows for
+        // 8 bytes on the 64-bit targets that this crate supports.
+        unsafe { core::slice::from_raw_parts(words, count) }
     }
 
     /// Bytes that follow the protocol's word before them, without a copy.
@@ -204,76 +219,61 @@ impl Memory for Region {
 
     #[inline(always)]
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
-        let _ = self.at(at, 8 * N);
-        core::array::from_fn(|i| u64::from_le(self.word(at + 8 * i).load(Ordering::Relaxed)))
+        let words = self.words(at, N);
+        core::array::from_fn(|i| u64::from_le(words[i].load(Ordering::Relaxed)))
     }
 
     #[inline(always)]
-    fn write_words<const N: usize>(&self, at: usize, words: [u64; N]) {
-        let _ = self.at_mut(at, 8 * N);
-        for (i, word) in words.into_iter().enumerate() {
-            self.word(at + 8 * i).store(word.to_le(), Ordering::Relaxed);
+    fn write_words<const N: usize>(&self, at: usize, values: [u64; N]) {
+        debug_assert!(self.writable, "a region is written by its owner alone");
+        let words = self.words(at, N);
+        for (word, value) in words.iter().zip(values) {
+            word.store(value.to_le(), Ordering::Relaxed);
         }
     }
 
     #[inline]
     fn read_bytes(&self, at: usize, into: &mut [u8]) {
-        let from = self.at(at, into.len());
-        if into.len() > SMALL {
+        let (words, rest) = into.as_chunks_mut::<8>();
+        if words.len() > SMALL / 8 || !rest.is_empty() {
+            let from = self.at(at, into.len());
             // SAFETY: both are valid for that length; `into` is exclusive, so they don't overlap.
             return unsafe { copy_opaque(into.as_mut_ptr(), from, into.len()) };
         }
-        let mut words = into.chunks_exact_mut(8);
-        let mut at = at;
-        for word in &mut words {
-            word.copy_from_slice(&self.word(at).load(Ordering::Relaxed).to_ne_bytes());
-            at += 8;
-        }
-        let rest = words.into_remainder();
-        if !rest.is_empty() {
-            let word = self.word(at).load(Ordering::Relaxed).to_ne_bytes();
-            rest.copy_from_slice(&word[..rest.len()]);
+        let from = self.words(at, words.len());
+        for (to, from) in words.iter_mut().zip(from) {
+            *to = from.load(Ordering::Relaxed).to_ne_bytes();
         }
     }
 
     #[inline]
     fn write_bytes(&self, at: usize, from: &[u8]) {
-        let to = self.at_mut(at, from.len());
-        if from.len() > SMALL {
+        debug_assert!(self.writable, "a region is written by its owner alone");
+        let (words, rest) = from.as_chunks::<8>();
+        if words.len() > SMALL / 8 || !rest.is_empty() {
+            let to = self.at(at, from.len());
             // SAFETY: both are valid for that length. They don't overlap: nobody holds a slice
             // into bytes that he himself is about to write.
             return unsafe { copy_opaque(to, from.as_ptr(), from.len()) };
         }
-        let words = from.chunks_exact(8);
-        let rest = words.remainder();
-        let mut at = at;
-        for word in words {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(word);
-            self.word(at).store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
-            at += 8;
-        }
-        if !rest.is_empty() {
-            let mut bytes = [0; 8];
-            bytes[..rest.len()].copy_from_slice(rest);
-            self.word(at).store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
+        for (to, from) in self.words(at, words.len()).iter().zip(words) {
+            to.store(u64::from_ne_bytes(*from), Ordering::Relaxed);
         }
     }
 
     #[inline]
     fn copy_bytes(&self, at: usize, from: &Self, from_at: usize, len: usize) {
-        let to = self.at_mut(at, len);
-        let source = from.at(from_at, len);
         if len > SMALL {
+            let to = self.at_mut(at, len);
+            let source = from.at(from_at, len);
             assert!(!self.is_same(from), "a region is not copied into itself");
             // SAFETY: both are valid for that length and lie in different regions.
             return unsafe { copy_opaque(to, source, len) };
         }
+        debug_assert!(self.writable, "a region is written by its owner alone");
         let words = len.div_ceil(8);
-        let _ = (self.at_mut(at, 8 * words), from.at(from_at, 8 * words));
-        for i in 0..words {
-            let word = from.word(from_at + 8 * i).load(Ordering::Relaxed);
-            self.word(at + 8 * i).store(word, Ordering::Relaxed);
+        for (to, from) in self.words(at, words).iter().zip(from.words(from_at, words)) {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where the sockets lie: a bus's name becomes a path; a dead broker's socket is no obstacle.
+//! Where the sockets lie: a bus's name becomes a path; a dead broker's socket is no obstacle (P7).
 
 use super::socket::{Listener, Socket};
 use crate::bus::Bus;

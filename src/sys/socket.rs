@@ -103,8 +103,8 @@ impl Socket {
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let mut parts = [IoSliceMut::new(&mut bytes)];
             match rustix::net::recvmsg(&self.0, &mut parts, &mut control, flags) {
-                // A peer that closed before it had read everything is told of first, once; what it
-                // had sent is still there.
+                // The other side has hung up with packets of ours unread. The kernel says so once,
+                // before it hands out what was sent to us, and all of that still counts (P4, P5).
                 Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(Errno::AGAIN) => return Received::Nothing,
                 Err(_) => return Received::HungUp,
@@ -135,6 +135,16 @@ impl Socket {
     /// or the deadline has passed. Returns whether something happened.
     pub fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<bool> {
         let interest = if writable { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        self.wait_for(interest, deadline)
+    }
+
+    /// Blocks until something can be sent, the other side hangs up, or the deadline has passed.
+    /// Returns whether something happened.
+    pub fn wait_writable(&self, deadline: Instant) -> io::Result<bool> {
+        self.wait_for(PollFlags::OUT, Some(deadline))
+    }
+
+    fn wait_for(&self, interest: PollFlags, deadline: Option<Instant>) -> io::Result<bool> {
         loop {
             let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
             let mut fds = [PollFd::new(&self.0, interest)];
@@ -200,14 +210,22 @@ impl AsFd for Listener {
 mod tests {
     use super::*;
 
+    // P4, P5, P15
     #[test]
-    fn what_a_peer_sent_is_received_although_it_died_before_it_had_read_everything() {
+    fn what_was_sent_before_a_hang_up_arrives_even_if_the_sender_left_something_unread() {
         let (ours, theirs) = Socket::pair().unwrap();
         ours.ring();
-        theirs.send(&Packet::Forget { id: 7 }, None);
+        assert_eq!(theirs.send(&Packet::Forget { id: 7 }, None), Sent::Yes);
+        assert_eq!(theirs.send(&Packet::Forget { id: 8 }, None), Sent::Yes);
         drop(theirs);
-        let received = ours.receive();
-        assert!(matches!(received, Received::Packet(Packet::Forget { id: 7 }, None)));
+        for expected in [7, 8] {
+            let received = ours.receive();
+            let Received::Packet(Packet::Forget { id }, None) = received else {
+                panic!("{received:?}");
+            };
+            assert_eq!(id, expected);
+        }
+        assert!(matches!(ours.receive(), Received::HungUp));
         assert!(matches!(ours.receive(), Received::HungUp));
     }
 }

@@ -1,2 +1,48 @@
 //! The command line of llmp.
-fn main() {}
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod arguments;
+mod broker;
+mod demo;
+mod failure;
+mod format;
+mod lines;
+mod recv;
+mod send;
+mod values;
+
+use arguments::{Command, Program};
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let program = match arguments::parse() {
+        Ok(program) => program,
+        Err(status) => return status,
+    };
+    log_to_stderr(&program);
+    let result = match program.command {
+        Command::Broker(arguments) => broker::run(arguments),
+        Command::Send(arguments) => send::run(arguments),
+        Command::Recv(arguments) => recv::run(arguments),
+        Command::Demo(arguments) => demo::run(arguments),
+        Command::DemoBroker(arguments) => demo::broker::run(&arguments),
+        Command::DemoClient(arguments) => demo::client::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Warnings are shown if nothing else is said; `RUST_LOG` has the last word.
+fn log_to_stderr(program: &Program) {
+    let level = if program.verbose { "info" } else { "warn" };
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level))
+        .format(|out, record| {
+            let level = record.level().as_str().to_lowercase();
+            writeln!(out, "llmp: {level}: {}", record.args())
+        })
+        .init();
+}

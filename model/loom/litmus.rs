@@ -1,0 +1,132 @@
+//! The protocol's three edges on their own: the exact set of outcomes that each permits.
+//!
+//! Losing an outcome fails as well as gaining one, so that the tests also show that loom explores
+//! what it should.
+
+use crate::explore::{Explored, Loom, explore, report};
+use crate::scenario::Runtime;
+use llmp::memory::{LoomMemory, Memory};
+use llmp::order::{Orders, Site};
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+const DATA: usize = 0;
+const WORD: usize = 8;
+
+/// The outcomes of two threads over two words: what the first and what the second one saw.
+type Outcomes = BTreeSet<(u64, u64)>;
+
+/// Explores two threads and collects what they saw. `None` if loom found a race.
+fn outcomes(
+    orders: Orders,
+    first: fn(&LoomMemory) -> u64,
+    second: fn(&LoomMemory) -> u64,
+) -> Option<(Outcomes, Explored)> {
+    let seen: Arc<Mutex<Outcomes>> = Arc::default();
+    let collect = seen.clone();
+    let explored = catch_unwind(AssertUnwindSafe(|| {
+        explore(None, orders, move |runtime: &Loom| {
+            let memory = runtime.memory(16);
+            let other = memory.clone();
+            let thread = runtime.spawn(move || first(&other));
+            let second = second(&memory);
+            collect.lock().unwrap().insert((thread(), second));
+        })
+    }));
+    let outcomes = seen.lock().unwrap().clone();
+    explored.ok().map(|explored| (outcomes, explored))
+}
+
+fn litmus(
+    name: &str,
+    first: fn(&LoomMemory) -> u64,
+    second: fn(&LoomMemory) -> u64,
+    permitted: &[(u64, u64)],
+) {
+    let (found, explored) =
+        outcomes(Orders::production(), first, second).expect("no race with production's orderings");
+    assert_eq!(found, permitted.iter().copied().collect(), "outcomes of {name}");
+    report(&format!(
+        "litmus {name}: exhaustive, exactly {} outcomes, {} executions in {:.2} s",
+        permitted.len(),
+        explored.executions,
+        explored.time.as_secs_f64()
+    ));
+}
+
+/// Message passing over a commit word: payload is written plainly, and read only when committed.
+/// The reader returns 2 if nothing was committed.
+fn commit(memory: &LoomMemory) -> u64 {
+    memory.write_words(DATA, [1]);
+    memory.store(WORD, 1, Site::CommitPublish);
+    0
+}
+
+fn take(memory: &LoomMemory) -> u64 {
+    match memory.load(WORD, Site::CommitRead) {
+        0 => 2,
+        _ => memory.read_words::<1>(DATA)[0],
+    }
+}
+
+#[test]
+fn the_commit_edge_permits_nothing_or_the_whole_message() {
+    litmus("commit", commit, take, &[(0, 1), (0, 2)]);
+    for site in [Site::CommitPublish, Site::CommitRead] {
+        let weak = outcomes(Orders::weakened(site, Ordering::Relaxed), commit, take);
+        assert!(weak.is_none(), "a relaxed {site:?} races");
+    }
+}
+
+/// The other way round over a cursor: the page is read plainly, then given up; it is written
+/// again only when it was given up.
+fn leave(memory: &LoomMemory) -> u64 {
+    let [seen] = memory.read_words(DATA);
+    memory.store(WORD, 1, Site::CursorPublish);
+    seen
+}
+
+fn reuse(memory: &LoomMemory) -> u64 {
+    let given_up = memory.load(WORD, Site::CursorRead);
+    if given_up == 1 {
+        memory.write_words(DATA, [7]);
+    }
+    given_up
+}
+
+#[test]
+fn the_cursor_edge_permits_no_reader_to_see_a_page_written_again() {
+    litmus("cursor", leave, reuse, &[(0, 0), (0, 1)]);
+    for site in [Site::CursorPublish, Site::CursorRead] {
+        let weak = outcomes(Orders::weakened(site, Ordering::Relaxed), leave, reuse);
+        assert!(weak.is_none(), "a relaxed {site:?} races");
+    }
+}
+
+/// Store buffering: the sleeper parks and looks for a message, the sender publishes and looks for
+/// a sleeper.
+fn park(memory: &LoomMemory) -> u64 {
+    memory.store(DATA, 1, Site::ParkStore);
+    memory.fence(Site::ParkFence);
+    memory.load(WORD, Site::CommitRead)
+}
+
+fn publish(memory: &LoomMemory) -> u64 {
+    memory.store(WORD, 1, Site::CommitPublish);
+    memory.fence(Site::RingFence);
+    memory.load(DATA, Site::RingRead)
+}
+
+#[test]
+fn the_park_edge_permits_everything_but_that_neither_sees_the_other() {
+    litmus("park", park, publish, &[(0, 1), (1, 0), (1, 1)]);
+    for site in [Site::ParkFence, Site::RingFence] {
+        for ordering in site.weaker() {
+            let weak = outcomes(Orders::weakened(site, *ordering), park, publish);
+            let (found, _) = weak.expect("nothing plain, no race");
+            assert!(found.contains(&(0, 0)), "{ordering:?} at {site:?} loses a wake-up");
+        }
+    }
+}

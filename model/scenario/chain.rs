@@ -1,0 +1,414 @@
+//! A sender and its receivers: commit, page turn, reuse, joining, leaving, batches, death.
+
+use super::{Descriptors, Mailbox, Runtime};
+use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender, Start};
+use llmp::control::Control;
+use llmp::layout::{PAGE_HEADER, SLOT_HEADER, control_len, slot_len};
+use llmp::memory::Memory;
+use llmp::{ClientId, Envelope, Flags, Limits, Tag};
+
+/// Payload of a model's message in bytes: one word, so that loom has little to track.
+const PAYLOAD: usize = 8;
+
+/// Limits of a chain whose pages hold `messages` messages each and whose budget is `pages` pages.
+pub fn limits(messages: usize, pages: usize) -> Limits {
+    let slot = slot_len(PAYLOAD, false).unwrap();
+    // A page must also have room for one message with an origin.
+    let slots = (messages * slot).max(slot_len(PAYLOAD, true).unwrap());
+    let page_len = PAGE_HEADER + slots + SLOT_HEADER;
+    Limits::new(page_len, PAYLOAD, pages * page_len).unwrap()
+}
+
+/// A region that holds a control region with one cursor, and nothing else.
+pub fn control_memory<R: Runtime>(runtime: &R) -> R::Memory {
+    // Only the lines that exist; a whole page of the kernel's would be hundreds of words.
+    assert!(control_len(1) >= 192);
+    runtime.memory(192)
+}
+
+fn payload(number: u64) -> [u8; PAYLOAD] {
+    (number ^ 0x5a5a_0000_1234_5678).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()
+}
+
+fn envelope(number: u64) -> Envelope {
+    Envelope {
+        tag: Tag(number as u32),
+        flags: Flags(number as u16),
+        sender: ClientId(7),
+        origin: None,
+    }
+}
+
+/// What came of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Done,
+    Nothing,
+}
+
+/// How a process sees a region: as it is, or through something that lets it die or lie.
+pub type View<P, M> = Box<dyn Fn(P) -> M + Send>;
+
+/// A sender with its end of the connections.
+pub struct Sending<R: Runtime, M: Memory> {
+    runtime: R,
+    sender: Sender<M>,
+    /// Where the descriptors for receiver `id` go.
+    sockets: Vec<(u32, Descriptors<R::Memory>)>,
+    /// How the sender sees a region that it makes itself.
+    own: View<R::Memory, M>,
+    /// The same regions as they are handed on.
+    regions: Vec<(u32, R::Memory)>,
+    next_page: u32,
+    next: u64,
+}
+
+impl<R: Runtime> Sending<R, R::Memory> {
+    pub fn new(runtime: &R, limits: Limits) -> Self {
+        Self::with(runtime, limits, Box::new(|memory| memory))
+    }
+}
+
+impl<R: Runtime, M: Memory> Sending<R, M> {
+    pub fn with(runtime: &R, limits: Limits, own: View<R::Memory, M>) -> Self {
+        let first = runtime.memory(limits.page_len());
+        Sending {
+            runtime: runtime.clone(),
+            sender: Sender::new(7, limits, own(first.clone())),
+            sockets: Vec::new(),
+            own,
+            regions: vec![(0, first)],
+            next_page: 1,
+            next: 0,
+        }
+    }
+
+    /// Admits a receiver, whose control region is as the sender sees it.
+    pub fn admit(&mut self, id: u32, control: M, socket: Descriptors<R::Memory>) -> Start {
+        let start = self.sender.admit(id, Control::check(control, 0).unwrap(), 0);
+        self.sockets.push((id, socket));
+        self.tell();
+        start
+    }
+
+    pub fn strike(&mut self, id: u32) {
+        self.sender.strike(id);
+    }
+
+    fn tell(&mut self) {
+        for (id, socket) in &self.sockets {
+            while let Some(notice) = self.sender.notice(*id) {
+                if let Notice::Page(page) = notice {
+                    let region = self.regions.iter().find(|(known, _)| *known == page).unwrap();
+                    socket.send(page, region.1.clone());
+                }
+                self.sender.told(*id);
+            }
+        }
+    }
+
+    /// Appends the next message to the run.
+    pub fn append(&mut self) -> Step {
+        loop {
+            match self.sender.append(envelope(self.next), &payload(self.next)) {
+                Ok(()) => {
+                    self.next += 1;
+                    return Step::Done;
+                }
+                Err(Refused::Blocked(Blocked::NeedPage(len))) => {
+                    let region = self.runtime.memory(len);
+                    self.regions.push((self.next_page, region.clone()));
+                    self.next_page += 1;
+                    self.sender.add_page((self.own)(region));
+                    self.tell();
+                }
+                Err(Refused::Blocked(_)) => {
+                    assert!(self.sender.take_liars().is_empty(), "an honest cursor was a lie");
+                    return Step::Nothing;
+                }
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+
+    pub fn publish(&mut self) {
+        self.sender.publish();
+    }
+
+    /// Sends the next message if there is room.
+    pub fn send(&mut self) -> Step {
+        let step = self.append();
+        if step == Step::Done {
+            self.publish();
+        }
+        step
+    }
+
+    /// Number of the next message.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    pub fn is_taken(&mut self) -> bool {
+        self.sender.is_taken()
+    }
+}
+
+/// A receiver with its end of the connection. It checks every message.
+pub struct Receiving<M: Memory, P: Memory> {
+    receiver: Receiver<M>,
+    socket: Descriptors<P>,
+    /// How the receiver sees a page that arrives.
+    view: View<P, M>,
+    next: u64,
+}
+
+impl<M: Memory, P: Memory> Receiving<M, P> {
+    /// A receiver that was admitted at `start`. `control` is its own region as it sees it.
+    pub fn new(
+        limits: Limits,
+        control: Control<M>,
+        socket: Descriptors<P>,
+        start: Start,
+        view: View<P, M>,
+    ) -> Self {
+        let mut pages = Vec::new();
+        while let Some((id, page)) = socket.receive() {
+            pages.push((id, view(page)));
+        }
+        let receiver = Receiver::new(limits, pages, start, control, 0).unwrap();
+        Receiving { receiver, socket, view, next: start.message }
+    }
+
+    /// Takes one step.
+    pub fn step(&mut self) -> Step {
+        match self.receiver.poll().expect("an honest sender makes no fault") {
+            Event::Empty => return Step::Nothing,
+            Event::Turned => {
+                self.receiver.give_up();
+            }
+            Event::Message(slot) => {
+                let mut copy = [0; PAYLOAD];
+                self.receiver.read(&slot, &mut copy);
+                assert_eq!(copy, payload(self.next), "payload of message {}", self.next);
+                assert_eq!(self.receiver.envelope(&slot), envelope(self.next));
+                assert_eq!(self.receiver.next_message(), self.next);
+                self.receiver.advance(&slot);
+                self.next += 1;
+            }
+            Event::Unknown(page) => {
+                let mut found = false;
+                while let Some((id, memory)) = self.socket.receive() {
+                    found |= id == page;
+                    self.receiver.add_page(id, (self.view)(memory)).unwrap();
+                }
+                assert!(found, "page {page} was named before it was sent");
+            }
+        }
+        Step::Done
+    }
+
+    /// Number of the next message.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    pub fn give_up(&mut self) {
+        self.receiver.give_up();
+    }
+}
+
+type Plain<R> = Receiving<<R as Runtime>::Memory, <R as Runtime>::Memory>;
+
+/// A receiver admitted before the sender begins.
+pub fn join<R: Runtime>(
+    runtime: &R,
+    limits: Limits,
+    sending: &mut Sending<R, R::Memory>,
+    id: u32,
+) -> Plain<R> {
+    let memory = control_memory(runtime);
+    let control = Control::create(memory.clone(), 1);
+    let socket = Descriptors::default();
+    let start = sending.admit(id, memory, socket.clone());
+    Receiving::new(limits, control, socket, start, Box::new(|page| page))
+}
+
+/// Lets everybody go on in turn until nobody can.
+pub fn finish<R: Runtime, M: Memory>(
+    sending: &mut Sending<R, M>,
+    receivers: &mut [Plain<R>],
+    messages: u64,
+) {
+    loop {
+        let mut step = Step::Nothing;
+        if sending.next() < messages {
+            step = sending.send();
+        }
+        for receiving in receivers.iter_mut() {
+            while receiving.step() == Step::Done {
+                step = Step::Done;
+            }
+        }
+        if step == Step::Nothing {
+            break;
+        }
+    }
+    assert_eq!(sending.next(), messages, "the sender is stuck");
+    for receiving in receivers.iter_mut() {
+        assert_eq!(receiving.next(), messages, "a message is lost");
+        receiving.give_up();
+    }
+    assert!(sending.is_taken());
+}
+
+/// The size of a scenario.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// Messages that fit into a page.
+    pub messages_per_page: usize,
+    /// Pages that the budget allows.
+    pub pages: usize,
+    pub messages: u64,
+    pub receivers: usize,
+    /// Steps of each receiver while the others run.
+    pub steps: usize,
+}
+
+impl Size {
+    pub fn limits(&self) -> Limits {
+        limits(self.messages_per_page, self.pages)
+    }
+}
+
+/// A sender and receivers that were there from the beginning. [P1 P3 P8]
+pub fn deliver<R: Runtime>(runtime: &R, size: Size) {
+    let mut sending = Sending::new(runtime, size.limits());
+    let receivers: Vec<Plain<R>> = (0..size.receivers)
+        .map(|id| join(runtime, size.limits(), &mut sending, id as u32))
+        .collect();
+    let threads: Vec<_> = receivers
+        .into_iter()
+        .map(|mut receiving| {
+            runtime.spawn(move || {
+                for _ in 0..size.steps {
+                    receiving.step();
+                }
+                receiving
+            })
+        })
+        .collect();
+    for _ in 0..size.messages + 1 {
+        if sending.next() < size.messages {
+            sending.send();
+        }
+    }
+    let mut receivers: Vec<_> = threads.into_iter().map(|join| join()).collect();
+    finish(&mut sending, &mut receivers, size.messages);
+}
+
+/// A receiver that is admitted while the sender turns and reuses pages. [P3 P8]
+pub fn join_during_reuse<R: Runtime>(runtime: &R, size: Size, joins_after: u64) {
+    let mut sending = Sending::new(runtime, size.limits());
+    let mut first = join(runtime, size.limits(), &mut sending, 0);
+    // Its own region and connection; it starts when it has been told where.
+    let memory = control_memory(runtime);
+    let control = Control::create(memory.clone(), 1);
+    let socket: Descriptors<R::Memory> = Descriptors::default();
+    let start = runtime.mailbox::<Start>();
+
+    let first = runtime.spawn(move || {
+        for _ in 0..size.steps {
+            first.step();
+        }
+        first
+    });
+    let late = {
+        let (socket, start) = (socket.clone(), start.clone());
+        runtime.spawn(move || {
+            let start = start.wait();
+            let mut late =
+                Receiving::new(size.limits(), control, socket, start, Box::new(|page| page));
+            for _ in 0..size.steps {
+                late.step();
+            }
+            (start, late)
+        })
+    };
+    let mut memory = Some(memory);
+    for i in 0..size.messages + 2 {
+        if sending.next() < size.messages {
+            sending.send();
+        }
+        if i + 1 >= joins_after
+            && let Some(memory) = memory.take()
+        {
+            start.put(sending.admit(1, memory, socket.clone()));
+        }
+    }
+    let first = first();
+    let (start, late) = late();
+    assert!(start.message >= 1, "it was to join late");
+    finish(&mut sending, &mut [first, late], size.messages);
+}
+
+/// A receiver that leaves for good while the sender turns and reuses pages. [P8]
+pub fn leave_during_reuse<R: Runtime>(runtime: &R, size: Size) {
+    let mut sending = Sending::new(runtime, size.limits());
+    let mut stays = join(runtime, size.limits(), &mut sending, 0);
+    let mut leaves = join(runtime, size.limits(), &mut sending, 1);
+    let hang_up = runtime.mailbox::<()>();
+    let stays = runtime.spawn(move || {
+        for _ in 0..size.steps {
+            stays.step();
+        }
+        stays
+    });
+    let gone = {
+        let hang_up = hang_up.clone();
+        runtime.spawn(move || {
+            leaves.step();
+            drop(leaves);
+            hang_up.put(());
+        })
+    };
+    let mut told = false;
+    for _ in 0..size.messages + 1 {
+        if sending.next() < size.messages && sending.send() == Step::Nothing && !told {
+            told = hang_up.take().is_some();
+            if told {
+                sending.strike(1);
+            }
+        }
+    }
+    gone();
+    if !told {
+        hang_up.take().expect("it has hung up");
+        sending.strike(1);
+    }
+    let stays = stays();
+    finish(&mut sending, &mut [stays], size.messages);
+}
+
+/// A batch, over a page turn: who sees the first message sees them all. [P1 P3]
+pub fn batch<R: Runtime>(runtime: &R, size: Size) {
+    let mut sending = Sending::new(runtime, size.limits());
+    let mut receiving = join(runtime, size.limits(), &mut sending, 0);
+    let messages = size.messages;
+    let thread = runtime.spawn(move || {
+        for _ in 0..size.steps {
+            receiving.step();
+            if receiving.next() > 0 {
+                while receiving.next() < messages {
+                    assert_eq!(receiving.step(), Step::Done, "a batch that is visible in part");
+                }
+            }
+        }
+        receiving
+    });
+    for _ in 0..messages {
+        assert_eq!(sending.append(), Step::Done);
+    }
+    sending.publish();
+    finish(&mut sending, &mut [thread()], messages);
+}

@@ -1,0 +1,113 @@
+//! Scenarios, written once and explored by loom, by shuttle and by real threads.
+//!
+//! A scenario runs in two parts. In the first, each process is a thread that takes a bounded
+//! number of steps, so that a checker can explore all their interleavings. In the second, one
+//! thread lets them all finish in turn, so that "everything arrives" can be asserted whatever
+//! happened in the first.
+
+pub mod chain;
+
+use llmp::memory::Memory;
+use std::collections::VecDeque;
+
+/// What a scenario runs on: a checker's threads, memory and locks.
+pub trait Runtime: Clone + Send + Sync + 'static {
+    type Memory: Memory + Send + Sync + 'static;
+    type Mailbox<T: Send + 'static>: Mailbox<T>;
+
+    /// A zeroed region.
+    fn memory(&self, len: usize) -> Self::Memory;
+
+    fn mailbox<T: Send + 'static>(&self) -> Self::Mailbox<T>;
+
+    /// Starts a thread; the result waits for it.
+    fn spawn<T: Send + 'static>(
+        &self,
+        thread: impl FnOnce() -> T + Send + 'static,
+    ) -> Box<dyn FnOnce() -> T>;
+}
+
+/// The kernel's part of a connection: what is put in is there, in order, and happened before it
+/// is taken out.
+pub trait Mailbox<T>: Clone + Send + Sync + 'static {
+    fn put(&self, item: T);
+    fn take(&self) -> Option<T>;
+    /// Blocks until there is something, and takes it.
+    fn wait(&self) -> T;
+}
+
+/// A mailbox made of a checker's mutex and condition variable.
+macro_rules! mailbox {
+    ($name:ident, $checker:ident) => {
+        /// A mailbox of this checker's threads.
+        pub struct $name<T>(
+            std::sync::Arc<(
+                $checker::sync::Mutex<std::collections::VecDeque<T>>,
+                $checker::sync::Condvar,
+            )>,
+        );
+
+        impl<T> Clone for $name<T> {
+            fn clone(&self) -> Self {
+                $name(self.0.clone())
+            }
+        }
+
+        impl<T> Default for $name<T> {
+            fn default() -> Self {
+                $name(std::sync::Arc::new((
+                    $checker::sync::Mutex::new(std::collections::VecDeque::new()),
+                    $checker::sync::Condvar::new(),
+                )))
+            }
+        }
+
+        impl<T: Send + 'static> $crate::scenario::Mailbox<T> for $name<T> {
+            fn put(&self, item: T) {
+                self.0.0.lock().unwrap().push_back(item);
+                self.0.1.notify_all();
+            }
+
+            fn take(&self) -> Option<T> {
+                self.0.0.lock().unwrap().pop_front()
+            }
+
+            fn wait(&self) -> T {
+                let mut items = self.0.0.lock().unwrap();
+                loop {
+                    if let Some(item) = items.pop_front() {
+                        return item;
+                    }
+                    items = self.0.1.wait(items).unwrap();
+                }
+            }
+        }
+    };
+}
+pub(crate) use mailbox;
+
+/// Descriptors on their way. Not a [`Mailbox`]: that they are delivered must not order anything,
+/// so that the protocol's own edges are put to the test.
+pub struct Descriptors<M>(std::sync::Arc<std::sync::Mutex<VecDeque<(u32, M)>>>);
+
+impl<M> Clone for Descriptors<M> {
+    fn clone(&self) -> Self {
+        Descriptors(self.0.clone())
+    }
+}
+
+impl<M> Default for Descriptors<M> {
+    fn default() -> Self {
+        Descriptors(std::sync::Arc::default())
+    }
+}
+
+impl<M> Descriptors<M> {
+    pub fn send(&self, id: u32, page: M) {
+        self.0.lock().unwrap().push_back((id, page));
+    }
+
+    pub fn receive(&self) -> Option<(u32, M)> {
+        self.0.lock().unwrap().pop_front()
+    }
+}

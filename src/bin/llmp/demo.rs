@@ -1,0 +1,202 @@
+//! `llmp demo`: a broker and three clients, each a process, exchange the files of a directory.
+//!
+//! The parent walks the directory and gives each client its share; it hears from all of them how
+//! far they are, and ends them all if one of them dies or nothing moves any more.
+
+pub mod broker;
+mod children;
+pub mod client;
+mod incoming;
+mod names;
+mod note;
+mod outgoing;
+mod show;
+mod table;
+mod walk;
+mod wire;
+
+use self::children::{Children, Event};
+use self::note::{BrokerReport, ClientReport, Note};
+use self::show::Show;
+use self::table::Table;
+use self::walk::{Found, Walked};
+use crate::arguments;
+use crate::failure::{Failure, say};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How many clients a demo has.
+pub const CLIENTS: usize = 3;
+/// After this time in which nothing moves, something hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often the user is shown how far it is.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The broker's place among the children; the clients are 1 to 3.
+const BROKER: usize = 0;
+
+/// Runs the demo and prints what came of it.
+pub fn run(arguments: arguments::Demo) -> Result<(), Failure> {
+    let dir = arguments.dir;
+    std::fs::read_dir(&dir).map_err(|error| {
+        Failure::usage(format!("cannot read the directory {}: {error}", dir.display()))
+    })?;
+    let home = tempfile::Builder::new().prefix("llmp-demo-").tempdir();
+    let home = home.map_err(|error| {
+        Failure::other(format!("cannot make a temporary directory: {error}; set TMPDIR"))
+    })?;
+    let mut demo = Demo {
+        children: Children::new(home.path().join("bus.sock")),
+        show: Show::new(),
+        found: Arc::default(),
+        progress: [(0, 0); CLIENTS + 1],
+        moved: (Instant::now(), 0),
+        reports: [None; CLIENTS + 1],
+        broker: None,
+        walked: None,
+        unreadable: 0,
+    };
+    demo.children
+        .tell_signals([SIGINT, SIGTERM, SIGHUP])
+        .map_err(|error| Failure::other(format!("signals can't be caught: {error}")))?;
+    let table = demo.exchange(dir)?;
+    // Whoever does not want to read it has said so by closing it.
+    let _ = write!(io::stdout(), "{table}");
+    demo.judge(&table)
+}
+
+struct Demo {
+    children: Children,
+    show: Show,
+    found: Arc<Found>,
+    /// Bytes of files sent and received, as each client has told.
+    progress: [(u64, u64); CLIENTS + 1],
+    /// When anything moved last, and the sum of all that can move.
+    moved: (Instant, u64),
+    reports: [Option<ClientReport>; CLIENTS + 1],
+    broker: Option<BrokerReport>,
+    walked: Option<Walked>,
+    unreadable: u64,
+}
+
+impl Demo {
+    fn exchange(&mut self, dir: std::path::PathBuf) -> Result<Table, Failure> {
+        self.children.start("broker", "demo-broker")?;
+        self.wait_until_ready(1)?;
+        for name in ["client 1", "client 2", "client 3"] {
+            self.children.start(name, "demo-client")?;
+        }
+        self.wait_until_ready(1 + CLIENTS)?;
+        say(format_args!("{}; exchanging the files in {}", self.children.who(), dir.display()));
+        let started = Instant::now();
+        self.children.walk(dir, BROKER + 1.., self.found.clone());
+        while self.walked.is_none() || self.children.running() > 1 {
+            self.next_event()?;
+        }
+        let elapsed = started.elapsed();
+        self.children.end(BROKER);
+        while self.children.running() > 0 {
+            self.next_event()?;
+        }
+        self.show.finish();
+        let clients = self.reports.into_iter().flatten().collect();
+        Ok(Table::new(clients, self.broker.unwrap_or_default(), elapsed))
+    }
+
+    fn wait_until_ready(&mut self, count: usize) -> Result<(), Failure> {
+        while self.children.ready() < count {
+            self.next_event()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the next thing to happen, and sees to it that the user knows.
+    fn next_event(&mut self) -> Result<(), Failure> {
+        let event = self.children.event(TICK);
+        match event {
+            None => {}
+            Some(Event::Note(child, note)) => self.on_note(child, note)?,
+            Some(Event::Ended(child)) => {
+                let reported = if child == BROKER {
+                    self.broker.is_some()
+                } else {
+                    self.reports[child].is_some()
+                };
+                self.children.on_end(child, reported)?;
+            }
+            Some(Event::Walked(walked)) => {
+                self.unreadable += walked.unreadable;
+                self.walked = Some(walked);
+            }
+            Some(Event::Unreadable(what)) => self.show.line(format_args!("cannot read {what}")),
+            Some(Event::Signal(signal)) => {
+                self.show.finish();
+                return Err(Failure::silent(128u8.saturating_add(signal as u8)));
+            }
+        }
+        let (files, bytes) = self.found.get();
+        let delivered = self.progress.iter().map(|(_, received)| received).sum();
+        self.show.progress(delivered, (CLIENTS as u64 - 1) * bytes);
+        self.look_for_hang(files + delivered)
+    }
+
+    fn on_note(&mut self, child: usize, note: Note) -> Result<(), Failure> {
+        match note {
+            Note::Ready => self.children.set_ready(child),
+            Note::Progress { sent, received } => self.progress[child] = (sent, received),
+            Note::Unreadable(what) => {
+                self.unreadable += 1;
+                self.show.line(format_args!("cannot read {what}"));
+            }
+            Note::Warning(what) => self.show.line(what),
+            Note::Failed(why) => self.children.set_failed(child, why),
+            Note::Client(report) => {
+                self.progress[child].1 = report.received.file_bytes;
+                self.reports[child] = Some(report);
+            }
+            Note::Broker(report) => self.broker = Some(report),
+        }
+        Ok(())
+    }
+
+    fn look_for_hang(&mut self, moved: u64) -> Result<(), Failure> {
+        let sent: u64 = self.progress.iter().map(|(sent, _)| sent).sum();
+        let moved = moved + sent + self.children.ready() as u64;
+        if moved != self.moved.1 {
+            self.moved = (Instant::now(), moved);
+        }
+        if self.moved.0.elapsed() < PATIENCE {
+            return Ok(());
+        }
+        let mut text = format!("nothing has moved for {} s:", PATIENCE.as_secs());
+        for (child, state) in self.children.states() {
+            let (sent, received) = self.progress[child];
+            let _ = write!(text, " {state}, sent {sent} bytes, received {received};");
+        }
+        self.show.finish();
+        Err(Failure::other(text + " all of them were killed"))
+    }
+
+    /// Done only if every file arrived whole at every other client.
+    fn judge(&self, table: &Table) -> Result<(), Failure> {
+        let walked = self.walked.unwrap_or_default();
+        if let Some(wrong) = table.wrong() {
+            return Err(Failure::other(wrong));
+        }
+        if self.unreadable > 0 {
+            let n = self.unreadable;
+            return Err(Failure::other(format!(
+                "{n} files or directories could not be read; everything else arrived whole"
+            )));
+        }
+        if walked.files != table.files() {
+            let files = table.files();
+            let found = walked.files;
+            return Err(Failure::other(format!("{found} files were found, but {files} were sent")));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,196 @@
+//! The sending half of a demo's client: its files, as messages of many sizes.
+
+use super::names::{Names, Next};
+use super::note::{Note, tell};
+use super::wire::{self, Digest, HEAD, Part, Said};
+use crate::failure::Failure;
+use rustix::fs::{Mode, OFlags};
+use sha2::{Digest as _, Sha256};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// The largest piece of a file, in bytes.
+const LARGEST: usize = 1 << 20;
+
+/// A file that is being sent.
+struct Open {
+    path: PathBuf,
+    file: File,
+    /// What it had when it was opened and what was not read yet. A file that grows is sent up to
+    /// the length it had, one that shrinks up to its end.
+    left: u64,
+    len: u64,
+    hash: Sha256,
+}
+
+/// The message that is ready: its tag, and where it stands.
+enum Ready {
+    Payload(u32),
+    Piece(u32, usize),
+}
+
+/// What is to be sent. One message at a time is ready; it stays so until it was [sent](Outgoing::sent).
+pub struct Outgoing {
+    /// The message that is ready, if it is no piece of a file.
+    payload: Vec<u8>,
+    /// The piece of a file that is ready: room for the largest one, read into in place.
+    piece: Vec<u8>,
+    ready: Option<Ready>,
+    sequence: u64,
+    files: u64,
+    file_bytes: u64,
+    open: Option<Open>,
+    done: bool,
+    largest: usize,
+    random: u64,
+}
+
+impl Outgoing {
+    /// Nothing yet, and messages of at most `max_message_len`. The seed decides on their sizes.
+    pub fn new(max_message_len: usize, seed: u32) -> Self {
+        let largest = LARGEST.min(max_message_len.saturating_sub(HEAD)).max(1);
+        Outgoing {
+            payload: Vec::new(),
+            piece: vec![0; HEAD + largest],
+            ready: None,
+            sequence: 0,
+            files: 0,
+            file_bytes: 0,
+            open: None,
+            done: false,
+            largest,
+            random: 0x9e37_79b9_7f4a_7c15 ^ u64::from(seed),
+        }
+    }
+
+    /// Messages sent.
+    pub fn messages(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Files begun.
+    pub fn files(&self) -> u64 {
+        self.files
+    }
+
+    /// Bytes of files sent.
+    pub fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// Whether the last message was sent.
+    pub fn is_done(&self) -> bool {
+        self.done && self.ready.is_none()
+    }
+
+    /// The message to send next; `None` if there is none now.
+    pub fn message(&mut self, names: &mut Names) -> Result<Option<(u32, &[u8])>, Failure> {
+        while self.ready.is_none() && !self.done {
+            if self.open.is_some() {
+                self.go_on()?;
+                continue;
+            }
+            match names.next()? {
+                Next::Later => return Ok(None),
+                Next::File(path) => self.begin(path)?,
+                Next::End => {
+                    self.done = true;
+                    self.say(self.files, Part::Done);
+                }
+            }
+        }
+        Ok(self.ready.as_ref().map(|ready| match *ready {
+            Ready::Payload(tag) => (tag, &self.payload[..]),
+            Ready::Piece(tag, len) => (tag, &self.piece[..HEAD + len]),
+        }))
+    }
+
+    /// The message was sent.
+    pub fn sent(&mut self) {
+        self.ready = None;
+        self.sequence += 1;
+    }
+
+    fn say(&mut self, file: u64, part: Part<'_>) {
+        let said = Said { sequence: self.sequence, file, part };
+        self.ready = Some(Ready::Payload(said.write(&mut self.payload)));
+    }
+
+    fn begin(&mut self, path: PathBuf) -> Result<(), Failure> {
+        let (file, len) = match open(&path) {
+            Ok(opened) => opened,
+            Err(error) => return unreadable(&path, &error),
+        };
+        self.say(self.files, Part::Begin { name: path.as_os_str().as_bytes() });
+        self.files += 1;
+        self.open = Some(Open { path, file, left: len, len: 0, hash: Sha256::new() });
+        Ok(())
+    }
+
+    /// The next piece of the open file, or its end.
+    fn go_on(&mut self) -> Result<(), Failure> {
+        let size = self.random_size();
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let size = size.min(usize::try_from(open.left).unwrap_or(usize::MAX));
+        match read_full(&mut open.file, &mut self.piece[HEAD..HEAD + size]) {
+            Ok(0) => {}
+            Ok(len) => {
+                open.hash.update(&self.piece[HEAD..HEAD + len]);
+                open.left -= len as u64;
+                open.len += len as u64;
+                self.file_bytes += len as u64;
+                let tag = wire::write_data_head(self.sequence, self.files - 1, &mut self.piece);
+                self.ready = Some(Ready::Piece(tag, len));
+                return Ok(());
+            }
+            // What was read is sent as it is; the receivers get a whole file of that.
+            Err(error) => unreadable(&open.path, &error)?,
+        }
+        let Some(Open { len, hash, .. }) = self.open.take() else { return Ok(()) };
+        let digest: Digest = hash.finalize().into();
+        self.say(self.files - 1, Part::End { len, digest: &digest });
+        Ok(())
+    }
+
+    /// As many sizes of each order of magnitude, from a few bytes to the largest.
+    fn random_size(&mut self) -> usize {
+        // Marsaglia's xorshift64.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let magnitude = 1usize << (2 + self.random % 18);
+        let more = (self.random >> 32) as usize % magnitude;
+        (magnitude + more).min(self.largest)
+    }
+}
+
+/// Opens a regular file, and nothing that has taken its place since.
+fn open(path: &Path) -> io::Result<(File, u64)> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other("it is no regular file any more"));
+    }
+    Ok((file, found.len()))
+}
+
+/// Fills the buffer, unless the file ends before.
+fn read_full(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut len = 0;
+    while len < buffer.len() {
+        match file.read(&mut buffer[len..]) {
+            Ok(0) => break,
+            Ok(more) => len += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(len)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Result<(), Failure> {
+    tell(&Note::Unreadable(format!("{}: {error}", path.display())))
+}

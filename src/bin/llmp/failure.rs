@@ -1,0 +1,112 @@
+//! Why a command did not do what it was asked for, in one line, and the status it ends with.
+
+use llmp::{BindError, ConnectError, Ended, RecvError, SendError};
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// What is wrong lies in what was asked for: a missing bus, a wrong option.
+const USAGE: u8 = 2;
+/// Everything else.
+const OTHER: u8 = 1;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub struct Failure {
+    status: u8,
+    text: String,
+}
+
+impl Failure {
+    /// The command was asked for something that can't be.
+    pub fn usage(text: impl Display) -> Self {
+        Failure { status: USAGE, text: text.to_string() }
+    }
+
+    /// Something went wrong on the way.
+    pub fn other(text: impl Display) -> Self {
+        Failure { status: OTHER, text: text.to_string() }
+    }
+
+    /// Ends with this status and says nothing, because everything was said.
+    pub fn silent(status: u8) -> Self {
+        Failure { status, text: String::new() }
+    }
+
+    /// Says it on stderr, in one line.
+    pub fn report(&self) -> ExitCode {
+        if !self.text.is_empty() {
+            say(&self.text);
+        }
+        ExitCode::from(self.status)
+    }
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// One line on stderr. If nobody can read it there, nobody can be told that, either.
+pub fn say(text: impl Display) {
+    let _ = writeln!(io::stderr(), "llmp: {text}");
+}
+
+impl From<BindError> for Failure {
+    fn from(error: BindError) -> Self {
+        match error {
+            BindError::Memory(_) | BindError::System { .. } => Failure::other(error),
+            _ => Failure::usage(error),
+        }
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Stranger { user } => Failure::usage(format!(
+                "the bus belongs to user {user}; if you trust them, connect with --access {user}"
+            )),
+            ConnectError::Silent { .. }
+            | ConnectError::Ended(_)
+            | ConnectError::Memory(_)
+            | ConnectError::System { .. } => Failure::other(error),
+            _ => Failure::usage(error),
+        }
+    }
+}
+
+impl From<Ended> for Failure {
+    fn from(ended: Ended) -> Self {
+        Failure::other(match ended {
+            Ended::Closed => "the bus was closed by its broker".into(),
+            Ended::Died => "the broker died or was killed; start it again with: llmp broker".into(),
+            Ended::Expelled => {
+                "the broker ended this connection for a fault; its log says which".into()
+            }
+            ended => format!("the connection to the broker has ended: {ended}"),
+        })
+    }
+}
+
+impl From<SendError> for Failure {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Ended(ended) => ended.into(),
+            SendError::TooLong { len, max } => Failure::other(format!(
+                "a message of {len} bytes is above the limit of {max}; start the broker with a higher --max-message-len"
+            )),
+            error => Failure::other(error),
+        }
+    }
+}
+
+impl From<RecvError> for Failure {
+    fn from(error: RecvError) -> Self {
+        match error {
+            RecvError::Ended(ended) => ended.into(),
+            error => Failure::other(error),
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! What strangers send: descriptors, packets, greetings. Each is tried on a bus on which two
+//! honest clients exchange messages meanwhile and lose nothing (P12).
+
+mod common;
+
+use common::PATIENCE;
+use common::bus::{Bus, Place};
+use common::honest::Honest;
+use common::raw::{Raw, RawSocket, memfd, region, seals};
+use llmp::layout::VERSION;
+use llmp::wire::{ByeReason, Packet, Refusal, Roles};
+use llmp::{Access, Broker, BrokerBuilder, Client, ConnectError, SendError};
+use rustix::fs::SealFlags;
+use std::os::fd::{AsFd, OwnedFd};
+
+const PAGE: usize = 8192;
+
+fn small() -> BrokerBuilder {
+    Broker::builder().page_len(PAGE).max_message_len(10_000).chain_budget(64 << 10)
+}
+
+fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+fn file(len: u64) -> OwnedFd {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(len).unwrap();
+    file.into()
+}
+
+// P12, P13
+#[test]
+fn a_descriptor_that_could_change_under_its_reader_is_refused_whatever_it_is() {
+    let bus = Bus::new(small());
+    let honest = Honest::pair(&bus);
+    let pipe = std::io::pipe().unwrap();
+    let without = |seal: SealFlags| memfd(PAGE, seals().difference(seal));
+    let rows: [(&str, OwnedFd, &str); 9] = [
+        ("a pipe", pipe.0.into(), "the descriptor is no memfd"),
+        // On a tmpfs a file answers like a memfd that has no seals.
+        ("a file", file(PAGE as u64), "memfd"),
+        ("no F_SEAL_SHRINK", without(SealFlags::SHRINK), "lacks the seals F_SEAL_SHRINK"),
+        ("no F_SEAL_GROW", without(SealFlags::GROW), "lacks the seals F_SEAL_GROW"),
+        ("writable", without(SealFlags::FUTURE_WRITE), "lacks the seals F_SEAL_FUTURE_WRITE"),
+        ("no F_SEAL_SEAL", without(SealFlags::SEAL), "lacks the seals F_SEAL_SEAL"),
+        ("too small", memfd(4096, seals()), "the memfd has 4096 bytes, expected"),
+        ("too large", memfd(1 << 20, seals()), "the memfd has 1048576 bytes, expected"),
+        ("not whole pages", memfd(PAGE + 16, seals()), "the memfd has 8208 bytes, expected"),
+    ];
+    for (what, descriptor, fault) in rows {
+        println!("{what}");
+        let raw = Raw::join(bus.path(), Roles::SEND);
+        raw.page_of(&descriptor);
+        raw.is_expelled();
+        bus.expels(raw.id, fault);
+        // The same in the place of a control region.
+        if what != "too small" && what != "too large" && what != "not whole pages" {
+            let raw = Raw::greet(bus.path(), Roles::SEND);
+            raw.socket.send(&Packet::Join, &[descriptor.as_fd()]);
+            raw.is_expelled();
+            bus.expels(raw.id, "a control region: ");
+        }
+        honest.go_on(10);
+    }
+    honest.finish();
+    assert_eq!(bus.end().faults, 15);
+}
+
+// P12, P13
+#[test]
+fn memory_that_somebody_truncates_after_sending_it_kills_nobody() {
+    let bus = Bus::new(small());
+    let honest = Honest::pair(&bus);
+    for descriptor in [file(PAGE as u64), memfd(PAGE, SealFlags::empty())] {
+        for again in [0, PAGE as u64] {
+            let raw = Raw::join(bus.path(), Roles::SEND);
+            raw.page_of(&descriptor);
+            rustix::fs::ftruncate(&descriptor, 0).unwrap();
+            raw.is_expelled();
+            bus.expels(raw.id, "a page: ");
+            rustix::fs::ftruncate(&descriptor, again).unwrap();
+        }
+    }
+    // What has the seals cannot be truncated, not even by its owner.
+    let raw = Raw::join(bus.path(), Roles::SEND);
+    let (_, page) = raw.chain(&[(1, b"here")]);
+    raw.page(0, &page);
+    assert!(rustix::fs::ftruncate(page.descriptor().unwrap(), 0).is_err());
+    let id = raw.id;
+    drop(raw);
+    bus.has_left(id);
+    assert_eq!(honest.finish(), [(id, 1, b"here".to_vec())]);
+}
+
+// P16
+#[test]
+fn another_version_is_refused_clearly_on_both_sides() {
+    let bus = Bus::new(small());
+    let honest = Honest::pair(&bus);
+    let stranger = RawSocket::connect(bus.path());
+    stranger.send(&Packet::Hello { version: 99, roles: Roles::SEND }, &[]);
+    let answer = stranger.next().unwrap().0;
+    assert_eq!(answer, Packet::Refused(Refusal::Version { broker: VERSION }));
+    assert!(stranger.next().is_none());
+    bus.logs("was refused: Version");
+    honest.finish();
+
+    let limits = (&llmp::Limits::default()).into();
+    let welcome = Packet::Welcome { version: 99, client: 1, cursor: 0, broker: 0, limits };
+    for answer in [Packet::Refused(Refusal::Version { broker: 99 }), welcome] {
+        let place = Place::new();
+        let accept = RawSocket::listen(&place.path());
+        let client = std::thread::spawn({
+            let path = place.path();
+            move || Client::connect(path)
+        });
+        let fake = accept();
+        assert!(matches!(fake.next(), Some((Packet::Hello { version: VERSION, .. }, None))));
+        let control = region(4096);
+        let descriptors = [control.descriptor().unwrap()];
+        fake.send(&answer, &descriptors[..answer.descriptors()]);
+        let error = client.join().unwrap().unwrap_err();
+        let expected = ConnectError::Refused(Refusal::Version { broker: 99 });
+        assert_eq!(error.to_string(), expected.to_string());
+        let text = error.to_string();
+        assert!(text.contains("version 99") && text.contains(&format!("version {VERSION}")));
+    }
+}
+
+// P16
+#[test]
+fn another_user_is_refused_clearly_on_both_sides() {
+    let bus = Bus::new(small().access(Access::Users(vec![user() + 1])));
+    // Often, since the answer may come before or after the question.
+    for _ in 0..200 {
+        let error = Client::connect(bus.path()).unwrap_err();
+        assert!(matches!(error, ConnectError::Refused(Refusal::User)), "{error}");
+    }
+    bus.logs(&format!("process {} of user {} was refused: User", std::process::id(), user()));
+    let builder = Client::builder().access(Access::Users(vec![user() + 1]));
+    let error = builder.connect(bus.path()).unwrap_err();
+    assert!(matches!(error, ConnectError::Stranger { user: found } if found == user()));
+}
+
+// P12
+#[test]
+fn more_clients_than_are_admitted_are_refused_until_one_leaves() {
+    let bus = Bus::new(small().max_clients(3));
+    let clients = [bus.connect(), bus.connect(), bus.connect()];
+    for _ in 0..20 {
+        let error = Client::connect(bus.path()).unwrap_err();
+        assert!(matches!(error, ConnectError::Refused(Refusal::Crowded)), "{error}");
+    }
+    let [mut a, mut b, c] = clients;
+    bus.logs("was refused: Crowded");
+    let id = c.id().0;
+    drop(c);
+    bus.has_left(id);
+    let _works = bus.connect();
+    a.send(1, b"still here").unwrap();
+    assert_eq!(b.recv_timeout(PATIENCE).unwrap().unwrap().payload, b"still here");
+}
+
+// P12
+#[test]
+fn a_client_that_never_finishes_its_handshake_keeps_nobody_waiting() {
+    let bus = Bus::new(small());
+    let honest = Honest::pair(&bus);
+    let silent = RawSocket::connect(bus.path());
+    let greeted = Raw::greet(bus.path(), Roles::SEND.and(Roles::RECEIVE));
+    let pageless = Raw::join(bus.path(), Roles::SEND.and(Roles::RECEIVE));
+    pageless.start();
+    honest.go_on(5);
+    drop(silent);
+    // The one that receives first: it holds what it has not read.
+    for raw in [pageless, greeted] {
+        let id = raw.id;
+        drop(raw);
+        bus.has_left(id);
+    }
+    honest.finish();
+}
+
+// P12
+#[test]
+fn a_client_that_floods_its_socket_with_rings_keeps_nobody_waiting() {
+    let bus = Bus::new(small());
+    let honest = Honest::pair(&bus);
+    let raw = Raw::join(bus.path(), Roles::SEND);
+    let id = raw.id;
+    let (over, is_over) = std::sync::mpsc::channel::<()>();
+    let flood = std::thread::spawn(move || {
+        while is_over.try_recv().is_err() {
+            assert!(raw.socket.send(&Packet::Ring, &[]));
+        }
+    });
+    honest.go_on(2000);
+    over.send(()).unwrap();
+    flood.join().unwrap();
+    bus.has_left(id);
+    honest.finish();
+}
+
+// P12
+#[test]
+fn every_packet_that_does_not_belong_there_is_named_and_costs_its_sender_the_connection() {
+    let bus = Bus::new(small());
+    let honest = Honest::pair(&bus);
+    let page = region(PAGE);
+    let fd = page.descriptor().unwrap();
+    let encoded = |packet: Packet| {
+        let mut bytes = [0; llmp::wire::MAX_PACKET];
+        let len = packet.encode(&mut bytes);
+        bytes[..len].to_vec()
+    };
+    let id_of = |id| encoded(Packet::Page { id });
+    let hello = encoded(Packet::Hello { version: VERSION, roles: Roles::SEND });
+    let rows = [
+        (vec![0xee], 0, "a packet of kind 238"),
+        (vec![1, 2], 0, "a packet of kind 1 with 2 bytes instead of 1"),
+        (vec![7; 65], 0, "a packet of kind 7 with 65 bytes instead of 8"),
+        (vec![7, 0, 1, 0, 0, 0, 0, 0], 0, "a packet of kind 7 with reserved bytes set"),
+        (hello, 0, "a packet of kind 2 from a client that has joined"),
+        (encoded(Packet::Bye(ByeReason::Closed)), 0, "a packet of kind 9 from a client"),
+        (id_of(0), 0, "a packet of kind 6 with 0 descriptors instead of 1"),
+        (id_of(0), 2, "a packet of kind 6 with 2 descriptors instead of 1"),
+        (id_of(0), 4, "descriptors instead of 1"),
+        (encoded(Packet::Ring), 1, "a packet of kind 1 with 1 descriptors instead of 0"),
+        (id_of(3), 1, "the next page is 3, which never arrived"),
+        (encoded(Packet::Forget { id: 0 }), 0, "the next page is 0, which never arrived"),
+    ];
+    for (bytes, descriptors, fault) in rows {
+        let raw = Raw::join(bus.path(), Roles::SEND);
+        raw.socket.send_bytes(&bytes, &[fd; 4][..descriptors]);
+        raw.is_expelled();
+        bus.expels(raw.id, fault);
+    }
+    for bytes in [vec![2; 4], vec![5, 0, 0, 0], vec![1], vec![0xff; 64]] {
+        let stranger = RawSocket::connect(bus.path());
+        stranger.send_bytes(&bytes, &[]);
+        assert!(stranger.next().is_none());
+    }
+    bus.logs("a stranger is disconnected: on the control socket");
+    honest.finish();
+}
+
+// P14
+#[test]
+fn a_message_above_the_limit_is_refused_before_anything_is_written() {
+    let bus = Bus::new(small());
+    let (mut a, mut b) = (bus.connect(), bus.connect());
+    a.send(1, &[7; 10_000]).unwrap();
+    let before = a.stats();
+    for len in [10_001, 64 << 10, 1 << 20] {
+        let error = a.send(2, &vec![1; len]).unwrap_err();
+        assert!(matches!(error, SendError::TooLong { len: found, max: 10_000 } if found == len));
+        let error = a.try_send(2, &vec![1; len]).unwrap_err();
+        assert!(matches!(error, SendError::TooLong { .. }), "{error}");
+    }
+    assert_eq!(a.stats(), before);
+    a.send(3, b"next").unwrap();
+    for expected in [&[7; 10_000][..], b"next"] {
+        assert_eq!(b.recv_timeout(PATIENCE).unwrap().unwrap().payload, expected);
+    }
+}

@@ -1,0 +1,115 @@
+//! A bus at a path of its own, with its broker in a thread or in a child process.
+
+use super::PATIENCE;
+use super::child::Child;
+use super::logs;
+use llmp::{BrokerBuilder, Client, Report, StopHandle};
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
+
+/// A place for a bus's socket.
+pub struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        Place { dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("bus.sock")
+    }
+
+    /// Starts a broker process there; `limits` are page length, longest message and budget.
+    pub fn broker(&self, limits: &[usize]) -> Child {
+        let mut broker = self.child("broker", &[&format!("{limits:?}")]);
+        broker.says("ready");
+        broker
+    }
+
+    /// Starts another process that is told this place first.
+    pub fn child(&self, role: &str, arguments: &[&dyn Display]) -> Child {
+        let path = self.path().display().to_string();
+        let mut all: Vec<&dyn Display> = vec![&path];
+        all.extend(arguments);
+        Child::start(role, &all)
+    }
+
+    pub fn connect(&self) -> Client {
+        Client::connect(self.path()).unwrap()
+    }
+
+    pub fn sender(&self) -> Client {
+        Client::builder().send_only().connect(self.path()).unwrap()
+    }
+}
+
+/// A bus whose broker is a thread and whose log can be read.
+pub struct Bus {
+    place: Place,
+    path: PathBuf,
+    name: String,
+    stop: StopHandle,
+    thread: Option<JoinHandle<std::io::Result<Report>>>,
+}
+
+impl Bus {
+    pub fn new(builder: BrokerBuilder) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        logs::install();
+        let place = Place::new();
+        let path = place.path();
+        let broker = builder.bind(&path).unwrap();
+        let stop = broker.stop_handle();
+        // The log knows a broker by its thread.
+        let name = format!("broker {}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let thread = std::thread::Builder::new().name(name.clone());
+        let thread = Some(thread.spawn(move || broker.run()).unwrap());
+        Bus { place, path, name, stop, thread }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn connect(&self) -> Client {
+        self.place.connect()
+    }
+
+    /// Waits until the broker has logged a line that contains `text`.
+    #[track_caller]
+    pub fn logs(&self, text: &str) {
+        logs::wait_for(&self.name, &[text], PATIENCE);
+    }
+
+    /// Waits until the broker has disconnected a client for this fault.
+    #[track_caller]
+    pub fn expels(&self, client: u32, fault: &str) {
+        let client = format!("client {client} is disconnected: ");
+        logs::wait_for(&self.name, &[&client, fault], PATIENCE);
+    }
+
+    /// Waits until the broker has taken everything of a client that has hung up.
+    #[track_caller]
+    pub fn has_left(&self, client: u32) {
+        self.logs(&format!("client {client} has left"));
+    }
+
+    pub fn stop(&self) {
+        self.stop.stop();
+    }
+
+    pub fn end(mut self) -> Report {
+        self.stop.stop();
+        self.thread.take().unwrap().join().unwrap().unwrap()
+    }
+}
+
+impl Drop for Bus {
+    fn drop(&mut self) {
+        self.stop.stop();
+    }
+}

@@ -1,0 +1,121 @@
+//! A child process: this test program started again in one of the [`roles`](super::roles).
+//!
+//! It says lines that begin with `@` on its standard output and is told lines on its standard
+//! input.
+
+use super::PATIENCE;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use std::fmt::Display;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+
+/// Which role, and what for, one word a line.
+pub const ROLE: &str = "LLMP_TEST_ROLE";
+
+pub struct Child {
+    process: std::process::Child,
+    lines: Receiver<String>,
+    /// Lines that nobody has asked for yet.
+    unheard: Vec<String>,
+}
+
+impl Child {
+    pub fn start(role: &str, arguments: &[&dyn Display]) -> Self {
+        let mut words = vec![role.to_owned()];
+        words.extend(arguments.iter().map(|a| a.to_string()));
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+            .env(ROLE, words.join("\n"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(process.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                // The test harness says something, too.
+                if let Some((_, said)) = line.split_once('@')
+                    && sender.send(said.to_owned()).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        Child { process, lines, unheard: Vec::new() }
+    }
+
+    /// Waits until it says a line that begins with `beginning`; returns the rest of the line.
+    #[track_caller]
+    pub fn says(&mut self, beginning: &str) -> String {
+        if let Some(i) = self.unheard.iter().position(|line| line.starts_with(beginning)) {
+            return self.unheard.remove(i)[beginning.len()..].trim().to_owned();
+        }
+        loop {
+            let Ok(line) = self.lines.recv_timeout(PATIENCE) else {
+                panic!("waited for '{beginning}', heard {:?}", self.unheard);
+            };
+            match line.strip_prefix(beginning) {
+                Some(rest) => return rest.trim().to_owned(),
+                None => self.unheard.push(line),
+            }
+        }
+    }
+
+    /// A number that it says behind `beginning`.
+    #[track_caller]
+    pub fn says_number(&mut self, beginning: &str) -> u32 {
+        self.says(beginning).parse().unwrap()
+    }
+
+    /// Everything that it has said and that nobody has asked for, up to its end.
+    pub fn last_words(&mut self) -> Vec<String> {
+        let mut words = std::mem::take(&mut self.unheard);
+        words.extend(self.lines.iter());
+        words
+    }
+
+    pub fn tell(&mut self, line: &str) {
+        writeln!(self.process.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.process.id() as i32
+    }
+
+    fn handle(&self) -> Pid {
+        Pid::from_raw(self.pid()).unwrap()
+    }
+
+    /// Kills it with `SIGKILL` and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Stops it with `SIGSTOP` and waits until it stands.
+    pub fn stop(&self) {
+        kill_process(self.handle(), Signal::STOP).unwrap();
+        let waited = waitpid(Some(self.handle()), WaitOptions::UNTRACED).unwrap();
+        assert!(waited.is_some_and(|(_, status)| status.stopped()));
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&self) {
+        kill_process(self.handle(), Signal::CONT).unwrap();
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.process.wait().unwrap()
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,16 @@
+//! What the tests with real processes and hostile peers share.
+#![allow(dead_code, reason = "every test program uses a part of it")]
+
+pub mod bus;
+pub mod child;
+pub mod content;
+pub mod honest;
+pub mod logs;
+pub mod proc;
+pub mod raw;
+pub mod roles;
+
+use std::time::Duration;
+
+/// How long a test waits for an event before it fails.
+pub const PATIENCE: Duration = Duration::from_secs(20);

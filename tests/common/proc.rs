@@ -1,0 +1,109 @@
+//! What the kernel says about a process.
+
+use super::PATIENCE;
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::Instant;
+
+/// What a process holds of the bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holdings {
+    pub sockets: usize,
+    /// Descriptors of shared memory.
+    pub memfds: usize,
+    /// Its own shared memory: regions, and their length in bytes.
+    pub own: (usize, usize),
+    /// Other processes' shared memory that it has mapped.
+    pub foreign: (usize, usize),
+}
+
+pub fn holdings(pid: i32) -> Holdings {
+    let links: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .filter_map(|fd| fs::read_link(fd.unwrap().path()).ok())
+        .map(|link| link.to_string_lossy().into_owned())
+        .collect();
+    let count = |beginning: &str| links.iter().filter(|link| link.starts_with(beginning)).count();
+    let mut found = Holdings {
+        sockets: count("socket:"),
+        memfds: count("/memfd:llmp"),
+        own: (0, 0),
+        foreign: (0, 0),
+    };
+    for line in maps(pid).lines().filter(|line| line.contains("memfd:llmp")) {
+        let (range, rest) = line.split_once(' ').unwrap();
+        let (from, to) = range.split_once('-').unwrap();
+        let at = |hex| usize::from_str_radix(hex, 16).unwrap();
+        let sum = if rest.starts_with("rw-s") { &mut found.own } else { &mut found.foreign };
+        sum.0 += 1;
+        sum.1 += at(to) - at(from);
+    }
+    found
+}
+
+pub fn maps(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/maps")).unwrap()
+}
+
+/// The fields of `/proc/PID/stat` behind the name: the first is the state.
+fn stat(pid: i32) -> Vec<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    fields.split(' ').map(str::to_owned).collect()
+}
+
+pub fn is_asleep(pid: i32) -> bool {
+    stat(pid)[0] == "S"
+}
+
+/// Waits until the process sleeps and nothing wakes it at once. There is no event for that, so
+/// it must look the same many times in a row.
+#[track_caller]
+pub fn wait_asleep(pid: i32) {
+    let mut last = activity(pid);
+    let mut same = 0;
+    wait_until("it sleeps", || {
+        let now = activity(pid);
+        same = if is_asleep(pid) && now == last { same + 1 } else { 0 };
+        last = now;
+        same == 100
+    });
+}
+
+/// Waits for something in `/proc`, of which there are no events.
+#[track_caller]
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Processor time of all threads in clock ticks, and how often they were woken.
+pub fn activity(pid: i32) -> (u64, u64) {
+    let stat = stat(pid);
+    let ticks = stat[11].parse::<u64>().unwrap() + stat[12].parse::<u64>().unwrap();
+    let mut switches = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        for line in status.lines().filter(|line| line.contains("ctxt_switches")) {
+            switches += line.rsplit('\t').next().unwrap().parse::<u64>().unwrap();
+        }
+    }
+    (ticks, switches)
+}
+
+/// System V segments that one of these processes has made, and files in `/dev/shm` named like ours.
+pub fn left_behind(pids: &[i32]) -> Vec<String> {
+    let segments = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
+    let creator = |line: &&str| line.split_whitespace().nth(4).and_then(|pid| pid.parse().ok());
+    let segments = segments.lines().filter(|line| creator(line).is_some_and(|p| pids.contains(&p)));
+    let files = shm_files().into_iter().filter(|name| name.contains("llmp"));
+    segments.map(str::to_owned).chain(files).collect()
+}
+
+fn shm_files() -> BTreeSet<String> {
+    let Ok(files) = fs::read_dir("/dev/shm") else { return BTreeSet::new() };
+    files.filter_map(|f| Some(f.ok()?.file_name().to_string_lossy().into_owned())).collect()
+}

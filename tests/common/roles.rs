@@ -1,0 +1,234 @@
+//! What child processes do. Each role says what it sees by lines that begin with `@`.
+
+use super::PATIENCE;
+use super::child::ROLE;
+use super::content::{END, Ear, MEDIUM, WIDE, check, payload, send};
+use llmp::{Broker, Client, Ended, Message, Receiver, RecvError, SendError, Sender};
+use rustix::event::{PollFd, PollFlags, poll};
+use std::fmt::Display;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
+
+fn say(line: impl Display) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "@{line}").unwrap();
+    out.flush().unwrap();
+}
+
+fn told() -> String {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+    line.trim().to_owned()
+}
+
+/// Plays the role that this process was started for, if it is a child at all.
+pub fn play() {
+    let Ok(words) = std::env::var(ROLE) else { return };
+    // Whatever becomes of the test, its children don't outlive it.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    let words: Vec<&str> = words.lines().collect();
+    match words[..] {
+        ["broker", path, limits] => broker(path, limits),
+        ["exchange", path, count] => exchange(path, count.parse().unwrap()),
+        ["sender", path, how] => sender(path, how),
+        ["burst", path, count] => burst(path, count.parse().unwrap()),
+        ["receiver", path] => receiver(path),
+        ["stuck", path] => stuck(path),
+        ["echo", path] => echo(path),
+        ["storm", path, count] => storm(path, count.parse().unwrap()),
+        ["channel-receiver", path] => channel_receiver(path),
+        ["channel-sender", path] => channel_sender(path),
+        _ => panic!("no such role: {words:?}"),
+    }
+}
+
+struct SayLog;
+
+impl log::Log for SayLog {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        say(format_args!("log {}", record.args()));
+    }
+    fn flush(&self) {}
+}
+
+/// Serves the bus and says what it logs, until it is told anything.
+fn broker(path: &str, limits: &str) {
+    log::set_logger(&SayLog).unwrap();
+    log::set_max_level(log::LevelFilter::Info);
+    let limits: Vec<usize> =
+        limits.trim_matches(['[', ']']).split(", ").filter_map(|n| n.parse().ok()).collect();
+    let mut builder = Broker::builder();
+    if let [page_len, max_message_len, budget] = limits[..] {
+        builder = builder.page_len(page_len).max_message_len(max_message_len).chain_budget(budget);
+    }
+    let broker = builder.bind(path).unwrap();
+    let stop = broker.stop_handle();
+    std::thread::spawn(move || {
+        told();
+        stop.stop();
+    });
+    say("ready");
+    let report = broker.run().unwrap();
+    say(format_args!("ended {} {}", report.clients, report.faults));
+}
+
+/// Sends `count` messages and receives everybody's, three clients being on the bus; says a hash
+/// of the order in which they came.
+fn exchange(path: &str, count: u32) {
+    let mut client = Client::builder().own_messages().connect(path).unwrap();
+    say(format_args!("id {}", client.id()));
+    told();
+    let (mut ear, mut order) = (Ear::default(), DefaultHasher::new());
+    let mut hear = |message: &Message<'_>| {
+        ear.hear(message);
+        (message.id, message.sender, message.tag).hash(&mut order);
+        ear.heard()
+    };
+    for number in 0..count {
+        send(&mut client, WIDE, number);
+        while let Some(message) = client.try_recv().unwrap() {
+            hear(&message);
+        }
+    }
+    while hear(&client.recv_timeout(PATIENCE).unwrap().expect("a message")) < 3 * count {}
+    assert!(client.try_recv().unwrap().is_none(), "more than was sent");
+    say(format_args!("order {:x}", order.finish()));
+    told();
+}
+
+/// Sends until it is killed, and says the number of each message that is sent.
+fn sender(path: &str, how: &str) {
+    let builder = Client::builder();
+    let mut client = match how {
+        "only" => builder.send_only().connect(path).unwrap(),
+        _ => builder.connect(path).unwrap(),
+    };
+    say(format_args!("id {}", client.id()));
+    let id = client.id().0;
+    for number in 0.. {
+        let tag = MEDIUM | number;
+        match client.send(tag, &payload(id, tag)) {
+            Ok(()) => say(format_args!("sent {number}")),
+            Err(SendError::Ended(ended)) => return say(format_args!("ended {ended:?}")),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Waits to be told, sends so many messages, and is gone without a word.
+fn burst(path: &str, count: u32) {
+    let mut client = Client::connect(path).unwrap();
+    say(format_args!("id {}", client.id()));
+    told();
+    for number in 0..count {
+        send(&mut client, MEDIUM, number);
+    }
+    say("sent");
+    std::process::exit(0);
+}
+
+/// Hears everything; says at each end how much, and at last why there is no more.
+fn receiver(path: &str) {
+    let mut client = Client::connect(path).unwrap();
+    say(format_args!("id {}", client.id()));
+    let mut ear = Ear::default();
+    let ended = loop {
+        match client.recv() {
+            Err(RecvError::Ended(ended)) => break ended,
+            Err(error) => panic!("{error}"),
+            Ok(message) => {
+                ear.hear(&message);
+                if message.tag.0 & END == END {
+                    say(format_args!("heard {}", ear.heard()));
+                }
+            }
+        }
+    };
+    say(format_args!("ended {ended:?} after {}", ear.heard()));
+}
+
+/// Waits to be told, sends until the chain is full, says so, and then waits for room.
+fn stuck(path: &str) {
+    let mut client = Client::connect(path).unwrap();
+    say(format_args!("id {}", client.id()));
+    told();
+    let id = client.id().0;
+    let mut number = 0;
+    loop {
+        let tag = MEDIUM | number;
+        match client.try_send(tag, &payload(id, tag)) {
+            Ok(()) => number += 1,
+            Err(SendError::Full) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    say("full");
+    let tag = MEDIUM | number;
+    match client.send(tag, &payload(id, tag)) {
+        Err(SendError::Ended(ended)) => say(format_args!("ended {ended:?}")),
+        other => say(format_args!("sent {other:?}")),
+    }
+}
+
+/// Sends back what it gets, in an event loop of its own.
+fn echo(path: &str) {
+    let mut client = Client::connect(path).unwrap();
+    say(format_args!("id {}", client.id()));
+    loop {
+        if client.arm() {
+            poll(&mut [PollFd::new(&client, PollFlags::IN)], None).unwrap();
+        }
+        loop {
+            let tag = match client.try_recv() {
+                Ok(Some(message)) => message.tag,
+                Ok(None) => break,
+                Err(RecvError::Ended(Ended::Closed)) => return say("closed"),
+                Err(error) => panic!("{error}"),
+            };
+            client.send(tag, b"echo").unwrap();
+        }
+    }
+}
+
+/// Comes, sends one message and leaves, `count` times.
+fn storm(path: &str, count: u32) {
+    for _ in 0..count {
+        let mut client = Client::connect(path).unwrap();
+        send(&mut client, MEDIUM, 0);
+        say(format_args!("id {}", client.id()));
+    }
+}
+
+fn channel_receiver(path: &str) {
+    let listener = Receiver::listen(path).unwrap();
+    say("ready");
+    let mut receiver = listener.accept().unwrap();
+    for number in 0.. {
+        match receiver.recv() {
+            Ok(message) => {
+                check(&message);
+                assert_eq!(message.tag.0, MEDIUM | number);
+            }
+            Err(RecvError::Ended(ended)) => {
+                return say(format_args!("ended {ended:?} after {number}"));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn channel_sender(path: &str) {
+    let mut sender = Sender::connect(path).unwrap();
+    for number in 0.. {
+        let tag = MEDIUM | number;
+        // The only sender of a channel is client 1.
+        match sender.send(tag, &payload(1, tag)) {
+            Ok(()) => say(format_args!("sent {number}")),
+            Err(SendError::Ended(ended)) => return say(format_args!("ended {ended:?}")),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}

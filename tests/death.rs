@@ -1,0 +1,279 @@
+//! A bus of real processes that are killed, by `SIGKILL`.
+
+mod common;
+
+use common::PATIENCE;
+use common::bus::Place;
+use common::child::Child;
+use common::content::{END, Ear, MEDIUM, random, seed, send};
+use common::proc::{holdings, left_behind, maps, wait_asleep, wait_until};
+use llmp::{Client, Ended, RecvError, SendError};
+use std::sync::mpsc::{Receiver, channel};
+
+/// Not a test: the other tests' child processes begin here.
+#[test]
+fn child() {
+    common::roles::play();
+}
+
+/// Somebody who receives everything all the time, and at the end of each round says what it has.
+fn listener(place: &Place) -> Receiver<Ear> {
+    let mut client = place.connect();
+    let (heard, receiver) = channel();
+    std::thread::spawn(move || {
+        let mut ear = Ear::default();
+        for round in 0.. {
+            ear.hear_until_end(&mut client, round);
+            // The test may be over already.
+            let _ = heard.send(ear.clone());
+        }
+    });
+    receiver
+}
+
+/// How many messages a killed sender has reported as sent.
+fn reported(sender: &mut Child) -> u32 {
+    let sent = |line: &String| line.strip_prefix("sent ")?.parse::<u32>().ok();
+    sender.last_words().iter().filter_map(sent).max().map_or(0, |last| last + 1)
+}
+
+// P4, P7
+#[test]
+fn a_client_killed_while_it_sends_loses_nothing_that_it_had_committed_and_tears_nothing() {
+    const ROUNDS: u32 = 14;
+    let mut seed = seed();
+    let place = Place::new();
+    let mut broker = place.broker(&[]);
+    let listener = listener(&place);
+    let mut marker = place.sender();
+    let mut baseline = None;
+    for round in 0..ROUNDS {
+        let mut senders =
+            ["only", "both", "only", "both"].map(|how| place.child("sender", &[&how]));
+        let ids = senders.each_mut().map(|sender| sender.says_number("id"));
+        for sender in &mut senders {
+            // Up to 6 MB, and not at the beginning or the end of a message.
+            let last = random(&mut seed) % 150;
+            sender.says(&format!("sent {last}"));
+            for _ in 0..random(&mut seed) % 100_000 {
+                std::hint::spin_loop();
+            }
+            sender.kill();
+        }
+        for id in ids {
+            broker.says(&format!("log client {id} has left"));
+        }
+        marker.send(END | round, b"").unwrap();
+        let heard = listener.recv_timeout(PATIENCE).unwrap();
+        for (sender, id) in senders.iter_mut().zip(ids) {
+            // All messages were checked when they were heard, and their numbers have no gap.
+            let reported = reported(sender);
+            assert!(heard.heard_of(id) >= reported, "{reported} reported, {heard:?}");
+        }
+        // The broadcast chain keeps its own pages; of the dead nothing is left.
+        let held = holdings(broker.pid());
+        let baseline = baseline.get_or_insert_with(|| (held.sockets, held.foreign));
+        assert_eq!((held.sockets, held.foreign), *baseline);
+        assert_eq!(held.memfds, held.own.0);
+        assert!(
+            held.own.1 <= marker.limits().budget() + (128usize + 1024 * 64).next_multiple_of(4096)
+        );
+    }
+}
+
+// P4
+#[test]
+fn a_client_that_sends_two_megabytes_and_exits_at_once_loses_nothing() {
+    const COUNT: u32 = 50;
+    let place = Place::new();
+    let mut broker = place.broker(&[]);
+    let listener = listener(&place);
+    let mut marker = place.sender();
+    for round in 0..10 {
+        let mut burst = place.child("burst", &[&COUNT]);
+        let id = burst.says_number("id");
+        // Half of the time the broker finds it all at once: messages, pages and the end.
+        let surprise = round % 2 == 1;
+        if surprise {
+            broker.stop();
+        }
+        burst.tell("go");
+        burst.says("sent");
+        burst.wait();
+        if surprise {
+            broker.go_on();
+        }
+        broker.says(&format!("log client {id} has left"));
+        marker.send(END | round, b"").unwrap();
+        assert_eq!(listener.recv_timeout(PATIENCE).unwrap().heard_of(id), COUNT);
+    }
+}
+
+// P4: what a client had not read when it died does not hide what it had sent.
+#[test]
+fn a_client_that_dies_with_unread_packets_loses_nothing() {
+    const COUNT: u32 = 50;
+    let place = Place::new();
+    let mut broker = place.broker(&[]);
+    let listener = listener(&place);
+    let mut marker = place.sender();
+    let mut burst = place.child("burst", &[&COUNT]);
+    let id = burst.says_number("id");
+    // New pages of the broadcast chain are announced to the burst, which does not read.
+    for number in 0..COUNT {
+        send(&mut marker, MEDIUM, number);
+    }
+    marker.flush().unwrap();
+    wait_asleep(broker.pid());
+    broker.stop();
+    burst.tell("go");
+    burst.says("sent");
+    burst.wait();
+    broker.go_on();
+    broker.says(&format!("log client {id} has left"));
+    marker.send(END, b"").unwrap();
+    assert_eq!(listener.recv_timeout(PATIENCE).unwrap().heard_of(id), COUNT);
+}
+
+// P5
+#[test]
+fn the_broker_killed_leaves_its_clients_everything_it_had_committed_and_then_died() {
+    const COUNT: u32 = 60;
+    let place = Place::new();
+    let mut broker = place.broker(&[]);
+    let mut blocked = place.child("receiver", &[]);
+    blocked.says("id");
+    let (mut late, mut sender) = (place.connect(), place.connect());
+    for number in 0..COUNT {
+        send(&mut sender, MEDIUM, number);
+    }
+    sender.flush().unwrap();
+    sender.send(END, b"").unwrap();
+    sender.flush().unwrap();
+    assert_eq!(blocked.says_number("heard"), COUNT);
+    wait_asleep(blocked.pid());
+    // It dies with packets that it has not read.
+    wait_asleep(broker.pid());
+    broker.stop();
+    late.send(0, b"unread").unwrap();
+    broker.kill();
+    assert_eq!(blocked.says("ended"), format!("Died after {COUNT}"));
+    let mut ear = Ear::default();
+    ear.hear_until_end(&mut late, 0);
+    assert_eq!(ear.heard(), COUNT);
+    assert_eq!(late.recv().unwrap_err(), RecvError::Ended(Ended::Died));
+    assert!(matches!(late.send(0, b""), Err(SendError::Ended(Ended::Died))));
+    assert!(matches!(sender.flush(), Ok(()) | Err(SendError::Ended(Ended::Died))));
+}
+
+// P5, P7
+#[test]
+fn nobody_hangs_when_the_broker_is_killed_and_the_next_one_starts_at_once() {
+    let place = Place::new();
+    let mut broker_ids = std::collections::HashSet::new();
+    for _ in 0..3 {
+        let mut broker = place.broker(&[]);
+        let mut receiver = place.child("receiver", &[]);
+        let mut full = place.child("stuck", &[]);
+        receiver.says("id");
+        full.says("id");
+        assert!(broker_ids.insert(place.connect().broker_id()));
+        broker.stop();
+        full.tell("go");
+        full.says("full");
+        wait_asleep(full.pid());
+        wait_asleep(receiver.pid());
+        broker.kill();
+        assert_eq!(full.says("ended"), "Died");
+        assert_eq!(receiver.says("ended"), "Died after 0");
+        assert!(place.path().exists(), "the socket of the dead broker is still there");
+    }
+    let _broker = place.broker(&[]);
+    let _works = place.connect();
+}
+
+// P7
+#[test]
+fn everybody_killed_leaves_nothing_behind_that_blocks_or_costs() {
+    let place = Place::new();
+    for _ in 0..3 {
+        let mut broker = place.broker(&[]);
+        let mut receiver = place.child("receiver", &[]);
+        receiver.says("id");
+        let mut senders = ["only", "both"].map(|how| place.child("sender", &[&how]));
+        senders.iter_mut().for_each(|sender| drop(sender.says("sent 20")));
+        let [a, b] = senders;
+        let mut all = [broker, receiver, a, b];
+        for child in &all {
+            // All their shared memory is in memfds, which the kernel takes back with the process.
+            let maps = maps(child.pid());
+            assert!(maps.contains("memfd:llmp") && !maps.contains("/dev/shm"), "{maps}");
+            assert!(!maps.contains("/SYSV"), "{maps}");
+        }
+        all.iter_mut().for_each(Child::kill);
+        let pids = all.each_ref().map(Child::pid);
+        assert_eq!(left_behind(&pids), Vec::<String>::new());
+        broker = place.broker(&[]);
+        let (mut a, mut b) = (place.connect(), place.connect());
+        a.send(1, b"on it goes").unwrap();
+        assert_eq!(b.recv_timeout(PATIENCE).unwrap().unwrap().payload, b"on it goes");
+        broker.kill();
+    }
+}
+
+// P4, P7
+#[test]
+fn a_channel_whose_sender_is_killed_delivers_what_was_committed_and_then_died() {
+    let mut seed = seed();
+    for _ in 0..10 {
+        let place = Place::new();
+        let mut receiver = place.child("channel-receiver", &[]);
+        receiver.says("ready");
+        let mut sender = place.child("channel-sender", &[]);
+        sender.says(&format!("sent {}", random(&mut seed) % 100));
+        sender.kill();
+        let ended = receiver.says("ended Died after");
+        let received: u32 = ended.parse().unwrap();
+        assert!(received >= reported(&mut sender));
+    }
+}
+
+// P5, P7
+#[test]
+fn a_channel_whose_receiver_is_killed_tells_its_sender_even_if_it_waits_for_room() {
+    let place = Place::new();
+    for round in 0..6 {
+        // Takes the place of the dead one's socket.
+        let mut receiver = place.child("channel-receiver", &[]);
+        receiver.says("ready");
+        let mut sender = place.child("channel-sender", &[]);
+        sender.says("sent 30");
+        if round % 2 == 1 {
+            receiver.stop();
+            wait_asleep(sender.pid());
+        }
+        receiver.kill();
+        assert_eq!(sender.says("ended"), "Died");
+    }
+}
+
+// P4, P7: its connections and ids come and go while others stay.
+#[test]
+fn clients_killed_while_they_wait_leave_no_trace_in_the_broker() {
+    let place = Place::new();
+    let mut broker = place.broker(&[]);
+    let mut watcher: Client = Client::builder().watch_receivers().connect(place.path()).unwrap();
+    assert!(watcher.wait_for_receivers(1, None).unwrap());
+    let before = holdings(broker.pid());
+    for _ in 0..5 {
+        let mut receivers = [(); 4].map(|()| place.child("receiver", &[]));
+        let ids = receivers.each_mut().map(|receiver| receiver.says_number("id"));
+        assert!(watcher.wait_for_receivers(5, None).unwrap());
+        receivers.iter_mut().for_each(Child::kill);
+        for id in ids {
+            broker.says(&format!("log client {id} has left"));
+        }
+        assert_eq!(holdings(broker.pid()), before);
+        wait_until("the watcher hears of it", || watcher.receivers() == 1);
+    }
+}

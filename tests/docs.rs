@@ -1,0 +1,116 @@
+//! The documentation and the code say the same: every promise is kept somewhere and checked
+//! somewhere, and every memory ordering is in the table.
+
+use llmp::order::{Access, Site};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+fn text_of(folders: &[&str]) -> BTreeMap<String, String> {
+    let mut files = BTreeMap::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders: Vec<_> = folders.iter().map(|folder| root.join(folder)).collect();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.insert(path.display().to_string(), std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    files
+}
+
+fn doc(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
+    std::fs::read_to_string(path).unwrap()
+}
+
+/// The numbers of the promises, from the table in `docs/protocol.md`.
+fn promises() -> Vec<u32> {
+    let numbers = doc("protocol.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| **P")?.split_once("**")?.0.parse().ok())
+        .collect::<Vec<u32>>();
+    assert!(!numbers.is_empty());
+    numbers
+}
+
+/// Whether `text` cites a promise: as `P7` or, in a test's name, as `p7_`.
+fn cites(text: &str, promise: u32) -> bool {
+    let ends = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_digit());
+    let starts = |before: &str| !before.ends_with(|c: char| c.is_alphanumeric());
+    [format!("P{promise}"), format!("p{promise}_")].iter().any(|citation| {
+        let mut found = text.match_indices(citation.as_str());
+        found.any(|(i, _)| starts(&text[..i]) && ends(&text[i + citation.len()..]))
+    })
+}
+
+#[test]
+fn promises_are_numbered_without_gaps() {
+    let numbers = promises();
+    assert_eq!(numbers, (1..=numbers.len() as u32).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_promise_is_cited_by_code_and_by_a_test_or_model() {
+    let this = file!().rsplit('/').next().unwrap();
+    let mut missing = Vec::new();
+    for (kind, folders) in [("code", &["src"][..]), ("test or model", &["tests", "model", "fuzz"])] {
+        let mut files = text_of(folders);
+        files.retain(|path, _| !path.ends_with(this));
+        for promise in promises() {
+            if !files.values().any(|text| cites(text, promise)) {
+                missing.push(format!("P{promise} by no {kind}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "cited {}", missing.join(", "));
+}
+
+#[test]
+fn no_promise_is_cited_that_does_not_exist() {
+    let beyond = promises().len() as u32 + 1;
+    for (path, text) in text_of(&["src", "tests", "model", "fuzz"]) {
+        for promise in (beyond..beyond + 50).filter(|_| !path.ends_with("docs.rs")) {
+            assert!(!cites(&text, promise), "{path} cites P{promise}");
+        }
+    }
+}
+
+#[test]
+fn verification_says_of_every_promise_what_checks_it() {
+    let text = doc("verification.md");
+    for promise in promises() {
+        assert!(text.contains(&format!("| P{promise} ")), "P{promise} has no row");
+    }
+}
+
+#[test]
+fn the_table_of_orderings_is_that_of_the_code() {
+    let text = doc("orderings.md");
+    for site in Site::ALL {
+        let access = match site.access() {
+            Access::Load => "load",
+            Access::Store => "store",
+            Access::Fence => "fence",
+        };
+        let row = format!("| `{site:?}` | {access} | `{:?}` |", site.ordering());
+        assert!(text.contains(&row), "no row that begins with {row}");
+    }
+}
+
+#[test]
+fn atomics_are_used_behind_the_memory_trait_alone() {
+    let allowed = ["memory/", "order.rs", "memory.rs"];
+    for (path, text) in text_of(&["src"]) {
+        let inside = allowed.iter().any(|part| path.contains(part));
+        // A thread of a broker is told to stop by a flag of its own process.
+        let stop_flag = path.ends_with("src/broker.rs") || path.contains("src/bin/");
+        if !inside && !stop_flag {
+            let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+            assert!(!text.contains("sync::atomic"), "{path} uses atomics of its own");
+        }
+    }
+}
