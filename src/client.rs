@@ -347,7 +347,7 @@ impl Client {
     #[inline]
     pub fn try_recv(&mut self) -> Result<Option<Message<'_>>, RecvError> {
         if !self.inbox.messages.is_empty() {
-            return Ok(self.from_inbox());
+            return Ok(self.pop_inbox());
         }
         let Some((slot, envelope, id)) = self.next()? else {
             return Ok(None);
@@ -375,7 +375,7 @@ impl Client {
     }
 
     #[cold]
-    fn from_inbox(&mut self) -> Option<Message<'_>> {
+    fn pop_inbox(&mut self) -> Option<Message<'_>> {
         let (envelope, id, payload) = self.inbox.messages.pop_front()?;
         self.inbox.bytes -= payload.len();
         self.buffer = payload;

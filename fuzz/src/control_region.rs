@@ -191,6 +191,8 @@ impl Bus {
                 Err(Refused::Blocked(Blocked::Announce)) => self.tell(),
                 Err(Refused::Blocked(Blocked::Full)) => {
                     self.seen.mark("full");
+                    // Who was struck in the attempt is known before anybody else is.
+                    self.look();
                     if attempt > 2 {
                         self.publish();
                         // Whoever does not read may hold everything; that is no fault.

@@ -13,9 +13,11 @@ use rustix::pipe::PipeFlags;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// How many kinds there are.
-pub const KINDS: usize = 11;
+pub const KINDS: usize = 12;
 pub const CONTROL: u8 = 0;
 pub const PAGE: u8 = 1;
+/// As long as a channel wants it if nothing is said.
+pub const ORDINARY_PAGE: u8 = 10;
 
 /// Something with a descriptor.
 pub enum Sendable {
@@ -32,9 +34,10 @@ impl Sendable {
         let open = |path, flags| rustix::fs::openat(CWD, path, flags | OFlags::CLOEXEC, Mode::RUSR);
         let fd = match kind {
             CONTROL => return Self::Region(control()),
-            PAGE => return Self::Region(page(input)),
+            PAGE => return Self::Region(page(limits(), input)),
+            ORDINARY_PAGE => return Self::Region(page(Limits::default(), input)),
             2 => return Self::Region(bytes(control(), input)),
-            3 => return Self::Region(bytes(page(input), input)),
+            3 => return Self::Region(bytes(page(limits(), input), input)),
             4 => return Self::Region(shared(OS_PAGE * (1 + input.below(4)))),
             5 => {
                 let memfd = rustix::fs::memfd_create("llmp-fuzz", MemfdFlags::CLOEXEC);
@@ -76,9 +79,9 @@ pub fn control() -> Region {
 }
 
 /// A page as an honest sender writes it, with some messages.
-fn page(input: &mut Input) -> Region {
-    let page = shared(OS_PAGE);
-    let mut chain = Sender::new(1, limits(), page.clone());
+fn page(limits: Limits, input: &mut Input) -> Region {
+    let page = shared(limits.page_len());
+    let mut chain = Sender::new(1, limits, page.clone());
     for number in 0..input.below(4) {
         let payload = vec![number as u8; input.below(100)];
         chain.send(Envelope::tagged(number as u32), &payload).expect("a page has room for these");

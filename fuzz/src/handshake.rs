@@ -141,6 +141,7 @@ fn use_client(client: Result<Client, ConnectError>, seen: &mut Seen) {
         Ok(mut client) => {
             seen.mark("connected");
             for _ in 0..64 {
+                client.arm();
                 if let Err(SendError::Ended(ended)) = client.try_send(1, &[0; 100]) {
                     ended_by(&ended, seen);
                 }
@@ -148,7 +149,6 @@ fn use_client(client: Result<Client, ConnectError>, seen: &mut Seen) {
                     ended_by(&ended, seen);
                 }
             }
-            client.arm();
         }
         Err(ConnectError::Ended(ended)) => ended_by(&ended, seen),
         Err(ConnectError::Refused(_)) => seen.mark("refused"),
@@ -178,7 +178,10 @@ fn hostile_channel(side: u8, input: &mut Input, seen: &mut Seen) {
     } else {
         llmp::Receiver::over(theirs).map(|mut receiver| {
             seen.mark("channel receiver");
-            (0..64).for_each(|_| drop(receiver.try_recv()));
+            for _ in 0..64 {
+                receiver.arm();
+                let _ = receiver.try_recv();
+            }
         })
     };
     match ended {

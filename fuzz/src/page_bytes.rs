@@ -64,8 +64,8 @@ fn raw(input: &mut Input) -> Seen {
         made.push((id, page));
     }
     let start = match right >> 6 {
-        0 => Start { page: input.byte().into(), position: input.word(), message: input.word() },
-        _ => Start { page: 0, position: PAGE_HEADER as u64, message: 0 },
+        0 => Start { page: 0, position: PAGE_HEADER as u64, message: 0 },
+        _ => Start { page: input.byte().into(), position: input.word(), message: input.word() },
     };
     let total: usize = made.iter().map(|(_, page)| page.region_len()).sum();
     let mut seen = Seen::default();

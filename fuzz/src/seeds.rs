@@ -1,1 +1,64 @@
+//! Inputs to begin with, one for each interesting state. `tests/fuzz_replay.rs` writes them to
+//! `fuzz/seeds` and sees to it that they stay what is made here.
 
+mod chains;
+mod controls;
+mod handshakes;
+mod pages;
+
+use super::input::Seed;
+
+/// A target's seeds by their names.
+pub type Seeds = Vec<(String, Vec<u8>)>;
+
+/// All targets with their seeds.
+pub fn all() -> [(&'static str, Seeds); 4] {
+    [
+        ("page_bytes", pages::seeds()),
+        ("page_mutate", chains::seeds()),
+        ("control_region", controls::seeds()),
+        ("handshake", handshakes::seeds()),
+    ]
+}
+
+fn named<const N: usize>(seeds: [(&str, Seed); N]) -> Seeds {
+    seeds.into_iter().map(|(name, seed)| (name.to_owned(), seed.0)).collect()
+}
+
+/// What a sender does; the same bytes mean the same to all oracles that have one.
+impl Seed {
+    fn send(self, len: u16, kind: u8) -> Seed {
+        self.byte(0).half(len).byte(kind)
+    }
+
+    fn append(self, len: u16, kind: u8) -> Seed {
+        self.byte(1).half(len).byte(kind)
+    }
+
+    fn publish(self) -> Seed {
+        self.byte(2)
+    }
+
+    fn abort(self) -> Seed {
+        self.byte(3)
+    }
+}
+
+/// What a chain's only receiver does.
+impl Seed {
+    fn read(self, steps: u8) -> Seed {
+        self.byte(4).byte(steps - 1)
+    }
+
+    fn give_up(self) -> Seed {
+        self.byte(5)
+    }
+
+    fn has_room(self, len: u16) -> Seed {
+        self.byte(7).half(len)
+    }
+
+    fn repeat(self, times: usize, step: impl Fn(Seed) -> Seed) -> Seed {
+        (0..times).fold(self, |seed, _| step(seed))
+    }
+}

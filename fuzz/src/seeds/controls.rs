@@ -1,0 +1,60 @@
+//! Receivers that lie, beside one that doesn't.
+
+use super::{Seed, Seeds, named};
+use llmp::layout::*;
+
+/// First a region of its own of so many words, then a bus with two receivers: 0 is honest.
+fn bus(words: u8, first: u64, second: u64, slot: u64) -> Seed {
+    Seed::default().byte(words - 2).word(first).word(second).word(slot).byte(0)
+}
+
+fn honest() -> Seed {
+    bus(24, CONTROL_MAGIC, halves(VERSION, 1), 0)
+}
+
+impl Seed {
+    /// Receiver 1 shows something else after `reads` more reads.
+    fn lie(self, reads: u8, kind: u8, any: u64) -> Seed {
+        self.byte(6).byte(1).byte(reads).byte(kind).word(any)
+    }
+
+    fn receive(self, receiver: u8) -> Seed {
+        self.byte(4).byte(receiver).byte(20).byte(5).byte(receiver)
+    }
+
+    fn admit(self, liar: u8) -> Seed {
+        self.byte(7).byte(liar)
+    }
+
+    fn strike(self, receiver: u8) -> Seed {
+        self.byte(8).byte(receiver)
+    }
+}
+
+/// Pages turn and are written anew.
+fn traffic(seed: Seed) -> Seed {
+    seed.repeat(12, |seed| seed.send(150, 1).append(30, 0).append(90, 2).publish().receive(0))
+}
+
+pub fn seeds() -> Seeds {
+    let version = halves(VERSION, 1);
+    named([
+        ("no_room_for_a_cursor", bus(10, CONTROL_MAGIC, version, 0)),
+        ("a_cursor_beyond_all", bus(24, CONTROL_MAGIC, version, u64::MAX)),
+        ("no_magic", bus(24, 0, version, 0)),
+        ("another_version", bus(24, CONTROL_MAGIC, version + 1, 0)),
+        ("honest", traffic(honest())),
+        ("follows_the_tail", traffic(traffic(honest().lie(0, 1, 0)).lie(0, 1, 0))),
+        ("ahead", traffic(honest().lie(0, 4, 0))),
+        ("one_ahead", traffic(honest().lie(0, 2, 1))),
+        ("ahead_later", traffic(honest().lie(3, 4, 0))),
+        ("backwards", traffic(honest().send(100, 0).lie(0, 5, 0))),
+        ("back_by_one", traffic(traffic(honest().send(9, 0).lie(0, 1, 0)).lie(0, 3, 1))),
+        ("never_reads", traffic(honest()).repeat(9, |seed| seed.send(390, 0))),
+        ("comes_late", traffic(traffic(honest()).admit(0).admit(1)).receive(2)),
+        ("comes_in_a_run", traffic(honest().append(200, 0).append(200, 0).admit(0)).receive(2)),
+        ("leaves", traffic(traffic(honest()).strike(1))),
+        ("all_leave", traffic(honest().strike(0).strike(0)).admit(0).send(9, 0)),
+        ("aborts", honest().repeat(9, |s| s.append(200, 0).append(200, 1).abort().send(40, 0))),
+    ])
+}

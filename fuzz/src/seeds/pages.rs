@@ -1,0 +1,94 @@
+//! Pages as bytes, each with one lie; and what an honest sender writes.
+
+use super::{Seed, Seeds, named};
+use llmp::layout::*;
+
+/// All words of the header are put right, or so many of them.
+const RIGHT: u8 = 0b11_1111;
+const LEN: usize = 256;
+
+/// An input of raw pages of 256 bytes; `right` says which words of their headers are put right.
+fn raw(right: u8, pages: &[Vec<u64>]) -> Seed {
+    let seed = Seed::default().byte(0).byte(0).byte(pages.len() as u8 - 1).byte(right);
+    pages.iter().fold(seed, |seed, words| {
+        let mut words = words.clone();
+        words.resize(LEN / WORD, 0);
+        words.into_iter().fold(seed.byte(0), Seed::word)
+    })
+}
+
+/// A page with these words behind its header.
+fn slots(words: &[u64]) -> Vec<u64> {
+    [vec![0; PAGE_HEADER / WORD], words.to_vec()].concat()
+}
+
+fn header(words: [u64; 6]) -> Vec<u64> {
+    words.to_vec()
+}
+
+const fn message(len: u32, flags: u8) -> u64 {
+    commit_word(len, KIND_MESSAGE, flags, 0)
+}
+
+const END: u64 = commit_word(0, KIND_EOP, 0, 0);
+
+/// An input of an honest sender and its receiver.
+fn written(budget: u8) -> Seed {
+    Seed::default().byte(1).byte(budget)
+}
+
+pub fn seeds() -> Seeds {
+    let to_page_1 = slots(&[END, 1]);
+    let mut seeds = named([
+        ("no_magic", raw(0, &[vec![]])),
+        ("no_version", raw(0b1, &[vec![]])),
+        ("no_length", raw(0b11, &[vec![]])),
+        ("another_id", raw(0b111, &[header([0, 0, 0, 5, 0, 0])])),
+        ("another_base", raw(0b10_1111, &[to_page_1.clone(), header([0, 0, 0, 0, 1, 0])])),
+        ("another_first", raw(0b01_1111, &[to_page_1.clone(), header([0, 0, 0, 0, 0, 1])])),
+        ("empty", raw(RIGHT, &[vec![]])),
+        ("messages", raw(RIGHT, &[slots(&[message(8, 0), 7, 1, 0, message(0, 0), 7])])),
+        ("extended", raw(RIGHT, &[slots(&[message(1, FLAG_EXTENDED), 7, 8, 9, 10, 0])])),
+        ("two_pages", raw(RIGHT, &[to_page_1.clone(), slots(&[message(8, 0), 7, 1])])),
+        ("a_ring_of_pages", raw(RIGHT, &[to_page_1.clone(), slots(&[END, 0])])),
+        ("unknown_kind", raw(RIGHT, &[slots(&[commit_word(0, 3, 0, 0)])])),
+        ("reserved_flag", raw(RIGHT, &[slots(&[message(8, 2)])])),
+        ("reserved_in_end", raw(RIGHT, &[slots(&[END, 1 << 32])])),
+        ("longest", raw(RIGHT, &[slots(&[message(160, 0), 7])])),
+        ("one_too_long", raw(RIGHT, &[slots(&[message(161, 0), 7])])),
+        ("longest_of_all", raw(RIGHT, &[slots(&[message(u32::MAX, FLAG_EXTENDED), 7])])),
+        ("unknown_page", raw(RIGHT, &[slots(&[END, 77])])),
+        ("start_in_header", raw(RIGHT | 64, &[vec![]]).byte(0).word(0).word(0)),
+        ("start_at_the_end", raw(RIGHT | 64, &[vec![]]).byte(0).word(u64::MAX).word(0)),
+        (
+            "start_far_out",
+            raw(0b10_1111 | 64, &[header([0, 0, 0, 0, u64::MAX - 64, 0])])
+                .byte(0)
+                .word(u64::MAX)
+                .word(0),
+        ),
+        ("start_unknown", raw(RIGHT | 64, &[vec![]]).byte(9).word(64).word(0)),
+        ("page_twice", raw(RIGHT, &[vec![]]).byte(1).byte(0).byte(0)),
+        ("forget_current", raw(RIGHT, &[vec![]]).byte(1).byte(0).byte(1)),
+        ("forget_unknown", raw(RIGHT, &[vec![]]).byte(1).byte(7).byte(1)),
+        ("forget_next", raw(RIGHT, &[to_page_1, vec![]]).byte(1).byte(1).byte(1)),
+        ("over_budget", (1..8).fold(raw(RIGHT, &[vec![]]).byte(7), |s, id| s.byte(id).byte(0))),
+        ("batches", written(6).repeat(9, |s| s.append(60, 7).append(0, 0).append(33, 1).publish())),
+        (
+            "aborted_turns",
+            written(6).repeat(9, |s| s.append(150, 0).append(150, 1).abort().send(9, 2)),
+        ),
+        ("reuse", written(0).repeat(30, |s| s.send(150, 0).read(3).give_up())),
+        ("a_run_that_fills_the_chain", written(1).repeat(12, |s| s.append(200, 0))),
+        (
+            "small_and_large_in_turn",
+            written(0).repeat(9, |s| s.send(400, 1).send(10, 0).read(9).give_up()),
+        ),
+        ("nobody_reads", written(3).repeat(20, |s| s.send(100, 0).has_room(400))),
+    ]);
+    // All lengths around the boundaries of words, slots, pages and the limit.
+    let lengths = (0..40).chain(120..=180).chain(380..=408);
+    let each = lengths.fold(written(2), |seed, len| seed.send(len, len as u8));
+    seeds.push(("every_length".to_owned(), each.0));
+    seeds
+}
