@@ -107,6 +107,14 @@ struct Link<M> {
     leaving: Option<usize>,
 }
 
+impl<M: Memory> Link<M> {
+    /// Whether its connection has ended and everything is taken.
+    fn is_finished(&self) -> bool {
+        let holds = self.inbound.as_ref().is_some_and(Receiver::has_something);
+        self.leaving.is_some() && !holds
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Drain {
     NotNeeded,
@@ -264,6 +272,13 @@ impl<M: Memory> Core<M> {
         let begin = self.first;
         for k in 0..links {
             let i = (begin + k) % links;
+            if turn.blocked.is_some() {
+                // There is no room for anybody; but who has left and holds nothing can go.
+                if self.links[i].is_finished() {
+                    gone.push((self.links[i].id, None));
+                }
+                continue;
+            }
             match self.take_from(i, &mut turn.taken) {
                 Outcome::Next => {}
                 Outcome::Gone(fault) => gone.push((self.links[i].id, fault)),
@@ -271,7 +286,6 @@ impl<M: Memory> Core<M> {
                     turn.blocked = Some(blocked);
                     // Who was refused comes first when there is room again.
                     self.first = i;
-                    break;
                 }
             }
         }
@@ -571,6 +585,45 @@ mod tests {
         }
         assert_eq!(turns, 512 / SLOT_HEADER + 1);
         assert_eq!(core.take_actions(), [Action::Remove(client, Some(Fault::Endless))]);
+    }
+
+    #[test]
+    fn who_has_left_is_removed_although_a_slow_receiver_blocks_the_bus() {
+        let limits = Limits::new(256, 64, 4096).unwrap();
+        let control = Region::heap(control_len(3));
+        let mut core = Core::new(limits, control.clone(), 3, Region::heap(256));
+        let slow = join(&mut core, Roles::RECEIVE);
+        let busy = join(&mut core, Roles::SEND);
+        let leaver = join(&mut core, Roles::SEND);
+        let first = Region::heap(256);
+        let mut sender = Sender::new(busy.0, limits, first.clone());
+        core.page_arrived(busy, FIRST_PAGE, first).unwrap();
+        sender.admit(0, Control::check(control, 1).unwrap(), 1);
+        sender.told(0);
+        let mut pages = 1;
+        // The slow one takes nothing, until it holds the whole budget.
+        while core.turn().blocked != Some(Blocked::Full) {
+            while let Err(Refused::Blocked(Blocked::NeedPage(len))) =
+                sender.send(Default::default(), &[7; 64])
+            {
+                let page = Region::heap(len);
+                sender.add_page(page.clone());
+                sender.told(0);
+                core.page_arrived(busy, pages, page).unwrap();
+                pages += 1;
+            }
+            if let Some(Blocked::NeedPage(len)) = core.turn().blocked {
+                core.add_page(Region::heap(len));
+            }
+            while core.notice(slow).is_some() {
+                core.told(slow);
+            }
+        }
+        assert_eq!(core.turn().blocked, Some(Blocked::Full));
+        core.hung_up(leaver);
+        assert_eq!(core.turn().blocked, Some(Blocked::Full));
+        assert_eq!(core.take_actions(), [Action::Remove(leaver, None)]);
+        assert_eq!(core.clients(), 2);
     }
 
     #[test]
