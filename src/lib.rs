@@ -38,7 +38,9 @@
 //! library user takes `default-features = false`.
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
-compile_error!("llmp needs 64-bit Linux: sealed memfds, SOCK_SEQPACKET, and 8-byte atomic loads from read-only memory");
+compile_error!(
+    "llmp needs 64-bit Linux: sealed memfds, SOCK_SEQPACKET, and 8-byte atomic loads from read-only memory"
+);
 
 mod access;
 pub mod broker;

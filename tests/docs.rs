@@ -57,7 +57,8 @@ fn promises_are_numbered_without_gaps() {
 fn every_promise_is_cited_by_code_and_by_a_test_or_model() {
     let this = file!().rsplit('/').next().unwrap();
     let mut missing = Vec::new();
-    for (kind, folders) in [("code", &["src"][..]), ("test or model", &["tests", "model", "fuzz"])] {
+    for (kind, folders) in [("code", &["src"][..]), ("test or model", &["tests", "model", "fuzz"])]
+    {
         let mut files = text_of(folders);
         files.retain(|path, _| !path.ends_with(this));
         for promise in promises() {

@@ -7,8 +7,11 @@ use llmp::order::{Orders, Site};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-/// The models that judge, cheapest first, with their bounds of preemptions.
-const JUDGES: &[(&str, usize, fn(&Loom))] = &[
+/// A model with its bound of preemptions.
+type Judge = (&'static str, usize, fn(&Loom));
+
+/// The models that judge, cheapest first.
+const JUDGES: &[Judge] = &[
     ("commit_1_receiver", 2, models::commit_1),
     ("page_turn", 2, models::turn),
     ("reuse_1_receiver", 3, models::reuse_1),

@@ -55,6 +55,10 @@ impl Word {
 
 impl LoomMemory {
     /// A zeroed region of `len` bytes, a multiple of 8, with the orderings of this run.
+    ///
+    /// # Panics
+    ///
+    /// If `len` is not a multiple of 8.
     pub fn new(len: usize, orders: &Arc<Orders>) -> Self {
         assert!(len.is_multiple_of(8));
         let words = (0..len / 8).map(|_| Word(UnsafeCell::new(AtomicU64::new(0)))).collect();

@@ -17,6 +17,10 @@ pub struct ShuttleMemory {
 
 impl ShuttleMemory {
     /// A zeroed region of `len` bytes, a multiple of 8.
+    ///
+    /// # Panics
+    ///
+    /// If `len` is not a multiple of 8.
     pub fn new(len: usize) -> Self {
         assert!(len.is_multiple_of(8));
         ShuttleMemory {
