@@ -137,11 +137,14 @@ fn check(lives: &[Life]) {
     }
 }
 
+/// A client's mailbox, and where it starts until it has been told so.
+type Link<R> = (<R as Runtime>::Mailbox<ToClient<R>>, Option<Start>);
+
 struct Brokering<R: Runtime> {
     runtime: R,
     core: Core<R::Memory>,
     inbox: R::Mailbox<ToBroker<R>>,
-    clients: BTreeMap<ClientId, (R::Mailbox<ToClient<R>>, Option<Start>)>,
+    clients: BTreeMap<ClientId, Link<R>>,
     stopping: bool,
 }
 

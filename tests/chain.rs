@@ -1,0 +1,180 @@
+//! A chain in one thread, step by step: what the models explore in time, at the boundaries of
+//! space.
+
+use llmp::chain::{Blocked, Event, Receiver, Refused, Sender};
+use llmp::control::Control;
+use llmp::layout::control_len;
+use llmp::memory::Region;
+use llmp::{ClientId, Envelope, Fault, Flags, Limits, Origin, Tag};
+use proptest::prelude::*;
+use std::collections::VecDeque;
+
+struct Chain {
+    sender: Sender<Region>,
+    receiver: Receiver<Region>,
+}
+
+impl Chain {
+    fn new(limits: Limits) -> Self {
+        let first = Region::heap(limits.page_len());
+        let control = Control::create(Region::heap(control_len(1)), 1);
+        let mut sender = Sender::new(1, limits, first.clone());
+        sender.admit(0, control.clone(), 0);
+        sender.told(0);
+        let receiver = Receiver::from_beginning(limits, first, control, 0).unwrap();
+        Chain { sender, receiver }
+    }
+
+    /// Makes a claim, giving the chain the page that it needs.
+    fn append(&mut self, envelope: Envelope, payload: &[u8], commit: bool) -> Result<(), Blocked> {
+        loop {
+            let claim = match self.sender.claim(envelope, payload.len()) {
+                Ok(claim) => claim,
+                Err(Refused::Blocked(Blocked::NeedPage(len))) => {
+                    self.add_page(len);
+                    continue;
+                }
+                Err(Refused::Blocked(blocked)) => return Err(blocked),
+                Err(refused) => panic!("{refused:?}"),
+            };
+            claim.write_all(payload);
+            if commit {
+                claim.commit();
+            }
+            return Ok(());
+        }
+    }
+
+    fn add_page(&mut self, len: usize) {
+        self.sender.add_page(Region::heap(len));
+        while let Some(notice) = self.sender.notice(0) {
+            match notice {
+                llmp::chain::Notice::Page(id) => {
+                    let page = self.sender.page(id).unwrap().clone();
+                    self.receiver.add_page(id, page).unwrap();
+                }
+                llmp::chain::Notice::Forget(id) => self.receiver.forget_page(id).unwrap(),
+            }
+            self.sender.told(0);
+        }
+    }
+
+    /// The next message, if there is one.
+    fn take(&mut self) -> Result<Option<(Envelope, Vec<u8>)>, Fault> {
+        loop {
+            match self.receiver.poll()? {
+                Event::Empty => return Ok(None),
+                Event::Turned => drop(self.receiver.give_up()),
+                Event::Unknown(page) => panic!("page {page} was sent"),
+                Event::Message(slot) => {
+                    let mut payload = vec![0; slot.payload_len()];
+                    self.receiver.read(&slot, &mut payload);
+                    let envelope = self.receiver.envelope(&slot);
+                    self.receiver.advance(&slot);
+                    return Ok(Some((envelope, payload)));
+                }
+            }
+        }
+    }
+}
+
+fn small() -> Limits {
+    Limits::new(192, 300, Limits::least_budget(192, 300)).unwrap()
+}
+
+// P3, P8: the end of the page alone is visible, and the page behind it holds nothing yet.
+#[test]
+fn a_claim_that_is_dropped_after_a_page_turn_shows_nothing_of_the_page_s_former_life() {
+    let mut chain = Chain::new(small());
+    let mut stale = false;
+    for round in 0..50u8 {
+        chain.append(Envelope::default(), &[round; 80], true).unwrap();
+        chain.sender.publish();
+        assert_eq!(chain.take().unwrap().unwrap().1, [round; 80]);
+        let turns = chain.sender.stats().reuses;
+        chain.append(Envelope::default(), &[99; 80], false).unwrap();
+        chain.sender.publish();
+        stale |= chain.sender.stats().reuses > turns;
+        assert_eq!(chain.take(), Ok(None));
+    }
+    assert!(stale, "no page was written again in a claim that was dropped");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append { len: usize, origin: bool },
+    DropClaim { len: usize },
+    Publish,
+    Abort,
+    Take,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    // Around the boundaries of words, slots, ordinary and larger pages.
+    let len = prop_oneof![0..20usize, 76..100usize, 284..=300usize];
+    prop_oneof![
+        4 => (len.clone(), any::<bool>()).prop_map(|(len, origin)| Step::Append { len, origin }),
+        1 => len.prop_map(|len| Step::DropClaim { len }),
+        3 => Just(Step::Publish),
+        1 => Just(Step::Abort),
+        5 => Just(Step::Take),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
+
+    // P1, P3, P6: against two queues, what is in the run and what is published.
+    #[test]
+    fn a_chain_is_a_queue_within_its_budget(steps in prop::collection::vec(step(), 1..120)) {
+        let limits = small();
+        let mut chain = Chain::new(limits);
+        let mut run: VecDeque<(Envelope, Vec<u8>)> = VecDeque::new();
+        let mut published: VecDeque<(Envelope, Vec<u8>)> = VecDeque::new();
+        let mut number = 0u32;
+        for step in steps {
+            match step {
+                Step::Append { len, origin } => {
+                    number += 1;
+                    let origin = origin.then_some(Origin { broker: 5, id: number.into() });
+                    let envelope = Envelope {
+                        tag: Tag(number),
+                        flags: Flags(number as u16),
+                        sender: ClientId(3),
+                        origin,
+                    };
+                    let payload: Vec<u8> = (0..len).map(|i| (i as u32 ^ number) as u8).collect();
+                    match chain.append(envelope, &payload, true) {
+                        Ok(()) => run.push_back((envelope, payload)),
+                        // Only if something is left to be taken or published.
+                        Err(blocked) => {
+                            prop_assert_eq!(blocked, Blocked::Full);
+                            prop_assert!(!run.is_empty() || !published.is_empty() || !chain.sender.is_taken());
+                        }
+                    }
+                }
+                Step::DropClaim { len } => {
+                    let _ = chain.append(Envelope::default(), &vec![0xee; len], false);
+                }
+                Step::Publish => {
+                    chain.sender.publish();
+                    published.append(&mut run);
+                }
+                Step::Abort => {
+                    chain.sender.abort();
+                    run.clear();
+                }
+                Step::Take => prop_assert_eq!(chain.take().unwrap(), published.pop_front()),
+            }
+            prop_assert!(chain.sender.stats().page_bytes <= limits.budget() as u64);
+        }
+        chain.sender.publish();
+        published.append(&mut run);
+        while let Some(expected) = published.pop_front() {
+            prop_assert_eq!(chain.take().unwrap(), Some(expected));
+        }
+        prop_assert_eq!(chain.take().unwrap(), None);
+        chain.receiver.give_up();
+        prop_assert!(chain.sender.is_taken());
+    }
+}
