@@ -1,7 +1,7 @@
 //! Receivers that lie in their control regions, beside honest ones.
 //!
-//! A lie costs the liar alone its place; the honest get everything, and no page changes while one
-//! of them holds it.
+//! A lie costs the liar alone its place (P12); the honest get everything, and no page changes
+//! while one of them holds it (P8).
 
 use super::chain::{PAGE_LEN, Sent, limits};
 use super::input::Input;
