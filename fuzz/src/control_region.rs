@@ -1,7 +1,7 @@
 //! Receivers that lie in their control regions, beside honest ones.
 //!
-//! A lie costs the liar alone its place; the honest get everything, and no page changes while one
-//! of them holds it.
+//! A lie costs the liar alone its place (P12); the honest get everything, and no page changes
+//! while one of them holds it (P8).
 
 use super::chain::{PAGE_LEN, Sent, limits};
 use super::input::Input;
@@ -50,8 +50,9 @@ struct Lie {
     /// Reads until the lie begins, and what is shown from then on.
     shown: Option<(u8, u64)>,
     has_lied: bool,
-    /// The cursor as it was shown last.
-    last: u64,
+    /// The highest cursor that was shown, at least where it was admitted.
+    highest: u64,
+    ran_backwards: bool,
 }
 
 impl Mischief for Lie {
@@ -66,7 +67,8 @@ impl Mischief for Lie {
         };
         if at == CONTROL_CURSORS {
             self.has_lied |= word != honest;
-            self.last = word;
+            self.ran_backwards |= word != 0 && word < self.highest;
+            self.highest = self.highest.max(word);
         }
         word
     }
@@ -154,6 +156,7 @@ impl Bus {
         let region = Hostile::new(Region::heap(control_len(1)), lie.clone());
         let control = Control::create(region, 1);
         let start = self.sender.admit(id, control.clone(), 0);
+        lie.lock().expect("no panic").highest = start.position;
         let mut pages = Vec::new();
         while let Some(notice) = self.sender.notice(id) {
             let Notice::Page(page) = notice else { panic!("nothing to forget yet") };
@@ -248,7 +251,8 @@ impl Bus {
         for party in &self.parties {
             party.look();
             let lie = party.lie.lock().expect("no panic");
-            assert!(lie.last != u64::MAX, "a lie was seen and believed");
+            let is_believed = lie.ran_backwards || lie.highest > self.sender.tail();
+            assert!(!is_believed, "a lie was seen and believed");
         }
         assert!(self.sender.stats().page_bytes <= self.limits.budget() as u64);
     }

@@ -1,7 +1,7 @@
 //! Any packets with any descriptors, against a real broker and against clients that connect.
 //!
-//! A hostile session costs nobody else anything: honest clients of the same broker go on, and no
-//! descriptor stays.
+//! A hostile session costs nobody else anything: honest clients of the same broker go on (P12),
+//! and no descriptor stays (P7).
 
 use super::descriptors;
 use super::input::Input;

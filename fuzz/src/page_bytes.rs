@@ -1,5 +1,5 @@
-//! Any bytes as pages: a receiver comes to an end and believes nothing. And pages that our own
-//! sender wrote come out as they went in.
+//! Any bytes as pages: a receiver comes to an end and believes nothing (P12). And pages that our
+//! own sender wrote come out as they went in (P1, P3), within the budget (P6).
 
 use super::chain::{Chain, PAGE_LEN, View, limits};
 use super::input::Input;

@@ -1,4 +1,4 @@
-//! A chain whose words change under its reader: before it reads, and between any two reads.
+//! A chain whose words change under its reader: before it reads, and between any two reads (P12).
 
 use super::chain::{Chain, View, limits};
 use super::input::Input;
