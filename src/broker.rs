@@ -66,7 +66,7 @@ impl BrokerBuilder {
         self
     }
 
-    /// How many clients are admitted at a time; 1024 if nothing is said.
+    /// How many clients are admitted at a time; 1024 if nothing is said, at most 100,000.
     #[must_use]
     pub fn max_clients(mut self, clients: usize) -> Self {
         self.max_clients = Some(clients);
@@ -106,7 +106,7 @@ impl BrokerBuilder {
         let least = Limits::least_budget(rounded, max_message_len);
         let budget = self.budget.unwrap_or(Limits::BUDGET.max(least));
         let limits = Limits::new(page_len, max_message_len, budget)?.in_os_pages()?;
-        let max_clients = self.max_clients.unwrap_or(1024);
+        let max_clients = self.max_clients.unwrap_or(1024).min(100_000);
 
         let bound = Bound::at(&bus.into())?;
         let first = Region::shared("llmp-page", limits.page_len())?;

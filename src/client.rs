@@ -19,6 +19,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// Own messages passed over in one call of [`Client::try_recv`].
+const OWN_AT_ONCE: usize = 4096;
+
 /// How to connect to a bus.
 #[derive(Clone, Debug)]
 pub struct ClientBuilder {
@@ -328,7 +331,8 @@ impl Client {
     /// The next message that is for us. It has not been passed yet.
     #[inline]
     fn next(&mut self) -> Result<Option<(Slot, Envelope, u64)>, RecvError> {
-        loop {
+        // So many of our own at a time, so that a deadline is kept whatever the broker does.
+        for _ in 0..OWN_AT_ONCE {
             let Some(slot) = self.port.poll()? else { return Ok(None) };
             let Some(inbound) = self.port.endpoint.inbound_mut() else { return Ok(None) };
             let envelope = inbound.envelope(&slot);
@@ -337,6 +341,7 @@ impl Client {
             }
             inbound.advance(&slot);
         }
+        Ok(None)
     }
 
     /// The next message, if there is one.
@@ -424,8 +429,8 @@ impl Client {
                 return Ok(true);
             }
             let wanted = Wanted { message: true, ..Wanted::default() };
-            if !self.port.wait(wanted, deadline) {
-                return Ok(false);
+            if !self.port.wait(wanted, deadline) || deadline.is_some_and(|d| d <= Instant::now()) {
+                return Ok(self.next()?.is_some());
             }
         }
     }

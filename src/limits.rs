@@ -55,7 +55,9 @@ impl Limits {
     pub const MAX_MESSAGE_LEN: usize = 3 * 1024 * 1024;
 
     const MIN_PAGE_LEN: usize = PAGE_HEADER + 2 * SLOT_HEADER;
-    const LARGEST: usize = 1 << 31;
+    /// Every process makes a page of the length that the other side names: it has to be bearable.
+    const MAX_PAGE_LEN: usize = 1 << 26;
+    const LARGEST_MESSAGE: usize = 1 << 31;
 
     /// Limits with this page length, message limit and budget.
     ///
@@ -67,14 +69,14 @@ impl Limits {
         max_message_len: usize,
         budget: usize,
     ) -> Result<Self, LimitsError> {
-        if !(Self::MIN_PAGE_LEN..=Self::LARGEST).contains(&page_len)
+        if !(Self::MIN_PAGE_LEN..=Self::MAX_PAGE_LEN).contains(&page_len)
             || !page_len.is_multiple_of(SLOT_ALIGN)
         {
-            let (min, max) = (Self::MIN_PAGE_LEN, Self::LARGEST);
+            let (min, max) = (Self::MIN_PAGE_LEN, Self::MAX_PAGE_LEN);
             return Err(LimitsError::PageLen { found: page_len, min, max });
         }
-        if max_message_len > Self::LARGEST {
-            let max = Self::LARGEST;
+        if max_message_len > Self::LARGEST_MESSAGE {
+            let max = Self::LARGEST_MESSAGE;
             return Err(LimitsError::MaxMessageLen { found: max_message_len, max });
         }
         let limits = Limits { page_len, max_message_len, budget };
@@ -94,8 +96,8 @@ impl Limits {
     /// The smallest budget that goes with a page length and a message limit, in bytes. Values out
     /// of bounds are taken for the nearest bound; [`new`](Limits::new) refuses them.
     pub fn least_budget(page_len: usize, max_message_len: usize) -> usize {
-        let page_len = page_len.clamp(Self::MIN_PAGE_LEN, Self::LARGEST);
-        let max_message_len = max_message_len.min(Self::LARGEST);
+        let page_len = page_len.clamp(Self::MIN_PAGE_LEN, Self::MAX_PAGE_LEN);
+        let max_message_len = max_message_len.min(Self::LARGEST_MESSAGE);
         2 * Limits { page_len, max_message_len, budget: 0 }.max_page_len()
     }
 
@@ -121,7 +123,7 @@ impl Limits {
 
     /// Length of the page that holds the longest message.
     pub(crate) fn max_page_len(&self) -> usize {
-        // LARGEST keeps this far from overflow.
+        // The largest message keeps this far from overflow.
         self.page_for(slot_len(self.max_message_len, true).unwrap_or(usize::MAX / 2))
     }
 
@@ -154,14 +156,14 @@ mod tests {
 
     #[test]
     fn lengths_out_of_bounds_are_refused_and_do_not_overflow() {
-        for page_len in [0, 1, 1 << 32, usize::MAX] {
+        for page_len in [0, 1, (1 << 26) + 4096, usize::MAX] {
             for max_message_len in [0, usize::MAX] {
                 let budget = Limits::least_budget(page_len, max_message_len);
                 let error = Limits::new(page_len, max_message_len, budget).unwrap_err();
                 assert!(matches!(error, LimitsError::PageLen { .. }), "{error}");
             }
         }
-        let largest = Limits::new(1 << 31, 1 << 31, usize::MAX).unwrap();
+        let largest = Limits::new(1 << 26, 1 << 31, usize::MAX).unwrap();
         assert_eq!(largest.receiver_budget(), usize::MAX);
     }
 

@@ -180,6 +180,10 @@ impl Port {
     /// The next message, if there is one. It stays until [`Receiver::advance`](crate::chain::Receiver::advance).
     #[inline]
     pub fn poll(&mut self) -> Result<Option<Slot>, RecvError> {
+        if self.armed {
+            // Awake now: the peer need not ring any more, which would fill the socket.
+            self.pump();
+        }
         for _ in 0..AT_ONCE {
             let polled = self.endpoint.poll();
             let (event, ring) = match polled {

@@ -3,11 +3,13 @@
 //! The format is as simple as can be, so that seeds are written by hand and a changed byte
 //! changes one choice. An input that is used up goes on as zeroes.
 
-pub struct Input<'a>(&'a [u8]);
+use arbitrary::Unstructured;
+
+pub struct Input<'a>(Unstructured<'a>);
 
 impl<'a> Input<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
-        Input(bytes)
+        Input(Unstructured::new(bytes))
     }
 
     pub fn is_over(&self) -> bool {
@@ -15,13 +17,11 @@ impl<'a> Input<'a> {
     }
 
     pub fn bytes(&mut self, len: usize) -> &'a [u8] {
-        let (taken, rest) = self.0.split_at(len.min(self.0.len()));
-        self.0 = rest;
-        taken
+        self.0.bytes(len.min(self.0.len())).unwrap_or_default()
     }
 
     pub fn byte(&mut self) -> u8 {
-        self.bytes(1).first().copied().unwrap_or(0)
+        self.0.arbitrary().unwrap_or_default()
     }
 
     /// A number below `end`.
@@ -30,14 +30,11 @@ impl<'a> Input<'a> {
     }
 
     pub fn half(&mut self) -> u16 {
-        u16::from_le_bytes([self.byte(), self.byte()])
+        self.0.arbitrary().unwrap_or_default()
     }
 
     pub fn word(&mut self) -> u64 {
-        let mut word = [0; 8];
-        let taken = self.bytes(8);
-        word[..taken.len()].copy_from_slice(taken);
-        u64::from_le_bytes(word)
+        self.0.arbitrary().unwrap_or_default()
     }
 }
 
