@@ -64,9 +64,9 @@ impl Greeted {
         let peer = map_control(descriptor.ok_or(fault(packet.unexpected("without its region")))?);
         let peer = peer.and_then(|region| Control::check(region, cursor)).map_err(Ended::from)?;
 
-        let region = control_region(1)?;
-        send(&socket, &Packet::Join, Some(&region))?;
-        let control = Control::create(region, 1);
+        // Set up before it is sent: the broker checks it as soon as it has it.
+        let control = Control::create(control_region(1)?, 1);
+        send(&socket, &Packet::Join, Some(control.memory()))?;
         let outbound = if roles.has(Roles::SEND) {
             let page = Region::shared("llmp-page", limits.page_len())?;
             Some((Sender::new(client.0, limits, page), cursor))
