@@ -44,7 +44,7 @@ pub fn channel() -> Result<(Sender, Receiver), ConnectError> {
     let joined = greeted.join()?;
     let receiver = welcoming.start()?;
     let (port, broker) = joined.start()?;
-    Ok((Sender(Client::at(port, broker)), Receiver(Client::at(receiver, 0))))
+    Ok((Sender(Client::at(port, broker)), Receiver::at(receiver)))
 }
 
 /// The sending end of a channel.
@@ -188,7 +188,12 @@ impl Receiver {
 
     fn handshake(socket: Socket, limits: Limits) -> Result<Self, ConnectError> {
         let port = Welcoming::hello(socket, limits)?.start()?;
-        Ok(Receiver(Client::at(port, 0)))
+        Ok(Self::at(port))
+    }
+
+    fn at(port: Port) -> Self {
+        // A sender may call itself what it likes; there is only one.
+        Receiver(Client::at(port, 0).with_own_messages())
     }
 
     /// The next message; waits for it.

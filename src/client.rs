@@ -2,13 +2,13 @@
 
 use crate::access::Access;
 use crate::bus::Bus;
-use crate::chain::Stats;
+use crate::chain::{Sender as ChainSender, Stats};
 use crate::endpoint::Wanted;
 use crate::error::{ConnectError, Ended, RecvError, SendError};
 use crate::fault::Fault;
 use crate::handshake::Greeted;
 use crate::limits::Limits;
-use crate::memory::PeersAreHonest;
+use crate::memory::{PeersAreHonest, Region};
 use crate::message::{ClientId, Envelope, Message, Slot, Tag};
 use crate::port::Port;
 use crate::sys::socket::Socket;
@@ -18,6 +18,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+/// Messages moved to the inbox before another look for room.
+const TAKEN_IN_AT_ONCE: usize = 256;
 
 /// Own messages passed over in one call of [`Client::try_recv`].
 const OWN_AT_ONCE: usize = 4096;
@@ -80,8 +83,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How much may come in while a [`send`](Client::send) waits for room, in bytes of payload;
-    /// 64 MiB if nothing is said.
+    /// How much memory what comes in while a [`send`](Client::send) waits for room may take, in
+    /// bytes; 64 MiB if nothing is said.
     #[must_use]
     pub fn inbox_limit(mut self, bytes: usize) -> Self {
         self.inbox_limit = bytes;
@@ -143,6 +146,13 @@ struct Inbox {
     limit: usize,
 }
 
+impl Inbox {
+    /// What a waiting message takes in memory, in bytes.
+    fn cost(payload: &[u8]) -> usize {
+        payload.len() + size_of::<(Envelope, u64, Vec<u8>)>() + 32
+    }
+}
+
 /// A client of a bus: it sends to all others and receives what they send.
 ///
 /// ```no_run
@@ -183,6 +193,11 @@ impl Client {
     pub(crate) fn at(port: Port, broker: u64) -> Client {
         let inbox = Inbox::default();
         Client { port, broker, own_messages: false, honest: None, inbox, buffer: Vec::new() }
+    }
+
+    pub(crate) fn with_own_messages(mut self) -> Self {
+        self.own_messages = true;
+        self
     }
 
     pub(crate) fn set_honest(&mut self, promise: PeersAreHonest) {
@@ -228,7 +243,7 @@ impl Client {
     pub fn send_envelope(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
         loop {
             match self.try_send_envelope(envelope, payload) {
-                Err(SendError::Full) => self.wait_for_room(payload.len())?,
+                Err(SendError::Full) => self.wait_for_room(&envelope, payload.len())?,
                 other => return other,
             }
         }
@@ -286,7 +301,7 @@ impl Client {
                 Ok(())
             });
             match room {
-                Err(SendError::Full) => self.wait_for_room(len)?,
+                Err(SendError::Full) => self.wait_for_room(&envelope, len)?,
                 Err(error) => return Err(error),
                 Ok(()) => {
                     self.port.publish();
@@ -301,21 +316,26 @@ impl Client {
         Batch { client: self, committed: false }
     }
 
-    /// Waits until there may be room for `len` bytes.
+    /// Waits until there may be room for a message.
     #[cold]
-    fn wait_for_room(&mut self, len: usize) -> Result<(), SendError> {
+    fn wait_for_room(&mut self, envelope: &Envelope, len: usize) -> Result<(), SendError> {
         if self.inbox.bytes > self.inbox.limit {
             return Err(SendError::InboxFull { bytes: self.inbox.bytes });
         }
         self.take_in();
         let message = self.port.endpoint.inbound().is_some();
-        self.port.wait(Wanted { message, room: Some(len), taken: false }, None);
+        let room = Some(ChainSender::<Region>::room_for(envelope, len));
+        self.port.wait(Wanted { message, room, taken: false }, None);
         Ok(())
     }
 
-    /// Moves what has come in to the inbox.
+    /// Moves what has come in to the inbox: so much that others get on, and not all that a steady
+    /// stream may bring, since there may be room meanwhile.
     fn take_in(&mut self) {
-        while self.inbox.bytes <= self.inbox.limit {
+        for _ in 0..TAKEN_IN_AT_ONCE {
+            if self.inbox.bytes > self.inbox.limit {
+                return;
+            }
             // What is wrong with the connection comes up again in the next call of the caller.
             let Ok(Some((slot, envelope, id))) = self.next() else { return };
             let mut payload = vec![0; slot.payload_len()];
@@ -323,7 +343,7 @@ impl Client {
                 inbound.read(&slot, &mut payload);
                 inbound.advance(&slot);
             }
-            self.inbox.bytes += payload.len();
+            self.inbox.bytes += Inbox::cost(&payload);
             self.inbox.messages.push_back((envelope, id, payload));
         }
     }
@@ -382,7 +402,7 @@ impl Client {
     #[cold]
     fn pop_inbox(&mut self) -> Option<Message<'_>> {
         let (envelope, id, payload) = self.inbox.messages.pop_front()?;
-        self.inbox.bytes -= payload.len();
+        self.inbox.bytes -= Inbox::cost(&payload);
         self.buffer = payload;
         let Envelope { tag, flags, sender, origin } = envelope;
         Some(Message { tag, flags, sender, id, origin, payload: &self.buffer })
@@ -495,9 +515,10 @@ impl Client {
         Ok(true)
     }
 
-    /// Prepares to sleep in an event loop of the caller's own. Returns whether there is nothing
-    /// to receive, so that the caller may wait for [`as_fd`](AsFd::as_fd) to become readable.
-    /// Then it calls [`try_recv`](Client::try_recv) until there is nothing, and arms again.
+    /// Prepares to sleep in an event loop of the caller's own: the last call before each sleep,
+    /// since every other call may take the ring that would have ended it. Returns whether there is
+    /// nothing to receive, so that the caller may wait for [`as_fd`](AsFd::as_fd) to become
+    /// readable. Then it calls [`try_recv`](Client::try_recv) until there is nothing.
     pub fn arm(&mut self) -> bool {
         self.port.pump();
         let wanted = Wanted { message: true, ..Wanted::default() };

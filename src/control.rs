@@ -7,15 +7,17 @@
 //! Sleeping and waking, with the sleeper on the left:
 //!
 //! ```text
-//!   park():  parked = 1               publish: commit word or cursor   (Release)
+//!   park():  parked = n               publish: commit word or cursor   (Release)
 //!            fence                    fence
-//!            look again               parked?  -> ring the doorbell
+//!            look again               parked?  -> ring the doorbell, once for each n
 //!            block on the doorbell
 //! ```
 //!
 //! No wake-up is lost (P10): either the sleeper's second look sees what was published, or the publisher sees `parked`: both
 //! fences are in one total order, and whichever comes second sees what stood before the first.
-//! A ring to somebody who is awake already costs him one byte to read, and nothing else.
+//! A ring to somebody who is awake already costs him one byte to read, and nothing else. The
+//! sleeps are numbered, so that each is rung once and rings don't fill the socket of a process that
+//! has been stopped.
 
 use crate::fault::Fault;
 use crate::layout::*;
@@ -26,6 +28,31 @@ use crate::order::Site;
 #[derive(Clone, Debug)]
 pub struct Control<M> {
     memory: M,
+    /// How often the owner has parked.
+    sleeps: u64,
+}
+
+/// A peer's doorbell, as somebody sees it who may have to ring it.
+#[derive(Debug)]
+pub struct Doorbell<M> {
+    control: Control<M>,
+    /// The last sleep for which it was rung.
+    rung: u64,
+}
+
+impl<M: Memory> Doorbell<M> {
+    /// The doorbell of the owner of `control`.
+    pub fn new(control: Control<M>) -> Self {
+        Doorbell { control, rung: 0 }
+    }
+
+    /// After something was published and [`ring_fence`](Control::ring_fence) has been called:
+    /// must the owner be rung? Says so once for each of its sleeps.
+    #[inline]
+    pub fn must_ring(&mut self) -> bool {
+        let sleep = self.control.memory.load(CONTROL_PARKED, Site::RingRead);
+        sleep != 0 && core::mem::replace(&mut self.rung, sleep) != sleep
+    }
 }
 
 impl<M: Memory> Control<M> {
@@ -38,7 +65,7 @@ impl<M: Memory> Control<M> {
         assert!(cursor_offset(cursors) <= memory.region_len());
         let cursors = u32::try_from(cursors).expect("a region is not that large");
         memory.write_words(0, [CONTROL_MAGIC, halves(VERSION, cursors)]);
-        Control { memory }
+        Control { memory, sleeps: 0 }
     }
 
     /// Checks a peer's region, in which `slot` is the number of our link's cursor.
@@ -62,7 +89,7 @@ impl<M: Memory> Control<M> {
             let (found, expected) = (low(version).into(), VERSION.into());
             return Err(Fault::Control { what: "the version", found, expected });
         }
-        Ok(Control { memory })
+        Ok(Control { memory, sleeps: 0 })
     }
 
     /// The region itself.
@@ -91,8 +118,9 @@ impl<M: Memory> Control<M> {
 
     /// The owner says that it is about to sleep. It must look again at everything it waits for
     /// before it does.
-    pub fn park(&self) {
-        self.memory.store(CONTROL_PARKED, 1, Site::ParkStore);
+    pub fn park(&mut self) {
+        self.sleeps += 1;
+        self.memory.store(CONTROL_PARKED, self.sleeps, Site::ParkStore);
         // pairs with RingFence
         self.memory.fence(Site::ParkFence);
     }
@@ -102,14 +130,7 @@ impl<M: Memory> Control<M> {
         self.memory.store(CONTROL_PARKED, 0, Site::ParkClear);
     }
 
-    /// After something was published and [`ring_fence`](Control::ring_fence) has been called:
-    /// does the owner sleep, so that it must be rung?
-    #[inline]
-    pub fn is_parked(&self) -> bool {
-        self.memory.load(CONTROL_PARKED, Site::RingRead) != 0
-    }
-
-    /// Comes between everything that was published and [`is_parked`](Control::is_parked); one
+    /// Comes between everything that was published and [`must_ring`](Doorbell::must_ring); one
     /// fence serves for many peers.
     #[inline]
     pub fn ring_fence(&self) {

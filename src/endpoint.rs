@@ -5,7 +5,7 @@
 //! doorbell when told to, and blocks when [`park`](Endpoint::park) says that it may.
 
 use crate::chain::{Event, Receiver, Refused, Sender};
-use crate::control::Control;
+use crate::control::{Control, Doorbell};
 use crate::fault::Fault;
 use crate::memory::Memory;
 use crate::message::Envelope;
@@ -14,7 +14,7 @@ use crate::message::Envelope;
 #[derive(Debug)]
 pub struct Endpoint<M> {
     control: Control<M>,
-    peer: Control<M>,
+    doorbell: Doorbell<M>,
     outbound: Option<Sender<M>>,
     inbound: Option<Receiver<M>>,
 }
@@ -27,7 +27,7 @@ const PEER: u32 = 0;
 pub struct Wanted {
     /// Something to receive.
     pub message: bool,
-    /// Room to send so many bytes of payload.
+    /// Room to send a message that takes so many bytes in a page ([`Sender::room_for`]).
     pub room: Option<usize>,
     /// The peer has taken everything.
     pub taken: bool,
@@ -46,7 +46,7 @@ impl<M: Memory> Endpoint<M> {
             sender.admit(PEER, peer.clone(), cursor);
             sender
         });
-        Endpoint { control, peer, outbound, inbound }
+        Endpoint { control, doorbell: Doorbell::new(peer), outbound, inbound }
     }
 
     /// The chain that it sends.
@@ -103,8 +103,13 @@ impl<M: Memory> Endpoint<M> {
     pub fn poll(&mut self) -> Result<(Event, bool), Fault> {
         let Some(inbound) = &mut self.inbound else { return Ok((Event::Empty, false)) };
         let event = inbound.poll()?;
-        let ring = event == Event::Turned && inbound.give_up() && self.must_ring();
+        let ring = event == Event::Turned && self.give_up();
         Ok((event, ring))
+    }
+
+    /// Gives up what was received. Returns whether the peer must be rung.
+    pub fn give_up(&mut self) -> bool {
+        self.inbound.as_mut().is_some_and(Receiver::give_up) && self.must_ring()
     }
 
     /// Says that it is about to sleep and looks again. Returns whether it may block until it is
@@ -130,16 +135,16 @@ impl<M: Memory> Endpoint<M> {
         let message = wanted.message && self.inbound.as_ref().is_some_and(Receiver::has_something);
         message
             || self.outbound.as_mut().is_some_and(|outbound| {
-                wanted.room.is_some_and(|len| outbound.has_room(len))
+                wanted.room.is_some_and(|slot_len| outbound.has_room(slot_len))
                     || wanted.taken && outbound.is_taken()
             })
     }
 
     /// After something was published: whether the peer sleeps.
     #[inline]
-    fn must_ring(&self) -> bool {
+    fn must_ring(&mut self) -> bool {
         self.control.ring_fence();
-        self.peer.is_parked()
+        self.doorbell.must_ring()
     }
 
     /// What the peer must be told about our pages next, see [`Sender::notice`].
@@ -156,6 +161,6 @@ impl<M: Memory> Endpoint<M> {
 
     /// The fault of the peer if its cursor lied.
     pub fn lie(&mut self) -> Option<Fault> {
-        self.outbound.as_mut()?.take_liars().pop().map(|(_, fault)| fault)
+        self.outbound.as_mut()?.take_liar().map(|(_, fault)| fault)
     }
 }

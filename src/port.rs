@@ -16,6 +16,9 @@ use std::time::Instant;
 const SPINS: usize = 200;
 const YIELDS: usize = 10;
 
+/// Looks at an empty chain between two looks at the connection: a system call each.
+const EMPTY_LOOKS: u32 = 64;
+
 /// Packets and page turns taken at one go, so that a hostile peer can't keep us here.
 const AT_ONCE: usize = 4096;
 
@@ -32,20 +35,25 @@ pub(crate) struct Port {
     pub ended: Option<Ended>,
     /// Whether the parked word may be set, from [`arm`](Port::arm).
     armed: bool,
+    empty_looks: u32,
 }
 
 impl Port {
     pub fn new(socket: Socket, endpoint: Endpoint<Region>, limits: Limits, id: ClientId) -> Self {
-        Port { socket, endpoint, limits, id, receivers: None, ended: None, armed: false }
+        Port { socket, endpoint, limits, id, receivers: None, ended: None, armed: false, empty_looks: 0 }
     }
 
     /// Sends one message if there is room.
     #[inline]
     pub fn try_send(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
+        let mut must_ring = false;
         self.with_room(|endpoint| {
-            endpoint.outbound_mut().map_or(Ok(()), |out| out.append(envelope, payload))
+            must_ring = endpoint.send(envelope, payload)?;
+            Ok(())
         })?;
-        self.publish();
+        if must_ring {
+            self.socket.ring();
+        }
         Ok(())
     }
 
@@ -88,6 +96,13 @@ impl Port {
             }
         }
         let told = self.announce()?;
+        if blocked == Blocked::Full {
+            // Who never waits hears of the end here.
+            self.pump();
+            if let Some(ended) = &self.ended {
+                return Err(ended.clone().into());
+            }
+        }
         if blocked == Blocked::Full || !told { Err(SendError::Full) } else { Ok(()) }
     }
 
@@ -174,6 +189,8 @@ impl Port {
 
     /// Ends the connection for a fault of the peer.
     pub fn fail(&mut self, fault: Fault) -> Ended {
+        // The peer shall not wait for us, however long the owner keeps this.
+        self.socket.shut_down();
         self.ended.get_or_insert(Ended::Fault(fault)).clone()
     }
 
@@ -194,6 +211,10 @@ impl Port {
                 self.socket.ring();
             }
             match event {
+                // Who was expelled is not waited for: what it reads may be written again.
+                Event::Message(_) if self.ended == Some(Ended::Expelled) => {
+                    return Err(Ended::Expelled.into());
+                }
                 Event::Message(slot) => return Ok(Some(slot)),
                 Event::Turned => {}
                 Event::Empty => return self.on_empty(),
@@ -203,14 +224,30 @@ impl Port {
         Ok(None)
     }
 
-    /// Everything that had arrived was received: has the connection ended?
-    #[cold]
+    /// Everything that had arrived was received.
     fn on_empty(&mut self) -> Result<Option<Slot>, RecvError> {
         if self.endpoint.inbound().is_none() {
             return Err(RecvError::SendOnly);
         }
         // The end was seen before this look at the chain, so that nothing can come after it.
-        self.ended.clone().map_or(Ok(None), |ended| Err(ended.into()))
+        if let Some(ended) = &self.ended {
+            return Err(ended.clone().into());
+        }
+        self.empty_looks = self.empty_looks.wrapping_add(1);
+        if self.empty_looks.is_multiple_of(EMPTY_LOOKS) {
+            self.attend();
+        }
+        Ok(None)
+    }
+
+    /// What sleeping does on the way, for who never sleeps: hears of the end, and lets the peer
+    /// know what was taken.
+    #[cold]
+    fn attend(&mut self) {
+        self.pump();
+        if self.endpoint.give_up() {
+            self.socket.ring();
+        }
     }
 
     /// Gets the descriptor of a page that has been named: it was sent before.
@@ -283,6 +320,15 @@ impl Port {
     /// What our chain has done.
     pub fn stats(&self) -> crate::chain::Stats {
         self.endpoint.outbound().map(Sender::stats).unwrap_or_default()
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        // An orderly end, to be told from a death.
+        if self.ended.is_none() {
+            self.socket.send(&Packet::Bye(ByeReason::Closed), None);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use super::chain::{PAGE_LEN, Sent, limits};
 use super::input::Input;
 use super::seen::Seen;
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
-use llmp::control::Control;
+use llmp::control::{Control, Doorbell};
 use llmp::layout::*;
 use llmp::memory::{Hostile, Memory, Mischief, Region};
 use llmp::{Fault, Limits};
@@ -36,8 +36,7 @@ fn any_region(input: &mut Input, seen: &mut Seen) {
     let slot = input.word() as usize;
     match Control::check(region, slot) {
         Ok(control) => {
-            let parked = control.is_parked();
-            assert!(!parked, "nothing is written there");
+            assert!(!Doorbell::new(control).must_ring(), "nothing is written there");
             seen.mark("control");
         }
         Err(fault) => seen.fault(&fault),
@@ -178,7 +177,7 @@ impl Bus {
         let value = [any, tail, tail.wrapping_add(any), tail - any % tail, u64::MAX, 1][kind];
         if let Some(party) = self.parties.get(i).filter(|party| party.receiver.is_none()) {
             party.lie.lock().expect("no panic").shown = Some((reads, value));
-            party.control.is_parked();
+            Doorbell::new(party.control.clone()).must_ring();
         }
     }
 
@@ -240,7 +239,7 @@ impl Bus {
 
     /// Who is struck, has lied; what is held, has not changed; the budget holds.
     fn look(&mut self) {
-        for (id, fault) in self.sender.take_liars() {
+        while let Some((id, fault)) = self.sender.take_liar() {
             assert!(matches!(fault, Fault::CursorAhead { .. } | Fault::CursorBackwards { .. }));
             self.seen.fault(&fault);
             let i = self.parties.iter().position(|party| party.id == id);

@@ -324,7 +324,7 @@ impl<R: Runtime> Clienting<R> {
                 }
                 Err(Refused::Blocked(Blocked::NeedPage(len))) => self.add_page(len),
                 Err(Refused::Blocked(_)) => {
-                    let room = Some(payload(number).len());
+                    let room = Some(Sender::<R::Memory>::room_for(&envelope, payload(number).len()));
                     self.take_in();
                     self.sleep(Wanted { message: true, room, taken: false });
                 }

@@ -123,7 +123,7 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
                     self.tell();
                 }
                 Err(Refused::Blocked(_)) => {
-                    assert!(self.sender.take_liars().is_empty(), "an honest cursor was a lie");
+                    assert!(self.sender.take_liar().is_none(), "an honest cursor was a lie");
                     return Step::Nothing;
                 }
                 Err(error) => panic!("{error:?}"),

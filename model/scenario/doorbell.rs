@@ -88,7 +88,8 @@ pub fn both_sleep<R: Runtime>(runtime: &R, limits: Limits, messages: u64) {
                 sending.told();
             }
             Err(Refused::Blocked(Blocked::Full)) => {
-                let wanted = Wanted { room: Some(8), ..Wanted::default() };
+                let room = Sender::<R::Memory>::room_for(&Envelope::default(), 8);
+                let wanted = Wanted { room: Some(room), ..Wanted::default() };
                 let (may_sleep, must_ring) = sending.park(wanted);
                 assert!(!must_ring, "a sender has no cursor");
                 if may_sleep {

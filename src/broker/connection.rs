@@ -107,7 +107,8 @@ impl Connection {
         core: &mut Core<Region>,
     ) -> Result<(), Fault> {
         match (packet, descriptor) {
-            (Packet::Ring, _) => Ok(()),
+            // After a Bye comes the hang-up, which says the same.
+            (Packet::Ring | Packet::Bye(_), _) => Ok(()),
             (Packet::Page { id }, Some(descriptor)) if self.roles.has(Roles::SEND) => {
                 let page = map_page(descriptor, core.limits())?;
                 core.page_arrived(client, id, page)

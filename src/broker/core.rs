@@ -14,7 +14,7 @@
 //! has been sent on (P3). All clients read the one broadcast chain, so all see one order (P2).
 
 use crate::chain::{Blocked, Event, Notice, Receiver, Refused, Sender, Start, Stats};
-use crate::control::Control;
+use crate::control::{Control, Doorbell};
 use crate::fault::Fault;
 use crate::hook::{Hook, Verdict};
 use crate::layout::SLOT_HEADER;
@@ -78,7 +78,7 @@ pub struct Core<M> {
     first: usize,
     next_client: u32,
     free_cursors: Vec<usize>,
-    /// The length of the message that had no room.
+    /// The bytes in a page that the message takes which had no room.
     waiting: Option<usize>,
     actions: Vec<Action>,
     hook: Option<Hooked>,
@@ -97,7 +97,7 @@ struct Link<M> {
     id: ClientId,
     cursor: usize,
     roles: Roles,
-    peer: Option<Control<M>>,
+    doorbell: Option<Doorbell<M>>,
     inbound: Option<Receiver<M>>,
     /// Whether its connection has been looked through since an unknown page was named.
     drain: Drain,
@@ -172,7 +172,7 @@ impl<M: Memory> Core<M> {
             id: client,
             cursor,
             roles,
-            peer: None,
+            doorbell: None,
             inbound: None,
             drain: Drain::NotNeeded,
             gave_up: false,
@@ -191,7 +191,7 @@ impl<M: Memory> Core<M> {
         let Some(link) = self.links.iter_mut().find(|link| link.id == client) else {
             return Err(Fault::Endless);
         };
-        link.peer = Some(peer.clone());
+        link.doorbell = Some(Doorbell::new(peer.clone()));
         if link.roles.has(Roles::RECEIVE) {
             return Ok(self.broadcast.admit(client.0, peer, 0));
         }
@@ -241,7 +241,7 @@ impl<M: Memory> Core<M> {
     pub fn hung_up(&mut self, client: ClientId) {
         self.broadcast.strike(client.0);
         if let Some(link) = self.link_mut(client) {
-            link.peer = None;
+            link.doorbell = None;
             // A dead chain holds no more than its pages.
             let held = link.inbound.as_ref().map_or(0, Receiver::pages_len);
             link.leaving = Some(held);
@@ -293,7 +293,9 @@ impl<M: Memory> Core<M> {
             self.first = (begin + 1) % links;
         }
         self.publish_and_ring();
-        gone.extend(self.broadcast.take_liars().into_iter().map(|(id, f)| (ClientId(id), Some(f))));
+        while let Some((id, fault)) = self.broadcast.take_liar() {
+            gone.push((ClientId(id), Some(fault)));
+        }
         for (client, fault) in gone {
             self.expel(client, fault);
         }
@@ -337,7 +339,9 @@ impl<M: Memory> Core<M> {
                         Ok(()) => {}
                         Err(Refused::Blocked(blocked)) => {
                             let len = self.hook.as_ref().and_then(Hooked::pending_len);
-                            self.waiting = Some(len.unwrap_or(slot.payload_len()));
+                            let len = len.unwrap_or(slot.payload_len());
+                            let envelope = inbound.envelope(&slot);
+                            self.waiting = Some(Sender::<M>::room_for(&envelope, len));
                             return Outcome::Blocked(blocked);
                         }
                         // Checked against the same limit when it was received.
@@ -368,9 +372,9 @@ impl<M: Memory> Core<M> {
         }
         // One fence for everything that was stored above and everybody who may wait for it.
         self.control.ring_fence();
-        for link in &self.links {
+        for link in &mut self.links {
             let concerned = link.gave_up || published && link.roles.has(Roles::RECEIVE);
-            if concerned && link.peer.as_ref().is_some_and(Control::is_parked) {
+            if concerned && link.doorbell.as_mut().is_some_and(Doorbell::must_ring) {
                 self.actions.push(Action::Ring(link.id));
             }
         }
@@ -393,8 +397,8 @@ impl<M: Memory> Core<M> {
     }
 
     fn has_work(&mut self) -> bool {
-        if let Some(len) = self.waiting {
-            return self.broadcast.has_room(len);
+        if let Some(slot_len) = self.waiting {
+            return self.broadcast.has_room(slot_len);
         }
         self.links.iter().any(|link| {
             let drained = link.drain != Drain::Asked;
@@ -435,7 +439,7 @@ impl<M: Memory> Core<M> {
 
     /// How many clients receive.
     pub fn receivers(&self) -> usize {
-        let receives = |link: &&Link<M>| link.roles.has(Roles::RECEIVE) && link.peer.is_some();
+        let receives = |link: &&Link<M>| link.roles.has(Roles::RECEIVE) && link.doorbell.is_some();
         self.links.iter().filter(receives).count()
     }
 

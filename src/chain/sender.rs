@@ -45,7 +45,7 @@ pub struct Sender<M> {
     limits: Limits,
     /// Pages in use, oldest first. The last is being written; `page` is a second handle to it.
     chain: VecDeque<Page<M>>,
-    /// Pages that everybody has left, longest first, and new ones.
+    /// Pages that everybody has left, those left first in front, and new ones.
     free: VecDeque<Page<M>>,
     page: M,
     /// Position of the first byte of `page`.
@@ -393,13 +393,16 @@ impl<M: Memory> Sender<M> {
         self.run.map_or(self.base + self.at as u64, |run| run.base + run.at as u64)
     }
 
-    /// Whether a message of `len` payload bytes could be written now, perhaps into a new page.
-    pub fn has_room(&mut self, len: usize) -> bool {
-        let Some(slot_len) = slot_len(len, true) else { return false };
-        if self.at + slot_len + SLOT_HEADER <= self.page.region_len() {
-            return true;
-        }
-        matches!(self.room(slot_len), Ok(_) | Err(Blocked::NeedPage(_)))
+    /// The bytes that a message takes in a page: what [`has_room`](Sender::has_room) asks for.
+    pub fn room_for(envelope: &Envelope, payload_len: usize) -> usize {
+        // What overflows is refused by `claim` before anybody waits for it.
+        slot_len(payload_len, envelope.origin.is_some()).unwrap_or(0)
+    }
+
+    /// Whether a message that takes `slot_len` bytes could be written now, perhaps into a new page.
+    pub fn has_room(&mut self, slot_len: usize) -> bool {
+        self.at + slot_len + SLOT_HEADER <= self.page.region_len()
+            || matches!(self.room(slot_len), Ok(_) | Err(Blocked::NeedPage(_)))
     }
 
     /// Gives the chain a page. Every receiver must be sent its descriptor.
@@ -469,14 +472,10 @@ impl<M: Memory> Sender<M> {
         self.left_by_all() == self.base + self.at as u64
     }
 
-    /// Whether what was written last is published.
-    pub fn is_published(&self) -> bool {
-        self.run.is_none()
-    }
-
-    /// Receivers whose cursor lied. They are struck already.
-    pub fn take_liars(&mut self) -> Vec<(u32, Fault)> {
-        core::mem::take(&mut self.liars)
+    /// A receiver whose cursor lied. It is struck already.
+    #[inline]
+    pub fn take_liar(&mut self) -> Option<(u32, Fault)> {
+        self.liars.pop()
     }
 
     /// Number of the next message.

@@ -7,6 +7,9 @@
 //! change is only ever touched by atomic instructions, and a longer payload only by a copy whose
 //! callee the compiler can't know. So neither can be read twice, split or cached behind our back.
 //! With an honest peer the protocol orders every access, and nothing races at all.
+//!
+//! The same holds for two threads of one process that use a region against the protocol: what they
+//! copy may be torn. That is why a region is reached through sender and receiver.
 
 use super::Memory;
 use crate::order::Site;
@@ -47,7 +50,8 @@ impl PeersAreHonest {
 pub struct Region {
     start: NonNull<u8>,
     len: usize,
-    writable: bool,
+    /// `len` if this handle may write, else 0: one comparison checks both.
+    writable_len: usize,
     /// Keeps the memory alive and in place. Behind the `Arc` nothing touches the bytes.
     owner: Arc<dyn Any + Send + Sync>,
     /// What the region can be handed on by; only its owner has it.
@@ -102,7 +106,8 @@ impl Region {
         descriptor: Option<Arc<OwnedFd>>,
     ) -> Self {
         assert!(start.as_ptr().addr().is_multiple_of(8) && len.is_multiple_of(8));
-        Region { start, len, writable, owner, descriptor }
+        let writable_len = if writable { len } else { 0 };
+        Region { start, len, writable_len, owner, descriptor }
     }
 
     /// The descriptor by which the owner hands its region to others; `None` for others' regions
@@ -116,40 +121,34 @@ impl Region {
         Arc::ptr_eq(&self.owner, &other.owner)
     }
 
-    /// A pointer to `len` bytes at `at`, all inside.
+    /// A pointer to `len` bytes at `at`, all before `end`, which is `len` or `writable_len`.
     #[inline(always)]
-    fn at(&self, at: usize, len: usize) -> *mut u8 {
-        if at > self.len || len > self.len - at || !at.is_multiple_of(8) {
-            outside(at, len, self.len);
+    fn at(&self, at: usize, len: usize, end: usize) -> *mut u8 {
+        if at > end || len > end - at || !at.is_multiple_of(8) {
+            outside(at, len, end);
         }
-        // SAFETY: at + len <= self.len, and `new` was promised that many bytes.
+        // SAFETY: at + len <= end <= self.len, and `new` was promised that many bytes.
         unsafe { self.start.as_ptr().add(at) }
     }
 
+    /// The word at `at`, before `end`. Rounding a misaligned offset down keeps it inside, as the
+    /// length is a multiple of 8: one comparison is enough.
     #[inline(always)]
-    fn at_mut(&self, at: usize, len: usize) -> *mut u8 {
-        debug_assert!(self.writable, "a region is written by its owner alone");
-        self.at(at, len)
-    }
-
-    /// The word at `at`. Rounding a misaligned offset down keeps it inside, as the length is a
-    /// multiple of 8: one comparison is enough.
-    #[inline(always)]
-    fn word(&self, at: usize) -> &AtomicU64 {
+    fn word(&self, at: usize, end: usize) -> &AtomicU64 {
         debug_assert!(at.is_multiple_of(8), "misaligned: {at}");
-        if at >= self.len {
-            outside(at, 8, self.len);
+        if at >= end {
+            outside(at, 8, end);
         }
-        // SAFETY: at / 8 * 8 + 8 <= self.len.
+        // SAFETY: at / 8 * 8 + 8 <= end <= self.len.
         let word = unsafe { self.start.cast::<AtomicU64>().add(at / 8) };
         // SAFETY: as for `words`.
         unsafe { word.as_ref() }
     }
 
-    /// `count` words at `at`.
+    /// `count` words at `at`, before `end`.
     #[inline(always)]
-    fn words(&self, at: usize, count: usize) -> &[AtomicU64] {
-        let words = self.at(at, 8 * count).cast::<AtomicU64>();
+    fn words(&self, at: usize, count: usize, end: usize) -> &[AtomicU64] {
+        let words = self.at(at, 8 * count, end).cast::<AtomicU64>();
         // SAFETY: `at` returned so many bytes at a multiple of 8 that live as long as `self`; they
         // are only reached through atomics and the copies below. If they are mapped read-only,
         // only relaxed loads are made, which the documentation of `core::sync::atomic` allows for
@@ -163,7 +162,7 @@ impl Region {
     /// ties the slice to the borrow that keeps the cursor from moving.
     #[inline]
     pub fn bytes(&self, at: usize, len: usize, _: PeersAreHonest) -> &[u8] {
-        let start = self.at(at, len);
+        let start = self.at(at, len, self.len);
         // SAFETY: `len` readable bytes that live as long as `self`; that nobody writes them
         // meanwhile is what `PeersAreHonest` promises.
         unsafe { core::slice::from_raw_parts(start, len) }
@@ -178,7 +177,7 @@ impl Region {
     #[allow(clippy::mut_from_ref, reason = "the caller promises that there is no other slice")]
     #[inline]
     pub(crate) unsafe fn bytes_mut(&self, at: usize, len: usize) -> &mut [u8] {
-        let start = self.at_mut(at, len);
+        let start = self.at(at, len, self.writable_len);
         // SAFETY: `len` writable bytes that live as long as `self`, and the caller's promise.
         unsafe { core::slice::from_raw_parts_mut(start, len) }
     }
@@ -187,7 +186,7 @@ impl Region {
 #[cold]
 #[inline(never)]
 fn outside(at: usize, len: usize, region_len: usize) -> ! {
-    panic!("{len} bytes at {at} are not inside a region of {region_len} bytes, or not aligned")
+    panic!("{len} bytes at {at} are not aligned, or not in the {region_len} bytes that are ours to use")
 }
 
 impl Memory for Region {
@@ -199,7 +198,7 @@ impl Memory for Region {
     #[inline(always)]
     fn load(&self, at: usize, site: Site) -> u64 {
         // On read-only mappings an acquire load is a relaxed load and a fence, see `word`.
-        let word = self.word(at).load(Ordering::Relaxed);
+        let word = self.word(at, self.len).load(Ordering::Relaxed);
         if site.ordering() == Ordering::Acquire {
             fence(Ordering::Acquire);
         }
@@ -208,8 +207,7 @@ impl Memory for Region {
 
     #[inline(always)]
     fn store(&self, at: usize, value: u64, site: Site) {
-        debug_assert!(self.writable, "a region is written by its owner alone");
-        self.word(at).store(value.to_le(), site.ordering());
+        self.word(at, self.writable_len).store(value.to_le(), site.ordering());
     }
 
     #[inline(always)]
@@ -219,14 +217,13 @@ impl Memory for Region {
 
     #[inline(always)]
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
-        let words = self.words(at, N);
+        let words = self.words(at, N, self.len);
         core::array::from_fn(|i| u64::from_le(words[i].load(Ordering::Relaxed)))
     }
 
     #[inline(always)]
     fn write_words<const N: usize>(&self, at: usize, values: [u64; N]) {
-        debug_assert!(self.writable, "a region is written by its owner alone");
-        let words = self.words(at, N);
+        let words = self.words(at, N, self.writable_len);
         for (word, value) in words.iter().zip(values) {
             word.store(value.to_le(), Ordering::Relaxed);
         }
@@ -236,11 +233,11 @@ impl Memory for Region {
     fn read_bytes(&self, at: usize, into: &mut [u8]) {
         let (words, rest) = into.as_chunks_mut::<8>();
         if words.len() > SMALL / 8 || !rest.is_empty() {
-            let from = self.at(at, into.len());
+            let from = self.at(at, into.len(), self.len);
             // SAFETY: both are valid for that length; `into` is exclusive, so they don't overlap.
             return unsafe { copy_opaque(into.as_mut_ptr(), from, into.len()) };
         }
-        let from = self.words(at, words.len());
+        let from = self.words(at, words.len(), self.len);
         for (to, from) in words.iter_mut().zip(from) {
             *to = from.load(Ordering::Relaxed).to_ne_bytes();
         }
@@ -248,15 +245,14 @@ impl Memory for Region {
 
     #[inline]
     fn write_bytes(&self, at: usize, from: &[u8]) {
-        debug_assert!(self.writable, "a region is written by its owner alone");
         let (words, rest) = from.as_chunks::<8>();
         if words.len() > SMALL / 8 || !rest.is_empty() {
-            let to = self.at(at, from.len());
+            let to = self.at(at, from.len(), self.writable_len);
             // SAFETY: both are valid for that length. They don't overlap: nobody holds a slice
             // into bytes that he himself is about to write.
             return unsafe { copy_opaque(to, from.as_ptr(), from.len()) };
         }
-        for (to, from) in self.words(at, words.len()).iter().zip(words) {
+        for (to, from) in self.words(at, words.len(), self.writable_len).iter().zip(words) {
             to.store(u64::from_ne_bytes(*from), Ordering::Relaxed);
         }
     }
@@ -264,15 +260,15 @@ impl Memory for Region {
     #[inline]
     fn copy_bytes(&self, at: usize, from: &Self, from_at: usize, len: usize) {
         if len > SMALL {
-            let to = self.at_mut(at, len);
-            let source = from.at(from_at, len);
+            let to = self.at(at, len, self.writable_len);
+            let source = from.at(from_at, len, from.len);
             assert!(!self.is_same(from), "a region is not copied into itself");
             // SAFETY: both are valid for that length and lie in different regions.
             return unsafe { copy_opaque(to, source, len) };
         }
-        debug_assert!(self.writable, "a region is written by its owner alone");
         let words = len.div_ceil(8);
-        for (to, from) in self.words(at, words).iter().zip(from.words(from_at, words)) {
+        let from = from.words(from_at, words, from.len);
+        for (to, from) in self.words(at, words, self.writable_len).iter().zip(from) {
             to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
@@ -282,7 +278,7 @@ impl core::fmt::Debug for Region {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Region")
             .field("len", &self.len)
-            .field("writable", &self.writable)
+            .field("writable", &(self.writable_len > 0))
             .finish_non_exhaustive()
     }
 }

@@ -93,6 +93,11 @@ impl Socket {
         let _ = self.send(&Packet::Ring, None);
     }
 
+    /// Ends the connection while the descriptor stays.
+    pub fn shut_down(&self) {
+        let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both);
+    }
+
     /// Takes the next packet, without waiting for one.
     pub fn receive(&self) -> Received {
         // One byte more than the longest packet shows that one is too long.
