@@ -72,7 +72,7 @@ impl Ours {
         let mut sender = Sender::new(1, limits, first.clone());
         sender.admit(0, control.clone(), 0);
         sender.told(0);
-        let receiver = Receiver::from_beginning(limits, first, control, 0).unwrap();
+        let receiver = Receiver::from_beginning(limits, 1, first, control, 0).unwrap();
         Ours { sender, receiver, buffer: vec![0; len] }
     }
 

@@ -17,7 +17,7 @@ use crate::limits::Limits;
 use crate::memory::{Foreign, Memory, Region};
 use crate::message::ClientId;
 use crate::sys::place::Bound;
-use crate::sys::socket::{Received, Sent, timespec};
+use crate::sys::socket::{Credentials, Received, Sent, Socket, timespec};
 use crate::wire::{ByeReason, Packet, Refusal, Roles};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
@@ -288,10 +288,15 @@ impl Broker {
                 std::thread::yield_now();
             } else {
                 idle = 0;
-                // Without a deadline: an idle bus uses no processor time (P11).
-                if self.core.park() {
-                    self.look(self.short_of_memory.then_some(MEMORY_PAUSE))?;
+                if self.short_of_memory {
+                    self.look(Some(MEMORY_PAUSE))?;
+                } else if self.core.park() {
+                    // Without a deadline: an idle bus uses no processor time (P11).
+                    self.look(None)?;
                     self.core.unpark();
+                } else {
+                    // Whatever keeps it from work, it must not be deaf.
+                    self.look(Some(Duration::ZERO))?;
                 }
             }
         }
@@ -306,6 +311,7 @@ impl Broker {
     fn turn(&mut self) -> bool {
         let turn = self.core.turn();
         let mut worked = turn.taken > 0;
+        self.short_of_memory &= matches!(turn.blocked, Some(Blocked::NeedPage(_)));
         if let Some(Blocked::NeedPage(len)) = turn.blocked {
             match Region::shared("llmp-page", len) {
                 Ok(page) => {
@@ -337,10 +343,13 @@ impl Broker {
                     }
                 }
                 Action::Drain(client) => {
-                    if let Some(&token) = self.tokens.get(&client) {
-                        self.take_packets(token);
+                    let token = self.tokens.get(&client).copied();
+                    // Only if nothing is left; else it comes up again.
+                    if token.is_none_or(|token| self.take_packets(token)) {
+                        self.core.drained(client);
+                    } else {
+                        self.core.not_drained(client);
                     }
-                    self.core.drained(client);
                 }
                 Action::Remove(client, fault) => {
                     self.remove(client, fault);
@@ -359,6 +368,7 @@ impl Broker {
                 log::warn!("client {client} is disconnected: {fault}");
                 if let Some(connection) = connection {
                     connection.socket.send(&Packet::Bye(ByeReason::Fault), None);
+                    connection.socket.close_elsewhere();
                 }
             }
             None => log::info!("client {client} has left"),
@@ -390,8 +400,11 @@ impl Broker {
     fn tell_census(&mut self) {
         let receivers = self.core.receivers();
         let changed = std::mem::replace(&mut self.census, receivers) != receivers;
-        for connection in self.connections.values_mut().filter(|c| c.is_watching()) {
-            connection.tell_census(receivers, changed);
+        for (token, connection) in &mut self.connections {
+            if connection.is_watching() {
+                let told = connection.tell_census(receivers, changed);
+                connection.watch_writable(&self.epoll, *token, !told);
+            }
         }
     }
 
@@ -441,7 +454,7 @@ impl Broker {
                 Err(_) => continue,
             };
             if let Some(refusal) = refusal {
-                self.refuse(&socket, refusal);
+                self.refuse(socket, refusal);
                 continue;
             }
             let token = self.next_token;
@@ -455,29 +468,33 @@ impl Broker {
         }
     }
 
-    fn refuse(&mut self, socket: &crate::sys::socket::Socket, refusal: Refusal) {
+    fn refuse(&mut self, socket: Socket, refusal: Refusal) {
         self.report.refused += 1;
-        let who = socket.credentials().map(|c| (c.user, c.process)).unwrap_or_default();
-        log::warn!("process {} of user {} was refused: {refusal:?}", who.1, who.0);
+        let Credentials { user, process } = socket.credentials().unwrap_or_default();
+        log::warn!("process {process} of user {user} was refused: {refusal:?}");
         socket.send(&Packet::Refused(refusal), None);
+        socket.close_elsewhere();
     }
 
-    /// Takes everything that a connection holds.
-    fn take_packets(&mut self, token: u64) {
+    /// Takes what a connection holds. Returns whether nothing is left.
+    fn take_packets(&mut self, token: u64) -> bool {
         for _ in 0..PACKETS_AT_ONCE {
-            let Some(connection) = self.connections.get(&token) else { return };
+            let Some(connection) = self.connections.get(&token) else { return true };
             let result = match connection.socket.receive() {
-                Received::Nothing => return,
-                Received::HungUp => return self.hung_up(token),
-                Received::Garbage(error) => Err(error.into()),
-                Received::Packet(packet, descriptor) => {
-                    self.on_packet(token, packet, descriptor.map(Foreign))
+                Received::Nothing => return true,
+                Received::HungUp => {
+                    self.hung_up(token);
+                    return true;
                 }
+                Received::Garbage(error) => Err(error.into()),
+                Received::Packet(packet, descriptor) => self.on_packet(token, packet, descriptor),
             };
             if let Err(fault) = result {
-                return self.fail(token, fault);
+                self.fail(token, fault);
+                return true;
             }
         }
+        false
     }
 
     fn on_packet(
@@ -495,7 +512,7 @@ impl Broker {
                 }
                 Err(refusal) => {
                     if let Some(connection) = self.connections.remove(&token) {
-                        self.refuse(&connection.socket, refusal);
+                        self.refuse(connection.socket, refusal);
                     }
                 }
             },
@@ -528,9 +545,11 @@ impl Broker {
             // Comes back as an action, and the connection is removed then.
             Some(client) => self.core.expel(client, Some(fault)),
             None => {
-                self.connections.remove(&token);
                 self.report.faults += 1;
                 log::warn!("a stranger is disconnected: {fault}");
+                if let Some(connection) = self.connections.remove(&token) {
+                    connection.socket.close_elsewhere();
+                }
             }
         }
     }

@@ -267,6 +267,9 @@ impl Listener {
     }
 }
 
+/// The id of a channel's only client.
+const CLIENT: u32 = 1;
+
 /// The accepting side of the handshake, after its first step.
 struct Welcoming {
     socket: Socket,
@@ -294,8 +297,13 @@ impl Welcoming {
         }
         let control = Control::create(control_region(1)?, 1);
         let alleged = (&limits).into();
-        let welcome =
-            Packet::Welcome { version: VERSION, client: 1, cursor: 0, broker: 0, limits: alleged };
+        let welcome = Packet::Welcome {
+            version: VERSION,
+            client: CLIENT,
+            cursor: 0,
+            broker: 0,
+            limits: alleged,
+        };
         send(&socket, &welcome, Some(control.memory()))?;
         Ok(Welcoming { socket, control, limits, deadline })
     }
@@ -318,7 +326,7 @@ impl Welcoming {
             }
             (packet, _) => return Err(fault(packet.unexpected("instead of the first page"))),
         };
-        let inbound = ChainReceiver::from_beginning(limits, page, control.clone(), 0);
+        let inbound = ChainReceiver::from_beginning(limits, CLIENT, page, control.clone(), 0);
         let inbound = inbound.map_err(Ended::from)?;
         let start = Start { page: FIRST_PAGE, position: PAGE_HEADER as u64, message: 0 };
         send(&socket, &Packet::Start(start), None)?;

@@ -17,7 +17,10 @@ pub enum Fault {
     /// A page whose header alleges another length than the memory has.
     #[error("page {page}: its header says {found} bytes, its memory has {expected}")]
     PageLength { page: u32, found: u64, expected: u64 },
-    /// A page that says it is another one, or another sender's.
+    /// A page of another sender's chain.
+    #[error("page {page}: it belongs to client {found} instead of {expected}")]
+    PageOwner { page: u32, found: u32, expected: u32 },
+    /// A page that says it is another one.
     #[error("page {page}: its header names page {found}")]
     PageId { page: u32, found: u32 },
     /// A page that does not follow the one before it.

@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// How long the other side may take for an answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The owner of the broadcast chain.
+const BROKER: u32 = 0;
+
 /// The largest control region that is accepted: room for far more cursors than descriptors.
 const MAX_CONTROL_LEN: usize = 1 << 26;
 
@@ -61,7 +64,8 @@ impl Greeted {
             }
             packet => return Err(fault(packet.unexpected("instead of a welcome"))),
         };
-        let limits = limits.check().map_err(|error| fault(WireError::from(error)))?;
+        let limits = limits.check().and_then(Limits::in_os_pages);
+        let limits = limits.map_err(|error| fault(WireError::from(error)))?;
         let peer = map_control(descriptor.ok_or(fault(packet.unexpected("without its region")))?);
         let peer = peer.and_then(|region| Control::check(region, cursor)).map_err(Ended::from)?;
 
@@ -77,7 +81,13 @@ impl Greeted {
         let endpoint = Endpoint::new(control.clone(), peer, outbound, None);
         let mut port = Port::new(socket, endpoint, limits, client);
         // If it has hung up, it may have said why: that is the next answer.
-        port.tell_peer();
+        while port.tell_peer() == Sent::NotNow {
+            if Instant::now() >= deadline {
+                return Err(ConnectError::Silent { seconds: PATIENCE.as_secs() });
+            }
+            // Not the socket is full, which is new, but the kernel short of something.
+            std::thread::sleep(Duration::from_millis(10));
+        }
         Ok(Joined { port, control, roles, broker, deadline })
     }
 }
@@ -114,7 +124,7 @@ impl Joined {
             }
         };
         if roles.has(Roles::RECEIVE) {
-            let receiver = Receiver::new(port.limits, pages, start, control, 0);
+            let receiver = Receiver::new(port.limits, BROKER, pages, start, control, 0);
             port.endpoint.receive_from(receiver.map_err(Ended::from)?);
         }
         Ok((port, broker))
@@ -160,7 +170,7 @@ pub(crate) fn answer(
                 .into());
             }
             Received::Packet(packet, descriptor) => {
-                return Ok((packet, descriptor.map(Foreign)));
+                return Ok((packet, descriptor));
             }
             Received::Garbage(error) => return Err(fault(error)),
             Received::HungUp => return Err(Ended::Died.into()),

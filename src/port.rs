@@ -40,7 +40,16 @@ pub(crate) struct Port {
 
 impl Port {
     pub fn new(socket: Socket, endpoint: Endpoint<Region>, limits: Limits, id: ClientId) -> Self {
-        Port { socket, endpoint, limits, id, receivers: None, ended: None, armed: false, empty_looks: 0 }
+        Port {
+            socket,
+            endpoint,
+            limits,
+            id,
+            receivers: None,
+            ended: None,
+            armed: false,
+            empty_looks: 0,
+        }
     }
 
     /// Sends one message if there is room.
@@ -154,7 +163,7 @@ impl Port {
                     return;
                 }
                 Received::Packet(packet, descriptor) => {
-                    if let Err(fault) = self.on_packet(packet, descriptor.map(Foreign)) {
+                    if let Err(fault) = self.on_packet(packet, descriptor) {
                         self.fail(fault);
                         return;
                     }

@@ -1,4 +1,7 @@
 //! Everything that talks to the kernel beside memory: sockets, descriptors, waiting.
 
+pub(crate) mod closer;
+#[allow(unsafe_code)]
+mod credentials;
 pub(crate) mod place;
 pub(crate) mod socket;

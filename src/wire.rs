@@ -182,6 +182,11 @@ pub enum WireError {
         /// Descriptors that its kind has.
         expected: usize,
     },
+    /// Descriptors that did not arrive: it sent too many, or we have no room for them.
+    #[error(
+        "a packet whose descriptors did not all arrive: too many were sent, or this process has too many open (raise its limit, see `ulimit -n`)"
+    )]
+    Cut,
     /// Bytes that must be zero are not.
     #[error("a packet of kind {0} with reserved bytes set")]
     Reserved(u8),

@@ -8,7 +8,7 @@ use common::bus::{Bus, Place};
 use common::honest::Honest;
 use common::raw::{Raw, RawSocket, memfd, region, seals};
 use llmp::layout::VERSION;
-use llmp::wire::{ByeReason, Packet, Refusal, Roles};
+use llmp::wire::{Packet, Refusal, Roles};
 use llmp::{Access, Broker, BrokerBuilder, Client, ConnectError, SendError};
 use rustix::fs::SealFlags;
 use std::os::fd::{AsFd, OwnedFd};
@@ -222,7 +222,6 @@ fn every_packet_that_does_not_belong_there_is_named_and_costs_its_sender_the_con
         (vec![7; 65], 0, "a packet of kind 7 with 65 bytes instead of 8"),
         (vec![7, 0, 1, 0, 0, 0, 0, 0], 0, "a packet of kind 7 with reserved bytes set"),
         (hello, 0, "a packet of kind 2 from a client that has joined"),
-        (encoded(Packet::Bye(ByeReason::Closed)), 0, "a packet of kind 9 from a client"),
         (id_of(0), 0, "a packet of kind 6 with 0 descriptors instead of 1"),
         (id_of(0), 2, "a packet of kind 6 with 2 descriptors instead of 1"),
         (id_of(0), 4, "descriptors instead of 1"),

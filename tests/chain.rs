@@ -21,7 +21,7 @@ impl Chain {
         let mut sender = Sender::new(1, limits, first.clone());
         sender.admit(0, control.clone(), 0);
         sender.told(0);
-        let receiver = Receiver::from_beginning(limits, first, control, 0).unwrap();
+        let receiver = Receiver::from_beginning(limits, 1, first, control, 0).unwrap();
         Chain { sender, receiver }
     }
 

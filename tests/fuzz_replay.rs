@@ -158,7 +158,7 @@ fn a_parser_that_reads_a_length_twice_is_caught_and_ours_is_not() {
             Arc::new(Mutex::new(Box::new(|_, honest| honest) as Mischief)),
         );
         let control = Control::create(control, 1);
-        let mut receiver = Receiver::from_beginning(limits(), page, control, 0).ok()?;
+        let mut receiver = Receiver::from_beginning(limits(), 1, page, control, 0).ok()?;
         let Ok(Event::Message(slot)) = receiver.poll() else { return None };
         Some(slot.payload_len())
     }

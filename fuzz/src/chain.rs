@@ -78,7 +78,7 @@ impl<V: View> Chain<V> {
         // The page was sent with the handshake.
         sender.told(RECEIVER);
         let control = Control::create(view.see(u32::MAX, control), 1);
-        let receiver = Receiver::from_beginning(limits, view.see(0, first), control, 0);
+        let receiver = Receiver::from_beginning(limits, 3, view.see(0, first), control, 0);
         let mut seen = Seen::default();
         let (receiver, is_over) = match receiver {
             Ok(receiver) => (receiver, false),
@@ -89,7 +89,7 @@ impl<V: View> Chain<V> {
                 let _ = Sender::new(0, limits, spare.clone());
                 let spare = view.see(u32::MAX, spare);
                 let control = Control::create(view.see(u32::MAX, control), 1);
-                let receiver = Receiver::from_beginning(limits, spare, control, 0);
+                let receiver = Receiver::from_beginning(limits, 0, spare, control, 0);
                 (receiver.expect("an honest page"), true)
             }
         };

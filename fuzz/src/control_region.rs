@@ -163,7 +163,7 @@ impl Bus {
             self.sender.told(id);
         }
         let receiver = honest.then(|| {
-            let receiver = Receiver::new(self.limits, pages, start, control.clone(), 0);
+            let receiver = Receiver::new(self.limits, 0, pages, start, control.clone(), 0);
             receiver.expect("an honest start")
         });
         let (next, held) = (start.message as usize, Vec::new());

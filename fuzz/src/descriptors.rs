@@ -26,18 +26,19 @@ pub enum Sendable {
 }
 
 impl Sendable {
-    pub fn arbitrary(input: &mut Input) -> Sendable {
-        Self::of_kind(input.below(KINDS) as u8, input)
+    /// `owner` is whose page is expected.
+    pub fn arbitrary(input: &mut Input, owner: u32) -> Sendable {
+        Self::of_kind(input.below(KINDS) as u8, input, owner)
     }
 
-    fn of_kind(kind: u8, input: &mut Input) -> Sendable {
+    fn of_kind(kind: u8, input: &mut Input, owner: u32) -> Sendable {
         let open = |path, flags| rustix::fs::openat(CWD, path, flags | OFlags::CLOEXEC, Mode::RUSR);
         let fd = match kind {
             CONTROL => return Self::Region(control()),
-            PAGE => return Self::Region(page(limits(), input)),
-            ORDINARY_PAGE => return Self::Region(page(Limits::default(), input)),
+            PAGE => return Self::Region(page(limits(), input, owner)),
+            ORDINARY_PAGE => return Self::Region(page(Limits::default(), input, owner)),
             2 => return Self::Region(bytes(control(), input)),
-            3 => return Self::Region(bytes(page(limits(), input), input)),
+            3 => return Self::Region(bytes(page(limits(), input, owner), input)),
             4 => return Self::Region(shared(OS_PAGE * (1 + input.below(4)))),
             5 => {
                 let memfd = rustix::fs::memfd_create("llmp-fuzz", MemfdFlags::CLOEXEC);
@@ -79,9 +80,9 @@ pub fn control() -> Region {
 }
 
 /// A page as an honest sender writes it, with some messages.
-fn page(limits: Limits, input: &mut Input) -> Region {
+fn page(limits: Limits, input: &mut Input, owner: u32) -> Region {
     let page = shared(limits.page_len());
-    let mut chain = Sender::new(1, limits, page.clone());
+    let mut chain = Sender::new(owner, limits, page.clone());
     for number in 0..input.below(4) {
         let payload = vec![number as u8; input.below(100)];
         chain.send(Envelope::tagged(number as u32), &payload).expect("a page has room for these");

@@ -44,13 +44,14 @@ pub fn pair() -> (OwnedFd, OwnedFd) {
 }
 
 /// Sends all that the input says, then says that this was all.
-pub fn send_all(socket: &OwnedFd, input: &mut Input) {
+pub fn send_all(socket: &OwnedFd, input: &mut Input, owner: u32) {
     for _ in 0..64 {
         if input.is_over() {
             break;
         }
         let bytes = packet(input);
-        let sendables: Vec<_> = (0..input.below(4)).map(|_| Sendable::arbitrary(input)).collect();
+        let sendables: Vec<_> =
+            (0..input.below(4)).map(|_| Sendable::arbitrary(input, owner)).collect();
         let asks_for_memory = matches!(
             Packet::decode(&bytes, 1),
             Ok(Packet::Welcome { limits, .. }) if limits.page_len > LONGEST_PAGE

@@ -70,7 +70,7 @@ fn raw(input: &mut Input) -> Seen {
     let total: usize = made.iter().map(|(_, page)| page.region_len()).sum();
     let mut seen = Seen::default();
     let control = Control::create(Region::heap(control_len(1)), 1);
-    let mut receiver = match Receiver::new(limits, made, start, control, 0) {
+    let mut receiver = match Receiver::new(limits, 9, made, start, control, 0) {
         Ok(receiver) => receiver,
         Err(fault) => {
             seen.fault(&fault);

@@ -292,7 +292,7 @@ impl<R: Runtime> Clienting<R> {
         };
         let own = Control::check(Crashing::new(memory, lifeline.clone()), 0).unwrap();
         let peer = Control::check(Crashing::new(control, birth), cursor).unwrap();
-        let inbound = Receiver::new(limits(), pages, start, own.clone(), 0).unwrap();
+        let inbound = Receiver::new(limits(), 0, pages, start, own.clone(), 0).unwrap();
         let mut endpoint = Endpoint::new(own, peer, Some((sender, cursor)), Some(inbound));
         endpoint.told();
         let life = Life { id: client, script, start, committed: 0, died: false, received: vec![] };
@@ -324,7 +324,8 @@ impl<R: Runtime> Clienting<R> {
                 }
                 Err(Refused::Blocked(Blocked::NeedPage(len))) => self.add_page(len),
                 Err(Refused::Blocked(_)) => {
-                    let room = Some(Sender::<R::Memory>::room_for(&envelope, payload(number).len()));
+                    let room =
+                        Some(Sender::<R::Memory>::room_for(&envelope, payload(number).len()));
                     self.take_in();
                     self.sleep(Wanted { message: true, room, taken: false });
                 }

@@ -10,6 +10,9 @@ use llmp::{ClientId, Envelope, Flags, Limits, Tag};
 /// Payload of a model's message in bytes: one word, so that loom has little to track.
 const PAYLOAD: usize = 8;
 
+/// The client whose chain it is.
+const OWNER: u32 = 7;
+
 /// Limits of a chain whose pages hold `messages` messages each and whose budget is `pages` pages.
 pub fn limits(messages: usize, pages: usize) -> Limits {
     let slot = slot_len(PAYLOAD, false).unwrap();
@@ -74,7 +77,7 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
         let first = runtime.memory(limits.page_len());
         Sending {
             runtime: runtime.clone(),
-            sender: Sender::new(7, limits, own(first.clone())),
+            sender: Sender::new(OWNER, limits, own(first.clone())),
             sockets: Vec::new(),
             own,
             regions: vec![(0, first)],
@@ -176,7 +179,7 @@ impl<M: Memory, P: Memory> Receiving<M, P> {
         while let Some((id, page)) = socket.receive() {
             pages.push((id, view(page)));
         }
-        let receiver = Receiver::new(limits, pages, start, control, 0).unwrap();
+        let receiver = Receiver::new(limits, OWNER, pages, start, control, 0).unwrap();
         Receiving { receiver, socket, view, next: start.message }
     }
 

@@ -16,7 +16,7 @@ pub fn both_sleep<R: Runtime>(runtime: &R, limits: Limits, messages: u64) {
     let first = runtime.memory(limits.page_len());
     let inbound = {
         let sender = Sender::new(1, limits, first.clone());
-        let inbound = Receiver::from_beginning(limits, first.clone(), receives.clone(), 0);
+        let inbound = Receiver::from_beginning(limits, 1, first.clone(), receives.clone(), 0);
         (sender, inbound.unwrap())
     };
     let (sender, inbound) = inbound;

@@ -143,13 +143,15 @@ impl Connection {
         self.roles.has(Roles::WATCH) && matches!(self.phase, Phase::Joined(_))
     }
 
-    /// Tells it how many clients receive, if that is news to it.
-    pub fn tell_census(&mut self, receivers: usize, changed: bool) {
+    /// Tells it how many clients receive, if that is news to it. Returns whether it has been told
+    /// everything.
+    pub fn tell_census(&mut self, receivers: usize, changed: bool) -> bool {
         self.census_due |= changed;
         if self.census_due && self.start.is_none() {
             let census = Packet::Census { receivers: receivers as u32 };
             self.census_due = self.socket.send(&census, None) == Sent::NotNow;
         }
+        !self.census_due && self.start.is_none()
     }
 
     /// Asks to be woken when there is room in the socket again, or no longer.

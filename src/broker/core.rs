@@ -213,7 +213,8 @@ impl<M: Memory> Core<M> {
         if id != crate::chain::FIRST_PAGE {
             return Err(Fault::UnknownPage { page: crate::chain::FIRST_PAGE, at: 0, next: id });
         }
-        link.inbound = Some(Receiver::from_beginning(limits, page, control, link.cursor)?);
+        link.inbound =
+            Some(Receiver::from_beginning(limits, client.0, page, control, link.cursor)?);
         Ok(())
     }
 
@@ -233,6 +234,13 @@ impl<M: Memory> Core<M> {
     pub fn drained(&mut self, client: ClientId) {
         if let Some(link) = self.link_mut(client) {
             link.drain = Drain::Done;
+        }
+    }
+
+    /// Not everything that the client's connection holds could be taken in at one go.
+    pub fn not_drained(&mut self, client: ClientId) {
+        if let Some(link) = self.link_mut(client) {
+            link.drain = Drain::NotNeeded;
         }
     }
 

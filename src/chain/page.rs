@@ -32,8 +32,8 @@ impl PageHeader {
         memory.store(PAGE_HEADER + SLOT_COMMIT, 0, Site::CommitClear);
     }
 
-    /// Reads and checks the header of the page that a peer calls `id`.
-    pub fn read<M: Memory>(memory: &M, id: u32) -> Result<PageHeader, Fault> {
+    /// Reads and checks the header of the page that the peer `owner` calls `id`.
+    pub fn read<M: Memory>(memory: &M, id: u32, owner: u32) -> Result<PageHeader, Fault> {
         let [magic, version, len, ids, base, first] = memory.read_words(0);
         let page = id;
         if magic != PAGE_MAGIC {
@@ -49,6 +49,10 @@ impl PageHeader {
         if low(ids) != id {
             return Err(Fault::PageId { page, found: low(ids) });
         }
-        Ok(PageHeader { id, owner: high(ids), base, first })
+        // Else a client could send us a page of our own, and have us read what we write.
+        if high(ids) != owner {
+            return Err(Fault::PageOwner { page, found: high(ids), expected: owner });
+        }
+        Ok(PageHeader { id, owner, base, first })
     }
 }

@@ -23,6 +23,8 @@ use crate::order::Site;
 #[derive(Debug)]
 pub struct Receiver<M> {
     limits: Limits,
+    /// Whose chain it is: a client's id, or 0 for a broker's.
+    owner: u32,
     /// Every page of the pool that the sender has sent us.
     pages: Vec<(u32, M)>,
     page: M,
@@ -55,7 +57,8 @@ pub enum Event {
 }
 
 impl<M: Memory> Receiver<M> {
-    /// A receiver that begins at `start`, whose page is among `pages`, and that gives up what it
+    /// A receiver of the chain of `owner` (a client's id, or 0 for a broker's) that begins at
+    /// `start`, whose page is among `pages`, and that gives up what it
     /// has read in cursor `slot` of `control`, a region of our own.
     ///
     /// # Errors
@@ -63,6 +66,7 @@ impl<M: Memory> Receiver<M> {
     /// A [`Fault`] if the page or the position can't be.
     pub fn new(
         limits: Limits,
+        owner: u32,
         pages: Vec<(u32, M)>,
         start: Start,
         control: Control<M>,
@@ -71,7 +75,7 @@ impl<M: Memory> Receiver<M> {
         let unknown = Fault::UnknownPage { page: start.page, at: 0, next: start.page };
         let found = pages.iter().find(|(id, _)| *id == start.page);
         let page = found.ok_or(unknown)?.1.clone();
-        let header = PageHeader::read(&page, start.page)?;
+        let header = PageHeader::read(&page, start.page, owner)?;
         let lie = Fault::Start { page: start.page, position: start.position };
         let at = start.position.checked_sub(header.base);
         let at = at.and_then(|at| usize::try_from(at).ok()).ok_or(lie.clone())?;
@@ -79,12 +83,18 @@ impl<M: Memory> Receiver<M> {
         if !(PAGE_HEADER..=last).contains(&at) || !at.is_multiple_of(SLOT_ALIGN) {
             return Err(lie);
         }
+        // In front of a page's first message there is no other.
+        if at == PAGE_HEADER && header.first != start.message {
+            let (found, expected) = (header.first, start.message);
+            return Err(Fault::PageFirst { page: start.page, found, expected });
+        }
         // Nothing may overflow later: positions grow by less than a page at a time.
         if start.position > u64::MAX / 2 || start.message > u64::MAX / 2 {
             return Err(lie);
         }
         Ok(Receiver {
             limits,
+            owner,
             pages,
             page,
             id: start.page,
@@ -104,13 +114,14 @@ impl<M: Memory> Receiver<M> {
     /// A [`Fault`] if the page can't be a chain's first.
     pub fn from_beginning(
         limits: Limits,
+        owner: u32,
         first: M,
         control: Control<M>,
         slot: usize,
     ) -> Result<Self, Fault> {
         let page = super::FIRST_PAGE;
         let start = Start { page, position: PAGE_HEADER as u64, message: 0 };
-        Self::new(limits, vec![(page, first)], start, control, slot)
+        Self::new(limits, owner, vec![(page, first)], start, control, slot)
     }
 
     /// Takes one step.
@@ -144,7 +155,7 @@ impl<M: Memory> Receiver<M> {
         let Some((_, page)) = self.pages.iter().find(|(id, _)| *id == next) else {
             return Ok(Event::Unknown(next));
         };
-        let header = PageHeader::read(page, next)?;
+        let header = PageHeader::read(page, next, self.owner)?;
         let expected = self.base + self.page.region_len() as u64;
         // The end of all positions is out of an honest sender's reach.
         let is_beyond = expected.checked_add(page.region_len() as u64).is_none();
@@ -278,7 +289,8 @@ mod tests {
         let header = |base| PageHeader { id: 0, owner: 0, base, first: 0 };
         header(0).write(&pages[0]);
         let control = Control::create(Region::heap(control_len(1)), 1);
-        let mut receiver = Receiver::from_beginning(limits, pages[0].clone(), control, 0).unwrap();
+        let mut receiver =
+            Receiver::from_beginning(limits, 0, pages[0].clone(), control, 0).unwrap();
         receiver.add_page(1, pages[1].clone()).unwrap();
         receiver.base = u64::MAX - 511;
         pages[0].write_words(PAGE_HEADER, [commit_word(0, KIND_EOP, 0, 0), 1]);

@@ -53,9 +53,25 @@ pub enum Unfit {
 
 /// A descriptor that a peer sent and that has not been looked at yet.
 #[derive(Debug)]
-pub struct Foreign(pub OwnedFd);
+pub struct Foreign(Option<OwnedFd>);
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        // What answers this question is memory, and closes at once.
+        if let Some(fd) = self.0.take()
+            && rustix::fs::fcntl_get_seals(&fd).is_err()
+        {
+            crate::sys::closer::close_elsewhere(fd);
+        }
+    }
+}
 
 impl Foreign {
+    /// A descriptor of unknown kind.
+    pub fn new(fd: OwnedFd) -> Self {
+        Foreign(Some(fd))
+    }
+
     /// Checks the descriptor's kind, seals and length, and maps it read-only.
     ///
     /// Everything is asked of the kernel, nothing of the peer. The descriptor itself is closed.
@@ -65,19 +81,20 @@ impl Foreign {
     /// [`Unfit`] says what is wrong with it.
     #[allow(unsafe_code)]
     pub fn map(self, min_len: usize, max_len: usize) -> Result<Region, Unfit> {
+        let fd = self.0.as_ref().ok_or(Unfit::NoMemfd)?;
         // Only memfds (and files of tmpfs, which lack the seals) answer this question at all, so
         // the later ones can't block on some remote or user-made file system.
-        let seals = rustix::fs::fcntl_get_seals(&self.0).map_err(|_| Unfit::NoMemfd)?;
+        let seals = rustix::fs::fcntl_get_seals(fd).map_err(|_| Unfit::NoMemfd)?;
         if !seals.contains(SEALS) {
             return Err(Unfit::Seals { missing: names(SEALS.difference(seals)) });
         }
-        let found = rustix::fs::fstat(&self.0).map_err(|_| Unfit::NoMemfd)?.st_size as u64;
+        let found = rustix::fs::fstat(fd).map_err(|_| Unfit::NoMemfd)?.st_size as u64;
         let len = usize::try_from(found)
             .ok()
             .filter(|len| (min_len..=max_len).contains(len))
             .filter(|len| len.is_multiple_of(crate::layout::OS_PAGE));
         let len = len.ok_or(Unfit::Length { found, min: min_len, max: max_len })?;
-        let map = MmapOptions::new().len(len).map_raw_read_only(&self.0);
+        let map = MmapOptions::new().len(len).map_raw_read_only(fd);
         let map = map.map_err(|e| Unfit::Map(e.to_string()))?;
         // SAFETY: the mapping is shared with this `Region` alone, is readable, page-aligned, and
         // can't shrink since it is sealed.
@@ -142,7 +159,7 @@ mod tests {
     use crate::order::Site;
 
     fn duplicate(region: &Region) -> Foreign {
-        Foreign(region.descriptor().unwrap().try_clone_to_owned().unwrap())
+        Foreign::new(region.descriptor().unwrap().try_clone_to_owned().unwrap())
     }
 
     #[test]
@@ -182,14 +199,14 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(4096).unwrap();
         // On a tmpfs the file answers like a memfd that has no seals.
-        let error = Foreign(file.into()).map(4096, 4096).unwrap_err();
+        let error = Foreign::new(file.into()).map(4096, 4096).unwrap_err();
         assert!(matches!(error, Unfit::NoMemfd | Unfit::Seals { .. }), "{error}");
 
         let bare = rustix::fs::memfd_create("bare", MemfdFlags::ALLOW_SEALING).unwrap();
         rustix::fs::ftruncate(&bare, 4096).unwrap();
         rustix::fs::fcntl_add_seals(&bare, SEALS.difference(SealFlags::SHRINK | SealFlags::SEAL))
             .unwrap();
-        let error = Foreign(bare).map(4096, 4096).unwrap_err();
+        let error = Foreign::new(bare).map(4096, 4096).unwrap_err();
         assert_eq!(error.to_string(), "the memfd lacks the seals F_SEAL_SEAL, F_SEAL_SHRINK");
 
         let small = Region::shared("llmp-test", 4096).unwrap();

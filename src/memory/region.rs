@@ -186,7 +186,9 @@ impl Region {
 #[cold]
 #[inline(never)]
 fn outside(at: usize, len: usize, region_len: usize) -> ! {
-    panic!("{len} bytes at {at} are not aligned, or not in the {region_len} bytes that are ours to use")
+    panic!(
+        "{len} bytes at {at} are not aligned, or not in the {region_len} bytes that are ours to use"
+    )
 }
 
 impl Memory for Region {

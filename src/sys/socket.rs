@@ -1,5 +1,8 @@
 //! The control socket: packets with descriptors, the doorbell, and the news of death.
 
+use super::closer::close_elsewhere;
+pub(crate) use super::credentials::Credentials;
+use crate::memory::Foreign;
 use crate::wire::{MAX_PACKET, Packet, WireError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -20,7 +23,7 @@ pub(crate) struct Socket(OwnedFd);
 /// What a look at the socket brings.
 #[derive(Debug)]
 pub(crate) enum Received {
-    Packet(Packet, Option<OwnedFd>),
+    Packet(Packet, Option<Foreign>),
     Garbage(WireError),
     Nothing,
     HungUp,
@@ -33,13 +36,6 @@ pub(crate) enum Sent {
     /// The socket's buffer is full; try again when it is writable.
     NotNow,
     HungUp,
-}
-
-/// Who is at the other end.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Credentials {
-    pub user: u32,
-    pub process: i32,
 }
 
 impl Socket {
@@ -61,8 +57,12 @@ impl Socket {
     }
 
     pub fn credentials(&self) -> io::Result<Credentials> {
-        let peer = rustix::net::sockopt::socket_peercred(&self.0)?;
-        Ok(Credentials { user: peer.uid.as_raw(), process: peer.pid.as_raw_nonzero().get() })
+        super::credentials::of(self.0.as_fd())
+    }
+
+    /// Closes the socket of a peer that may have left something in it that blocks.
+    pub fn close_elsewhere(self) {
+        close_elsewhere(self.0);
     }
 
     /// Sends a packet with its descriptor, if it has one.
@@ -117,7 +117,7 @@ impl Socket {
                     let mut descriptors = Vec::new();
                     for message in control.drain() {
                         if let RecvAncillaryMessage::ScmRights(rights) = message {
-                            descriptors.extend(rights);
+                            descriptors.extend(rights.map(Foreign::new));
                         }
                     }
                     break (received, descriptors);
@@ -129,7 +129,10 @@ impl Socket {
         }
         let mut descriptors = control;
         let cut = received.flags.contains(ReturnFlags::CTRUNC);
-        let found = descriptors.len() + usize::from(cut);
+        if cut {
+            return Received::Garbage(WireError::Cut);
+        }
+        let found = descriptors.len();
         match Packet::decode(&bytes[..received.bytes], found) {
             Ok(packet) => Received::Packet(packet, descriptors.pop()),
             Err(error) => Received::Garbage(error),
