@@ -66,7 +66,8 @@ impl BrokerBuilder {
         self
     }
 
-    /// How many clients are admitted at a time; 1024 if nothing is said, at most 100,000.
+    /// How many clients are admitted at a time: 1024 if nothing is said, at most 100,000, and fewer
+    /// if this process may not open so many descriptors (`ulimit -n`).
     #[must_use]
     pub fn max_clients(mut self, clients: usize) -> Self {
         self.max_clients = Some(clients);
@@ -106,7 +107,7 @@ impl BrokerBuilder {
         let least = Limits::least_budget(rounded, max_message_len);
         let budget = self.budget.unwrap_or(Limits::BUDGET.max(least));
         let limits = Limits::new(page_len, max_message_len, budget)?.in_os_pages()?;
-        let max_clients = self.max_clients.unwrap_or(1024).min(100_000);
+        let max_clients = self.max_clients.unwrap_or(1024).min(affordable_clients());
 
         let bound = Bound::at(&bus.into())?;
         let first = Region::shared("llmp-page", limits.page_len())?;
@@ -148,9 +149,23 @@ impl BrokerBuilder {
     }
 }
 
+/// How many connections leave enough descriptors for pages and for what arrives. (A descriptor
+/// that arrives where there is no room for it is lost, and with it an honest client.)
+fn affordable_clients() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.map_or(MOST_CLIENTS, |limit| usize::try_from(limit).unwrap_or(MOST_CLIENTS));
+    limit.saturating_sub(SPARE_DESCRIPTORS).clamp(1, MOST_CLIENTS)
+}
+
 fn system(step: &'static str) -> impl Fn(Errno) -> BindError {
     move |errno| BindError::System { step, source: errno.into() }
 }
+
+/// A cursor each, in a control region of bearable length.
+const MOST_CLIENTS: usize = 100_000;
+/// Descriptors that are not for connections: standard streams, our own regions, the broadcast
+/// chain's pages (32 if nothing is said), and some for the rest of the process.
+const SPARE_DESCRIPTORS: usize = 64;
 
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;

@@ -68,6 +68,9 @@ pub enum Fault {
     /// A committed message that is there no more.
     #[error("a committed message was taken back")]
     TakenBack,
+    /// A client that had been removed already.
+    #[error("it had been removed already")]
+    Expelled,
     /// A dead peer's chain holds more than its memory can.
     #[error("its chain went on after its connection had ended")]
     Endless,

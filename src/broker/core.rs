@@ -189,7 +189,7 @@ impl<M: Memory> Core<M> {
     pub fn join(&mut self, client: ClientId, control: M) -> Result<Start, Fault> {
         let peer = Control::check(control, 0)?;
         let Some(link) = self.links.iter_mut().find(|link| link.id == client) else {
-            return Err(Fault::Endless);
+            return Err(Fault::Expelled);
         };
         link.doorbell = Some(Doorbell::new(peer.clone()));
         if link.roles.has(Roles::RECEIVE) {

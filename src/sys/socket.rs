@@ -172,7 +172,7 @@ impl AsFd for Socket {
     }
 }
 
-/// A duration for the kernel, rounded up so that it is never over too early.
+/// A duration for the kernel.
 pub(crate) fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),

@@ -1,9 +1,14 @@
 //! How things end: in order, by a signal, by a crash, by a closed or full output.
 
-use crate::{Bus, Process, broker, llmp, only_line};
-use rustix::process::Signal;
+use crate::{Bus, Process, broker, llmp, noise, only_line};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// A receiver that is known to be connected, because it has written a line.
 fn connected(bus: &Bus) -> Process {
@@ -112,4 +117,92 @@ fn a_sender_waits_for_receivers_says_so_and_can_be_told_not_to() {
     line.clear();
     stderr.read_line(&mut line).unwrap();
     assert!(line.contains("closed by its broker"), "{line}");
+}
+
+fn silent(path: &str) -> OwnedFd {
+    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    socket
+}
+
+fn descriptors_of(process: u32) -> u64 {
+    std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().count() as u64
+}
+
+// P9: descriptors that run out make a broker wait for some, not deaf.
+#[test]
+fn a_broker_without_descriptors_goes_on_when_there_are_some_again() {
+    let bus = Bus::new();
+    let mut sender = llmp::Client::builder().send_only().connect(bus.path.as_str()).unwrap();
+    let mut receiver = llmp::Client::builder().receive_only().connect(bus.path.as_str()).unwrap();
+    let broker = bus.broker.0.as_ref().unwrap().id();
+    let payload = noise(100 << 10);
+    // Until the sender has all the pages that it needs if it waits for the broker each time.
+    for _ in 0..50 {
+        sender.send(1, &payload).unwrap();
+        sender.flush().unwrap();
+        assert!(receiver.recv().unwrap().payload == payload);
+    }
+    let before = descriptors_of(broker);
+    let strangers: Vec<_> = (0..3).map(|_| silent(&bus.path)).collect();
+    while descriptors_of(broker) < before + 3 {
+        std::thread::yield_now();
+    }
+    let limit = Rlimit { current: Some(before + 3), maximum: Some(before + 3) };
+    prlimit(Pid::from_raw(broker as i32), Resource::Nofile, limit).unwrap();
+
+    // The receiver takes nothing, so that the broadcast chain needs more pages.
+    let messages = 20;
+    let taken = Arc::new(AtomicUsize::new(0));
+    let sending = std::thread::spawn({
+        let (payload, taken) = (payload.clone(), taken.clone());
+        move || {
+            for _ in 0..messages {
+                sender.send(1, &payload).unwrap();
+                sender.flush().unwrap();
+                taken.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    let mut stderr = bus.stderr;
+    let mut line = String::new();
+    stderr.read_line(&mut line).unwrap();
+    assert!(line.contains("the bus waits until there is memory again"), "{line}");
+    let before = taken.load(Ordering::Relaxed);
+    drop(strangers);
+    // It must hear that they have hung up; nothing else frees a descriptor.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while taken.load(Ordering::Relaxed) == before {
+        assert!(Instant::now() < deadline, "the broker is deaf");
+        std::thread::yield_now();
+    }
+    for _ in 0..messages {
+        let message = receiver.recv_timeout(crate::PATIENCE).unwrap().expect("a message");
+        assert!(message.payload == payload);
+    }
+    sending.join().unwrap();
+}
+
+// P9: connections leave enough descriptors for pages.
+#[test]
+fn a_broker_with_few_descriptors_admits_few_clients() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bus.sock").to_str().unwrap().to_owned();
+    let script = "ulimit -n 80 && exec \"$0\" broker \"$1\"";
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", script, env!("CARGO_BIN_EXE_llmp"), &path]);
+    let mut broker = Process::start(shell.stderr(std::process::Stdio::piped()));
+    let mut stderr = BufReader::new(broker.child().stderr.take().unwrap());
+    stderr.read_line(&mut String::new()).unwrap();
+    let mut sender = llmp::Client::connect(path.as_str()).unwrap();
+    let mut receiver = llmp::Client::connect(path.as_str()).unwrap();
+    let _strangers: Vec<_> = (0..100).map(|_| silent(&path)).collect();
+    let refused = llmp::Client::connect(path.as_str()).unwrap_err();
+    assert!(refused.to_string().contains("as many clients as it admits"), "{refused}");
+    let large = noise(2 << 20);
+    for _ in 0..10 {
+        sender.send(1, &large).unwrap();
+        let message = receiver.recv_timeout(crate::PATIENCE).unwrap().expect("a message");
+        assert!(message.payload == large);
+    }
 }

@@ -4,6 +4,7 @@ use crate::arguments;
 use crate::failure::{Failure, say};
 use crate::values::human;
 use llmp::{Broker, StopHandle};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -23,6 +24,7 @@ pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
     if let Some(clients) = arguments.max_clients {
         builder = builder.max_clients(clients as usize);
     }
+    raise_descriptor_limit();
     let broker = builder.bind(bus)?;
     stop_on_signals(broker.stop_handle())?;
     say(format_args!("bus '{bus}' listens at {}; Ctrl-C ends it", broker.path().display()));
@@ -36,6 +38,14 @@ pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
         "bus '{bus}' has ended: clients {clients}, messages {messages} ({bytes}), faults {faults}, refused {refused}"
     ));
     Ok(())
+}
+
+/// Each client takes a descriptor, and each page: as many as the system allows this user.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // If not, the limit stays what it is, and the broker refuses or waits.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// The first signal ends the broker in order, the next one at once.
