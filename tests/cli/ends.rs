@@ -194,7 +194,7 @@ fn a_broker_with_few_descriptors_admits_few_clients() {
     let mut broker = Process::start(shell.stderr(std::process::Stdio::piped()));
     let mut stderr = BufReader::new(broker.child().stderr.take().unwrap());
     stderr.read_line(&mut String::new()).unwrap();
-    let mut sender = llmp::Client::connect(path.as_str()).unwrap();
+    let mut sender = llmp::Client::builder().send_only().connect(path.as_str()).unwrap();
     let mut receiver = llmp::Client::connect(path.as_str()).unwrap();
     let _strangers: Vec<_> = (0..100).map(|_| silent(&path)).collect();
     let refused = llmp::Client::connect(path.as_str()).unwrap_err();
