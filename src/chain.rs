@@ -13,12 +13,16 @@
 //! *cursor* is one position, so that "has left page 3" and "holds page 5" are one word and can't
 //! be told in the wrong order.
 
+mod claim;
 mod page;
 mod receiver;
 mod sender;
+mod terms;
 
+pub use claim::Claim;
 pub use receiver::{Event, Receiver};
-pub use sender::{Blocked, Claim, Notice, Refused, Sender, Start, Stats};
+pub use sender::Sender;
+pub use terms::{Blocked, Notice, Refused, Start, Stats};
 
 /// The first page's id and base in every chain that is read from its beginning.
 pub const FIRST_PAGE: u32 = 0;

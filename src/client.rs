@@ -1,18 +1,22 @@
 //! A client of a bus.
 
+mod batch;
+mod builder;
+
+pub use batch::Batch;
+pub use builder::ClientBuilder;
+
 use crate::access::Access;
 use crate::bus::Bus;
 use crate::chain::{Sender as ChainSender, Stats};
 use crate::endpoint::Wanted;
 use crate::error::{ConnectError, Ended, RecvError, SendError};
 use crate::fault::Fault;
-use crate::handshake::Greeted;
 use crate::limits::Limits;
 use crate::memory::{PeersAreHonest, Region};
 use crate::message::{ClientId, Envelope, Message, Slot, Tag};
 use crate::port::Port;
 use crate::sys::socket::Socket;
-use crate::wire::Roles;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,96 +28,6 @@ const TAKEN_IN_AT_ONCE: usize = 256;
 
 /// Own messages passed over in one call of [`Client::try_recv`].
 const OWN_AT_ONCE: usize = 4096;
-
-/// How to connect to a bus.
-#[derive(Clone, Debug)]
-pub struct ClientBuilder {
-    roles: Roles,
-    access: Access,
-    own_messages: bool,
-    inbox_limit: usize,
-    honest: Option<PeersAreHonest>,
-}
-
-impl Default for ClientBuilder {
-    fn default() -> Self {
-        ClientBuilder {
-            roles: Roles::SEND.and(Roles::RECEIVE),
-            access: Access::SameUser,
-            own_messages: false,
-            inbox_limit: 64 << 20,
-            honest: None,
-        }
-    }
-}
-
-impl ClientBuilder {
-    /// Sends only. Nobody has to wait for this client, whatever it does.
-    #[must_use]
-    pub fn send_only(mut self) -> Self {
-        self.roles = Roles(self.roles.0 & !Roles::RECEIVE.0 | Roles::SEND.0);
-        self
-    }
-
-    /// Receives only.
-    #[must_use]
-    pub fn receive_only(mut self) -> Self {
-        self.roles = Roles(self.roles.0 & !Roles::SEND.0 | Roles::RECEIVE.0);
-        self
-    }
-
-    /// Wants to know how many clients receive: [`Client::receivers`].
-    #[must_use]
-    pub fn watch_receivers(mut self) -> Self {
-        self.roles = self.roles.and(Roles::WATCH);
-        self
-    }
-
-    /// Gets its own messages back, too, in the place they have in the one order of the bus.
-    #[must_use]
-    pub fn own_messages(mut self) -> Self {
-        self.own_messages = true;
-        self
-    }
-
-    /// Connects to a broker of another user, too. The default is [`Access::SameUser`].
-    #[must_use]
-    pub fn access(mut self, access: Access) -> Self {
-        self.access = access;
-        self
-    }
-
-    /// How much memory what comes in while a [`send`](Client::send) waits for room may take, in
-    /// bytes; 64 MiB if nothing is said.
-    #[must_use]
-    pub fn inbox_limit(mut self, bytes: usize) -> Self {
-        self.inbox_limit = bytes;
-        self
-    }
-
-    /// Received payloads are not copied but lie in the broker's pages, on the promise that the
-    /// broker is honest.
-    #[must_use]
-    pub fn borrow_payloads(mut self, promise: PeersAreHonest) -> Self {
-        self.honest = Some(promise);
-        self
-    }
-
-    /// Connects.
-    ///
-    /// # Errors
-    ///
-    /// [`ConnectError`] says what to do about it.
-    pub fn connect(self, bus: impl Into<Bus>) -> Result<Client, ConnectError> {
-        let socket = open(&bus.into(), &self.access)?;
-        let (port, broker) = Greeted::hello(socket, self.roles)?.join()?.start()?;
-        let mut client = Client::at(port, broker);
-        client.own_messages = self.own_messages;
-        client.honest = self.honest;
-        client.inbox.limit = self.inbox_limit;
-        Ok(client)
-    }
-}
 
 /// Opens the socket of a bus and looks who listens there.
 pub(crate) fn open(bus: &Bus, access: &Access) -> Result<Socket, ConnectError> {
@@ -313,7 +227,7 @@ impl Client {
 
     /// Begins a batch: its messages become visible all at once, by one store, and ring once.
     pub fn batch(&mut self) -> Batch<'_> {
-        Batch { client: self, committed: false }
+        Batch::new(self)
     }
 
     /// Waits until there may be room for a message.
@@ -531,44 +445,5 @@ impl AsFd for Client {
     /// to receive, or when the connection has ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.port.socket.as_fd()
-    }
-}
-
-/// Messages that become visible together. Dropped without a [`commit`](Batch::commit), none of
-/// them was ever there.
-#[derive(Debug)]
-pub struct Batch<'a> {
-    client: &'a mut Client,
-    committed: bool,
-}
-
-impl Batch<'_> {
-    /// Adds a message to the batch.
-    ///
-    /// # Errors
-    ///
-    /// [`SendError::Full`] if the batch fills the chain: commit it, or drop it. In any case this
-    /// message was not added, and the ones before are still in the batch.
-    pub fn send(&mut self, tag: impl Into<Tag>, payload: &[u8]) -> Result<(), SendError> {
-        let envelope = Envelope { sender: self.client.port.id, ..Envelope::tagged(tag) };
-        self.client.port.with_room(|endpoint| {
-            endpoint.outbound_mut().map_or(Ok(()), |out| out.append(envelope, payload))
-        })
-    }
-
-    /// Makes the batch visible.
-    pub fn commit(mut self) {
-        self.committed = true;
-        self.client.port.publish();
-    }
-}
-
-impl Drop for Batch<'_> {
-    fn drop(&mut self) {
-        if !self.committed
-            && let Some(outbound) = self.client.port.endpoint.outbound_mut()
-        {
-            outbound.abort();
-        }
     }
 }

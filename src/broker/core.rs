@@ -13,14 +13,15 @@
 //! store, then gives up what it took, and then rings who sleeps. In that order: what was given up
 //! has been sent on (P3). All clients read the one broadcast chain, so all see one order (P2).
 
+use super::forward::{Hooked, forward};
 use crate::chain::{Blocked, Event, Notice, Receiver, Refused, Sender, Start, Stats};
 use crate::control::{Control, Doorbell};
 use crate::fault::Fault;
-use crate::hook::{Hook, Verdict};
+use crate::hook::Hook;
 use crate::layout::SLOT_HEADER;
 use crate::limits::Limits;
 use crate::memory::Memory;
-use crate::message::{ClientId, Message, Slot};
+use crate::message::ClientId;
 use crate::wire::Roles;
 
 /// How much is taken from one client before it is the next one's turn.
@@ -84,15 +85,6 @@ pub struct Core<M> {
     hook: Option<Hooked>,
 }
 
-struct Hooked {
-    hook: Box<dyn Hook>,
-    /// The hook's own copy of a message.
-    copy: Vec<u8>,
-    /// The message that the hook has seen and that had no room yet: its sender, its number there,
-    /// and what is to be sent on.
-    pending: Option<(ClientId, u64, Option<Vec<u8>>)>,
-}
-
 struct Link<M> {
     id: ClientId,
     cursor: usize,
@@ -151,7 +143,7 @@ impl<M: Memory> Core<M> {
 
     /// Shows every message to `hook`.
     pub fn set_hook(&mut self, hook: Box<dyn Hook>) {
-        self.hook = Some(Hooked { hook, copy: Vec::new(), pending: None });
+        self.hook = Some(Hooked::new(hook));
     }
 
     /// Sets how much is taken from one client at a time.
@@ -487,66 +479,6 @@ fn spend(leaving: &mut Option<usize>, len: usize) -> bool {
     let less = left.checked_sub(len);
     *left = less.unwrap_or(0);
     less.is_some()
-}
-
-/// Appends one client's message to the broadcast chain, if the hook lets it pass.
-fn forward<M: Memory>(
-    broadcast: &mut Sender<M>,
-    hooked: Option<&mut Hooked>,
-    client: ClientId,
-    inbound: &Receiver<M>,
-    slot: &Slot,
-) -> Result<(), Refused> {
-    let mut envelope = inbound.envelope(slot);
-    // Whatever the client says: the broker knows whose chain it is (P12).
-    envelope.sender = client;
-    let Some(hooked) = hooked else {
-        let claim = broadcast.claim(envelope, slot.payload_len())?;
-        let (memory, at) = inbound.payload(slot);
-        claim.copy_from(memory, at);
-        claim.commit();
-        return Ok(());
-    };
-    let number = inbound.next_message();
-    let seen = matches!(&hooked.pending, Some((c, n, _)) if (*c, *n) == (client, number));
-    if !seen {
-        hooked.copy.resize(slot.payload_len(), 0);
-        inbound.read(slot, &mut hooked.copy);
-        let message = Message {
-            tag: envelope.tag,
-            flags: envelope.flags,
-            sender: client,
-            id: broadcast.next_message(),
-            origin: envelope.origin,
-            payload: &hooked.copy,
-        };
-        let payload = match hooked.hook.on_message(&message) {
-            Verdict::Forward => Some(core::mem::take(&mut hooked.copy)),
-            Verdict::Drop => None,
-            Verdict::Replace(payload) => Some(payload),
-        };
-        hooked.pending = Some((client, number, payload));
-    }
-    // Stays pending while there is no room, so that the hook sees each message once.
-    if let Some((_, _, Some(payload))) = &hooked.pending {
-        match broadcast.append(envelope, payload) {
-            Err(Refused::Blocked(blocked)) => return Err(Refused::Blocked(blocked)),
-            Err(Refused::TooLong { len, max }) => {
-                log::warn!("a hook made a message of {len} bytes, {max} are allowed: dropped");
-            }
-            Ok(()) => {}
-        }
-    }
-    if let Some((_, _, Some(payload))) = hooked.pending.take() {
-        hooked.copy = payload;
-    }
-    Ok(())
-}
-
-impl Hooked {
-    fn pending_len(&self) -> Option<usize> {
-        Some(self.pending.as_ref()?.2.as_ref()?.len())
-    }
 }
 
 #[cfg(test)]

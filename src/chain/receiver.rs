@@ -10,7 +10,7 @@
 //! ever given back, after each page and before sleeping is enough.
 
 use super::page::PageHeader;
-use super::sender::Start;
+use super::terms::Start;
 use crate::control::Control;
 use crate::fault::Fault;
 use crate::layout::*;

@@ -28,13 +28,15 @@
 //! end-of-page message only after every receiver has been sent its descriptor, which the owner
 //! does by working off [`notice`](Sender::notice).
 
+use super::claim::Claim;
 use super::page::PageHeader;
+use super::terms::{Blocked, Notice, Refused, Start, Stats};
 use crate::control::Control;
 use crate::fault::Fault;
 use crate::layout::*;
 use crate::limits::Limits;
 use crate::memory::Memory;
-use crate::message::{Envelope, Origin};
+use crate::message::Envelope;
 use crate::order::Site;
 use std::collections::VecDeque;
 
@@ -47,20 +49,20 @@ pub struct Sender<M> {
     chain: VecDeque<Page<M>>,
     /// Pages that everybody has left, those left first in front, and new ones.
     free: VecDeque<Page<M>>,
-    page: M,
+    pub(super) page: M,
     /// Position of the first byte of `page`.
     base: u64,
     /// Offset in `page` of the next slot. Its commit word is zero, and behind it there is room
     /// for an end-of-page message.
-    at: usize,
-    next_message: u64,
+    pub(super) at: usize,
+    pub(super) next_message: u64,
     run: Option<Run>,
     receivers: Vec<Peer<M>>,
     next_page: u32,
     pages_len: usize,
     /// Receivers struck because their cursor lied; taken by the owner.
     liars: Vec<(u32, Fault)>,
-    stats: Stats,
+    pub(super) stats: Stats,
 }
 
 /// A page of the pool.
@@ -105,68 +107,6 @@ struct Peer<M> {
     seen: u64,
     /// What it has not been told yet, in order.
     notices: VecDeque<Notice>,
-}
-
-/// Something about the page pool that a receiver must be told over the control socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// Here is a page, with its descriptor.
-    Page(u32),
-    /// This page will never be named again.
-    Forget(u32),
-}
-
-/// Where a newly admitted receiver begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Start {
-    /// The page in which it begins.
-    pub page: u32,
-    /// The position of the first message that it will get.
-    pub position: u64,
-    /// The number of that message.
-    pub message: u64,
-}
-
-/// Why a message can't be written now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blocked {
-    /// The chain may grow: [`add_page`](Sender::add_page) one of this many bytes, then try again.
-    NeedPage(usize),
-    /// A page is there; its descriptor must be sent first ([`notice`](Sender::notice)).
-    Announce,
-    /// The slowest receiver holds the whole budget.
-    Full,
-}
-
-/// Why a message was not written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// It is above the limit and always will be. Nothing was written.
-    TooLong {
-        /// The payload's length in bytes.
-        len: usize,
-        /// The longest payload in bytes.
-        max: usize,
-    },
-    /// Not now.
-    Blocked(Blocked),
-}
-
-/// What a chain has done, counted by its sender.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Messages written.
-    pub messages: u64,
-    /// Payload bytes written.
-    pub payload_bytes: u64,
-    /// Page turns.
-    pub turns: u64,
-    /// Page turns into a page that had been written before.
-    pub reuses: u64,
-    /// Shared memory in pages now, in bytes.
-    pub page_bytes: u64,
-    /// The most shared memory in pages at one time, in bytes.
-    pub page_bytes_peak: u64,
 }
 
 impl<M: Memory> Sender<M> {
@@ -216,7 +156,7 @@ impl<M: Memory> Sender<M> {
         if self.at + slot_len + SLOT_HEADER > self.page.region_len() {
             self.turn(slot_len).map_err(Refused::Blocked)?;
         }
-        Ok(Claim { sender: self, envelope, len, slot_len })
+        Ok(Claim::new(self, envelope, len, slot_len))
     }
 
     /// Appends one message to the run. It is visible after [`publish`](Sender::publish).
@@ -243,6 +183,12 @@ impl<M: Memory> Sender<M> {
         claim.write_all(payload);
         claim.publish();
         Ok(())
+    }
+
+    /// Whether something was appended that is not visible yet.
+    #[inline]
+    pub(super) fn has_run(&self) -> bool {
+        self.run.is_some()
     }
 
     /// Makes the run visible, all of it at once. Returns whether there was any.
@@ -279,7 +225,7 @@ impl<M: Memory> Sender<M> {
 
     /// Commits the slot at `at` as part of the run: the run's first commit word is held back.
     #[inline]
-    fn commit_slot(&mut self, commit: u64) {
+    pub(super) fn commit_slot(&mut self, commit: u64) {
         match self.run {
             None => {
                 let (at, base, first_message) = (self.at, self.base, self.next_message);
@@ -519,93 +465,5 @@ impl<M: Memory> Peer<M> {
             self.seen = found;
         }
         Ok(self.seen)
-    }
-}
-
-/// Room for one message that nobody sees yet. Dropped without a commit, it was never there.
-#[derive(Debug)]
-pub struct Claim<'a, M: Memory> {
-    sender: &'a mut Sender<M>,
-    envelope: Envelope,
-    len: usize,
-    slot_len: usize,
-}
-
-impl<M: Memory> Claim<'_, M> {
-    fn payload_at(&self) -> usize {
-        let extension = if self.envelope.origin.is_some() { SLOT_EXTENSION } else { 0 };
-        self.sender.at + SLOT_HEADER + extension
-    }
-
-    /// Writes the whole payload.
-    ///
-    /// # Panics
-    ///
-    /// If `payload` is longer than what was claimed.
-    #[inline]
-    pub fn write_all(&self, payload: &[u8]) {
-        assert!(payload.len() <= self.len, "more payload than was claimed");
-        self.sender.page.write_bytes(self.payload_at(), payload);
-    }
-
-    /// Copies the whole payload from another region.
-    #[inline]
-    pub fn copy_from(&self, memory: &M, at: usize) {
-        self.sender.page.copy_bytes(self.payload_at(), memory, at, self.len);
-    }
-
-    /// Puts the message into the run. It is visible after [`Sender::publish`].
-    #[inline]
-    pub fn commit(self) {
-        let commit = self.seal();
-        self.sender.commit_slot(commit);
-        self.pass();
-    }
-
-    /// Makes the message visible, with all of the run before it.
-    #[inline]
-    pub fn publish(self) {
-        let commit = self.seal();
-        if self.sender.run.is_some() {
-            self.sender.commit_slot(commit);
-            self.sender.publish();
-        } else {
-            // pairs with CommitRead: the whole message was written before
-            self.sender.page.store(self.sender.at + SLOT_COMMIT, commit, Site::CommitPublish);
-        }
-        self.pass();
-    }
-
-    /// Writes everything but the commit word, which it returns.
-    #[inline]
-    fn seal(&self) -> u64 {
-        let sender = &*self.sender;
-        if let Some(Origin { broker, id }) = self.envelope.origin {
-            sender.page.write_words(sender.at + SLOT_HEADER, [broker, id]);
-        }
-        sender.page.write_words(sender.at + SLOT_TAG, [self.envelope.tag_word()]);
-        // Relaxed: the publishing store of this run comes after it
-        sender.page.store(sender.at + self.slot_len + SLOT_COMMIT, 0, Site::CommitClear);
-        self.envelope.commit_word(self.len as u32)
-    }
-
-    /// Goes on behind the message.
-    #[inline]
-    fn pass(self) {
-        let sender = self.sender;
-        sender.at += self.slot_len;
-        sender.next_message += 1;
-        sender.stats.payload_bytes += self.len as u64;
-    }
-}
-
-impl Claim<'_, crate::memory::Region> {
-    /// The payload's bytes, to be written in place. What they hold before is not defined.
-    #[allow(unsafe_code)]
-    pub fn payload(&mut self) -> &mut [u8] {
-        let at = self.payload_at();
-        // SAFETY: the slot lies beyond the tail, where no receiver looks, and the claim borrows
-        // the sender exclusively, so that nobody else writes or claims there.
-        unsafe { self.sender.page.bytes_mut(at, self.len) }
     }
 }

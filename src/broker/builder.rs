@@ -1,0 +1,156 @@
+//! Setting up a broker.
+
+use super::core::{Core, TurnBudget};
+use super::{Broker, FIRST_CONNECTION, LISTENER, Report, STOP, StopHandle};
+use crate::access::Access;
+use crate::bus::Bus;
+use crate::error::BindError;
+use crate::handshake::control_region;
+use crate::hook::Hook;
+use crate::layout::OS_PAGE;
+use crate::limits::Limits;
+use crate::memory::Region;
+use crate::sys::place::Bound;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+/// A cursor each, in a control region of bearable length.
+const MOST_CLIENTS: usize = 100_000;
+/// Descriptors that are not for connections: standard streams, our own regions, the broadcast
+/// chain's pages (32 if nothing is said), and some for the rest of the process.
+const SPARE_DESCRIPTORS: usize = 64;
+
+/// How to set up a broker.
+#[derive(Default)]
+pub struct BrokerBuilder {
+    page_len: Option<usize>,
+    max_message_len: Option<usize>,
+    budget: Option<usize>,
+    max_clients: Option<usize>,
+    access: Access,
+    turn_budget: TurnBudget,
+    hook: Option<Box<dyn Hook>>,
+}
+
+impl BrokerBuilder {
+    /// Length of an ordinary page in bytes, rounded up to a multiple of 4096; 256 KiB if nothing
+    /// is said.
+    #[must_use]
+    pub fn page_len(mut self, bytes: usize) -> Self {
+        self.page_len = Some(bytes);
+        self
+    }
+
+    /// The longest payload in bytes; 3 MiB if nothing is said.
+    #[must_use]
+    pub fn max_message_len(mut self, bytes: usize) -> Self {
+        self.max_message_len = Some(bytes);
+        self
+    }
+
+    /// Shared memory of each chain in bytes; if nothing is said 8 MiB, or what two messages of
+    /// the longest kind need.
+    #[must_use]
+    pub fn chain_budget(mut self, bytes: usize) -> Self {
+        self.budget = Some(bytes);
+        self
+    }
+
+    /// How many clients are admitted at a time: 1024 if nothing is said, at most 100,000, and fewer
+    /// if this process may not open so many descriptors (`ulimit -n`).
+    #[must_use]
+    pub fn max_clients(mut self, clients: usize) -> Self {
+        self.max_clients = Some(clients);
+        self
+    }
+
+    /// Which users are admitted; only the broker's own if nothing is said.
+    #[must_use]
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// How much is taken from one client before it is the next one's turn.
+    #[must_use]
+    pub fn turn_budget(mut self, budget: TurnBudget) -> Self {
+        self.turn_budget = budget;
+        self
+    }
+
+    /// Shows every message to `hook`, which may drop or replace it.
+    #[must_use]
+    pub fn hook(mut self, hook: impl Hook + 'static) -> Self {
+        self.hook = Some(Box::new(hook));
+        self
+    }
+
+    /// Makes the bus. Clients can connect from now on; they are served by [`Broker::run`].
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`] says what to do about it.
+    pub fn bind(self, bus: impl Into<Bus>) -> Result<Broker, BindError> {
+        let page_len = self.page_len.unwrap_or(Limits::PAGE_LEN);
+        let max_message_len = self.max_message_len.unwrap_or(Limits::MAX_MESSAGE_LEN);
+        let rounded = page_len.min(1 << 31).next_multiple_of(OS_PAGE);
+        let least = Limits::least_budget(rounded, max_message_len);
+        let budget = self.budget.unwrap_or(Limits::BUDGET.max(least));
+        let limits = Limits::new(page_len, max_message_len, budget)?.in_os_pages()?;
+        let max_clients = self.max_clients.unwrap_or(1024).min(affordable_clients());
+
+        let bound = Bound::at(&bus.into())?;
+        let first = Region::shared("llmp-page", limits.page_len())?;
+        let mut core = Core::new(limits, control_region(max_clients)?, max_clients, first);
+        core.set_turn_budget(self.turn_budget);
+        if let Some(hook) = self.hook {
+            core.set_hook(hook);
+        }
+        let mut id = [0; 8];
+        rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
+            .map_err(system("get a random number"))?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("make an epoll"))?;
+        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(system("make an eventfd"))?;
+        bound.listener.set_nonblocking().map_err(|source| {
+            let step = "make the listener non-blocking";
+            BindError::System { step, source }
+        })?;
+        let add = |fd: &dyn AsFd, token| {
+            epoll::add(&epoll, fd.as_fd(), EventData::new_u64(token), EventFlags::IN)
+        };
+        add(&bound.listener, LISTENER).map_err(system("watch the listener"))?;
+        add(&stop, STOP).map_err(system("watch the eventfd"))?;
+        Ok(Broker {
+            id: u64::from_le_bytes(id),
+            core,
+            access: self.access,
+            max_clients,
+            bound,
+            epoll,
+            stop: StopHandle { event: Arc::new(stop), asked: Arc::default() },
+            connections: BTreeMap::new(),
+            tokens: HashMap::new(),
+            next_token: FIRST_CONNECTION,
+            census: 0,
+            short_of_memory: false,
+            report: Report::default(),
+        })
+    }
+}
+
+/// How many connections leave enough descriptors for pages and for what arrives. (A descriptor
+/// that arrives where there is no room for it is lost, and with it an honest client.)
+fn affordable_clients() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.map_or(MOST_CLIENTS, |limit| usize::try_from(limit).unwrap_or(MOST_CLIENTS));
+    limit.saturating_sub(SPARE_DESCRIPTORS).clamp(1, MOST_CLIENTS)
+}
+
+fn system(step: &'static str) -> impl Fn(Errno) -> BindError {
+    move |errno| BindError::System { step, source: errno.into() }
+}
