@@ -23,9 +23,9 @@ pub struct Start {
 /// Why a message can't be written now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blocked {
-    /// The chain may grow: [`add_page`](Sender::add_page) one of this many bytes, then try again.
+    /// The chain may grow: [`add_page`](super::Sender::add_page) one of this many bytes, then try again.
     NeedPage(usize),
-    /// A page is there; its descriptor must be sent first ([`notice`](Sender::notice)).
+    /// A page is there; its descriptor must be sent first ([`notice`](super::Sender::notice)).
     Announce,
     /// The slowest receiver holds the whole budget.
     Full,
