@@ -1,11 +1,11 @@
 //! The models of the chain and of the doorbell.
 
-use crate::doorbell::both_sleep;
+use crate::doorbell::{Waiting, both_sleep};
 use crate::explore::{Loom, model};
 use crate::scenario::chain::{Size, batch, deliver, join_during_reuse, leave_during_reuse, limits};
 
 const ONE_PAGE: Size = Size { messages_per_page: 4, pages: 2, messages: 3, receivers: 1, steps: 4 };
-const TURN: Size = Size { messages_per_page: 1, pages: 4, messages: 3, receivers: 1, steps: 6 };
+const TURN: Size = Size { messages_per_page: 2, pages: 2, messages: 4, receivers: 1, steps: 6 };
 /// Pages + 2 messages, so that pages are written again: fewer miss bugs of reuse.
 const REUSE: Size = Size { messages_per_page: 1, pages: 2, messages: 4, receivers: 1, steps: 7 };
 
@@ -38,15 +38,15 @@ pub fn leave(runtime: &Loom) {
 }
 
 pub fn batch_over_turn(runtime: &Loom) {
-    batch(runtime, Size { messages_per_page: 2, pages: 2, messages: 3, receivers: 1, steps: 3 });
+    batch(runtime, Size { messages_per_page: 2, pages: 2, messages: 4, receivers: 1, steps: 3 });
 }
 
 pub fn wake_receiver(runtime: &Loom) {
-    both_sleep(runtime, limits(4, 2), 2);
+    both_sleep(runtime, limits(4, 2), 2, Waiting::Sleeps);
 }
 
 pub fn wake_both(runtime: &Loom) {
-    both_sleep(runtime, limits(1, 2), 4);
+    both_sleep(runtime, limits(1, 2), 4, Waiting::Sleeps);
 }
 
 #[test]

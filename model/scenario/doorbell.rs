@@ -7,9 +7,18 @@ use llmp::control::Control;
 use llmp::endpoint::{Endpoint, Wanted};
 use llmp::{Envelope, Limits};
 
+/// What a receiver does while there is nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "a receiver that polls would never let loom come to an end")]
+pub enum Waiting {
+    Sleeps,
+    /// It looks again and again, so that only what it gives up on the way can wake the sender.
+    Polls,
+}
+
 /// A sender and a receiver that both sleep whenever they can't go on: the receiver for a message,
 /// the sender for room. A lost wake-up is a deadlock, which the checker reports. [P9 P10]
-pub fn both_sleep<R: Runtime>(runtime: &R, limits: Limits, messages: u64) {
+pub fn both_sleep<R: Runtime>(runtime: &R, limits: Limits, messages: u64, waiting: Waiting) {
     let (ours, theirs) = (control_memory(runtime), control_memory(runtime));
     let sends = Control::create(ours.clone(), 1);
     let receives = Control::create(theirs.clone(), 1);
@@ -55,6 +64,7 @@ pub fn both_sleep<R: Runtime>(runtime: &R, limits: Limits, messages: u64) {
                         assert_eq!(id, page);
                         inbound.add_page(id, memory).unwrap();
                     }
+                    Event::Empty if waiting == Waiting::Polls => {}
                     Event::Empty => {
                         let wanted = Wanted { message: true, ..Wanted::default() };
                         let (may_sleep, must_ring) = receiving.park(wanted);

@@ -12,6 +12,7 @@ mod doorbell;
 mod scenario;
 
 use bus::{Script, run};
+use doorbell::{Waiting, both_sleep};
 use llmp::memory::ShuttleMemory;
 use scenario::chain::{
     Size, batch, deliver, join_during_reuse, leave_during_reuse, limits as chain_limits,
@@ -56,7 +57,23 @@ struct Reached {
     reuses: AtomicU64,
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Random,
+    /// PCT; its depth is the number of preemptions that a bug needs.
+    Priority,
+}
+
 fn explore(name: &str, iterations: usize, scenario: impl Fn() + Send + Sync + 'static) {
+    explore_under(name, iterations, &[Kind::Random, Kind::Priority], scenario);
+}
+
+fn explore_under(
+    name: &str,
+    iterations: usize,
+    kinds: &[Kind],
+    scenario: impl Fn() + Send + Sync + 'static,
+) {
     let scenario = Arc::new(scenario);
     let under = |kind: &str, scheduler: Box<dyn Scheduler + Send>| {
         let mut config = shuttle::Config::new();
@@ -76,9 +93,13 @@ fn explore(name: &str, iterations: usize, scenario: impl Fn() + Send + Sync + 's
     }
     let asked = std::env::var("LLMP_ITERATIONS").ok().and_then(|n| n.parse().ok());
     let iterations = asked.unwrap_or(iterations);
-    assert_eq!(under("random", Box::new(RandomScheduler::new(iterations))), iterations);
-    // The depth is the number of preemptions that a bug needs.
-    assert_eq!(under("priority", Box::new(PctScheduler::new(3, iterations))), iterations);
+    for kind in kinds {
+        let schedules = match kind {
+            Kind::Random => under("random", Box::new(RandomScheduler::new(iterations))),
+            Kind::Priority => under("priority", Box::new(PctScheduler::new(3, iterations))),
+        };
+        assert_eq!(schedules, iterations);
+    }
 }
 
 fn explore_bus(name: &str, iterations: usize, scripts: &'static [Script]) {
@@ -133,7 +154,14 @@ fn p8_a_chain_with_many_receivers_and_reuses() {
 
 #[test]
 fn p9_p10_both_ends_of_a_channel_sleep_and_are_woken() {
-    explore("both_sleep", 1000, || doorbell::both_sleep(&Shuttle, chain_limits(2, 2), 12));
+    explore("both_sleep", 1000, || both_sleep(&Shuttle, chain_limits(2, 2), 12, Waiting::Sleeps));
+}
+
+#[test]
+fn p9_p10_a_sender_is_woken_by_a_receiver_that_never_sleeps() {
+    // Under random schedules alone: a priority schedule may never let the sender run.
+    let scenario = || both_sleep(&Shuttle, chain_limits(2, 2), 12, Waiting::Polls);
+    explore_under("polling_receiver", 1000, &[Kind::Random], scenario);
 }
 
 #[test]
