@@ -73,6 +73,11 @@ pub use fault::Fault;
 pub use limits::{Limits, LimitsError};
 pub use message::{ClientId, Envelope, Flags, Message, Origin, Slot, Tag};
 
+/// For tests of death at every step: see `tests/crash.rs`.
+#[cfg(feature = "crash")]
+#[doc(hidden)]
+pub use sys::lifeline as crash;
+
 /// The examples of the README are tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -1,0 +1,21 @@
+//! Death at every step: a process kills itself with `SIGKILL` in front of its k-th step, for every
+//! k. A step is an access of shared memory or a call to the kernel (`src/sys/lifeline.rs`). The
+//! others finish, nothing that was committed is lost, nothing comes twice, and everything of the
+//! dead comes back.
+//!
+//! `LLMP_CRASH_AT=K cargo test --features crash --test crash NAME` runs one death alone.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod broker;
+mod channels;
+mod clients;
+mod every_step;
+mod victims;
+
+/// Not a test: the other tests' child processes begin here.
+#[test]
+fn child() {
+    victims::play();
+}
