@@ -58,61 +58,79 @@ pub use armed::{arm, steps};
 #[cfg(feature = "crash")]
 mod armed {
     use rustix::process::{Signal, getpid, kill_process};
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Mutex, MutexGuard, PoisonError};
 
     /// So that a process that is not armed does not pay for the lock.
     static IS_ARMED: AtomicBool = AtomicBool::new(false);
-    static COUNT: Mutex<Count> =
-        Mutex::new(Count { made: 0, lives_for: u64::MAX, last_words: None, seen: Vec::new() });
+    static COUNTS: Mutex<Counts> =
+        Mutex::new(Counts { made: Vec::new(), seen: Vec::new(), end: None });
 
-    struct Count {
-        made: u64,
-        lives_for: u64,
-        last_words: Option<fn(&str)>,
+    struct Counts {
+        /// Steps of each kind.
+        made: Vec<(&'static str, u64)>,
         /// The looks since the last act.
         seen: Vec<(&'static str, usize)>,
+        end: Option<End>,
     }
 
-    /// This process makes so many more steps and then kills itself. Before it does, it tells
-    /// `last_words` in front of which step.
-    pub fn arm(lives_for: u64, last_words: fn(&str)) {
-        let mut count = COUNT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        *count = Count { made: 0, lives_for, last_words: Some(last_words), seen: Vec::new() };
+    struct End {
+        kind: String,
+        number: u64,
+        last_words: fn(),
+    }
+
+    fn counts() -> MutexGuard<'static, Counts> {
+        COUNTS.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on this process counts its steps, and kills itself in front of step `number` of
+    /// this kind, the first being 0, after it has said its `last_words`.
+    ///
+    /// By kinds, so that a step more or less while it waits does not shift all that follow.
+    pub fn arm(kind: &str, number: u64, last_words: fn()) {
+        let end = Some(End { kind: kind.to_owned(), number, last_words });
+        *counts() = Counts { made: Vec::new(), seen: Vec::new(), end };
         // Relaxed: the lock orders the rest, and steps of other threads may begin to count later.
         IS_ARMED.store(true, Ordering::Relaxed);
     }
 
-    /// Steps made since it was armed.
-    pub fn steps() -> u64 {
-        COUNT.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).made
+    /// The kinds of steps made since it was armed, and how many of each.
+    pub fn steps() -> Vec<(&'static str, u64)> {
+        counts().made.clone()
     }
 
     #[inline(always)]
-    pub(super) fn step(step: &'static str, place: Option<usize>) {
+    pub(super) fn step(kind: &'static str, place: Option<usize>) {
         // Relaxed: whoever arms makes the steps, too.
         if IS_ARMED.load(Ordering::Relaxed) {
-            count(step, place);
+            count(kind, place);
         }
     }
 
     #[cold]
-    fn count(step: &'static str, place: Option<usize>) {
-        let mut count = COUNT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    fn count(kind: &'static str, place: Option<usize>) {
+        let mut counts = counts();
         match place {
-            None => count.seen.clear(),
-            Some(place) if count.seen.contains(&(step, place)) => return,
-            Some(place) => count.seen.push((step, place)),
+            None => counts.seen.clear(),
+            Some(place) if counts.seen.contains(&(kind, place)) => return,
+            Some(place) => counts.seen.push((kind, place)),
         }
-        if count.made >= count.lives_for {
-            if let Some(last_words) = count.last_words {
-                last_words(step);
-            }
+        let known = counts.made.iter().position(|(known, _)| *known == kind);
+        let known = known.unwrap_or(counts.made.len());
+        if known == counts.made.len() {
+            counts.made.push((kind, 0));
+        }
+        let number = counts.made[known].1;
+        if let Some(end) =
+            counts.end.as_ref().filter(|end| end.kind == kind && end.number == number)
+        {
+            (end.last_words)();
             // The lock is held, so that no other thread makes a step meanwhile. No instruction of
             // ours comes after the signal.
             let _ = kill_process(getpid(), Signal::KILL);
             unreachable!("a process does not survive SIGKILL");
         }
-        count.made += 1;
+        counts.made[known].1 += 1;
     }
 }

@@ -5,7 +5,7 @@ use crate::common::PATIENCE;
 use crate::common::bus::Place;
 use crate::common::content::{Ear, STEADY, payload};
 use crate::every_step::{
-    End, Victim, alone, at_every_step, wait_until_nothing_is_left, within_patience,
+    End, Step, Victim, alone, at_every_step, wait_until_nothing_is_left, within_patience,
 };
 use llmp::{Broker, Client, ClientBuilder, ConnectError, Ended, RecvError, SendError};
 use std::os::unix::net::UnixListener;
@@ -78,12 +78,12 @@ fn live(path: &Path, tell: ChildStdin) -> Life {
     life
 }
 
-/// A broker lives `k` steps. [P1 P2 P3 P5 P7 P15]
-fn die(place: &Place, k: u64) -> End {
+/// A broker lives to this step. [P1 P2 P3 P5 P7 P15]
+fn die(place: &Place, step: &Step) -> End {
     let path = place.path();
     // It finds the socket of a dead predecessor.
     drop(UnixListener::bind(&path).unwrap());
-    let mut broker = Victim::start(place, "dying-broker", k);
+    let mut broker = Victim::start(place, "dying-broker", step);
     let mut life = Life::default();
     if broker.word().is_some_and(|(word, _)| word == "ready") {
         let (path, tell) = (path.clone(), broker.child.take_stdin());
@@ -101,7 +101,7 @@ fn die(place: &Place, k: u64) -> End {
             ended => assert_eq!(*ended, Ended::Died),
         }
     }
-    if end == End::Lived {
+    if !end.is_death() {
         assert!(life.heard.iter().all(|(_, ended)| *ended == Ended::Closed), "{life:?}");
         assert_eq!(life.heard.len(), 2);
     }
@@ -169,5 +169,5 @@ fn p5_p7_a_broker_killed_at_each_of_its_steps_leaves_its_clients_what_it_had_com
         "remove our socket",
         "unmap",
     ];
-    at_every_step("broker", &steps, |k| die(&place, k));
+    at_every_step("broker", &steps, |step| die(&place, step));
 }

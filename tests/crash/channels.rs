@@ -4,7 +4,7 @@ use crate::common::PATIENCE;
 use crate::common::bus::Place;
 use crate::common::content::{END, STEADY, check, payload};
 use crate::every_step::{
-    End, LIMITS, Victim, alone, at_every_step, wait_until_nothing_is_left, within_patience,
+    End, LIMITS, Step, Victim, alone, at_every_step, wait_until_nothing_is_left, within_patience,
 };
 use crate::victims::{BATCH, SINGLE, milestones};
 use llmp::{ConnectError, Ended, Limits, Listener, Receiver, RecvError, SendError, Sender};
@@ -61,8 +61,8 @@ fn p4_p7_the_sender_of_a_channel_killed_at_each_of_its_steps() {
     // It has no end but this test's.
     std::thread::spawn(move || while heard.send(hear(&listener)).is_ok() {});
     let steps = ["connect", "send Hello", "send Join", "send Page", "CommitPublish", "CommitFill"];
-    at_every_step("channel sender", &steps, |k| {
-        let mut victim = Victim::start(&place, "dying-channel-sender", k);
+    at_every_step("channel sender", &steps, |step| {
+        let mut victim = Victim::start(&place, "dying-channel-sender", step);
         let sent = victim.last("sent").unwrap_or(0);
         let end = victim.end();
         // Another sender comes behind it, whether it has come or not.
@@ -79,7 +79,7 @@ fn p4_p7_the_sender_of_a_channel_killed_at_each_of_its_steps() {
         match &from_victim {
             Heard::Messages(heard, Ended::Died) => {
                 assert!(possible.contains(heard), "said {sent}, heard {heard}");
-                assert_ne!(end, End::Lived);
+                assert!(end.is_death());
             }
             Heard::Messages(heard, Ended::Closed) => assert_eq!(*heard, SINGLE + BATCH),
             Heard::Nothing => assert_eq!(sent, 0),
@@ -120,12 +120,12 @@ fn speak(path: &Path) -> (u32, u32, Option<Ended>) {
     }
 }
 
-/// The receiving end of a channel lives `k` steps. [P5 P7 P9]
-fn receiver_dies(place: &Place, k: u64) -> End {
+/// The receiving end of a channel lives to this step. [P5 P7 P9]
+fn receiver_dies(place: &Place, step: &Step) -> End {
     let path: PathBuf = place.path();
     // It finds the socket of a dead predecessor.
     drop(UnixListener::bind(&path).unwrap());
-    let mut victim = Victim::start(place, "dying-channel-receiver", k);
+    let mut victim = Victim::start(place, "dying-channel-receiver", step);
     let mut spoken = (0, 0, Some(Ended::Died));
     if victim.word().is_some_and(|(word, _)| word == "ready") {
         let path = path.clone();
@@ -136,7 +136,7 @@ fn receiver_dies(place: &Place, k: u64) -> End {
     assert!((taken..=sent).contains(&heard), "sent {sent}, taken {taken}, heard {heard}");
     assert!(matches!(ended, None | Some(Ended::Died)), "{ended:?}");
     let end = victim.end();
-    if end == End::Lived {
+    if !end.is_death() {
         assert_eq!((heard, ended), (2 * (SINGLE + BATCH), None));
     }
     wait_until_nothing_is_left();
@@ -165,5 +165,5 @@ fn p5_p7_the_receiver_of_a_channel_killed_at_each_of_its_steps() {
         "send Ring",
         "remove our socket",
     ];
-    at_every_step("channel receiver", &steps, |k| receiver_dies(&place, k));
+    at_every_step("channel receiver", &steps, |step| receiver_dies(&place, step));
 }

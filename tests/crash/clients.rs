@@ -6,8 +6,8 @@ use crate::common::bus::{Place, listener};
 use crate::common::child::Child;
 use crate::common::content::{END, Ear, SMALL, send};
 use crate::common::proc::{holdings, left_behind, wait_until};
-use crate::every_step::{End, LIMITS, Victim, alone, at_every_step, ours};
-use crate::victims::{BATCH, SINGLE, milestones};
+use crate::every_step::{End, LIMITS, Step, Victim, alone, at_every_step, ours};
+use crate::victims::milestones;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// More than a chain's budget holds: who has it all sent on has seen pages written again.
@@ -67,6 +67,7 @@ struct LivingBus {
     speaker: Speaker,
     listener: Receiver<Ear>,
     sockets: usize,
+    round: u32,
 }
 
 impl LivingBus {
@@ -78,14 +79,14 @@ impl LivingBus {
         speaker.ask(1, None);
         speaker.wait();
         let sockets = holdings(broker.pid()).sockets;
-        LivingBus { place, broker, speaker, listener, sockets }
+        LivingBus { place, broker, speaker, listener, sockets, round: 0 }
     }
 
-    /// A client lives `k` steps on this bus. [P1 P3 P4 P7 P8 P9 P10]
-    fn die(&mut self, role: &str, k: u64) -> End {
+    /// A client lives to this step on this bus. [P1 P3 P4 P7 P8 P9 P10]
+    fn die(&mut self, role: &str, step: &Step) -> End {
         // Some arrive while it joins.
         self.speaker.ask(4, None);
-        let mut victim = Victim::start(&self.place, role, k);
+        let mut victim = Victim::start(&self.place, role, step);
         let (mut id, mut sent) = (None, 0);
         while let Some((word, number)) = victim.word() {
             match word.as_str() {
@@ -109,8 +110,9 @@ impl LivingBus {
             (held.sockets, held.foreign, held.memfds) == (self.sockets, ours, held.own.0)
         });
         assert_eq!(left_behind(&[pid]), Vec::<String>::new());
-        self.speaker.ask(0, Some(k as u32));
+        self.speaker.ask(0, Some(self.round));
         let spoken = self.speaker.wait();
+        self.round += 1;
         // All messages were checked when they were heard, and neither their numbers on the bus nor
         // those of any sender have a gap.
         let heard = self.listener.recv_timeout(PATIENCE).expect("the receiver hangs");
@@ -163,8 +165,7 @@ fn p4_p7_a_client_killed_at_each_of_its_steps_costs_nobody_anything() {
     let sending =
         ["write bytes", "CommitClear", "CommitPublish", "CommitFill", "CursorRead", "send Page"];
     let steps = [JOINING, &sending].concat();
-    at_every_step("client", &steps, |k| bus.die("dying-client", k));
-    assert!(SINGLE + BATCH > 0);
+    at_every_step("client", &steps, |step| bus.die("dying-client", step));
 }
 
 // P3, P4, P7, P8, P9, P10
@@ -172,5 +173,5 @@ fn p4_p7_a_client_killed_at_each_of_its_steps_costs_nobody_anything() {
 fn p4_p8_a_receiver_killed_at_each_of_its_steps_holds_nobody_up() {
     let _alone = alone();
     let mut bus = LivingBus::new();
-    at_every_step("receiver", JOINING, |k| bus.die("dying-receiver", k));
+    at_every_step("receiver", JOINING, |step| bus.die("dying-receiver", step));
 }

@@ -17,28 +17,43 @@ use std::time::Instant;
 /// some messages need a page of double length.
 pub const LIMITS: [usize; 3] = [4096, 6000, 16384];
 
-/// A number of steps depends a little on who is how fast: so many victims in a row must have
-/// lived through before it is believed that there is no further step.
-const LIVES: u32 = 4;
+/// How many steps of a kind there are may depend a little on who is how fast: so many victims in a
+/// row must have lived through before it is believed that there is no further one.
+const LIVES: u32 = 2;
+
+/// A step: its kind, and its number among those of its kind.
+#[derive(Clone, Debug)]
+pub struct Step {
+    kind: String,
+    number: u64,
+}
 
 /// How a victim ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It was killed in front of this step.
-    KilledBefore(String),
-    /// It came to the end of its script.
-    Lived,
+    /// It was killed in front of its step.
+    Killed,
+    /// It came to the end of its script, by steps of these kinds.
+    Lived(BTreeSet<String>),
 }
 
-/// A process that kills itself in front of its step `k`, and what it has said until then.
+impl End {
+    pub fn is_death(&self) -> bool {
+        *self == End::Killed
+    }
+}
+
+/// A process that kills itself in front of a step, and what it has said until then.
 pub struct Victim {
     pub child: Child,
-    end: Option<End>,
+    says_it_dies: bool,
+    steps: BTreeSet<String>,
 }
 
 impl Victim {
-    pub fn start(place: &Place, role: &str, k: u64) -> Self {
-        Victim { child: place.child(role, &[&k]), end: None }
+    pub fn start(place: &Place, role: &str, step: &Step) -> Self {
+        let child = place.child(role, &[&step.kind, &step.number]);
+        Victim { child, says_it_dies: false, steps: BTreeSet::new() }
     }
 
     /// The next thing that it says about its script; `None` when it has ended.
@@ -46,11 +61,11 @@ impl Victim {
     pub fn word(&mut self) -> Option<(String, u32)> {
         loop {
             let line = self.child.line()?;
-            match line.split_once(' ') {
-                Some(("dies-before", step)) => self.end = Some(End::KilledBefore(step.into())),
-                Some((word, number)) => return Some((word.into(), number.parse().unwrap())),
-                None if line == "lived" => self.end = Some(End::Lived),
-                None => return Some((line, 0)),
+            let (word, rest) = line.split_once(' ').unwrap_or((&line, "0"));
+            match word {
+                "dies" => self.says_it_dies = true,
+                "made" => drop(self.steps.insert(rest.into())),
+                word => return Some((word.into(), rest.parse().unwrap())),
             }
         }
     }
@@ -70,44 +85,54 @@ impl Victim {
     pub fn end(mut self) -> End {
         assert_eq!(self.last("nothing"), None);
         let status = self.child.wait();
-        let end = self.end.unwrap_or_else(|| panic!("it failed: {status}, see above"));
-        match end {
-            End::KilledBefore(_) => assert_eq!(status.signal(), Some(Signal::KILL.as_raw())),
-            End::Lived => assert!(status.success(), "{status}"),
+        if self.says_it_dies {
+            assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{status}");
+            return End::Killed;
         }
-        end
+        assert!(status.success() && !self.steps.is_empty(), "it failed: {status}, see above");
+        End::Lived(self.steps)
     }
 }
 
-/// Lets a victim die in front of every step, and says how many steps that were.
-pub fn at_every_step(name: &str, steps: &[&str], mut die: impl FnMut(u64) -> End) {
-    if let Ok(k) = std::env::var("LLMP_CRASH_AT") {
-        let end = die(k.parse().expect("LLMP_CRASH_AT is the number of a step"));
-        return report(&format!("crash {name}: step {k}: {end:?}"));
+/// Lets a victim die in front of every step, and says how many steps that were. There must be
+/// steps of the kinds `expected`.
+pub fn at_every_step(name: &str, expected: &[&str], mut die: impl FnMut(&Step) -> End) {
+    if let Ok(step) = std::env::var("LLMP_CRASH_AT") {
+        let (kind, number) = step.rsplit_once(':').expect("LLMP_CRASH_AT=KIND:NUMBER");
+        let step = Step { kind: kind.into(), number: number.parse().unwrap() };
+        let end = die(&step);
+        return report(format_args!("crash {name}: {step:?}: {end:?}"));
     }
     let start = Instant::now();
-    let (mut deaths, mut lives) = (0, 0);
-    let mut kinds = BTreeSet::new();
-    for k in 0.. {
-        // Names the step should anything fail.
-        println!("crash {name}: step {k}");
-        match die(k) {
-            End::KilledBefore(step) => {
-                (deaths, lives) = (deaths + 1, 0);
-                kinds.insert(step);
+    // The first one makes no step of this kind and lives.
+    let mut kinds = vec![String::new()];
+    let (mut next, mut deaths) = (0, 0);
+    while let Some(kind) = kinds.get(next).cloned() {
+        next += 1;
+        let (mut number, mut lives) = (0, 0);
+        while lives < LIVES {
+            let step = Step { kind: kind.clone(), number };
+            // Names the step should anything fail.
+            println!("crash {name}: {step:?}");
+            match die(&step) {
+                End::Killed => (deaths, lives) = (deaths + 1, 0),
+                End::Lived(steps) => {
+                    lives += 1;
+                    kinds.extend(
+                        steps.into_iter().filter(|kind| !kinds.contains(kind)).collect::<Vec<_>>(),
+                    );
+                }
             }
-            End::Lived => lives += 1,
-        }
-        if lives == LIVES {
-            break;
+            number += 1;
         }
     }
-    report(&format!(
-        "crash {name}: SIGKILL at each of {deaths} steps ({} kinds), {:.1} s",
-        kinds.len(),
+    report(format_args!(
+        "crash {name}: SIGKILL at each of {deaths} steps of {} kinds, {:.1} s",
+        kinds.len() - 1,
         start.elapsed().as_secs_f64()
     ));
-    let missing: Vec<_> = steps.iter().filter(|step| !kinds.contains(**step)).collect();
+    let is_missing = |kind: &&&str| !kinds.iter().any(|known| known == **kind);
+    let missing: Vec<_> = expected.iter().filter(is_missing).collect();
     assert!(missing.is_empty(), "nobody died before {missing:?}, but before {kinds:?}");
 }
 

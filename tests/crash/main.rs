@@ -1,9 +1,10 @@
-//! Death at every step: a process kills itself with `SIGKILL` in front of its k-th step, for every
-//! k. A step is an access of shared memory or a call to the kernel (`src/sys/lifeline.rs`). The
+//! Death at every step: a process kills itself with `SIGKILL` in front of each of its steps in
+//! turn. A step is an access of shared memory or a call to the kernel (`src/sys/lifeline.rs`). The
 //! others finish, nothing that was committed is lost, nothing comes twice, and everything of the
 //! dead comes back.
 //!
-//! `LLMP_CRASH_AT=K cargo test --features crash --test crash NAME` runs one death alone.
+//! A failing test prints the step. `LLMP_CRASH_AT='send Page:2' cargo test --features crash --test
+//! crash NAME` lets a process die in front of its third `send Page` alone.
 
 #[path = "../common/mod.rs"]
 mod common;

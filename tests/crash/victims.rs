@@ -28,9 +28,11 @@ pub fn play() {
         _ => return roles::play(),
     };
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
-    crash::arm(words[2].parse().unwrap(), |step| say(format_args!("dies-before {step}")));
+    crash::arm(words[2], words[3].parse().unwrap(), || say("dies"));
     script(words[1]);
-    say("lived");
+    for (kind, _) in crash::steps() {
+        say(format_args!("made {kind}"));
+    }
 }
 
 /// How many messages are there for sure after one of these calls of [`send_all`] has returned.
