@@ -1,12 +1,12 @@
 //! Death after every step: a sender and a receiver stop for ever after their k-th write, for
 //! every k, under every interleaving and reordering.
 
-use crate::explore::{Loom, explore, report};
+use crate::explore::{Loom, LoomMemory, Protocol, explore, report};
 use crate::scenario::chain::{Receiving, Sending, Size, Step, control_memory, finish, join};
 use crate::scenario::{Descriptors, Mailbox, Runtime};
 use llmp::control::Control;
-use llmp::memory::{Crashing, Lifeline, LoomMemory};
-use llmp::order::Orders;
+use llmp::memory::{Crashing, Lifeline};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -106,9 +106,10 @@ fn at_every_step(name: &str, bound: Option<usize>, scenario: fn(&Loom, usize) ->
     for k in 0.. {
         let died = Arc::new(AtomicBool::new(false));
         let seen = died.clone();
-        let explored = explore(bound, Orders::production(), move |runtime| {
+        let explored = explore(bound, Protocol::Production, move |runtime| {
             seen.fetch_or(scenario(runtime, k), Ordering::Relaxed);
         });
+        let explored = explored.unwrap_or_else(|failure| resume_unwind(failure.panic));
         executions += explored.executions;
         time += explored.time;
         if !died.load(Ordering::Relaxed) {
