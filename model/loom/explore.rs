@@ -169,13 +169,25 @@ impl Model {
         if let Some(kept) = std::env::var_os("LLMP_REPLAY") {
             return self.replay(kept.into());
         }
-        let protocol = Protocol::from_environment();
-        match explore(self.bound, protocol, self.scenario) {
-            Ok(explored) => report(&format!("model {}: {}", self.name, explored.says(self.bound))),
+        let (bound, protocol) = (self.bound(), Protocol::from_environment());
+        match explore(bound, protocol, self.scenario) {
+            Ok(explored) => report(&format!("model {}: {}", self.name, explored.says(bound))),
             Err(failure) => {
                 self.keep(protocol, failure.explored.executions);
                 resume_unwind(failure.panic);
             }
+        }
+    }
+
+    /// Its bound, or another one, if it has any and `LLMP_PREEMPTIONS` asks for it: a number, or
+    /// `all`.
+    fn bound(&self) -> Option<usize> {
+        match std::env::var("LLMP_PREEMPTIONS").as_deref() {
+            Ok("all") => None,
+            Ok(bound) if self.bound.is_some() => {
+                Some(bound.parse().expect("LLMP_PREEMPTIONS is a number, or all"))
+            }
+            _ => self.bound,
         }
     }
 
@@ -184,7 +196,7 @@ impl Model {
         let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}.json", self.name));
         let _ = std::fs::remove_file(&file);
         let (kept, scenario) = (Some(file.clone()), self.scenario);
-        let _ = explore_from(kept, execution, self.bound, protocol, scenario);
+        let _ = explore_from(kept, execution, self.bound(), protocol, scenario);
         report(&format!(
             "model {} ({protocol}) failed in execution {execution}. To run that one alone: \
              LLMP_REPLAY={} and the name of this test",
@@ -196,7 +208,7 @@ impl Model {
     fn replay(&self, kept: PathBuf) {
         assert!(kept.exists(), "{} is not there", kept.display());
         let protocol = Protocol::from_environment();
-        match explore_from(Some(kept), usize::MAX, self.bound, protocol, self.scenario) {
+        match explore_from(Some(kept), usize::MAX, self.bound(), protocol, self.scenario) {
             Ok(_) => panic!("the execution that was kept does not fail"),
             Err(failure) => {
                 report(&format!("failed in execution {}", failure.explored.executions));

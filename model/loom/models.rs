@@ -25,7 +25,11 @@ pub const TURNS: Model = model("page_turn", None, |loom| deliver(loom, TURN));
 
 pub const REUSE_1: Model = model("reuse_1_receiver", None, |loom| deliver(loom, REUSE));
 
-pub const REUSE_2: Model = model("reuse_2_receivers", Some(3), |loom| {
+pub const REUSE_2: Model = model("reuse_2_receivers", None, |loom| {
+    deliver(loom, Size { receivers: 2, steps: 3, ..REUSE });
+});
+
+pub const REUSE_2_LONGER: Model = model("reuse_2_receivers_longer", Some(3), |loom| {
     deliver(loom, Size { receivers: 2, steps: 4, ..REUSE });
 });
 

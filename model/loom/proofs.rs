@@ -28,6 +28,11 @@ fn p8_reuse_with_two_receivers() {
 }
 
 #[test]
+fn p8_reuse_with_two_receivers_that_go_further() {
+    models::REUSE_2_LONGER.check();
+}
+
+#[test]
 fn p3_p8_claims_that_are_dropped_after_a_page_turn() {
     models::DROPPED_CLAIMS.check();
 }
