@@ -197,11 +197,17 @@ impl Model {
         let _ = std::fs::remove_file(&file);
         let (kept, scenario) = (Some(file.clone()), self.scenario);
         let _ = explore_from(kept, execution, self.bound(), protocol, scenario);
+        let mutant = match protocol {
+            Protocol::Production => String::new(),
+            mutant => format!("LLMP_MUTANT='{mutant}' "),
+        };
+        let thread = std::thread::current();
         report(&format!(
-            "model {} ({protocol}) failed in execution {execution}. To run that one alone: \
-             LLMP_REPLAY={} and the name of this test",
+            "model {} ({protocol}) failed in execution {execution}. That one alone: {mutant}\
+             LLMP_REPLAY={} cargo test --features loom --test loom {}",
             self.name,
-            file.display()
+            file.display(),
+            thread.name().unwrap_or_default()
         ));
     }
 
