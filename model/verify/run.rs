@@ -68,7 +68,11 @@ fn follow(step: &Step, progress: &ProgressBar) -> std::io::Result<Vec<String>> {
     if !status.success() {
         let last: Vec<_> = heard.last.into_iter().collect();
         progress.suspend(|| eprintln!("{}", last.join("\n")));
-        shortfall.push(format!("'{}' ended with {status}", step.command.join(" ")));
+        let needs = match step.needs {
+            "" => String::new(),
+            needs => format!("; it needs {needs}"),
+        };
+        shortfall.push(format!("'{}' ended with {status}{needs}", step.command.join(" ")));
     }
     Ok(shortfall)
 }

@@ -11,6 +11,8 @@ pub struct Step {
     pub environment: Vec<(&'static str, String)>,
     /// Test targets each of which must have run tests, as cargo calls them.
     pub targets: Vec<&'static str>,
+    /// What must be installed beside stable Rust.
+    pub needs: &'static str,
 }
 
 /// Test targets that hang on features: if one is missing, nobody would notice.
@@ -45,6 +47,7 @@ fn tests(full: bool) -> Step {
         command,
         environment,
         targets: TARGETS.to_vec(),
+        needs: "",
     }
 }
 
@@ -67,12 +70,14 @@ fn fuzz(target: &str, seconds: u32) -> Step {
          -max_total_time={seconds} -print_final_stats=1 -verbosity=0"
     ));
     let label = format!("fuzz {target}");
-    Step { name: Name::Fuzz, label, command, environment: vec![], targets: vec![] }
+    let needs = "a nightly toolchain and cargo-fuzz (cargo install cargo-fuzz)";
+    Step { name: Name::Fuzz, label, command, environment: vec![], targets: vec![], needs }
 }
 
 fn threads() -> Step {
     let command = words("cargo +nightly test --target x86_64-unknown-linux-gnu --test threads");
     let flags = "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer".to_owned();
     let (name, label) = (Name::Threads, "threads".to_owned());
-    Step { name, label, command, environment: vec![("RUSTFLAGS", flags)], targets: vec![] }
+    let environment = vec![("RUSTFLAGS", flags)];
+    Step { name, label, command, environment, targets: vec![], needs: "a nightly toolchain" }
 }
