@@ -156,4 +156,18 @@ mod tests {
         ours.memory().write_words(CONTROL_VERSION, [halves(VERSION + 1, 1)]);
         assert!(matches!(Control::check(memory, 0), Err(Fault::Control { .. })));
     }
+    #[test]
+    fn a_sleeper_is_rung_once_for_each_sleep_and_who_is_awake_never() {
+        let memory = Region::heap(control_len(1));
+        let mut owner = Control::create(memory.clone(), 1);
+        let mut doorbell = Doorbell::new(Control::check(memory, 0).unwrap());
+        assert!(!doorbell.must_ring());
+        for _ in 0..3 {
+            owner.park();
+            assert!(doorbell.must_ring());
+            assert!(!doorbell.must_ring());
+            owner.unpark();
+            assert!(!doorbell.must_ring());
+        }
+    }
 }

@@ -25,6 +25,7 @@ mod loom;
 mod mapped;
 #[allow(unsafe_code)]
 mod region;
+mod reordered;
 #[cfg(feature = "shuttle")]
 mod shuttle;
 
@@ -34,6 +35,7 @@ pub use hostile::{Hostile, Mischief};
 pub use loom::LoomMemory;
 pub use mapped::{Foreign, RegionError, Unfit};
 pub use region::{PeersAreHonest, Region};
+pub use reordered::{Reordered, Reordering, Step, Swap};
 #[cfg(feature = "shuttle")]
 pub use shuttle::ShuttleMemory;
 

@@ -7,6 +7,7 @@ use llmp::layout::control_len;
 use llmp::memory::Region;
 use llmp::{ClientId, Envelope, Fault, Flags, Limits, Origin, Tag};
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 use std::collections::VecDeque;
 
 struct Chain {
@@ -121,8 +122,21 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// `PROPTEST_CASES` asks for more; what fails is kept, and tried first from then on.
+fn config() -> ProptestConfig {
+    let asked = std::env::var_os("PROPTEST_CASES").is_some();
+    let config = ProptestConfig::default();
+    ProptestConfig {
+        cases: if asked { config.cases } else { 2000 },
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
+            "tests/chain.proptest-regressions",
+        ))),
+        ..config
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(config())]
 
     // P1, P3, P6: against two queues, what is in the run and what is published.
     #[test]

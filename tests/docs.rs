@@ -1,6 +1,7 @@
 //! The documentation and the code say the same: every promise is kept somewhere and checked
 //! somewhere, and every memory ordering is in the table.
 
+use llmp::memory::Swap;
 use llmp::order::{Access, Site};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -99,6 +100,15 @@ fn the_table_of_orderings_is_that_of_the_code() {
         };
         let row = format!("| `{site:?}` | {access} | `{:?}` |", site.ordering());
         assert!(text.contains(&row), "no row that begins with {row}");
+    }
+}
+
+#[test]
+fn the_table_of_orders_of_steps_is_that_of_the_code() {
+    let text = doc("orderings.md");
+    for swap in Swap::ALL {
+        let row = format!("| {swap} | {} |", swap.otherwise);
+        assert!(text.contains(&row), "no row {row}");
     }
 }
 

@@ -1,19 +1,27 @@
 //! Runs a scenario under loom and says how far it was explored.
 
 use crate::scenario::{Runtime, mailbox};
-use llmp::memory::LoomMemory;
+use llmp::memory::{Reordered, Reordering, Swap};
 use llmp::order::{Orders, Site};
+use std::any::Any;
+use std::fmt::{Display, Formatter};
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 mailbox!(LoomMailbox, loom);
 
-/// loom's threads and memory, with the orderings of this run.
+/// loom's memory, whose orderings and order of steps may be wrong in this run.
+pub type LoomMemory = Reordered<llmp::memory::LoomMemory>;
+
+/// loom's threads and memory, in one execution.
 #[derive(Clone)]
 pub struct Loom {
     orders: Arc<Orders>,
+    order_of_steps: Arc<Reordering<llmp::memory::LoomMemory>>,
 }
 
 impl Runtime for Loom {
@@ -21,7 +29,8 @@ impl Runtime for Loom {
     type Mailbox<T: Send + 'static> = LoomMailbox<T>;
 
     fn memory(&self, len: usize) -> LoomMemory {
-        LoomMemory::new(len, &self.orders)
+        let memory = llmp::memory::LoomMemory::new(len, &self.orders);
+        Reordered::new(memory, &self.order_of_steps)
     }
 
     fn mailbox<T: Send + 'static>(&self) -> LoomMailbox<T> {
@@ -37,6 +46,63 @@ impl Runtime for Loom {
     }
 }
 
+/// The protocol of one run: production's, or one with a mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Production,
+    /// One access has a weaker ordering.
+    Weakened(Site, Ordering),
+    /// One step comes too late.
+    Swapped(Swap),
+}
+
+impl Protocol {
+    /// Every mistake there is.
+    pub fn mutants() -> impl Iterator<Item = Protocol> {
+        let weakened = |site: &'static Site| {
+            site.weaker().iter().map(|ordering| Protocol::Weakened(*site, *ordering))
+        };
+        let swapped = Swap::ALL.iter().map(|swap| Protocol::Swapped(*swap));
+        Site::ALL.iter().flat_map(weakened).chain(swapped)
+    }
+
+    /// Production's, or the mutant whose name is in `LLMP_MUTANT`.
+    fn from_environment() -> Protocol {
+        let Ok(name) = std::env::var("LLMP_MUTANT") else { return Protocol::Production };
+        Self::mutants().find(|mutant| mutant.to_string() == name).unwrap_or_else(|| {
+            let known: Vec<_> = Self::mutants().map(|mutant| format!("'{mutant}'")).collect();
+            panic!("LLMP_MUTANT='{name}' is none of: {}", known.join(" "))
+        })
+    }
+
+    fn begin(self) -> Loom {
+        let (orders, swap) = match self {
+            Protocol::Production => (Orders::production(), None),
+            Protocol::Weakened(site, ordering) => (Orders::weakened(site, ordering), None),
+            Protocol::Swapped(swap) => (Orders::production(), Some(swap)),
+        };
+        let thread = || format!("{:?}", loom::thread::current().id());
+        Loom { orders: Arc::new(orders), order_of_steps: Reordering::new(swap, thread) }
+    }
+}
+
+impl Display for Protocol {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Protocol::Production => write!(f, "production"),
+            Protocol::Weakened(site, Ordering::Relaxed) if is_fence(*site) => {
+                write!(f, "{site:?} as no fence")
+            }
+            Protocol::Weakened(site, ordering) => write!(f, "{site:?} as {ordering:?}"),
+            Protocol::Swapped(swap) => write!(f, "{swap}"),
+        }
+    }
+}
+
+fn is_fence(site: Site) -> bool {
+    site.access() == llmp::order::Access::Fence
+}
+
 /// How far a scenario was explored.
 #[derive(Clone, Copy, Debug)]
 pub struct Explored {
@@ -44,58 +110,133 @@ pub struct Explored {
     pub time: Duration,
 }
 
-/// Explores all executions with at most `bound` preemptions, or really all. Panics when one fails.
+/// An execution that failed.
+pub struct Failure {
+    /// It is the last one of these.
+    pub explored: Explored,
+    pub panic: Box<dyn Any + Send>,
+}
+
+/// Explores all executions with at most `bound` preemptions, or really all, until one fails.
 pub fn explore(
     bound: Option<usize>,
-    orders: Orders,
+    protocol: Protocol,
     scenario: impl Fn(&Loom) + Send + Sync + 'static,
-) -> Explored {
+) -> Result<Explored, Failure> {
+    explore_from(None, usize::MAX, bound, protocol, scenario)
+}
+
+/// The same, but begins at the execution that is kept in `checkpoint`, if it is there, or keeps
+/// there execution number `kept`.
+fn explore_from(
+    checkpoint: Option<PathBuf>,
+    kept: usize,
+    bound: Option<usize>,
+    protocol: Protocol,
+    scenario: impl Fn(&Loom) + Send + Sync + 'static,
+) -> Result<Explored, Failure> {
     let executions = Arc::new(AtomicUsize::new(0));
     let count = executions.clone();
-    let runtime = Loom { orders: Arc::new(orders) };
     let mut builder = loom::model::Builder::new();
     // Neither time nor number cuts the exploration off: loom would report success.
     (builder.max_duration, builder.max_permutations) = (None, None);
     builder.preemption_bound = bound;
     builder.max_branches = 20_000;
+    (builder.checkpoint_file, builder.checkpoint_interval) = (checkpoint, kept);
     let start = Instant::now();
-    builder.check(move || {
-        count.fetch_add(1, Ordering::Relaxed);
-        scenario(&runtime);
-    });
-    Explored { executions: executions.load(Ordering::Relaxed), time: start.elapsed() }
+    let check = || {
+        builder.check(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            scenario(&protocol.begin());
+        });
+    };
+    let result = catch_unwind(AssertUnwindSafe(check));
+    let executions = executions.load(Ordering::Relaxed);
+    let explored = Explored { executions, time: start.elapsed() };
+    result.map(|()| explored).map_err(|panic| Failure { explored, panic })
 }
 
-/// Explores a model as `cargo test` does and prints how far it came.
-pub fn model(name: &str, bound: Option<usize>, scenario: impl Fn(&Loom) + Send + Sync + 'static) {
-    let Explored { executions, time } = explore(bound, orders_from_environment(), scenario);
-    let extent = match bound {
-        None => "exhaustive".to_string(),
-        Some(bound) => format!("at most {bound} preemptions"),
-    };
-    report(&format!(
-        "model {name}: {extent}, {executions} executions in {:.2} s",
-        time.as_secs_f64()
-    ));
+/// A scenario with the number of preemptions at which its exploration is cut off, if it is.
+pub struct Model {
+    pub name: &'static str,
+    pub bound: Option<usize>,
+    pub scenario: fn(&Loom),
+}
+
+impl Model {
+    /// Explores the model and prints how far it came. If it fails, keeps the execution that failed.
+    pub fn check(&self) {
+        if let Some(kept) = std::env::var_os("LLMP_REPLAY") {
+            return self.replay(kept.into());
+        }
+        let (bound, protocol) = (self.bound(), Protocol::from_environment());
+        match explore(bound, protocol, self.scenario) {
+            Ok(explored) => report(&format!("model {}: {}", self.name, explored.says(bound))),
+            Err(failure) => {
+                self.keep(protocol, failure.explored.executions);
+                resume_unwind(failure.panic);
+            }
+        }
+    }
+
+    /// Its bound, or another one, if it has any and `LLMP_PREEMPTIONS` asks for it: a number, or
+    /// `all`.
+    fn bound(&self) -> Option<usize> {
+        match std::env::var("LLMP_PREEMPTIONS").as_deref() {
+            Ok("all") => None,
+            Ok(bound) if self.bound.is_some() => {
+                Some(bound.parse().expect("LLMP_PREEMPTIONS is a number, or all"))
+            }
+            _ => self.bound,
+        }
+    }
+
+    /// Runs up to the execution that failed once more, to keep it for [`replay`](Model::replay).
+    fn keep(&self, protocol: Protocol, execution: usize) {
+        let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}.json", self.name));
+        let _ = std::fs::remove_file(&file);
+        let (kept, scenario) = (Some(file.clone()), self.scenario);
+        let _ = explore_from(kept, execution, self.bound(), protocol, scenario);
+        let mutant = match protocol {
+            Protocol::Production => String::new(),
+            mutant => format!("LLMP_MUTANT='{mutant}' "),
+        };
+        let thread = std::thread::current();
+        report(&format!(
+            "model {} ({protocol}) failed in execution {execution}. That one alone: {mutant}\
+             LLMP_REPLAY={} cargo test --features loom --test loom {}",
+            self.name,
+            file.display(),
+            thread.name().unwrap_or_default()
+        ));
+    }
+
+    fn replay(&self, kept: PathBuf) {
+        assert!(kept.exists(), "{} is not there", kept.display());
+        let protocol = Protocol::from_environment();
+        match explore_from(Some(kept), usize::MAX, self.bound(), protocol, self.scenario) {
+            Ok(_) => panic!("the execution that was kept does not fail"),
+            Err(failure) => {
+                report(&format!("failed in execution {}", failure.explored.executions));
+                resume_unwind(failure.panic);
+            }
+        }
+    }
+}
+
+impl Explored {
+    /// `exhaustive`, or the bound; the number of executions, and the time.
+    pub fn says(&self, bound: Option<usize>) -> String {
+        let extent = match bound {
+            None => "exhaustive".to_string(),
+            Some(bound) => format!("at most {bound} preemptions"),
+        };
+        let Explored { executions, time } = self;
+        format!("{extent}, {executions} executions in {:.2} s", time.as_secs_f64())
+    }
 }
 
 /// Prints a line that the test harness does not swallow.
 pub fn report(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
-}
-
-/// Production's orderings, or those that `LLMP_WEAKEN=Site:Ordering` asks for.
-fn orders_from_environment() -> Orders {
-    let Ok(weaken) = std::env::var("LLMP_WEAKEN") else { return Orders::production() };
-    let parse = || {
-        let (site, ordering) = weaken.split_once(':')?;
-        let site = *Site::ALL.iter().find(|s| format!("{s:?}") == site)?;
-        let ordering = *site.weaker().iter().find(|o| format!("{o:?}") == ordering)?;
-        Some(Orders::weakened(site, ordering))
-    };
-    parse().unwrap_or_else(|| {
-        let known = Site::ALL.iter().flat_map(|s| s.weaker().iter().map(move |o| (s, o)));
-        let known: Vec<_> = known.map(|(site, o)| format!("{site:?}:{o:?}")).collect();
-        panic!("LLMP_WEAKEN={weaken} is none of: {}", known.join(" "))
-    })
 }

@@ -8,8 +8,9 @@
 //! model reuse_2_receivers: at most 3 preemptions, 181220 executions in 31.02 s
 //! ```
 //!
-//! `LLMP_WEAKEN=CommitRead:Relaxed cargo test --features loom --test loom` weakens one ordering
-//! for one run: the models must then fail.
+//! A model that fails keeps the execution that failed, and says how to run that one alone.
+//! `LLMP_MUTANT='CommitRead as Relaxed'` makes one mistake for one run, so that they do fail; all
+//! mistakes in turn are made by the test target `mutants`.
 //!
 //! What loom does not explore: load buffering, and `SeqCst` accesses (fences it does; the
 //! protocol has no others). See `docs/verification.md`.
@@ -21,8 +22,8 @@ mod doorbell;
 #[path = "../scenario/mod.rs"]
 mod scenario;
 
-mod canary;
 mod crash;
 mod explore;
 mod litmus;
 mod models;
+mod proofs;

@@ -138,6 +138,12 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
         self.sender.publish();
     }
 
+    /// Claims room for a message and lets it go again. If that took another page, the turn stays.
+    pub fn drop_claim(&mut self) {
+        drop(self.sender.claim(envelope(self.next), PAYLOAD));
+        self.publish();
+    }
+
     /// Sends the next message if there is room.
     pub fn send(&mut self) -> Step {
         let step = self.append();
@@ -308,6 +314,25 @@ pub fn deliver<R: Runtime>(runtime: &R, size: Size) {
     }
     let mut receivers: Vec<_> = threads.into_iter().map(|join| join()).collect();
     finish(&mut sending, &mut receivers, size.messages);
+}
+
+/// A sender that claims more than it sends, so that pages are named while they are empty. [P3 P8]
+pub fn drop_claims<R: Runtime>(runtime: &R, size: Size) {
+    let mut sending = Sending::new(runtime, size.limits());
+    let mut receiving = join(runtime, size.limits(), &mut sending, 0);
+    let thread = runtime.spawn(move || {
+        for _ in 0..size.steps {
+            receiving.step();
+        }
+        receiving
+    });
+    for _ in 0..size.messages + 1 {
+        if sending.next() < size.messages {
+            sending.send();
+            sending.drop_claim();
+        }
+    }
+    finish(&mut sending, &mut [thread()], size.messages);
 }
 
 /// A receiver that is admitted while the sender turns and reuses pages. [P3 P8]

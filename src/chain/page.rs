@@ -29,7 +29,7 @@ impl PageHeader {
         memory.write_words(0, [PAGE_MAGIC, VERSION_WORD, len, id, self.base, self.first, 0, 0]);
         // Before the page is named: a receiver that follows the end-of-page message must not take
         // an old byte for a commit word.
-        memory.store(PAGE_HEADER + SLOT_COMMIT, 0, Site::CommitClear);
+        memory.store(PAGE_HEADER + SLOT_COMMIT, 0, Site::PageClear);
     }
 
     /// Reads and checks the header of the page that the peer `owner` calls `id`.

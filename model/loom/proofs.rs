@@ -1,0 +1,68 @@
+//! The models as tests, named after the promises that they show.
+
+use crate::models;
+
+#[test]
+fn p1_p3_one_sender_and_one_receiver() {
+    models::COMMIT_1.check();
+}
+
+#[test]
+fn p1_p3_one_sender_and_two_receivers() {
+    models::COMMIT_2.check();
+}
+
+#[test]
+fn p1_p3_page_turn() {
+    models::TURNS.check();
+}
+
+#[test]
+fn p8_reuse_with_one_receiver() {
+    models::REUSE_1.check();
+}
+
+#[test]
+fn p8_reuse_with_two_receivers() {
+    models::REUSE_2.check();
+}
+
+#[test]
+fn p8_reuse_with_two_receivers_that_go_further() {
+    models::REUSE_2_LONGER.check();
+}
+
+#[test]
+fn p3_p8_claims_that_are_dropped_after_a_page_turn() {
+    models::DROPPED_CLAIMS.check();
+}
+
+#[test]
+fn p8_a_receiver_joins_during_reuse() {
+    models::JOIN.check();
+}
+
+#[test]
+fn p8_a_receiver_leaves_for_good_during_reuse() {
+    models::LEAVE.check();
+}
+
+#[test]
+fn p3_a_batch_is_visible_at_once() {
+    models::BATCH.check();
+}
+
+#[test]
+fn p10_a_sleeping_receiver_is_woken() {
+    models::WAKE_RECEIVER.check();
+}
+
+#[test]
+fn p9_p10_a_sleeping_sender_is_woken_by_who_never_sleeps() {
+    models::WAKE_SENDER.check();
+}
+
+#[test]
+fn p9_p10_a_sleeping_sender_and_a_sleeping_receiver_are_woken() {
+    models::WAKE_BOTH.check();
+}

@@ -1,0 +1,158 @@
+//! The models can fail: every mistake that there is in orderings and in the order of steps is
+//! made in turn, in this very binary, and a model must notice each.
+//!
+//! ```text
+//! cargo test --features loom --test mutants
+//! ```
+//!
+//! prints the matrix: the mutant, the model that kills it, after how many executions, in what
+//! time. A mutant that no model kills fails the test, unless `docs/orderings.md` says why it is
+//! *equivalent*; so does an equivalent mutant that is killed after all, and a site without a mutant.
+//! The same models pass with production's protocol first.
+
+#[path = "../scenario/doorbell.rs"]
+mod doorbell;
+#[path = "../loom/explore.rs"]
+#[allow(dead_code, reason = "its other half is for the proofs")]
+mod explore;
+#[path = "../loom/models.rs"]
+#[allow(dead_code, reason = "not every model judges")]
+mod models;
+#[path = "../scenario/mod.rs"]
+#[allow(dead_code, reason = "not every scenario judges")]
+mod scenario;
+
+use explore::{Explored, Model, Protocol, explore, report};
+use llmp::memory::Step;
+use llmp::order::Site;
+use std::any::Any;
+use std::time::Instant;
+
+/// What a mutant is about, and so who can judge it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    /// The words and bytes of a chain.
+    Chain,
+    /// What a broker gives up, and when.
+    Broker,
+    /// Sleeping and waking: elsewhere nobody rings, so that what is held back until then would
+    /// never come.
+    Waking,
+}
+
+/// A model that judges, with the number of preemptions that it permits itself here: mistakes show
+/// with few.
+struct Judge {
+    model: Model,
+    subject: Subject,
+    bound: usize,
+}
+
+/// Cheapest first.
+const JUDGES: &[Judge] = &[
+    Judge { model: models::COMMIT_1, subject: Subject::Chain, bound: 2 },
+    Judge { model: models::BATCH, subject: Subject::Chain, bound: 2 },
+    Judge { model: models::TURNS, subject: Subject::Chain, bound: 2 },
+    Judge { model: models::REUSE_1, subject: Subject::Chain, bound: 3 },
+    Judge { model: models::DROPPED_CLAIMS, subject: Subject::Chain, bound: 3 },
+    Judge { model: models::WAKE_RECEIVER, subject: Subject::Waking, bound: 3 },
+    Judge { model: models::WAKE_SENDER, subject: Subject::Waking, bound: 3 },
+    Judge { model: models::WAKE_BOTH, subject: Subject::Waking, bound: 2 },
+];
+
+/// Mutants that no model can kill, each with an argument in `docs/orderings.md`.
+const EQUIVALENT: &[&str] = &["ParkClear behind ParkStore"];
+
+impl Judge {
+    /// How far it came when it failed, and why it did.
+    fn kills(&self, protocol: Protocol) -> Option<(Explored, String)> {
+        let failure = explore(Some(self.bound), protocol, self.model.scenario).err()?;
+        Some((failure.explored, first_line(&*failure.panic)))
+    }
+}
+
+/// The first line of what a failure said.
+fn first_line(panic: &(dyn Any + Send)) -> String {
+    let said = panic.downcast_ref::<String>().map(String::as_str);
+    let said = said.or(panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+    said.lines().next().unwrap_or_default().chars().take(70).collect()
+}
+
+/// The subject of a mutant.
+fn subject(mutant: Protocol) -> Subject {
+    let wakes = |site: &Site| {
+        use Site::*;
+        matches!(site, ParkStore | ParkFence | ParkClear | RingFence | RingRead)
+    };
+    let is_about_waking = match mutant {
+        Protocol::Production => false,
+        Protocol::Weakened(site, _) => wakes(&site),
+        Protocol::Swapped(swap) => {
+            matches!(swap.first, Step::Store(site) if wakes(&site)) || swap.then.iter().any(wakes)
+        }
+    };
+    if is_about_waking { Subject::Waking } else { Subject::Chain }
+}
+
+#[test]
+fn production_passes_what_judges_the_mutants() {
+    for judge in JUDGES {
+        let explored = explore(Some(judge.bound), Protocol::Production, judge.model.scenario);
+        let explored = explored.unwrap_or_else(|failure| {
+            std::panic::resume_unwind(failure.panic);
+        });
+        report(&format!("judge {}: {}", judge.model.name, explored.says(Some(judge.bound))));
+    }
+}
+
+#[test]
+fn every_mutant_is_killed_by_a_model_or_equivalent() {
+    let start = Instant::now();
+    let (mut killed, mut unexplained) = (0, Vec::new());
+    for mutant in Protocol::mutants() {
+        let name = mutant.to_string();
+        let subject = subject(mutant);
+        let mut judges = JUDGES.iter().filter(|judge| judge.subject == subject);
+        let killer = judges.find_map(|judge| Some((judge.model.name, judge.kills(mutant)?)));
+        let is_equivalent = EQUIVALENT.contains(&name.as_str());
+        match killer {
+            Some((model, (Explored { executions, time }, why))) => {
+                let time = time.as_secs_f64();
+                report(&format!(
+                    "mutant {name:<42} killed by {model:<20} {executions:>6} executions {time:>6.2} s  {why}"
+                ));
+                killed += 1;
+                if is_equivalent {
+                    unexplained.push(format!("{name} is killed and was taken for equivalent"));
+                }
+            }
+            None if is_equivalent => report(&format!("mutant {name:<42} equivalent")),
+            None => {
+                report(&format!("mutant {name:<42} SURVIVES"));
+                unexplained.push(format!("{name} survives"));
+            }
+        }
+    }
+    let time = start.elapsed().as_secs_f64();
+    report(&format!("mutants: {killed} killed, {} equivalent, {time:.1} s", EQUIVALENT.len()));
+    assert!(unexplained.is_empty(), "{}", unexplained.join("; "));
+}
+
+#[test]
+fn every_site_has_a_mutant() {
+    for site in Site::ALL {
+        let is_moved = |mutant| match mutant {
+            Protocol::Production => false,
+            Protocol::Weakened(weak, _) => weak == *site,
+            Protocol::Swapped(swap) => swap.first == Step::Store(*site) || swap.then.contains(site),
+        };
+        assert!(Protocol::mutants().any(is_moved), "{site:?} has no mutant");
+    }
+}
+
+#[test]
+fn every_equivalent_mutant_exists() {
+    for name in EQUIVALENT {
+        assert!(Protocol::mutants().any(|mutant| mutant.to_string() == *name), "{name}");
+    }
+}

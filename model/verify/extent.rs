@@ -1,0 +1,65 @@
+//! What the models and fuzzers say of themselves, made into rows of the table.
+
+/// What is explored, and how far.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Row {
+    pub what: String,
+    pub extent: String,
+}
+
+/// Kinds of lines that a test target reports.
+const KINDS: &[&str] =
+    &["model", "litmus", "judge", "mutant", "mutants:", "spec", "refine", "crash"];
+
+/// How far a model can say that it was explored.
+const EXTENTS: &[&str] =
+    &["exhaustive", "at most", "schedules", "cut at", "programs", "SIGKILL at each", "traces"];
+
+/// The row of a line, if it is one. An error if it is a model that does not say how far it was
+/// explored: that is one that was cut off without a word.
+pub fn row(line: &str) -> Option<Result<Row, String>> {
+    if let Some(runs) = line.strip_prefix("stat::number_of_executed_units:") {
+        let extent = format!("{} inputs", runs.trim());
+        return Some(Ok(Row { what: "mutated".to_owned(), extent }));
+    }
+    let kind = line.split(' ').next()?;
+    if !KINDS.contains(&kind) {
+        return None;
+    }
+    if kind == "mutant" && line.contains("killed by") {
+        let (what, extent) = line.split_once("killed by")?;
+        let columns: Vec<_> = extent.split_whitespace().collect();
+        let extent = format!("killed by {}", columns.get(..3)?.join(" "));
+        return Some(Ok(Row { what: what.trim().to_owned(), extent }));
+    }
+    let (what, extent) = line.split_once(": ").unwrap_or((line, ""));
+    let says = EXTENTS.iter().any(|word| extent.contains(word));
+    let must_say = ["model", "spec", "refine", "crash"].contains(&kind);
+    if must_say && !says {
+        return Some(Err(format!("'{line}' does not say how far it was explored")));
+    }
+    Some(Ok(Row { what: what.to_owned(), extent: extent.to_owned() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_become_rows() {
+        let row_of = |line: &str| row(line).unwrap().unwrap();
+        let model = row_of("model page_turn: exhaustive, 15 executions in 0.00 s");
+        assert_eq!(model.what, "model page_turn");
+        assert_eq!(model.extent, "exhaustive, 15 executions in 0.00 s");
+        let mutant = row_of("mutant A as Relaxed   killed by page_turn   2 executions  0.1 s  why");
+        assert_eq!(mutant.what, "mutant A as Relaxed");
+        assert_eq!(mutant.extent, "killed by page_turn 2 executions");
+        assert_eq!(row_of("stat::number_of_executed_units: 42").extent, "42 inputs");
+        assert_eq!(row("test p1_order ... ok"), None);
+    }
+
+    #[test]
+    fn a_model_that_does_not_say_how_far_it_was_explored_is_an_error() {
+        assert!(row("model page_turn: passed in 1 s").unwrap().is_err());
+    }
+}

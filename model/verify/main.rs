@@ -1,0 +1,81 @@
+//! Runs everything that verifies the library and prints one table of what was explored, how far.
+//!
+//! `cargo verify` is an alias for it. It ends with status 1 if anything falls short: a test, a
+//! model that does not say how far it was explored, a fuzzer's finding, a tool that is missing.
+
+mod extent;
+mod run;
+mod steps;
+
+use clap::{Parser, ValueEnum};
+use indicatif::HumanDuration;
+use run::{Outcome, run};
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Verifies the library and prints what was explored, how far.
+///
+/// Examples:
+///   cargo verify                  every test, model and fuzz seed; each fuzzer for 20 s
+///   cargo verify --full           the same further, for hours; and with more tools
+///   cargo verify --only fuzz      one step
+#[derive(Parser)]
+#[command(name = "cargo verify", verbatim_doc_comment)]
+struct Arguments {
+    /// Below 15 minutes on two processors. This is the default
+    #[arg(long, conflicts_with = "full")]
+    quick: bool,
+    /// Larger specification, more schedules, more preemptions, longer fuzzing, sanitizers
+    #[arg(long)]
+    full: bool,
+    /// Only these steps
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Name>,
+    /// How long each fuzz target runs, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    fuzz_seconds: Option<u32>,
+}
+
+/// The steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Name {
+    /// All tests: unit tests, real processes, loom, shuttle, the specification, death at every
+    /// step, the fuzzers' seeds.
+    Tests,
+    /// The fuzz targets, with AddressSanitizer.
+    Fuzz,
+    /// The tests with threads, with ThreadSanitizer. Only in the full run.
+    Threads,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let start = Instant::now();
+    let mut steps = steps::steps(arguments.full, arguments.fuzz_seconds);
+    steps.retain(|step| arguments.only.is_empty() || arguments.only.contains(&step.name));
+    if steps.is_empty() {
+        eprintln!("nothing to do: this step is part of --full alone");
+        return ExitCode::from(2);
+    }
+    println!("| step | what | extent |\n|---|---|---|");
+    let mut shortfalls = Vec::new();
+    for step in steps {
+        let Outcome { seconds, shortfall } = run(&step);
+        println!(
+            "| {} | in all | {} in {seconds:.0} s |",
+            step.label,
+            verdict(shortfall.is_empty())
+        );
+        shortfalls.extend(shortfall.into_iter().map(|what| format!("{}: {what}", step.label)));
+    }
+    println!();
+    for shortfall in &shortfalls {
+        println!("falls short: {shortfall}");
+    }
+    println!("{} in {}", verdict(shortfalls.is_empty()), HumanDuration(start.elapsed()));
+    if shortfalls.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn verdict(is_good: bool) -> &'static str {
+    if is_good { "everything holds" } else { "falls short" }
+}

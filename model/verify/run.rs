@@ -1,0 +1,122 @@
+//! Runs one step: shows that it is alive, prints its rows, notes what falls short.
+
+use super::extent::{Row, row};
+use super::steps::Step;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What came of a step.
+pub struct Outcome {
+    pub seconds: f64,
+    /// What falls short, if anything.
+    pub shortfall: Vec<String>,
+}
+
+/// Lines of a failed command that are shown.
+const LAST_LINES: usize = 60;
+
+pub fn run(step: &Step) -> Outcome {
+    let start = Instant::now();
+    let progress = ProgressBar::new_spinner();
+    let style = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}");
+    progress.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    progress.enable_steady_tick(Duration::from_millis(200));
+    progress.set_message(step.command.join(" "));
+    let shortfall = follow(step, &progress).unwrap_or_else(|error| {
+        vec![format!("'{}' can't be run: {error}", step.command.join(" "))]
+    });
+    progress.finish_and_clear();
+    Outcome { seconds: start.elapsed().as_secs_f64(), shortfall }
+}
+
+fn follow(step: &Step, progress: &ProgressBar) -> std::io::Result<Vec<String>> {
+    let (reader, writer) = std::io::pipe()?;
+    let mut command = Command::new(&step.command[0]);
+    command
+        .args(&step.command[1..])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .envs(step.environment.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone()?)
+        .stderr(writer);
+    let mut child = command.spawn()?;
+    // Holds our copies of the pipe's writing end, without which it has an end.
+    drop(command);
+
+    let mut heard = Heard::default();
+    for line in BufReader::new(reader).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        if let Some(Row { what, extent }) = heard.line(&line) {
+            progress.suspend(|| println!("| {} | {what} | {extent} |", step.label));
+        }
+        progress.set_message(heard.target.clone());
+        heard.last.push_back(line);
+        if heard.last.len() > LAST_LINES {
+            heard.last.pop_front();
+        }
+    }
+    let status = child.wait()?;
+    let mut shortfall = heard.shortfall;
+    for wanted in &step.targets {
+        if !heard.passed.iter().any(|target| target == wanted) {
+            shortfall.push(format!("the test target {wanted} has passed no test"));
+        }
+    }
+    if !status.success() {
+        let last: Vec<_> = heard.last.into_iter().collect();
+        progress.suspend(|| eprintln!("{}", last.join("\n")));
+        let needs = match step.needs {
+            "" => String::new(),
+            needs => format!("; it needs {needs}"),
+        };
+        shortfall.push(format!("'{}' ended with {status}{needs}", step.command.join(" ")));
+    }
+    Ok(shortfall)
+}
+
+/// What a step has said until now.
+#[derive(Default)]
+struct Heard {
+    /// The test target that is running.
+    target: String,
+    /// Those that have passed a test.
+    passed: Vec<String>,
+    shortfall: Vec<String>,
+    last: VecDeque<String>,
+}
+
+impl Heard {
+    fn line(&mut self, line: &str) -> Option<Row> {
+        if let Some(path) = line.trim().strip_prefix("Running ") {
+            self.target = target_of(path).to_owned();
+        }
+        if let Some(result) = line.strip_prefix("test result: ok. ") {
+            let (count, time) = (result.split(';').next()?, result.rsplit(' ').next()?);
+            if count == "0 passed" {
+                return None;
+            }
+            self.passed.push(self.target.clone());
+            let (what, extent) = (format!("test {}", self.target), format!("{count} in {time}"));
+            return Some(Row { what, extent });
+        }
+        if line.ends_with("... FAILED") || line.starts_with("SUMMARY: ") {
+            self.shortfall.push(line.to_owned());
+        }
+        match row(line)? {
+            Ok(row) => Some(row),
+            Err(error) => {
+                self.shortfall.push(error);
+                None
+            }
+        }
+    }
+}
+
+/// The name of a test target in cargo's `tests/death.rs (target/debug/deps/death-7ddad5ec1fa2)`.
+fn target_of(running: &str) -> &str {
+    let file = running.rsplit('/').next().unwrap_or_default();
+    file.rsplit_once('-').map_or(file, |(name, _)| name)
+}

@@ -1,0 +1,83 @@
+//! The commands, and what each must have said.
+
+use super::Name;
+
+/// One command.
+pub struct Step {
+    pub name: Name,
+    /// What the table calls it.
+    pub label: String,
+    pub command: Vec<String>,
+    pub environment: Vec<(&'static str, String)>,
+    /// Test targets each of which must have run tests, as cargo calls them.
+    pub targets: Vec<&'static str>,
+    /// What must be installed beside stable Rust.
+    pub needs: &'static str,
+}
+
+/// Test targets that hang on features: if one is missing, nobody would notice.
+const TARGETS: &[&str] = &["loom", "mutants", "shuttle", "crash", "fuzz_replay"];
+
+pub fn steps(full: bool, fuzz_seconds: Option<u32>) -> Vec<Step> {
+    let mut steps = vec![tests(full)];
+    let seconds = fuzz_seconds.unwrap_or(if full { 300 } else { 20 });
+    steps.extend(fuzz_targets().into_iter().map(|target| fuzz(&target, seconds)));
+    if full {
+        steps.push(threads());
+    }
+    steps
+}
+
+fn words(command: &str) -> Vec<String> {
+    command.split(' ').map(str::to_owned).collect()
+}
+
+fn tests(full: bool) -> Step {
+    let mut environment = Vec::new();
+    if full {
+        environment.push(("LLMP_ITERATIONS", "20000".to_owned()));
+        environment.push(("LLMP_PREEMPTIONS", "4".to_owned()));
+        environment.push(("LLMP_SPEC", "full".to_owned()));
+        environment.push(("PROPTEST_CASES", "20000".to_owned()));
+    }
+    let command = words("cargo test --all-features --no-fail-fast");
+    Step {
+        name: Name::Tests,
+        label: "tests".into(),
+        command,
+        environment,
+        targets: TARGETS.to_vec(),
+        needs: "",
+    }
+}
+
+/// The names of the fuzz targets: their files.
+fn fuzz_targets() -> Vec<String> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/fuzz_targets");
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<_> =
+        files.filter_map(|file| Some(file.path().file_stem()?.to_str()?.to_owned())).collect();
+    names.sort();
+    names
+}
+
+fn fuzz(target: &str, seconds: u32) -> Step {
+    let corpus = format!("fuzz/corpus/{target}");
+    // libFuzzer takes the first folder for its own, and needs it to be there.
+    let _ = std::fs::create_dir_all(&corpus);
+    let command = words(&format!(
+        "cargo +nightly fuzz run {target} {corpus} fuzz/seeds/{target} -- \
+         -max_total_time={seconds} -print_final_stats=1 -verbosity=0"
+    ));
+    let label = format!("fuzz {target}");
+    let needs = "a nightly toolchain and cargo-fuzz (cargo install cargo-fuzz)";
+    Step { name: Name::Fuzz, label, command, environment: vec![], targets: vec![], needs }
+}
+
+fn threads() -> Step {
+    let command = words("cargo +nightly test --target x86_64-unknown-linux-gnu --test threads");
+    let flags = "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer".to_owned();
+    let (name, label) = (Name::Threads, "threads".to_owned());
+    let environment = vec![("RUSTFLAGS", flags)];
+    Step { name, label, command, environment, targets: vec![], needs: "a nightly toolchain" }
+}
