@@ -1,9 +1,10 @@
 //! Death after every step: a sender, a receiver, a sleeper, a broker stop for ever after their k-th
 //! write, for every k, under every interleaving and reordering.
 
-use crate::broker::{self, broker_dies};
+use crate::broker::broker_dies;
 use crate::doorbell::until_death;
 use crate::explore::{Loom, LoomMemory, Protocol, explore, report};
+use crate::models::{BUS_OF_ONE, BUS_OF_TWO};
 use crate::scenario::chain::{
     Receiving, Sending, Size, Step, control_memory, finish, join, limits,
 };
@@ -11,7 +12,6 @@ use crate::scenario::{Descriptors, Mailbox, Runtime};
 use llmp::chain::Start;
 use llmp::control::Control;
 use llmp::memory::{Crashing, Lifeline};
-use llmp::wire::Roles;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -304,25 +304,6 @@ fn receiver_dies_beside_a_sleeper(runtime: &Loom, k: usize) -> bool {
     life.is_over()
 }
 
-/// One client that hears itself: 4 messages over 2 pages of its own and 2 of the broker's.
-const ALONE: broker::Size = broker::Size {
-    messages_per_page: 1,
-    pages: 2,
-    messages: 4,
-    roles: &[Roles(Roles::SEND.0 | Roles::RECEIVE.0)],
-    turns: 4,
-    steps: 4,
-};
-
-/// A sender and a receiver.
-const PAIR: broker::Size = broker::Size {
-    messages: 2,
-    roles: &[Roles::SEND, Roles::RECEIVE],
-    turns: 3,
-    steps: 4,
-    ..ALONE
-};
-
 /// Explores death after every number of writes, until the process lives through them all.
 fn at_every_step(name: &str, bound: Option<usize>, scenario: fn(&Loom, usize) -> bool) {
     let (mut executions, mut time) = (0, Duration::ZERO);
@@ -389,10 +370,14 @@ fn p9_p10_a_sleeping_sender_is_woken_by_the_death_of_its_receiver() {
 
 #[test]
 fn p3_p5_a_broker_dies_after_each_of_its_steps_beside_one_client() {
-    at_every_step("broker_dies_1_client", Some(3), |runtime, k| broker_dies(runtime, ALONE, k));
+    at_every_step("broker_dies_1_client", Some(3), |runtime, k| {
+        broker_dies(runtime, BUS_OF_ONE, k)
+    });
 }
 
 #[test]
 fn p3_p5_a_broker_dies_after_each_of_its_steps_beside_two_clients() {
-    at_every_step("broker_dies_2_clients", Some(3), |runtime, k| broker_dies(runtime, PAIR, k));
+    at_every_step("broker_dies_2_clients", Some(3), |runtime, k| {
+        broker_dies(runtime, BUS_OF_TWO, k)
+    });
 }

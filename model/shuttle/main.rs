@@ -12,10 +12,11 @@ mod doorbell;
 mod scenario;
 
 use bus::{Script, run};
-use doorbell::{Waiting, both_sleep};
+use doorbell::{Waiting, both_sleep, sender_sleeps};
 use llmp::memory::{Lifeline, ShuttleMemory};
 use scenario::chain::{
-    Size, batch, deliver, join_during_reuse, leave_during_reuse, limits as chain_limits,
+    Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse,
+    limits as chain_limits,
 };
 use scenario::{Runtime, mailbox};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
@@ -213,6 +214,8 @@ fn p9_p10_a_sender_is_woken_by_a_receiver_that_never_sleeps() {
     // Under random schedules alone: a priority schedule may never let the sender run.
     let scenario = || both_sleep(&Shuttle, chain_limits(2, 2), 12, Waiting::Polls);
     explore_under("polling_receiver", 1000, &[Kind::Random], scenario);
+    let scenario = || sender_sleeps(&Shuttle, chain_limits(2, 2));
+    explore_under("sender_sleeps", 1000, &[Kind::Random], scenario);
 }
 
 #[test]
@@ -220,6 +223,9 @@ fn p8_receivers_join_and_leave_a_long_chain() {
     explore("join_a_long_chain", 5000, || join_during_reuse(&Shuttle, CHAIN, 9));
     explore("batch_over_many_pages", 5000, || {
         batch(&Shuttle, Size { messages: 6, receivers: 1, steps: 20, ..CHAIN });
+    });
+    explore("dropped_claims_over_many_pages", 5000, || {
+        drop_claims(&Shuttle, Size { receivers: 1, ..CHAIN });
     });
     explore("leave_a_long_chain", 5000, || leave_during_reuse(&Shuttle, CHAIN));
 }
