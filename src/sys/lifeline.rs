@@ -1,8 +1,8 @@
 //! The steps between which a test lets this process die, by `SIGKILL`.
 //!
 //! Every access of shared memory and every call that is made to the kernel for the bus passes
-//! [`acts`] or [`looks`] first. Without the feature `crash` both are empty, and nothing is left
-//! of them. With it, they count in a process that was [armed](arm), and the process kills itself
+//! `acts` or `looks` first. Without the feature `crash` both are empty, and nothing is left
+//! of them. With it, they count in a process that was armed, and the process kills itself
 //! in front of the step that it was told.
 //!
 //! A process that waits looks at the same few places again and again. A second look at a place,

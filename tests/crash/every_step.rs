@@ -3,7 +3,7 @@
 use crate::common::PATIENCE;
 use crate::common::bus::Place;
 use crate::common::child::Child;
-use crate::common::proc::{Holdings, holdings, wait_until};
+use crate::common::proc::{Holdings, holdings, left_behind, wait_until};
 use rustix::process::Signal;
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -85,6 +85,7 @@ impl Victim {
     pub fn end(mut self) -> End {
         assert_eq!(self.last("nothing"), None);
         let status = self.child.wait();
+        assert_eq!(left_behind(&[self.child.pid()]), Vec::<String>::new());
         if self.says_it_dies {
             assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{status}");
             return End::Killed;

@@ -5,12 +5,14 @@ use crate::common::child::ROLE;
 use crate::common::content::{STEADY, check, payload};
 use crate::common::roles::{self, say, told};
 use crate::every_step::LIMITS;
-use llmp::{Broker, Client, Limits, Receiver, RecvError, Sender, crash};
+use llmp::{Broker, Client, Envelope, Limits, Receiver, RecvError, Sender, crash};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 /// Messages that are sent one by one, and then as many in a batch as fill a page and more.
 pub const SINGLE: u32 = 7;
 pub const BATCH: u32 = 5;
+/// The message that is written in place.
+const IN_PLACE: u32 = 1;
 /// Messages of the others that a client receives.
 const RECEIVES: u32 = 12;
 /// Messages that a client receives which does nothing else.
@@ -35,7 +37,7 @@ pub fn play() {
     }
 }
 
-/// How many messages are there for sure after one of these calls of [`send_all`] has returned.
+/// How many messages of a sender's script can be there: its batch comes whole.
 pub fn milestones() -> impl Iterator<Item = u32> {
     (0..=SINGLE).chain([SINGLE + BATCH])
 }
@@ -46,7 +48,18 @@ fn client(path: &str) {
     let id = client.id().0;
     say(format_args!("id {id}"));
     for number in 0..SINGLE {
-        client.send(STEADY | number, &payload(id, STEADY | number)).unwrap();
+        let payload = payload(id, STEADY | number);
+        match number {
+            IN_PLACE => {
+                let envelope = Envelope::tagged(STEADY | number);
+                let fill = |bytes: &mut [u8]| {
+                    bytes.copy_from_slice(&payload);
+                    Ok::<(), ()>(())
+                };
+                client.send_with(envelope, payload.len(), fill).unwrap().unwrap();
+            }
+            _ => client.send(STEADY | number, &payload).unwrap(),
+        }
         say(format_args!("sent {}", number + 1));
     }
     client.flush().unwrap();
