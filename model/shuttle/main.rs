@@ -184,9 +184,11 @@ fn p4_clients_die_in_the_middle_of_a_message() {
 
 #[test]
 fn p4_a_client_dies_after_each_of_its_steps() {
-    explore_deaths("bus_with_a_dying_client", 200, |k| {
-        let dies = Script { dies_after: Some(k), ..STAYS };
-        run(&Shuttle, &[STAYS, dies, STAYS], Lifeline::endless()).died
+    explore_deaths("bus_with_a_dying_client", 150, |k| {
+        // So much that the bus is full while the dead one holds it.
+        let stays = Script { sends: 16, ..STAYS };
+        let dies = Script { dies_after: Some(k), sends: 12, ..STAYS };
+        run(&Shuttle, &[stays, dies, stays], Lifeline::endless()).died
     });
 }
 
