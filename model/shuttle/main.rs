@@ -117,7 +117,7 @@ fn explore_deaths(
 ) {
     let only: Option<usize> = std::env::var("LLMP_DEATH").ok().and_then(|k| k.parse().ok());
     let start = Instant::now();
-    for k in only.unwrap_or(1).. {
+    for k in only.unwrap_or(0).. {
         // Names the step should anything fail.
         println!("LLMP_DEATH={k}");
         let died = Arc::new(AtomicBool::new(false));
@@ -133,7 +133,7 @@ fn explore_deaths(
             let time = start.elapsed().as_secs_f64();
             return report(&format!(
                 "model {name}: death after each of {} writes, {random} and {priority} schedules each, {time:.2} s",
-                k - 1
+                k
             ));
         }
     }
@@ -184,7 +184,7 @@ fn p4_clients_die_in_the_middle_of_a_message() {
 
 #[test]
 fn p4_a_client_dies_after_each_of_its_steps() {
-    explore_deaths("bus_with_a_dying_client", 150, |k| {
+    explore_deaths("bus_with_a_dying_client", 80, |k| {
         // So much that the bus is full while the dead one holds it.
         let stays = Script { sends: 16, ..STAYS };
         let dies = Script { dies_after: Some(k), sends: 12, ..STAYS };

@@ -1,6 +1,6 @@
 //! A client: production's [`Endpoint`], with mailboxes for sockets.
 
-use super::{Life, Script, ToBroker, ToClient, limits, payload};
+use super::{Dead, Life, Script, ToBroker, ToClient, limits, payload};
 use crate::scenario::{Mailbox, Runtime};
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
 use llmp::control::Control;
@@ -28,40 +28,44 @@ pub(super) struct Clienting<R: Runtime> {
 }
 
 impl<R: Runtime> Clienting<R> {
-    /// `None` if the broker died before we were in.
+    /// Joins, or says who died meanwhile.
     pub fn connect(
         runtime: &R,
         script: Script,
         to_broker: R::Mailbox<ToBroker<R>>,
-    ) -> Option<Self> {
-        // It lives at least until it has joined; the steps of joining die in tests with real
-        // processes.
-        let birth = Lifeline::endless();
+    ) -> Result<Self, Dead> {
+        let lifeline = script.dies_after.map_or(Lifeline::endless(), Lifeline::ends_after);
+        let mortal = |memory: &R::Memory| Crashing::new(memory.clone(), lifeline.clone());
         let mailbox = runtime.mailbox::<ToClient<R>>();
         let memory = crate::scenario::chain::control_memory(runtime);
-        Control::create(memory.clone(), 1);
-        to_broker.put(ToBroker::Connect { control: memory.clone(), mailbox: mailbox.clone() });
+        let own = Control::create(mortal(&memory), 1);
+        if lifeline.is_over() {
+            return Err(Dead::Client);
+        }
+        to_broker.put(ToBroker::Connect { control: memory, mailbox: mailbox.clone() });
         let (client, cursor, control) = match mailbox.wait() {
             ToClient::Welcome { client, cursor, control } => (client, cursor, control),
-            ToClient::HangUp => return None,
+            ToClient::HangUp => return Err(Dead::Broker),
             _ => panic!("no welcome"),
         };
         let first = runtime.memory(limits().page_len());
-        let lifeline = script.dies_after.map_or(Lifeline::endless(), Lifeline::ends_after);
-        let sender = Sender::new(client.0, limits(), Crashing::new(first.clone(), birth.clone()));
+        let sender = Sender::new(client.0, limits(), mortal(&first));
+        if lifeline.is_over() {
+            to_broker.put(ToBroker::HangUp(client));
+            return Err(Dead::Client);
+        }
         to_broker.put(ToBroker::Page { client, id: 0, page: first.clone() });
         let mut pages = Vec::new();
         let start = loop {
             match mailbox.wait() {
-                ToClient::Page { id, page } => pages.push((id, Crashing::new(page, birth.clone()))),
+                ToClient::Page { id, page } => pages.push((id, mortal(&page))),
                 ToClient::Start(start) => break start,
                 ToClient::Ring => {}
-                ToClient::HangUp => return None,
+                ToClient::HangUp => return Err(Dead::Broker),
                 _ => panic!("unexpected before the start"),
             }
         };
-        let own = Control::check(Crashing::new(memory, lifeline.clone()), 0).unwrap();
-        let peer = Control::check(Crashing::new(control.clone(), birth), cursor).unwrap();
+        let peer = Control::check(mortal(&control), cursor).unwrap();
         let inbound = Receiver::new(limits(), 0, pages, start, own.clone(), 0).unwrap();
         let mut endpoint = Endpoint::new(own, peer, Some((sender, cursor)), Some(inbound));
         endpoint.told();
@@ -74,7 +78,7 @@ impl<R: Runtime> Clienting<R> {
             died: false,
             received: vec![],
         };
-        Some(Clienting {
+        Ok(Clienting {
             runtime: runtime.clone(),
             to_broker,
             mailbox,
@@ -219,7 +223,7 @@ impl<R: Runtime> Clienting<R> {
         let inbound = self.endpoint.inbound_mut().unwrap();
         match packet {
             ToClient::Page { id, page } => {
-                inbound.add_page(id, Crashing::new(page, Lifeline::endless())).unwrap();
+                inbound.add_page(id, Crashing::new(page, self.lifeline.clone())).unwrap();
             }
             ToClient::Forget { id } => inbound.forget_page(id).unwrap(),
             ToClient::Ring => {}

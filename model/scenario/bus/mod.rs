@@ -42,6 +42,13 @@ pub struct Life {
     received: Vec<(u64, ClientId, u64)>,
 }
 
+/// Who died while a client joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dead {
+    Client,
+    Broker,
+}
+
 enum ToBroker<R: Runtime> {
     Connect { control: R::Memory, mailbox: R::Mailbox<ToClient<R>> },
     Page { client: ClientId, id: u32, page: R::Memory },
@@ -122,13 +129,18 @@ pub fn run<R: Runtime>(runtime: &R, scripts: &[Script], broker_life: Lifeline) -
         done.wait();
     }
     to_broker.put(ToBroker::Stop);
-    // Who was not let in before the broker died has seen nothing.
-    let lives: Vec<Life> = clients.into_iter().filter_map(|join| join()).collect();
+    let lives: Vec<Result<Life, Dead>> = clients.into_iter().map(|join| join()).collect();
     let stats = broker();
     let broker_died = broker_life.is_over();
-    assert!(broker_died || lives.len() == scripts.len());
+    let is_death = |life: &Result<Life, Dead>| life.as_ref().map_or(true, |life| life.died);
+    let died = broker_died || lives.iter().any(is_death);
+    for life in &lives {
+        assert!(broker_died || !matches!(life, Err(Dead::Broker)));
+    }
+    // Who was never in has seen nothing.
+    let lives: Vec<Life> = lives.into_iter().flatten().collect();
     check(&lives, broker_died);
-    Outcome { stats, died: broker_died || lives.iter().any(|life| life.died) }
+    Outcome { stats, died }
 }
 
 /// The oracle: what everybody must have seen. [P1 P2 P3 P4 P5]
