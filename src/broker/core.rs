@@ -8,7 +8,7 @@
 //!                            (if it asked)                   struck from the broadcast chain
 //! ```
 //!
-//! What is done in a turn stands in [`turn`](self::turn).
+//! What is done in a turn stands in `turn`.
 
 mod turn;
 

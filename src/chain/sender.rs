@@ -12,7 +12,7 @@
 //! (P1). A sender that dies before 3 leaves nothing that anybody could see (P4).
 //!
 //! Where its pages come from, who reads them and when they may be written again is told in
-//! [`pool`].
+//! `pool`.
 
 mod pool;
 
