@@ -15,6 +15,7 @@ use crate::error::BindError;
 use crate::fault::Fault;
 use crate::memory::{Foreign, Memory, Region};
 use crate::message::ClientId;
+use crate::sys::lifeline::{acts, looks};
 use crate::sys::place::Bound;
 use crate::sys::socket::{Credentials, Received, Sent, Socket, timespec};
 use crate::wire::{ByeReason, Packet, Refusal, Roles};
@@ -288,6 +289,7 @@ impl Broker {
     fn look(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let mut events = [const { std::mem::MaybeUninit::uninit() }; 64];
         let timeout = timeout.map(timespec);
+        looks("wait for events", 0);
         let (events, _) = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
             Err(Errno::INTR) => return Ok(()),
             events => events?,
@@ -336,6 +338,7 @@ impl Broker {
             let token = self.next_token;
             self.next_token += 1;
             let data = EventData::new_u64(token);
+            acts("watch a connection");
             if let Err(error) = epoll::add(&self.epoll, &socket, data, EventFlags::IN) {
                 log::warn!("a connection could not be watched: {error}");
                 continue;
@@ -434,6 +437,7 @@ impl Broker {
     fn end(&mut self) {
         let deadline = Instant::now() + LAST_CALL;
         // It stays readable from now on; nobody could wait for anything else beside it.
+        acts("watch the eventfd no longer");
         let _ = epoll::delete(&self.epoll, &self.stop.event);
         while Instant::now() < deadline {
             if self.turn() {

@@ -34,7 +34,8 @@
 //! # Limits
 //!
 //! Linux 5.1 or newer, 64-bit. The features `loom` and `shuttle` add memory for the model
-//! checkers and change nothing else. The feature `cli`, on by default, is the command line; a
+//! checkers, `crash` lets tests kill a process at each of its steps, and all three change nothing
+//! else. The feature `cli`, on by default, is the command line; a
 //! library user takes `default-features = false`.
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
@@ -72,6 +73,11 @@ pub use error::{BindError, BusError, ConnectError, Ended, RecvError, SendError};
 pub use fault::Fault;
 pub use limits::{Limits, LimitsError};
 pub use message::{ClientId, Envelope, Flags, Message, Origin, Slot, Tag};
+
+/// For tests of death at every step: see `tests/crash.rs`.
+#[cfg(feature = "crash")]
+#[doc(hidden)]
+pub use sys::lifeline as crash;
 
 /// The examples of the README are tests.
 #[cfg(doctest)]

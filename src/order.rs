@@ -28,6 +28,11 @@ macro_rules! sites {
             /// Every site there is.
             pub const ALL: &[Site] = &[$(Site::$name,)*];
 
+            /// What the site is called.
+            pub const fn name(self) -> &'static str {
+                match self { $(Site::$name => stringify!($name),)* }
+            }
+
             /// The ordering of this site in production.
             #[inline(always)]
             pub const fn ordering(self) -> Ordering {

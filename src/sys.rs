@@ -3,5 +3,6 @@
 pub(crate) mod closer;
 #[allow(unsafe_code)]
 mod credentials;
+pub mod lifeline;
 pub(crate) mod place;
 pub(crate) mod socket;

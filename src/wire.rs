@@ -263,6 +263,22 @@ impl Packet {
         }
     }
 
+    /// What sending it is called when steps are counted.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Packet::Ring => "send Ring",
+            Packet::Hello { .. } => "send Hello",
+            Packet::Welcome { .. } => "send Welcome",
+            Packet::Refused(_) => "send Refused",
+            Packet::Join => "send Join",
+            Packet::Page { .. } => "send Page",
+            Packet::Forget { .. } => "send Forget",
+            Packet::Start(_) => "send Start",
+            Packet::Bye(_) => "send Bye",
+            Packet::Census { .. } => "send Census",
+        }
+    }
+
     /// How many descriptors come with it.
     pub fn descriptors(&self) -> usize {
         usize::from(matches!(self, Packet::Welcome { .. } | Packet::Join | Packet::Page { .. }))

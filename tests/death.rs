@@ -3,32 +3,16 @@
 mod common;
 
 use common::PATIENCE;
-use common::bus::Place;
+use common::bus::{Place, listener};
 use common::child::Child;
 use common::content::{END, Ear, MEDIUM, random, seed, send};
 use common::proc::{holdings, left_behind, maps, wait_asleep, wait_until};
 use llmp::{Client, Ended, RecvError, SendError};
-use std::sync::mpsc::{Receiver, channel};
 
 /// Not a test: the other tests' child processes begin here.
 #[test]
 fn child() {
     common::roles::play();
-}
-
-/// Somebody who receives everything all the time, and at the end of each round says what it has.
-fn listener(place: &Place) -> Receiver<Ear> {
-    let mut client = place.connect();
-    let (heard, receiver) = channel();
-    std::thread::spawn(move || {
-        let mut ear = Ear::default();
-        for round in 0.. {
-            ear.hear_until_end(&mut client, round);
-            // The test may be over already.
-            let _ = heard.send(ear.clone());
-        }
-    });
-    receiver
 }
 
 /// How many messages a killed sender has reported as sent.

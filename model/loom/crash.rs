@@ -1,9 +1,15 @@
-//! Death after every step: a sender and a receiver stop for ever after their k-th write, for
-//! every k, under every interleaving and reordering.
+//! Death after every step: a sender, a receiver, a sleeper, a broker stop for ever after their k-th
+//! write, for every k, under every interleaving and reordering.
 
+use crate::broker::broker_dies;
+use crate::doorbell::until_death;
 use crate::explore::{Loom, LoomMemory, Protocol, explore, report};
-use crate::scenario::chain::{Receiving, Sending, Size, Step, control_memory, finish, join};
+use crate::models::{BUS_OF_ONE, BUS_OF_TWO};
+use crate::scenario::chain::{
+    Receiving, Sending, Size, Step, control_memory, finish, join, limits,
+};
 use crate::scenario::{Descriptors, Mailbox, Runtime};
+use llmp::chain::Start;
 use llmp::control::Control;
 use llmp::memory::{Crashing, Lifeline};
 use std::panic::resume_unwind;
@@ -100,6 +106,204 @@ fn receiver_dies(runtime: &Loom, k: usize) -> bool {
     died
 }
 
+/// The only receiver dies after `k` writes. The sender gets on as soon as the connection has ended.
+/// Returns whether it died. [P8 P9]
+fn lone_receiver_dies(runtime: &Loom, k: usize) -> bool {
+    let mut sending = Sending::new(runtime, SIZE.limits());
+    let lifeline = Lifeline::ends_after(k);
+    let memory = control_memory(runtime);
+    Control::create(memory.clone(), 1);
+    let socket = Descriptors::default();
+    let start = sending.admit(0, memory.clone(), socket.clone());
+    let thread = {
+        let lifeline = lifeline.clone();
+        runtime.spawn(move || {
+            let mortal = lifeline.clone();
+            let view = move |memory| Crashing::new(memory, mortal.clone());
+            if !lifeline.is_over() {
+                let control = Control::check(view(memory), 0).unwrap();
+                let view = Box::new(view);
+                let mut receiving = Receiving::new(SIZE.limits(), control, socket, start, view);
+                for _ in 0..7 {
+                    receiving.step();
+                }
+            }
+        })
+    };
+    for _ in 0..SIZE.messages + 1 {
+        if sending.next() < SIZE.messages {
+            sending.send();
+        }
+    }
+    thread();
+    sending.strike(0);
+    finish(&mut sending, &mut [], SIZE.messages);
+    lifeline.is_over()
+}
+
+/// A sender dies after `k` writes of a batch over a page turn: all of it is received, or nothing.
+/// Returns whether it died. [P3 P4]
+fn batch_sender_dies(runtime: &Loom, k: usize) -> bool {
+    let size = Size { messages_per_page: 2, ..SIZE };
+    let lifeline = Lifeline::ends_after(k);
+    let mortal = lifeline.clone();
+    let view = move |memory| Crashing::new(memory, mortal.clone());
+    let mut sending = Sending::with(runtime, size.limits(), Box::new(view.clone()));
+    if lifeline.is_over() {
+        return true;
+    }
+    let memory = control_memory(runtime);
+    let control = Control::create(memory.clone(), 1);
+    let socket = Descriptors::default();
+    let start = sending.admit(0, view(memory), socket.clone());
+    let plain = Box::new(|page: LoomMemory| page);
+    let mut receiving = Receiving::new(size.limits(), control, socket, start, plain);
+    let thread = runtime.spawn(move || {
+        for _ in 0..3 {
+            receiving.step();
+            while (1..size.messages).contains(&receiving.next()) {
+                assert_eq!(receiving.step(), Step::Done, "a batch that is visible in part");
+            }
+        }
+        receiving
+    });
+    for _ in 0..size.messages {
+        sending.append();
+    }
+    sending.publish();
+    let mut receiving = thread();
+    while receiving.step() == Step::Done {}
+    let died = lifeline.is_over();
+    let received = receiving.next();
+    assert!(received == size.messages || died && received == 0, "{received} of a batch");
+    died
+}
+
+/// A receiver that is admitted while pages are written again dies after `k` writes; the one that
+/// was there before and the sender lose nothing. Returns whether it died. [P4 P8 P9]
+fn joiner_dies(runtime: &Loom, k: usize) -> bool {
+    let mut sending = Sending::new(runtime, SIZE.limits());
+    let mut first = join(runtime, SIZE.limits(), &mut sending, 0);
+    let memory = control_memory(runtime);
+    Control::create(memory.clone(), 1);
+    let socket: Descriptors<LoomMemory> = Descriptors::default();
+    let (start, hang_up) = (runtime.mailbox::<Start>(), runtime.mailbox::<bool>());
+    let late = {
+        let (memory, socket) = (memory.clone(), socket.clone());
+        let (start, hang_up) = (start.clone(), hang_up.clone());
+        runtime.spawn(move || {
+            let lifeline = Lifeline::ends_after(k);
+            let mortal = lifeline.clone();
+            let view = move |memory| Crashing::new(memory, mortal.clone());
+            let start = start.wait();
+            if !lifeline.is_over() {
+                let control = Control::check(view(memory), 0).unwrap();
+                let view = Box::new(view);
+                let mut late = Receiving::new(SIZE.limits(), control, socket, start, view);
+                for _ in 0..SIZE.steps {
+                    late.step();
+                }
+                late.give_up();
+            }
+            hang_up.put(lifeline.is_over());
+        })
+    };
+    let mut joins = Some(memory);
+    let mut died = None;
+    for _ in 0..SIZE.messages + 1 {
+        if sending.next() < SIZE.messages && sending.send() == Step::Nothing && died.is_none() {
+            died = hang_up.take();
+            if died.is_some() {
+                sending.strike(1);
+            }
+        }
+        while first.step() == Step::Done {}
+        first.give_up();
+        if sending.next() == 2
+            && let Some(memory) = joins.take()
+        {
+            start.put(sending.admit(1, memory, socket.clone()));
+        }
+    }
+    late();
+    let died = died.unwrap_or_else(|| {
+        sending.strike(1);
+        hang_up.take().expect("it has hung up")
+    });
+    finish(&mut sending, &mut [first], SIZE.messages);
+    died
+}
+
+/// A sender dies after `k` writes while a receiver joins. Both receivers drain what it had
+/// committed. Returns whether it died. [P3 P4]
+fn sender_dies_while_one_joins(runtime: &Loom, k: usize) -> bool {
+    let lifeline = Lifeline::ends_after(k);
+    let mortal = lifeline.clone();
+    let view = move |memory| Crashing::new(memory, mortal.clone());
+    let mut sending = Sending::with(runtime, SIZE.limits(), Box::new(view.clone()));
+    if lifeline.is_over() {
+        return true;
+    }
+    let admitted = |sending: &mut Sending<Loom, _>, id| {
+        let memory = control_memory(runtime);
+        let control = Control::create(memory.clone(), 1);
+        let socket = Descriptors::default();
+        let start = sending.admit(id, view(memory), socket.clone());
+        let plain = Box::new(|page: LoomMemory| page);
+        move || Receiving::new(SIZE.limits(), control, socket, start, plain)
+    };
+    let mut first = admitted(&mut sending, 0)();
+    let mut committed = 0;
+    let mut late = None;
+    for _ in 0..SIZE.messages + 1 {
+        if sending.next() < SIZE.messages && sending.send() == Step::Done && !lifeline.is_over() {
+            committed = sending.next();
+        }
+        while first.step() == Step::Done {}
+        first.give_up();
+        if committed >= 2 && late.is_none() && !lifeline.is_over() {
+            let joins = admitted(&mut sending, 1);
+            late = Some(runtime.spawn(move || {
+                let mut late = joins();
+                for _ in 0..SIZE.steps {
+                    late.step();
+                }
+                late
+            }));
+        }
+    }
+    let most = committed + u64::from(lifeline.is_over());
+    let drained = first.next();
+    assert!((committed..=most).contains(&drained), "{drained} received, {committed} committed");
+    if let Some(late) = late {
+        let mut late = late();
+        while late.step() == Step::Done {}
+        assert_eq!(late.next(), drained, "one has drained less");
+    }
+    lifeline.is_over()
+}
+
+/// A sender dies after `k` writes while its receiver sleeps, or is about to: the hang-up wakes it.
+/// [P4 P10]
+fn sender_dies_beside_a_sleeper(runtime: &Loom, k: usize) -> bool {
+    let life = Lifeline::ends_after(k);
+    let lives = [life.clone(), Lifeline::endless()];
+    let (committed, received) = until_death(runtime, limits(4, 2), 2, lives);
+    let most = committed + u64::from(life.is_over());
+    assert!((committed..=most).contains(&received), "{received} received, {committed} committed");
+    life.is_over()
+}
+
+/// A receiver dies after `k` writes while its sender sleeps, or is about to. [P5 P9 P10]
+fn receiver_dies_beside_a_sleeper(runtime: &Loom, k: usize) -> bool {
+    let life = Lifeline::ends_after(k);
+    let lives = [Lifeline::endless(), life.clone()];
+    let (committed, received) = until_death(runtime, limits(1, 2), 3, lives);
+    assert!(received <= committed);
+    assert!(life.is_over() || committed == 3);
+    life.is_over()
+}
+
 /// Explores death after every number of writes, until the process lives through them all.
 fn at_every_step(name: &str, bound: Option<usize>, scenario: fn(&Loom, usize) -> bool) {
     let (mut executions, mut time) = (0, Duration::ZERO);
@@ -132,4 +336,48 @@ fn p4_a_sender_dies_after_each_of_its_steps() {
 #[test]
 fn p4_p8_a_receiver_dies_after_each_of_its_steps() {
     at_every_step("receiver_dies", None, receiver_dies);
+}
+
+#[test]
+fn p8_p9_the_only_receiver_dies_after_each_of_its_steps() {
+    at_every_step("lone_receiver_dies", None, lone_receiver_dies);
+}
+
+#[test]
+fn p3_p4_a_sender_dies_after_each_step_of_a_batch() {
+    at_every_step("batch_sender_dies", None, batch_sender_dies);
+}
+
+#[test]
+fn p4_p8_a_receiver_dies_while_it_joins() {
+    at_every_step("joiner_dies", None, joiner_dies);
+}
+
+#[test]
+fn p4_a_sender_dies_while_a_receiver_joins() {
+    at_every_step("sender_dies_while_one_joins", None, sender_dies_while_one_joins);
+}
+
+#[test]
+fn p4_p10_a_sleeping_receiver_is_woken_by_the_death_of_its_sender() {
+    at_every_step("sender_dies_beside_a_sleeper", None, sender_dies_beside_a_sleeper);
+}
+
+#[test]
+fn p9_p10_a_sleeping_sender_is_woken_by_the_death_of_its_receiver() {
+    at_every_step("receiver_dies_beside_a_sleeper", Some(2), receiver_dies_beside_a_sleeper);
+}
+
+#[test]
+fn p3_p5_a_broker_dies_after_each_of_its_steps_beside_one_client() {
+    at_every_step("broker_dies_1_client", Some(3), |runtime, k| {
+        broker_dies(runtime, BUS_OF_ONE, k)
+    });
+}
+
+#[test]
+fn p3_p5_a_broker_dies_after_each_of_its_steps_beside_two_clients() {
+    at_every_step("broker_dies_2_clients", Some(3), |runtime, k| {
+        broker_dies(runtime, BUS_OF_TWO, k)
+    });
 }

@@ -15,6 +15,8 @@
 //! What loom does not explore: load buffering, and `SeqCst` accesses (fences it does; the
 //! protocol has no others). See `docs/verification.md`.
 
+#[path = "../scenario/broker.rs"]
+mod broker;
 #[path = "../scenario/doorbell.rs"]
 mod doorbell;
 #[path = "../scenario/mod.rs"]

@@ -1,15 +1,32 @@
-//! The models of the chain and of the doorbell: scenarios with their sizes.
+//! The models of the chain, of the doorbell and of the broker: scenarios with their sizes.
 
+use crate::broker::{self, broker_dies};
 use crate::doorbell::{Waiting, both_sleep, sender_sleeps};
 use crate::explore::{Loom, Model};
 use crate::scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse, limits,
 };
+use llmp::wire::Roles;
 
 const ONE_PAGE: Size = Size { messages_per_page: 4, pages: 2, messages: 3, receivers: 1, steps: 4 };
 const TURN: Size = Size { messages_per_page: 2, pages: 2, messages: 4, receivers: 1, steps: 6 };
 /// Pages + 2 messages, so that pages are written again: fewer miss bugs of reuse.
 const REUSE: Size = Size { messages_per_page: 1, pages: 2, messages: 4, receivers: 1, steps: 7 };
+
+/// One client that hears itself: 4 messages over 2 pages of its own and 2 of the broker's.
+pub const BUS_OF_ONE: broker::Size = broker::Size {
+    messages_per_page: 1,
+    pages: 2,
+    messages: 4,
+    roles: &[Roles(Roles::SEND.0 | Roles::RECEIVE.0)],
+    turns: 4,
+    steps: 4,
+};
+
+/// A sender and a receiver.
+#[allow(dead_code, reason = "not every program explores it")]
+pub const BUS_OF_TWO: broker::Size =
+    broker::Size { messages: 2, roles: &[Roles::SEND, Roles::RECEIVE], turns: 3, ..BUS_OF_ONE };
 
 const fn model(name: &'static str, bound: Option<usize>, scenario: fn(&Loom)) -> Model {
     Model { name, bound, scenario }
@@ -57,4 +74,9 @@ pub const WAKE_SENDER: Model = model("wake_sender", None, |loom| sender_sleeps(l
 
 pub const WAKE_BOTH: Model = model("wake_both", Some(3), |loom| {
     both_sleep(loom, limits(1, 2), 4, Waiting::Sleeps);
+});
+
+/// What a broker has given up, it has sent on: whoever sees the one sees the other.
+pub const BROKER: Model = model("broker_sends_on", Some(4), |loom| {
+    broker_dies(loom, BUS_OF_ONE, usize::MAX);
 });

@@ -66,3 +66,8 @@ fn p9_p10_a_sleeping_sender_is_woken_by_who_never_sleeps() {
 fn p9_p10_a_sleeping_sender_and_a_sleeping_receiver_are_woken() {
     models::WAKE_BOTH.check();
 }
+
+#[test]
+fn p3_a_broker_sends_on_before_it_gives_up() {
+    models::BROKER.check();
+}

@@ -10,6 +10,8 @@
 //! *equivalent*; so does an equivalent mutant that is killed after all, and a site without a mutant.
 //! The same models pass with production's protocol first.
 
+#[path = "../scenario/broker.rs"]
+mod broker;
 #[path = "../scenario/doorbell.rs"]
 mod doorbell;
 #[path = "../loom/explore.rs"]
@@ -23,7 +25,7 @@ mod models;
 mod scenario;
 
 use explore::{Explored, Model, Protocol, explore, report};
-use llmp::memory::Step;
+use llmp::memory::{Step, Swap};
 use llmp::order::Site;
 use std::any::Any;
 use std::time::Instant;
@@ -55,6 +57,7 @@ const JUDGES: &[Judge] = &[
     Judge { model: models::TURNS, subject: Subject::Chain, bound: 2 },
     Judge { model: models::REUSE_1, subject: Subject::Chain, bound: 3 },
     Judge { model: models::DROPPED_CLAIMS, subject: Subject::Chain, bound: 3 },
+    Judge { model: models::BROKER, subject: Subject::Broker, bound: 2 },
     Judge { model: models::WAKE_RECEIVER, subject: Subject::Waking, bound: 3 },
     Judge { model: models::WAKE_SENDER, subject: Subject::Waking, bound: 3 },
     Judge { model: models::WAKE_BOTH, subject: Subject::Waking, bound: 2 },
@@ -91,7 +94,18 @@ fn subject(mutant: Protocol) -> Subject {
             matches!(swap.first, Step::Store(site) if wakes(&site)) || swap.then.iter().any(wakes)
         }
     };
-    if is_about_waking { Subject::Waking } else { Subject::Chain }
+    let is_about_a_broker = match mutant {
+        // Of one process, only a broker publishes and gives up in one breath.
+        Protocol::Swapped(Swap { first: Step::Store(Site::CommitPublish), then, .. }) => {
+            then.contains(&Site::CursorPublish)
+        }
+        _ => false,
+    };
+    match (is_about_a_broker, is_about_waking) {
+        (true, _) => Subject::Broker,
+        (_, true) => Subject::Waking,
+        _ => Subject::Chain,
+    }
 }
 
 #[test]

@@ -1,11 +1,12 @@
-//! Sleeping and waking: two endpoints, each with a doorbell at which it blocks. A lost wake-up is
-//! a deadlock, which the checker reports.
+//! Sleeping and waking: two endpoints, each with a doorbell at which it blocks, and which one of
+//! them may die beside. A lost wake-up is a deadlock, which the checker reports.
 
 use crate::scenario::chain::control_memory;
 use crate::scenario::{Descriptors, Mailbox, Runtime};
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
 use llmp::control::Control;
 use llmp::endpoint::{Endpoint, Wanted};
+use llmp::memory::{Crashing, Lifeline};
 use llmp::{Envelope, Limits};
 
 /// What a receiver does while there is nothing.
@@ -17,62 +18,108 @@ pub enum Waiting {
     Polls,
 }
 
+/// What comes over a connection beside descriptors.
+enum Bell {
+    Ring,
+    /// The other process is gone. The kernel says so, whenever it died.
+    HangUp,
+}
+
 /// One end of a channel with the doorbells and the descriptors on their way.
 struct End<R: Runtime> {
     runtime: R,
-    endpoint: Endpoint<R::Memory>,
-    bell: R::Mailbox<()>,
-    peers_bell: R::Mailbox<()>,
+    endpoint: Endpoint<Crashing<R::Memory>>,
+    life: Lifeline,
+    bell: R::Mailbox<Bell>,
+    peers_bell: R::Mailbox<Bell>,
+    /// Whether the other process is known to be gone.
+    hung_up: bool,
     socket: Descriptors<R::Memory>,
     /// Number of the next message.
     next: u64,
 }
 
-fn channel<R: Runtime>(runtime: &R, limits: Limits) -> (End<R>, End<R>) {
+/// The two ends, which live so long. `None` if one died before the other could hear of it.
+fn channel<R: Runtime>(
+    runtime: &R,
+    limits: Limits,
+    lives: [Lifeline; 2],
+) -> Option<(End<R>, End<R>)> {
+    let [sender_life, receiver_life] = &lives;
+    let by_sender = |memory: &R::Memory| Crashing::new(memory.clone(), sender_life.clone());
+    let by_receiver = |memory: &R::Memory| Crashing::new(memory.clone(), receiver_life.clone());
     let (ours, theirs) = (control_memory(runtime), control_memory(runtime));
-    let sends = Control::create(ours.clone(), 1);
-    let receives = Control::create(theirs.clone(), 1);
+    let sends = Control::create(by_sender(&ours), 1);
+    let receives = Control::create(by_receiver(&theirs), 1);
     let first = runtime.memory(limits.page_len());
-    let outbound = Sender::new(1, limits, first.clone());
+    let outbound = Sender::new(1, limits, by_sender(&first));
+    if lives.iter().any(Lifeline::is_over) {
+        return None;
+    }
+    let first = by_receiver(&first);
     let inbound = Receiver::from_beginning(limits, 1, first, receives.clone(), 0).unwrap();
-    let theirs = Control::check(theirs, 0).unwrap();
+    let theirs = Control::check(by_sender(&theirs), 0).unwrap();
     let mut sending = Endpoint::new(sends, theirs, Some((outbound, 0)), None);
     sending.told();
-    let ours = Control::check(ours, 0).unwrap();
+    let ours = Control::check(by_receiver(&ours), 0).unwrap();
     let receiving = Endpoint::new(receives, ours, None, Some(inbound));
-    let bells = (runtime.mailbox::<()>(), runtime.mailbox::<()>());
+    let bells = (runtime.mailbox::<Bell>(), runtime.mailbox::<Bell>());
     let socket: Descriptors<R::Memory> = Descriptors::default();
-    let end = |endpoint, bell: &R::Mailbox<()>, peers_bell: &R::Mailbox<()>| End {
+    let end = |endpoint, life, bell: &R::Mailbox<Bell>, peers_bell: &R::Mailbox<Bell>| End {
         runtime: runtime.clone(),
         endpoint,
+        life,
         bell: bell.clone(),
         peers_bell: peers_bell.clone(),
+        hung_up: false,
         socket: socket.clone(),
         next: 0,
     };
-    (end(sending, &bells.0, &bells.1), end(receiving, &bells.1, &bells.0))
+    let [sender_life, receiver_life] = lives;
+    let sending = end(sending, sender_life, &bells.0, &bells.1);
+    Some((sending, end(receiving, receiver_life, &bells.1, &bells.0)))
+}
+
+/// Both ends live for ever.
+fn endless<R: Runtime>(runtime: &R, limits: Limits) -> (End<R>, End<R>) {
+    let lives = [Lifeline::endless(), Lifeline::endless()];
+    channel(runtime, limits, lives).expect("nobody dies")
 }
 
 impl<R: Runtime> End<R> {
     fn ring(&self, must_ring: bool) {
-        if must_ring {
-            self.peers_bell.put(());
+        if must_ring && !self.life.is_over() {
+            self.peers_bell.put(Bell::Ring);
         }
     }
 
     fn sleep(&mut self, wanted: Wanted) {
         let (may_sleep, must_ring) = self.endpoint.park(wanted);
         self.ring(must_ring);
-        if may_sleep {
-            self.bell.wait();
+        if may_sleep && !self.life.is_over() {
+            self.hung_up |= matches!(self.bell.wait(), Bell::HangUp);
             self.endpoint.unpark();
+        }
+    }
+
+    /// Whether there is nothing to wait for any more.
+    fn is_over(&self) -> bool {
+        self.hung_up || self.life.is_over()
+    }
+
+    /// What the kernel does for a process that has died.
+    fn hang_up_if_dead(&self) {
+        if self.life.is_over() {
+            self.peers_bell.put(Bell::HangUp);
         }
     }
 
     /// Sends the next message. Returns whether there was room.
     fn send(&mut self) -> bool {
         loop {
-            match self.endpoint.send(Envelope::default(), &self.next.to_le_bytes()) {
+            let sent = self.endpoint.send(Envelope::default(), &self.next.to_le_bytes());
+            match sent {
+                _ if self.life.is_over() => return false,
                 Ok(must_ring) => {
                     self.next += 1;
                     self.ring(must_ring);
@@ -80,7 +127,8 @@ impl<R: Runtime> End<R> {
                 }
                 Err(Refused::Blocked(Blocked::NeedPage(len))) => {
                     let page = self.runtime.memory(len);
-                    self.endpoint.outbound_mut().unwrap().add_page(page.clone());
+                    let ours = Crashing::new(page.clone(), self.life.clone());
+                    self.endpoint.outbound_mut().unwrap().add_page(ours);
                     if let Some(Notice::Page(id)) = self.endpoint.notice() {
                         self.socket.send(id, page);
                     }
@@ -94,18 +142,26 @@ impl<R: Runtime> End<R> {
 
     /// Sends until `messages` are sent, and sleeps while there is no room.
     fn send_until(&mut self, messages: u64) {
-        while self.next < messages {
+        while self.next < messages && !self.life.is_over() {
             if !self.send() {
+                if self.is_over() {
+                    break;
+                }
                 let room = Sender::<R::Memory>::room_for(&Envelope::default(), 8);
                 self.sleep(Wanted { room: Some(room), ..Wanted::default() });
             }
         }
+        self.hang_up_if_dead();
     }
 
     /// Receives until `messages` are received.
     fn receive_until(&mut self, messages: u64, waiting: Waiting) {
         while self.next < messages {
+            // What was there before the hang-up is there at this look, too.
             let (event, must_ring) = self.endpoint.poll().unwrap();
+            if self.life.is_over() {
+                break;
+            }
             self.ring(must_ring);
             let inbound = self.endpoint.inbound_mut().unwrap();
             match event {
@@ -120,28 +176,51 @@ impl<R: Runtime> End<R> {
                 Event::Unknown(page) => {
                     let (id, memory) = self.socket.receive().expect("sent before it was named");
                     assert_eq!(id, page);
-                    inbound.add_page(id, memory).unwrap();
+                    inbound.add_page(id, Crashing::new(memory, self.life.clone())).unwrap();
                 }
+                Event::Empty if self.hung_up => break,
                 Event::Empty if waiting == Waiting::Polls => {}
                 Event::Empty => self.sleep(Wanted { message: true, ..Wanted::default() }),
             }
         }
+        self.hang_up_if_dead();
     }
 }
 
 /// A sender and a receiver that both sleep whenever they can't go on: the receiver for a message,
 /// the sender for room. [P9 P10]
 pub fn both_sleep<R: Runtime>(runtime: &R, limits: Limits, messages: u64, waiting: Waiting) {
-    let (mut sending, mut receiving) = channel(runtime, limits);
+    let (mut sending, mut receiving) = endless(runtime, limits);
     let receiver = runtime.spawn(move || receiving.receive_until(messages, waiting));
     sending.send_until(messages);
     receiver();
 }
 
+/// Both sleep, and one of them lives only so long. Who sleeps then is woken by the hang-up; what the
+/// sender had committed is received before. Returns how many messages were committed for sure, and
+/// how many were received. [P4 P5 P9 P10]
+#[allow(dead_code, reason = "not every checker has all of them")]
+pub fn until_death<R: Runtime>(
+    runtime: &R,
+    limits: Limits,
+    messages: u64,
+    lives: [Lifeline; 2],
+) -> (u64, u64) {
+    let Some((mut sending, mut receiving)) = channel(runtime, limits, lives) else {
+        return (0, 0);
+    };
+    let receiver = runtime.spawn(move || {
+        receiving.receive_until(messages, Waiting::Sleeps);
+        receiving.next
+    });
+    sending.send_until(messages);
+    (sending.next, receiver())
+}
+
 /// A sender that sleeps for room, and a receiver that never sleeps: only what it gives up on the
 /// way can wake the sender. [P9 P10]
 pub fn sender_sleeps<R: Runtime>(runtime: &R, limits: Limits) {
-    let (mut sending, mut receiving) = channel(runtime, limits);
+    let (mut sending, mut receiving) = endless(runtime, limits);
     while sending.send() {}
     let full = sending.next;
     let has_sent = runtime.mailbox::<()>();

@@ -4,7 +4,7 @@
 //! prints a schedule; `LLMP_REPLAY=SCHEDULE cargo test --features shuttle --test shuttle NAME`
 //! runs it again. `LLMP_ITERATIONS=N` explores further than the default.
 
-#[path = "../scenario/bus.rs"]
+#[path = "../scenario/bus/mod.rs"]
 mod bus;
 #[path = "../scenario/doorbell.rs"]
 mod doorbell;
@@ -12,16 +12,17 @@ mod doorbell;
 mod scenario;
 
 use bus::{Script, run};
-use doorbell::{Waiting, both_sleep};
-use llmp::memory::ShuttleMemory;
+use doorbell::{Waiting, both_sleep, sender_sleeps};
+use llmp::memory::{Lifeline, ShuttleMemory};
 use scenario::chain::{
-    Size, batch, deliver, join_during_reuse, leave_during_reuse, limits as chain_limits,
+    Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse,
+    limits as chain_limits,
 };
 use scenario::{Runtime, mailbox};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 mailbox!(ShuttleMailbox, shuttle);
@@ -75,30 +76,66 @@ fn explore_under(
     scenario: impl Fn() + Send + Sync + 'static,
 ) {
     let scenario = Arc::new(scenario);
-    let under = |kind: &str, scheduler: Box<dyn Scheduler + Send>| {
-        let mut config = shuttle::Config::new();
-        config.stack_size = 1 << 17;
-        config.max_steps = shuttle::MaxSteps::FailAfter(5_000_000);
-        let scenario = scenario.clone();
+    for kind in kinds {
         let start = Instant::now();
-        let schedules = shuttle::Runner::new(scheduler, config).run(move || scenario());
+        let schedules = schedule(*kind, iterations, scenario.clone());
         let time = start.elapsed().as_secs_f64();
-        let line = format!("model {name}: {schedules} {kind} schedules in {time:.2} s\n");
-        let _ = std::io::stderr().write_all(line.as_bytes());
-        schedules
-    };
-    if let Ok(schedule) = std::env::var("LLMP_REPLAY") {
-        under("replayed", Box::new(ReplayScheduler::new_from_encoded(&schedule)));
-        return;
+        report(&format!("model {name}: {schedules} schedules in {time:.2} s"));
     }
+}
+
+/// Runs a scenario under so many schedules, or under the one that `LLMP_REPLAY` asks for. Returns
+/// how many and of which kind.
+fn schedule(kind: Kind, iterations: usize, scenario: Arc<dyn Fn() + Send + Sync>) -> String {
+    let mut config = shuttle::Config::new();
+    config.stack_size = 1 << 17;
+    config.max_steps = shuttle::MaxSteps::FailAfter(5_000_000);
     let asked = std::env::var("LLMP_ITERATIONS").ok().and_then(|n| n.parse().ok());
     let iterations = asked.unwrap_or(iterations);
-    for kind in kinds {
-        let schedules = match kind {
-            Kind::Random => under("random", Box::new(RandomScheduler::new(iterations))),
-            Kind::Priority => under("priority", Box::new(PctScheduler::new(3, iterations))),
-        };
-        assert_eq!(schedules, iterations);
+    let replayed = std::env::var("LLMP_REPLAY");
+    let (name, scheduler): (_, Box<dyn Scheduler + Send>) = match (&replayed, kind) {
+        (Ok(replayed), _) => ("replayed", Box::new(ReplayScheduler::new_from_encoded(replayed))),
+        (_, Kind::Random) => ("random", Box::new(RandomScheduler::new(iterations))),
+        (_, Kind::Priority) => ("priority", Box::new(PctScheduler::new(3, iterations))),
+    };
+    let schedules = shuttle::Runner::new(scheduler, config).run(move || scenario());
+    assert!(replayed.is_ok() || schedules == iterations);
+    format!("{schedules} {name}")
+}
+
+/// Prints a line that the test harness does not swallow.
+fn report(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Lets somebody die after each number of writes, until nobody dies in any schedule. `scenario`
+/// returns whether somebody did. `LLMP_DEATH=K` explores one number of writes alone.
+fn explore_deaths(
+    name: &str,
+    iterations: usize,
+    scenario: impl Fn(usize) -> bool + Send + Sync + Copy + 'static,
+) {
+    let only: Option<usize> = std::env::var("LLMP_DEATH").ok().and_then(|k| k.parse().ok());
+    let start = Instant::now();
+    for k in only.unwrap_or(0).. {
+        // Names the step should anything fail.
+        println!("LLMP_DEATH={k}");
+        let died = Arc::new(AtomicBool::new(false));
+        let explored = [Kind::Random, Kind::Priority].map(|kind| {
+            let seen = died.clone();
+            let scenario = move || {
+                seen.fetch_or(scenario(k), Ordering::Relaxed);
+            };
+            schedule(kind, iterations, Arc::new(scenario))
+        });
+        if only.is_some() || !died.load(Ordering::Relaxed) {
+            let [random, priority] = explored;
+            let time = start.elapsed().as_secs_f64();
+            return report(&format!(
+                "model {name}: death after each of {} writes, {random} and {priority} schedules each, {time:.2} s",
+                k
+            ));
+        }
     }
 }
 
@@ -106,7 +143,7 @@ fn explore_bus(name: &str, iterations: usize, scripts: &'static [Script]) {
     let reached = Arc::new(Reached::default());
     let counts = reached.clone();
     explore(name, iterations, move || {
-        let stats = run(&Shuttle, scripts);
+        let stats = run(&Shuttle, scripts, Lifeline::endless()).stats;
         counts.turns.fetch_add(stats.turns, Ordering::Relaxed);
         counts.reuses.fetch_add(stats.reuses, Ordering::Relaxed);
     });
@@ -145,6 +182,23 @@ fn p4_clients_die_in_the_middle_of_a_message() {
     }
 }
 
+#[test]
+fn p4_a_client_dies_after_each_of_its_steps() {
+    explore_deaths("bus_with_a_dying_client", 80, |k| {
+        // So much that the bus is full while the dead one holds it.
+        let stays = Script { sends: 16, ..STAYS };
+        let dies = Script { dies_after: Some(k), sends: 12, ..STAYS };
+        run(&Shuttle, &[stays, dies, stays], Lifeline::endless()).died
+    });
+}
+
+#[test]
+fn p3_p5_the_broker_dies_after_each_of_its_steps() {
+    explore_deaths("bus_with_a_dying_broker", 100, |k| {
+        run(&Shuttle, &[STAYS, STAYS, STAYS], Lifeline::ends_after(k)).died
+    });
+}
+
 const CHAIN: Size = Size { messages_per_page: 2, pages: 3, messages: 24, receivers: 3, steps: 40 };
 
 #[test]
@@ -162,6 +216,8 @@ fn p9_p10_a_sender_is_woken_by_a_receiver_that_never_sleeps() {
     // Under random schedules alone: a priority schedule may never let the sender run.
     let scenario = || both_sleep(&Shuttle, chain_limits(2, 2), 12, Waiting::Polls);
     explore_under("polling_receiver", 1000, &[Kind::Random], scenario);
+    let scenario = || sender_sleeps(&Shuttle, chain_limits(2, 2));
+    explore_under("sender_sleeps", 1000, &[Kind::Random], scenario);
 }
 
 #[test]
@@ -169,6 +225,9 @@ fn p8_receivers_join_and_leave_a_long_chain() {
     explore("join_a_long_chain", 5000, || join_during_reuse(&Shuttle, CHAIN, 9));
     explore("batch_over_many_pages", 5000, || {
         batch(&Shuttle, Size { messages: 6, receivers: 1, steps: 20, ..CHAIN });
+    });
+    explore("dropped_claims_over_many_pages", 5000, || {
+        drop_claims(&Shuttle, Size { receivers: 1, ..CHAIN });
     });
     explore("leave_a_long_chain", 5000, || leave_during_reuse(&Shuttle, CHAIN));
 }

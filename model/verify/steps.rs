@@ -16,7 +16,7 @@ pub struct Step {
 }
 
 /// Test targets that hang on features: if one is missing, nobody would notice.
-const TARGETS: &[&str] = &["loom", "mutants", "shuttle", "fuzz_replay"];
+const TARGETS: &[&str] = &["loom", "mutants", "shuttle", "crash", "fuzz_replay"];
 
 pub fn steps(full: bool, fuzz_seconds: Option<u32>) -> Vec<Step> {
     let mut steps = vec![tests(full)];

@@ -10,6 +10,7 @@ use crate::hook::Hook;
 use crate::layout::OS_PAGE;
 use crate::limits::Limits;
 use crate::memory::Region;
+use crate::sys::lifeline::acts;
 use crate::sys::place::Bound;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
@@ -113,14 +114,18 @@ impl BrokerBuilder {
         let mut id = [0; 8];
         rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
             .map_err(system("get a random number"))?;
+        acts("make an epoll");
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("make an epoll"))?;
+        acts("make an eventfd");
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(system("make an eventfd"))?;
+        acts("make the listener non-blocking");
         bound.listener.set_nonblocking().map_err(|source| {
             let step = "make the listener non-blocking";
             BindError::System { step, source }
         })?;
         let add = |fd: &dyn AsFd, token| {
+            acts("watch");
             epoll::add(&epoll, fd.as_fd(), EventData::new_u64(token), EventFlags::IN)
         };
         add(&bound.listener, LISTENER).map_err(system("watch the listener"))?;

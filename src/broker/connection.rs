@@ -7,6 +7,7 @@ use crate::handshake::{HelloError, check_hello, map_control};
 use crate::memory::{Foreign, Region};
 use crate::message::ClientId;
 use crate::port::{map_page, tell};
+use crate::sys::lifeline::acts;
 use crate::sys::socket::{Sent, Socket};
 use crate::wire::{Packet, Refusal, Roles};
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -158,6 +159,7 @@ impl Connection {
     pub fn watch_writable(&mut self, epoll: &OwnedFd, token: u64, writable: bool) {
         if self.watched_writable != writable {
             let flags = if writable { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+            acts("watch for room");
             if epoll::modify(epoll, &self.socket, EventData::new_u64(token), flags).is_ok() {
                 self.watched_writable = writable;
             }

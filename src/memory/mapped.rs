@@ -1,6 +1,7 @@
 //! Shared memory of the kernel: sealed memfds and their mappings.
 
 use super::Region;
+use crate::sys::lifeline::{AtDrop, acts};
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::io;
@@ -58,10 +59,11 @@ pub struct Foreign(Option<OwnedFd>);
 impl Drop for Foreign {
     fn drop(&mut self) {
         // What answers this question is memory, and closes at once.
-        if let Some(fd) = self.0.take()
-            && rustix::fs::fcntl_get_seals(&fd).is_err()
-        {
-            crate::sys::closer::close_elsewhere(fd);
+        if let Some(fd) = self.0.take() {
+            acts("close a descriptor that came");
+            if rustix::fs::fcntl_get_seals(&fd).is_err() {
+                crate::sys::closer::close_elsewhere(fd);
+            }
         }
     }
 }
@@ -82,18 +84,21 @@ impl Foreign {
     #[allow(unsafe_code)]
     pub fn map(self, min_len: usize, max_len: usize) -> Result<Region, Unfit> {
         let fd = self.0.as_ref().ok_or(Unfit::NoMemfd)?;
+        acts("ask for seals");
         // Only memfds (and files of tmpfs, which lack the seals) answer this question at all, so
         // the later ones can't block on some remote or user-made file system.
         let seals = rustix::fs::fcntl_get_seals(fd).map_err(|_| Unfit::NoMemfd)?;
         if !seals.contains(SEALS) {
             return Err(Unfit::Seals { missing: names(SEALS.difference(seals)) });
         }
+        acts("ask for the length");
         let found = rustix::fs::fstat(fd).map_err(|_| Unfit::NoMemfd)?.st_size as u64;
         let len = usize::try_from(found)
             .ok()
             .filter(|len| (min_len..=max_len).contains(len))
             .filter(|len| len.is_multiple_of(crate::layout::OS_PAGE));
         let len = len.ok_or(Unfit::Length { found, min: min_len, max: max_len })?;
+        acts("map what came");
         let map = MmapOptions::new().len(len).map_raw_read_only(fd);
         let map = map.map_err(|e| Unfit::Map(e.to_string()))?;
         // SAFETY: the mapping is shared with this `Region` alone, is readable, page-aligned, and
@@ -120,18 +125,24 @@ impl Region {
         let len = len.next_multiple_of(crate::layout::OS_PAGE);
         let failed = |step| move |source: io::Error| RegionError { step, len, source };
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        acts("create a memfd");
         // Newer kernels warn once when neither this flag nor its opposite is given; older ones
         // don't know it.
         let memfd = rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL)
             .or_else(|_| rustix::fs::memfd_create(name, flags))
             .map_err(|e| failed("create")(e.into()))?;
+        acts("set its length");
         rustix::fs::ftruncate(&memfd, len as u64).map_err(|e| failed("reserve")(e.into()))?;
+        acts("allocate it");
         rustix::fs::fallocate(&memfd, rustix::fs::FallocateFlags::empty(), 0, len as u64)
             .map_err(|e| failed("reserve")(e.into()))?;
+        acts("map it");
         // Populated: the first message must not pay for page faults.
         let map = MmapOptions::new().len(len).populate().map_raw(&memfd).map_err(failed("map"))?;
+        acts("keep it from forks");
         // A child that we fork must not inherit the writable mapping.
         map.advise(Advice::DontFork).map_err(failed("map"))?;
+        acts("seal it");
         // After the mapping exists: F_SEAL_FUTURE_WRITE lets it live on.
         rustix::fs::fcntl_add_seals(memfd.as_fd(), SEALS).map_err(|e| failed("seal")(e.into()))?;
         // SAFETY: the mapping is shared with this `Region` alone, is writable and page-aligned,
@@ -149,7 +160,7 @@ unsafe fn region(map: MmapRaw, writable: bool, descriptor: Option<Arc<OwnedFd>>)
     let len = map.len();
     let start = NonNull::new(map.as_mut_ptr()).expect("the kernel maps nothing at address zero");
     // SAFETY: the caller's promise; mappings are page-aligned and their lengths whole pages.
-    unsafe { Region::new(start, len, writable, Arc::new(map), descriptor) }
+    unsafe { Region::new(start, len, writable, Arc::new((AtDrop::new("unmap"), map)), descriptor) }
 }
 
 #[cfg(test)]

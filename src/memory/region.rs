@@ -13,6 +13,7 @@
 
 use super::Memory;
 use crate::order::Site;
+use crate::sys::lifeline::{acts, looks};
 use core::any::Any;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
@@ -121,6 +122,12 @@ impl Region {
         Arc::ptr_eq(&self.owner, &other.owner)
     }
 
+    /// What tells one place from another when steps are counted.
+    #[inline(always)]
+    fn place(&self, at: usize) -> usize {
+        self.start.as_ptr().addr().wrapping_add(at)
+    }
+
     /// A pointer to `len` bytes at `at`, all before `end`, which is `len` or `writable_len`.
     #[inline(always)]
     fn at(&self, at: usize, len: usize, end: usize) -> *mut u8 {
@@ -162,6 +169,7 @@ impl Region {
     /// ties the slice to the borrow that keeps the cursor from moving.
     #[inline]
     pub fn bytes(&self, at: usize, len: usize, _: PeersAreHonest) -> &[u8] {
+        looks("read in place", self.place(at));
         let start = self.at(at, len, self.len);
         // SAFETY: `len` readable bytes that live as long as `self`; that nobody writes them
         // meanwhile is what `PeersAreHonest` promises.
@@ -177,6 +185,7 @@ impl Region {
     #[allow(clippy::mut_from_ref, reason = "the caller promises that there is no other slice")]
     #[inline]
     pub(crate) unsafe fn bytes_mut(&self, at: usize, len: usize) -> &mut [u8] {
+        acts("write in place");
         let start = self.at(at, len, self.writable_len);
         // SAFETY: `len` writable bytes that live as long as `self`, and the caller's promise.
         unsafe { core::slice::from_raw_parts_mut(start, len) }
@@ -199,6 +208,7 @@ impl Memory for Region {
 
     #[inline(always)]
     fn load(&self, at: usize, site: Site) -> u64 {
+        looks(site.name(), self.place(at));
         // On read-only mappings an acquire load is a relaxed load and a fence, see `word`.
         let word = self.word(at, self.len).load(Ordering::Relaxed);
         if site.ordering() == Ordering::Acquire {
@@ -209,16 +219,19 @@ impl Memory for Region {
 
     #[inline(always)]
     fn store(&self, at: usize, value: u64, site: Site) {
+        acts(site.name());
         self.word(at, self.writable_len).store(value.to_le(), site.ordering());
     }
 
     #[inline(always)]
     fn fence(&self, site: Site) {
+        acts(site.name());
         fence(site.ordering());
     }
 
     #[inline(always)]
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
+        looks("read words", self.place(at));
         let words = self.words(at, N, self.len);
         core::array::from_fn(|i| u64::from_le(words[i].load(Ordering::Relaxed)))
     }
@@ -227,12 +240,14 @@ impl Memory for Region {
     fn write_words<const N: usize>(&self, at: usize, values: [u64; N]) {
         let words = self.words(at, N, self.writable_len);
         for (word, value) in words.iter().zip(values) {
+            acts("write a word");
             word.store(value.to_le(), Ordering::Relaxed);
         }
     }
 
     #[inline]
     fn read_bytes(&self, at: usize, into: &mut [u8]) {
+        looks("read bytes", self.place(at));
         let (words, rest) = into.as_chunks_mut::<8>();
         if words.len() > SMALL / 8 || !rest.is_empty() {
             let from = self.at(at, into.len(), self.len);
@@ -247,6 +262,7 @@ impl Memory for Region {
 
     #[inline]
     fn write_bytes(&self, at: usize, from: &[u8]) {
+        acts("write bytes");
         let (words, rest) = from.as_chunks::<8>();
         if words.len() > SMALL / 8 || !rest.is_empty() {
             let to = self.at(at, from.len(), self.writable_len);
@@ -261,6 +277,7 @@ impl Memory for Region {
 
     #[inline]
     fn copy_bytes(&self, at: usize, from: &Self, from_at: usize, len: usize) {
+        acts("copy bytes");
         if len > SMALL {
             let to = self.at(at, len, self.writable_len);
             let source = from.at(from_at, len, from.len);

@@ -1,5 +1,6 @@
 //! Where the sockets lie: a bus's name becomes a path; a dead broker's socket is no obstacle (P7).
 
+use super::lifeline::acts;
 use super::socket::{Listener, Socket};
 use crate::bus::Bus;
 use crate::error::BindError;
@@ -19,6 +20,7 @@ pub(crate) fn directory() -> io::Result<PathBuf> {
         Some(dir) => dir.join("llmp"),
         None => std::env::temp_dir().join(format!("llmp-{user}")),
     };
+    acts("make the directory");
     match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
@@ -62,11 +64,13 @@ impl Bound {
         let _lock = lock_directory(path)?;
         let listener = match Listener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
+                acts("remove a stale socket");
                 std::fs::remove_file(path)?;
                 Listener::bind(path)?
             }
             other => other?,
         };
+        acts("ask for our socket's inode");
         let found = std::fs::symlink_metadata(path)?;
         Ok(Bound { listener, path: path.to_owned(), inode: (found.dev(), found.ino()) })
     }
@@ -77,6 +81,7 @@ impl Drop for Bound {
         // Only if it is still ours.
         let found = std::fs::symlink_metadata(&self.path);
         if found.is_ok_and(|found| (found.dev(), found.ino()) == self.inode) {
+            acts("remove our socket");
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -96,8 +101,10 @@ fn lock_directory(path: &Path) -> io::Result<OwnedFd> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
+    acts("open the directory");
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(directory, flags, Mode::empty())?;
+    acts("lock the directory");
     // Whoever else holds it is done in a moment, unless he means harm.
     for _ in 0..200 {
         match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {

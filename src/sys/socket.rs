@@ -2,6 +2,7 @@
 
 use super::closer::close_elsewhere;
 pub(crate) use super::credentials::Credentials;
+use super::lifeline::{AtDrop, acts, looks};
 use crate::memory::Foreign;
 use crate::wire::{MAX_PACKET, Packet, WireError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -12,13 +13,16 @@ use rustix::net::{
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A connected control socket. No call on it blocks, except [`wait`](Socket::wait).
 #[derive(Debug)]
-pub(crate) struct Socket(OwnedFd);
+pub(crate) struct Socket {
+    _closing: AtDrop,
+    fd: OwnedFd,
+}
 
 /// What a look at the socket brings.
 #[derive(Debug)]
@@ -40,29 +44,31 @@ pub(crate) enum Sent {
 
 impl Socket {
     pub fn from_fd(fd: OwnedFd) -> Self {
-        Socket(fd)
+        Socket { _closing: AtDrop::new("close a connection"), fd }
     }
 
     /// Two connected sockets.
     pub fn pair() -> io::Result<(Self, Self)> {
         let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
         let (a, b) = rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None)?;
-        Ok((Socket(a), Socket(b)))
+        Ok((Self::from_fd(a), Self::from_fd(b)))
     }
 
     pub fn connect(path: &Path) -> io::Result<Self> {
         let socket = unix_socket()?;
+        acts("connect");
         rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-        Ok(Socket(socket))
+        Ok(Self::from_fd(socket))
     }
 
     pub fn credentials(&self) -> io::Result<Credentials> {
-        super::credentials::of(self.0.as_fd())
+        acts("ask who is there");
+        super::credentials::of(self.fd.as_fd())
     }
 
     /// Closes the socket of a peer that may have left something in it that blocks.
     pub fn close_elsewhere(self) {
-        close_elsewhere(self.0);
+        close_elsewhere(self.fd);
     }
 
     /// Sends a packet with its descriptor, if it has one.
@@ -77,8 +83,9 @@ impl Socket {
             control.push(SendAncillaryMessage::ScmRights(descriptors));
         }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        acts(packet.name());
         let sent = rustix::io::retry_on_intr(|| {
-            rustix::net::sendmsg(&self.0, &[IoSlice::new(&bytes[..len])], &mut control, flags)
+            rustix::net::sendmsg(&self.fd, &[IoSlice::new(&bytes[..len])], &mut control, flags)
         });
         match sent {
             Ok(_) => Sent::Yes,
@@ -95,7 +102,8 @@ impl Socket {
 
     /// Ends the connection while the descriptor stays.
     pub fn shut_down(&self) {
-        let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both);
+        acts("shut a connection down");
+        let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
     }
 
     /// Takes the next packet, without waiting for one.
@@ -104,10 +112,11 @@ impl Socket {
         let mut bytes = [0; MAX_PACKET + 1];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        looks("receive", self.place());
         let (received, control) = loop {
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let mut parts = [IoSliceMut::new(&mut bytes)];
-            match rustix::net::recvmsg(&self.0, &mut parts, &mut control, flags) {
+            match rustix::net::recvmsg(&self.fd, &mut parts, &mut control, flags) {
                 // The other side has hung up with packets of ours unread. The kernel says so once,
                 // before it hands out what was sent to us, and all of that still counts (P4, P5).
                 Err(Errno::INTR | Errno::CONNRESET) => {}
@@ -124,6 +133,7 @@ impl Socket {
                 }
             }
         };
+        acts("has received");
         if received.bytes == 0 {
             return Received::HungUp;
         }
@@ -152,10 +162,16 @@ impl Socket {
         self.wait_for(PollFlags::OUT, Some(deadline))
     }
 
+    /// What tells one connection from another when steps are counted.
+    fn place(&self) -> usize {
+        self.fd.as_raw_fd() as usize
+    }
+
     fn wait_for(&self, interest: PollFlags, deadline: Option<Instant>) -> io::Result<bool> {
+        looks("wait for a connection", self.place());
         loop {
             let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
-            let mut fds = [PollFd::new(&self.0, interest)];
+            let mut fds = [PollFd::new(&self.fd, interest)];
             match poll(&mut fds, left.map(timespec).as_ref()) {
                 Ok(0) => return Ok(false),
                 Ok(_) => return Ok(true),
@@ -168,7 +184,7 @@ impl Socket {
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
@@ -181,6 +197,7 @@ pub(crate) fn timespec(duration: Duration) -> Timespec {
 }
 
 fn unix_socket() -> io::Result<OwnedFd> {
+    acts("make a socket");
     let flags = SocketFlags::CLOEXEC;
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
@@ -192,15 +209,20 @@ pub(crate) struct Listener(OwnedFd);
 impl Listener {
     pub fn bind(path: &Path) -> io::Result<Self> {
         let socket = unix_socket()?;
+        acts("bind");
         rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+        acts("listen");
         rustix::net::listen(&socket, 1024)?;
         Ok(Listener(socket))
     }
 
     /// Takes a connection. Blocks unless [`set_nonblocking`](Listener::set_nonblocking).
     pub fn accept(&self) -> io::Result<Socket> {
+        looks("accept", self.0.as_raw_fd() as usize);
         let accept = || rustix::net::accept_with(&self.0, SocketFlags::CLOEXEC);
-        Ok(Socket(rustix::io::retry_on_intr(accept)?))
+        let accepted = rustix::io::retry_on_intr(accept)?;
+        acts("has accepted");
+        Ok(Socket::from_fd(accepted))
     }
 
     pub fn set_nonblocking(&self) -> io::Result<()> {

@@ -2,11 +2,13 @@
 
 use super::PATIENCE;
 use super::child::Child;
+use super::content::Ear;
 use super::logs;
 use llmp::{BrokerBuilder, Client, Report, StopHandle};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 
 /// A place for a bus's socket.
@@ -45,6 +47,21 @@ impl Place {
     pub fn sender(&self) -> Client {
         Client::builder().send_only().connect(self.path()).unwrap()
     }
+}
+
+/// Somebody who receives everything all the time, and at the end of each round says what it has.
+pub fn listener(place: &Place) -> Receiver<Ear> {
+    let mut client = place.connect();
+    let (heard, receiver) = channel();
+    std::thread::spawn(move || {
+        let mut ear = Ear::default();
+        for round in 0.. {
+            ear.hear_until_end(&mut client, round);
+            // The test may be over already.
+            let _ = heard.send(ear.clone());
+        }
+    });
+    receiver
 }
 
 /// A bus whose broker is a thread and whose log can be read.

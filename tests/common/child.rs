@@ -7,8 +7,8 @@ use super::PATIENCE;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::{ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
 /// Which role, and what for, one word a line.
 pub const ROLE: &str = "LLMP_TEST_ROLE";
@@ -63,6 +63,19 @@ impl Child {
         }
     }
 
+    /// The next line that it says; `None` when it is gone.
+    #[track_caller]
+    pub fn line(&mut self) -> Option<String> {
+        if !self.unheard.is_empty() {
+            return Some(self.unheard.remove(0));
+        }
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("it neither speaks nor ends"),
+        }
+    }
+
     /// A number that it says behind `beginning`.
     #[track_caller]
     pub fn says_number(&mut self, beginning: &str) -> u32 {
@@ -78,6 +91,11 @@ impl Child {
 
     pub fn tell(&mut self, line: &str) {
         writeln!(self.process.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    /// What it is told lines by. To close it is to tell it something, too.
+    pub fn take_stdin(&mut self) -> ChildStdin {
+        self.process.stdin.take().unwrap()
     }
 
     pub fn pid(&self) -> i32 {

@@ -9,6 +9,9 @@ use std::collections::HashMap;
 pub const SMALL: u32 = 0;
 pub const MEDIUM: u32 = 1 << 28;
 pub const WIDE: u32 = 2 << 28;
+/// Lengths that follow from the number alone, so that a script takes the same steps every time. Some
+/// are longer than a page of 4096 bytes.
+pub const STEADY: u32 = 4 << 28;
 /// The last message of a sender, or of a round. It is empty.
 pub const END: u32 = 3 << 28;
 const KIND: u32 = 0xf << 28;
@@ -45,6 +48,8 @@ const LENS: &[usize] = &[
     3 << 20,
 ];
 
+const STEADY_LENS: &[usize] = &[1500, 2500, 0, 100, 6000, 3000, 1200, 8, 16, 3000, 700, 2000];
+
 /// The next of a row of numbers that look random (splitmix64).
 pub fn random(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -70,6 +75,7 @@ pub fn payload(sender: u32, tag: u32) -> Vec<u8> {
         SMALL => choice % 2001,
         MEDIUM => choice % 80_001,
         WIDE => LENS[choice % LENS.len()],
+        STEADY => STEADY_LENS[(tag & !KIND) as usize % STEADY_LENS.len()],
         _ => 0,
     };
     let mut bytes = Vec::with_capacity(len + 8);

@@ -1,0 +1,298 @@
+//! A broker that dies: production's [`Core`] and clients that poll, so that a checker can take
+//! every step of the broker for its last. The bus with everything that sleeps is in `bus`.
+
+use crate::scenario::chain::{control_memory, limits};
+use crate::scenario::{Descriptors, Runtime};
+use llmp::broker::core::{Action, Core};
+use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
+use llmp::control::Control;
+use llmp::endpoint::Endpoint;
+use llmp::layout::cursor_offset;
+use llmp::memory::{Crashing, Lifeline, Memory};
+use llmp::order::Site;
+use llmp::wire::Roles;
+use llmp::{ClientId, Envelope, Tag};
+
+/// The size of a bus.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// Messages that fit into a page.
+    pub messages_per_page: usize,
+    /// Pages that the budget of each chain allows.
+    pub pages: usize,
+    /// Messages that each sender sends.
+    pub messages: u64,
+    /// What each client does.
+    pub roles: &'static [Roles],
+    /// Turns of the broker, and steps of each client, while the others run.
+    pub turns: usize,
+    pub steps: usize,
+}
+
+/// A bus whose broker dies after `k` writes. Returns whether it died. [P2 P3 P5]
+pub fn broker_dies<R: Runtime>(runtime: &R, size: Size, k: usize) -> bool {
+    let lifeline = Lifeline::ends_after(k);
+    let Some((mut broker, members)) = Broker::with_clients(runtime, size, &lifeline) else {
+        return true;
+    };
+    let threads: Vec<_> = members
+        .into_iter()
+        .map(|mut member| {
+            runtime.spawn(move || {
+                for _ in 0..size.steps {
+                    member.step();
+                }
+                member
+            })
+        })
+        .collect();
+    for _ in 0..size.turns {
+        if !lifeline.is_over() {
+            broker.turn();
+        }
+    }
+    let mut members: Vec<_> = threads.into_iter().map(|join| join()).collect();
+    // Whoever still lives goes on until there is nothing to do.
+    loop {
+        let worked = !lifeline.is_over() && broker.turn();
+        if members.iter_mut().fold(worked, |worked, member| member.step() || worked) {
+            continue;
+        }
+        break;
+    }
+    check(&members, lifeline.is_over());
+    lifeline.is_over()
+}
+
+/// What everybody must have seen.
+fn check<R: Runtime>(members: &[Member<R>], died: bool) {
+    let mut receivers = members.iter().filter(|member| member.endpoint.inbound().is_some());
+    let order = &receivers.next().expect("somebody receives").received;
+    for other in receivers {
+        assert_eq!(&other.received, order, "two orders, or one has drained less");
+    }
+    for sender in members {
+        let heard: Vec<u64> =
+            order.iter().filter(|(id, _)| *id == sender.id).map(|(_, number)| *number).collect();
+        assert_eq!(heard, (0..heard.len() as u64).collect::<Vec<_>>(), "from {}", sender.id);
+        assert!(heard.len() as u64 <= sender.sent);
+        let taken = sender.taken();
+        assert!(heard.len() >= taken, "{taken} given up, {} sent on", heard.len());
+        if !died {
+            assert_eq!(heard.len() as u64, sender.sends, "lost although everybody lives");
+        }
+    }
+}
+
+struct Broker<R: Runtime> {
+    runtime: R,
+    core: Core<Crashing<R::Memory>>,
+    lifeline: Lifeline,
+    /// The broadcast chain's pages as they are handed on.
+    regions: Vec<(u32, R::Memory)>,
+    links: Vec<Link<R>>,
+}
+
+/// Descriptors to a client and from it.
+struct Link<R: Runtime> {
+    client: ClientId,
+    to_client: Descriptors<R::Memory>,
+    from_client: Descriptors<R::Memory>,
+}
+
+impl<R: Runtime> Broker<R> {
+    /// A broker and clients that have joined. `None` if it died before.
+    fn with_clients(
+        runtime: &R,
+        size: Size,
+        lifeline: &Lifeline,
+    ) -> Option<(Self, Vec<Member<R>>)> {
+        let limits = limits(size.messages_per_page, size.pages);
+        let mortal = |memory: &R::Memory| Crashing::new(memory.clone(), lifeline.clone());
+        let control = runtime.memory(cursor_offset(size.roles.len()));
+        let first = runtime.memory(limits.page_len());
+        let mut core = Core::new(limits, mortal(&control), size.roles.len(), mortal(&first));
+        let mut links = Vec::new();
+        let mut members = Vec::new();
+        for &roles in size.roles {
+            let reserved = core.reserve(roles)?;
+            let (id, cursor) = (reserved.client, reserved.cursor);
+            if lifeline.is_over() {
+                return None;
+            }
+            let own = control_memory(runtime);
+            let ours = Control::create(own.clone(), 1);
+            let start = core.join(id, mortal(&own)).unwrap();
+            while core.notice(id).is_some() {
+                core.told(id);
+            }
+            let peer = Control::check(control.clone(), cursor).unwrap();
+            let page = runtime.memory(limits.page_len());
+            let outbound = roles.has(Roles::SEND).then(|| {
+                let sender = Sender::new(id.0, limits, page.clone());
+                core.page_arrived(id, 0, mortal(&page)).unwrap();
+                (sender, cursor)
+            });
+            let inbound = roles.has(Roles::RECEIVE).then(|| {
+                let pages = vec![(0, first.clone())];
+                Receiver::new(limits, 0, pages, start, ours.clone(), 0).unwrap()
+            });
+            let mut endpoint = Endpoint::new(ours, peer, outbound, inbound);
+            endpoint.told();
+            let (to_client, from_client) = (Descriptors::default(), Descriptors::default());
+            members.push(Member {
+                runtime: runtime.clone(),
+                endpoint,
+                id,
+                cursor: (control.clone(), cursor_offset(cursor)),
+                sends: if roles.has(Roles::SEND) { size.messages } else { 0 },
+                sent: 0,
+                tails: Vec::new(),
+                pages: 1,
+                to_broker: from_client.clone(),
+                from_broker: to_client.clone(),
+                received: Vec::new(),
+            });
+            links.push(Link { client: id, to_client, from_client });
+        }
+        let (runtime, lifeline) = (runtime.clone(), lifeline.clone());
+        Some((Broker { runtime, core, lifeline, regions: vec![(0, first)], links }, members))
+    }
+
+    /// A turn and what follows from it. Returns whether there was anything to do.
+    fn turn(&mut self) -> bool {
+        let turn = self.core.turn();
+        let mut worked = turn.taken > 0;
+        if self.lifeline.is_over() {
+            return true;
+        }
+        if let Some(Blocked::NeedPage(len)) = turn.blocked {
+            let page = self.runtime.memory(len);
+            let id = self.regions.len() as u32;
+            self.regions.push((id, page.clone()));
+            self.core.add_page(Crashing::new(page, self.lifeline.clone()));
+            worked = true;
+        }
+        for action in self.core.take_actions() {
+            match action {
+                // Nobody sleeps.
+                Action::Ring(_) => {}
+                Action::Drain(client) => {
+                    worked = true;
+                    self.drain(client);
+                }
+                Action::Remove(client, fault) => panic!("{client} is removed: {fault:?}"),
+            }
+        }
+        for link in &self.links {
+            while let Some(notice) = self.core.notice(link.client) {
+                if let Notice::Page(id) = notice {
+                    link.to_client.send(id, self.regions[id as usize].1.clone());
+                }
+                self.core.told(link.client);
+            }
+        }
+        worked
+    }
+
+    fn drain(&mut self, client: ClientId) {
+        let link = self.links.iter().find(|link| link.client == client).unwrap();
+        while let Some((id, page)) = link.from_client.receive() {
+            let page = Crashing::new(page, self.lifeline.clone());
+            self.core.page_arrived(client, id, page).unwrap();
+        }
+        self.core.drained(client);
+    }
+}
+
+/// A client.
+struct Member<R: Runtime> {
+    runtime: R,
+    endpoint: Endpoint<R::Memory>,
+    id: ClientId,
+    /// Where the broker says how far it has taken our chain.
+    cursor: (R::Memory, usize),
+    sends: u64,
+    sent: u64,
+    /// The chain's tail behind each message that was sent.
+    tails: Vec<u64>,
+    pages: u32,
+    to_broker: Descriptors<R::Memory>,
+    from_broker: Descriptors<R::Memory>,
+    /// Who sent which of its messages.
+    received: Vec<(ClientId, u64)>,
+}
+
+impl<R: Runtime> Member<R> {
+    /// Messages that the broker has given up.
+    fn taken(&self) -> usize {
+        let (memory, at) = &self.cursor;
+        let position = memory.load(*at, Site::CursorRead);
+        self.tails.iter().filter(|tail| **tail <= position).count()
+    }
+
+    /// Sends and receives, if it can. Returns whether it could.
+    fn step(&mut self) -> bool {
+        let sent = self.sent < self.sends && self.send();
+        if self.endpoint.inbound().is_none() {
+            return sent;
+        }
+        // What was taken is visible to whoever sees that it was taken.
+        let taken = self.taken();
+        let mut received = self.receive();
+        while self.received.iter().filter(|(id, _)| *id == self.id).count() < taken {
+            assert!(self.receive(), "given up, and not sent on");
+            received = true;
+        }
+        sent || received
+    }
+
+    fn send(&mut self) -> bool {
+        match self.endpoint.send(Envelope::tagged(Tag(self.sent as u32)), &self.sent.to_le_bytes())
+        {
+            Ok(_) => {
+                self.sent += 1;
+                self.tails.push(self.endpoint.outbound().unwrap().tail());
+                true
+            }
+            Err(Refused::Blocked(Blocked::NeedPage(len))) => {
+                let page = self.runtime.memory(len);
+                self.to_broker.send(self.pages, page.clone());
+                self.pages += 1;
+                self.endpoint.outbound_mut().unwrap().add_page(page);
+                self.endpoint.told();
+                true
+            }
+            Err(Refused::Blocked(_)) => false,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    /// Takes one step along the broadcast chain. Returns whether there was any.
+    fn receive(&mut self) -> bool {
+        let (event, _) = self.endpoint.poll().expect("the broker is honest");
+        let inbound = self.endpoint.inbound_mut().unwrap();
+        match event {
+            Event::Empty => return false,
+            Event::Turned => {}
+            Event::Message(slot) => {
+                let mut number = [0; 8];
+                inbound.read(&slot, &mut number);
+                let number = u64::from_le_bytes(number);
+                let envelope = inbound.envelope(&slot);
+                assert_eq!(envelope.tag, Tag(number as u32), "torn or mixed up");
+                inbound.advance(&slot);
+                self.received.push((envelope.sender, number));
+            }
+            Event::Unknown(page) => {
+                let mut found = false;
+                while let Some((id, memory)) = self.from_broker.receive() {
+                    found |= id == page;
+                    inbound.add_page(id, memory).unwrap();
+                }
+                assert!(found, "page {page} was named before it was sent");
+            }
+        }
+        true
+    }
+}

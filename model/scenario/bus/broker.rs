@@ -1,0 +1,180 @@
+//! The broker: production's [`Core`], with mailboxes for sockets.
+
+use super::{ToBroker, ToClient, limits};
+use crate::scenario::{Mailbox, Runtime};
+use llmp::ClientId;
+use llmp::broker::core::{Action, Core, TurnBudget};
+use llmp::chain::{Blocked, Notice, Start, Stats};
+use llmp::layout::cursor_offset;
+use llmp::memory::{Crashing, Lifeline};
+use llmp::wire::Roles;
+use std::collections::BTreeMap;
+
+/// A client's mailbox, and where it starts until it has been told so.
+type Link<R> = (<R as Runtime>::Mailbox<ToClient<R>>, Option<Start>);
+
+pub(super) struct Brokering<R: Runtime> {
+    runtime: R,
+    core: Core<Crashing<R::Memory>>,
+    life: Lifeline,
+    /// Our regions as they are handed on: control, and the pages by their ids.
+    control: R::Memory,
+    pages: Vec<R::Memory>,
+    inbox: R::Mailbox<ToBroker<R>>,
+    clients: BTreeMap<ClientId, Link<R>>,
+    stopping: bool,
+}
+
+impl<R: Runtime> Brokering<R> {
+    pub fn new(
+        runtime: &R,
+        inbox: R::Mailbox<ToBroker<R>>,
+        clients: usize,
+        life: Lifeline,
+    ) -> Self {
+        let control = runtime.memory(cursor_offset(clients));
+        let first = runtime.memory(limits().page_len());
+        let mortal = |memory: &R::Memory| Crashing::new(memory.clone(), life.clone());
+        let mut core = Core::new(limits(), mortal(&control), clients, mortal(&first));
+        core.set_turn_budget(TurnBudget { messages: 3, bytes: 200 });
+        Brokering {
+            runtime: runtime.clone(),
+            core,
+            life,
+            control,
+            pages: vec![first],
+            inbox,
+            clients: BTreeMap::new(),
+            stopping: false,
+        }
+    }
+
+    pub fn run(mut self) -> Stats {
+        loop {
+            while let Some(packet) = self.inbox.take() {
+                self.on_packet(packet);
+            }
+            let worked = self.turn();
+            self.tell();
+            if self.dead() {
+                return self.lie_dead();
+            }
+            if !worked && self.core.park() && !self.dead() {
+                if self.stopping && !self.core.is_blocked() {
+                    break;
+                }
+                let packet = self.inbox.wait();
+                self.core.unpark();
+                self.on_packet(packet);
+            }
+        }
+        for (mailbox, _) in self.clients.values() {
+            mailbox.put(ToClient::Bye);
+        }
+        self.core.stats()
+    }
+
+    fn dead(&self) -> bool {
+        self.life.is_over()
+    }
+
+    /// The kernel's part: it hangs up on everybody, also on who comes too late.
+    fn lie_dead(mut self) -> Stats {
+        for (mailbox, _) in self.clients.values() {
+            mailbox.put(ToClient::HangUp);
+        }
+        while !self.stopping {
+            match self.inbox.wait() {
+                ToBroker::Connect { mailbox, .. } => mailbox.put(ToClient::HangUp),
+                ToBroker::Stop => self.stopping = true,
+                _ => {}
+            }
+        }
+        self.core.stats()
+    }
+
+    fn turn(&mut self) -> bool {
+        let turn = self.core.turn();
+        if self.dead() {
+            return false;
+        }
+        let mut worked = turn.taken > 0;
+        if let Some(Blocked::NeedPage(len)) = turn.blocked {
+            let page = self.runtime.memory(len);
+            self.pages.push(page.clone());
+            self.core.add_page(Crashing::new(page, self.life.clone()));
+            worked = true;
+        }
+        for action in self.core.take_actions() {
+            worked = true;
+            match action {
+                Action::Ring(client) => {
+                    if let Some((mailbox, _)) = self.clients.get(&client) {
+                        mailbox.put(ToClient::Ring);
+                    }
+                }
+                Action::Drain(client) => {
+                    while let Some(packet) = self.inbox.take() {
+                        self.on_packet(packet);
+                    }
+                    self.core.drained(client);
+                }
+                Action::Remove(client, fault) => {
+                    assert_eq!(fault, None, "client {client} is honest");
+                    self.clients.remove(&client);
+                }
+            }
+        }
+        worked
+    }
+
+    fn tell(&mut self) {
+        if self.dead() {
+            return;
+        }
+        for (client, (mailbox, start)) in &mut self.clients {
+            while let Some(notice) = self.core.notice(*client) {
+                mailbox.put(match notice {
+                    Notice::Page(id) => {
+                        ToClient::Page { id, page: self.pages[id as usize].clone() }
+                    }
+                    Notice::Forget(id) => ToClient::Forget { id },
+                });
+                self.core.told(*client);
+            }
+            if let Some(start) = start.take() {
+                mailbox.put(ToClient::Start(start));
+            }
+        }
+    }
+
+    fn on_packet(&mut self, packet: ToBroker<R>) {
+        let mortal = |memory| Crashing::new(memory, self.life.clone());
+        match packet {
+            ToBroker::Connect { mailbox, .. } if self.dead() => mailbox.put(ToClient::HangUp),
+            ToBroker::Stop => self.stopping = true,
+            _ if self.dead() => {}
+            ToBroker::Connect { control, mailbox } => {
+                let roles = Roles::SEND.and(Roles::RECEIVE);
+                let reserved = self.core.reserve(roles).expect("a place for everybody");
+                if self.dead() {
+                    return mailbox.put(ToClient::HangUp);
+                }
+                let ours = self.control.clone();
+                let (client, cursor) = (reserved.client, reserved.cursor);
+                mailbox.put(ToClient::Welcome { client, cursor, control: ours });
+                let start = self.core.join(client, mortal(control)).unwrap();
+                self.clients.insert(client, (mailbox, Some(start)));
+            }
+            ToBroker::Page { client, id, page } => {
+                self.core.page_arrived(client, id, mortal(page)).unwrap();
+            }
+            ToBroker::Forget { client, id } => self.core.page_forgotten(client, id).unwrap(),
+            ToBroker::Ring => {}
+            ToBroker::HangUp(client) => {
+                self.clients.remove(&client);
+                self.core.hung_up(client);
+            }
+        }
+    }
+}

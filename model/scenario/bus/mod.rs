@@ -1,0 +1,181 @@
+//! A whole bus: a broker and its clients, which join, send, receive, sleep, leave and die.
+//!
+//! The broker's [`Core`] and the clients' [`Endpoint`]s are production's; what is written here is
+//! only what sockets and descriptors do in production: it puts packets into mailboxes.
+
+mod broker;
+mod client;
+
+use self::broker::Brokering;
+use self::client::Clienting;
+use crate::scenario::{Mailbox, Runtime};
+use llmp::chain::{Start, Stats};
+use llmp::memory::Lifeline;
+use llmp::{ClientId, Limits};
+use std::collections::BTreeMap;
+
+/// What a client does.
+#[derive(Clone, Copy, Debug)]
+pub struct Script {
+    /// Messages that it sends.
+    pub sends: u64,
+    /// After so many writes to shared memory it dies; `None`: it lives to the end.
+    pub dies_after: Option<usize>,
+    /// After its messages it hangs up instead of staying to the end.
+    pub leaves: bool,
+}
+
+/// What a client has lived through.
+#[derive(Debug)]
+pub struct Life {
+    pub id: ClientId,
+    script: Script,
+    /// Where it began to receive.
+    start: Start,
+    /// Messages that it had committed for sure, and how many of them the broker had given up when it
+    /// had ended.
+    committed: u64,
+    taken: u64,
+    /// Whether it died.
+    died: bool,
+    /// Number on the bus, sender, number there.
+    received: Vec<(u64, ClientId, u64)>,
+}
+
+/// Who died while a client joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dead {
+    Client,
+    Broker,
+}
+
+enum ToBroker<R: Runtime> {
+    Connect { control: R::Memory, mailbox: R::Mailbox<ToClient<R>> },
+    Page { client: ClientId, id: u32, page: R::Memory },
+    Forget { client: ClientId, id: u32 },
+    Ring,
+    HangUp(ClientId),
+    Stop,
+}
+
+enum ToClient<R: Runtime> {
+    Welcome {
+        client: ClientId,
+        cursor: usize,
+        control: R::Memory,
+    },
+    Page {
+        id: u32,
+        page: R::Memory,
+    },
+    Forget {
+        id: u32,
+    },
+    Start(Start),
+    Ring,
+    Bye,
+    /// The broker is dead.
+    HangUp,
+}
+
+/// Sizes around the boundaries of words, slots and pages.
+fn payload(number: u64) -> Vec<u8> {
+    let len = [8, 9, 15, 16, 17, 40, 64][number as usize % 7];
+    let mut payload = number.to_le_bytes().to_vec();
+    payload.resize(len, number as u8);
+    payload
+}
+
+/// Small pages, and a budget that is soon used up.
+pub fn limits() -> Limits {
+    Limits::new(192, 64, Limits::least_budget(192, 64)).unwrap()
+}
+
+/// How a bus ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    pub stats: Stats,
+    /// Whether anybody died.
+    pub died: bool,
+}
+
+/// Runs a bus to its end and checks what everybody has seen. The broker makes so many writes and
+/// then dies.
+pub fn run<R: Runtime>(runtime: &R, scripts: &[Script], broker_life: Lifeline) -> Outcome {
+    let to_broker = runtime.mailbox::<ToBroker<R>>();
+    let broker = {
+        let (runtime, inbox, clients) = (runtime.clone(), to_broker.clone(), scripts.len());
+        let life = broker_life.clone();
+        runtime.clone().spawn(move || Brokering::new(&runtime, inbox, clients, life).run())
+    };
+    let done = runtime.mailbox::<()>();
+    let clients: Vec<_> = scripts
+        .iter()
+        .map(|script| {
+            let (runtime, script) = (runtime.clone(), *script);
+            let (to_broker, done) = (to_broker.clone(), done.clone());
+            runtime.clone().spawn(move || {
+                let client = Clienting::connect(&runtime, script, to_broker);
+                let client = client.map(|mut client| {
+                    client.play();
+                    client
+                });
+                done.put(());
+                client.map(Clienting::live_on)
+            })
+        })
+        .collect();
+    for _ in scripts {
+        done.wait();
+    }
+    to_broker.put(ToBroker::Stop);
+    let lives: Vec<Result<Life, Dead>> = clients.into_iter().map(|join| join()).collect();
+    let stats = broker();
+    let broker_died = broker_life.is_over();
+    let is_death = |life: &Result<Life, Dead>| life.as_ref().map_or(true, |life| life.died);
+    let died = broker_died || lives.iter().any(is_death);
+    for life in &lives {
+        assert!(broker_died || !matches!(life, Err(Dead::Broker)));
+    }
+    // Who was never in has seen nothing.
+    let lives: Vec<Life> = lives.into_iter().flatten().collect();
+    check(&lives, broker_died);
+    Outcome { stats, died }
+}
+
+/// The oracle: what everybody must have seen. [P1 P2 P3 P4 P5]
+fn check(lives: &[Life], broker_died: bool) {
+    // One order: nobody disagrees about what a number on the bus was.
+    let mut order: BTreeMap<u64, (ClientId, u64)> = BTreeMap::new();
+    for life in lives {
+        for (i, (number, sender, message)) in life.received.iter().enumerate() {
+            assert_eq!(*number, life.start.message + i as u64, "a gap for client {}", life.id);
+            let known = *order.entry(*number).or_insert((*sender, *message));
+            assert_eq!(known, (*sender, *message), "two orders");
+        }
+    }
+    let end = lives.iter().filter(|l| !l.script.leaves && !l.died);
+    let ends: Vec<u64> = end.map(|l| l.start.message + l.received.len() as u64).collect();
+    assert!(ends.windows(2).all(|w| w[0] == w[1]), "they don't end together: {ends:?}");
+    // Per sender in order and once, from the first that a receiver could see.
+    for life in lives {
+        let mut next: BTreeMap<ClientId, u64> = BTreeMap::new();
+        for (_, sender, message) in &life.received {
+            let expected = next.entry(*sender).or_insert(*message);
+            assert_eq!(message, expected, "from client {sender} to client {}", life.id);
+            *expected += 1;
+        }
+    }
+    for life in lives {
+        let messages = order.values().filter(|(sender, _)| *sender == life.id);
+        // Who was there from the beginning to the end has seen everything that was committed; or,
+        // if the broker died, at least what it had given up.
+        let witness = lives.iter().any(|l| l.start.message == 0 && !l.script.leaves && !l.died);
+        if witness {
+            let most = life.committed + u64::from(life.died);
+            let least = if broker_died { life.taken } else { life.committed };
+            let seen = messages.count() as u64;
+            assert!((least..=most).contains(&seen), "{seen} of {life:?}");
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The broker dies at each of its steps. Each time its clients drain what it had committed and hear
+//! that it died, and the next one starts at the same place.
+
+use crate::common::PATIENCE;
+use crate::common::bus::Place;
+use crate::common::content::{Ear, STEADY, payload};
+use crate::every_step::{
+    End, Step, Victim, alone, at_every_step, wait_until_nothing_is_left, within_patience,
+};
+use llmp::{Broker, Client, ClientBuilder, ConnectError, Ended, RecvError, SendError};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::ChildStdin;
+use std::thread::JoinHandle;
+
+/// More than the budget of any chain.
+const MESSAGES: u32 = 24;
+
+/// What the clients of one broker have lived through.
+#[derive(Debug, Default)]
+struct Life {
+    /// Messages that were committed, and how many of them the broker had given up for sure.
+    sent: u32,
+    taken: u32,
+    /// What each receiver heard before which end.
+    heard: Vec<(u32, Ended)>,
+}
+
+/// A connection, or `None` if the broker died before it was made.
+fn connect(builder: ClientBuilder, path: &Path) -> Option<Client> {
+    match builder.connect(path) {
+        Ok(client) => Some(client),
+        Err(ConnectError::Ended(Ended::Died) | ConnectError::NoBus { .. }) => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Hears everything up to the end. Nobody waits in vain: that is the end's promise (P5).
+fn listen(mut client: Client, sender: u32) -> JoinHandle<(u32, Ended)> {
+    std::thread::spawn(move || {
+        let mut ear = Ear::default();
+        loop {
+            match client.recv_timeout(PATIENCE) {
+                Ok(message) => ear.hear(&message.expect("a message or an end")),
+                Err(RecvError::Ended(ended)) => return (ear.heard_of(sender), ended),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    })
+}
+
+/// Two receivers and a sender, which sleeps until everything is taken after every few messages.
+/// When it has sent everything, it tells the broker to end.
+fn live(path: &Path, tell: ChildStdin) -> Life {
+    let mut life = Life::default();
+    let receiver = || connect(Client::builder().receive_only(), path);
+    let receivers: Vec<Client> = [receiver(), receiver()].into_iter().flatten().collect();
+    let Some(mut sender) = connect(Client::builder().send_only(), path) else {
+        return life;
+    };
+    let id = sender.id().0;
+    let ears: Vec<_> = receivers.into_iter().map(|client| listen(client, id)).collect();
+    let mut speak = || {
+        for number in 0..MESSAGES {
+            sender.send(STEADY | number, &payload(id, STEADY | number))?;
+            life.sent += 1;
+            if number % 3 == 2 {
+                sender.flush()?;
+                life.taken = life.sent;
+            }
+        }
+        Ok(())
+    };
+    let spoken: Result<(), SendError> = speak();
+    assert!(matches!(spoken, Ok(()) | Err(SendError::Ended(Ended::Died))), "{spoken:?}");
+    drop(tell);
+    life.heard = ears.into_iter().map(|ear| ear.join().unwrap()).collect();
+    life
+}
+
+/// A broker lives to this step. [P1 P2 P3 P5 P7 P15]
+fn die(place: &Place, step: &Step) -> End {
+    let path = place.path();
+    // It finds the socket of a dead predecessor.
+    drop(UnixListener::bind(&path).unwrap());
+    let mut broker = Victim::start(place, "dying-broker", step);
+    let mut life = Life::default();
+    if broker.word().is_some_and(|(word, _)| word == "ready") {
+        let (path, tell) = (path.clone(), broker.child.take_stdin());
+        life = within_patience(move || live(&path, tell));
+    }
+    let end = broker.end();
+    for (heard, ended) in &life.heard {
+        // What it had given up, it had sent on.
+        assert!((life.taken..=life.sent).contains(heard), "{life:?}");
+        // All drain the same chain.
+        assert_eq!(*heard, life.heard[0].0, "{life:?}");
+        match ended {
+            // It said so before it died.
+            Ended::Closed => assert_eq!(*heard, MESSAGES),
+            ended => assert_eq!(*ended, Ended::Died),
+        }
+    }
+    if !end.is_death() {
+        assert!(life.heard.iter().all(|(_, ended)| *ended == Ended::Closed), "{life:?}");
+        assert_eq!(life.heard.len(), 2);
+    }
+    wait_until_nothing_is_left();
+    successor(path);
+    end
+}
+
+/// The next broker starts at the same place, and is one.
+fn successor(path: PathBuf) {
+    within_patience(move || {
+        let broker = Broker::bind(&path).unwrap();
+        let stop = broker.stop_handle();
+        let thread = std::thread::spawn(move || broker.run());
+        let mut client = Client::builder().own_messages().connect(&path).unwrap();
+        client.send(1, b"on it goes").unwrap();
+        assert_eq!(client.recv().unwrap().payload, b"on it goes");
+        stop.stop();
+        thread.join().unwrap().unwrap();
+    });
+}
+
+// P1, P2, P3, P5, P7, P15
+#[test]
+fn p5_p7_a_broker_killed_at_each_of_its_steps_leaves_its_clients_what_it_had_committed() {
+    let _alone = alone();
+    let place = Place::new();
+    let steps = [
+        "open the directory",
+        "lock the directory",
+        "bind",
+        "remove a stale socket",
+        "listen",
+        "ask for our socket's inode",
+        "create a memfd",
+        "seal it",
+        "make an epoll",
+        "make an eventfd",
+        "watch",
+        "wait for events",
+        "accept",
+        "has accepted",
+        "watch a connection",
+        "receive",
+        "has received",
+        "send Welcome",
+        "send Page",
+        "send Start",
+        "send Ring",
+        "send Bye",
+        "map what came",
+        "CommitRead",
+        "copy bytes",
+        "CommitClear",
+        "CommitFill",
+        "CommitPublish",
+        "CursorPublish",
+        "CursorRead",
+        "ParkStore",
+        "ParkFence",
+        "ParkClear",
+        "RingFence",
+        "RingRead",
+        "close a connection",
+        "remove our socket",
+        "unmap",
+    ];
+    at_every_step("broker", &steps, |step| die(&place, step));
+}

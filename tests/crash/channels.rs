@@ -1,0 +1,169 @@
+//! The two ends of a channel die at each of their steps.
+
+use crate::common::PATIENCE;
+use crate::common::bus::Place;
+use crate::common::content::{END, STEADY, check, payload};
+use crate::every_step::{
+    End, LIMITS, Step, Victim, alone, at_every_step, wait_until_nothing_is_left, within_patience,
+};
+use crate::victims::{BATCH, SINGLE, milestones};
+use llmp::{ConnectError, Ended, Limits, Listener, Receiver, RecvError, SendError, Sender};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+
+fn limits() -> Limits {
+    let [page_len, max_message_len, budget] = LIMITS;
+    Limits::new(page_len, max_message_len, budget).unwrap()
+}
+
+/// What came over one channel.
+#[derive(Debug)]
+enum Heard {
+    /// It was never made.
+    Nothing,
+    /// So many messages, whole and in order, and then the end.
+    Messages(u32, Ended),
+    /// The test's own mark behind all of them.
+    Mark,
+}
+
+/// Hears one sender out.
+fn hear(listener: &Listener) -> Heard {
+    let mut receiver = match listener.accept() {
+        Ok(receiver) => receiver,
+        Err(ConnectError::Ended(Ended::Died)) => return Heard::Nothing,
+        Err(error) => panic!("{error}"),
+    };
+    let mut number = 0;
+    loop {
+        match receiver.recv_timeout(PATIENCE) {
+            Ok(Some(message)) if message.tag.0 == END => return Heard::Mark,
+            Ok(message) => {
+                let message = message.expect("a message or an end");
+                check(&message);
+                assert_eq!(message.tag.0, STEADY | number);
+                number += 1;
+            }
+            Err(RecvError::Ended(ended)) => return Heard::Messages(number, ended),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+// P1, P3, P4, P7
+#[test]
+fn p4_p7_the_sender_of_a_channel_killed_at_each_of_its_steps() {
+    let _alone = alone();
+    let place = Place::new();
+    let listener = Receiver::listen_with(place.path(), limits()).unwrap();
+    let (heard, hears) = channel();
+    // It has no end but this test's.
+    std::thread::spawn(move || while heard.send(hear(&listener)).is_ok() {});
+    let steps = ["connect", "send Hello", "send Join", "send Page", "CommitPublish", "CommitFill"];
+    at_every_step("channel sender", &steps, |step| {
+        let mut victim = Victim::start(&place, "dying-channel-sender", step);
+        let sent = victim.last("sent").unwrap_or(0);
+        let end = victim.end();
+        // Another sender comes behind it, whether it has come or not.
+        let path = place.path();
+        within_patience(move || Sender::connect(path).unwrap().send(END, b"").unwrap());
+        let mut from_victim = Heard::Nothing;
+        loop {
+            match hears.recv_timeout(PATIENCE).expect("the receiver hangs or has failed") {
+                Heard::Mark => break,
+                other => from_victim = other,
+            }
+        }
+        let possible: Vec<u32> = milestones().skip_while(|n| *n < sent).take(2).collect();
+        match &from_victim {
+            Heard::Messages(heard, Ended::Died) => {
+                assert!(possible.contains(heard), "said {sent}, heard {heard}");
+                assert!(end.is_death());
+            }
+            Heard::Messages(heard, Ended::Closed) => assert_eq!(*heard, SINGLE + BATCH),
+            Heard::Nothing => assert_eq!(sent, 0),
+            other => panic!("{other:?}"),
+        }
+        wait_until_nothing_is_left();
+        end
+    });
+}
+
+/// What a sender came to before the end, if there was one: sent, and taken for sure.
+fn speak(path: &Path) -> (u32, u32, Option<Ended>) {
+    let mut sender = match Sender::connect(path) {
+        Ok(sender) => sender,
+        Err(ConnectError::Ended(Ended::Died) | ConnectError::NoBus { .. }) => {
+            return (0, 0, Some(Ended::Died));
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let (mut sent, mut taken) = (0, 0);
+    let mut speak = || {
+        for number in 0..2 * (SINGLE + BATCH) {
+            sender.send(STEADY | number, &payload(1, STEADY | number))?;
+            sent += 1;
+            if number % 5 == 4 {
+                sender.flush()?;
+                taken = sent;
+            }
+        }
+        sender.flush()?;
+        taken = sent;
+        Ok(())
+    };
+    match speak() {
+        Ok(()) => (sent, taken, None),
+        Err(SendError::Ended(ended)) => (sent, taken, Some(ended)),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// The receiving end of a channel lives to this step. [P5 P7 P9]
+fn receiver_dies(place: &Place, step: &Step) -> End {
+    let path: PathBuf = place.path();
+    // It finds the socket of a dead predecessor.
+    drop(UnixListener::bind(&path).unwrap());
+    let mut victim = Victim::start(place, "dying-channel-receiver", step);
+    let mut spoken = (0, 0, Some(Ended::Died));
+    if victim.word().is_some_and(|(word, _)| word == "ready") {
+        let path = path.clone();
+        spoken = within_patience(move || speak(&path));
+    }
+    let heard = victim.last("heard").unwrap_or(0);
+    let (sent, taken, ended) = spoken;
+    assert!((taken..=sent).contains(&heard), "sent {sent}, taken {taken}, heard {heard}");
+    assert!(matches!(ended, None | Some(Ended::Died)), "{ended:?}");
+    let end = victim.end();
+    if !end.is_death() {
+        assert_eq!((heard, ended), (2 * (SINGLE + BATCH), None));
+    }
+    wait_until_nothing_is_left();
+    // The next one starts at the same place.
+    drop(Receiver::listen_with(&path, limits()).unwrap());
+    end
+}
+
+// P5, P7, P9
+#[test]
+fn p5_p7_the_receiver_of_a_channel_killed_at_each_of_its_steps() {
+    let _alone = alone();
+    let place = Place::new();
+    let steps = [
+        "bind",
+        "remove a stale socket",
+        "listen",
+        "accept",
+        "send Welcome",
+        "send Start",
+        "map what came",
+        "CommitRead",
+        "read bytes",
+        "CursorPublish",
+        "ParkStore",
+        "send Ring",
+        "remove our socket",
+    ];
+    at_every_step("channel receiver", &steps, |step| receiver_dies(&place, step));
+}

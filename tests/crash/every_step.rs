@@ -1,0 +1,171 @@
+//! One victim after the other, each of which lives one step longer than the one before.
+
+use crate::common::PATIENCE;
+use crate::common::bus::Place;
+use crate::common::child::Child;
+use crate::common::proc::{Holdings, holdings, left_behind, wait_until};
+use rustix::process::Signal;
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::sync::mpsc::channel;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// Page length, longest message and budget of all chains: pages are turned and written again, and
+/// some messages need a page of double length.
+pub const LIMITS: [usize; 3] = [4096, 6000, 16384];
+
+/// How many steps of a kind there are may depend a little on who is how fast: so many victims in a
+/// row must have lived through before it is believed that there is no further one.
+const LIVES: u32 = 2;
+
+/// A step: its kind, and its number among those of its kind.
+#[derive(Clone, Debug)]
+pub struct Step {
+    kind: String,
+    number: u64,
+}
+
+/// How a victim ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was killed in front of its step.
+    Killed,
+    /// It came to the end of its script, by steps of these kinds.
+    Lived(BTreeSet<String>),
+}
+
+impl End {
+    pub fn is_death(&self) -> bool {
+        *self == End::Killed
+    }
+}
+
+/// A process that kills itself in front of a step, and what it has said until then.
+pub struct Victim {
+    pub child: Child,
+    says_it_dies: bool,
+    steps: BTreeSet<String>,
+}
+
+impl Victim {
+    pub fn start(place: &Place, role: &str, step: &Step) -> Self {
+        let child = place.child(role, &[&step.kind, &step.number]);
+        Victim { child, says_it_dies: false, steps: BTreeSet::new() }
+    }
+
+    /// The next thing that it says about its script; `None` when it has ended.
+    #[track_caller]
+    pub fn word(&mut self) -> Option<(String, u32)> {
+        loop {
+            let line = self.child.line()?;
+            let (word, rest) = line.split_once(' ').unwrap_or((&line, "0"));
+            match word {
+                "dies" => self.says_it_dies = true,
+                "made" => drop(self.steps.insert(rest.into())),
+                word => return Some((word.into(), rest.parse().unwrap())),
+            }
+        }
+    }
+
+    /// Hears it out; `None` if it never said `word`, or else the last number that it said there.
+    #[track_caller]
+    pub fn last(&mut self, word: &str) -> Option<u32> {
+        let mut last = None;
+        while let Some((said, number)) = self.word() {
+            last = if said == word { Some(number) } else { last };
+        }
+        last
+    }
+
+    /// How it ended, by its own words and the kernel's.
+    #[track_caller]
+    pub fn end(mut self) -> End {
+        assert_eq!(self.last("nothing"), None);
+        let status = self.child.wait();
+        assert_eq!(left_behind(&[self.child.pid()]), Vec::<String>::new());
+        if self.says_it_dies {
+            assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{status}");
+            return End::Killed;
+        }
+        assert!(status.success() && !self.steps.is_empty(), "it failed: {status}, see above");
+        End::Lived(self.steps)
+    }
+}
+
+/// Lets a victim die in front of every step, and says how many steps that were. There must be
+/// steps of the kinds `expected`.
+pub fn at_every_step(name: &str, expected: &[&str], mut die: impl FnMut(&Step) -> End) {
+    if let Ok(step) = std::env::var("LLMP_CRASH_AT") {
+        let (kind, number) = step.rsplit_once(':').expect("LLMP_CRASH_AT=KIND:NUMBER");
+        let step = Step { kind: kind.into(), number: number.parse().unwrap() };
+        let end = die(&step);
+        return report(format_args!("crash {name}: {step:?}: {end:?}"));
+    }
+    let start = Instant::now();
+    // The first one makes no step of this kind and lives.
+    let mut kinds = vec![String::new()];
+    let (mut next, mut deaths) = (0, 0);
+    while let Some(kind) = kinds.get(next).cloned() {
+        next += 1;
+        let (mut number, mut lives) = (0, 0);
+        while lives < LIVES {
+            let step = Step { kind: kind.clone(), number };
+            // Names the step should anything fail.
+            println!("crash {name}: {step:?}");
+            match die(&step) {
+                End::Killed => (deaths, lives) = (deaths + 1, 0),
+                End::Lived(steps) => {
+                    lives += 1;
+                    kinds.extend(
+                        steps.into_iter().filter(|kind| !kinds.contains(kind)).collect::<Vec<_>>(),
+                    );
+                }
+            }
+            number += 1;
+        }
+    }
+    report(format_args!(
+        "crash {name}: SIGKILL at each of {deaths} steps of {} kinds, {:.1} s",
+        kinds.len() - 1,
+        start.elapsed().as_secs_f64()
+    ));
+    let is_missing = |kind: &&&str| !kinds.iter().any(|known| known == **kind);
+    let missing: Vec<_> = expected.iter().filter(is_missing).collect();
+    assert!(missing.is_empty(), "nobody died before {missing:?}, but before {kinds:?}");
+}
+
+/// Prints a line that the test harness does not swallow.
+fn report(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// One scenario at a time: what this process holds is counted.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What `work` returns, unless it hangs.
+#[track_caller]
+pub fn within_patience<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || sender.send(work()));
+    receiver.recv_timeout(PATIENCE).expect("a survivor hangs or has failed, see above")
+}
+
+/// What this process holds of all buses.
+pub fn ours() -> Holdings {
+    holdings(std::process::id() as i32)
+}
+
+/// Waits until nothing of a bus is left in this process (P7).
+#[track_caller]
+pub fn wait_until_nothing_is_left() {
+    wait_until("nothing of the dead is left", || {
+        let Holdings { memfds, own, foreign, .. } = ours();
+        (memfds, own, foreign) == (0, (0, 0), (0, 0))
+    });
+}
