@@ -1,0 +1,271 @@
+//! One turn of the broker.
+//!
+//! The broker is the receiver of every client's chain and the sender of the broadcast chain. In a
+//! turn it takes from each client up to its budget, appends to one run, publishes the run by one
+//! store, then gives up what it took, and then rings who sleeps. In that order: what was given up
+//! has been sent on (P3). All clients read the one broadcast chain, so all see one order (P2).
+
+use super::{Action, Core, Drain};
+use crate::broker::forward::{Hooked, forward};
+use crate::chain::{Blocked, Event, Receiver, Refused, Sender};
+use crate::control::Doorbell;
+use crate::fault::Fault;
+use crate::layout::SLOT_HEADER;
+use crate::memory::Memory;
+use crate::message::ClientId;
+use crate::wire::Roles;
+
+/// How much is taken from one client before it is the next one's turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TurnBudget {
+    /// Messages and page turns.
+    pub messages: usize,
+    /// Payload bytes; the message that exceeds them is still taken.
+    pub bytes: usize,
+}
+
+impl Default for TurnBudget {
+    fn default() -> Self {
+        TurnBudget { messages: 256, bytes: 256 * 1024 }
+    }
+}
+
+/// What a turn did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// Messages and page turns taken.
+    pub taken: usize,
+    /// Why not all of it was taken.
+    pub blocked: Option<Blocked>,
+}
+
+/// Why a link's turn ended.
+enum Outcome {
+    /// Nothing left, or its share is used up.
+    Next,
+    Blocked(Blocked),
+    Gone(Option<Fault>),
+}
+
+impl<M: Memory> Core<M> {
+    /// Takes from every client in turn, sends on, gives up, and says who must be rung.
+    pub fn turn(&mut self) -> Turn {
+        let mut turn = Turn::default();
+        let mut gone = Vec::new();
+        self.waiting = None;
+        let links = self.links.len();
+        if self.first >= links {
+            self.first = 0;
+        }
+        let begin = self.first;
+        for k in 0..links {
+            let i = (begin + k) % links;
+            if turn.blocked.is_some() {
+                // There is no room for anybody; but who has left and holds nothing can go.
+                if self.links[i].is_finished() {
+                    gone.push((self.links[i].id, None));
+                }
+                continue;
+            }
+            match self.take_from(i, &mut turn.taken) {
+                Outcome::Next => {}
+                Outcome::Gone(fault) => gone.push((self.links[i].id, fault)),
+                Outcome::Blocked(blocked) => {
+                    turn.blocked = Some(blocked);
+                    // Who was refused comes first when there is room again.
+                    self.first = i;
+                }
+            }
+        }
+        if turn.blocked.is_none() && links > 0 {
+            self.first = (begin + 1) % links;
+        }
+        self.publish_and_ring();
+        while let Some((id, fault)) = self.broadcast.take_liar() {
+            gone.push((ClientId(id), Some(fault)));
+        }
+        for (client, fault) in gone {
+            self.expel(client, fault);
+        }
+        turn
+    }
+
+    /// Takes one client's share.
+    fn take_from(&mut self, i: usize, taken: &mut usize) -> Outcome {
+        let link = &mut self.links[i];
+        let leaving = link.leaving.is_some();
+        let Some(inbound) = &mut link.inbound else {
+            return if leaving { Outcome::Gone(None) } else { Outcome::Next };
+        };
+        let mut bytes = 0;
+        let mut messages = 0;
+        while messages < self.turn_budget.messages && bytes < self.turn_budget.bytes {
+            match inbound.poll() {
+                Err(fault) => return Outcome::Gone(Some(fault)),
+                Ok(Event::Empty) if leaving => return Outcome::Gone(None),
+                Ok(Event::Empty) => break,
+                Ok(Event::Turned) => {
+                    link.drain = Drain::NotNeeded;
+                    if !spend(&mut link.leaving, SLOT_HEADER) {
+                        return Outcome::Gone(Some(Fault::Endless));
+                    }
+                }
+                Ok(Event::Unknown(next)) if leaving || link.drain == Drain::Done => {
+                    return Outcome::Gone(Some(inbound.unknown_page(next)));
+                }
+                Ok(Event::Unknown(_)) => {
+                    if link.drain == Drain::NotNeeded {
+                        link.drain = Drain::Asked;
+                        self.actions.push(Action::Drain(link.id));
+                    }
+                    break;
+                }
+                Ok(Event::Message(slot)) => {
+                    let forwarded =
+                        forward(&mut self.broadcast, self.hook.as_mut(), link.id, inbound, &slot);
+                    match forwarded {
+                        Ok(()) => {}
+                        Err(Refused::Blocked(blocked)) => {
+                            let len = self.hook.as_ref().and_then(Hooked::pending_len);
+                            let len = len.unwrap_or(slot.payload_len());
+                            let envelope = inbound.envelope(&slot);
+                            self.waiting = Some(Sender::<M>::room_for(&envelope, len));
+                            return Outcome::Blocked(blocked);
+                        }
+                        // Checked against the same limit when it was received.
+                        Err(Refused::TooLong { .. }) => {}
+                    }
+                    inbound.advance(&slot);
+                    bytes += slot.payload_len();
+                    if !spend(&mut link.leaving, slot.end - slot.at) {
+                        return Outcome::Gone(Some(Fault::Endless));
+                    }
+                }
+            }
+            messages += 1;
+            *taken += 1;
+        }
+        Outcome::Next
+    }
+
+    fn publish_and_ring(&mut self) {
+        let published = self.broadcast.publish();
+        let mut moved = published;
+        for link in &mut self.links {
+            link.gave_up = link.inbound.as_mut().is_some_and(Receiver::give_up);
+            moved |= link.gave_up;
+        }
+        if !moved {
+            return;
+        }
+        // One fence for everything that was stored above and everybody who may wait for it.
+        self.control.ring_fence();
+        for link in &mut self.links {
+            let concerned = link.gave_up || published && link.roles.has(Roles::RECEIVE);
+            if concerned && link.doorbell.as_mut().is_some_and(Doorbell::must_ring) {
+                self.actions.push(Action::Ring(link.id));
+            }
+        }
+    }
+}
+
+/// Takes `len` bytes from what a client that has left may still hold. Returns whether it had them.
+fn spend(leaving: &mut Option<usize>, len: usize) -> bool {
+    let Some(left) = leaving else { return true };
+    let less = left.checked_sub(len);
+    *left = less.unwrap_or(0);
+    less.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::core::Reserved;
+    use crate::chain::FIRST_PAGE;
+    use crate::control::Control;
+    use crate::layout::*;
+    use crate::limits::Limits;
+    use crate::memory::Region;
+
+    fn core() -> Core<Region> {
+        let limits = Limits::new(256, 64, 4096).unwrap();
+        Core::new(limits, Region::heap(control_len(1)), 1, Region::heap(256))
+    }
+
+    fn join(core: &mut Core<Region>, roles: Roles) -> ClientId {
+        let Reserved { client, .. } = core.reserve(roles).unwrap();
+        let control = Control::create(Region::heap(control_len(1)), 1);
+        core.join(client, control.memory().clone()).unwrap();
+        client
+    }
+
+    /// A page that is nothing but its end.
+    fn only_an_end(page: &Region, id: u32, base: u64) {
+        let version = halves(VERSION, PAGE_HEADER as u32);
+        page.write_words(0, [PAGE_MAGIC, version, 256, halves(id, 1), base, 0]);
+        let end = commit_word(0, KIND_EOP, 0, 0);
+        page.write_words(PAGE_HEADER, [end, halves(1 - id, 0)]);
+    }
+
+    #[test]
+    fn a_client_that_is_gone_and_turns_pages_without_end_is_removed() {
+        let mut core = core();
+        core.set_turn_budget(TurnBudget { messages: 1, bytes: 1 });
+        let client = join(&mut core, Roles::SEND);
+        let pages = [Region::heap(256), Region::heap(256)];
+        only_an_end(&pages[0], FIRST_PAGE, 0);
+        only_an_end(&pages[1], 1, 256);
+        for (id, page) in pages.iter().enumerate() {
+            core.page_arrived(client, id as u32, page.clone()).unwrap();
+        }
+        core.hung_up(client);
+        let mut turns = 0;
+        while core.clients() > 0 {
+            core.turn();
+            turns += 1;
+            let next = (turns + 1) % 2;
+            only_an_end(&pages[next], next as u32, 256 * (turns as u64 + 1));
+        }
+        assert_eq!(turns, 512 / SLOT_HEADER + 1);
+        assert_eq!(core.take_actions(), [Action::Remove(client, Some(Fault::Endless))]);
+    }
+
+    #[test]
+    fn who_has_left_is_removed_although_a_slow_receiver_blocks_the_bus() {
+        let limits = Limits::new(256, 64, 4096).unwrap();
+        let control = Region::heap(control_len(3));
+        let mut core = Core::new(limits, control.clone(), 3, Region::heap(256));
+        let slow = join(&mut core, Roles::RECEIVE);
+        let busy = join(&mut core, Roles::SEND);
+        let leaver = join(&mut core, Roles::SEND);
+        let first = Region::heap(256);
+        let mut sender = Sender::new(busy.0, limits, first.clone());
+        core.page_arrived(busy, FIRST_PAGE, first).unwrap();
+        sender.admit(0, Control::check(control, 1).unwrap(), 1);
+        sender.told(0);
+        let mut pages = 1;
+        // The slow one takes nothing, until it holds the whole budget.
+        while core.turn().blocked != Some(Blocked::Full) {
+            while let Err(Refused::Blocked(Blocked::NeedPage(len))) =
+                sender.send(Default::default(), &[7; 64])
+            {
+                let page = Region::heap(len);
+                sender.add_page(page.clone());
+                sender.told(0);
+                core.page_arrived(busy, pages, page).unwrap();
+                pages += 1;
+            }
+            if let Some(Blocked::NeedPage(len)) = core.turn().blocked {
+                core.add_page(Region::heap(len));
+            }
+            while core.notice(slow).is_some() {
+                core.told(slow);
+            }
+        }
+        assert_eq!(core.turn().blocked, Some(Blocked::Full));
+        core.hung_up(leaver);
+        assert_eq!(core.turn().blocked, Some(Blocked::Full));
+        assert_eq!(core.take_actions(), [Action::Remove(leaver, None)]);
+        assert_eq!(core.clients(), 2);
+    }
+}

@@ -1,0 +1,226 @@
+//! A sender's pages and receivers.
+//!
+//! A page lives in one of two places: in the `chain` (oldest first, the last one being written)
+//! or among the `free`. It moves from chain to free when every receiver's cursor has passed its
+//! end, and back when it is written anew (P8). Why no reader sees a page change under it, by
+//! where the reader may be:
+//!
+//! * *before or in the page*: its cursor is below the page's end, so the page stays in the chain;
+//! * *in the end-of-page message, on its way to the next page*: the same, since the cursor moves
+//!   only when the next page's header has been checked, and then beyond this page's end;
+//! * *joining*: it is admitted by the sender itself between two operations, at the tail, and the
+//!   cursor that counts from then on is the tail until it has stored one of its own;
+//! * *leaving or dead*: it is struck, and only its owner's word, or the kernel's, strikes it.
+//!
+//! A sender makes no memory and sends no descriptors: it says that it is [`Blocked`] for want of
+//! a page, and its owner gives it one ([`add_page`](Sender::add_page)). A page may be named by an
+//! end-of-page message only after every receiver has been sent its descriptor, which the owner
+//! does by working off [`notice`](Sender::notice).
+
+use super::Sender;
+use crate::chain::{Blocked, Notice, Start};
+use crate::control::Control;
+use crate::fault::Fault;
+use crate::layout::*;
+use crate::memory::Memory;
+use std::collections::VecDeque;
+
+/// A page of the pool.
+#[derive(Debug)]
+pub(super) struct Page<M> {
+    pub(super) id: u32,
+    pub(super) memory: M,
+    /// Valid while the page is in the chain.
+    pub(super) base: u64,
+    /// Receivers that have not been sent its descriptor yet.
+    pub(super) unannounced: usize,
+    /// Whether it has been written before.
+    pub(super) used: bool,
+}
+
+impl<M: Memory> Page<M> {
+    fn end(&self) -> u64 {
+        self.base + self.memory.region_len() as u64
+    }
+}
+
+/// A receiver as its sender sees it.
+#[derive(Debug)]
+pub(super) struct Peer<M> {
+    id: u32,
+    control: Control<M>,
+    slot: usize,
+    /// The highest cursor it has shown, or the position at which it was admitted.
+    seen: u64,
+    /// What it has not been told yet, in order.
+    notices: VecDeque<Notice>,
+}
+
+impl<M: Memory> Sender<M> {
+    /// The index of a free page that has room for `slot_len` bytes and that everybody knows.
+    pub(super) fn room(&mut self, slot_len: usize) -> Result<usize, Blocked> {
+        self.reclaim();
+        let least = PAGE_HEADER + slot_len + SLOT_HEADER;
+        let fits = |page: &Page<M>| page.memory.region_len() >= least;
+        if let Some(i) = self.free.iter().position(|page| fits(page) && page.unannounced == 0) {
+            return Ok(i);
+        }
+        if self.free.iter().any(fits) {
+            return Err(Blocked::Announce);
+        }
+        let wanted = self.limits.page_for(slot_len);
+        let free_len: usize = self.free.iter().map(|page| page.memory.region_len()).sum();
+        // Never beyond the budget (P6). Free pages that are too small for this message may make
+        // room for a larger one.
+        let fits = self.pages_len - free_len + wanted <= self.limits.budget();
+        Err(if fits { Blocked::NeedPage(wanted) } else { Blocked::Full })
+    }
+
+    /// A page to go on in.
+    pub(super) fn take_free(&mut self, slot_len: usize) -> Result<Page<M>, Blocked> {
+        let found = self.room(slot_len);
+        if let Err(Blocked::NeedPage(wanted)) = found {
+            while self.pages_len + wanted > self.limits.budget() {
+                let Some(page) = self.free.pop_front() else { break };
+                self.forget(&page);
+            }
+        }
+        self.free.remove(found?).ok_or(Blocked::Full)
+    }
+
+    fn forget(&mut self, page: &Page<M>) {
+        self.pages_len -= page.memory.region_len();
+        self.stats.page_bytes = self.pages_len as u64;
+        for peer in &mut self.receivers {
+            let untold = peer.notices.iter().position(|n| *n == Notice::Page(page.id));
+            match untold {
+                Some(i) => drop(peer.notices.remove(i)),
+                None => peer.notices.push_back(Notice::Forget(page.id)),
+            }
+        }
+    }
+
+    /// Moves the pages that every receiver has left from the chain to the free ones.
+    fn reclaim(&mut self) {
+        let left = self.left_by_all();
+        while self.chain.len() > 1 && self.chain[0].end() <= left {
+            self.free.extend(self.chain.pop_front());
+        }
+    }
+
+    /// The position before which nobody reads any more.
+    pub(super) fn left_by_all(&mut self) -> u64 {
+        let mut left = self.tail();
+        let tail = left;
+        let liars = &mut self.liars;
+        let pages = (&mut self.chain, &mut self.free);
+        self.receivers.retain_mut(|peer| match peer.position(tail) {
+            Ok(position) => {
+                left = left.min(position);
+                true
+            }
+            Err(fault) => {
+                unannounce(pages.0.iter_mut().chain(pages.1.iter_mut()), &peer.notices);
+                liars.push((peer.id, fault));
+                false
+            }
+        });
+        left
+    }
+
+    /// Gives the chain a page. Every receiver must be sent its descriptor.
+    pub fn add_page(&mut self, memory: M) {
+        let len = memory.region_len();
+        let id = self.next_page;
+        self.next_page += 1;
+        self.pages_len += len;
+        self.stats.page_bytes = self.pages_len as u64;
+        self.stats.page_bytes_peak = self.stats.page_bytes_peak.max(self.stats.page_bytes);
+        for peer in &mut self.receivers {
+            peer.notices.push_back(Notice::Page(id));
+        }
+        let unannounced = self.receivers.len();
+        self.free.push_front(Page { id, memory, base: 0, unannounced, used: false });
+    }
+
+    /// Admits a receiver, whose cursor is number `slot` of its control region. It begins at the
+    /// tail and must be sent every page, in the order of its [`notice`](Sender::notice)s.
+    pub fn admit(&mut self, id: u32, control: Control<M>, slot: usize) -> Start {
+        let turned = self.run.map_or(0, |run| run.turned);
+        let current = self.chain.len() - 1 - turned;
+        let position = self.tail();
+        let message = self.run.map_or(self.next_message, |run| run.first_message);
+        let mut notices = VecDeque::new();
+        for page in self.chain.iter_mut().chain(&mut self.free) {
+            page.unannounced += 1;
+            notices.push_back(Notice::Page(page.id));
+        }
+        self.receivers.push(Peer { id, control, slot, seen: position, notices });
+        Start { page: self.chain[current].id, position, message }
+    }
+
+    /// Strikes a receiver that has left or died: nothing waits for it any more.
+    pub fn strike(&mut self, id: u32) {
+        let Some(i) = self.receivers.iter().position(|peer| peer.id == id) else { return };
+        let peer = self.receivers.swap_remove(i);
+        unannounce(self.chain.iter_mut().chain(&mut self.free), &peer.notices);
+    }
+
+    /// The next thing that receiver `id` must be told; [`told`](Sender::told) when that is done.
+    pub fn notice(&self, id: u32) -> Option<Notice> {
+        self.receivers.iter().find(|peer| peer.id == id)?.notices.front().copied()
+    }
+
+    /// Receiver `id` has been sent its next [`notice`](Sender::notice).
+    pub fn told(&mut self, id: u32) {
+        let Some(peer) = self.receivers.iter_mut().find(|peer| peer.id == id) else { return };
+        if let Some(notice) = peer.notices.pop_front() {
+            unannounce(self.chain.iter_mut().chain(&mut self.free), [&notice]);
+        }
+    }
+
+    /// Receivers that have not been told everything yet.
+    pub fn untold(&self) -> impl Iterator<Item = u32> + '_ {
+        self.receivers.iter().filter(|peer| !peer.notices.is_empty()).map(|peer| peer.id)
+    }
+
+    /// The memory of a page in the pool.
+    pub fn page(&self, id: u32) -> Option<&M> {
+        let mut pages = self.chain.iter().chain(&self.free);
+        pages.find(|page| page.id == id).map(|page| &page.memory)
+    }
+
+    /// A receiver whose cursor lied. It is struck already.
+    #[inline]
+    pub fn take_liar(&mut self) -> Option<(u32, Fault)> {
+        self.liars.pop()
+    }
+}
+
+fn unannounce<'a, M: 'a>(
+    pages: impl IntoIterator<Item = &'a mut Page<M>>,
+    notices: impl IntoIterator<Item = &'a Notice> + Clone,
+) {
+    for page in pages {
+        let told = notices.clone().into_iter().any(|n| *n == Notice::Page(page.id));
+        page.unannounced -= usize::from(told);
+    }
+}
+
+impl<M: Memory> Peer<M> {
+    /// How far the receiver is, at least. A cursor of zero says nothing; any other must lie
+    /// between the last one and the tail (P12).
+    fn position(&mut self, tail: u64) -> Result<u64, Fault> {
+        let found = self.control.cursor(self.slot);
+        if found != 0 {
+            if found < self.seen {
+                return Err(Fault::CursorBackwards { found, seen: self.seen });
+            }
+            if found > tail {
+                return Err(Fault::CursorAhead { found, tail });
+            }
+            self.seen = found;
+        }
+        Ok(self.seen)
+    }
+}
