@@ -3,13 +3,13 @@
 //! The broker's [`Core`] and the clients' [`Endpoint`]s are production's; what is written here is
 //! only what sockets and descriptors do in production: it puts packets into mailboxes.
 
-use crate::scenario::{Mailbox, Runtime};
+use crate::scenario::{Mailbox, Note, Runtime, Who};
 use llmp::broker::core::{Action, Core, TurnBudget};
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender, Start};
 use llmp::control::Control;
 use llmp::endpoint::{Endpoint, Wanted};
-use llmp::layout::cursor_offset;
-use llmp::memory::{Crashing, Lifeline};
+use llmp::layout::{PAGE_HEADER, cursor_offset};
+use llmp::memory::{Crashing, Lifeline, Memory};
 use llmp::wire::Roles;
 use llmp::{ClientId, Envelope, Limits, Tag};
 use std::collections::BTreeMap;
@@ -24,6 +24,10 @@ pub struct Script {
     /// After its messages it hangs up instead of staying to the end.
     pub leaves: bool,
 }
+
+/// Writes of a client before it sends anybody its first page. It lives at least until it has
+/// joined; the steps of joining die in tests with real processes.
+const FIRST_PAGE_WRITES: usize = 2;
 
 /// What a client has lived through.
 #[derive(Debug)]
@@ -98,6 +102,7 @@ pub fn run<R: Runtime>(runtime: &R, scripts: &[Script]) -> llmp::chain::Stats {
     to_broker.put(ToBroker::Stop);
     let lives: Vec<Life> = clients.into_iter().map(|join| join()).collect();
     let stats = broker();
+    runtime.note(Note::Finished);
     check(&lives);
     stats
 }
@@ -140,9 +145,18 @@ fn check(lives: &[Life]) {
 /// A client's mailbox, and where it starts until it has been told so.
 type Link<R> = (<R as Runtime>::Mailbox<ToClient<R>>, Option<Start>);
 
+/// The broker in a run that is written down. Clients are their ids.
+const BROKER: Who = 0;
+
+fn who(client: ClientId) -> Who {
+    client.0 as Who
+}
+
 struct Brokering<R: Runtime> {
     runtime: R,
     core: Core<R::Memory>,
+    /// The lengths of the pages that the broadcast chain has been given.
+    pages: Vec<usize>,
     inbox: R::Mailbox<ToBroker<R>>,
     clients: BTreeMap<ClientId, Link<R>>,
     stopping: bool,
@@ -150,12 +164,15 @@ struct Brokering<R: Runtime> {
 
 impl<R: Runtime> Brokering<R> {
     fn new(runtime: &R, inbox: R::Mailbox<ToBroker<R>>, clients: usize) -> Self {
-        let control = runtime.memory(cursor_offset(clients));
-        let first = runtime.memory(limits().page_len());
+        let control = runtime.seen_by(&runtime.memory(cursor_offset(clients)), BROKER);
+        let first = runtime.seen_by(&runtime.memory(limits().page_len()), BROKER);
+        runtime.note(Note::Born { who: BROKER });
+        runtime.is_control(&control, BROKER);
         let mut core = Core::new(limits(), control, clients, first);
         core.set_turn_budget(TurnBudget { messages: 3, bytes: 200 });
         let runtime = runtime.clone();
-        Brokering { runtime, core, inbox, clients: BTreeMap::new(), stopping: false }
+        let pages = vec![limits().page_len()];
+        Brokering { runtime, core, pages, inbox, clients: BTreeMap::new(), stopping: false }
     }
 
     fn run(mut self) -> llmp::chain::Stats {
@@ -169,7 +186,10 @@ impl<R: Runtime> Brokering<R> {
                 if self.stopping && !self.core.is_blocked() {
                     break;
                 }
+                let room = self.core.is_blocked();
+                self.runtime.note(Note::Sleeps { by: BROKER, message: !room, room });
                 let packet = self.inbox.wait();
+                self.runtime.note(Note::Wakes { by: BROKER });
                 self.core.unpark();
                 self.on_packet(packet);
             }
@@ -184,13 +204,18 @@ impl<R: Runtime> Brokering<R> {
         let turn = self.core.turn();
         let mut worked = turn.taken > 0;
         if let Some(Blocked::NeedPage(len)) = turn.blocked {
-            self.core.add_page(self.runtime.memory(len));
+            self.core.add_page(self.runtime.seen_by(&self.runtime.memory(len), BROKER));
+            self.pages.push(len);
+            let is_there = |id: &u32| self.core.page(*id).is_some();
+            let pages = (0..).zip(self.pages.iter().copied()).filter(|(id, _)| is_there(id));
+            self.runtime.note(Note::Pool { chain: BROKER, pages: pages.collect() });
             worked = true;
         }
         for action in self.core.take_actions() {
             worked = true;
             match action {
                 Action::Ring(client) => {
+                    self.runtime.note(Note::Rings { by: BROKER, to: who(client) });
                     if let Some((mailbox, _)) = self.clients.get(&client) {
                         mailbox.put(ToClient::Ring);
                     }
@@ -203,6 +228,7 @@ impl<R: Runtime> Brokering<R> {
                 }
                 Action::Remove(client, fault) => {
                     assert_eq!(fault, None, "client {client} is honest");
+                    self.runtime.note(Note::Removed { client: who(client) });
                     self.clients.remove(&client);
                 }
             }
@@ -213,6 +239,9 @@ impl<R: Runtime> Brokering<R> {
     fn tell(&mut self) {
         for (client, (mailbox, start)) in &mut self.clients {
             while let Some(notice) = self.core.notice(*client) {
+                if let Notice::Page(page) = notice {
+                    self.runtime.note(Note::Sent { chain: BROKER, page, to: who(*client) });
+                }
                 mailbox.put(match notice {
                     Notice::Page(id) => {
                         ToClient::Page { id, page: self.core.page(id).unwrap().clone() }
@@ -234,17 +263,31 @@ impl<R: Runtime> Brokering<R> {
                 let reserved = self.core.reserve(roles).expect("a place for everybody");
                 let ours = self.core.control().clone();
                 let (client, cursor) = (reserved.client, reserved.cursor);
+                self.runtime.note(Note::Born { who: who(client) });
+                self.runtime.note(Note::Cursor { slot: cursor, client: who(client) });
+                self.runtime.is_control(&control, who(client));
+                let control = self.runtime.seen_by(&control, BROKER);
                 mailbox.put(ToClient::Welcome { client, cursor, control: ours });
                 let start = self.core.join(client, control).unwrap();
+                let Start { page, position, message: number } = start;
+                let (chain, by) = (BROKER, who(client));
+                self.runtime.note(Note::Admitted { chain, by, page, position, number });
                 self.clients.insert(client, (mailbox, Some(start)));
             }
             ToBroker::Page { client, id, page } => {
+                if id == 0 {
+                    let (chain, page, position) = (who(client), 0, PAGE_HEADER as u64);
+                    let start = Note::Admitted { chain, by: BROKER, page, position, number: 0 };
+                    self.runtime.note(start);
+                }
+                let page = self.runtime.seen_by(&page, BROKER);
                 self.core.page_arrived(client, id, page).unwrap();
             }
             ToBroker::Forget { client, id } => self.core.page_forgotten(client, id).unwrap(),
             ToBroker::Ring => {}
             ToBroker::HangUp(client) => {
                 self.clients.remove(&client);
+                self.runtime.note(Note::Struck { who: who(client) });
                 self.core.hung_up(client);
             }
             ToBroker::Stop => self.stopping = true,
@@ -267,9 +310,6 @@ struct Clienting<R: Runtime> {
 
 impl<R: Runtime> Clienting<R> {
     fn connect(runtime: &R, script: Script, to_broker: R::Mailbox<ToBroker<R>>) -> Self {
-        // It lives at least until it has joined; the steps of joining die in tests with real
-        // processes.
-        let birth = Lifeline::endless();
         let mailbox = runtime.mailbox::<ToClient<R>>();
         let memory = crate::scenario::chain::control_memory(runtime);
         Control::create(memory.clone(), 1);
@@ -277,21 +317,29 @@ impl<R: Runtime> Clienting<R> {
         let ToClient::Welcome { client, cursor, control } = mailbox.wait() else {
             panic!("no welcome");
         };
-        let first = runtime.memory(limits().page_len());
-        let lifeline = script.dies_after.map_or(Lifeline::endless(), Lifeline::ends_after);
-        let sender = Sender::new(client.0, limits(), Crashing::new(first.clone(), birth.clone()));
+        let [memory, control] = [memory, control].map(|m| runtime.seen_by(&m, who(client)));
+        let first = runtime.seen_by(&runtime.memory(limits().page_len()), who(client));
+        let lifeline = script.dies_after.map_or(Lifeline::endless(), |writes| {
+            Lifeline::ends_after(FIRST_PAGE_WRITES + writes)
+        });
+        let mortal = Crashing::new(first.clone(), lifeline.clone());
+        let sender = Sender::new(client.0, limits(), mortal);
+        assert_eq!(lifeline.made(), FIRST_PAGE_WRITES);
         to_broker.put(ToBroker::Page { client, id: 0, page: first.clone() });
         let mut pages = Vec::new();
         let start = loop {
             match mailbox.wait() {
-                ToClient::Page { id, page } => pages.push((id, Crashing::new(page, birth.clone()))),
+                ToClient::Page { id, page } => {
+                    let page = runtime.seen_by(&page, who(client));
+                    pages.push((id, Crashing::new(page, lifeline.clone())));
+                }
                 ToClient::Start(start) => break start,
                 ToClient::Ring => {}
                 _ => panic!("unexpected before the start"),
             }
         };
         let own = Control::check(Crashing::new(memory, lifeline.clone()), 0).unwrap();
-        let peer = Control::check(Crashing::new(control, birth), cursor).unwrap();
+        let peer = Control::check(Crashing::new(control, lifeline.clone()), cursor).unwrap();
         let inbound = Receiver::new(limits(), 0, pages, start, own.clone(), 0).unwrap();
         let mut endpoint = Endpoint::new(own, peer, Some((sender, cursor)), Some(inbound));
         endpoint.told();
@@ -334,6 +382,7 @@ impl<R: Runtime> Clienting<R> {
         }
         if self.dead() || self.life.script.leaves {
             self.life.died = self.dead();
+            self.runtime.note(Note::Ended { who: who(self.life.id) });
             self.to_broker.put(ToBroker::HangUp(self.life.id));
         }
     }
@@ -348,6 +397,7 @@ impl<R: Runtime> Clienting<R> {
             self.take_in();
             if self.dead() {
                 self.life.died = true;
+                self.runtime.note(Note::Ended { who: who(self.life.id) });
                 self.to_broker.put(ToBroker::HangUp(self.life.id));
             }
         }
@@ -360,19 +410,27 @@ impl<R: Runtime> Clienting<R> {
 
     fn ring(&self, must_ring: bool) {
         if must_ring && !self.dead() {
+            self.runtime.note(Note::Rings { by: who(self.life.id), to: BROKER });
             self.to_broker.put(ToBroker::Ring);
         }
     }
 
     fn add_page(&mut self, len: usize) {
-        let page = self.runtime.memory(len);
+        let page = self.runtime.seen_by(&self.runtime.memory(len), who(self.life.id));
         self.regions.push((self.next_page, page.clone()));
         self.next_page += 1;
         let mortal = Crashing::new(page, self.lifeline.clone());
-        self.endpoint.outbound_mut().unwrap().add_page(mortal);
+        let outbound = self.endpoint.outbound_mut().unwrap();
+        outbound.add_page(mortal);
         let client = self.life.id;
+        let there = self.regions.iter().filter(|(id, _)| outbound.page(*id).is_some());
+        let pages = there.map(|(id, page)| (*id, page.region_len())).collect();
+        self.runtime.note(Note::Pool { chain: who(client), pages });
         while let Some(notice) = self.endpoint.notice() {
             if !self.dead() {
+                if let Notice::Page(page) = notice {
+                    self.runtime.note(Note::Sent { chain: who(client), page, to: BROKER });
+                }
                 self.to_broker.put(match notice {
                     Notice::Page(id) => {
                         let region = self.regions.iter().find(|(known, _)| *known == id);
@@ -425,17 +483,22 @@ impl<R: Runtime> Clienting<R> {
         let (may_sleep, must_ring) = self.endpoint.park(wanted);
         self.ring(must_ring);
         if may_sleep && !self.dead() && !self.closed {
+            let (by, Wanted { message, room, .. }) = (who(self.life.id), wanted);
+            self.runtime.note(Note::Sleeps { by, message, room: room.is_some() });
             let packet = self.mailbox.wait();
+            self.runtime.note(Note::Wakes { by });
             self.on_packet(packet);
         }
         self.endpoint.unpark();
     }
 
     fn on_packet(&mut self, packet: ToClient<R>) {
+        let client = who(self.life.id);
         let inbound = self.endpoint.inbound_mut().unwrap();
         match packet {
             ToClient::Page { id, page } => {
-                inbound.add_page(id, Crashing::new(page, Lifeline::endless())).unwrap();
+                let page = self.runtime.seen_by(&page, client);
+                inbound.add_page(id, Crashing::new(page, self.lifeline.clone())).unwrap();
             }
             ToClient::Forget { id } => inbound.forget_page(id).unwrap(),
             ToClient::Ring => {}
