@@ -211,7 +211,14 @@ impl<R: Runtime> Brokering<R> {
             self.runtime.note(Note::Pool { chain: BROKER, pages: pages.collect() });
             worked = true;
         }
-        for action in self.core.take_actions() {
+        let actions = self.core.take_actions();
+        // They are removed already, whatever is done before that is said.
+        for action in &actions {
+            if let Action::Remove(client, _) = action {
+                self.runtime.note(Note::Removed { client: who(*client) });
+            }
+        }
+        for action in actions {
             worked = true;
             match action {
                 Action::Ring(client) => {
@@ -228,7 +235,6 @@ impl<R: Runtime> Brokering<R> {
                 }
                 Action::Remove(client, fault) => {
                     assert_eq!(fault, None, "client {client} is honest");
-                    self.runtime.note(Note::Removed { client: who(client) });
                     self.clients.remove(&client);
                 }
             }
