@@ -8,6 +8,8 @@ mod doorbell;
 mod promises;
 #[path = "../spec/protocol.rs"]
 mod protocol;
+#[path = "../spec/sabotage.rs"]
+mod sabotage;
 #[path = "../scenario/mod.rs"]
 mod scenario;
 #[path = "../spec/state.rs"]
@@ -17,6 +19,7 @@ mod trace;
 #[path = "../spec/translate.rs"]
 mod translate;
 
+mod canary;
 mod schedules;
 
 use bus::{Script, run};
