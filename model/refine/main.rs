@@ -20,7 +20,9 @@ mod trace;
 mod translate;
 
 mod canary;
+mod programs;
 mod schedules;
+mod world;
 
 use bus::{Script, run};
 use doorbell::{Waiting, both_sleep};

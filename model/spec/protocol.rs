@@ -134,7 +134,7 @@ impl Bus {
                 let mut page = Page { len, ..Page::default() };
                 page.words.resize(len as usize, Word::Other);
                 page.words[header as usize] = Word::Zero;
-                page.header = Some((0, 0));
+                (page.header, page.is_linked) = (Some((0, 0)), true);
                 chain.next_page = 1;
                 chain.tail = Place { page: 0, position: header };
                 if id != BROADCAST {
@@ -218,8 +218,7 @@ impl Bus {
             Action::Forget { chain, page: id } => {
                 let chain = self.chain_mut(chain);
                 let left = chain.left_by_all();
-                let page = there(chain.page(id), "page")?;
-                let is_free = page.end().is_none_or(|end| end <= left) || chain.is_unpublished(id);
+                let is_free = there(chain.page(id), "page")?.is_free(left);
                 rules.demand(is_free, 8, "a page was taken back that is in use")?;
                 chain.pages.retain(|page| page.id != id);
             }
@@ -258,11 +257,10 @@ impl Bus {
             Action::Reset { page: id, base, first, .. } => {
                 let chain = self.chain_mut(owner);
                 let left = chain.left_by_all();
-                let unpublished = chain.is_unpublished(id);
                 let page = there(chain.page_mut(id), "page")?;
-                let is_free = page.end().is_none_or(|end| end <= left) || unpublished;
+                let is_free = page.is_free(left);
                 rules.demand(is_free, 8, "a page is written again that a receiver has not left")?;
-                page.header = Some((base, first));
+                (page.header, page.is_linked) = (Some((base, first)), false);
                 // Whatever stood there: luck with an old zero is not allowed.
                 page.words.fill(Word::Other);
             }
@@ -334,6 +332,9 @@ impl Bus {
                 }
             }
             let chain = self.chain_mut(owner);
+            if let Word::EndOfPage { next } = word {
+                chain.page_mut(next).into_iter().for_each(|page| page.is_linked = true);
+            }
             chain.tail = there(chain.behind(tail, word, header), "place behind it")?;
         }
         // Whoever may wait for it must be looked at.
@@ -545,10 +546,11 @@ impl Chain {
         let seen = self.readers.iter().map(|reader| reader.seen);
         seen.min().unwrap_or(u32::MAX).min(self.tail.position)
     }
+}
 
-    /// Whether a page is in use, but for nothing that is published.
-    fn is_unpublished(&self, page: u16) -> bool {
-        let header = self.page(page).and_then(|page| page.header);
-        page != self.tail.page && header.is_some_and(|(base, _)| base >= self.tail.position)
+impl Page {
+    /// Whether it may be put to use, when everybody is at `left` or beyond.
+    fn is_free(&self, left: u32) -> bool {
+        !self.is_linked || self.end().is_none_or(|end| end <= left)
     }
 }

@@ -71,6 +71,9 @@ pub struct Page {
     pub len: u32,
     /// The base and the first message in its header; `None` until it is put to use.
     pub header: Option<(u32, u16)>,
+    /// The end of the page before it, which names it, was published. Until then it may be put to
+    /// another use at any time.
+    pub is_linked: bool,
     /// Its commit words, as they stand in memory.
     pub words: SmallVec<[Word; 4]>,
     /// To whom its descriptor was sent.

@@ -268,7 +268,7 @@ impl Translator {
             Note::Finished => {
                 for chain in self.bus.ids() {
                     let tail = self.bus.chain(chain).tail;
-                    for by in self.bus.ids() {
+                    for by in self.bus.ids().filter(|by| self.bus.lives(*by)).collect::<Vec<_>>() {
                         self.pass_up_to(chain, by, |behind| behind == tail)?;
                     }
                 }
