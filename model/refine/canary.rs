@@ -1,9 +1,10 @@
 //! The refinement can fail: each way of being broken is refused by the specification.
 
 use crate::bus::{self, run};
+use crate::programs;
 use crate::sabotage::{Sabotage, Sabotaged};
 use crate::schedules::{Shuttle, report};
-use crate::trace::{REFUSED, Tracing};
+use crate::trace::{Tracing, refused};
 use shuttle::scheduler::RandomScheduler;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
@@ -25,8 +26,7 @@ fn refusal(how: Sabotage, seed: u64) -> Option<String> {
         run(&Sabotaged::new(runtime, how), &[crate::STAYS, crate::STAYS]);
     };
     let panic = catch_unwind(AssertUnwindSafe(|| runner.run(scenario))).err()?;
-    let text = panic.downcast_ref::<String>()?;
-    text.strip_prefix(REFUSED)?.lines().next()?.split_once(": ").map(|(_, why)| why.to_string())
+    refused(&*panic)
 }
 
 #[test]
@@ -34,9 +34,14 @@ fn every_canary_is_refused_by_the_specification() {
     let start = Instant::now();
     let mut survivors = Vec::new();
     for how in Sabotage::ALL {
-        match (0..SCHEDULES).find_map(|seed| Some((seed, refusal(*how, seed)?))) {
-            Some((seed, why)) => report(&format!("spec refuses {how:?}, schedule {seed}: {why}")),
-            None => survivors.push(how),
+        let schedule = (0..SCHEDULES).find_map(|seed| refusal(*how, seed));
+        let program = programs::refusal(*how);
+        for (kind, why) in [("schedule", &schedule), ("program", &program)] {
+            let why = why.as_deref().unwrap_or("-");
+            report(&format!("spec refuses {how:?} in a {kind}: {why}"));
+        }
+        if schedule.or(program).is_none() {
+            survivors.push(how);
         }
     }
     let (all, time) = (Sabotage::ALL.len(), start.elapsed().as_secs_f64());

@@ -1,11 +1,16 @@
 //! Thousands of generated programs on the real code in one thread: every trace is a behaviour of
 //! the specification.
 
+use crate::sabotage::{Sabotage, Sabotaged};
+use crate::scenario::Runtime;
 use crate::schedules::report;
-use crate::world::{Reached, World};
+use crate::trace::{Log, Tracing, refused};
+use crate::world::{Plain, Reached, World, limits};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 /// What a process does next. Clients are counted round.
@@ -50,10 +55,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Runs one program, on as many brokers as it takes.
-fn follow(steps: &[Step], mortal: Option<usize>) -> Vec<Reached> {
+/// Runs one program, on as many brokers as it takes. `runtime` makes one for each.
+fn follow<R: Runtime>(
+    runtime: impl Fn() -> R,
+    steps: &[Step],
+    mortal: Option<usize>,
+) -> Vec<Reached> {
     let mut ended = Vec::new();
-    let mut world = World::new(mortal);
+    let mut world = World::new(&runtime(), mortal);
     world.join(None);
     for step in steps {
         match step {
@@ -69,24 +78,41 @@ fn follow(steps: &[Step], mortal: Option<usize>) -> Vec<Reached> {
             Step::Restart => {}
         }
         if world.is_over() || matches!(step, Step::Restart) {
-            ended.push(std::mem::replace(&mut world, World::new(None)).finish());
+            ended.push(std::mem::replace(&mut world, World::new(&runtime(), None)).finish());
         }
     }
     ended.push(world.finish());
     ended
 }
 
+fn program() -> impl Strategy<Value = (Vec<Step>, Option<usize>)> {
+    (prop::collection::vec(step(), 1..150), prop::option::of(20..400usize))
+}
+
+fn traced() -> Tracing<Plain> {
+    Tracing::new(Plain, limits().budget(), true)
+}
+
 #[test]
 fn p1_p3_p4_p5_p8_generated_programs_are_behaviours_of_the_specification() {
     let asked = std::env::var("LLMP_PROGRAMS").ok().and_then(|n| n.parse().ok());
-    let cases = asked.unwrap_or(4000);
+    let cases = asked.unwrap_or(10_000);
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let start = Instant::now();
     let (all, buses) = (Cell::new(Reached::default()), Cell::new(0));
-    let program = (prop::collection::vec(step(), 1..150), prop::option::of(20..400usize));
+    let actions = Cell::new(0);
     // proptest prints the smallest program that fails; its test stands in `follow`.
-    let verdict = TestRunner::new(config).run(&program, |(steps, mortal)| {
-        for bus in follow(&steps, mortal) {
+    let verdict = TestRunner::new(config).run(&program(), |(steps, mortal)| {
+        let logs = RefCell::new(Vec::new());
+        let runtime = || {
+            let runtime = traced();
+            logs.borrow_mut().push(runtime.log.clone());
+            runtime
+        };
+        let reached = follow(runtime, &steps, mortal);
+        let acted: u64 = logs.take().iter().map(Log::actions).sum();
+        actions.set(actions.get() + acted);
+        for bus in reached {
             buses.set(buses.get() + 1);
             all.set(all.get() + bus);
         }
@@ -96,7 +122,22 @@ fn p1_p3_p4_p5_p8_generated_programs_are_behaviours_of_the_specification() {
         panic!("{error}");
     }
     let (all, time) = (all.get(), start.elapsed().as_secs_f64());
-    report(&format!("spec refined by programs: {cases} programs, {} buses, {all:?} in {time:.1} s", buses.get()));
+    let (buses, actions) = (buses.get(), actions.get());
+    report(&format!(
+        "spec refined by programs: {cases} programs, {buses} buses, {actions} actions in {time:.1} s"
+    ));
+    report(&format!("  {all:?}"));
     let reached = [all.delivered, all.reuses, all.full, all.deaths, all.late, all.slept, all.rung];
     assert!(reached.iter().all(|count| *count > 0), "not reached: {all:?}");
+}
+
+/// Programs as proptest makes them from a fixed seed, until the specification refuses one.
+pub fn refusal(how: Sabotage) -> Option<String> {
+    let mut runner = TestRunner::deterministic();
+    (0..200).find_map(|_| {
+        let (steps, mortal) = program().new_tree(&mut runner).ok()?.current();
+        let runtime = || Sabotaged::new(traced(), how);
+        let panic = catch_unwind(AssertUnwindSafe(|| follow(runtime, &steps, mortal))).err()?;
+        refused(&*panic)
+    })
 }

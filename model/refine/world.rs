@@ -2,7 +2,6 @@
 //! over memory that is written down.
 
 use crate::scenario::{Mailbox, Note, Runtime, Who};
-use crate::trace::{Traced, Tracing};
 use llmp::broker::core::{Action, Core, TurnBudget};
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender, Start};
 use llmp::control::Control;
@@ -57,8 +56,7 @@ impl Runtime for Plain {
     }
 }
 
-type Shared = Traced<Region>;
-type Own = Crashing<Shared>;
+type Own<R> = Crashing<<R as Runtime>::Memory>;
 
 /// Small pages, messages of up to three of them, and a budget that is soon used up.
 pub fn limits() -> Limits {
@@ -72,7 +70,6 @@ fn payload(sender: Who, number: u32, len: usize) -> Vec<u8> {
 /// How often what the traces are to show was reached.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reached {
-    pub actions: u64,
     pub delivered: u64,
     pub reuses: u64,
     pub full: u64,
@@ -87,7 +84,6 @@ impl std::ops::Add for Reached {
 
     fn add(self, other: Reached) -> Reached {
         Reached {
-            actions: self.actions + other.actions,
             delivered: self.delivered + other.delivered,
             reuses: self.reuses + other.reuses,
             full: self.full + other.full,
@@ -99,53 +95,53 @@ impl std::ops::Add for Reached {
     }
 }
 
-enum ToBroker {
-    Page { client: Who, id: u32, page: Shared },
+enum ToBroker<M> {
+    Page { client: Who, id: u32, page: M },
     Forget { client: Who, id: u32 },
     HangUp(Who),
 }
 
-enum ToClient {
-    Page(u32, Shared),
+enum ToClient<M> {
+    Page(u32, M),
     Forget(u32),
 }
 
-struct Client {
+struct Client<R: Runtime> {
     id: Who,
-    endpoint: Endpoint<Own>,
+    runtime: R,
+    endpoint: Endpoint<Own<R>>,
     lifeline: Lifeline,
-    mailbox: VecDeque<ToClient>,
+    mailbox: VecDeque<ToClient<R::Memory>>,
     /// Its own pages, as they are handed on.
-    pages: Vec<(u32, Shared)>,
+    pages: Vec<(u32, R::Memory)>,
     next: u32,
     is_asleep: bool,
 }
 
 /// A bus.
-pub struct World {
-    runtime: Tracing<Plain>,
-    core: Core<Own>,
+pub struct World<R: Runtime> {
+    runtime: R,
+    core: Core<Own<R>>,
     lifeline: Lifeline,
     /// Its control region.
-    control: Shared,
+    control: R::Memory,
     /// The broadcast chain's pages, as they are handed on.
-    pages: Vec<Shared>,
-    to_broker: VecDeque<ToBroker>,
-    clients: Vec<Client>,
+    pages: Vec<R::Memory>,
+    to_broker: VecDeque<ToBroker<R::Memory>>,
+    clients: Vec<Client<R>>,
     is_asleep: bool,
     pub reached: Reached,
 }
 
-impl World {
+impl<R: Runtime> World<R> {
     /// A bus whose broker dies after so many writes.
-    pub fn new(dies_after: Option<usize>) -> Self {
-        let runtime = Tracing::new(Plain, limits().budget(), true);
+    pub fn new(runtime: &R, dies_after: Option<usize>) -> Self {
         let lifeline = dies_after.map_or(Lifeline::endless(), Lifeline::ends_after);
         let region = |len| runtime.seen_by(&runtime.memory(len), BROKER);
         let (control, first) = (region(cursor_offset(PLACES)), region(limits().page_len()));
         runtime.note(Note::Born { who: BROKER });
         runtime.is_control(&control, BROKER);
-        let own = |memory: &Shared| Crashing::new(memory.clone(), lifeline.clone());
+        let own = |memory: &R::Memory| Crashing::new(memory.clone(), lifeline.clone());
         let mut core = Core::new(limits(), own(&control), PLACES, own(&first));
         core.set_turn_budget(TurnBudget { messages: 3, bytes: 200 });
         World {
@@ -178,7 +174,7 @@ impl World {
         let memory = runtime.memory(cursor_offset(1));
         runtime.is_control(&memory, id);
         Control::create(memory.clone(), 1);
-        let seen = Crashing::new(memory.seen_by(BROKER), self.lifeline.clone());
+        let seen = Crashing::new(runtime.seen_by(&memory, BROKER), self.lifeline.clone());
         let start = self.core.join(client, seen).unwrap();
         let Start { page, position, message: number } = start;
         runtime.note(Note::Admitted { chain: BROKER, by: id, page, position, number });
@@ -187,7 +183,7 @@ impl World {
         let first = runtime.seen_by(&runtime.memory(limits().page_len()), id);
         // It lives until it has joined.
         let lifeline = dies_after.map_or(Lifeline::endless(), |n| Lifeline::ends_after(2 + n));
-        let own = |memory: &Shared| Crashing::new(memory.clone(), lifeline.clone());
+        let own = |memory: &R::Memory| Crashing::new(memory.clone(), lifeline.clone());
         let sender = Sender::new(id.into(), limits(), own(&first));
         let at = PAGE_HEADER as u64;
         let begins = Note::Admitted { chain: id, by: BROKER, page: 0, position: at, number: 0 };
@@ -195,21 +191,23 @@ impl World {
         while let Some(notice) = self.core.notice(client) {
             if let Notice::Page(page) = notice {
                 runtime.note(Note::Sent { chain: BROKER, page, to: id });
-                pages.push((page, own(&self.pages[page as usize].seen_by(id))));
+                pages.push((page, own(&runtime.seen_by(&self.pages[page as usize], id))));
             }
             self.core.told(client);
         }
-        let control = Control::check(own(&memory.seen_by(id)), 0).unwrap();
-        let peer = Control::check(own(&self.control.seen_by(id)), reserved.cursor).unwrap();
+        let control = Control::check(own(&runtime.seen_by(&memory, id)), 0).unwrap();
+        let peer = Control::check(own(&runtime.seen_by(&self.control, id)), reserved.cursor).unwrap();
         let inbound = Receiver::new(limits(), 0, pages, start, control.clone(), 0).unwrap();
         let outbound = Some((sender, reserved.cursor));
         let mut endpoint = Endpoint::new(control, peer, outbound, Some(inbound));
         endpoint.told();
-        self.runtime.note(begins);
-        let page = Crashing::new(first.seen_by(BROKER), self.lifeline.clone());
+        runtime.note(begins);
+        let page = Crashing::new(runtime.seen_by(&first, BROKER), self.lifeline.clone());
         self.core.page_arrived(client, 0, page).unwrap();
         let (mailbox, pages) = (VecDeque::new(), vec![(0, first)]);
-        let client = Client { id, endpoint, lifeline, mailbox, pages, next: 0, is_asleep: false };
+        let (runtime, next, is_asleep) = (self.runtime.clone(), 0, false);
+        let client =
+            Client { id, runtime, endpoint, lifeline, mailbox, pages, next, is_asleep };
         self.clients.push(client);
     }
 
@@ -365,7 +363,7 @@ impl World {
         let client = &mut self.clients[nth];
         client.take_mail();
         let envelope = Envelope::default();
-        let room = room.map(|len| Sender::<Own>::room_for(&envelope, len));
+        let room = room.map(|len| Sender::<Own<R>>::room_for(&envelope, len));
         let (may_sleep, must_ring) =
             client.endpoint.park(Wanted { message: true, room, taken: false });
         let by = client.id;
@@ -391,7 +389,7 @@ impl World {
             let id = |client: Who| ClientId(client.into());
             match packet {
                 ToBroker::Page { client, id: page, page: memory } => {
-                    let memory = Crashing::new(memory.seen_by(BROKER), self.lifeline.clone());
+                    let memory = Crashing::new(self.runtime.seen_by(&memory, BROKER), self.lifeline.clone());
                     self.core.page_arrived(id(client), page, memory).unwrap();
                 }
                 ToBroker::Forget { client, id: page } => {
@@ -496,17 +494,17 @@ impl World {
             }
         }
         self.runtime.note(Note::Finished);
-        Reached { actions: self.runtime.log.actions(), ..self.reached }
+        self.reached
     }
 }
 
-impl Client {
+impl<R: Runtime> Client<R> {
     fn take_mail(&mut self) {
         let inbound = self.endpoint.inbound_mut().unwrap();
         for packet in self.mailbox.drain(..) {
             match packet {
                 ToClient::Page(id, page) => {
-                    let page = Crashing::new(page.seen_by(self.id), self.lifeline.clone());
+                    let page = Crashing::new(self.runtime.seen_by(&page, self.id), self.lifeline.clone());
                     inbound.add_page(id, page).unwrap();
                 }
                 ToClient::Forget(id) => inbound.forget_page(id).unwrap(),

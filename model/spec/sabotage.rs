@@ -30,6 +30,8 @@ sabotages! {
     PayloadAfterPublish,
     /// A page's header is written after the page was named.
     HeaderAfterPublish,
+    /// A page is named with what its first slot held before.
+    PageNotEmptied,
     /// The sender takes for granted that everybody is at its tail.
     CursorNotRead,
     /// A receiver gives a page up when it has seen its end, and not followed it.
@@ -189,6 +191,9 @@ impl<M: Memory + Send + Sync + 'static> Memory for Broken<M> {
                 self.mind(|mind| mind.published = position);
             }
             _ => {}
+        }
+        if self.how == PageNotEmptied && site == Site::CommitClear && at == PAGE_HEADER {
+            return;
         }
         let is_late = match self.how {
             ClearAfterPublish => site == Site::CommitClear && at > PAGE_HEADER,

@@ -8,6 +8,7 @@ use crate::scenario::{Note, Runtime, Who};
 use crate::translate::Translator;
 use llmp::memory::Memory;
 use llmp::order::Site;
+use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -43,7 +44,14 @@ struct Entries {
 }
 
 /// How a panic begins when the specification does not allow what the code did.
-pub const REFUSED: &str = "the specification does not allow";
+const REFUSED: &str = "the specification does not allow the last of these: ";
+
+/// Why the specification refused, if it is that what a panic says.
+pub fn refused(panic: &(dyn Any + Send)) -> Option<String> {
+    let why = panic.downcast_ref::<String>()?.strip_prefix(REFUSED)?;
+    why.lines().next().map(str::to_string)
+}
+
 const TAIL: usize = 40;
 
 impl Log {
@@ -84,7 +92,7 @@ impl Log {
         if std::env::var_os("LLMP_SPEC_STATE").is_some() {
             eprintln!("{state}");
         }
-        panic!("{REFUSED} the last of these: {violation}\n{}", tail.join("\n"));
+        panic!("{REFUSED}{violation}\n{}", tail.join("\n"));
     }
 
     /// A new region, seen by nobody.
