@@ -90,6 +90,8 @@ pub fn settle(setup: &Setup, run: &mut Run) {
             run.bus.process_mut(i as Id + 1).bell = false;
         }
     }
+    let is_asking =
+        matches!(run.broker.pc, broker::Pc::Asking(..) | broker::Pc::AskingAgain(_));
     let Bus { processes, chains, .. } = &mut run.bus;
     for chain in chains.iter_mut() {
         let lives = |reader: &&Reader| processes[usize::from(reader.by)].life == Life::Lives;
@@ -100,7 +102,8 @@ pub fn settle(setup: &Setup, run: &mut Run) {
             let read = first.saturating_sub(base).min(page.len) as usize;
             page.words[..read].fill(Word::Other);
         }
-        if setup.lies > 0 {
+        // What a liar said first binds it; what is being asked is still needed.
+        if setup.lies > 0 || is_asking {
             continue;
         }
         for reader in &mut chain.readers {
