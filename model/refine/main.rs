@@ -2,8 +2,12 @@
 
 #[path = "../scenario/bus.rs"]
 mod bus;
+#[path = "../spec/chains.rs"]
+mod chains;
 #[path = "../scenario/doorbell.rs"]
 mod doorbell;
+#[path = "../spec/doorbells.rs"]
+mod doorbells;
 #[path = "../spec/promises.rs"]
 mod promises;
 #[path = "../spec/protocol.rs"]
@@ -20,6 +24,7 @@ mod trace;
 mod translate;
 
 mod canary;
+mod plain;
 mod programs;
 mod schedules;
 mod world;
@@ -39,7 +44,9 @@ const CHAIN: Size = Size { messages_per_page: 2, pages: 3, messages: 24, receive
 
 fn refine_bus(name: &str, schedules: usize, scripts: &'static [Script]) {
     let budget = bus::limits().budget();
-    refine(name, schedules, budget, true, move |runtime| drop(run(runtime, scripts)));
+    refine(name, schedules, budget, true, move |runtime| {
+        run(runtime, scripts);
+    });
 }
 
 fn refine_chain(name: &str, scenario: impl Fn(&Tracing<Shuttle>) + Send + Sync + 'static) {

@@ -1,11 +1,12 @@
 //! Thousands of generated programs on the real code in one thread: every trace is a behaviour of
 //! the specification.
 
+use crate::plain::{Plain, Reached};
 use crate::sabotage::{Sabotage, Sabotaged};
 use crate::scenario::Runtime;
 use crate::schedules::report;
 use crate::trace::{Log, Tracing, refused};
-use crate::world::{Plain, Reached, World, limits};
+use crate::world::{World, limits};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -16,14 +17,37 @@ use std::time::Instant;
 /// What a process does next. Clients are counted round.
 #[derive(Clone, Debug)]
 enum Step {
-    Send { client: usize, len: usize, origin: bool },
-    Batch { client: usize, lens: Vec<usize>, publish: bool },
-    DropClaim { client: usize, len: usize },
-    Receive { client: usize, most: usize },
-    Doze { client: usize, room: Option<usize> },
-    Join { dies_after: Option<usize> },
-    Leave { client: usize },
-    Turn { looks: bool },
+    Send {
+        client: usize,
+        len: usize,
+        origin: bool,
+    },
+    Batch {
+        client: usize,
+        lens: Vec<usize>,
+        publish: bool,
+    },
+    DropClaim {
+        client: usize,
+        len: usize,
+    },
+    Receive {
+        client: usize,
+        most: usize,
+    },
+    Doze {
+        client: usize,
+        room: Option<usize>,
+    },
+    Join {
+        dies_after: Option<usize>,
+    },
+    Leave {
+        client: usize,
+    },
+    Turn {
+        looks: bool,
+    },
     DozeBroker,
     /// The broker is gone, and all start anew with another.
     Restart,

@@ -1,13 +1,14 @@
 //! A bus in one thread, driven operation by operation: the real broker and the real endpoints
 //! over memory that is written down.
 
-use crate::scenario::{Mailbox, Note, Runtime, Who};
+use crate::plain::Reached;
+use crate::scenario::{Note, Runtime, Who};
 use llmp::broker::core::{Action, Core, TurnBudget};
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender, Start};
 use llmp::control::Control;
 use llmp::endpoint::{Endpoint, Wanted};
 use llmp::layout::{PAGE_HEADER, cursor_offset};
-use llmp::memory::{Crashing, Lifeline, Memory, Region};
+use llmp::memory::{Crashing, Lifeline, Memory};
 use llmp::wire::Roles;
 use llmp::{ClientId, Envelope, Limits, Origin, Tag};
 use std::collections::VecDeque;
@@ -15,46 +16,6 @@ use std::collections::VecDeque;
 const BROKER: Who = 0;
 /// Clients that a bus has room for at one time.
 const PLACES: usize = 4;
-
-/// The heap, in one thread.
-#[derive(Clone)]
-pub struct Plain;
-
-/// Nothing is handed from thread to thread.
-#[derive(Clone)]
-pub struct NoMailbox;
-
-impl<T> Mailbox<T> for NoMailbox {
-    fn put(&self, _: T) {}
-
-    fn take(&self) -> Option<T> {
-        None
-    }
-
-    fn wait(&self) -> T {
-        unreachable!("there is one thread")
-    }
-}
-
-impl Runtime for Plain {
-    type Memory = Region;
-    type Mailbox<T: Send + 'static> = NoMailbox;
-
-    fn memory(&self, len: usize) -> Region {
-        Region::heap(len)
-    }
-
-    fn mailbox<T: Send + 'static>(&self) -> NoMailbox {
-        NoMailbox
-    }
-
-    fn spawn<T: Send + 'static>(
-        &self,
-        _: impl FnOnce() -> T + Send + 'static,
-    ) -> Box<dyn FnOnce() -> T> {
-        unreachable!("there is one thread")
-    }
-}
 
 type Own<R> = Crashing<<R as Runtime>::Memory>;
 
@@ -64,35 +25,9 @@ pub fn limits() -> Limits {
 }
 
 fn payload(sender: Who, number: u32, len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i as u32 ^ number).wrapping_mul(167).wrapping_add(sender.into()) as u8).collect()
-}
-
-/// How often what the traces are to show was reached.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Reached {
-    pub delivered: u64,
-    pub reuses: u64,
-    pub full: u64,
-    pub deaths: u64,
-    pub late: u64,
-    pub slept: u64,
-    pub rung: u64,
-}
-
-impl std::ops::Add for Reached {
-    type Output = Reached;
-
-    fn add(self, other: Reached) -> Reached {
-        Reached {
-            delivered: self.delivered + other.delivered,
-            reuses: self.reuses + other.reuses,
-            full: self.full + other.full,
-            deaths: self.deaths + other.deaths,
-            late: self.late + other.late,
-            slept: self.slept + other.slept,
-            rung: self.rung + other.rung,
-        }
-    }
+    (0..len)
+        .map(|i| (i as u32 ^ number).wrapping_mul(167).wrapping_add(sender.into()) as u8)
+        .collect()
 }
 
 enum ToBroker<M> {
@@ -196,7 +131,8 @@ impl<R: Runtime> World<R> {
             self.core.told(client);
         }
         let control = Control::check(own(&runtime.seen_by(&memory, id)), 0).unwrap();
-        let peer = Control::check(own(&runtime.seen_by(&self.control, id)), reserved.cursor).unwrap();
+        let peer =
+            Control::check(own(&runtime.seen_by(&self.control, id)), reserved.cursor).unwrap();
         let inbound = Receiver::new(limits(), 0, pages, start, control.clone(), 0).unwrap();
         let outbound = Some((sender, reserved.cursor));
         let mut endpoint = Endpoint::new(control, peer, outbound, Some(inbound));
@@ -206,8 +142,7 @@ impl<R: Runtime> World<R> {
         self.core.page_arrived(client, 0, page).unwrap();
         let (mailbox, pages) = (VecDeque::new(), vec![(0, first)]);
         let (runtime, next, is_asleep) = (self.runtime.clone(), 0, false);
-        let client =
-            Client { id, runtime, endpoint, lifeline, mailbox, pages, next, is_asleep };
+        let client = Client { id, runtime, endpoint, lifeline, mailbox, pages, next, is_asleep };
         self.clients.push(client);
     }
 
@@ -389,7 +324,8 @@ impl<R: Runtime> World<R> {
             let id = |client: Who| ClientId(client.into());
             match packet {
                 ToBroker::Page { client, id: page, page: memory } => {
-                    let memory = Crashing::new(self.runtime.seen_by(&memory, BROKER), self.lifeline.clone());
+                    let memory =
+                        Crashing::new(self.runtime.seen_by(&memory, BROKER), self.lifeline.clone());
                     self.core.page_arrived(id(client), page, memory).unwrap();
                 }
                 ToBroker::Forget { client, id: page } => {
@@ -504,7 +440,8 @@ impl<R: Runtime> Client<R> {
         for packet in self.mailbox.drain(..) {
             match packet {
                 ToClient::Page(id, page) => {
-                    let page = Crashing::new(self.runtime.seen_by(&page, self.id), self.lifeline.clone());
+                    let page =
+                        Crashing::new(self.runtime.seen_by(&page, self.id), self.lifeline.clone());
                     inbound.add_page(id, page).unwrap();
                 }
                 ToClient::Forget(id) => inbound.forget_page(id).unwrap(),

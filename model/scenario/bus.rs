@@ -325,9 +325,9 @@ impl<R: Runtime> Clienting<R> {
         };
         let [memory, control] = [memory, control].map(|m| runtime.seen_by(&m, who(client)));
         let first = runtime.seen_by(&runtime.memory(limits().page_len()), who(client));
-        let lifeline = script.dies_after.map_or(Lifeline::endless(), |writes| {
-            Lifeline::ends_after(FIRST_PAGE_WRITES + writes)
-        });
+        let lifeline = script
+            .dies_after
+            .map_or(Lifeline::endless(), |writes| Lifeline::ends_after(FIRST_PAGE_WRITES + writes));
         let mortal = Crashing::new(first.clone(), lifeline.clone());
         let sender = Sender::new(client.0, limits(), mortal);
         assert_eq!(lifeline.made(), FIRST_PAGE_WRITES);

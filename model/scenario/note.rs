@@ -8,19 +8,52 @@ pub type Who = u8;
 /// What the scenario does, which no access of memory shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
-    Born { who: Who },
+    Born {
+        who: Who,
+    },
     /// The broker reads this client's chain as this cursor.
-    Cursor { slot: usize, client: Who },
-    Admitted { chain: Who, by: Who, page: u32, position: u64, number: u64 },
-    Ended { who: Who },
-    Struck { who: Who },
-    Removed { client: Who },
+    Cursor {
+        slot: usize,
+        client: Who,
+    },
+    Admitted {
+        chain: Who,
+        by: Who,
+        page: u32,
+        position: u64,
+        number: u64,
+    },
+    Ended {
+        who: Who,
+    },
+    Struck {
+        who: Who,
+    },
+    Removed {
+        client: Who,
+    },
     /// The pool's pages and their lengths in bytes.
-    Pool { chain: Who, pages: Vec<(u32, usize)> },
-    Sent { chain: Who, page: u32, to: Who },
-    Rings { by: Who, to: Who },
-    Sleeps { by: Who, message: bool, room: bool },
-    Wakes { by: Who },
+    Pool {
+        chain: Who,
+        pages: Vec<(u32, usize)>,
+    },
+    Sent {
+        chain: Who,
+        page: u32,
+        to: Who,
+    },
+    Rings {
+        by: Who,
+        to: Who,
+    },
+    Sleeps {
+        by: Who,
+        message: bool,
+        room: bool,
+    },
+    Wakes {
+        by: Who,
+    },
     /// The run is over, and everybody has done what it wanted to.
     Finished,
 }

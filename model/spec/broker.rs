@@ -296,7 +296,7 @@ impl Broker {
     /// Reads the n-th receiver's cursor. Returns whether there is another to ask.
     fn learn(&mut self, hand: &mut Hand, n: u8, choice: Choice) -> Option<u8> {
         let chain = hand.bus().chain(BROADCAST);
-        let Some(reader) = chain.readers.get(usize::from(n)) else { return None };
+        let reader = chain.readers.get(usize::from(n))?;
         let (by, seen, tail) = (reader.by, reader.seen, chain.tail.position);
         hand.run.lies_left -= u8::from(choice != HONEST);
         let reader = &hand.bus().chain(BROADCAST).readers[usize::from(n)];

@@ -20,8 +20,12 @@ pub enum Pc {
     Written(Word),
     /// It has stored something and must see whether the broker sleeps. Then it goes on, or goes
     /// on to sleep.
-    Looking { to_sleep: bool },
-    Ringing { to_sleep: bool },
+    Looking {
+        to_sleep: bool,
+    },
+    Ringing {
+        to_sleep: bool,
+    },
     /// It has followed the end of a page.
     Turned,
     /// It has found nothing to do.
@@ -71,8 +75,7 @@ pub fn steps(setup: &Setup, run: &Run, id: Id) -> impl Iterator<Item = Step> {
     let script = setup.scripts[usize::from(id) - 1];
     let has_more = usize::from(me.sent) < script.len() && !me.is_closed;
     let reader = bus.chain(BROADCAST).reader(id);
-    let is_there =
-        reader.is_some_and(|r| bus.chain(BROADCAST).word(r.place) != Some(Word::Zero));
+    let is_there = reader.is_some_and(|r| bus.chain(BROADCAST).word(r.place) != Some(Word::Zero));
     let is_last = usize::from(id) == setup.scripts.len();
     let leaves = setup.leaves && is_last && !has_more;
     let mut steps: [Option<Step>; 3] = [None; 3];
@@ -244,7 +247,11 @@ impl Client {
                 let cursor = hand.bus().chain(id).reader(BROKER).map_or(0, |r| r.cursor);
                 hand.act(Learn { chain: id, by: BROKER, cursor });
                 let place = hand.bus().chain(id).tail;
-                if hand.free_page(id, place).is_some() { self.up(hand, id) } else { doze(hand, id, true) }
+                if hand.free_page(id, place).is_some() {
+                    self.up(hand, id)
+                } else {
+                    doze(hand, id, true)
+                }
             }
             Pc::Asleep => {
                 hand.act(Wake { by: id });

@@ -5,7 +5,7 @@ use crate::client::{self, Client, Pc};
 use crate::merge;
 use crate::promises::{harm, is_held_by_liar, unmet};
 use crate::protocol::{Action, Violation};
-use crate::run::{Hand, HEADER, PAGE, Run, Setup};
+use crate::run::{HEADER, Hand, PAGE, Run, Setup};
 use crate::state::*;
 use smallvec::SmallVec;
 use stateright::{Checker, HasDiscoveries, Model, Property};
@@ -219,12 +219,8 @@ impl Model for Setup {
 
     fn properties(&self) -> Vec<Property<Self>> {
         let mut properties = vec![
-            Property::always(ALWAYS, |_: &Setup, run: &Run| {
-                run.violation.is_none()
-            }),
-            Property::always(QUIET, |setup: &Setup, run: &Run| {
-                setup.undone(run).is_none()
-            }),
+            Property::always(ALWAYS, |_: &Setup, run: &Run| run.violation.is_none()),
+            Property::always(QUIET, |setup: &Setup, run: &Run| setup.undone(run).is_none()),
             Property::sometimes("everybody sleeps, and everything is delivered", |setup, run| {
                 setup.is_reached(run, |run| {
                     run.bus.ids().all(|id| !run.bus.lives(id) || run.bus.process(id).is_asleep)
@@ -342,7 +338,9 @@ pub fn explore(name: &str, setup: &Setup, extent: Extent) {
 /// processes that are never kept from running for ever.
 pub fn every_run_ends(name: &str, setup: &Setup) {
     let start = Instant::now();
-    let hash = |run: &Run| std::hash::BuildHasher::hash_one(&BuildHasherDefault::<DefaultHasher>::default(), run);
+    let hash = |run: &Run| {
+        std::hash::BuildHasher::hash_one(&BuildHasherDefault::<DefaultHasher>::default(), run)
+    };
     let mut on_path: HashMap<u64, bool> = HashMap::new();
     let begin = setup.begin();
     on_path.insert(hash(&begin), true);

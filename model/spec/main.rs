@@ -1,6 +1,7 @@
 //! The bus as an abstract state machine, explored exhaustively.
 //!
-//! [`protocol`] is the specification: the rules of `docs/protocol.md` over actions. [`client`] and
+//! [`protocol`] is the specification: the rules of `docs/protocol.md` over actions, with
+//! [`chains`] and [`doorbells`]. [`client`] and
 //! [`broker`] are programs that keep to it, [`promises`] says what must never be and what must be
 //! in the end, [`merge`] which steps are taken together and why. Whatever a process does, it may
 //! be killed before and after any of its accesses.
@@ -20,7 +21,9 @@
 //! A liar's words are not kept: each read of them yields every value that makes a difference.
 
 mod broker;
+mod chains;
 mod client;
+mod doorbells;
 mod explore;
 mod merge;
 mod promises;

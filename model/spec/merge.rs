@@ -90,8 +90,7 @@ pub fn settle(setup: &Setup, run: &mut Run) {
             run.bus.process_mut(i as Id + 1).bell = false;
         }
     }
-    let is_asking =
-        matches!(run.broker.pc, broker::Pc::Asking(..) | broker::Pc::AskingAgain(_));
+    let is_asking = matches!(run.broker.pc, broker::Pc::Asking(..) | broker::Pc::AskingAgain(_));
     let Bus { processes, chains, .. } = &mut run.bus;
     for chain in chains.iter_mut() {
         let lives = |reader: &&Reader| processes[usize::from(reader.by)].life == Life::Lives;

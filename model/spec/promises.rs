@@ -64,7 +64,8 @@ pub fn unmet(bus: &Bus) -> Option<Violation> {
         let chain = bus.chain(id);
         for reader in chain.readers.iter().filter(|reader| bus.lives(reader.by)) {
             let is_done = reader.place == chain.tail || bus.process(reader.by).is_liar;
-            if !is_done && !(waits_for_liar && reader.by == BROKER) {
+            let is_held = waits_for_liar && reader.by == BROKER;
+            if !is_done && !is_held {
                 return violation(10, "it sleeps, and a message for it is there");
             }
         }

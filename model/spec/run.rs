@@ -121,9 +121,8 @@ impl Hand<'_> {
         }
         let seen = readers.iter().map(|reader| reader.seen).min().unwrap_or(u32::MAX);
         let left = seen.min(chain.tail.position);
-        let is_free = |page: &&Page| {
-            page.id != pen.page && page.end().is_none_or(|end| end <= left)
-        };
+        let is_free =
+            |page: &&Page| page.id != pen.page && page.end().is_none_or(|end| end <= left);
         let mut free = chain.pages.iter().filter(is_free);
         free.find(|page| readers.iter().all(|reader| page.sent.has(reader.by))).map(|page| page.id)
     }

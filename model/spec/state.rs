@@ -16,6 +16,7 @@ pub const BROADCAST: Id = BROKER;
 pub struct Set(u32);
 
 impl Set {
+    #[allow(dead_code, reason = "used by the model's programs")]
     pub const NONE: Set = Set(0);
 
     pub fn insert(&mut self, id: Id) {
@@ -35,6 +36,7 @@ impl Set {
         self.0 == 0
     }
 
+    #[allow(dead_code, reason = "used by the model's programs")]
     pub fn iter(self) -> impl Iterator<Item = Id> {
         (0..32).filter(move |id| self.has(*id))
     }

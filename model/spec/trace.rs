@@ -20,14 +20,50 @@ const NOBODY: Who = Who::MAX;
 pub enum Event {
     Note(Note),
     /// The region holds this process' parked word and cursors.
-    Control { region: usize, of: Who },
-    Load { who: Who, region: usize, at: usize, site: Site, value: u64 },
-    Store { who: Who, region: usize, at: usize, site: Site, value: u64 },
-    Fence { who: Who, site: Site },
-    ReadWords { who: Who, region: usize, at: usize },
-    WriteWords { who: Who, region: usize, at: usize, words: Vec<u64> },
-    ReadBytes { who: Who, region: usize, at: usize },
-    WriteBytes { who: Who, region: usize, at: usize, len: usize },
+    Control {
+        region: usize,
+        of: Who,
+    },
+    Load {
+        who: Who,
+        region: usize,
+        at: usize,
+        site: Site,
+        value: u64,
+    },
+    Store {
+        who: Who,
+        region: usize,
+        at: usize,
+        site: Site,
+        value: u64,
+    },
+    Fence {
+        who: Who,
+        site: Site,
+    },
+    ReadWords {
+        who: Who,
+        region: usize,
+        at: usize,
+    },
+    WriteWords {
+        who: Who,
+        region: usize,
+        at: usize,
+        words: Vec<u64>,
+    },
+    ReadBytes {
+        who: Who,
+        region: usize,
+        at: usize,
+    },
+    WriteBytes {
+        who: Who,
+        region: usize,
+        at: usize,
+        len: usize,
+    },
 }
 
 /// What happened, in order, followed by the specification as it happens. A clone is the same.

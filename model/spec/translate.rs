@@ -5,7 +5,7 @@
 //! and are told by what follows: a receiver has passed a message when it looks behind it or gives
 //! it up, and the end of a page when it has read the next page's header.
 
-use crate::promises::unmet;
+use crate::promises::{harm, unmet};
 use crate::protocol::{Action, Rules, Violation};
 use crate::scenario::{Note, Who};
 use crate::state::*;
@@ -29,7 +29,11 @@ fn position(bytes: u64) -> u32 {
 enum Use {
     Control(Who),
     /// A page, with the client that its header names.
-    Page { chain: Who, id: u32, owner: u32 },
+    Page {
+        chain: Who,
+        id: u32,
+        owner: u32,
+    },
 }
 
 /// Follows a trace in the specification.
@@ -59,7 +63,9 @@ impl Translator {
 
     fn act(&mut self, action: Action) -> Verdict {
         self.actions += 1;
-        self.bus.act(action, Rules::Enforced).map_err(|violation| {
+        let verdict = self.bus.act(action, Rules::Enforced);
+        // The rules are to keep harm away; if they don't, they are wrong.
+        verdict.and_then(|()| harm(&self.bus).map_or(Ok(()), Err)).map_err(|violation| {
             let why = format!("{}, at {action:?}", violation.why);
             Violation { why, ..violation }
         })
@@ -215,7 +221,8 @@ impl Translator {
         let Some(Reader { place, found: Some(found), .. }) = it.reader(by) else { return Ok(()) };
         let behind = it.behind(*place, *found, self.bus.sizes.header);
         let turns = behind.is_some_and(|behind| behind.page != place.page);
-        let follows = behind.is_some_and(|b| b.page != place.page && is_here(Place { position: 0, ..b }));
+        let follows =
+            behind.is_some_and(|b| b.page != place.page && is_here(Place { position: 0, ..b }));
         if behind.is_some_and(is_here) && turns == follows {
             return self.act(Action::Pass { chain, by });
         }
@@ -226,7 +233,9 @@ impl Translator {
     fn word(&self, region: usize, unit: u32, commit: u64) -> Word {
         let tag = self.tags.get(&(region, unit)).copied().unwrap_or(0);
         let [kind, flags, ..] = high(commit).to_le_bytes();
-        let Some(Use::Page { chain, owner, .. }) = self.uses.get(&region) else { return Word::Other };
+        let Some(Use::Page { chain, owner, .. }) = self.uses.get(&region) else {
+            return Word::Other;
+        };
         match kind {
             _ if commit == 0 => Word::Zero,
             KIND_EOP => Word::EndOfPage { next: low(tag) as u16 },
