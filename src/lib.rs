@@ -34,8 +34,8 @@
 //! # Limits
 //!
 //! Linux 5.1 or newer, 64-bit. The features `loom` and `shuttle` add memory for the model
-//! checkers and change nothing else. The feature `cli`, on by default, is the command line; a
-//! library user takes `default-features = false`.
+//! checkers, `spec` the explorer of the specification; they change nothing else. The feature
+//! `cli`, on by default, is the command line; a library user takes `default-features = false`.
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!(
