@@ -34,9 +34,9 @@
 //! # Limits
 //!
 //! Linux 5.1 or newer, 64-bit. The features `loom` and `shuttle` add memory for the model
-//! checkers, `crash` lets tests kill a process at each of its steps, and all three change nothing
-//! else. The feature `cli`, on by default, is the command line; a
-//! library user takes `default-features = false`.
+//! checkers, `spec` the explorer of the specification, `crash` lets tests kill a process at each of
+//! its steps, `verify` is the command that runs them all; they change nothing else. The feature
+//! `cli`, on by default, is the command line; a library user takes `default-features = false`.
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!(

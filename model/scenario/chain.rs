@@ -1,6 +1,6 @@
 //! A sender and its receivers: commit, page turn, reuse, joining, leaving, batches, death.
 
-use super::{Descriptors, Mailbox, Runtime};
+use super::{Descriptors, Mailbox, Note, Runtime, Who};
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender, Start};
 use llmp::control::Control;
 use llmp::layout::{PAGE_HEADER, SLOT_HEADER, control_len, slot_len};
@@ -12,6 +12,13 @@ const PAYLOAD: usize = 8;
 
 /// The client whose chain it is.
 const OWNER: u32 = 7;
+
+/// The processes in a run that is written down.
+const SENDER: Who = 0;
+
+fn who(receiver: u32) -> Who {
+    receiver as Who + 1
+}
 
 /// Limits of a chain whose pages hold `messages` messages each and whose budget is `pages` pages.
 pub fn limits(messages: usize, pages: usize) -> Limits {
@@ -68,13 +75,15 @@ pub struct Sending<R: Runtime, M: Memory> {
 
 impl<R: Runtime> Sending<R, R::Memory> {
     pub fn new(runtime: &R, limits: Limits) -> Self {
-        Self::with(runtime, limits, Box::new(|memory| memory))
+        let seen_by = runtime.clone();
+        Self::with(runtime, limits, Box::new(move |memory| seen_by.seen_by(&memory, SENDER)))
     }
 }
 
 impl<R: Runtime, M: Memory> Sending<R, M> {
     pub fn with(runtime: &R, limits: Limits, own: View<R::Memory, M>) -> Self {
         let first = runtime.memory(limits.page_len());
+        runtime.note(Note::Born { who: SENDER });
         Sending {
             runtime: runtime.clone(),
             sender: Sender::new(OWNER, limits, own(first.clone())),
@@ -89,12 +98,17 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
     /// Admits a receiver, whose control region is as the sender sees it.
     pub fn admit(&mut self, id: u32, control: M, socket: Descriptors<R::Memory>) -> Start {
         let start = self.sender.admit(id, Control::check(control, 0).unwrap(), 0);
+        let Start { page, position, message: number } = start;
+        let (chain, by) = (SENDER, who(id));
+        self.runtime.note(Note::Admitted { chain, by, page, position, number });
         self.sockets.push((id, socket));
         self.tell();
         start
     }
 
     pub fn strike(&mut self, id: u32) {
+        self.runtime.note(Note::Ended { who: who(id) });
+        self.runtime.note(Note::Struck { who: who(id) });
         self.sender.strike(id);
     }
 
@@ -102,6 +116,7 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
         for (id, socket) in &self.sockets {
             while let Some(notice) = self.sender.notice(*id) {
                 if let Notice::Page(page) = notice {
+                    self.runtime.note(Note::Sent { chain: SENDER, page, to: who(*id) });
                     let region = self.regions.iter().find(|(known, _)| *known == page).unwrap();
                     socket.send(page, region.1.clone());
                 }
@@ -123,6 +138,10 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
                     self.regions.push((self.next_page, region.clone()));
                     self.next_page += 1;
                     self.sender.add_page((self.own)(region));
+                    let there = |(id, _): &&(u32, _)| self.sender.page(*id).is_some();
+                    let pages = self.regions.iter().filter(there);
+                    let pages = pages.map(|(id, page)| (*id, page.region_len())).collect();
+                    self.runtime.note(Note::Pool { chain: SENDER, pages });
                     self.tell();
                 }
                 Err(Refused::Blocked(_)) => {
@@ -229,6 +248,20 @@ impl<M: Memory, P: Memory> Receiving<M, P> {
 
 type Plain<R> = Receiving<<R as Runtime>::Memory, <R as Runtime>::Memory>;
 
+/// A receiver's control region, as the receiver sees it and as the sender does.
+fn controls<R: Runtime>(runtime: &R, id: u32) -> (Control<R::Memory>, R::Memory) {
+    let memory = control_memory(runtime);
+    runtime.note(Note::Born { who: who(id) });
+    runtime.is_control(&memory, who(id));
+    (Control::create(runtime.seen_by(&memory, who(id)), 1), runtime.seen_by(&memory, SENDER))
+}
+
+/// How receiver `id` sees a page that arrives.
+fn view<R: Runtime>(runtime: &R, id: u32) -> View<R::Memory, R::Memory> {
+    let runtime = runtime.clone();
+    Box::new(move |page| runtime.seen_by(&page, who(id)))
+}
+
 /// A receiver admitted before the sender begins.
 pub fn join<R: Runtime>(
     runtime: &R,
@@ -236,11 +269,10 @@ pub fn join<R: Runtime>(
     sending: &mut Sending<R, R::Memory>,
     id: u32,
 ) -> Plain<R> {
-    let memory = control_memory(runtime);
-    let control = Control::create(memory.clone(), 1);
+    let (control, memory) = controls(runtime, id);
     let socket = Descriptors::default();
     let start = sending.admit(id, memory, socket.clone());
-    Receiving::new(limits, control, socket, start, Box::new(|page| page))
+    Receiving::new(limits, control, socket, start, view(runtime, id))
 }
 
 /// Lets everybody go on in turn until nobody can.
@@ -269,6 +301,7 @@ pub fn finish<R: Runtime, M: Memory>(
         receiving.give_up();
     }
     assert!(sending.is_taken());
+    sending.runtime.note(Note::Finished);
 }
 
 /// The size of a scenario.
@@ -340,8 +373,7 @@ pub fn join_during_reuse<R: Runtime>(runtime: &R, size: Size, joins_after: u64) 
     let mut sending = Sending::new(runtime, size.limits());
     let mut first = join(runtime, size.limits(), &mut sending, 0);
     // Its own region and connection; it starts when it has been told where.
-    let memory = control_memory(runtime);
-    let control = Control::create(memory.clone(), 1);
+    let (control, memory) = controls(runtime, 1);
     let socket: Descriptors<R::Memory> = Descriptors::default();
     let start = runtime.mailbox::<Start>();
 
@@ -352,11 +384,10 @@ pub fn join_during_reuse<R: Runtime>(runtime: &R, size: Size, joins_after: u64) 
         first
     });
     let late = {
-        let (socket, start) = (socket.clone(), start.clone());
+        let (socket, start, view) = (socket.clone(), start.clone(), view(runtime, 1));
         runtime.spawn(move || {
             let start = start.wait();
-            let mut late =
-                Receiving::new(size.limits(), control, socket, start, Box::new(|page| page));
+            let mut late = Receiving::new(size.limits(), control, socket, start, view);
             for _ in 0..size.steps {
                 late.step();
             }

@@ -2,11 +2,12 @@
 //! them may die beside. A lost wake-up is a deadlock, which the checker reports.
 
 use crate::scenario::chain::control_memory;
-use crate::scenario::{Descriptors, Mailbox, Runtime};
+use crate::scenario::{Descriptors, Mailbox, Note, Runtime, Who};
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
 use llmp::control::Control;
 use llmp::endpoint::{Endpoint, Wanted};
-use llmp::memory::{Crashing, Lifeline};
+use llmp::layout::PAGE_HEADER;
+use llmp::memory::{Crashing, Lifeline, Memory};
 use llmp::{Envelope, Limits};
 
 /// What a receiver does while there is nothing.
@@ -25,9 +26,16 @@ enum Bell {
     HangUp,
 }
 
+/// The processes in a run that is written down.
+const SENDER: Who = 0;
+const RECEIVER: Who = 1;
+
 /// One end of a channel with the doorbells and the descriptors on their way.
 struct End<R: Runtime> {
     runtime: R,
+    who: Who,
+    /// The lengths of the pages of its own chain.
+    pages: Vec<(u32, usize)>,
     endpoint: Endpoint<Crashing<R::Memory>>,
     life: Lifeline,
     bell: R::Mailbox<Bell>,
@@ -46,9 +54,16 @@ fn channel<R: Runtime>(
     lives: [Lifeline; 2],
 ) -> Option<(End<R>, End<R>)> {
     let [sender_life, receiver_life] = &lives;
-    let by_sender = |memory: &R::Memory| Crashing::new(memory.clone(), sender_life.clone());
-    let by_receiver = |memory: &R::Memory| Crashing::new(memory.clone(), receiver_life.clone());
+    let by_sender =
+        |memory: &R::Memory| Crashing::new(runtime.seen_by(memory, SENDER), sender_life.clone());
+    let by_receiver = |memory: &R::Memory| {
+        Crashing::new(runtime.seen_by(memory, RECEIVER), receiver_life.clone())
+    };
     let (ours, theirs) = (control_memory(runtime), control_memory(runtime));
+    for (memory, who) in [(&ours, SENDER), (&theirs, RECEIVER)] {
+        runtime.note(Note::Born { who });
+        runtime.is_control(memory, who);
+    }
     let sends = Control::create(by_sender(&ours), 1);
     let receives = Control::create(by_receiver(&theirs), 1);
     let first = runtime.memory(limits.page_len());
@@ -56,6 +71,9 @@ fn channel<R: Runtime>(
     if lives.iter().any(Lifeline::is_over) {
         return None;
     }
+    let (chain, by, position) = (SENDER, RECEIVER, PAGE_HEADER as u64);
+    runtime.note(Note::Sent { chain, page: 0, to: by });
+    runtime.note(Note::Admitted { chain, by, page: 0, position, number: 0 });
     let first = by_receiver(&first);
     let inbound = Receiver::from_beginning(limits, 1, first, receives.clone(), 0).unwrap();
     let theirs = Control::check(by_sender(&theirs), 0).unwrap();
@@ -65,8 +83,10 @@ fn channel<R: Runtime>(
     let receiving = Endpoint::new(receives, ours, None, Some(inbound));
     let bells = (runtime.mailbox::<Bell>(), runtime.mailbox::<Bell>());
     let socket: Descriptors<R::Memory> = Descriptors::default();
-    let end = |endpoint, life, bell: &R::Mailbox<Bell>, peers_bell: &R::Mailbox<Bell>| End {
+    let end = |who, endpoint, life, bell: &R::Mailbox<Bell>, peers_bell: &R::Mailbox<Bell>| End {
         runtime: runtime.clone(),
+        who,
+        pages: vec![(0, limits.page_len())],
         endpoint,
         life,
         bell: bell.clone(),
@@ -76,8 +96,8 @@ fn channel<R: Runtime>(
         next: 0,
     };
     let [sender_life, receiver_life] = lives;
-    let sending = end(sending, sender_life, &bells.0, &bells.1);
-    Some((sending, end(receiving, receiver_life, &bells.1, &bells.0)))
+    let sending = end(SENDER, sending, sender_life, &bells.0, &bells.1);
+    Some((sending, end(RECEIVER, receiving, receiver_life, &bells.1, &bells.0)))
 }
 
 /// Both ends live for ever.
@@ -87,8 +107,13 @@ fn endless<R: Runtime>(runtime: &R, limits: Limits) -> (End<R>, End<R>) {
 }
 
 impl<R: Runtime> End<R> {
+    fn peer(&self) -> Who {
+        SENDER + RECEIVER - self.who
+    }
+
     fn ring(&self, must_ring: bool) {
         if must_ring && !self.life.is_over() {
+            self.runtime.note(Note::Rings { by: self.who, to: self.peer() });
             self.peers_bell.put(Bell::Ring);
         }
     }
@@ -97,7 +122,10 @@ impl<R: Runtime> End<R> {
         let (may_sleep, must_ring) = self.endpoint.park(wanted);
         self.ring(must_ring);
         if may_sleep && !self.life.is_over() {
+            let (by, Wanted { message, room, .. }) = (self.who, wanted);
+            self.runtime.note(Note::Sleeps { by, message, room: room.is_some() });
             self.hung_up |= matches!(self.bell.wait(), Bell::HangUp);
+            self.runtime.note(Note::Wakes { by });
             self.endpoint.unpark();
         }
     }
@@ -110,6 +138,7 @@ impl<R: Runtime> End<R> {
     /// What the kernel does for a process that has died.
     fn hang_up_if_dead(&self) {
         if self.life.is_over() {
+            self.runtime.note(Note::Ended { who: self.who });
             self.peers_bell.put(Bell::HangUp);
         }
     }
@@ -117,7 +146,8 @@ impl<R: Runtime> End<R> {
     /// Sends the next message. Returns whether there was room.
     fn send(&mut self) -> bool {
         loop {
-            let sent = self.endpoint.send(Envelope::default(), &self.next.to_le_bytes());
+            let envelope = Envelope::tagged(self.next as u32);
+            let sent = self.endpoint.send(envelope, &self.next.to_le_bytes());
             match sent {
                 _ if self.life.is_over() => return false,
                 Ok(must_ring) => {
@@ -127,9 +157,14 @@ impl<R: Runtime> End<R> {
                 }
                 Err(Refused::Blocked(Blocked::NeedPage(len))) => {
                     let page = self.runtime.memory(len);
-                    let ours = Crashing::new(page.clone(), self.life.clone());
+                    let seen = self.runtime.seen_by(&page, self.who);
+                    let ours = Crashing::new(seen, self.life.clone());
                     self.endpoint.outbound_mut().unwrap().add_page(ours);
                     if let Some(Notice::Page(id)) = self.endpoint.notice() {
+                        self.pages.push((id, page.region_len()));
+                        let (chain, pages) = (self.who, self.pages.clone());
+                        self.runtime.note(Note::Pool { chain, pages });
+                        self.runtime.note(Note::Sent { chain, page: id, to: self.peer() });
                         self.socket.send(id, page);
                     }
                     self.endpoint.told();
@@ -176,6 +211,7 @@ impl<R: Runtime> End<R> {
                 Event::Unknown(page) => {
                     let (id, memory) = self.socket.receive().expect("sent before it was named");
                     assert_eq!(id, page);
+                    let memory = self.runtime.seen_by(&memory, self.who);
                     inbound.add_page(id, Crashing::new(memory, self.life.clone())).unwrap();
                 }
                 Event::Empty if self.hung_up => break,
@@ -194,6 +230,7 @@ pub fn both_sleep<R: Runtime>(runtime: &R, limits: Limits, messages: u64, waitin
     let receiver = runtime.spawn(move || receiving.receive_until(messages, waiting));
     sending.send_until(messages);
     receiver();
+    runtime.note(Note::Finished);
 }
 
 /// Both sleep, and one of them lives only so long. Who sleeps then is woken by the hang-up; what the
@@ -236,4 +273,5 @@ pub fn sender_sleeps<R: Runtime>(runtime: &R, limits: Limits) {
     sending.send_until(full + 1);
     has_sent.put(());
     receiver();
+    runtime.note(Note::Finished);
 }

@@ -6,6 +6,9 @@
 //! happened in the first.
 
 pub mod chain;
+mod note;
+
+pub use note::{Note, Who};
 
 use llmp::memory::Memory;
 use std::collections::VecDeque;
@@ -19,6 +22,17 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     fn memory(&self, len: usize) -> Self::Memory;
 
     fn mailbox<T: Send + 'static>(&self) -> Self::Mailbox<T>;
+
+    /// A region as one process sees it: in a run that is written down, whose accesses they are.
+    fn seen_by(&self, memory: &Self::Memory, _: Who) -> Self::Memory {
+        memory.clone()
+    }
+
+    /// Says whose parked word and cursors the region holds.
+    fn is_control(&self, _: &Self::Memory, _of: Who) {}
+
+    /// Writes down what no access of memory shows.
+    fn note(&self, _: Note) {}
 
     /// Starts a thread; the result waits for it.
     fn spawn<T: Send + 'static>(

@@ -1,12 +1,12 @@
 //! The broker: production's [`Core`], with mailboxes for sockets.
 
-use super::{ToBroker, ToClient, limits};
-use crate::scenario::{Mailbox, Runtime};
+use super::{BROKER, ToBroker, ToClient, limits, who};
+use crate::scenario::{Mailbox, Note, Runtime};
 use llmp::ClientId;
 use llmp::broker::core::{Action, Core, TurnBudget};
 use llmp::chain::{Blocked, Notice, Start, Stats};
-use llmp::layout::cursor_offset;
-use llmp::memory::{Crashing, Lifeline};
+use llmp::layout::{PAGE_HEADER, cursor_offset};
+use llmp::memory::{Crashing, Lifeline, Memory};
 use llmp::wire::Roles;
 use std::collections::BTreeMap;
 
@@ -34,7 +34,10 @@ impl<R: Runtime> Brokering<R> {
     ) -> Self {
         let control = runtime.memory(cursor_offset(clients));
         let first = runtime.memory(limits().page_len());
-        let mortal = |memory: &R::Memory| Crashing::new(memory.clone(), life.clone());
+        runtime.note(Note::Born { who: BROKER });
+        runtime.is_control(&control, BROKER);
+        let mortal =
+            |memory: &R::Memory| Crashing::new(runtime.seen_by(memory, BROKER), life.clone());
         let mut core = Core::new(limits(), mortal(&control), clients, mortal(&first));
         core.set_turn_budget(TurnBudget { messages: 3, bytes: 200 });
         Brokering {
@@ -63,7 +66,10 @@ impl<R: Runtime> Brokering<R> {
                 if self.stopping && !self.core.is_blocked() {
                     break;
                 }
+                let room = self.core.is_blocked();
+                self.runtime.note(Note::Sleeps { by: BROKER, message: !room, room });
                 let packet = self.inbox.wait();
+                self.runtime.note(Note::Wakes { by: BROKER });
                 self.core.unpark();
                 self.on_packet(packet);
             }
@@ -74,12 +80,18 @@ impl<R: Runtime> Brokering<R> {
         self.core.stats()
     }
 
+    /// A region as the broker sees it, while it lives.
+    fn mortal(&self, memory: &R::Memory) -> Crashing<R::Memory> {
+        Crashing::new(self.runtime.seen_by(memory, BROKER), self.life.clone())
+    }
+
     fn dead(&self) -> bool {
         self.life.is_over()
     }
 
     /// The kernel's part: it hangs up on everybody, also on who comes too late.
     fn lie_dead(mut self) -> Stats {
+        self.runtime.note(Note::Ended { who: BROKER });
         for (mailbox, _) in self.clients.values() {
             mailbox.put(ToClient::HangUp);
         }
@@ -102,13 +114,24 @@ impl<R: Runtime> Brokering<R> {
         if let Some(Blocked::NeedPage(len)) = turn.blocked {
             let page = self.runtime.memory(len);
             self.pages.push(page.clone());
-            self.core.add_page(Crashing::new(page, self.life.clone()));
+            self.core.add_page(self.mortal(&page));
+            let lengths = self.pages.iter().map(Memory::region_len);
+            let there = (0..).zip(lengths).filter(|(id, _)| self.core.page(*id).is_some());
+            self.runtime.note(Note::Pool { chain: BROKER, pages: there.collect() });
             worked = true;
         }
-        for action in self.core.take_actions() {
+        let actions = self.core.take_actions();
+        // They are removed already, whatever is done before that is said.
+        for action in &actions {
+            if let Action::Remove(client, _) = action {
+                self.runtime.note(Note::Removed { client: who(*client) });
+            }
+        }
+        for action in actions {
             worked = true;
             match action {
                 Action::Ring(client) => {
+                    self.runtime.note(Note::Rings { by: BROKER, to: who(client) });
                     if let Some((mailbox, _)) = self.clients.get(&client) {
                         mailbox.put(ToClient::Ring);
                     }
@@ -134,6 +157,9 @@ impl<R: Runtime> Brokering<R> {
         }
         for (client, (mailbox, start)) in &mut self.clients {
             while let Some(notice) = self.core.notice(*client) {
+                if let Notice::Page(page) = notice {
+                    self.runtime.note(Note::Sent { chain: BROKER, page, to: who(*client) });
+                }
                 mailbox.put(match notice {
                     Notice::Page(id) => {
                         ToClient::Page { id, page: self.pages[id as usize].clone() }
@@ -149,7 +175,6 @@ impl<R: Runtime> Brokering<R> {
     }
 
     fn on_packet(&mut self, packet: ToBroker<R>) {
-        let mortal = |memory| Crashing::new(memory, self.life.clone());
         match packet {
             ToBroker::Connect { mailbox, .. } if self.dead() => mailbox.put(ToClient::HangUp),
             ToBroker::Stop => self.stopping = true,
@@ -162,17 +187,31 @@ impl<R: Runtime> Brokering<R> {
                 }
                 let ours = self.control.clone();
                 let (client, cursor) = (reserved.client, reserved.cursor);
+                self.runtime.note(Note::Born { who: who(client) });
+                self.runtime.note(Note::Cursor { slot: cursor, client: who(client) });
+                self.runtime.is_control(&control, who(client));
+                let control = self.mortal(&control);
                 mailbox.put(ToClient::Welcome { client, cursor, control: ours });
-                let start = self.core.join(client, mortal(control)).unwrap();
+                let start = self.core.join(client, control).unwrap();
+                let Start { page, position, message: number } = start;
+                let (chain, by) = (BROKER, who(client));
+                self.runtime.note(Note::Admitted { chain, by, page, position, number });
                 self.clients.insert(client, (mailbox, Some(start)));
             }
             ToBroker::Page { client, id, page } => {
-                self.core.page_arrived(client, id, mortal(page)).unwrap();
+                if id == 0 {
+                    let (chain, page, position) = (who(client), 0, PAGE_HEADER as u64);
+                    let start = Note::Admitted { chain, by: BROKER, page, position, number: 0 };
+                    self.runtime.note(start);
+                }
+                let page = self.mortal(&page);
+                self.core.page_arrived(client, id, page).unwrap();
             }
             ToBroker::Forget { client, id } => self.core.page_forgotten(client, id).unwrap(),
             ToBroker::Ring => {}
             ToBroker::HangUp(client) => {
                 self.clients.remove(&client);
+                self.runtime.note(Note::Struck { who: who(client) });
                 self.core.hung_up(client);
             }
         }

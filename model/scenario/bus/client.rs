@@ -1,7 +1,7 @@
 //! A client: production's [`Endpoint`], with mailboxes for sockets.
 
-use super::{Dead, Life, Script, ToBroker, ToClient, limits, payload};
-use crate::scenario::{Mailbox, Runtime};
+use super::{BROKER, Dead, Life, Script, ToBroker, ToClient, limits, payload, who};
+use crate::scenario::{Mailbox, Note, Runtime};
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
 use llmp::control::Control;
 use llmp::endpoint::{Endpoint, Wanted};
@@ -35,22 +35,27 @@ impl<R: Runtime> Clienting<R> {
         to_broker: R::Mailbox<ToBroker<R>>,
     ) -> Result<Self, Dead> {
         let lifeline = script.dies_after.map_or(Lifeline::endless(), Lifeline::ends_after);
-        let mortal = |memory: &R::Memory| Crashing::new(memory.clone(), lifeline.clone());
         let mailbox = runtime.mailbox::<ToClient<R>>();
         let memory = crate::scenario::chain::control_memory(runtime);
-        let own = Control::create(mortal(&memory), 1);
+        Control::create(Crashing::new(memory.clone(), lifeline.clone()), 1);
         if lifeline.is_over() {
             return Err(Dead::Client);
         }
-        to_broker.put(ToBroker::Connect { control: memory, mailbox: mailbox.clone() });
+        to_broker.put(ToBroker::Connect { control: memory.clone(), mailbox: mailbox.clone() });
         let (client, cursor, control) = match mailbox.wait() {
             ToClient::Welcome { client, cursor, control } => (client, cursor, control),
             ToClient::HangUp => return Err(Dead::Broker),
             _ => panic!("no welcome"),
         };
+        // From here on it has a name in a run that is written down.
+        let mortal = |memory: &R::Memory| {
+            Crashing::new(runtime.seen_by(memory, who(client)), lifeline.clone())
+        };
+        let own = Control::check(mortal(&memory), 0).unwrap();
         let first = runtime.memory(limits().page_len());
         let sender = Sender::new(client.0, limits(), mortal(&first));
         if lifeline.is_over() {
+            runtime.note(Note::Ended { who: who(client) });
             to_broker.put(ToBroker::HangUp(client));
             return Err(Dead::Client);
         }
@@ -120,6 +125,7 @@ impl<R: Runtime> Clienting<R> {
         }
         if self.dead() || self.life.script.leaves {
             self.life.died = self.dead();
+            self.runtime.note(Note::Ended { who: who(self.life.id) });
             self.to_broker.put(ToBroker::HangUp(self.life.id));
         }
     }
@@ -134,6 +140,7 @@ impl<R: Runtime> Clienting<R> {
             self.take_in();
             if self.dead() {
                 self.life.died = true;
+                self.runtime.note(Note::Ended { who: who(self.life.id) });
                 self.to_broker.put(ToBroker::HangUp(self.life.id));
             }
         }
@@ -142,12 +149,18 @@ impl<R: Runtime> Clienting<R> {
         self.life
     }
 
+    /// A region as this client sees it, while it lives.
+    fn mortal(&self, memory: &R::Memory) -> Crashing<R::Memory> {
+        Crashing::new(self.runtime.seen_by(memory, who(self.life.id)), self.lifeline.clone())
+    }
+
     fn dead(&self) -> bool {
         self.lifeline.is_over()
     }
 
     fn ring(&self, must_ring: bool) {
         if must_ring && !self.dead() {
+            self.runtime.note(Note::Rings { by: who(self.life.id), to: BROKER });
             self.to_broker.put(ToBroker::Ring);
         }
     }
@@ -156,11 +169,18 @@ impl<R: Runtime> Clienting<R> {
         let page = self.runtime.memory(len);
         self.regions.push((self.next_page, page.clone()));
         self.next_page += 1;
-        let mortal = Crashing::new(page, self.lifeline.clone());
-        self.endpoint.outbound_mut().unwrap().add_page(mortal);
         let client = self.life.id;
+        let mortal = self.mortal(&page);
+        let outbound = self.endpoint.outbound_mut().unwrap();
+        outbound.add_page(mortal);
+        let there = self.regions.iter().filter(|(id, _)| outbound.page(*id).is_some());
+        let pages = there.map(|(id, page)| (*id, page.region_len())).collect();
+        self.runtime.note(Note::Pool { chain: who(client), pages });
         while let Some(notice) = self.endpoint.notice() {
             if !self.dead() {
+                if let Notice::Page(page) = notice {
+                    self.runtime.note(Note::Sent { chain: who(client), page, to: BROKER });
+                }
                 self.to_broker.put(match notice {
                     Notice::Page(id) => {
                         let region = self.regions.iter().find(|(known, _)| *known == id);
@@ -213,19 +233,24 @@ impl<R: Runtime> Clienting<R> {
         let (may_sleep, must_ring) = self.endpoint.park(wanted);
         self.ring(must_ring);
         if may_sleep && !self.dead() && !self.closed {
+            let (by, Wanted { message, room, .. }) = (who(self.life.id), wanted);
+            self.runtime.note(Note::Sleeps { by, message, room: room.is_some() });
             let packet = self.mailbox.wait();
+            self.runtime.note(Note::Wakes { by });
             self.on_packet(packet);
         }
         self.endpoint.unpark();
     }
 
     fn on_packet(&mut self, packet: ToClient<R>) {
-        let inbound = self.endpoint.inbound_mut().unwrap();
         match packet {
             ToClient::Page { id, page } => {
-                inbound.add_page(id, Crashing::new(page, self.lifeline.clone())).unwrap();
+                let page = self.mortal(&page);
+                self.endpoint.inbound_mut().unwrap().add_page(id, page).unwrap();
             }
-            ToClient::Forget { id } => inbound.forget_page(id).unwrap(),
+            ToClient::Forget { id } => {
+                self.endpoint.inbound_mut().unwrap().forget_page(id).unwrap();
+            }
             ToClient::Ring => {}
             ToClient::Bye | ToClient::HangUp => self.closed = true,
             ToClient::Welcome { .. } | ToClient::Start(_) => panic!("unexpected after the start"),

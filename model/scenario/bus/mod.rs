@@ -8,11 +8,18 @@ mod client;
 
 use self::broker::Brokering;
 use self::client::Clienting;
-use crate::scenario::{Mailbox, Runtime};
+use crate::scenario::{Mailbox, Note, Runtime, Who};
 use llmp::chain::{Start, Stats};
 use llmp::memory::Lifeline;
 use llmp::{ClientId, Limits};
 use std::collections::BTreeMap;
+
+/// The broker in a run that is written down. Clients are their ids.
+const BROKER: Who = 0;
+
+fn who(client: ClientId) -> Who {
+    client.0 as Who
+}
 
 /// What a client does.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +100,7 @@ pub fn limits() -> Limits {
 
 /// How a bus ended.
 #[derive(Clone, Copy, Debug)]
+#[allow(dead_code, reason = "not every target asks for it")]
 pub struct Outcome {
     pub stats: Stats,
     /// Whether anybody died.
@@ -131,6 +139,7 @@ pub fn run<R: Runtime>(runtime: &R, scripts: &[Script], broker_life: Lifeline) -
     to_broker.put(ToBroker::Stop);
     let lives: Vec<Result<Life, Dead>> = clients.into_iter().map(|join| join()).collect();
     let stats = broker();
+    runtime.note(Note::Finished);
     let broker_died = broker_life.is_over();
     let is_death = |life: &Result<Life, Dead>| life.as_ref().map_or(true, |life| life.died);
     let died = broker_died || lives.iter().any(is_death);

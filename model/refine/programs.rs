@@ -1,0 +1,167 @@
+//! Thousands of generated programs on the real code in one thread: every trace is a behaviour of
+//! the specification.
+
+use crate::plain::{Plain, Reached};
+use crate::sabotage::{Sabotage, Sabotaged};
+use crate::scenario::Runtime;
+use crate::schedules::report;
+use crate::trace::{Log, Tracing, refused};
+use crate::world::{World, limits};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+/// What a process does next. Clients are counted round.
+#[derive(Clone, Debug)]
+enum Step {
+    Send {
+        client: usize,
+        len: usize,
+        origin: bool,
+    },
+    Batch {
+        client: usize,
+        lens: Vec<usize>,
+        publish: bool,
+    },
+    DropClaim {
+        client: usize,
+        len: usize,
+    },
+    Receive {
+        client: usize,
+        most: usize,
+    },
+    Doze {
+        client: usize,
+        room: Option<usize>,
+    },
+    Join {
+        dies_after: Option<usize>,
+    },
+    Leave {
+        client: usize,
+    },
+    Turn {
+        looks: bool,
+    },
+    DozeBroker,
+    /// The broker is gone, and all start anew with another.
+    Restart,
+}
+
+/// Around the boundaries of words, slots, ordinary pages, and up to the limit.
+fn len() -> impl Strategy<Value = usize> {
+    prop_oneof![4 => 0..20usize, 2 => 76..100usize, 1 => 284..=300usize]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let client = 0..4usize;
+    let lens = prop::collection::vec(len(), 1..6);
+    let dies_after = prop::option::weighted(0.4, 1..60usize);
+    prop_oneof![
+        8 => (client.clone(), len(), any::<bool>())
+            .prop_map(|(client, len, origin)| Step::Send { client, len, origin }),
+        4 => (client.clone(), lens, prop::bool::weighted(0.9))
+            .prop_map(|(client, lens, publish)| Step::Batch { client, lens, publish }),
+        1 => (client.clone(), len()).prop_map(|(client, len)| Step::DropClaim { client, len }),
+        8 => (client.clone(), 1..6usize).prop_map(|(client, most)| Step::Receive { client, most }),
+        4 => (client.clone(), prop::option::of(len()))
+            .prop_map(|(client, room)| Step::Doze { client, room }),
+        2 => dies_after.prop_map(|dies_after| Step::Join { dies_after }),
+        1 => client.prop_map(|client| Step::Leave { client }),
+        12 => prop::bool::weighted(0.8).prop_map(|looks| Step::Turn { looks }),
+        3 => Just(Step::DozeBroker),
+        1 => Just(Step::Restart),
+    ]
+}
+
+/// Runs one program, on as many brokers as it takes. `runtime` makes one for each.
+fn follow<R: Runtime>(
+    runtime: impl Fn() -> R,
+    steps: &[Step],
+    mortal: Option<usize>,
+) -> Vec<Reached> {
+    let mut ended = Vec::new();
+    let mut world = World::new(&runtime(), mortal);
+    world.join(None);
+    for step in steps {
+        match step {
+            Step::Send { client, len, origin } => world.send(*client, &[*len], *origin, true),
+            Step::Batch { client, lens, publish } => world.send(*client, lens, false, *publish),
+            Step::DropClaim { client, len } => world.drop_claim(*client, *len),
+            Step::Receive { client, most } => drop(world.receive(*client, *most)),
+            Step::Doze { client, room } => world.doze(*client, *room),
+            Step::Join { dies_after } => world.join(*dies_after),
+            Step::Leave { client } => world.leave(*client),
+            Step::Turn { looks } => drop(world.turn(*looks)),
+            Step::DozeBroker => world.doze_broker(),
+            Step::Restart => {}
+        }
+        if world.is_over() || matches!(step, Step::Restart) {
+            ended.push(std::mem::replace(&mut world, World::new(&runtime(), None)).finish());
+        }
+    }
+    ended.push(world.finish());
+    ended
+}
+
+fn program() -> impl Strategy<Value = (Vec<Step>, Option<usize>)> {
+    (prop::collection::vec(step(), 1..150), prop::option::of(20..400usize))
+}
+
+fn traced() -> Tracing<Plain> {
+    Tracing::new(Plain, limits().budget(), true)
+}
+
+#[test]
+fn p1_p3_p4_p5_p8_generated_programs_are_behaviours_of_the_specification() {
+    let asked = std::env::var("LLMP_PROGRAMS").ok().and_then(|n| n.parse().ok());
+    let cases = asked.unwrap_or(10_000);
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let start = Instant::now();
+    let (all, buses) = (Cell::new(Reached::default()), Cell::new(0));
+    let actions = Cell::new(0);
+    // proptest prints the smallest program that fails; its test stands in `follow`.
+    let verdict = TestRunner::new(config).run(&program(), |(steps, mortal)| {
+        let logs = RefCell::new(Vec::new());
+        let runtime = || {
+            let runtime = traced();
+            logs.borrow_mut().push(runtime.log.clone());
+            runtime
+        };
+        let reached = follow(runtime, &steps, mortal);
+        let acted: u64 = logs.take().iter().map(Log::actions).sum();
+        actions.set(actions.get() + acted);
+        for bus in reached {
+            buses.set(buses.get() + 1);
+            all.set(all.get() + bus);
+        }
+        Ok(())
+    });
+    if let Err(error) = verdict {
+        panic!("{error}");
+    }
+    let (all, time) = (all.get(), start.elapsed().as_secs_f64());
+    let (buses, actions) = (buses.get(), actions.get());
+    report(&format!(
+        "spec refined by programs: {cases} programs, {buses} buses, {actions} actions in {time:.1} s"
+    ));
+    report(&format!("  {all:?}"));
+    let reached = [all.delivered, all.reuses, all.full, all.deaths, all.late, all.slept, all.rung];
+    assert!(reached.iter().all(|count| *count > 0), "not reached: {all:?}");
+}
+
+/// Programs as proptest makes them from a fixed seed, until the specification refuses one.
+pub fn refusal(how: Sabotage) -> Option<String> {
+    let mut runner = TestRunner::deterministic();
+    (0..200).find_map(|_| {
+        let (steps, mortal) = program().new_tree(&mut runner).ok()?.current();
+        let runtime = || Sabotaged::new(traced(), how);
+        let panic = catch_unwind(AssertUnwindSafe(|| follow(runtime, &steps, mortal))).err()?;
+        refused(&*panic)
+    })
+}

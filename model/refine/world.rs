@@ -1,0 +1,451 @@
+//! A bus in one thread, driven operation by operation: the real broker and the real endpoints
+//! over memory that is written down.
+
+use crate::plain::Reached;
+use crate::scenario::{Note, Runtime, Who};
+use llmp::broker::core::{Action, Core, TurnBudget};
+use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender, Start};
+use llmp::control::Control;
+use llmp::endpoint::{Endpoint, Wanted};
+use llmp::layout::{PAGE_HEADER, cursor_offset};
+use llmp::memory::{Crashing, Lifeline, Memory};
+use llmp::wire::Roles;
+use llmp::{ClientId, Envelope, Limits, Origin, Tag};
+use std::collections::VecDeque;
+
+const BROKER: Who = 0;
+/// Clients that a bus has room for at one time.
+const PLACES: usize = 4;
+
+type Own<R> = Crashing<<R as Runtime>::Memory>;
+
+/// Small pages, messages of up to three of them, and a budget that is soon used up.
+pub fn limits() -> Limits {
+    Limits::new(192, 300, Limits::least_budget(192, 300)).unwrap()
+}
+
+fn payload(sender: Who, number: u32, len: usize) -> Vec<u8> {
+    (0..len)
+        .map(|i| (i as u32 ^ number).wrapping_mul(167).wrapping_add(sender.into()) as u8)
+        .collect()
+}
+
+enum ToBroker<M> {
+    Page { client: Who, id: u32, page: M },
+    Forget { client: Who, id: u32 },
+    HangUp(Who),
+}
+
+enum ToClient<M> {
+    Page(u32, M),
+    Forget(u32),
+}
+
+struct Client<R: Runtime> {
+    id: Who,
+    runtime: R,
+    endpoint: Endpoint<Own<R>>,
+    lifeline: Lifeline,
+    mailbox: VecDeque<ToClient<R::Memory>>,
+    /// Its own pages, as they are handed on.
+    pages: Vec<(u32, R::Memory)>,
+    next: u32,
+    is_asleep: bool,
+}
+
+/// A bus.
+pub struct World<R: Runtime> {
+    runtime: R,
+    core: Core<Own<R>>,
+    lifeline: Lifeline,
+    /// Its control region.
+    control: R::Memory,
+    /// The broadcast chain's pages, as they are handed on.
+    pages: Vec<R::Memory>,
+    to_broker: VecDeque<ToBroker<R::Memory>>,
+    clients: Vec<Client<R>>,
+    is_asleep: bool,
+    pub reached: Reached,
+}
+
+impl<R: Runtime> World<R> {
+    /// A bus whose broker dies after so many writes.
+    pub fn new(runtime: &R, dies_after: Option<usize>) -> Self {
+        let lifeline = dies_after.map_or(Lifeline::endless(), Lifeline::ends_after);
+        let region = |len| runtime.seen_by(&runtime.memory(len), BROKER);
+        let (control, first) = (region(cursor_offset(PLACES)), region(limits().page_len()));
+        runtime.note(Note::Born { who: BROKER });
+        runtime.is_control(&control, BROKER);
+        let own = |memory: &R::Memory| Crashing::new(memory.clone(), lifeline.clone());
+        let mut core = Core::new(limits(), own(&control), PLACES, own(&first));
+        core.set_turn_budget(TurnBudget { messages: 3, bytes: 200 });
+        World {
+            runtime: runtime.clone(),
+            core,
+            lifeline,
+            control,
+            pages: vec![first],
+            to_broker: VecDeque::new(),
+            clients: Vec::new(),
+            is_asleep: false,
+            reached: Reached::default(),
+        }
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.lifeline.is_over()
+    }
+
+    /// A client comes in, which dies after so many writes.
+    pub fn join(&mut self, dies_after: Option<usize>) {
+        self.wake_broker();
+        let Some(reserved) = self.core.reserve(Roles::SEND.and(Roles::RECEIVE)) else { return };
+        if self.is_over() {
+            return;
+        }
+        let (client, id, runtime) = (reserved.client, reserved.client.0 as Who, &self.runtime);
+        runtime.note(Note::Born { who: id });
+        runtime.note(Note::Cursor { slot: reserved.cursor, client: id });
+        let memory = runtime.memory(cursor_offset(1));
+        runtime.is_control(&memory, id);
+        Control::create(memory.clone(), 1);
+        let seen = Crashing::new(runtime.seen_by(&memory, BROKER), self.lifeline.clone());
+        let start = self.core.join(client, seen).unwrap();
+        let Start { page, position, message: number } = start;
+        runtime.note(Note::Admitted { chain: BROKER, by: id, page, position, number });
+        self.reached.late += u64::from(number > 0);
+
+        let first = runtime.seen_by(&runtime.memory(limits().page_len()), id);
+        // It lives until it has joined.
+        let lifeline = dies_after.map_or(Lifeline::endless(), |n| Lifeline::ends_after(2 + n));
+        let own = |memory: &R::Memory| Crashing::new(memory.clone(), lifeline.clone());
+        let sender = Sender::new(id.into(), limits(), own(&first));
+        let at = PAGE_HEADER as u64;
+        let begins = Note::Admitted { chain: id, by: BROKER, page: 0, position: at, number: 0 };
+        let mut pages = Vec::new();
+        while let Some(notice) = self.core.notice(client) {
+            if let Notice::Page(page) = notice {
+                runtime.note(Note::Sent { chain: BROKER, page, to: id });
+                pages.push((page, own(&runtime.seen_by(&self.pages[page as usize], id))));
+            }
+            self.core.told(client);
+        }
+        let control = Control::check(own(&runtime.seen_by(&memory, id)), 0).unwrap();
+        let peer =
+            Control::check(own(&runtime.seen_by(&self.control, id)), reserved.cursor).unwrap();
+        let inbound = Receiver::new(limits(), 0, pages, start, control.clone(), 0).unwrap();
+        let outbound = Some((sender, reserved.cursor));
+        let mut endpoint = Endpoint::new(control, peer, outbound, Some(inbound));
+        endpoint.told();
+        runtime.note(begins);
+        let page = Crashing::new(runtime.seen_by(&first, BROKER), self.lifeline.clone());
+        self.core.page_arrived(client, 0, page).unwrap();
+        let (mailbox, pages) = (VecDeque::new(), vec![(0, first)]);
+        let (runtime, next, is_asleep) = (self.runtime.clone(), 0, false);
+        let client = Client { id, runtime, endpoint, lifeline, mailbox, pages, next, is_asleep };
+        self.clients.push(client);
+    }
+
+    /// The client of this operation, awake.
+    fn pick(&mut self, nth: usize) -> Option<usize> {
+        let nth = nth.checked_rem(self.clients.len())?;
+        let client = &mut self.clients[nth];
+        if std::mem::take(&mut client.is_asleep) {
+            self.runtime.note(Note::Wakes { by: client.id });
+            client.endpoint.unpark();
+        }
+        self.bury();
+        (nth < self.clients.len()).then_some(nth)
+    }
+
+    /// Whoever has died hangs up.
+    fn bury(&mut self) {
+        for client in self.clients.extract_if(.., |client| client.lifeline.is_over()) {
+            self.reached.deaths += 1;
+            self.runtime.note(Note::Ended { who: client.id });
+            self.to_broker.push_back(ToBroker::HangUp(client.id));
+        }
+    }
+
+    pub fn leave(&mut self, nth: usize) {
+        let Some(nth) = self.pick(nth) else { return };
+        let client = self.clients.remove(nth);
+        self.runtime.note(Note::Ended { who: client.id });
+        self.to_broker.push_back(ToBroker::HangUp(client.id));
+    }
+
+    /// Appends messages of these lengths, and publishes them at once; `false`: gives them up.
+    pub fn send(&mut self, nth: usize, lens: &[usize], origin: bool, publish: bool) {
+        let Some(nth) = self.pick(nth) else { return };
+        let first = self.clients[nth].next;
+        for len in lens {
+            if !self.append(nth, *len, origin, true) {
+                break;
+            }
+        }
+        let client = &mut self.clients[nth];
+        if publish {
+            let must_ring = client.endpoint.publish();
+            self.ring_broker(nth, must_ring);
+        } else {
+            client.endpoint.outbound_mut().unwrap().abort();
+            client.next = first;
+        }
+        self.bury();
+    }
+
+    /// Claims room for a message, perhaps in another page, and lets it go again.
+    pub fn drop_claim(&mut self, nth: usize, len: usize) {
+        let Some(nth) = self.pick(nth) else { return };
+        self.append(nth, len, false, false);
+        let must_ring = self.clients[nth].endpoint.publish();
+        self.ring_broker(nth, must_ring);
+        self.bury();
+    }
+
+    fn append(&mut self, nth: usize, len: usize, origin: bool, commit: bool) -> bool {
+        loop {
+            let client = &mut self.clients[nth];
+            let number = client.next;
+            let origin = origin.then_some(Origin { broker: 7, id: number.into() });
+            let envelope = Envelope { tag: Tag(number), origin, ..Envelope::default() };
+            match client.endpoint.outbound_mut().unwrap().claim(envelope, len) {
+                Ok(claim) => {
+                    claim.write_all(&payload(client.id, number, len));
+                    if commit {
+                        claim.commit();
+                        client.next += 1;
+                    }
+                    return true;
+                }
+                Err(Refused::Blocked(Blocked::NeedPage(len))) => self.add_page(nth, len),
+                Err(Refused::Blocked(_)) => {
+                    self.reached.full += 1;
+                    return false;
+                }
+                Err(refused) => panic!("{refused:?}"),
+            }
+        }
+    }
+
+    fn add_page(&mut self, nth: usize, len: usize) {
+        let Client { id, endpoint, lifeline, pages, .. } = &mut self.clients[nth];
+        let page = self.runtime.seen_by(&self.runtime.memory(len), *id);
+        pages.push((pages.len() as u32, page.clone()));
+        let outbound = endpoint.outbound_mut().unwrap();
+        outbound.add_page(Crashing::new(page, lifeline.clone()));
+        let there = pages.iter().filter(|(id, _)| outbound.page(*id).is_some());
+        let there = there.map(|(id, page)| (*id, page.region_len())).collect();
+        self.runtime.note(Note::Pool { chain: *id, pages: there });
+        while let Some(notice) = endpoint.notice() {
+            let client = *id;
+            self.to_broker.push_back(match notice {
+                Notice::Page(id) => {
+                    self.runtime.note(Note::Sent { chain: client, page: id, to: BROKER });
+                    ToBroker::Page { client, id, page: pages[id as usize].1.clone() }
+                }
+                Notice::Forget(id) => ToBroker::Forget { client, id },
+            });
+            endpoint.told();
+        }
+    }
+
+    fn ring_broker(&mut self, nth: usize, must_ring: bool) {
+        let client = &self.clients[nth];
+        if must_ring && !client.lifeline.is_over() {
+            self.reached.rung += 1;
+            self.runtime.note(Note::Rings { by: client.id, to: BROKER });
+        }
+    }
+
+    /// Receives up to `most` messages. Returns whether there was anything.
+    pub fn receive(&mut self, nth: usize, most: usize) -> bool {
+        let Some(nth) = self.pick(nth) else { return false };
+        let mut any = false;
+        for _ in 0..most {
+            let client = &mut self.clients[nth];
+            let (event, must_ring) = client.endpoint.poll().expect("the broker is honest");
+            match event {
+                Event::Empty => break,
+                Event::Turned => {}
+                Event::Unknown(_) => client.take_mail(),
+                Event::Message(slot) => {
+                    let inbound = client.endpoint.inbound_mut().unwrap();
+                    let envelope = inbound.envelope(&slot);
+                    let mut copy = vec![0; slot.payload_len()];
+                    inbound.read(&slot, &mut copy);
+                    let (sender, number) = (envelope.sender.0 as Who, envelope.tag.0);
+                    assert_eq!(copy, payload(sender, number, copy.len()), "torn or mixed up");
+                    let origin = envelope.origin.map(|origin| origin.id);
+                    assert!(origin.is_none_or(|id| id == u64::from(number)));
+                    inbound.advance(&slot);
+                    self.reached.delivered += 1;
+                }
+            }
+            any = true;
+            self.ring_broker(nth, must_ring);
+            if self.clients[nth].lifeline.is_over() {
+                break;
+            }
+        }
+        self.bury();
+        any
+    }
+
+    /// Goes to sleep for a message and, perhaps, for room for `len` bytes.
+    pub fn doze(&mut self, nth: usize, room: Option<usize>) {
+        let Some(nth) = self.pick(nth) else { return };
+        let client = &mut self.clients[nth];
+        client.take_mail();
+        let envelope = Envelope::default();
+        let room = room.map(|len| Sender::<Own<R>>::room_for(&envelope, len));
+        let (may_sleep, must_ring) =
+            client.endpoint.park(Wanted { message: true, room, taken: false });
+        let by = client.id;
+        client.is_asleep = may_sleep && !client.lifeline.is_over();
+        let sleeps = client.is_asleep;
+        self.ring_broker(nth, must_ring);
+        if sleeps {
+            self.reached.slept += 1;
+            self.runtime.note(Note::Sleeps { by, message: true, room: room.is_some() });
+        }
+        self.bury();
+    }
+
+    fn wake_broker(&mut self) {
+        if std::mem::take(&mut self.is_asleep) {
+            self.runtime.note(Note::Wakes { by: BROKER });
+            self.core.unpark();
+        }
+    }
+
+    fn drain(&mut self) {
+        while let Some(packet) = self.to_broker.pop_front() {
+            let id = |client: Who| ClientId(client.into());
+            match packet {
+                ToBroker::Page { client, id: page, page: memory } => {
+                    let memory =
+                        Crashing::new(self.runtime.seen_by(&memory, BROKER), self.lifeline.clone());
+                    self.core.page_arrived(id(client), page, memory).unwrap();
+                }
+                ToBroker::Forget { client, id: page } => {
+                    self.core.page_forgotten(id(client), page).unwrap();
+                }
+                ToBroker::HangUp(client) => {
+                    self.runtime.note(Note::Struck { who: client });
+                    self.core.hung_up(id(client));
+                }
+            }
+        }
+    }
+
+    /// The broker takes in its packets, if it looks, and takes its turn. Returns whether it did
+    /// anything.
+    pub fn turn(&mut self, looks: bool) -> bool {
+        self.wake_broker();
+        if looks {
+            self.drain();
+        }
+        let reuses = self.core.stats().reuses;
+        let turn = self.core.turn();
+        self.reached.reuses += self.core.stats().reuses - reuses;
+        if self.is_over() {
+            return false;
+        }
+        let mut worked = turn.taken > 0;
+        self.reached.full += u64::from(turn.blocked == Some(Blocked::Full));
+        if let Some(Blocked::NeedPage(len)) = turn.blocked {
+            let page = self.runtime.seen_by(&self.runtime.memory(len), BROKER);
+            self.pages.push(page.clone());
+            self.core.add_page(Crashing::new(page, self.lifeline.clone()));
+            let there = (0..).zip(&self.pages).filter(|(id, _)| self.core.page(*id).is_some());
+            let there = there.map(|(id, page)| (id, page.region_len())).collect();
+            self.runtime.note(Note::Pool { chain: BROKER, pages: there });
+            worked = true;
+        }
+        for action in self.core.take_actions() {
+            worked = true;
+            match action {
+                Action::Ring(client) => {
+                    self.reached.rung += 1;
+                    self.runtime.note(Note::Rings { by: BROKER, to: client.0 as Who });
+                }
+                Action::Drain(client) => {
+                    self.drain();
+                    self.core.drained(client);
+                }
+                Action::Remove(client, fault) => {
+                    assert_eq!(fault, None, "client {client} is honest");
+                    self.runtime.note(Note::Removed { client: client.0 as Who });
+                }
+            }
+        }
+        self.tell();
+        worked
+    }
+
+    fn tell(&mut self) {
+        for client in &mut self.clients {
+            let id = ClientId(client.id.into());
+            while let Some(notice) = self.core.notice(id) {
+                client.mailbox.push_back(match notice {
+                    Notice::Page(page) => {
+                        self.runtime.note(Note::Sent { chain: BROKER, page, to: client.id });
+                        ToClient::Page(page, self.pages[page as usize].clone())
+                    }
+                    Notice::Forget(page) => ToClient::Forget(page),
+                });
+                self.core.told(id);
+            }
+        }
+    }
+
+    pub fn doze_broker(&mut self) {
+        self.wake_broker();
+        if self.core.park() && !self.is_over() {
+            let room = self.core.is_blocked();
+            self.reached.slept += 1;
+            self.runtime.note(Note::Sleeps { by: BROKER, message: !room, room });
+            self.is_asleep = true;
+        }
+    }
+
+    /// Lets everybody finish, and has the specification say whether everything is done.
+    pub fn finish(mut self) -> Reached {
+        let mut has_ended = false;
+        loop {
+            let mut any = !self.is_over() && self.turn(true);
+            if self.is_over() && !std::mem::replace(&mut has_ended, true) {
+                self.runtime.note(Note::Ended { who: BROKER });
+                self.reached.deaths += 1;
+                any = true;
+            }
+            for nth in (0..self.clients.len()).rev() {
+                any |= self.receive(nth, usize::MAX);
+                // So that the broker gets its room.
+                self.doze(nth, None);
+            }
+            if !any && (self.to_broker.is_empty() || self.is_over()) {
+                break;
+            }
+        }
+        self.runtime.note(Note::Finished);
+        self.reached
+    }
+}
+
+impl<R: Runtime> Client<R> {
+    fn take_mail(&mut self) {
+        let inbound = self.endpoint.inbound_mut().unwrap();
+        for packet in self.mailbox.drain(..) {
+            match packet {
+                ToClient::Page(id, page) => {
+                    let page =
+                        Crashing::new(self.runtime.seen_by(&page, self.id), self.lifeline.clone());
+                    inbound.add_page(id, page).unwrap();
+                }
+                ToClient::Forget(id) => inbound.forget_page(id).unwrap(),
+            }
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! The bus as a model of stateright's, and how it is explored.
+
+use crate::broker::{self, Broker};
+use crate::client::{self, Client, Pc};
+use crate::merge;
+use crate::promises::{harm, is_held_by_liar, unmet};
+use crate::protocol::{Action, Violation};
+use crate::run::{HEADER, Hand, PAGE, Run, Setup};
+use crate::state::*;
+use smallvec::SmallVec;
+use stateright::{Checker, HasDiscoveries, Model, Property};
+use std::collections::HashMap;
+use std::collections::hash_map::{DefaultHasher, Entry};
+use std::hash::BuildHasherDefault;
+use std::io::Write;
+use std::time::Instant;
+
+/// Who moves, and how.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Move {
+    Client(Id, client::Step),
+    Broker(broker::Choice),
+    /// A process is killed, after so many accesses of what it would do next.
+    Death(Id, Next, u8),
+}
+
+/// What a process would do next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    Nothing,
+    Client(client::Step),
+    Broker(broker::Choice),
+}
+
+const ALWAYS: &str = "no rule is broken and no harm is done";
+const QUIET: &str = "who stops has nothing left to do";
+
+type Moves = SmallVec<[Move; 12]>;
+
+impl Setup {
+    fn moves(&self, run: &Run) -> Moves {
+        let mut moves = Moves::new();
+        for id in 1..=run.clients.len() as Id {
+            if !self.fine && merge::finds_message(run, id) {
+                return Moves::from_slice(&[Move::Client(id, client::Step::Receive)]);
+            }
+            moves.extend(client::steps(self, run, id).map(|step| Move::Client(id, step)));
+        }
+        moves.extend((0..broker::steps(run)).map(Move::Broker));
+        moves
+    }
+
+    fn deaths(&self, run: &Run, moves: &Moves) -> Moves {
+        let alive = run.bus.ids().filter(|id| run.bus.lives(*id));
+        let mut deaths: Moves = alive.map(|id| Move::Death(id, Next::Nothing, 0)).collect();
+        for what in moves {
+            let (id, next) = match *what {
+                Move::Client(id, step) => (id, Next::Client(step)),
+                Move::Broker(choice) => (BROKER, Next::Broker(choice)),
+                Move::Death(..) => continue,
+            };
+            let accesses = self.advance(&mut run.clone(), id, next, u8::MAX);
+            deaths.extend((1..accesses).map(|after| Move::Death(id, next, after)));
+        }
+        deaths
+    }
+
+    /// Lets a process take what it takes together, but not more than `most` accesses of it.
+    /// Returns how many there were.
+    fn advance(&self, run: &mut Run, id: Id, next: Next, most: u8) -> u8 {
+        let mut hand = Hand { setup: self, run };
+        for done in 0..most {
+            let goes_on = match next {
+                Next::Nothing => return 0,
+                Next::Client(step) => {
+                    let step = if done == 0 { step } else { client::Step::Next };
+                    client::step(&mut hand, id, step);
+                    merge::client_goes_on(hand.run, id)
+                }
+                Next::Broker(choice) => {
+                    let before = hand.run.broker.pc;
+                    broker::step(&mut hand, if done == 0 { choice } else { broker::HONEST });
+                    merge::broker_goes_on(hand.run, before) && broker::steps(hand.run) == 1
+                }
+            };
+            if self.fine || !goes_on || hand.run.violation.is_some() {
+                return done + 1;
+            }
+        }
+        most
+    }
+
+    /// Nobody can do anything but die.
+    fn is_quiet(&self, run: &Run) -> bool {
+        run.violation.is_none() && self.moves(run).is_empty()
+    }
+
+    /// What is left undone for ever.
+    fn undone(&self, run: &Run) -> Option<Violation> {
+        if !self.is_quiet(run) {
+            return None;
+        }
+        let is_stuck = |(i, me): (usize, &Client)| {
+            let honest = !run.bus.process(i as Id + 1).is_liar;
+            let unsent = usize::from(me.sent) < self.scripts[i].len();
+            honest && unsent && me.pc != Pc::Over
+        };
+        if run.clients.iter().enumerate().any(is_stuck) && !is_held_by_liar(&run.bus) {
+            let why = "a sender waits for ever although there is room".into();
+            return Some(Violation { promise: 9, why });
+        }
+        unmet(&run.bus)
+    }
+
+    pub fn begin(&self) -> Run {
+        let sizes = Sizes { header: HEADER, budget: self.pages * PAGE, bells: true };
+        let mut bus = Bus::new(sizes);
+        let clients = self.scripts.len();
+        bus.know(clients as Id);
+        let mut run = Run {
+            bus,
+            broker: Broker::new(),
+            clients: (0..clients).map(|_| Client::new()).collect(),
+            deaths_left: self.deaths,
+            lies_left: self.lies,
+            tore: false,
+            violation: None,
+        };
+        let mut hand = Hand { setup: self, run: &mut run };
+        hand.act(Action::Born { process: BROKER });
+        hand.act(Action::Open { chain: BROKER, len: PAGE });
+        for id in 1..=(clients - self.late) as Id {
+            hand.act(Action::Born { process: id });
+            hand.act(Action::Open { chain: id, len: PAGE });
+            hand.act(Action::Send { chain: BROADCAST, page: 0, to: id });
+            let (page, position, number) = (0, HEADER, 0);
+            hand.act(Action::Admit { chain: BROADCAST, by: id, page, position, number });
+            hand.act(Action::Admit { chain: id, by: BROKER, page, position, number });
+            hand.run.clients[usize::from(id) - 1].pc = Pc::Going;
+        }
+        if self.lies > 0 {
+            run.bus.process_mut(clients as Id).is_liar = true;
+            run.clients[clients - 1] = Client { pc: Pc::Over, ..Client::new() };
+        }
+        run
+    }
+
+    pub fn make(&self, run: &Run, what: Move) -> Run {
+        let mut run = run.clone();
+        match what {
+            Move::Client(id, step) => {
+                self.advance(&mut run, id, Next::Client(step), u8::MAX);
+            }
+            Move::Broker(choice) => {
+                self.advance(&mut run, BROKER, Next::Broker(choice), u8::MAX);
+            }
+            Move::Death(id, next, after) => {
+                self.advance(&mut run, id, next, after);
+                self.kill(&mut run, id);
+            }
+        }
+        if run.violation.is_none() {
+            run.violation = harm(&run.bus);
+        }
+        merge::settle(self, &mut run);
+        run
+    }
+
+    fn kill(&self, run: &mut Run, id: Id) {
+        run.deaths_left -= 1;
+        if id == BROKER {
+            run.tore |= run.broker.run.is_some();
+            run.broker = Broker { pc: broker::Pc::Over, ..Broker::new() };
+        } else {
+            let me = &mut run.clients[usize::from(id) - 1];
+            run.tore |= matches!(me.pc, Pc::Written(_));
+            *me = Client { pc: Pc::Over, ..Client::new() };
+        }
+        // It may have hung up in the very step before.
+        if run.bus.lives(id) {
+            Hand { setup: self, run }.act(Action::End { process: id });
+        }
+    }
+
+    fn successors(&self, run: &Run) -> Vec<Run> {
+        let mut moves = Vec::new();
+        self.actions(run, &mut moves);
+        moves.into_iter().map(|what| self.make(run, what)).collect()
+    }
+
+    fn is_reached(&self, run: &Run, what: fn(&Run) -> bool) -> bool {
+        run.violation.is_none() && what(run)
+    }
+}
+
+impl Model for Setup {
+    type State = Run;
+    type Action = Move;
+
+    fn init_states(&self) -> Vec<Run> {
+        vec![self.begin()]
+    }
+
+    fn actions(&self, run: &Run, moves: &mut Vec<Move>) {
+        if run.violation.is_some() {
+            return;
+        }
+        let steps = self.moves(run);
+        let received = matches!(steps[..], [Move::Client(id, _)] if !self.fine && merge::finds_message(run, id));
+        if run.deaths_left > 0 && !received {
+            moves.extend(self.deaths(run, &steps));
+        }
+        moves.extend(steps);
+    }
+
+    fn next_state(&self, run: &Run, what: Move) -> Option<Run> {
+        Some(self.make(run, what))
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        let mut properties = vec![
+            Property::always(ALWAYS, |_: &Setup, run: &Run| run.violation.is_none()),
+            Property::always(QUIET, |setup: &Setup, run: &Run| setup.undone(run).is_none()),
+            Property::sometimes("everybody sleeps, and everything is delivered", |setup, run| {
+                setup.is_reached(run, |run| {
+                    run.bus.ids().all(|id| !run.bus.lives(id) || run.bus.process(id).is_asleep)
+                }) && setup.is_quiet(run)
+            }),
+        ];
+        let messages: u32 = self.scripts.iter().flat_map(|s| s.iter()).map(|n| u32::from(*n)).sum();
+        if messages > 2 {
+            properties.push(Property::sometimes("page turn", |setup: &Setup, run: &Run| {
+                setup.is_reached(run, |run| run.bus.chain(BROADCAST).tail.position > PAGE)
+            }));
+        }
+        if messages > 2 * self.pages {
+            properties.push(Property::sometimes("reuse", |setup: &Setup, run: &Run| {
+                setup.is_reached(run, |run| {
+                    let chain = run.bus.chain(BROADCAST);
+                    let reused = |page: &Page| {
+                        page.header.is_some_and(|(base, _)| base > u32::from(page.id) * PAGE)
+                    };
+                    chain.pages.iter().any(reused)
+                })
+            }));
+            properties.push(Property::sometimes("full chain", |setup: &Setup, run: &Run| {
+                setup.is_reached(run, |run| run.broker.blocked == broker::Blocked::Full)
+            }));
+        }
+        if self.deaths > 0 {
+            properties.push(Property::sometimes("death in mid-message", |setup: &Setup, run| {
+                setup.is_reached(run, |run| run.tore)
+            }));
+        }
+        if self.late > 0 {
+            properties.push(Property::sometimes("late join", |setup: &Setup, run: &Run| {
+                setup.is_reached(run, |run| {
+                    let is_late = |reader: &Reader| reader.cursor == 0 && reader.next > 0;
+                    run.bus.chain(BROADCAST).readers.iter().any(is_late)
+                })
+            }));
+        }
+        properties
+    }
+}
+
+/// Prints a line that the test harness does not swallow.
+pub fn report(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// A number with its thousands apart.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// The first rule that a run breaks, the first harm, or what is left undone.
+pub fn judge(setup: &Setup) -> Option<Violation> {
+    let checker = setup.clone().checker().threads(2);
+    let checker = checker.finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
+    let last = |name| checker.discovery(name).map(|path| path.into_states().pop());
+    let run = last(ALWAYS).or_else(|| last(QUIET))??;
+    run.violation.clone().or_else(|| setup.undone(&run))
+}
+
+/// How far a model is explored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extent {
+    Exhaustive,
+    /// So many transitions, depth first.
+    CutAt(usize),
+}
+
+/// Explores all there is, or up to the cut. Panics with the way to what should not be, or names what was not reached.
+pub fn explore(name: &str, setup: &Setup, extent: Extent) {
+    let start = Instant::now();
+    let mut checker = setup.clone().checker().threads(2);
+    if let Extent::CutAt(transitions) = extent {
+        checker = checker.target_state_count(transitions);
+    }
+    // Going on after the first violation would take the longest where it matters least.
+    let checker = checker.finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
+    let found = checker.discoveries();
+    let (states, time) = (checker.unique_state_count(), start.elapsed().as_secs_f64());
+    for always in [ALWAYS, QUIET] {
+        if let Some(path) = found.get(always) {
+            let last = path.last_state();
+            for step in path.clone().into_actions() {
+                report(&format!("  {step:?}"));
+            }
+            let why = last.violation.clone().or_else(|| setup.undone(last)).expect("a reason");
+            panic!("{name}: not always {always}: {why}");
+        }
+    }
+    let (extent, is_cut) = match extent {
+        Extent::Exhaustive => ("exhaustive".to_string(), false),
+        Extent::CutAt(transitions) => {
+            (format!("cut at {} transitions", grouped(transitions)), true)
+        }
+    };
+    for property in setup.properties() {
+        let is_done = is_cut || [ALWAYS, QUIET].contains(&property.name);
+        assert!(is_done || found.contains_key(property.name), "{name}: never {}", property.name);
+    }
+    report(&format!("spec {name}: {extent}, {} states in {time:.1} s", grouped(states)));
+}
+
+/// Follows all runs from beginning to end and panics if one comes back to where it was. So all
+/// runs are finite; with [`QUIET`], each ends with everything done: that is liveness, for
+/// processes that are never kept from running for ever.
+pub fn every_run_ends(name: &str, setup: &Setup) {
+    let start = Instant::now();
+    let hash = |run: &Run| {
+        std::hash::BuildHasher::hash_one(&BuildHasherDefault::<DefaultHasher>::default(), run)
+    };
+    let mut on_path: HashMap<u64, bool> = HashMap::new();
+    let begin = setup.begin();
+    on_path.insert(hash(&begin), true);
+    let mut path = vec![(hash(&begin), setup.successors(&begin))];
+    while let Some((here, rest)) = path.last_mut() {
+        let Some(run) = rest.pop() else {
+            on_path.insert(*here, false);
+            path.pop();
+            continue;
+        };
+        match on_path.entry(hash(&run)) {
+            Entry::Occupied(known) => assert!(!known.get(), "{name}: a run goes in circles"),
+            Entry::Vacant(new) => {
+                path.push((*new.key(), setup.successors(&run)));
+                new.insert(true);
+            }
+        }
+    }
+    let (states, time) = (grouped(on_path.len()), start.elapsed().as_secs_f64());
+    report(&format!("spec {name}: every run ends, exhaustive, {states} states in {time:.1} s"));
+}

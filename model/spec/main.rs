@@ -1,0 +1,150 @@
+//! The bus as an abstract state machine, explored exhaustively.
+//!
+//! [`protocol`] is the specification: the rules of `docs/protocol.md` over actions, with
+//! [`chains`] and [`doorbells`]. [`client`] and
+//! [`broker`] are programs that keep to it, [`promises`] says what must never be and what must be
+//! in the end, [`merge`] which steps are taken together and why. Whatever a process does, it may
+//! be killed before and after any of its accesses.
+//!
+//! Each run says how far it went:
+//!
+//! ```text
+//! spec bus_2_clients: exhaustive, 2,769,945 states in 41.8 s
+//! ```
+//!
+//! `LLMP_SPEC=full` adds larger buses. That the real code does what is allowed here is checked in
+//! `model/refine`, by the same rules.
+//!
+//! What is abstracted away: payloads (a message is its sender and its number), hooks, origins,
+//! page and message lengths (a page holds two messages and its end; the traces have all lengths),
+//! the handshake, that packets on one connection arrive one by one, and weak memory (loom's part).
+//! A liar's words are not kept: each read of them yields every value that makes a difference.
+
+mod broker;
+mod chains;
+mod client;
+mod doorbells;
+mod explore;
+mod merge;
+mod promises;
+mod protocol;
+mod run;
+mod state;
+
+use explore::{Extent, every_run_ends, explore, judge, report};
+use run::{Break, Setup};
+use std::time::Instant;
+
+/// Two clients that send three messages each, one of them two at once; two pages a chain.
+const BUS: Setup = Setup {
+    scripts: &[&[1, 1, 1], &[2, 1]],
+    pages: 2,
+    late: 0,
+    leaves: false,
+    deaths: 0,
+    lies: 0,
+    share: 2,
+    fine: false,
+    broken: None,
+};
+const MORTAL: Setup = Setup { deaths: 1, ..BUS };
+/// Two messages each.
+const SMALL: Setup = Setup { scripts: &[&[1, 1], &[2]], ..BUS };
+
+fn all(name: &str, setup: Setup) {
+    explore(name, &setup, Extent::Exhaustive);
+}
+
+/// Whether the larger buses are asked for.
+fn is_full() -> bool {
+    std::env::var("LLMP_SPEC").is_ok_and(|extent| extent == "full")
+}
+
+#[test]
+fn p1_p2_p3_p4_p5_p6_p7_p8_p9_p10_two_clients_and_a_death_anywhere() {
+    all("bus_2_clients", MORTAL);
+}
+
+#[test]
+fn p3_p8_a_client_joins_late() {
+    all("bus_late_join", Setup { late: 1, ..MORTAL });
+}
+
+#[test]
+fn p3_p7_a_client_leaves() {
+    all("bus_leaver", Setup { leaves: true, ..BUS });
+}
+
+#[test]
+fn p12_a_lying_client_harms_nobody() {
+    all("bus_liar", Setup { lies: 3, deaths: 1, ..BUS });
+}
+
+#[test]
+fn p8_p9_a_long_chain() {
+    all("bus_1_client", Setup { scripts: &[&[1, 2, 1, 1, 2, 1]], deaths: 2, ..BUS });
+}
+
+#[test]
+fn p10_every_access_alone() {
+    all("fine_1_client", Setup { scripts: &[&[1, 1, 2, 1]], deaths: 1, fine: true, ..BUS });
+    all("fine_2_clients", Setup { scripts: &[&[1], &[1]], deaths: 1, fine: true, ..BUS });
+    all("fine_page_turn", Setup { scripts: &[&[1], &[1, 1]], fine: true, ..BUS });
+}
+
+#[test]
+fn p9_p10_every_run_comes_to_an_end() {
+    every_run_ends("bus_small", &Setup { deaths: 1, ..SMALL });
+    every_run_ends("bus_small_late", &Setup { late: 1, deaths: 1, ..SMALL });
+    every_run_ends("bus_liar", &Setup { lies: 3, ..SMALL });
+}
+
+#[test]
+fn larger_buses() {
+    const THREE: &[&[u8]] = &[&[1, 1, 1], &[2, 1], &[1, 2]];
+    let three = Setup { scripts: THREE, deaths: 2, late: 1, ..BUS };
+    if !is_full() {
+        return explore("bus_3_clients", &three, Extent::CutAt(1_000_000));
+    }
+    all("bus_3_clients_small", Setup { scripts: &[&[1], &[2], &[1]], ..BUS });
+    all("bus_two_deaths", Setup { deaths: 2, ..SMALL });
+    all("bus_leaver_and_death", Setup { leaves: true, ..MORTAL });
+    all("bus_4_messages", Setup { scripts: &[&[1, 1, 1, 1], &[2, 2]], ..BUS });
+    all("bus_fair_shares", Setup { share: 1, ..MORTAL });
+    all("fine_death", Setup { fine: true, deaths: 1, ..SMALL });
+    every_run_ends("bus_2_clients", &MORTAL);
+    explore("bus_3_clients", &three, Extent::CutAt(30_000_000));
+}
+
+/// Each way of being broken, and the smallest bus on which it does harm.
+fn stage(broken: Break) -> Setup {
+    use Break::*;
+    let setup = match broken {
+        NoSecondLook | NoRing | NoClear | NamedBeforeSent | GivesUpBeforeSendingOn => SMALL,
+        GivesUpBeforeNextPage | OneCursorUnread => BUS,
+        NoStrike | DeadForgottenAtOnce => Setup { deaths: 1, ..SMALL },
+        AdmittedInThePast => Setup { late: 1, ..SMALL },
+        PageNotEmptied | LieBelieved => Setup { lies: 3, ..BUS },
+    };
+    Setup { broken: Some(broken), ..setup }
+}
+
+#[test]
+fn every_broken_program_does_harm() {
+    let mut survivors = Vec::new();
+    for broken in Break::ALL {
+        let start = Instant::now();
+        let Some(violation) = judge(&stage(*broken)) else {
+            survivors.push(broken);
+            continue;
+        };
+        let time = start.elapsed().as_secs_f64();
+        report(&format!("spec canary {broken:?}: {violation} ({time:.1} s)"));
+    }
+    report(&format!(
+        "spec canaries of the programs: {}, {} survived",
+        Break::ALL.len(),
+        survivors.len()
+    ));
+    assert!(survivors.is_empty(), "no harm is done by {survivors:?}");
+}

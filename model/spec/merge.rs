@@ -1,0 +1,113 @@
+//! Which steps are taken together, and why nothing is lost by it.
+//!
+//! A *fine* model takes every access alone. Its states are too many for more than the smallest
+//! bus, so that the larger ones are *coarse*. There a process goes straight on
+//!
+//! * **after what nobody sees**: writing beyond the tail, passing a message, deciding;
+//! * **after what stays true**: a message that was found is there until its reader gives it up,
+//!   and a page that all have left stays left. To find it later makes no difference;
+//! * **from one client to the next**: what the broker does with one client's words and then with
+//!   the other's. Clients share no word with each other, so whatever they do in between can be
+//!   told in another order: first the second client's part, then the broker's, then the first's;
+//! * **from seeing that somebody sleeps to ringing, and from being woken to clearing the parked
+//!   word.** This alone loses runs: those in which a ring arrives so late that it wakes for
+//!   nothing. The fine models have them.
+//!
+//! A message that can be received is received before anything else happens, as it is found the
+//! same at any later time.
+//!
+//! Death takes no part in this: who dies does so after any of the accesses that are taken
+//! together ([`Move::Death`](crate::explore::Move)).
+//!
+//! [`settle`] forgets what nobody can ever read again, in both.
+
+use crate::broker::{self, Blocked};
+use crate::client;
+use crate::run::{Run, Setup};
+use crate::state::*;
+
+/// Whether a client at `pc` goes straight on.
+pub fn client_goes_on(run: &Run, id: Id) -> bool {
+    match run.clients[usize::from(id) - 1].pc {
+        client::Pc::Written(_) | client::Pc::Ringing { .. } | client::Pc::Waking => true,
+        client::Pc::Going => finds_message(run, id),
+        _ => false,
+    }
+}
+
+/// Whether a client that goes on would find a message, and not the end of a page.
+pub fn finds_message(run: &Run, id: Id) -> bool {
+    let chain = run.bus.chain(BROADCAST);
+    let place = chain.reader(id).map(|reader| reader.place);
+    let is_message = |place| matches!(chain.word(place), Some(Word::Message { .. }));
+    run.bus.lives(id)
+        && run.clients[usize::from(id) - 1].pc == client::Pc::Going
+        && place.is_some_and(is_message)
+}
+
+/// Whether the broker, which was at `before`, goes straight on.
+pub fn broker_goes_on(run: &Run, before: broker::Pc) -> bool {
+    use broker::Pc::*;
+    let me = &run.broker;
+    match (before, me.pc) {
+        (Taking(a), Taking(b)) => a != b,
+        (Asking(..), Asking(..) | Taking(_))
+        | (GivingUp(_), GivingUp(_))
+        | (LookingAgain(_), LookingAgain(_))
+        | (AskingAgain(_), AskingAgain(_))
+        | (Looking, Looking)
+        | (_, Ringing | Waking) => true,
+        (_, Finishing) => me.worked && me.blocked != Blocked::NeedsPage,
+        (_, Draining) => before == Finishing && nothing_to_drain(run),
+        (Draining, Taking(_)) => nothing_to_drain(run),
+        _ => false,
+    }
+}
+
+/// Nobody has come or gone since the broker looked.
+fn nothing_to_drain(run: &Run) -> bool {
+    run.bus.ids().skip(1).all(|id| {
+        let is_known = run.bus.chain(BROADCAST).reader(id).is_some();
+        match run.bus.process(id).life {
+            Life::Lives => is_known,
+            Life::Ended => !run.bus.chain(id).is_open(),
+            Life::Unborn => true,
+        }
+    })
+}
+
+/// Forgets what nobody can ever read again, so that states which differ in nothing else are one.
+pub fn settle(setup: &Setup, run: &mut Run) {
+    for (i, me) in run.clients.iter().enumerate() {
+        // Before it parks it takes in whatever its socket holds.
+        let will_drain = match me.pc {
+            client::Pc::Looking { to_sleep } | client::Pc::Ringing { to_sleep } => !to_sleep,
+            client::Pc::Going | client::Pc::Written(_) => true,
+            client::Pc::Turned | client::Pc::Drowsy | client::Pc::Over => true,
+            _ => false,
+        };
+        if will_drain {
+            run.bus.process_mut(i as Id + 1).bell = false;
+        }
+    }
+    let is_asking = matches!(run.broker.pc, broker::Pc::Asking(..) | broker::Pc::AskingAgain(_));
+    let Bus { processes, chains, .. } = &mut run.bus;
+    for chain in chains.iter_mut() {
+        let lives = |reader: &&Reader| processes[usize::from(reader.by)].life == Life::Lives;
+        let first = chain.readers.iter().filter(lives).map(|r| r.place.position).min();
+        let first = first.unwrap_or(chain.tail.position);
+        for page in &mut chain.pages {
+            let Some((base, _)) = page.header else { continue };
+            let read = first.saturating_sub(base).min(page.len) as usize;
+            page.words[..read].fill(Word::Other);
+        }
+        // What a liar said first binds it; what is being asked is still needed.
+        if setup.lies > 0 || is_asking {
+            continue;
+        }
+        for reader in &mut chain.readers {
+            // A sender asks again before it decides anything, a reader looks again.
+            (reader.seen, reader.found) = (0, None);
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What must never be, whatever the rules say, and what must be when nobody has anything to do.
+//!
+//! [`harm`] knows nothing of the rules in [`protocol`](crate::protocol): it looks at memory and
+//! at where the readers are. So a program that breaks a rule is caught by the harm it does, and
+//! not by the rule.
+
+use crate::protocol::Violation;
+use crate::state::*;
+
+fn violation(promise: u8, why: &str) -> Option<Violation> {
+    Some(Violation { promise, why: why.into() })
+}
+
+/// The harm done, if any.
+pub fn harm(bus: &Bus) -> Option<Violation> {
+    for id in bus.ids().filter(|id| !bus.process(*id).is_liar) {
+        let chain = bus.chain(id);
+        if chain.len() > bus.sizes.budget {
+            return violation(6, "a chain takes more memory than its budget");
+        }
+        let taken = chain.reader(BROKER).filter(|reader| reader.cursor == reader.place.position);
+        if taken.is_some_and(|reader| id != BROADCAST && reader.next > chain.forwarded) {
+            return violation(3, "what was given up was not sent on, and may be lost");
+        }
+        for reader in &chain.readers {
+            // Whoever is dead or lies may see what it likes.
+            if !bus.lives(reader.by) || bus.process(reader.by).is_liar {
+                continue;
+            }
+            let Some(word) = chain.word(reader.place) else {
+                return violation(8, "a page was written again under its reader");
+            };
+            if reader.place == chain.tail {
+                if word != Word::Zero {
+                    return violation(3, "a reader finds what was never committed");
+                }
+                continue;
+            }
+            match word {
+                Word::Message { from, number, .. } => {
+                    if chain.message(reader.next) != Some((from, number)) {
+                        return violation(2, "a reader finds another message than the others");
+                    }
+                }
+                Word::EndOfPage { next } => {
+                    if !chain.page(next).is_some_and(|page| page.sent.has(reader.by)) {
+                        return violation(3, "a reader is led to a page that it does not have");
+                    }
+                }
+                Word::Zero => return violation(3, "a committed message can't be found"),
+                Word::Other => return violation(8, "a reader finds bytes without meaning"),
+            }
+        }
+    }
+    None
+}
+
+/// What is still to be done when nobody will do anything any more.
+pub fn unmet(bus: &Bus) -> Option<Violation> {
+    let broker_lives = bus.lives(BROKER);
+    // A receiver that lies may take nothing for ever: then the bus waits for it, as its policy is.
+    let waits_for_liar = is_held_by_liar(bus);
+    for id in bus.ids().filter(|id| !bus.process(*id).is_liar) {
+        let chain = bus.chain(id);
+        for reader in chain.readers.iter().filter(|reader| bus.lives(reader.by)) {
+            let is_done = reader.place == chain.tail || bus.process(reader.by).is_liar;
+            let is_held = waits_for_liar && reader.by == BROKER;
+            if !is_done && !is_held {
+                return violation(10, "it sleeps, and a message for it is there");
+            }
+        }
+        if !broker_lives || id == BROKER || waits_for_liar {
+            continue;
+        }
+        if chain.forwarded != chain.published {
+            let promise = if bus.lives(id) { 3 } else { 4 };
+            return violation(promise, "a committed message was never sent on");
+        }
+        if !bus.lives(id) && (chain.is_open() || bus.chain(BROADCAST).reader(id).is_some()) {
+            return violation(7, "memory of a dead process is held");
+        }
+    }
+    None
+}
+
+/// Whether a liar holds the pages of the broadcast chain.
+pub fn is_held_by_liar(bus: &Bus) -> bool {
+    let chain = bus.chain(BROADCAST);
+    let liars = chain.readers.iter().filter(|r| bus.lives(r.by) && bus.process(r.by).is_liar);
+    liars.into_iter().any(|liar| {
+        let mut others = chain.pages.iter().filter(|page| page.id != chain.tail.page);
+        others.any(|page| page.end().is_some_and(|end| end > liar.seen))
+    })
+}

@@ -1,0 +1,353 @@
+//! The bus as an abstract state machine: what `docs/protocol.md` says, as rules over
+//! [`Action`]s.
+//!
+//! An action is one access of shared memory, one thing done with a socket, or a private decision
+//! that nobody sees. [`Bus::act`] asks of each whether the protocol allows it here, and does it.
+//! Two kinds of runs go through these very rules: those of the model ([`program`](crate::program)),
+//! all of them, and those of the real code, as it wrote them down.
+//!
+//! What is published is not the sender's private knowledge but what a receiver would find: the
+//! slots from the tail on, up to the first zero ([`Bus::publish`]). So runs, batches, dropped
+//! claims and runs that were given up need no actions of their own.
+
+use crate::state::*;
+use std::fmt::{self, Display, Formatter};
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(dead_code, reason = "the model's programs read no payload and take no page back")]
+pub enum Action {
+    // Connections (sections 6, 8, 9).
+    Born {
+        process: Id,
+    },
+    /// The first page of a process' own chain is there; a client's is read by process 0.
+    Open {
+        chain: Id,
+        len: u32,
+    },
+    /// The sender lets a receiver in, between two operations of its own; or a broker begins to
+    /// read a client's chain, which counts it from its beginning.
+    Admit {
+        chain: Id,
+        by: Id,
+        page: u16,
+        position: u32,
+        number: u16,
+    },
+    /// A process dies or hangs up. Its connections end with it.
+    End {
+        process: Id,
+    },
+    /// The sender has learnt that a receiver is gone, or has caught it lying.
+    Strike {
+        by: Id,
+    },
+    /// The broker lets go of a client's chain and of all of its memory.
+    Remove {
+        client: Id,
+    },
+
+    // The pool (sections 4, 8).
+    Make {
+        chain: Id,
+        page: u16,
+        len: u32,
+    },
+    Send {
+        chain: Id,
+        page: u16,
+        to: Id,
+    },
+    Forget {
+        chain: Id,
+        page: u16,
+    },
+
+    // The writing end (sections 4, 6).
+    Learn {
+        chain: Id,
+        by: Id,
+        cursor: u32,
+    },
+    Reset {
+        chain: Id,
+        page: u16,
+        base: u32,
+        first: u16,
+    },
+    /// Writes bytes of a slot. The commit words of `units` units from `at` on are overwritten.
+    Write {
+        chain: Id,
+        page: u16,
+        at: u32,
+        units: u32,
+    },
+    Clear {
+        chain: Id,
+        page: u16,
+        at: u32,
+    },
+    Fill {
+        chain: Id,
+        page: u16,
+        at: u32,
+        word: Word,
+    },
+    Publish {
+        chain: Id,
+        page: u16,
+        at: u32,
+        word: Word,
+    },
+
+    // The reading end (sections 5, 6).
+    Look {
+        chain: Id,
+        by: Id,
+        page: u16,
+        at: u32,
+        found: Word,
+    },
+    /// Reads bytes of the message that it has found.
+    Read {
+        chain: Id,
+        by: Id,
+        page: u16,
+        at: u32,
+    },
+    /// Goes on behind what it has found.
+    Pass {
+        chain: Id,
+        by: Id,
+    },
+    GiveUp {
+        chain: Id,
+        by: Id,
+        to: u32,
+    },
+
+    // The doorbells (section 7).
+    Park {
+        by: Id,
+    },
+    ParkFence {
+        by: Id,
+    },
+    Unpark {
+        by: Id,
+    },
+    RingFence {
+        by: Id,
+    },
+    RingRead {
+        by: Id,
+        of: Id,
+        parked: bool,
+    },
+    Ring {
+        by: Id,
+        to: Id,
+    },
+    /// Blocks until something comes, having looked again for a message, or for room.
+    Sleep {
+        by: Id,
+        message: bool,
+        room: bool,
+    },
+    Wake {
+        by: Id,
+    },
+}
+
+/// An action that the protocol does not allow: the promise that is at stake, and why.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Violation {
+    pub promise: u8,
+    pub why: String,
+}
+
+impl Display for Violation {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "P{}: {}", self.promise, self.why)
+    }
+}
+
+/// Whether the rules are enforced. A program that is broken on purpose runs without: then only
+/// the harm that it does, see [`promises`](crate::promises), can give it away.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Rules {
+    Enforced,
+    Ignored,
+}
+
+pub type Verdict = Result<(), Violation>;
+
+fn refuse(promise: u8, why: impl Into<String>) -> Verdict {
+    Err(Violation { promise, why: why.into() })
+}
+
+impl Rules {
+    /// What the protocol demands here.
+    pub fn demand(self, holds: bool, promise: u8, why: &str) -> Verdict {
+        if holds || self == Rules::Ignored { Ok(()) } else { refuse(promise, why) }
+    }
+}
+
+/// What must be there for an action to have any meaning, under whatever rules.
+pub fn there<T>(thing: Option<T>, what: &str) -> Result<T, Violation> {
+    thing.ok_or_else(|| Violation { promise: 12, why: format!("there is no such {what}") })
+}
+
+impl Bus {
+    /// Does what the protocol allows.
+    pub fn act(&mut self, action: Action, rules: Rules) -> Verdict {
+        use Action::*;
+        match action {
+            Born { .. }
+            | Open { .. }
+            | Admit { .. }
+            | End { .. }
+            | Strike { .. }
+            | Remove { .. } => self.connect(action, rules),
+            Make { .. } | Send { .. } | Forget { .. } => self.pool(action, rules),
+            Learn { .. }
+            | Reset { .. }
+            | Write { .. }
+            | Clear { .. }
+            | Fill { .. }
+            | Publish { .. } => self.write(action, rules),
+            Look { .. } | Read { .. } | Pass { .. } | GiveUp { .. } => self.read(action, rules),
+            Park { .. }
+            | ParkFence { .. }
+            | Unpark { .. }
+            | RingFence { .. }
+            | RingRead { .. }
+            | Ring { .. }
+            | Sleep { .. }
+            | Wake { .. } => self.sleep(action, rules),
+        }
+    }
+
+    fn connect(&mut self, action: Action, rules: Rules) -> Verdict {
+        match action {
+            Action::Born { process } => {
+                self.know(process);
+                rules.demand(self.process(process).life == Life::Unborn, 16, "born twice")?;
+                self.process_mut(process).life = Life::Lives;
+            }
+            Action::Open { chain: id, len } => {
+                let header = self.sizes.header;
+                rules.demand(self.lives(id) && !self.chain(id).is_open(), 16, "opened twice")?;
+                let chain = self.chain_mut(id);
+                let mut page = Page { len, ..Page::default() };
+                page.words.resize(len as usize, Word::Other);
+                page.words[header as usize] = Word::Zero;
+                (page.header, page.is_linked) = (Some((0, 0)), true);
+                chain.next_page = 1;
+                chain.tail = Place { page: 0, position: header };
+                if id != BROADCAST {
+                    page.sent.insert(BROKER);
+                    let (place, seen) = (chain.tail, header);
+                    chain.readers.push(Reader { by: BROKER, place, seen, ..Reader::default() });
+                }
+                chain.pages.push(page);
+                self.process_mut(BROKER).bell = true;
+            }
+            Action::Admit { chain: id, by, page, position, number } => {
+                let place = Place { page, position };
+                let chain = self.chain_mut(id);
+                match chain.reader_mut(by) {
+                    Some(reader) => {
+                        rules.demand(!reader.has_begun, 3, "admitted twice")?;
+                        let is_start = reader.place == place && reader.next == number;
+                        rules.demand(is_start, 3, "it does not begin at the beginning")?;
+                        reader.has_begun = true;
+                    }
+                    None => {
+                        let is_present = place == chain.tail && number == chain.published;
+                        rules.demand(is_present, 3, "it does not begin at the present")?;
+                        let (next, seen, has_begun) = (number, position, true);
+                        let reader =
+                            Reader { by, place, next, seen, has_begun, ..Reader::default() };
+                        chain.readers.push(reader);
+                    }
+                }
+                self.process_mut(by).bell = true;
+            }
+            Action::End { process } => {
+                let it = self.process_mut(process);
+                // Its memory stays as it is; what it owed is gone with it.
+                let (is_liar, is_parked) = (it.is_liar, it.is_parked);
+                *it = Process { life: Life::Ended, is_liar, is_parked, ..Process::default() };
+                for id in self.ids().filter(|id| (*id == BROKER) != (process == BROKER)) {
+                    self.process_mut(id).bell = true;
+                }
+            }
+            Action::Strike { by } => {
+                let is_due = !self.lives(by) || self.process(by).is_liar;
+                rules.demand(is_due, 3, "struck although it lives and is honest")?;
+                self.chain_mut(BROADCAST).readers.retain(|reader| reader.by != by);
+                self.chain_mut(by).is_orphan = true;
+                let broker = self.process_mut(BROKER);
+                broker.owes.remove(by);
+                broker.must_ring.remove(by);
+                self.forget_what_all_have(BROADCAST);
+            }
+            Action::Remove { client } => {
+                let chain = self.chain(client);
+                let taken = chain.reader(BROKER).is_none_or(|reader| reader.place == chain.tail);
+                let all = taken && chain.forwarded == chain.published;
+                let is_due = chain.is_orphan && (all || self.process(client).is_liar);
+                rules.demand(is_due, 4, "removed before all that it committed was sent on")?;
+                let Chain { published, forwarded, .. } = *self.chain(client);
+                let rest = Chain { is_orphan: true, published, forwarded, ..Chain::default() };
+                *self.chain_mut(client) = rest;
+            }
+            _ => unreachable!(),
+        }
+        Ok(())
+    }
+
+    fn pool(&mut self, action: Action, rules: Rules) -> Verdict {
+        let budget = self.sizes.budget;
+        match action {
+            Action::Make { chain, page: id, len } => {
+                let chain = self.chain_mut(chain);
+                rules.demand(id == chain.next_page, 8, "a page id was used before")?;
+                rules.demand(chain.len() + len <= budget, 6, "more memory than the budget")?;
+                chain.next_page += 1;
+                let mut page = Page { id, len, ..Page::default() };
+                page.words.resize(len as usize, Word::Other);
+                chain.pages.push(page);
+            }
+            Action::Send { chain, page, to } => {
+                there(self.chain_mut(chain).page_mut(page), "page")?.sent.insert(to);
+                self.process_mut(to).bell = true;
+            }
+            Action::Forget { chain, page: id } => {
+                let chain = self.chain_mut(chain);
+                let left = chain.left_by_all();
+                let is_free = there(chain.page(id), "page")?.is_free(left);
+                rules.demand(is_free, 8, "a page was taken back that is in use")?;
+                chain.pages.retain(|page| page.id != id);
+            }
+            _ => unreachable!(),
+        }
+        Ok(())
+    }
+}
+
+impl Chain {
+    /// The position before which nobody reads any more, as the sender knows it.
+    pub fn left_by_all(&self) -> u32 {
+        let seen = self.readers.iter().map(|reader| reader.seen);
+        seen.min().unwrap_or(u32::MAX).min(self.tail.position)
+    }
+}
+
+impl Page {
+    /// Whether it may be put to use, when everybody is at `left` or beyond.
+    pub fn is_free(&self, left: u32) -> bool {
+        !self.is_linked || self.end().is_none_or(|end| end <= left)
+    }
+}

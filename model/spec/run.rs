@@ -1,0 +1,237 @@
+//! One run of the model: the bus, where each program is, and what may still go wrong.
+
+use crate::broker::Broker;
+use crate::client::Client;
+use crate::protocol::{Action, Rules, Violation};
+use crate::state::*;
+use smallvec::SmallVec;
+
+/// Units of a page's header, a message and a page: two messages, and the end of the page.
+pub const HEADER: u32 = 1;
+pub const PAGE: u32 = 4;
+
+macro_rules! breaks {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// A step that a program leaves out or takes too early.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum Break { $($(#[$doc])* $name,)* }
+
+        impl Break {
+            pub const ALL: &[Break] = &[$(Break::$name,)*];
+        }
+    };
+}
+
+breaks! {
+    /// A reader gives up the page before it has followed its end.
+    GivesUpBeforeNextPage,
+    /// Who parks sleeps without looking again.
+    NoSecondLook,
+    /// Who publishes does not look who sleeps.
+    NoRing,
+    /// The sender does not ask the last of its receivers before it writes a page again.
+    OneCursorUnread,
+    /// The slot behind a message is not cleared.
+    NoClear,
+    /// A page is not emptied before it is named.
+    PageNotEmptied,
+    /// The broker does not strike who has died.
+    NoStrike,
+    /// The broker gives up what it took before it has sent it on, and then dies or not.
+    GivesUpBeforeSendingOn,
+    /// A dead client is forgotten at once, with what it had committed.
+    DeadForgottenAtOnce,
+    /// A receiver is admitted at the beginning of the page instead of at the tail.
+    AdmittedInThePast,
+    /// A page is named before it is sent.
+    NamedBeforeSent,
+    /// A cursor beyond the tail is believed of everybody.
+    LieBelieved,
+}
+
+/// What a model is made of.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// For each client, the numbers of messages that it publishes at once.
+    pub scripts: &'static [&'static [u8]],
+    pub pages: u32,
+    /// So many of the last clients join when they like; the others are there from the beginning.
+    pub late: usize,
+    /// The last client hangs up when it has sent everything.
+    pub leaves: bool,
+    /// Processes that may die, each at any step.
+    pub deaths: u8,
+    /// The last client lies, so many times.
+    pub lies: u8,
+    /// Messages that the broker takes from one client before it is the next one's turn.
+    pub share: u8,
+    /// Every access alone, see [`merge`](crate::merge).
+    pub fine: bool,
+    pub broken: Option<Break>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Run {
+    pub bus: Bus,
+    pub broker: Broker,
+    pub clients: SmallVec<[Client; 2]>,
+    pub deaths_left: u8,
+    pub lies_left: u8,
+    /// A process died between the first byte of a message and its commit.
+    pub tore: bool,
+    /// The first rule that was broken.
+    pub violation: Option<Violation>,
+}
+
+/// A process that takes one step.
+pub struct Hand<'a> {
+    pub setup: &'a Setup,
+    pub run: &'a mut Run,
+}
+
+impl Hand<'_> {
+    pub fn act(&mut self, action: Action) {
+        let rules = if self.setup.broken.is_some() { Rules::Ignored } else { Rules::Enforced };
+        if self.run.violation.is_none() {
+            self.run.violation = self.run.bus.act(action, rules).err();
+        }
+    }
+
+    pub fn is_broken(&self, how: Break) -> bool {
+        self.setup.broken == Some(how)
+    }
+
+    pub fn bus(&self) -> &Bus {
+        &self.run.bus
+    }
+
+    /// Whether a message and the end of its page have room at `place`.
+    pub fn has_room(&self, chain: Id, place: Place) -> bool {
+        let page = self.bus().chain(chain).page(place.page);
+        let unit = page.and_then(|page| page.unit(place.position));
+        unit.is_some_and(|unit| unit as u32 + 2 <= PAGE)
+    }
+
+    /// A page that may be put to use, as far as its sender knows. `pen` is its next slot.
+    pub fn free_page(&self, chain: Id, pen: Place) -> Option<u16> {
+        let chain = self.bus().chain(chain);
+        let mut readers: SmallVec<[&Reader; 4]> = chain.readers.iter().collect();
+        if self.is_broken(Break::OneCursorUnread) {
+            readers.pop();
+        }
+        let seen = readers.iter().map(|reader| reader.seen).min().unwrap_or(u32::MAX);
+        let left = seen.min(chain.tail.position);
+        let is_free =
+            |page: &&Page| page.id != pen.page && page.end().is_none_or(|end| end <= left);
+        let mut free = chain.pages.iter().filter(is_free);
+        free.find(|page| readers.iter().all(|reader| page.sent.has(reader.by))).map(|page| page.id)
+    }
+
+    pub fn may_grow(&self, chain: Id) -> bool {
+        self.bus().chain(chain).len() + PAGE <= self.bus().sizes.budget
+    }
+
+    /// Makes a page and sends it to every receiver.
+    pub fn grow(&mut self, id: Id) {
+        let page = self.bus().chain(id).next_page;
+        self.act(Action::Make { chain: id, page, len: PAGE });
+        let readers: SmallVec<[Id; 4]> =
+            self.bus().chain(id).readers.iter().map(|reader| reader.by).collect();
+        if !self.is_broken(Break::NamedBeforeSent) {
+            for to in readers {
+                self.act(Action::Send { chain: id, page, to });
+            }
+        }
+    }
+
+    /// Looks for what stands at the reader's place, and takes it if it is something.
+    pub fn look(&mut self, chain: Id, by: Id) -> Word {
+        let Some(place) = self.bus().chain(chain).reader(by).map(|reader| reader.place) else {
+            return Word::Zero;
+        };
+        let found = self.bus().chain(chain).word(place).unwrap_or(Word::Other);
+        let page = self.bus().chain(chain).page(place.page);
+        let at = page.and_then(|page| page.unit(place.position)).unwrap_or(0) as u32;
+        self.act(Action::Look { chain, by, page: place.page, at, found });
+        found
+    }
+
+    pub fn is_there(&self, chain: Id, by: Id) -> bool {
+        let chain = self.bus().chain(chain);
+        let reader = chain.reader(by);
+        reader.is_some_and(|reader| chain.word(reader.place) != Some(Word::Zero))
+    }
+
+    /// The reader's cursor is behind its place.
+    pub fn has_to_give_up(&self, chain: Id, by: Id) -> Option<u32> {
+        let reader = self.bus().chain(chain).reader(by)?;
+        (reader.cursor != reader.place.position).then_some(reader.place.position)
+    }
+}
+
+/// Where a sender writes next, the number that message will have, and the commit word that is
+/// held back.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Pen {
+    pub place: Place,
+    pub next: u16,
+    pub first: Option<Word>,
+}
+
+impl Pen {
+    pub fn at_tail(bus: &Bus, chain: Id) -> Pen {
+        let chain = bus.chain(chain);
+        Pen { place: chain.tail, next: chain.published, first: None }
+    }
+
+    fn unit(&self, hand: &Hand, chain: Id) -> u32 {
+        let page = hand.bus().chain(chain).page(self.place.page);
+        page.and_then(|page| page.unit(self.place.position)).unwrap_or(0) as u32
+    }
+
+    fn commit(&mut self, hand: &mut Hand, chain: Id, word: Word) {
+        match self.first {
+            None => self.first = Some(word),
+            Some(_) => {
+                let at = self.unit(hand, chain);
+                hand.act(Action::Fill { chain, page: self.place.page, at, word });
+            }
+        }
+    }
+
+    /// Appends a message to the run: nobody sees anything of it.
+    pub fn append(&mut self, hand: &mut Hand, chain: Id, from: Id, number: u16) {
+        let (page, at) = (self.place.page, self.unit(hand, chain));
+        hand.act(Action::Write { chain, page, at, units: 0 });
+        if !hand.is_broken(Break::NoClear) {
+            hand.act(Action::Clear { chain, page, at: at + 1 });
+        }
+        self.commit(hand, chain, Word::Message { from, number, units: 1 });
+        self.place.position += 1;
+        self.next += 1;
+    }
+
+    /// Ends the page in the run and goes on in `next`.
+    pub fn turn(&mut self, hand: &mut Hand, chain: Id, next: u16) {
+        let first = self.next;
+        let (page, at) = (self.place.page, self.unit(hand, chain));
+        let base = self.place.position - at + PAGE;
+        hand.act(Action::Reset { chain, page: next, base, first });
+        if !hand.is_broken(Break::PageNotEmptied) {
+            hand.act(Action::Clear { chain, page: next, at: HEADER });
+        }
+        hand.act(Action::Write { chain, page, at, units: 0 });
+        self.commit(hand, chain, Word::EndOfPage { next });
+        self.place = Place { page: next, position: base + HEADER };
+    }
+
+    /// The store that shows the whole run.
+    pub fn publish(hand: &mut Hand, chain: Id, word: Word) {
+        let tail = Pen::at_tail(hand.bus(), chain);
+        let (page, at) = (tail.place.page, tail.unit(hand, chain));
+        hand.act(Action::Publish { chain, page, at, word });
+        if hand.is_broken(Break::NoRing) {
+            hand.run.bus.process_mut(chain).owes = Set::default();
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Code that is broken on purpose: memory in which a process takes its steps in another order, or
+//! leaves one out. It lies over [`Traced`](crate::trace::Traced) memory, so that what is written
+//! down is what really happens.
+
+use crate::scenario::{Note, Runtime, Who};
+use llmp::layout::*;
+use llmp::memory::Memory;
+use llmp::order::Site;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+macro_rules! sabotages {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What is broken.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Sabotage { $($(#[$doc])* $name,)* }
+
+        impl Sabotage {
+            pub const ALL: &[Sabotage] = &[$(Sabotage::$name,)*];
+        }
+    };
+}
+
+sabotages! {
+    /// The slot behind a message is cleared after the message was published.
+    ClearAfterPublish,
+    /// A run is published before its other messages are committed.
+    FillAfterPublish,
+    /// The payload is written after the message was published.
+    PayloadAfterPublish,
+    /// A page's header is written after the page was named.
+    HeaderAfterPublish,
+    /// A page is named with what its first slot held before.
+    PageNotEmptied,
+    /// The sender takes for granted that everybody is at its tail.
+    CursorNotRead,
+    /// A receiver gives a page up when it has seen its end, and not followed it.
+    GivesUpAtEndOfPage,
+    /// The broker gives up what it took, and publishes it later.
+    PublishAfterGivingUp,
+    /// A process says that it sleeps after it has looked again.
+    ParkAfterLook,
+    /// A process sleeps without looking again.
+    NoSecondLook,
+    /// A process makes no fence before it looks again.
+    NoParkFence,
+    /// Nobody looks who sleeps.
+    NoRingRead,
+    /// A process makes no fence before it looks who sleeps.
+    NoRingFence,
+}
+
+/// A write that waits for its time.
+type Held = Box<dyn FnOnce() + Send>;
+
+/// What a process has to remember to be wrong.
+#[derive(Default)]
+struct Mind {
+    held: Vec<Held>,
+    /// Where its last run begins.
+    published: u64,
+    /// How it stores its cursor.
+    cursor: Option<Box<dyn Fn(u64) + Send>>,
+    is_parked: bool,
+}
+
+type Minds = Arc<Mutex<BTreeMap<Who, Mind>>>;
+
+/// A runtime on which every process is broken in the same way.
+#[derive(Clone)]
+pub struct Sabotaged<R> {
+    runtime: R,
+    how: Sabotage,
+    minds: Minds,
+}
+
+impl<R> Sabotaged<R> {
+    pub fn new(runtime: R, how: Sabotage) -> Self {
+        Sabotaged { runtime, how, minds: Minds::default() }
+    }
+}
+
+impl<R: Runtime> Runtime for Sabotaged<R> {
+    type Memory = Broken<R::Memory>;
+    type Mailbox<T: Send + 'static> = R::Mailbox<T>;
+
+    fn memory(&self, len: usize) -> Self::Memory {
+        let (memory, minds) = (self.runtime.memory(len), self.minds.clone());
+        Broken { memory, how: self.how, who: None, base: Arc::default(), minds }
+    }
+
+    fn mailbox<T: Send + 'static>(&self) -> Self::Mailbox<T> {
+        self.runtime.mailbox()
+    }
+
+    fn seen_by(&self, memory: &Self::Memory, who: Who) -> Self::Memory {
+        let seen = self.runtime.seen_by(&memory.memory, who);
+        Broken { memory: seen, who: Some(who), ..memory.clone() }
+    }
+
+    fn is_control(&self, memory: &Self::Memory, of: Who) {
+        self.runtime.is_control(&memory.memory, of);
+    }
+
+    fn note(&self, note: Note) {
+        self.runtime.note(note);
+    }
+
+    fn spawn<T: Send + 'static>(
+        &self,
+        thread: impl FnOnce() -> T + Send + 'static,
+    ) -> Box<dyn FnOnce() -> T> {
+        self.runtime.spawn(thread)
+    }
+}
+
+/// Memory as a broken process uses it.
+#[derive(Clone)]
+pub struct Broken<M> {
+    memory: M,
+    how: Sabotage,
+    who: Option<Who>,
+    /// The base in the page's header, for all who see the region.
+    base: Arc<Mutex<u64>>,
+    minds: Minds,
+}
+
+impl<M: Memory + Send + Sync + 'static> Broken<M> {
+    fn mind<T>(&self, think: impl FnOnce(&mut Mind) -> T) -> T {
+        let mut minds = self.minds.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        think(minds.entry(self.who.unwrap_or(Who::MAX)).or_default())
+    }
+
+    fn hold(&self, write: impl FnOnce(&M) + Send + 'static) {
+        let memory = self.memory.clone();
+        self.mind(|mind| mind.held.push(Box::new(move || write(&memory))));
+    }
+
+    fn release(&self) {
+        for write in self.mind(|mind| std::mem::take(&mut mind.held)) {
+            write();
+        }
+    }
+
+    fn is_broker(&self) -> bool {
+        self.who == Some(0)
+    }
+}
+
+impl<M: Memory + Send + Sync + 'static> Memory for Broken<M> {
+    fn region_len(&self) -> usize {
+        self.memory.region_len()
+    }
+
+    fn load(&self, at: usize, site: Site) -> u64 {
+        use Sabotage::*;
+        let is_parked = self.mind(|mind| mind.is_parked);
+        match (self.how, site) {
+            (NoRingRead, Site::RingRead) => return 0,
+            (NoSecondLook, Site::CommitRead) if is_parked => return 0,
+            (CursorNotRead, Site::CursorRead) => return self.mind(|mind| mind.published),
+            _ => {}
+        }
+        let value = self.memory.load(at, site);
+        if site == Site::CommitRead && self.how == ParkAfterLook {
+            self.release();
+        }
+        let is_end = value == commit_word(0, KIND_EOP, 0, 0);
+        if site == Site::CommitRead && self.how == GivesUpAtEndOfPage && is_end {
+            let next = *self.base.lock().unwrap() + (self.region_len() + PAGE_HEADER) as u64;
+            if let Some(store) = self.mind(|mind| mind.cursor.take()) {
+                store(next);
+                self.mind(|mind| mind.cursor = Some(store));
+            }
+        }
+        value
+    }
+
+    fn store(&self, at: usize, value: u64, site: Site) {
+        use Sabotage::*;
+        match site {
+            Site::ParkStore => self.mind(|mind| mind.is_parked = true),
+            Site::ParkClear => self.mind(|mind| mind.is_parked = false),
+            Site::CursorPublish => {
+                let memory = self.memory.clone();
+                let store = move |to| memory.store(at, to, Site::CursorPublish);
+                self.mind(|mind| mind.cursor = Some(Box::new(store)));
+            }
+            Site::CommitPublish => {
+                let position = *self.base.lock().unwrap() + at as u64;
+                self.mind(|mind| mind.published = position);
+            }
+            _ => {}
+        }
+        if self.how == PageNotEmptied && site == Site::PageClear {
+            return;
+        }
+        let is_late = match self.how {
+            ClearAfterPublish => site == Site::CommitClear,
+            FillAfterPublish => site == Site::CommitFill,
+            ParkAfterLook => site == Site::ParkStore,
+            PublishAfterGivingUp => site == Site::CommitPublish && self.is_broker(),
+            _ => false,
+        };
+        if is_late {
+            return self.hold(move |memory| memory.store(at, value, site));
+        }
+        self.memory.store(at, value, site);
+        match (self.how, site) {
+            (PublishAfterGivingUp, Site::CursorPublish) if value > 0 => self.release(),
+            (PublishAfterGivingUp | ParkAfterLook, _) => {}
+            (_, Site::CommitPublish) => self.release(),
+            _ => {}
+        }
+    }
+
+    fn fence(&self, site: Site) {
+        let is_left_out = match self.how {
+            Sabotage::NoParkFence => site == Site::ParkFence,
+            Sabotage::NoRingFence => site == Site::RingFence,
+            _ => false,
+        };
+        if !is_left_out {
+            self.memory.fence(site);
+        }
+    }
+
+    fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
+        self.memory.read_words(at)
+    }
+
+    fn write_words<const N: usize>(&self, at: usize, words: [u64; N]) {
+        if at == 0 && words[0] == PAGE_MAGIC {
+            *self.base.lock().unwrap() = words[PAGE_BASE / WORD];
+            // The first page is nobody's who could read it yet.
+            if self.how == Sabotage::HeaderAfterPublish && words[PAGE_BASE / WORD] > 0 {
+                return self.hold(move |memory| memory.write_words(at, words));
+            }
+        }
+        self.memory.write_words(at, words);
+    }
+
+    fn read_bytes(&self, at: usize, into: &mut [u8]) {
+        self.memory.read_bytes(at, into);
+    }
+
+    fn write_bytes(&self, at: usize, from: &[u8]) {
+        if self.how == Sabotage::PayloadAfterPublish {
+            let bytes = from.to_vec();
+            return self.hold(move |memory| memory.write_bytes(at, &bytes));
+        }
+        self.memory.write_bytes(at, from);
+    }
+}

@@ -1,0 +1,258 @@
+//! What a run of the real code did, written down: every access of shared memory, and what the
+//! scenario did with connections.
+//!
+//! [`Traced`] is a decorator over any memory. It writes an access down right behind the access,
+//! where no checker switches threads: the order of the log is the order of the accesses.
+
+use crate::scenario::{Note, Runtime, Who};
+use crate::translate::Translator;
+use llmp::memory::Memory;
+use llmp::order::Site;
+use std::any::Any;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Of a process that nobody knows yet.
+const NOBODY: Who = Who::MAX;
+
+/// One entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    Note(Note),
+    /// The region holds this process' parked word and cursors.
+    Control {
+        region: usize,
+        of: Who,
+    },
+    Load {
+        who: Who,
+        region: usize,
+        at: usize,
+        site: Site,
+        value: u64,
+    },
+    Store {
+        who: Who,
+        region: usize,
+        at: usize,
+        site: Site,
+        value: u64,
+    },
+    Fence {
+        who: Who,
+        site: Site,
+    },
+    ReadWords {
+        who: Who,
+        region: usize,
+        at: usize,
+    },
+    WriteWords {
+        who: Who,
+        region: usize,
+        at: usize,
+        words: Vec<u64>,
+    },
+    ReadBytes {
+        who: Who,
+        region: usize,
+        at: usize,
+    },
+    WriteBytes {
+        who: Who,
+        region: usize,
+        at: usize,
+        len: usize,
+    },
+}
+
+/// What happened, in order, followed by the specification as it happens. A clone is the same.
+#[derive(Clone)]
+pub struct Log(Arc<Mutex<Entries>>);
+
+struct Entries {
+    translator: Translator,
+    /// The end of the trace, for whoever looks into a failure.
+    tail: VecDeque<Event>,
+    regions: usize,
+    /// A trace ends with its first refusal.
+    is_refused: bool,
+}
+
+/// How a panic begins when the specification does not allow what the code did.
+const REFUSED: &str = "the specification does not allow the last of these: ";
+
+/// Why the specification refused, if it is that what a panic says.
+pub fn refused(panic: &(dyn Any + Send)) -> Option<String> {
+    let why = panic.downcast_ref::<String>()?.strip_prefix(REFUSED)?;
+    why.lines().next().map(str::to_string)
+}
+
+const TAIL: usize = 40;
+
+impl Log {
+    pub fn new(budget: usize, bells: bool) -> Self {
+        let translator = Translator::new(budget, bells);
+        let tail = VecDeque::new();
+        Log(Arc::new(Mutex::new(Entries { translator, tail, regions: 0, is_refused: false })))
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn note(&self, note: Note) {
+        self.push(Event::Note(note));
+    }
+
+    /// How many actions of the specification it was until now.
+    pub fn actions(&self) -> u64 {
+        self.entries().translator.actions
+    }
+
+    fn push(&self, event: Event) {
+        let mut entries = self.entries();
+        if entries.is_refused {
+            return;
+        }
+        if entries.tail.len() == TAIL {
+            entries.tail.pop_front();
+        }
+        let verdict = entries.translator.take(&event);
+        entries.tail.push_back(event);
+        let Err(violation) = verdict else { return };
+        entries.is_refused = true;
+        let tail: Vec<String> = entries.tail.iter().map(|event| format!("  {event:?}")).collect();
+        let state = format!("{:#?}", entries.translator.bus());
+        drop(entries);
+        if std::env::var_os("LLMP_SPEC_STATE").is_some() {
+            eprintln!("{state}");
+        }
+        panic!("{REFUSED}{violation}\n{}", tail.join("\n"));
+    }
+
+    /// A new region, seen by nobody.
+    pub fn traced<M: Memory>(&self, memory: M) -> Traced<M> {
+        let mut entries = self.entries();
+        entries.regions += 1;
+        Traced { memory, region: entries.regions - 1, who: NOBODY, log: self.clone() }
+    }
+}
+
+/// Memory that writes down who does what to it.
+#[derive(Clone)]
+pub struct Traced<M> {
+    memory: M,
+    region: usize,
+    who: Who,
+    log: Log,
+}
+
+impl<M: Memory> Traced<M> {
+    /// The same region, as another process sees it.
+    pub fn seen_by(&self, who: Who) -> Self {
+        Traced { who, ..self.clone() }
+    }
+
+    /// Says whose parked word and cursors it holds.
+    pub fn is_control(&self, of: Who) {
+        self.log.push(Event::Control { region: self.region, of });
+    }
+
+    fn push(&self, event: impl FnOnce(Who, usize) -> Event) {
+        if self.who != NOBODY {
+            self.log.push(event(self.who, self.region));
+        }
+    }
+}
+
+impl<M: Memory> Memory for Traced<M> {
+    fn region_len(&self) -> usize {
+        self.memory.region_len()
+    }
+
+    fn load(&self, at: usize, site: Site) -> u64 {
+        let value = self.memory.load(at, site);
+        self.push(|who, region| Event::Load { who, region, at, site, value });
+        value
+    }
+
+    fn store(&self, at: usize, value: u64, site: Site) {
+        self.memory.store(at, value, site);
+        self.push(|who, region| Event::Store { who, region, at, site, value });
+    }
+
+    fn fence(&self, site: Site) {
+        self.memory.fence(site);
+        self.push(|who, _| Event::Fence { who, site });
+    }
+
+    fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
+        let words = self.memory.read_words(at);
+        self.push(|who, region| Event::ReadWords { who, region, at });
+        words
+    }
+
+    fn write_words<const N: usize>(&self, at: usize, words: [u64; N]) {
+        self.memory.write_words(at, words);
+        let words = words.to_vec();
+        self.push(|who, region| Event::WriteWords { who, region, at, words });
+    }
+
+    fn read_bytes(&self, at: usize, into: &mut [u8]) {
+        self.memory.read_bytes(at, into);
+        self.push(|who, region| Event::ReadBytes { who, region, at });
+    }
+
+    fn write_bytes(&self, at: usize, from: &[u8]) {
+        self.memory.write_bytes(at, from);
+        let len = from.len();
+        self.push(|who, region| Event::WriteBytes { who, region, at, len });
+    }
+}
+
+/// A runtime whose runs are written down and followed by the specification.
+#[derive(Clone)]
+pub struct Tracing<R> {
+    runtime: R,
+    pub log: Log,
+}
+
+impl<R> Tracing<R> {
+    /// `budget` is that of every chain; `bells`: whether anybody sleeps.
+    pub fn new(runtime: R, budget: usize, bells: bool) -> Self {
+        Tracing { runtime, log: Log::new(budget, bells) }
+    }
+}
+
+impl<R: Runtime> Runtime for Tracing<R> {
+    type Memory = Traced<R::Memory>;
+    type Mailbox<T: Send + 'static> = R::Mailbox<T>;
+
+    fn memory(&self, len: usize) -> Self::Memory {
+        self.log.traced(self.runtime.memory(len))
+    }
+
+    fn mailbox<T: Send + 'static>(&self) -> Self::Mailbox<T> {
+        self.runtime.mailbox()
+    }
+
+    fn seen_by(&self, memory: &Self::Memory, who: Who) -> Self::Memory {
+        memory.seen_by(who)
+    }
+
+    fn is_control(&self, memory: &Self::Memory, of: Who) {
+        memory.is_control(of);
+    }
+
+    fn note(&self, note: Note) {
+        self.log.note(note);
+    }
+
+    fn spawn<T: Send + 'static>(
+        &self,
+        thread: impl FnOnce() -> T + Send + 'static,
+    ) -> Box<dyn FnOnce() -> T> {
+        self.runtime.spawn(thread)
+    }
+}

@@ -1,0 +1,304 @@
+//! From accesses of real memory to the actions of the specification.
+//!
+//! A page's header says which page of which chain a region is; a process' label says whose
+//! accesses they are. 16 bytes are one unit. Two private decisions leave no trace of their own
+//! and are told by what follows: a receiver has passed a message when it looks behind it or gives
+//! it up, and the end of a page when it has read the next page's header.
+
+use crate::promises::{harm, unmet};
+use crate::protocol::{Action, Rules, Violation};
+use crate::scenario::{Note, Who};
+use crate::state::*;
+use crate::trace::Event;
+use llmp::layout::*;
+use llmp::order::Site;
+use std::collections::BTreeMap;
+
+const UNIT: usize = SLOT_ALIGN;
+
+fn units(bytes: usize) -> u32 {
+    bytes.div_ceil(UNIT) as u32
+}
+
+fn position(bytes: u64) -> u32 {
+    // What is no multiple is nobody's place.
+    if bytes.is_multiple_of(UNIT as u64) { (bytes / UNIT as u64) as u32 } else { u32::MAX }
+}
+
+#[derive(Clone, Copy)]
+enum Use {
+    Control(Who),
+    /// A page, with the client that its header names.
+    Page {
+        chain: Who,
+        id: u32,
+        owner: u32,
+    },
+}
+
+/// Follows a trace in the specification.
+pub struct Translator {
+    bus: Bus,
+    uses: BTreeMap<usize, Use>,
+    /// The second words of slots: region and unit.
+    tags: BTreeMap<(usize, u32), u64>,
+    /// Whose chain the broker reads as which cursor.
+    cursors: BTreeMap<usize, Who>,
+    pub actions: u64,
+}
+
+type Verdict = Result<(), Violation>;
+
+impl Translator {
+    pub fn new(budget: usize, bells: bool) -> Self {
+        let sizes = Sizes { header: units(PAGE_HEADER), budget: units(budget), bells };
+        Translator {
+            bus: Bus::new(sizes),
+            uses: BTreeMap::new(),
+            tags: BTreeMap::new(),
+            cursors: BTreeMap::new(),
+            actions: 0,
+        }
+    }
+
+    fn act(&mut self, action: Action) -> Verdict {
+        self.actions += 1;
+        let verdict = self.bus.act(action, Rules::Enforced);
+        // The rules are to keep harm away; if they don't, they are wrong.
+        verdict.and_then(|()| harm(&self.bus).map_or(Ok(()), Err)).map_err(|violation| {
+            let why = format!("{}, at {action:?}", violation.why);
+            Violation { why, ..violation }
+        })
+    }
+
+    /// Takes the next event. An error: the specification does not allow it.
+    pub fn take(&mut self, event: &Event) -> Verdict {
+        match event {
+            Event::Note(note) => self.note(note),
+            Event::Control { region, of } => {
+                self.uses.insert(*region, Use::Control(*of));
+                Ok(())
+            }
+            Event::Fence { who: by, site: Site::ParkFence } => {
+                self.act(Action::ParkFence { by: *by })
+            }
+            Event::Fence { who: by, .. } => self.act(Action::RingFence { by: *by }),
+            Event::WriteWords { who, region, at, words } if words[0] == PAGE_MAGIC && *at == 0 => {
+                self.header(*who, *region, words)
+            }
+            Event::Load { who, region, at, .. }
+            | Event::Store { who, region, at, .. }
+            | Event::ReadWords { who, region, at }
+            | Event::WriteWords { who, region, at, .. }
+            | Event::ReadBytes { who, region, at }
+            | Event::WriteBytes { who, region, at, .. } => match self.uses.get(region) {
+                Some(Use::Control(of)) => self.control(*who, *of, *at, event),
+                Some(Use::Page { chain, id, .. }) => {
+                    let (chain, page) = (*chain, *id as u16);
+                    if *who == chain {
+                        self.own_page(chain, page, *region, *at, event)
+                    } else {
+                        self.their_page(chain, *who, page, *region, *at, event)
+                    }
+                }
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn header(&mut self, who: Who, region: usize, words: &[u64]) -> Verdict {
+        let (id, owner) = (low(words[3]), high(words[3]));
+        self.uses.insert(region, Use::Page { chain: who, id, owner });
+        let (chain, page) = (who, id as u16);
+        if page == 0 && !self.bus.chain(chain).is_open() {
+            return self.act(Action::Open { chain, len: units(words[2] as usize) });
+        }
+        let (base, first) = (position(words[4]), words[5] as u16);
+        self.act(Action::Reset { chain, page, base, first })
+    }
+
+    fn control(&mut self, who: Who, of: Who, at: usize, event: &Event) -> Verdict {
+        let slot = at.saturating_sub(CONTROL_CURSORS) / LINE;
+        match *event {
+            Event::Store { value: 0, site: Site::CursorPublish, .. } => {
+                let former = self.cursors.remove(&slot).map(|client| self.bus.chain(client));
+                if former.is_some_and(Chain::is_open) {
+                    let why = "a cursor in use is taken back".into();
+                    return Err(Violation { promise: 12, why });
+                }
+                Ok(())
+            }
+            Event::Store { value, site: Site::CursorPublish, .. } => {
+                let chain = match who {
+                    BROKER => self.cursors.get(&slot).copied().unwrap_or(BROADCAST),
+                    _ => BROADCAST,
+                };
+                let to = position(value);
+                self.pass_up_to(chain, who, |place| place.position == to)?;
+                self.act(Action::GiveUp { chain, by: who, to })
+            }
+            Event::Store { site: Site::ParkStore, .. } => self.act(Action::Park { by: who }),
+            Event::Store { site: Site::ParkClear, .. } => self.act(Action::Unpark { by: who }),
+            Event::Load { value, site: Site::CursorRead, .. } => {
+                self.act(Action::Learn { chain: who, by: of, cursor: position(value) })
+            }
+            Event::Load { value, site: Site::RingRead, .. } => {
+                self.act(Action::RingRead { by: who, of, parked: value != 0 })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn own_page(
+        &mut self,
+        chain: Who,
+        page: u16,
+        region: usize,
+        at: usize,
+        event: &Event,
+    ) -> Verdict {
+        let unit = (at / UNIT) as u32;
+        match event {
+            Event::WriteWords { words, .. } => {
+                if at % UNIT == SLOT_TAG {
+                    self.tags.insert((region, unit), words[0]);
+                    return self.act(Action::Write { chain, page, at: unit, units: 0 });
+                }
+                let units = units(8 * words.len());
+                self.act(Action::Write { chain, page, at: unit, units })
+            }
+            Event::WriteBytes { len: 0, .. } => Ok(()),
+            Event::WriteBytes { len, .. } => {
+                self.act(Action::Write { chain, page, at: unit, units: units(*len) })
+            }
+            Event::Store { site: Site::CommitClear | Site::PageClear, .. } => {
+                self.act(Action::Clear { chain, page, at: unit })
+            }
+            Event::Store { value, site, .. } => {
+                let word = self.word(region, unit, *value);
+                self.act(match site {
+                    Site::CommitFill => Action::Fill { chain, page, at: unit, word },
+                    _ => Action::Publish { chain, page, at: unit, word },
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn their_page(
+        &mut self,
+        chain: Who,
+        by: Who,
+        page: u16,
+        region: usize,
+        at: usize,
+        event: &Event,
+    ) -> Verdict {
+        let unit = (at / UNIT) as u32;
+        match *event {
+            Event::Load { value, .. } => {
+                let header = self.bus.chain(chain).page(page).and_then(|page| page.header);
+                let place = header.map(|(base, _)| Place { page, position: base + unit });
+                self.pass_up_to(chain, by, |behind| Some(behind) == place)?;
+                let found = self.word(region, unit, value);
+                self.act(Action::Look { chain, by, page, at: unit, found })
+            }
+            Event::ReadWords { .. } if at == 0 => {
+                self.pass_up_to(chain, by, |behind| behind.page == page)
+            }
+            Event::ReadWords { .. } if unit < units(PAGE_HEADER) => Ok(()),
+            Event::ReadWords { .. } | Event::ReadBytes { .. } => {
+                self.act(Action::Read { chain, by, page, at: unit })
+            }
+            _ => Err(Violation { promise: 13, why: format!("{by} writes to a page of {chain}'s") }),
+        }
+    }
+
+    /// A reader has passed what it found, if it is now where that leads. The end of a page leads
+    /// on only where the next page's header was read.
+    fn pass_up_to(&mut self, chain: Who, by: Who, is_here: impl Fn(Place) -> bool) -> Verdict {
+        let it = self.bus.chain(chain);
+        let Some(Reader { place, found: Some(found), .. }) = it.reader(by) else { return Ok(()) };
+        let behind = it.behind(*place, *found, self.bus.sizes.header);
+        let turns = behind.is_some_and(|behind| behind.page != place.page);
+        let follows =
+            behind.is_some_and(|b| b.page != place.page && is_here(Place { position: 0, ..b }));
+        if behind.is_some_and(is_here) && turns == follows {
+            return self.act(Action::Pass { chain, by });
+        }
+        Ok(())
+    }
+
+    /// What a commit word and the word behind it say.
+    fn word(&self, region: usize, unit: u32, commit: u64) -> Word {
+        let tag = self.tags.get(&(region, unit)).copied().unwrap_or(0);
+        let [kind, flags, ..] = high(commit).to_le_bytes();
+        let Some(Use::Page { chain, owner, .. }) = self.uses.get(&region) else {
+            return Word::Other;
+        };
+        match kind {
+            _ if commit == 0 => Word::Zero,
+            KIND_EOP => Word::EndOfPage { next: low(tag) as u16 },
+            KIND_MESSAGE => {
+                let len = slot_len(low(commit) as usize, flags & FLAG_EXTENDED != 0);
+                let is_own = [0, *owner].contains(&high(tag));
+                let from = if is_own { *chain } else { high(tag) as Id };
+                let units = units(len.unwrap_or(0)) as u16;
+                Word::Message { from, number: low(tag) as u16, units }
+            }
+            _ => Word::Other,
+        }
+    }
+
+    fn note(&mut self, note: &Note) -> Verdict {
+        match *note {
+            Note::Born { who } => self.act(Action::Born { process: who }),
+            Note::Cursor { slot, client } => {
+                self.cursors.insert(slot, client);
+                Ok(())
+            }
+            Note::Admitted { chain, by, page, position: at, number } => self.act(Action::Admit {
+                chain,
+                by,
+                page: page as u16,
+                position: position(at),
+                number: number as u16,
+            }),
+            Note::Ended { who } => self.act(Action::End { process: who }),
+            Note::Struck { who } => self.act(Action::Strike { by: who }),
+            Note::Removed { client } => self.act(Action::Remove { client }),
+            Note::Pool { chain, ref pages } => self.pool(chain, pages),
+            Note::Sent { chain, page, to } => {
+                self.act(Action::Send { chain, page: page as u16, to })
+            }
+            Note::Rings { by, to } => self.act(Action::Ring { by, to }),
+            Note::Sleeps { by, message, room } => self.act(Action::Sleep { by, message, room }),
+            Note::Wakes { by } => self.act(Action::Wake { by }),
+            Note::Finished => {
+                for chain in self.bus.ids() {
+                    let tail = self.bus.chain(chain).tail;
+                    for by in self.bus.ids().filter(|by| self.bus.lives(*by)).collect::<Vec<_>>() {
+                        self.pass_up_to(chain, by, |behind| behind == tail)?;
+                    }
+                }
+                unmet(&self.bus).map_or(Ok(()), Err)
+            }
+        }
+    }
+
+    fn pool(&mut self, chain: Who, pages: &[(u32, usize)]) -> Verdict {
+        let is_there = |page: u16| pages.iter().any(|(id, _)| *id == u32::from(page));
+        let known: Vec<u16> = self.bus.chain(chain).pages.iter().map(|page| page.id).collect();
+        for page in known.iter().copied().filter(|page| !is_there(*page)) {
+            self.act(Action::Forget { chain, page })?;
+        }
+        for (id, len) in pages.iter().filter(|(id, _)| !known.contains(&(*id as u16))) {
+            self.act(Action::Make { chain, page: *id as u16, len: units(*len) })?;
+        }
+        Ok(())
+    }
+
+    pub fn bus(&self) -> &Bus {
+        &self.bus
+    }
+}
