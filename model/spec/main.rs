@@ -122,7 +122,7 @@ fn stage(broken: Break) -> Setup {
     let setup = match broken {
         NoSecondLook | NoRing | NoClear | NamedBeforeSent | GivesUpBeforeSendingOn => SMALL,
         GivesUpBeforeNextPage | OneCursorUnread => BUS,
-        NoStrike | DeadForgottenAtOnce => Setup { deaths: 1, ..SMALL },
+        NoStrike | DeadForgottenAtOnce | EndsUndrained => Setup { deaths: 1, ..SMALL },
         AdmittedInThePast => Setup { late: 1, ..SMALL },
         PageNotEmptied | LieBelieved => Setup { lies: 3, ..BUS },
     };

@@ -41,6 +41,8 @@ breaks! {
     GivesUpBeforeSendingOn,
     /// A dead client is forgotten at once, with what it had committed.
     DeadForgottenAtOnce,
+    /// A client whose broker is gone ends at once.
+    EndsUndrained,
     /// A receiver is admitted at the beginning of the page instead of at the tail.
     AdmittedInThePast,
     /// A page is named before it is sent.
