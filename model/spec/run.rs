@@ -67,7 +67,7 @@ pub struct Setup {
     pub lies: u8,
     /// Messages that the broker takes from one client before it is the next one's turn.
     pub share: u8,
-    /// Every access alone, see [`merge`](crate::merge).
+    /// Every step alone, see [`merge`](crate::merge).
     pub fine: bool,
     pub broken: Option<Break>,
 }
