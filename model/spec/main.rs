@@ -86,7 +86,7 @@ fn p8_p9_a_long_chain() {
 }
 
 #[test]
-fn p10_every_access_alone() {
+fn p10_every_step_alone() {
     all("fine_1_client", Setup { scripts: &[&[1, 1, 2, 1]], deaths: 1, fine: true, ..BUS });
     all("fine_2_clients", Setup { scripts: &[&[1], &[1]], deaths: 1, fine: true, ..BUS });
     all("fine_page_turn", Setup { scripts: &[&[1], &[1, 1]], fine: true, ..BUS });
