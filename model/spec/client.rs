@@ -154,6 +154,11 @@ impl Client {
     }
 
     fn receive(&mut self, hand: &mut Hand, id: Id) {
+        if self.is_closed && hand.is_broken(Break::EndsUndrained) {
+            hand.act(End { process: id });
+            self.pc = Pc::Over;
+            return;
+        }
         let mut found = hand.look(BROADCAST, id);
         if found == Word::Zero {
             self.pc = if self.is_closed { Pc::Over } else { Pc::Drowsy };

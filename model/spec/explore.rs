@@ -159,6 +159,9 @@ impl Setup {
                 self.kill(&mut run, id);
             }
         }
+        if let Move::Client(id, client::Step::Receive) = what {
+            run.violation = run.violation.or_else(|| ended_too_early(&run.bus, id));
+        }
         if run.violation.is_none() {
             run.violation = harm(&run.bus);
         }
@@ -289,6 +292,14 @@ pub fn judge(setup: &Setup) -> Option<Violation> {
     let last = |name| checker.discovery(name).map(|path| path.into_states().pop());
     let run = last(ALWAYS).or_else(|| last(QUIET))??;
     run.violation.clone().or_else(|| setup.undone(&run))
+}
+
+/// Whether a client ends, since its broker has, and leaves something behind. [P5]
+fn ended_too_early(bus: &Bus, id: Id) -> Option<Violation> {
+    let chain = bus.chain(BROADCAST);
+    let left = chain.reader(id).is_some_and(|reader| reader.place != chain.tail);
+    let why = "it ends without what its broker had committed".to_string();
+    (left && bus.process(id).life == Life::Ended).then_some(Violation { promise: 5, why })
 }
 
 /// How far a model is explored.

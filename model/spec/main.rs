@@ -86,10 +86,15 @@ fn p8_p9_a_long_chain() {
 }
 
 #[test]
-fn p10_every_access_alone() {
+fn p10_every_step_alone() {
     all("fine_1_client", Setup { scripts: &[&[1, 1, 2, 1]], deaths: 1, fine: true, ..BUS });
     all("fine_2_clients", Setup { scripts: &[&[1], &[1]], deaths: 1, fine: true, ..BUS });
     all("fine_page_turn", Setup { scripts: &[&[1], &[1, 1]], fine: true, ..BUS });
+    if is_full() {
+        all("fine_small", Setup { fine: true, ..SMALL });
+        all("fine_bus", Setup { fine: true, deaths: 1, ..BUS });
+        all("fine_death", Setup { scripts: &[&[1], &[1, 1]], deaths: 1, fine: true, ..BUS });
+    }
 }
 
 #[test]
@@ -111,7 +116,6 @@ fn larger_buses() {
     all("bus_leaver_and_death", Setup { leaves: true, ..MORTAL });
     all("bus_4_messages", Setup { scripts: &[&[1, 1, 1, 1], &[2, 2]], ..BUS });
     all("bus_fair_shares", Setup { share: 1, ..MORTAL });
-    all("fine_death", Setup { fine: true, deaths: 1, ..SMALL });
     every_run_ends("bus_2_clients", &MORTAL);
     explore("bus_3_clients", &three, Extent::CutAt(30_000_000));
 }
@@ -122,7 +126,7 @@ fn stage(broken: Break) -> Setup {
     let setup = match broken {
         NoSecondLook | NoRing | NoClear | NamedBeforeSent | GivesUpBeforeSendingOn => SMALL,
         GivesUpBeforeNextPage | OneCursorUnread => BUS,
-        NoStrike | DeadForgottenAtOnce => Setup { deaths: 1, ..SMALL },
+        NoStrike | DeadForgottenAtOnce | EndsUndrained => Setup { deaths: 1, ..SMALL },
         AdmittedInThePast => Setup { late: 1, ..SMALL },
         PageNotEmptied | LieBelieved => Setup { lies: 3, ..BUS },
     };

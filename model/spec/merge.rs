@@ -1,7 +1,8 @@
 //! Which steps are taken together, and why nothing is lost by it.
 //!
-//! A *fine* model takes every access alone. Its states are too many for more than the smallest
-//! bus, so that the larger ones are *coarse*. There a process goes straight on
+//! A *fine* model takes every step alone, as [`client`](crate::client) and
+//! [`broker`](crate::broker) cut them. It has several times the states, so that the larger buses
+//! are *coarse*. There a process goes straight on
 //!
 //! * **after what nobody sees**: writing beyond the tail, passing a message, deciding;
 //! * **after what stays true**: a message that was found is there until its reader gives it up,

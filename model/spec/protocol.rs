@@ -277,8 +277,9 @@ impl Bus {
             Action::End { process } => {
                 let it = self.process_mut(process);
                 // Its memory stays as it is; what it owed is gone with it.
-                let (is_liar, is_parked) = (it.is_liar, it.is_parked);
-                *it = Process { life: Life::Ended, is_liar, is_parked, ..Process::default() };
+                let Process { is_liar, is_parked, rung_by, .. } = *it;
+                let life = Life::Ended;
+                *it = Process { life, is_liar, is_parked, rung_by, ..Process::default() };
                 for id in self.ids().filter(|id| (*id == BROKER) != (process == BROKER)) {
                     self.process_mut(id).bell = true;
                 }

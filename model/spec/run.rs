@@ -41,6 +41,8 @@ breaks! {
     GivesUpBeforeSendingOn,
     /// A dead client is forgotten at once, with what it had committed.
     DeadForgottenAtOnce,
+    /// A client whose broker is gone ends at once.
+    EndsUndrained,
     /// A receiver is admitted at the beginning of the page instead of at the tail.
     AdmittedInThePast,
     /// A page is named before it is sent.
@@ -65,7 +67,7 @@ pub struct Setup {
     pub lies: u8,
     /// Messages that the broker takes from one client before it is the next one's turn.
     pub share: u8,
-    /// Every access alone, see [`merge`](crate::merge).
+    /// Every step alone, see [`merge`](crate::merge).
     pub fine: bool,
     pub broken: Option<Break>,
 }

@@ -16,7 +16,7 @@ pub struct Step {
 }
 
 /// Test targets that hang on features: if one is missing, nobody would notice.
-const TARGETS: &[&str] = &["loom", "mutants", "shuttle", "crash", "fuzz_replay"];
+const TARGETS: &[&str] = &["loom", "mutants", "shuttle", "spec", "refine", "crash", "fuzz_replay"];
 
 pub fn steps(full: bool, fuzz_seconds: Option<u32>) -> Vec<Step> {
     let mut steps = vec![tests(full)];
@@ -36,6 +36,7 @@ fn tests(full: bool) -> Step {
     let mut environment = Vec::new();
     if full {
         environment.push(("LLMP_ITERATIONS", "20000".to_owned()));
+        environment.push(("LLMP_PROGRAMS", "100000".to_owned()));
         environment.push(("LLMP_PREEMPTIONS", "4".to_owned()));
         environment.push(("LLMP_SPEC", "full".to_owned()));
         environment.push(("PROPTEST_CASES", "20000".to_owned()));

@@ -52,7 +52,8 @@ impl<R: Runtime> Brokering<R> {
         }
     }
 
-    pub fn run(mut self) -> Stats {
+    /// Also says which clients are still there at its end.
+    pub fn run(mut self) -> (Stats, Vec<ClientId>) {
         loop {
             while let Some(packet) = self.inbox.take() {
                 self.on_packet(packet);
@@ -77,7 +78,7 @@ impl<R: Runtime> Brokering<R> {
         for (mailbox, _) in self.clients.values() {
             mailbox.put(ToClient::Bye);
         }
-        self.core.stats()
+        (self.core.stats(), self.clients.into_keys().collect())
     }
 
     /// A region as the broker sees it, while it lives.
@@ -90,7 +91,7 @@ impl<R: Runtime> Brokering<R> {
     }
 
     /// The kernel's part: it hangs up on everybody, also on who comes too late.
-    fn lie_dead(mut self) -> Stats {
+    fn lie_dead(mut self) -> (Stats, Vec<ClientId>) {
         self.runtime.note(Note::Ended { who: BROKER });
         for (mailbox, _) in self.clients.values() {
             mailbox.put(ToClient::HangUp);
@@ -102,7 +103,7 @@ impl<R: Runtime> Brokering<R> {
                 _ => {}
             }
         }
-        self.core.stats()
+        (self.core.stats(), Vec::new())
     }
 
     fn turn(&mut self) -> bool {

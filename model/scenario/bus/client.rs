@@ -66,7 +66,10 @@ impl<R: Runtime> Clienting<R> {
                 ToClient::Page { id, page } => pages.push((id, mortal(&page))),
                 ToClient::Start(start) => break start,
                 ToClient::Ring => {}
-                ToClient::HangUp => return Err(Dead::Broker),
+                ToClient::HangUp => {
+                    runtime.note(Note::Ended { who: who(client) });
+                    return Err(Dead::Broker);
+                }
                 _ => panic!("unexpected before the start"),
             }
         };

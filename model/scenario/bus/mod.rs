@@ -138,7 +138,12 @@ pub fn run<R: Runtime>(runtime: &R, scripts: &[Script], broker_life: Lifeline) -
     }
     to_broker.put(ToBroker::Stop);
     let lives: Vec<Result<Life, Dead>> = clients.into_iter().map(|join| join()).collect();
-    let stats = broker();
+    let (stats, last) = broker();
+    let is_late = |life: &Life| life.died && last.contains(&life.id);
+    if lives.iter().flatten().any(is_late) {
+        // The broker had said Bye before, and is gone itself.
+        runtime.note(Note::Ended { who: BROKER });
+    }
     runtime.note(Note::Finished);
     let broker_died = broker_life.is_over();
     let is_death = |life: &Result<Life, Dead>| life.as_ref().map_or(true, |life| life.died);
