@@ -34,7 +34,7 @@ enum Change {
 impl Script {
     /// Three halves and four bytes, then a word.
     pub fn add(&mut self, input: &mut Input) {
-        let (region, offset, words) = (input.below(4), input.half(), input.byte());
+        let (region, offset, words) = (input.below(8), input.half(), input.byte());
         let (first, accesses) = (input.half(), input.half());
         let (change, value) = (input.below(3), input.word());
         let from = offset as usize % 512 * 8;
