@@ -6,6 +6,8 @@
 
 pub mod bus;
 pub mod chain;
+#[cfg(feature = "cli")]
+pub mod command_line;
 pub mod control_region;
 pub mod descriptors;
 pub mod end_of_page;
@@ -16,6 +18,8 @@ pub mod live_bus;
 pub mod packets;
 pub mod page_bytes;
 pub mod page_mutate;
+#[cfg(feature = "cli")]
+pub mod program;
 pub mod seeds;
 pub mod seen;
 pub mod world;

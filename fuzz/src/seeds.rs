@@ -2,6 +2,7 @@
 //! `fuzz/seeds` and sees to it that they stay what is made here.
 
 mod chains;
+pub mod command_line;
 mod controls;
 mod handshakes;
 mod pages;
