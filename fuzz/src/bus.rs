@@ -15,7 +15,7 @@ use super::chain::{MAX_MESSAGE_LEN, PAGE_LEN, Sent, limits};
 use super::input::Input;
 use super::seen::Seen;
 use super::world::{CONTROL, World};
-use client::{Birth, Client, Mail, News, control_region};
+use client::{Birth, Client, Mail, News};
 use ledger::Ledger;
 use llmp::broker::core::{Action, Core, TurnBudget};
 use llmp::chain::{Blocked, Notice};
@@ -137,7 +137,9 @@ impl<W: World> Bus<W> {
 
     fn step(&mut self, input: &mut Input) {
         let (kind, i) = (input.below(16), input.below(CLIENTS));
-        if kind < 4 && let Some(client) = self.clients.get_mut(i) {
+        if kind < 4
+            && let Some(client) = self.clients.get_mut(i)
+        {
             // Who does something is awake.
             client.awake();
         }
@@ -171,7 +173,13 @@ impl<W: World> Bus<W> {
             10 => self.lie_in_mail(input),
             11 => self.deliver(i, 1 + input.below(3)),
             _ => {
-                // One round of everything, so that short inputs get far.
+                // One round of everything, so that short inputs get far. Pages but the first are
+                // fetched when they are named.
+                for i in 0..self.clients.len() {
+                    if self.clients.get(i).is_some_and(|client| !client.has_begun) {
+                        self.deliver(i, 1);
+                    }
+                }
                 self.turn(input);
                 for i in 0..self.clients.len() {
                     self.receive(i, usize::MAX);
@@ -191,10 +199,12 @@ impl<W: World> Bus<W> {
         // Who has left but is not removed yet still has a cursor.
         let Some(reserved) = self.core.reserve(roles) else { return };
         let (id, cursor) = (reserved.client, reserved.cursor);
-        let region = control_region();
+        // No longer than its only cursor needs.
+        let region = Region::heap(cursor_offset(1));
+        let own = Control::create(self.world.honest(region.clone()), 1);
         let seen_by_broker = match lies {
-            true => self.world.see(CONTROL, region.clone()),
-            false => self.world.honest(region.clone()),
+            true => self.world.see(CONTROL, region),
+            false => self.world.honest(region),
         };
         self.wake();
         let start = match self.core.join(id, seen_by_broker) {
@@ -210,7 +220,6 @@ impl<W: World> Bus<W> {
             pages.push((page, self.core.page(page).expect("a page in the pool").clone()));
             self.core.told(id);
         }
-        let own = Control::check(self.world.honest(region), 0).expect("our own");
         let peer = Control::check(self.core.control().clone(), cursor).expect("the broker's own");
         let start = roles.has(Roles::RECEIVE).then_some(start);
         if start.is_some_and(|start| start.message > 0) {
@@ -257,7 +266,7 @@ impl<W: World> Bus<W> {
 
     fn sleep(&mut self, i: usize, input: &mut Input) {
         let wanted = input.byte();
-        let room = (wanted & 2 != 0).then_some(input.half() as usize % 450);
+        let room = (wanted & 2 != 0).then(|| input.half() as usize % 450);
         let wanted = Wanted { message: wanted & 1 != 0, room, taken: wanted & 4 != 0 };
         let Some(client) = self.clients.get_mut(i) else { return };
         client.hear();
@@ -382,6 +391,7 @@ impl<W: World> Bus<W> {
         for _ in 0..count {
             let Some(client) = self.clients.get_mut(i) else { return };
             let Some(mail) = client.outbox.pop_front() else { return };
+            client.has_begun = true;
             let (id, lies) = (client.id, client.lies);
             let done = match mail {
                 Mail::Forget(page) => self.core.page_forgotten(id, page),

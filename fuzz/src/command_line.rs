@@ -13,18 +13,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 pub use super::seeds::command_line::WORDS;
 
-pub const ARGUMENTS: u8 = 0;
-pub const VALUES: u8 = 1;
-pub const LINES: u8 = 2;
-pub const FORMAT: u8 = 3;
-
 pub fn run(bytes: &[u8]) -> Seen {
     let mut input = Input::new(bytes);
     let mut seen = Seen::default();
-    match input.below(4) as u8 {
-        ARGUMENTS => words(&mut input, &mut seen),
-        VALUES => value(input.rest(), &mut seen),
-        LINES => lines(&mut input, &mut seen),
+    match input.below(4) {
+        0 => words(&mut input, &mut seen),
+        1 => value(input.rest(), &mut seen),
+        2 => lines(&mut input, &mut seen),
         _ => written(&mut input, &mut seen),
     }
     seen
@@ -158,7 +153,8 @@ fn lines(input: &mut Input, seen: &mut Seen) {
     let lens = input.below(32);
     let lens = Input::new(input.bytes(lens));
     let text = input.rest();
-    let mut lines = Lines::new(BufReader::with_capacity(capacity, Pieces { rest: text, lens }), max_len);
+    let mut lines =
+        Lines::new(BufReader::with_capacity(capacity, Pieces { rest: text, lens }), max_len);
     let ended = text.strip_suffix(b"\n").unwrap_or(text);
     let expected: Vec<_> = match text {
         [] => Vec::new(),

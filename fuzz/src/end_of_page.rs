@@ -291,7 +291,10 @@ impl Chain {
                         (Some(page), Err(fault)) => {
                             let lie = page.lie.expect("an honest page was refused");
                             assert!(deserves(lie, &fault), "{fault} for the word {lie}");
-                            assert_eq!((self.receiver.poll(), self.place()), (Err(fault.clone()), place));
+                            assert_eq!(
+                                (self.receiver.poll(), self.place()),
+                                (Err(fault.clone()), place)
+                            );
                             self.seen.fault(&fault);
                             self.is_over = true;
                             return;

@@ -15,11 +15,13 @@ pub mod handshake;
 pub mod input;
 pub mod lies;
 pub mod live_bus;
+pub mod live_page;
 pub mod packets;
 pub mod page_bytes;
 pub mod page_mutate;
 #[cfg(feature = "cli")]
 pub mod program;
+pub mod scribbled;
 pub mod seeds;
 pub mod seen;
 pub mod world;

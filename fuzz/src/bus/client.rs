@@ -7,7 +7,6 @@ use super::ledger::Ledger;
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender, Start};
 use llmp::control::Control;
 use llmp::endpoint::{Endpoint, Wanted};
-use llmp::layout::cursor_offset;
 use llmp::memory::{Memory, Region};
 use llmp::{ClientId, Limits};
 use std::collections::VecDeque;
@@ -25,13 +24,6 @@ pub enum News<M> {
     Forget(u32),
 }
 
-/// A control region, which is no longer than its only cursor needs.
-pub fn control_region() -> Region {
-    let region = Region::heap(cursor_offset(1));
-    Control::create(region.clone(), 1);
-    region
-}
-
 pub struct Client<M: Memory> {
     pub id: ClientId,
     pub lies: bool,
@@ -45,6 +37,8 @@ pub struct Client<M: Memory> {
     pub outbox: VecDeque<Mail>,
     /// What a liar keeps back.
     pub held: Vec<Mail>,
+    /// Whether the broker has been sent anything of it.
+    pub has_begun: bool,
     run: Vec<Sent>,
     /// What it sleeps for.
     pub asleep: Option<Wanted>,
@@ -81,6 +75,7 @@ impl<M: Memory> Client<M> {
             inbox: VecDeque::new(),
             outbox: VecDeque::new(),
             held: Vec::new(),
+            has_begun: false,
             run: Vec::new(),
             asleep: None,
         };

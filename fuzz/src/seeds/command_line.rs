@@ -115,10 +115,27 @@ pub fn seeds() -> Seeds {
     .collect();
     let no_text = [0, 255, 3, 0xff, 0xfe, b'/'];
     seeds.push(("no_text".to_owned(), no_text.to_vec()));
-    for (i, value) in
-        ["65536", "+64KiB", "3MiB", "017179869183GiB", "17179869184GiB", "1B", "KiB", "1KB", "0,1000", "1, 2", "0.5", "-0", "1e-9", "1e19", "inf", "/", "\u{e9}"]
-            .iter()
-            .enumerate()
+    for (i, value) in [
+        "65536",
+        "+64KiB",
+        "3MiB",
+        "017179869183GiB",
+        "17179869184GiB",
+        "1B",
+        "KiB",
+        "1KB",
+        "0,1000",
+        "1, 2",
+        "0.5",
+        "-0",
+        "1e-9",
+        "1e19",
+        "inf",
+        "/",
+        "\u{e9}",
+    ]
+    .iter()
+    .enumerate()
     {
         seeds.push((format!("value_{i}"), Seed::default().byte(1).bytes(value.as_bytes()).0));
     }
