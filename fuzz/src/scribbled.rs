@@ -67,22 +67,27 @@ impl Scribbled {
 }
 
 impl Shared {
-    /// Some rounds over everything that there is to lie about.
+    /// Shows every lie for a while, then the truth for a while, some times.
     fn scribble(&self) {
         let regions = self.regions.lock().expect("nobody panics with it").clone();
         let lies = self.lies.lock().expect("nobody panics with it").clone();
-        for _ in 0..16 {
+        let mut honest = Vec::new();
+        for _ in 0..4 {
             for lie in &lies {
                 for (_, region) in regions.iter().filter(|(number, _)| *number == lie.region) {
                     for at in (lie.from..lie.to.min(region.region_len())).step_by(WORD) {
                         let word = region.load(at, Site::CommitRead);
                         region.store(at, lie.change(word), Site::CommitFill);
-                        region.store(at, word, Site::CommitFill);
+                        honest.push((region, at, word));
                     }
                 }
             }
+            std::thread::yield_now();
+            for (region, at, word) in honest.drain(..).rev() {
+                region.store(at, word, Site::CommitFill);
+            }
+            std::thread::yield_now();
         }
-        std::thread::yield_now();
     }
 }
 
@@ -117,6 +122,8 @@ impl View for Scribbled {
     }
 
     fn accesses(&self) -> u64 {
+        // Asked at every step: so that the other thread comes in between.
+        std::thread::yield_now();
         0
     }
 }
