@@ -359,7 +359,9 @@ impl<W: World> Bus<W> {
                 // One that lied and left has no mailboxes any more.
                 assert!(i.is_none_or(|i| self.clients[i].lies), "{fault} of an honest client");
                 self.seen.fault(&fault);
-                self.seen.mark("expelled");
+                let name = format!("{fault:?}");
+                let name = name.split([' ', '(']).next().unwrap_or_default();
+                self.seen.mark(&format!("expelled for {name}"));
             }
         }
         if let Some(i) = i {

@@ -100,7 +100,10 @@ fn canary() {
     for site in ordering_sites() {
         let run = Command::new(&this).arg(format!("{site:?}")).output().expect("it runs again");
         let said = String::from_utf8_lossy(&run.stderr);
-        assert!(said.contains("ThreadSanitizer: data race"), "{site:?} as Relaxed: no race is seen");
+        assert!(
+            said.contains("ThreadSanitizer: data race"),
+            "{site:?} as Relaxed: no race is seen"
+        );
         println!("{site:?} as Relaxed: a race is seen");
     }
 }

@@ -165,6 +165,37 @@ pub fn live_bus() -> Seeds {
                 .rounds(9)
                 .repeat(9, |seed| seed.turns().says(WITNESS, 300, 1)),
         ),
+        // Nothing is published that would ring everybody anyway.
+        named(
+            "room_by_what_was_dropped",
+            bus(Seed::default(), DROPS)
+                .repeat(12, |seed| seed.says(HONEST, 300, 2))
+                .delivers(HONEST, 3)
+                .sleeps(HONEST, 2, 300)
+                .turns(),
+        ),
+        named(
+            "room_for_one_who_only_sends",
+            honest()
+                .comes(1, 0)
+                .repeat(12, |seed| seed.says(3, 300, 0))
+                .delivers(3, 3)
+                .sleeps(3, 2, 300)
+                .turns()
+                .turns(),
+        ),
+        named(
+            "more_than_its_share",
+            // One message a turn.
+            Seed::default()
+                .byte(1)
+                .byte(0)
+                .half(1500)
+                .byte(NO_HOOK)
+                .repeat(60, |seed| seed.says(HONEST, 0, 0))
+                .repeat(2, |seed| seed.delivers(HONEST, 3))
+                .repeat(9, Seed::turns),
+        ),
         // The liar never reads and says nothing of its cursor: everybody waits for it.
         named(
             "nobody_hears",
@@ -177,6 +208,12 @@ pub fn live_bus() -> Seeds {
         ),
         named("dies_untaken", honest().repeat(9, |seed| seed.says(LIAR, 200, 0)).leaves(LIAR)),
     ];
+    // A message grows between two reads, whichever these are.
+    for first in 46..62 {
+        let seed = honest().says(LIAR, 30, 0).says(LIAR, 30, 0);
+        let seed = seed.lies(0, PAGE_HEADER, first, u16::MAX, 2, 200).rounds(2);
+        seeds.push(named(&format!("grows_after_{first}"), seed));
+    }
     for (name, region, offset, change, by) in LIES {
         for first in [0, 30, 200, 500] {
             let seed = honest().lies(region, offset, first, u16::MAX, change, by);
