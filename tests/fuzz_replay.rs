@@ -1,6 +1,7 @@
 //! The fuzzers' oracles without a fuzzer: every seed, and everything that a fuzzer ever found.
 //!
-//! `LLMP_WRITE_SEEDS=1 cargo test --test fuzz_replay` writes the seeds anew.
+//! `LLMP_WRITE_SEEDS=1 cargo test --test fuzz_replay` writes the seeds anew. With `LLMP_CORPUS=1`
+//! what a fuzzer has grown in `fuzz/corpus` is replayed, too: to measure what all of it covers.
 
 #[path = "../fuzz/src/lib.rs"]
 mod oracle;
@@ -71,7 +72,10 @@ fn every_oracle_holds_for_every_seed_and_former_finding_and_gets_everywhere() {
     for (target, run) in &mut targets {
         let seeds = files(&fuzz().join("seeds").join(&target));
         assert!(!seeds.is_empty(), "{target} has no seed");
-        for path in seeds.into_iter().chain(files(&fuzz().join("regressions").join(&target))) {
+        let findings = files(&fuzz().join("regressions").join(&target));
+        let grown = std::env::var_os("LLMP_CORPUS").map(|_| fuzz().join("corpus").join(&target));
+        let grown = grown.map_or(Vec::new(), |directory| files(&directory));
+        for path in seeds.into_iter().chain(findings).chain(grown) {
             // Shown if the test fails.
             println!("{}", path.display());
             let reached = run(&std::fs::read(path).unwrap());

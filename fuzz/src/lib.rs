@@ -20,7 +20,7 @@ pub mod packets;
 pub mod page_bytes;
 pub mod page_mutate;
 #[cfg(feature = "cli")]
-pub mod program;
+mod program;
 pub mod scribbled;
 pub mod seeds;
 pub mod seen;

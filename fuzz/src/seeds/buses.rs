@@ -199,7 +199,14 @@ pub fn live_bus() -> Seeds {
         // The liar never reads and says nothing of its cursor: everybody waits for it.
         named(
             "nobody_hears",
-            honest().repeat(20, |seed| seed.says(HONEST, 350, 0).turns().turns()),
+            honest()
+                .repeat(20, |seed| seed.says(HONEST, 350, 0).turns().turns())
+                .rounds(1)
+                .repeat(9, |seed| seed.says(WITNESS, 350, 0).turns().parks()),
+        ),
+        named(
+            "work_before_sleep",
+            honest().delivers(HONEST, 1).says(HONEST, 9, 0).parks().turns().hears(WITNESS, 3),
         ),
         named("aborts", honest().appends(HONEST, 300, 0).appends(HONEST, 300, 0).does(3, HONEST)),
         named(
