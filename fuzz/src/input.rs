@@ -21,6 +21,7 @@ impl<'a> Input<'a> {
     }
 
     /// All that is left.
+    #[cfg(feature = "cli")]
     pub fn rest(&mut self) -> &'a [u8] {
         self.bytes(usize::MAX)
     }
