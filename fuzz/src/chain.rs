@@ -43,11 +43,18 @@ impl Sent {
     }
 }
 
+/// The receiver's own control region, instead of a page's id.
+pub const OWN: u32 = u32::MAX;
+
 /// How the receiver sees the sender's pages.
 pub trait View {
     type Memory: Memory;
     /// The page with this id as it is seen.
     fn see(&self, id: u32, page: Region) -> Self::Memory;
+    /// A region of so many bytes.
+    fn make(&self, len: usize) -> Region {
+        Region::heap(len)
+    }
     /// Whether anything but the truth was shown yet.
     fn is_tampered(&self) -> bool;
     /// Words that were read until now, if they are counted.
@@ -71,13 +78,13 @@ pub struct Chain<V: View> {
 
 impl<V: View> Chain<V> {
     pub fn new(view: V, limits: Limits) -> Self {
-        let first = Region::heap(PAGE_LEN);
+        let first = view.make(limits.page_len());
         let mut sender = Sender::new(3, limits, first.clone());
         let control = Region::heap(control_len(1));
         sender.admit(RECEIVER, Control::create(control.clone(), 1), 0);
         // The page was sent with the handshake.
         sender.told(RECEIVER);
-        let control = Control::create(view.see(u32::MAX, control), 1);
+        let control = Control::create(view.see(OWN, control), 1);
         let receiver = Receiver::from_beginning(limits, 3, view.see(0, first), control, 0);
         let mut seen = Seen::default();
         let (receiver, is_over) = match receiver {
@@ -87,8 +94,8 @@ impl<V: View> Chain<V> {
                 seen.fault(&fault);
                 let (spare, control) = (Region::heap(PAGE_LEN), Region::heap(control_len(1)));
                 let _ = Sender::new(0, limits, spare.clone());
-                let spare = view.see(u32::MAX, spare);
-                let control = Control::create(view.see(u32::MAX, control), 1);
+                let spare = view.see(OWN, spare);
+                let control = Control::create(view.see(OWN, control), 1);
                 let receiver = Receiver::from_beginning(limits, 0, spare, control, 0);
                 (receiver.expect("an honest page"), true)
             }
@@ -150,7 +157,7 @@ impl<V: View> Chain<V> {
                     return self.seen.mark("too long");
                 }
                 Err(Refused::Blocked(Blocked::NeedPage(len))) => {
-                    self.sender.add_page(Region::heap(len));
+                    self.sender.add_page(self.view.make(len));
                 }
                 Err(Refused::Blocked(Blocked::Announce)) => self.tell(),
                 Err(Refused::Blocked(Blocked::Full)) => {

@@ -20,6 +20,12 @@ impl<'a> Input<'a> {
         self.0.bytes(len.min(self.0.len())).unwrap_or_default()
     }
 
+    /// All that is left.
+    #[cfg(feature = "cli")]
+    pub fn rest(&mut self) -> &'a [u8] {
+        self.bytes(usize::MAX)
+    }
+
     pub fn byte(&mut self) -> u8 {
         self.0.arbitrary().unwrap_or_default()
     }

@@ -4,14 +4,24 @@
 //! above includes this file in a test, which replays the seeds and all former findings without a
 //! fuzzer.
 
+pub mod bus;
 pub mod chain;
+#[cfg(feature = "cli")]
+pub mod command_line;
 pub mod control_region;
 pub mod descriptors;
+pub mod end_of_page;
 pub mod handshake;
 pub mod input;
 pub mod lies;
+pub mod live_bus;
+pub mod live_page;
 pub mod packets;
 pub mod page_bytes;
 pub mod page_mutate;
+#[cfg(feature = "cli")]
+mod program;
+pub mod scribbled;
 pub mod seeds;
 pub mod seen;
+pub mod world;

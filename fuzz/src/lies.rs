@@ -15,10 +15,10 @@ pub struct Script {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Lie {
-    region: usize,
-    from: usize,
-    to: usize,
+pub struct Lie {
+    pub region: usize,
+    pub from: usize,
+    pub to: usize,
     first_access: u64,
     accesses: u64,
     change: Change,
@@ -31,21 +31,36 @@ enum Change {
     Add(u64),
 }
 
-impl Script {
+impl Lie {
     /// Three halves and four bytes, then a word.
-    pub fn add(&mut self, input: &mut Input) {
-        let (region, offset, words) = (input.below(4), input.half(), input.byte());
+    pub fn arbitrary(input: &mut Input) -> Lie {
+        let (region, offset, words) = (input.below(8), input.half(), input.byte());
         let (first, accesses) = (input.half(), input.half());
         let (change, value) = (input.below(3), input.word());
         let from = offset as usize % 512 * 8;
-        self.lies.push(Lie {
+        Lie {
             region,
             from,
             to: from + 8 * (words as usize + 1),
             first_access: first.into(),
             accesses: accesses.into(),
             change: [Change::Flip(value), Change::Set(value), Change::Add(value)][change],
-        });
+        }
+    }
+
+    /// What is shown, or written, instead of a word.
+    pub fn change(&self, word: u64) -> u64 {
+        match self.change {
+            Change::Flip(bits) => word ^ bits,
+            Change::Set(value) => value,
+            Change::Add(value) => word.wrapping_add(value),
+        }
+    }
+}
+
+impl Script {
+    pub fn add(&mut self, input: &mut Input) {
+        self.lies.push(Lie::arbitrary(input));
     }
 }
 
@@ -67,11 +82,8 @@ impl Mischief for Liar {
                 && now >= lie.first_access
                 && now - lie.first_access <= lie.accesses
         };
-        let seen = script.lies.iter().filter(is_told).fold(honest, |word, lie| match lie.change {
-            Change::Flip(bits) => word ^ bits,
-            Change::Set(value) => value,
-            Change::Add(value) => word.wrapping_add(value),
-        });
+        let told = script.lies.iter().filter(is_told);
+        let seen = told.fold(honest, |word, lie| lie.change(word));
         script.tampered |= seen != honest;
         seen
     }

@@ -1,7 +1,9 @@
 //! Inputs to begin with, one for each interesting state. `tests/fuzz_replay.rs` writes them to
 //! `fuzz/seeds` and sees to it that they stay what is made here.
 
+mod buses;
 mod chains;
+pub mod command_line;
 mod controls;
 mod handshakes;
 mod pages;
@@ -12,12 +14,16 @@ use super::input::Seed;
 pub type Seeds = Vec<(String, Vec<u8>)>;
 
 /// All targets with their seeds.
-pub fn all() -> [(&'static str, Seeds); 4] {
+pub fn all() -> [(&'static str, Seeds); 8] {
     [
         ("page_bytes", pages::seeds()),
         ("page_mutate", chains::seeds()),
         ("control_region", controls::seeds()),
         ("handshake", handshakes::seeds()),
+        ("live_bus", buses::live_bus()),
+        ("live_page", buses::live_page()),
+        ("end_of_page", buses::end_of_page()),
+        ("command_line", command_line::seeds()),
     ]
 }
 

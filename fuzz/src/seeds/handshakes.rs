@@ -56,6 +56,19 @@ impl Seed {
     }
 }
 
+/// A welcome of that version.
+fn welcome(version: u8) -> [u8; 48] {
+    let mut bytes = [0; 48];
+    (bytes[0], bytes[4]) = (3, version);
+    bytes
+}
+
+/// A broker of these limits: page, message, budget.
+fn limited(limits: [u64; 3]) -> Seed {
+    let seed = session(BROKER).byte(WELCOME).byte(0).byte(1);
+    limits.into_iter().fold(seed, Seed::word).control()
+}
+
 pub fn seeds() -> Seeds {
     let client = || session(CLIENT).hello(SEND | RECEIVE);
     let broker = || session(BROKER).welcome();
@@ -84,6 +97,12 @@ pub fn seeds() -> Seeds {
         ("broker_ends", broker().page(0).start(0, first).packet(BYE, 0)),
         ("broker_expels", broker().page(0).start(0, first).packet(BYE, 1)),
         ("broker_ends_early", broker().packet(BYE, 0)),
+        ("broker_expels_early", broker().packet(BYE, 1)),
+        ("broker_counts_early", broker().packet(CENSUS, 2).page(0).start(0, first)),
+        ("broker_greets_early", broker().hello(SEND)),
+        ("broker_of_another_version", session(BROKER).raw(&welcome(9))),
+        ("broker_of_endless_messages", limited([4096, 1 << 32, u64::MAX])),
+        ("broker_of_no_budget", limited([4096, 1000, 0])),
         ("broker_refuses", session(BROKER).packet(REFUSED, 1)),
         ("broker_starts_nowhere", broker().page(0).start(1, first)),
         ("broker_starts_in_the_header", broker().page(0).start(0, 0)),
@@ -141,7 +160,21 @@ pub fn seeds() -> Seeds {
         seeds.push((format!("three_descriptors_{kind}"), client().byte(JOIN).bytes(&three).0));
     }
     // As inputs of the decoder alone.
-    for (i, bytes) in [&[1][..], &[8; 24], &[4, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]].iter().enumerate()
+    let refusal = |reason| [4, 0, 0, 0, reason, 0, 0, 0, 0, 0, 0, 0];
+    let mut foreign_hello = [0; 20];
+    (foreign_hello[0], foreign_hello[4]) = (2, 1);
+    for (i, bytes) in [
+        &[1][..],
+        &[8; 24],
+        &refusal(2),
+        &refusal(3),
+        &refusal(4),
+        &refusal(99),
+        &[9, 0, 0, 0, 99, 0, 0, 0],
+        &foreign_hello,
+    ]
+    .iter()
+    .enumerate()
     {
         seeds.push((format!("packet_{i}"), bytes.to_vec()));
     }

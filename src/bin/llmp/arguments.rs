@@ -1,11 +1,12 @@
 //! What can be asked for on the command line.
 
-use crate::failure::Failure;
-use crate::values;
+use super::failure::Failure;
+use super::values;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use llmp::{Access, Bus};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -220,21 +221,44 @@ pub struct DemoChild {
     pub socket: PathBuf,
 }
 
-/// Reads the command line. Whatever is wrong with it is said in one line.
-pub fn parse() -> Result<Program, ExitCode> {
-    Program::try_parse().map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            let _ = error.print();
-            ExitCode::SUCCESS
+/// Why a command line names nothing to run.
+#[derive(Debug)]
+pub enum Instead {
+    /// Help or the version, as it was asked for.
+    Shown(clap::Error),
+    /// Help, since nothing was asked for.
+    Nothing(clap::Error),
+    /// Something is wrong with it.
+    Wrong(Failure),
+}
+
+impl Instead {
+    /// Says it. Returns the status to end with.
+    pub fn report(&self) -> ExitCode {
+        match self {
+            Instead::Shown(help) => {
+                let _ = help.print();
+                ExitCode::SUCCESS
+            }
+            Instead::Nothing(help) => {
+                let _ = help.print();
+                Failure::silent(2).report()
+            }
+            Instead::Wrong(failure) => failure.report(),
         }
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            let _ = error.print();
-            Failure::silent(2).report()
-        }
+    }
+}
+
+/// Reads the words of a command line, the program's name first. Whatever is wrong with it is said
+/// in one line.
+pub fn parse(words: &[OsString]) -> Result<Program, Instead> {
+    Program::try_parse_from(words).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Instead::Shown(error),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Instead::Nothing(error),
         _ => {
-            let command = std::env::args_os().nth(1).and_then(|word| word.into_string().ok());
+            let command = words.get(1).and_then(|word| word.to_str());
             let command = command.filter(|word| Command::has_subcommand(word));
-            Failure::usage(one_line(&error.render().to_string(), command.as_deref())).report()
+            Instead::Wrong(Failure::usage(one_line(&error.render().to_string(), command)))
         }
     })
 }

@@ -33,12 +33,17 @@ impl Failure {
         Failure { status, text: String::new() }
     }
 
+    /// What the program ends with.
+    pub fn status(&self) -> u8 {
+        self.status
+    }
+
     /// Says it on stderr, in one line.
     pub fn report(&self) -> ExitCode {
         if !self.text.is_empty() {
             say(&self.text);
         }
-        ExitCode::from(self.status)
+        ExitCode::from(self.status())
     }
 }
 

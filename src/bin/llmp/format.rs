@@ -1,6 +1,6 @@
 //! How received messages are written.
 
-use crate::arguments::Format;
+use super::arguments::Format;
 use llmp::Message;
 use serde::Serialize;
 use std::fmt::Write as _;

@@ -17,9 +17,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let program = match arguments::parse() {
+    let words: Vec<_> = std::env::args_os().collect();
+    let program = match arguments::parse(&words) {
         Ok(program) => program,
-        Err(status) => return status,
+        Err(instead) => return instead.report(),
     };
     log_to_stderr(&program);
     let result = match program.command {

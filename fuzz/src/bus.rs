@@ -1,0 +1,329 @@
+//! The broker that production runs, without its sockets, and its clients: honest ones that join,
+//! send, sleep, receive and leave, and one of whose regions any word changes at any access, or
+//! whose descriptors do not arrive as they should.
+//!
+//! The untouched part of the traffic arrives exactly: in one order, once, whatever the liar does
+//! [P1 P2 P3]. The liar is expelled with a typed fault or is harmless (P12), the broadcast chain
+//! keeps to its budget (P6), nobody sleeps on something that is there (P10), and the broker comes
+//! to an end in a bounded number of steps.
+
+mod broker;
+mod client;
+mod hooking;
+mod ledger;
+mod mail;
+
+use super::chain::{PAGE_LEN, Sent, limits};
+use super::input::Input;
+use super::seen::Seen;
+use super::world::{CONTROL, World};
+use client::{Birth, Client};
+use hooking::Hooking;
+use ledger::Ledger;
+use llmp::broker::core::{Core, TurnBudget};
+use llmp::chain::Notice;
+use llmp::control::Control;
+use llmp::endpoint::Wanted;
+use llmp::layout::cursor_offset;
+use llmp::memory::Region;
+use llmp::wire::Roles;
+use llmp::{Limits, Message};
+
+/// Clients at one time.
+const CLIENTS: usize = 5;
+
+/// What the liar may lie about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lies {
+    /// The words of its regions.
+    Words,
+    /// Its pages' descriptors.
+    Mail,
+}
+
+pub struct Bus<W: World> {
+    world: W,
+    lies: Lies,
+    limits: Limits,
+    budget: TurnBudget,
+    hooking: Hooking,
+    core: Core<W::Memory>,
+    is_asleep: bool,
+    /// 0 is there from the beginning to the end, so that it sees everything.
+    clients: Vec<Client<W::Memory>>,
+    ledger: Ledger,
+    /// Whether a descriptor was anything but what it should be.
+    mail_tampered: bool,
+    number: usize,
+    pub seen: Seen,
+}
+
+impl<W: World> Bus<W> {
+    pub fn new(world: W, lies: Lies, input: &mut Input) -> Self {
+        let limits = limits(input);
+        let control = world.honest(Region::heap(cursor_offset(CLIENTS)));
+        let first = world.honest(Region::heap(PAGE_LEN));
+        let mut core = Core::new(limits, control, CLIENTS, first);
+        let budget =
+            TurnBudget { messages: 1 + input.below(16), bytes: 1 + input.half() as usize % 2000 };
+        core.set_turn_budget(budget);
+        let kinds = [Hooking::None, Hooking::Forward, Hooking::Replace, Hooking::Drop];
+        let hooking = kinds[input.below(4)];
+        if hooking != Hooking::None {
+            core.set_hook(Box::new(move |message: &Message<'_>| {
+                hooking.verdict(message.flags, message.payload)
+            }));
+        }
+        let (clients, ledger, seen) = (Vec::new(), Ledger::default(), Seen::default());
+        let (is_asleep, mail_tampered) = (false, false);
+        let mut bus = Bus {
+            world,
+            lies,
+            limits,
+            budget,
+            hooking,
+            core,
+            is_asleep,
+            clients,
+            ledger,
+            mail_tampered,
+            number: 0,
+            seen,
+        };
+        for lies in [false, false, true] {
+            bus.join(lies, Roles::SEND.and(Roles::RECEIVE));
+        }
+        bus
+    }
+
+    /// Does everything that the input says, then lets everybody come to an end.
+    pub fn run(mut self, input: &mut Input) -> Seen {
+        while !input.is_over() {
+            self.step(input);
+            self.look();
+        }
+        self.end()
+    }
+
+    fn step(&mut self, input: &mut Input) {
+        let (kind, i) = (input.below(16), input.below(CLIENTS));
+        if kind < 4
+            && let Some(client) = self.clients.get_mut(i)
+        {
+            // Who does something is awake.
+            client.awake();
+        }
+        match kind {
+            0 | 1 => {
+                let sent = Sent::arbitrary(input, self.number);
+                self.number += 1;
+                if let Some(client) = self.clients.get_mut(i) {
+                    client.append(&self.world, sent, &mut self.seen);
+                }
+                if kind == 0 {
+                    self.publish(i);
+                }
+            }
+            2 => self.publish(i),
+            3 => {
+                if let Some(client) = self.clients.get_mut(i) {
+                    client.abort();
+                }
+            }
+            4 => drop(self.turn(input)),
+            5 => drop(self.receive(i, 1 + input.below(8))),
+            6 => self.sleep(i, input),
+            7 => self.park(),
+            8 if self.clients.len() < CLIENTS => {
+                let roles = [Roles::SEND.and(Roles::RECEIVE), Roles::SEND][input.below(2)];
+                self.join(input.below(2) == 1, roles);
+            }
+            9 if i > 0 && i < self.clients.len() => self.leave(i),
+            10 if self.lies == Lies::Words => self.world.lie(input),
+            10 => self.lie_in_mail(input),
+            11 => self.deliver(i, 1 + input.below(3)),
+            _ => {
+                // One round of everything, so that short inputs get far. Pages but the first are
+                // fetched when they are named.
+                for i in 0..self.clients.len() {
+                    if self.clients.get(i).is_some_and(|client| !client.has_begun) {
+                        self.deliver(i, 1);
+                    }
+                }
+                self.turn(input);
+                for i in 0..self.clients.len() {
+                    self.receive(i, usize::MAX);
+                }
+            }
+        }
+    }
+
+    fn is_tampered(&self) -> bool {
+        self.mail_tampered || self.world.is_tampered()
+    }
+
+    fn join(&mut self, lies: bool, roles: Roles) {
+        if lies && self.clients.iter().any(|client| client.lies) {
+            return;
+        }
+        // Who has left but is not removed yet still has a cursor.
+        let Some(reserved) = self.core.reserve(roles) else { return };
+        let (id, cursor) = (reserved.client, reserved.cursor);
+        // No longer than its only cursor needs.
+        let region = Region::heap(cursor_offset(1));
+        let own = Control::create(self.world.honest(region.clone()), 1);
+        let seen_by_broker = match lies {
+            true => self.world.see(CONTROL, region),
+            false => self.world.honest(region),
+        };
+        self.wake();
+        let start = match self.core.join(id, seen_by_broker) {
+            Ok(start) => start,
+            Err(fault) => {
+                assert!(lies && self.is_tampered(), "{fault}");
+                self.core.expel(id, Some(fault));
+                return self.act(&mut Input::new(&[]));
+            }
+        };
+        let mut pages = Vec::new();
+        while let Some(Notice::Page(page)) = self.core.notice(id) {
+            pages.push((page, self.core.page(page).expect("a page in the pool").clone()));
+            self.core.told(id);
+        }
+        let peer = Control::check(self.core.control().clone(), cursor).expect("the broker's own");
+        let start = roles.has(Roles::RECEIVE).then_some(start);
+        if start.is_some_and(|start| start.message > 0) {
+            self.seen.mark("joined late");
+        }
+        self.ledger.joined(id, lies);
+        let birth = Birth { id, lies, own, peer, cursor, pages, start };
+        self.clients.push(Client::new(&self.world, self.limits, birth));
+    }
+
+    fn publish(&mut self, i: usize) {
+        let Some(client) = self.clients.get_mut(i) else { return };
+        let hooking = self.hooking;
+        let must_ring = client.publish(&mut self.ledger, |sent| hooking.passes(sent));
+        self.rung(must_ring);
+    }
+
+    /// A client rings the broker if it has to.
+    fn rung(&mut self, must_ring: bool) {
+        if must_ring && self.is_asleep {
+            self.seen.mark("broker slept and was rung");
+        }
+        if must_ring {
+            self.wake();
+        }
+    }
+
+    fn wake(&mut self) {
+        self.is_asleep = false;
+        self.core.unpark();
+    }
+
+    /// Takes up to so many steps with a client. Returns whether it did anything.
+    fn receive(&mut self, i: usize, steps: usize) -> bool {
+        self.note_tampering();
+        let Some(client) = self.clients.get_mut(i) else { return false };
+        client.awake();
+        client.hear();
+        let (worked, must_ring) = client.receive(&mut self.ledger, steps);
+        let must_ring = must_ring | client.endpoint.give_up();
+        self.rung(must_ring);
+        worked || must_ring
+    }
+
+    fn sleep(&mut self, i: usize, input: &mut Input) {
+        let wanted = input.byte();
+        let room = (wanted & 2 != 0).then(|| input.half() as usize % 450);
+        let wanted = Wanted { message: wanted & 1 != 0, room, taken: wanted & 4 != 0 };
+        let Some(client) = self.clients.get_mut(i) else { return };
+        client.hear();
+        let (may_sleep, must_ring) = client.endpoint.park(wanted);
+        client.asleep = may_sleep.then_some(wanted);
+        if !may_sleep {
+            client.endpoint.unpark();
+        }
+        self.rung(must_ring);
+    }
+
+    fn park(&mut self) {
+        self.is_asleep = self.core.park();
+        if !self.is_asleep {
+            self.wake();
+        }
+    }
+
+    /// Everything that the client has sent is taken in, then it has gone.
+    fn leave(&mut self, i: usize) {
+        let id = self.clients[i].id;
+        self.deliver(i, usize::MAX);
+        // It may have been expelled for it.
+        if self.clients.get(i).is_some_and(|client| client.id == id) {
+            self.clients.remove(i);
+            self.core.hung_up(id);
+            self.wake();
+            self.seen.mark("left");
+        }
+    }
+
+    fn note_tampering(&mut self) {
+        if self.is_tampered() {
+            self.ledger.tampered();
+        }
+    }
+
+    /// What must hold at any time.
+    fn look(&mut self) {
+        self.note_tampering();
+        let stats = self.core.stats();
+        assert!(stats.page_bytes_peak <= self.limits.budget() as u64, "beyond the budget");
+        for client in &mut self.clients {
+            let honest = client.asleep.filter(|_| !client.lies);
+            let sleeps_on = honest.is_some_and(|wanted| client.endpoint.has(wanted));
+            assert!(!sleeps_on, "client {} sleeps, and what it waits for is there", client.id);
+        }
+    }
+
+    /// The liar goes, and everybody else receives what there is.
+    fn end(mut self) -> Seen {
+        (0..self.clients.len()).for_each(|i| self.publish(i));
+        if let Some(i) = self.clients.iter().position(|client| client.lies) {
+            if self.is_tampered() {
+                self.seen.mark("harmless");
+            }
+            self.leave(i);
+        }
+        self.rounds();
+        self.note_tampering();
+        self.ledger.check();
+        assert_eq!(self.core.clients(), self.clients.len(), "somebody who has left is still there");
+        if self.core.stats().reuses > 0 {
+            self.seen.mark("broadcast page reused");
+        }
+        self.seen
+    }
+
+    /// Until nobody has anything to do. [P9]
+    fn rounds(&mut self) {
+        let mut nothing = Input::new(&[]);
+        // A dead chain holds no more than its pages, the living no more than their budgets.
+        for _ in 0..CLIENTS * self.limits.budget() + 1000 {
+            let mut worked = self.turn(&mut nothing);
+            for i in 0..self.clients.len() {
+                // Whoever was expelled meanwhile is not there any more.
+                worked |= self.clients.get(i).is_some_and(|client| !client.outbox.is_empty());
+                self.deliver(i, usize::MAX);
+                worked |= self.receive(i, usize::MAX);
+            }
+            if !worked {
+                self.park();
+                if self.is_asleep {
+                    return;
+                }
+            }
+        }
+        panic!("the bus does not come to an end");
+    }
+}

@@ -1,0 +1,142 @@
+//! What a broker's sockets do in production: packets in, the core's turns and its actions out.
+
+use super::super::chain::MAX_MESSAGE_LEN;
+use super::super::input::Input;
+use super::super::world::{CONTROL, World};
+use super::client::{Mail, News};
+use super::{Bus, CLIENTS};
+use llmp::broker::core::Action;
+use llmp::chain::{Blocked, Notice};
+use llmp::layout::WORD;
+use llmp::memory::Region;
+use llmp::{ClientId, Fault};
+
+impl<W: World> Bus<W> {
+    /// One turn of the broker, if it is awake. Returns whether it did anything.
+    pub(super) fn turn(&mut self, input: &mut Input) -> bool {
+        if self.is_asleep {
+            return false;
+        }
+        let (links, accesses) = (self.core.clients(), self.world.accesses());
+        let turn = self.core.turn();
+        assert!(turn.taken <= links * self.budget.messages, "more than its share");
+        // Two header words, two of the origin (again if there is no room), the payload in pieces;
+        // cursors when a page turns; and at the end of the turn who sleeps.
+        let per_message = 8 + MAX_MESSAGE_LEN.div_ceil(WORD) + 2 * CLIENTS;
+        let most = (links * (self.budget.messages + 3) * per_message) as u64;
+        let accesses = self.world.accesses() - accesses;
+        assert!(accesses <= most, "{accesses} words were read in one turn");
+        let mut worked = turn.taken > 0;
+        match turn.blocked {
+            Some(Blocked::NeedPage(len)) => {
+                self.core.add_page(self.world.honest(Region::heap(len)));
+                worked = true;
+            }
+            Some(Blocked::Full) => self.seen.mark("broadcast chain full"),
+            _ => {}
+        }
+        self.act(input);
+        self.tell() || worked
+    }
+
+    /// Does what the core has asked for.
+    pub(super) fn act(&mut self, input: &mut Input) {
+        loop {
+            let actions = self.core.take_actions();
+            if actions.is_empty() {
+                return;
+            }
+            assert!(actions.len() <= 3 * CLIENTS, "more to do than there are clients");
+            for action in actions {
+                match action {
+                    Action::Ring(id) => {
+                        if let Some(client) = self.clients.iter_mut().find(|c| c.id == id) {
+                            if client.asleep.is_some() {
+                                self.seen.mark("client slept and was rung");
+                            }
+                            client.awake();
+                        }
+                    }
+                    Action::Drain(id) => self.drain(id, input),
+                    Action::Remove(id, fault) => self.removed(id, fault),
+                }
+            }
+        }
+    }
+
+    fn drain(&mut self, id: ClientId, input: &mut Input) {
+        let Some(i) = self.clients.iter().position(|client| client.id == id) else { return };
+        if input.below(4) == 3 {
+            self.seen.mark("drained in part");
+            self.deliver(i, 1);
+            self.core.not_drained(id);
+        } else {
+            self.seen.mark("drained");
+            self.deliver(i, usize::MAX);
+            self.core.drained(id);
+        }
+    }
+
+    fn removed(&mut self, id: ClientId, fault: Option<Fault>) {
+        let i = self.clients.iter().position(|client| client.id == id);
+        match fault {
+            None => assert!(i.is_none(), "client {id} is gone without a word"),
+            Some(fault) => {
+                assert!(self.is_tampered(), "an honest client was expelled: {fault}");
+                // One that lied and left has no mailboxes any more.
+                assert!(i.is_none_or(|i| self.clients[i].lies), "{fault} of an honest client");
+                self.seen.fault(&fault);
+                let name = format!("{fault:?}");
+                let name = name.split([' ', '(']).next().unwrap_or_default();
+                self.seen.mark(&format!("expelled for {name}"));
+            }
+        }
+        if let Some(i) = i {
+            self.clients.remove(i);
+        }
+    }
+
+    /// Tells everybody about the broadcast chain's pages. Returns whether there was any news.
+    pub(super) fn tell(&mut self) -> bool {
+        let mut told = false;
+        for client in &mut self.clients {
+            while let Some(notice) = self.core.notice(client.id) {
+                client.inbox.push_back(match notice {
+                    Notice::Forget(id) => News::Forget(id),
+                    Notice::Page(id) => {
+                        let page = self.core.page(id).expect("a page in the pool").clone();
+                        News::Page { id, page }
+                    }
+                });
+                self.core.told(client.id);
+                told = true;
+            }
+        }
+        told
+    }
+
+    /// The broker takes in so much of what a client has sent it.
+    pub(super) fn deliver(&mut self, i: usize, count: usize) {
+        for _ in 0..count {
+            let Some(client) = self.clients.get_mut(i) else { return };
+            let Some(mail) = client.outbox.pop_front() else { return };
+            client.has_begun = true;
+            let (id, lies) = (client.id, client.lies);
+            let done = match mail {
+                Mail::Forget(page) => self.core.page_forgotten(id, page),
+                Mail::Page { id: page, page: region } => {
+                    let region = match lies {
+                        true => self.world.see(page.min(CONTROL - 1), region),
+                        false => self.world.honest(region),
+                    };
+                    self.core.page_arrived(id, page, region)
+                }
+            };
+            self.wake();
+            if let Err(fault) = done {
+                self.core.expel(id, Some(fault));
+                return self.act(&mut Input::new(&[]));
+            }
+        }
+    }
+}

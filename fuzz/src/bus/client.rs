@@ -1,0 +1,194 @@
+//! A client of a bus without sockets: production's endpoint, and mailboxes for its packets.
+
+use super::super::chain::{PAGE_LEN, Sent};
+use super::super::seen::Seen;
+use super::super::world::World;
+use super::ledger::Ledger;
+use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender, Start};
+use llmp::control::Control;
+use llmp::endpoint::{Endpoint, Wanted};
+use llmp::memory::{Memory, Region};
+use llmp::{ClientId, Limits};
+use std::collections::VecDeque;
+
+/// A packet to the broker.
+#[derive(Clone, Debug)]
+pub enum Mail {
+    Page { id: u32, page: Region },
+    Forget(u32),
+}
+
+/// A packet to a client.
+pub enum News<M> {
+    Page { id: u32, page: M },
+    Forget(u32),
+}
+
+pub struct Client<M: Memory> {
+    pub id: ClientId,
+    pub lies: bool,
+    pub endpoint: Endpoint<M>,
+    /// Its own pages as it hands them on.
+    regions: Vec<(u32, Region)>,
+    next_page: u32,
+    /// What is on its way to it.
+    pub inbox: VecDeque<News<M>>,
+    /// What is on its way to the broker.
+    pub outbox: VecDeque<Mail>,
+    /// What a liar keeps back.
+    pub held: Vec<Mail>,
+    /// Whether the broker has been sent anything of it.
+    pub has_begun: bool,
+    run: Vec<Sent>,
+    /// What it sleeps for.
+    pub asleep: Option<Wanted>,
+}
+
+/// What a client needs to begin.
+pub struct Birth<M> {
+    pub id: ClientId,
+    pub lies: bool,
+    /// Its own control region, and the broker's with the cursor for its chain.
+    pub own: Control<M>,
+    pub peer: Control<M>,
+    pub cursor: usize,
+    pub pages: Vec<(u32, M)>,
+    /// Where it receives, if it does.
+    pub start: Option<Start>,
+}
+
+impl<M: Memory> Client<M> {
+    pub fn new<W: World<Memory = M>>(world: &W, limits: Limits, birth: Birth<M>) -> Self {
+        let Birth { id, lies, own, peer, cursor, pages, start } = birth;
+        let first = Region::heap(PAGE_LEN);
+        let sender = Sender::new(id.0, limits, world.honest(first.clone()));
+        let inbound = start.map(|start| {
+            let inbound = Receiver::new(limits, 0, pages, start, own.clone(), 0);
+            inbound.expect("an honest start")
+        });
+        let mut client = Client {
+            id,
+            lies,
+            endpoint: Endpoint::new(own, peer, Some((sender, cursor)), inbound),
+            regions: vec![(0, first)],
+            next_page: 1,
+            inbox: VecDeque::new(),
+            outbox: VecDeque::new(),
+            held: Vec::new(),
+            has_begun: false,
+            run: Vec::new(),
+            asleep: None,
+        };
+        client.post();
+        client
+    }
+
+    /// Puts what the broker must be told about its pages into the outbox.
+    fn post(&mut self) {
+        while let Some(notice) = self.endpoint.notice() {
+            self.outbox.push_back(match notice {
+                Notice::Forget(id) => Mail::Forget(id),
+                Notice::Page(id) => {
+                    let mut regions = self.regions.iter();
+                    let region = regions.find(|(known, _)| *known == id);
+                    Mail::Page { id, page: region.expect("a page of its own").1.clone() }
+                }
+            });
+            self.endpoint.told();
+        }
+    }
+
+    /// Appends a message to its run if there is room.
+    pub fn append<W: World<Memory = M>>(&mut self, world: &W, sent: Sent, seen: &mut Seen) {
+        loop {
+            let outbound = self.endpoint.outbound_mut().expect("every client sends");
+            match outbound.append(sent.envelope, &sent.payload) {
+                Ok(()) => return self.run.push(sent),
+                Err(Refused::TooLong { len, max }) => return assert!(len > max),
+                Err(Refused::Blocked(Blocked::NeedPage(len))) => {
+                    let region = Region::heap(len);
+                    outbound.add_page(world.honest(region.clone()));
+                    self.regions.push((self.next_page, region));
+                    self.next_page += 1;
+                }
+                Err(Refused::Blocked(Blocked::Announce)) => {}
+                Err(Refused::Blocked(Blocked::Full)) => return seen.mark("own chain full"),
+            }
+            self.post();
+        }
+    }
+
+    /// Publishes its run. Returns whether the broker must be rung.
+    pub fn publish(&mut self, ledger: &mut Ledger, passes: impl Fn(&Sent) -> bool) -> bool {
+        for mut sent in self.run.drain(..) {
+            sent.envelope.sender = self.id;
+            if passes(&sent) {
+                ledger.committed(self.id, sent);
+            }
+        }
+        self.endpoint.publish()
+    }
+
+    pub fn abort(&mut self) {
+        self.run.clear();
+        self.endpoint.outbound_mut().expect("every client sends").abort();
+    }
+
+    /// Takes up to so many steps. Returns whether it did anything, and whether the broker must be
+    /// rung.
+    pub fn receive(&mut self, ledger: &mut Ledger, steps: usize) -> (bool, bool) {
+        let (mut worked, mut ring) = (false, false);
+        for _ in 0..steps {
+            let (event, must_ring) = match self.endpoint.poll() {
+                Ok(event) => event,
+                // Whose cursor lies may be read a page that has been written again.
+                Err(fault) => {
+                    assert!(self.lies, "{fault}");
+                    break;
+                }
+            };
+            ring |= must_ring;
+            let Some(inbound) = self.endpoint.inbound_mut() else { break };
+            match event {
+                Event::Empty => break,
+                Event::Turned => {}
+                Event::Message(slot) => {
+                    let mut payload = vec![0; slot.payload_len()];
+                    inbound.read(&slot, &mut payload);
+                    let envelope = inbound.envelope(&slot);
+                    let number = inbound.next_message();
+                    inbound.advance(&slot);
+                    if !self.lies {
+                        ledger.arrived(number, Sent { envelope, payload });
+                    }
+                }
+                Event::Unknown(page) => {
+                    if self.inbox.is_empty() {
+                        assert!(self.lies, "page {page} was named before it was sent");
+                        break;
+                    }
+                    self.hear();
+                }
+            }
+            worked = true;
+        }
+        (worked, ring)
+    }
+
+    pub fn awake(&mut self) {
+        self.asleep = None;
+        self.endpoint.unpark();
+    }
+
+    /// Takes in what the broker has told it.
+    pub fn hear(&mut self) {
+        let Some(inbound) = self.endpoint.inbound_mut() else { return };
+        for news in self.inbox.drain(..) {
+            let done = match news {
+                News::Page { id, page } => inbound.add_page(id, page),
+                News::Forget(id) => inbound.forget_page(id),
+            };
+            assert!(self.lies || done.is_ok(), "{done:?}");
+        }
+    }
+}

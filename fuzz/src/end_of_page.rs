@@ -1,0 +1,339 @@
+//! End-of-page messages whose pages do and do not arrive: late, never, twice, out of order, with
+//! another page's header, given up while in use, more than the budget.
+//!
+//! At the broker, beside honest clients; and at a receiver, of which every answer is predicted: a
+//! page is taken or refused for its reason, an end of page is followed, waits for its page, or is
+//! a fault (P12).
+
+use super::bus::{Bus, Lies};
+use super::chain::{MAX_MESSAGE_LEN, PAGE_LEN, Sent, limits};
+use super::input::Input;
+use super::seen::Seen;
+use super::world::Scripted;
+use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
+use llmp::control::Control;
+use llmp::layout::*;
+use llmp::memory::{Memory, Region};
+use llmp::{Fault, Limits};
+use std::collections::VecDeque;
+
+const OWNER: u32 = 3;
+const RECEIVER: u32 = 1;
+
+pub fn run(bytes: &[u8]) -> Seen {
+    let mut input = Input::new(bytes);
+    match input.below(2) {
+        0 => Bus::new(Scripted::default(), Lies::Mail, &mut input).run(&mut input),
+        _ => Chain::new(limits(&mut input)).run(&mut input),
+    }
+}
+
+/// The words of a page's header, in the order in which they are checked, and a bit of each.
+const HEADER: [(usize, u64); 7] = [
+    (0, 1 << 7),
+    (PAGE_VERSION, 1 << 3),
+    (PAGE_LENGTH, 1 << 4),
+    (PAGE_ID, 1),
+    (PAGE_ID, 1 << 32),
+    (PAGE_BASE, 1 << 5),
+    (PAGE_FIRST, 1),
+];
+
+/// Instead of a word: the page is another one.
+const ANOTHER: usize = HEADER.len();
+
+/// Whether `fault` is what a page deserves in which that word is another.
+fn deserves(word: usize, fault: &Fault) -> bool {
+    match word {
+        0 => matches!(fault, Fault::PageMagic { .. }),
+        1 => matches!(fault, Fault::PageVersion { .. }),
+        2 => matches!(fault, Fault::PageLength { .. }),
+        3 => matches!(fault, Fault::PageId { .. }),
+        4 => matches!(fault, Fault::PageOwner { .. }),
+        5 => matches!(fault, Fault::PageBase { .. }),
+        6 => matches!(fault, Fault::PageFirst { .. }),
+        // The other page may not have been written yet.
+        _ => matches!(fault, Fault::PageId { .. } | Fault::PageMagic { .. }),
+    }
+}
+
+/// A page as it arrives.
+#[derive(Clone)]
+struct Arrival {
+    id: u32,
+    page: Region,
+    /// The word of [`HEADER`] that is another than it should be, or [`ANOTHER`].
+    lie: Option<usize>,
+}
+
+#[derive(Clone)]
+enum Packet {
+    Page(Arrival),
+    Forget(u32),
+}
+
+struct Chain {
+    limits: Limits,
+    sender: Sender<Region>,
+    receiver: Receiver<Region>,
+    /// What was sent and has not arrived.
+    socket: VecDeque<Packet>,
+    /// What has arrived, as the receiver must see it.
+    pool: Vec<Arrival>,
+    current: Arrival,
+    published: Vec<Sent>,
+    next: usize,
+    /// Whether packets got lost, changed or overtook each other.
+    tampered: bool,
+    is_over: bool,
+    seen: Seen,
+}
+
+impl Chain {
+    fn new(limits: Limits) -> Self {
+        let first = Region::heap(PAGE_LEN);
+        let mut sender = Sender::new(OWNER, limits, first.clone());
+        let control = Control::create(Region::heap(cursor_offset(1)), 1);
+        sender.admit(RECEIVER, control.clone(), 0);
+        sender.told(RECEIVER);
+        let receiver = Receiver::from_beginning(limits, OWNER, first.clone(), control, 0);
+        let current = Arrival { id: 0, page: first, lie: None };
+        Chain {
+            limits,
+            sender,
+            receiver: receiver.expect("an honest page"),
+            socket: VecDeque::new(),
+            pool: vec![current.clone()],
+            current,
+            published: Vec::new(),
+            next: 0,
+            tampered: false,
+            is_over: false,
+            seen: Seen::default(),
+        }
+    }
+
+    fn run(mut self, input: &mut Input) -> Seen {
+        while !input.is_over() && !self.is_over {
+            match input.below(8) {
+                0 | 1 => self.send(input),
+                2 => self.arrive(),
+                3 => self.lie(input),
+                4 => self.read(input),
+                5 => drop(self.receiver.give_up()),
+                6 => {
+                    self.tampered = true;
+                    self.socket.rotate_left(1.min(self.socket.len()));
+                }
+                _ => {
+                    self.tampered = true;
+                    self.socket.pop_front();
+                }
+            }
+        }
+        if !self.is_over {
+            self.read(&mut Input::new(&[]));
+        }
+        assert!(self.tampered || self.is_over || self.next == self.published.len(), "lost");
+        self.seen
+    }
+
+    /// Sends a message, and whatever page it needs.
+    fn send(&mut self, input: &mut Input) {
+        let sent = Sent::arbitrary(input, self.published.len());
+        for _ in 0..4 {
+            match self.sender.send(sent.envelope, &sent.payload) {
+                Ok(()) => return self.published.push(sent),
+                Err(Refused::TooLong { .. } | Refused::Blocked(Blocked::Full)) => return,
+                Err(Refused::Blocked(Blocked::NeedPage(len))) => {
+                    self.sender.add_page(Region::heap(len));
+                }
+                Err(Refused::Blocked(Blocked::Announce)) => {}
+            }
+            while let Some(notice) = self.sender.notice(RECEIVER) {
+                self.socket.push_back(match notice {
+                    Notice::Forget(id) => Packet::Forget(id),
+                    Notice::Page(id) => {
+                        let page = self.sender.page(id).expect("a page in the pool").clone();
+                        Packet::Page(Arrival { id, page, lie: None })
+                    }
+                });
+                // The sender believes that it has arrived.
+                self.sender.told(RECEIVER);
+            }
+        }
+    }
+
+    /// The next packet arrives.
+    fn arrive(&mut self) {
+        match self.socket.pop_front() {
+            None => {}
+            Some(Packet::Page(arrival)) => self.add(arrival),
+            Some(Packet::Forget(id)) => self.forget(id),
+        }
+    }
+
+    fn add(&mut self, arrival: Arrival) {
+        let total = |pool: &[Arrival]| pool.iter().map(|a| a.page.region_len()).sum::<usize>();
+        let found = total(&self.pool) + arrival.page.region_len();
+        // While a large page is on its way, those that it replaces are still there.
+        let longest = Limits::least_budget(PAGE_LEN, MAX_MESSAGE_LEN) / 2;
+        let budget = self.limits.budget() + longest;
+        let is_known = self.pool.iter().any(|known| known.id == arrival.id);
+        let expected = match () {
+            () if is_known => Err(Fault::PageTwice { page: arrival.id }),
+            () if found > budget => Err(Fault::OverBudget { found, budget }),
+            () => Ok(()),
+        };
+        let found = self.receiver.add_page(arrival.id, arrival.page.clone());
+        if found.is_ok() {
+            self.pool.push(arrival);
+        }
+        self.is(found, expected);
+    }
+
+    fn forget(&mut self, id: u32) {
+        let at = (self.receiver.position() - self.base()) as usize;
+        let expected = match self.pool.iter().position(|known| known.id == id) {
+            _ if id == self.current.id => Err(Fault::PageInUse { page: id }),
+            None => Err(Fault::UnknownPage { page: self.current.id, at, next: id }),
+            Some(i) => {
+                self.pool.swap_remove(i);
+                Ok(())
+            }
+        };
+        let found = self.receiver.forget_page(id);
+        self.is(found, expected);
+    }
+
+    fn is(&mut self, found: Result<(), Fault>, expected: Result<(), Fault>) {
+        assert_eq!(found, expected);
+        if let Err(fault) = found {
+            self.seen.fault(&fault);
+        }
+        let pool: usize = self.pool.iter().map(|arrival| arrival.page.region_len()).sum();
+        assert_eq!(self.receiver.pages_len(), pool);
+    }
+
+    /// Something that an honest sender does not send, or not so.
+    fn lie(&mut self, input: &mut Input) {
+        let (kind, id) = (input.below(5), u32::from(input.byte() % 8));
+        self.tampered = true;
+        match (kind, self.socket.front().cloned()) {
+            (0, Some(packet)) => self.socket.push_back(packet),
+            (1, _) => self.socket.push_front(Packet::Forget(id)),
+            (2, Some(Packet::Page(arrival))) if arrival.lie.is_none() => {
+                let word = usize::from(input.byte()) % HEADER.len();
+                self.socket[0] = Packet::Page(arrival.with_a_lie(word));
+            }
+            (3, _) => {
+                let page = Region::heap(PAGE_LEN * (1 + input.below(4)));
+                // Nothing but zeroes: no magic number.
+                self.socket.push_front(Packet::Page(Arrival { id, page, lie: Some(0) }));
+            }
+            (4, Some(Packet::Page(arrival))) if arrival.lie.is_none() => {
+                let lie = (id != arrival.id).then_some(ANOTHER);
+                self.socket[0] = Packet::Page(Arrival { id, lie, ..arrival });
+            }
+            _ => {}
+        }
+    }
+
+    fn base(&self) -> u64 {
+        let [base] = self.current.page.read_words(PAGE_BASE);
+        base
+    }
+
+    /// Takes what is there, in steps of which each is foreseen.
+    fn read(&mut self, input: &mut Input) {
+        let mut is_drained = false;
+        // More than there can be slots and page turns in a chain.
+        let steps = 4 + self.limits.budget() / SLOT_HEADER;
+        for _ in 0..steps {
+            let place = (self.receiver.position(), self.receiver.next_message());
+            let at = (place.0 - self.base()) as usize;
+            let [commit, tag] = self.current.page.read_words(at);
+            let kind = high(commit).to_le_bytes()[0];
+            let found = self.receiver.poll();
+            if let Ok(event) = &found {
+                self.seen.event(event);
+            }
+            match (kind, found) {
+                (KIND_NONE, Ok(Event::Empty)) => return,
+                (KIND_MESSAGE, Ok(Event::Message(slot))) => {
+                    let mut payload = vec![0; slot.payload_len()];
+                    self.receiver.read(&slot, &mut payload);
+                    let envelope = self.receiver.envelope(&slot);
+                    assert_eq!(Sent { envelope, payload }, self.published[self.next]);
+                    self.receiver.advance(&slot);
+                    self.next += 1;
+                }
+                (KIND_EOP, found) => {
+                    let next = low(tag);
+                    let page = self.pool.iter().find(|arrival| arrival.id == next).cloned();
+                    match (page, found) {
+                        (None, Ok(Event::Unknown(named))) => {
+                            assert_eq!((named, self.place()), (next, place));
+                            if is_drained || input.below(4) == 3 {
+                                return self.give_in(next, at);
+                            }
+                            // Everything that the connection holds, then once more.
+                            while !self.socket.is_empty() {
+                                self.arrive();
+                            }
+                            is_drained = true;
+                        }
+                        (Some(page), Ok(Event::Turned)) => {
+                            assert_eq!(page.lie, None, "a lie was followed");
+                            self.current = page;
+                            is_drained = false;
+                        }
+                        (Some(page), Err(fault)) => {
+                            let lie = page.lie.expect("an honest page was refused");
+                            assert!(deserves(lie, &fault), "{fault} for the word {lie}");
+                            assert_eq!(
+                                (self.receiver.poll(), self.place()),
+                                (Err(fault.clone()), place)
+                            );
+                            self.seen.fault(&fault);
+                            self.is_over = true;
+                            return;
+                        }
+                        (page, found) => panic!("{found:?}, and the page is {}", page.is_some()),
+                    }
+                }
+                (kind, found) => panic!("{found:?} for a slot of kind {kind}"),
+            }
+        }
+        panic!("{steps} steps did not come to an end");
+    }
+
+    fn place(&self) -> (u64, u64) {
+        (self.receiver.position(), self.receiver.next_message())
+    }
+
+    /// The page did not come.
+    fn give_in(&mut self, next: u32, at: usize) {
+        let fault = self.receiver.unknown_page(next);
+        assert_eq!(fault, Fault::UnknownPage { page: self.current.id, at, next });
+        self.seen.fault(&fault);
+        self.is_over = true;
+    }
+}
+
+impl Arrival {
+    /// The same page in which one word of the header is another, in memory of its own.
+    fn with_a_lie(self, word: usize) -> Arrival {
+        let len = self.page.region_len();
+        let page = Region::heap(len);
+        let mut bytes = vec![0; len];
+        self.page.read_bytes(0, &mut bytes);
+        page.write_bytes(0, &bytes);
+        let (offset, bit) = HEADER[word];
+        let [honest] = page.read_words(offset);
+        page.write_words(offset, [honest ^ bit]);
+        // A page that was never written has no magic number.
+        let is_empty = self.page.read_words(0) == [0];
+        Arrival { page, lie: Some(if is_empty { 0 } else { word }), ..self }
+    }
+}

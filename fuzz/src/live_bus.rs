@@ -1,0 +1,11 @@
+//! A bus one of whose clients' pages, cursors and parked words are anything at any access (P12).
+
+use super::bus::{Bus, Lies};
+use super::input::Input;
+use super::seen::Seen;
+use super::world::Scripted;
+
+pub fn run(bytes: &[u8]) -> Seen {
+    let mut input = Input::new(bytes);
+    Bus::new(Scripted::default(), Lies::Words, &mut input).run(&mut input)
+}

@@ -1,0 +1,45 @@
+//! Pages, and a whole bus, into which another thread writes while they are read. (P12)
+//!
+//! Nothing is predicted but what must hold always: typed faults, payloads within their pages and
+//! limits, a bounded number of steps; and on the bus, that the honest clients' traffic arrives
+//! exactly.
+
+use super::bus::{Bus, Lies};
+use super::chain::{Chain, limits};
+use super::input::Input;
+use super::scribbled::Scribbled;
+use super::seen::Seen;
+use super::world::World;
+use llmp::Limits;
+use llmp::layout::OS_PAGE;
+
+pub fn run(bytes: &[u8]) -> Seen {
+    let mut input = Input::new(bytes);
+    let kind = input.below(3);
+    let world = Scribbled::new(kind == 1);
+    for _ in 0..1 + input.below(4) {
+        world.lie(&mut input);
+    }
+    let _scribbling = world.begin();
+    match kind {
+        0 => chain(world, limits(&mut input), &mut input, "live heap"),
+        1 => chain(world, of_the_kernel(&mut input), &mut input, "live mapping"),
+        _ => {
+            let mut seen = Bus::new(world, Lies::Words, &mut input).run(&mut input);
+            seen.mark("live bus");
+            seen
+        }
+    }
+}
+
+fn chain(world: Scribbled, limits: Limits, input: &mut Input, what: &str) -> Seen {
+    let mut chain = Chain::new(world, limits);
+    chain.run(input);
+    chain.seen.mark(what);
+    chain.seen
+}
+
+/// Limits of memory that comes in whole pages.
+fn of_the_kernel(input: &mut Input) -> Limits {
+    Limits::new(OS_PAGE, 400, OS_PAGE * (2 + input.below(3))).expect("these fit together")
+}

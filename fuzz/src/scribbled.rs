@@ -1,0 +1,139 @@
+//! Memory into which another thread writes all the time.
+//!
+//! When it writes is up to the machine, so that an input does not always do the same: what fails
+//! here may have to be run again, many times. `page_mutate` and `live_bus` are the same adversary
+//! at moments that the input says.
+
+use super::chain::{OWN, View};
+use super::input::Input;
+use super::lies::Lie;
+use super::world::World;
+use llmp::layout::WORD;
+use llmp::memory::{Foreign, Memory, Region};
+use llmp::order::Site;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread::JoinHandle;
+
+/// What is scribbled on, and how.
+#[derive(Clone)]
+pub struct Scribbled {
+    /// Whether the receiver has mappings of its own, as in another process.
+    mapped: bool,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    regions: Mutex<Vec<(usize, Region)>>,
+    lies: Mutex<Vec<Lie>>,
+    is_over: AtomicBool,
+}
+
+/// The other thread. It has ended when this has been dropped: a scope alone returns while its
+/// threads still end, and a leak checker that looks at that moment sees memory that nobody owns.
+pub struct Scribbling {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Scribbling {
+    fn drop(&mut self) {
+        // Relaxed: nothing but the flag itself is read
+        self.shared.is_over.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(ended.is_none_or(|ended| ended.is_ok()) || std::thread::panicking());
+    }
+}
+
+impl Scribbled {
+    pub fn new(mapped: bool) -> Self {
+        Scribbled { mapped, shared: Arc::default() }
+    }
+
+    /// Begins to scribble. Returns when the other thread is there.
+    pub fn begin(&self) -> Scribbling {
+        let (shared, is_there) = (self.shared.clone(), Arc::new(Barrier::new(2)));
+        let begun = is_there.clone();
+        let thread = std::thread::spawn(move || {
+            begun.wait();
+            while !shared.is_over.load(Ordering::Relaxed) {
+                shared.scribble();
+            }
+        });
+        is_there.wait();
+        Scribbling { shared: self.shared.clone(), thread: Some(thread) }
+    }
+}
+
+impl Shared {
+    /// Shows every lie for a while, then the truth for a while, some times.
+    fn scribble(&self) {
+        let regions = self.regions.lock().expect("nobody panics with it").clone();
+        let lies = self.lies.lock().expect("nobody panics with it").clone();
+        let mut honest = Vec::new();
+        for _ in 0..4 {
+            for lie in &lies {
+                for (_, region) in regions.iter().filter(|(number, _)| *number == lie.region) {
+                    for at in (lie.from..lie.to.min(region.region_len())).step_by(WORD) {
+                        let word = region.load(at, Site::CommitRead);
+                        region.store(at, lie.change(word), Site::CommitFill);
+                        honest.push((region, at, word));
+                    }
+                }
+            }
+            std::thread::yield_now();
+            for (region, at, word) in honest.drain(..).rev() {
+                region.store(at, word, Site::CommitFill);
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl View for Scribbled {
+    type Memory = Region;
+
+    fn make(&self, len: usize) -> Region {
+        match self.mapped {
+            true => Region::shared("llmp-fuzz", len).expect("the kernel has memory"),
+            false => Region::heap(len),
+        }
+    }
+
+    fn see(&self, id: u32, region: Region) -> Region {
+        if id == OWN {
+            return region;
+        }
+        let mut regions = self.shared.regions.lock().expect("nobody panics with it");
+        regions.push((id as usize, region.clone()));
+        match region.descriptor() {
+            Some(fd) => {
+                let fd = fd.try_clone_to_owned().expect("the kernel has a descriptor");
+                let len = region.region_len();
+                Foreign::new(fd).map(len, len).expect("our own region is sealed")
+            }
+            None => region,
+        }
+    }
+
+    fn is_tampered(&self) -> bool {
+        true
+    }
+
+    fn accesses(&self) -> u64 {
+        // Asked at every step: so that the other thread comes in between.
+        std::thread::yield_now();
+        0
+    }
+}
+
+impl World for Scribbled {
+    fn honest(&self, region: Region) -> Region {
+        region
+    }
+
+    fn lie(&self, input: &mut Input) {
+        self.shared.lies.lock().expect("nobody panics with it").push(Lie::arbitrary(input));
+    }
+}

@@ -1,0 +1,355 @@
+//! Buses beside a client that lies: in its words, in its descriptors, or with a thread of its own.
+
+use super::super::world::CONTROL;
+use super::{Seed, Seeds};
+use llmp::layout::*;
+
+/// The clients: two honest ones and the liar.
+const WITNESS: u8 = 0;
+const HONEST: u8 = 1;
+const LIAR: u8 = 2;
+
+/// Kinds of mischief with a packet.
+const DROP: u8 = 0;
+const HOLD: u8 = 1;
+const RELEASE: u8 = 2;
+const TWICE: u8 = 3;
+const FORGET_FIRST: u8 = 4;
+const FORGET: u8 = 5;
+const ANOTHER_PAGE: u8 = 6;
+const RENAME: u8 = 7;
+const FOREIGN: u8 = 8;
+const REVERSE: u8 = 9;
+
+/// What the hook does.
+const NO_HOOK: u8 = 0;
+const REPLACE: u8 = 2;
+const DROPS: u8 = 3;
+
+/// A bus of limits that are soon reached.
+fn bus(seed: Seed, hook: u8) -> Seed {
+    seed.byte(1).byte(7).half(1500).byte(hook)
+}
+
+/// One step: what, and by whom.
+impl Seed {
+    fn does(self, what: u8, client: u8) -> Seed {
+        self.byte(what).byte(client)
+    }
+
+    fn says(self, client: u8, len: u16, kind: u8) -> Seed {
+        self.does(0, client).half(len).byte(kind)
+    }
+
+    fn appends(self, client: u8, len: u16, kind: u8) -> Seed {
+        self.does(1, client).half(len).byte(kind)
+    }
+
+    /// A turn of the broker. The last byte is read only if it is to drain a connection.
+    fn turns(self) -> Seed {
+        self.does(4, 0)
+    }
+
+    fn hears(self, client: u8, steps: u8) -> Seed {
+        self.does(5, client).byte(steps - 1)
+    }
+
+    fn sleeps(self, client: u8, wanted: u8, room: u16) -> Seed {
+        let seed = self.does(6, client).byte(wanted);
+        if wanted & 2 == 0 { seed } else { seed.half(room) }
+    }
+
+    fn parks(self) -> Seed {
+        self.does(7, 0)
+    }
+
+    fn comes(self, send_only: u8, lies: u8) -> Seed {
+        self.does(8, 0).byte(send_only).byte(lies)
+    }
+
+    fn leaves(self, client: u8) -> Seed {
+        self.does(9, client)
+    }
+
+    /// From the `first` access on, so many accesses long.
+    fn lies(self, region: u32, offset: usize, first: u16, long: u16, change: u8, by: u64) -> Seed {
+        let seed = self.does(10, 0).byte(region as u8).half((offset / WORD) as u16).byte(0);
+        seed.half(first).half(long).byte(change).word(by)
+    }
+
+    fn mischief(self, kind: u8, id: u8) -> Seed {
+        self.does(10, 0).byte(kind).byte(id)
+    }
+
+    fn delivers(self, client: u8, packets: u8) -> Seed {
+        self.does(11, client).byte(packets - 1)
+    }
+
+    /// Everybody does what there is to do.
+    fn rounds(self, rounds: usize) -> Seed {
+        self.repeat(rounds, |seed| seed.does(12, 0))
+    }
+}
+
+/// All three send, pages turn and are written anew.
+fn traffic(seed: Seed, times: usize) -> Seed {
+    seed.repeat(times, |seed| {
+        let seed = seed.says(LIAR, 60, 1).says(WITNESS, 150, 2).says(HONEST, 90, 5);
+        seed.appends(LIAR, 33, 0).appends(LIAR, 7, 1).does(2, LIAR).rounds(2)
+    })
+}
+
+/// What the words are that a liar shows, by their names.
+const LIES: [(&str, u32, usize, u8, u64); 24] = [
+    ("commit_kind", 0, PAGE_HEADER, 0, 1 << 33),
+    ("commit_reserved", 0, PAGE_HEADER, 0, 1 << 42),
+    ("commit_extended", 0, PAGE_HEADER, 0, 1 << 40),
+    ("commit_longest", 0, PAGE_HEADER, 1, commit_word(u32::MAX, KIND_MESSAGE, 0, 0)),
+    ("commit_longer", 0, PAGE_HEADER, 2, 16),
+    ("commit_shorter", 0, PAGE_HEADER, 2, u64::MAX),
+    ("commit_vanishes", 0, PAGE_HEADER, 1, 0),
+    ("commit_end", 0, PAGE_HEADER, 1, commit_word(0, KIND_EOP, 0, 0)),
+    ("tag", 0, PAGE_HEADER + SLOT_TAG, 0, 1 << 32 | 1),
+    ("payload", 0, PAGE_HEADER + 48, 0, 1),
+    ("first_magic", 0, 0, 0, 1),
+    ("first_id", 0, PAGE_ID, 0, 1),
+    ("first_base", 0, PAGE_BASE, 1, 64),
+    ("magic", 1, 0, 0, 1),
+    ("version", 1, PAGE_VERSION, 0, 1),
+    ("length", 1, PAGE_LENGTH, 2, 16),
+    ("id", 1, PAGE_ID, 0, 1),
+    ("owner", 1, PAGE_ID, 0, 1 << 32),
+    ("base", 1, PAGE_BASE, 2, u64::MAX),
+    ("first", 1, PAGE_FIRST, 2, 1),
+    ("cursor_zero", CONTROL, CONTROL_CURSORS, 1, 0),
+    ("cursor_ahead", CONTROL, CONTROL_CURSORS, 1, u64::MAX),
+    ("cursor_back", CONTROL, CONTROL_CURSORS, 1, 1),
+    ("parked", CONTROL, CONTROL_PARKED, 2, 1),
+];
+
+pub fn live_bus() -> Seeds {
+    let honest = || bus(Seed::default(), NO_HOOK);
+    let named = |name: &str, seed: Seed| (name.to_owned(), seed.0);
+    let mut seeds = vec![
+        named("honest", traffic(honest(), 9)),
+        named("honest_behind_a_hook", traffic(bus(Seed::default(), REPLACE), 6)),
+        named(
+            "a_hook_that_drops",
+            traffic(bus(Seed::default(), DROPS), 6).says(0, 77, 0).rounds(2),
+        ),
+        named(
+            "comers_and_goers",
+            traffic(traffic(honest().comes(0, 0).rounds(1), 3).leaves(3).comes(1, 0), 2)
+                .says(3, 50, 1)
+                .leaves(3)
+                .leaves(1)
+                .comes(0, 0)
+                .rounds(3),
+        ),
+        named("a_liar_that_comes_again", traffic(traffic(honest(), 2).leaves(LIAR).comes(0, 1), 2)),
+        named(
+            "sleepers",
+            honest()
+                .rounds(2)
+                .sleeps(HONEST, 1, 0)
+                .parks()
+                .says(WITNESS, 9, 0)
+                .turns()
+                .hears(HONEST, 8),
+        ),
+        named(
+            "who_waits_for_room",
+            honest()
+                .repeat(12, |seed| seed.says(HONEST, 300, 0))
+                .sleeps(HONEST, 2, 300)
+                .rounds(9)
+                .repeat(9, |seed| seed.turns().says(WITNESS, 300, 1)),
+        ),
+        // Nothing is published that would ring everybody anyway.
+        named(
+            "room_by_what_was_dropped",
+            bus(Seed::default(), DROPS)
+                .repeat(12, |seed| seed.says(HONEST, 300, 2))
+                .delivers(HONEST, 3)
+                .sleeps(HONEST, 2, 300)
+                .turns(),
+        ),
+        named(
+            "room_for_one_who_only_sends",
+            honest()
+                .comes(1, 0)
+                .repeat(12, |seed| seed.says(3, 300, 0))
+                .delivers(3, 3)
+                .sleeps(3, 2, 300)
+                .turns()
+                .turns(),
+        ),
+        named(
+            "more_than_its_share",
+            // One message a turn.
+            Seed::default()
+                .byte(1)
+                .byte(0)
+                .half(1500)
+                .byte(NO_HOOK)
+                .repeat(60, |seed| seed.says(HONEST, 0, 0))
+                .repeat(2, |seed| seed.delivers(HONEST, 3))
+                .repeat(9, Seed::turns),
+        ),
+        // The liar never reads and says nothing of its cursor: everybody waits for it.
+        named(
+            "nobody_hears",
+            honest()
+                .repeat(20, |seed| seed.says(HONEST, 350, 0).turns().turns())
+                .rounds(1)
+                .repeat(9, |seed| seed.says(WITNESS, 350, 0).turns().parks()),
+        ),
+        named(
+            "work_before_sleep",
+            honest().delivers(HONEST, 1).says(HONEST, 9, 0).parks().turns().hears(WITNESS, 3),
+        ),
+        named("aborts", honest().appends(HONEST, 300, 0).appends(HONEST, 300, 0).does(3, HONEST)),
+        named(
+            "a_region_that_lies_from_the_start",
+            traffic(honest().leaves(LIAR).lies(CONTROL, 0, 0, u16::MAX, 0, 1).comes(0, 1), 2),
+        ),
+        named("dies_untaken", honest().repeat(9, |seed| seed.says(LIAR, 200, 0)).leaves(LIAR)),
+    ];
+    // A message grows between two reads, whichever these are.
+    for first in 46..62 {
+        let seed = honest().says(LIAR, 30, 0).says(LIAR, 30, 0);
+        let seed = seed.lies(0, PAGE_HEADER, first, u16::MAX, 2, 200).rounds(2);
+        seeds.push(named(&format!("grows_after_{first}"), seed));
+    }
+    for (name, region, offset, change, by) in LIES {
+        for first in [0, 30, 200, 500] {
+            let seed = honest().lies(region, offset, first, u16::MAX, change, by);
+            seeds.push(named(&format!("{name}_after_{first}"), traffic(seed, 5)));
+        }
+        // Only for some accesses: the next one reads the truth again.
+        let seed = bus(Seed::default(), REPLACE).lies(region, offset, 40, 3, change, by);
+        seeds.push(named(&format!("{name}_for_a_moment"), traffic(seed, 5)));
+    }
+    seeds
+}
+
+/// Mischief with the liar's packets while it sends many pages.
+fn mail() -> Seeds {
+    let honest = || bus(Seed::default().byte(0), NO_HOOK);
+    // Its first page has arrived, four more are on their way.
+    let pages = |seed: Seed| seed.delivers(LIAR, 1).repeat(5, |seed| seed.says(LIAR, 150, 0));
+    let mut seeds = vec![("honest".to_owned(), traffic(pages(honest()), 4).0)];
+    for (name, kind) in [
+        ("never", DROP),
+        ("held", HOLD),
+        ("twice", TWICE),
+        ("taken_back", FORGET_FIRST),
+        ("taken_back_later", FORGET),
+        ("empty", ANOTHER_PAGE),
+        ("renamed", RENAME),
+        ("reversed", REVERSE),
+    ] {
+        for id in 0..3 {
+            let at_once = traffic(honest().mischief(kind, id), 2);
+            seeds.push((format!("{name}_{id}_at_once"), at_once.0));
+            let later = traffic(pages(honest()).mischief(kind, id), 2).leaves(LIAR).rounds(2);
+            seeds.push((format!("{name}_{id}"), later.0));
+        }
+    }
+    for (i, name) in ["owner", "length", "id", "base", "first"].into_iter().enumerate() {
+        let foreign = |seed: Seed| seed.mischief(FOREIGN, 0).byte(i as u8).byte(1);
+        seeds.push((format!("another_{name}_at_once"), traffic(foreign(honest()), 2).0));
+        seeds.push((format!("another_{name}"), traffic(foreign(pages(honest())), 2).0));
+    }
+    // In parts, in time, and too late.
+    let late = |seed: Seed| pages(seed).mischief(HOLD, 0);
+    seeds.push(("in_time".to_owned(), late(honest()).mischief(RELEASE, 0).rounds(3).0));
+    seeds.push(("too_late".to_owned(), late(honest()).rounds(3).mischief(RELEASE, 0).rounds(2).0));
+    let drained_in_part = pages(honest()).turns().byte(3).turns().byte(3).turns().byte(3);
+    seeds.push(("in_parts".to_owned(), drained_in_part.rounds(2).0));
+    let many = (1..8).fold(honest(), |seed, id| seed.mischief(ANOTHER_PAGE, id));
+    seeds.push(("too_many".to_owned(), many.repeat(3, |seed| seed.delivers(LIAR, 3)).rounds(1).0));
+    seeds
+}
+
+/// A receiver whose every answer is foreseen.
+fn foreseen() -> Seeds {
+    let chain = || Seed::default().byte(1).byte(6);
+    let sends = |seed: Seed, times| seed.repeat(times, |seed: Seed| seed.byte(0).half(150).byte(1));
+    let arrives = |seed: Seed| seed.byte(2);
+    let reads = |seed: Seed| seed.byte(4);
+    let lie = |seed: Seed, kind: u8, id: u8| seed.byte(3).byte(kind).byte(id);
+    let named = |name: &str, seed: Seed| (name.to_owned(), seed.0);
+    let all = |times| reads(sends(chain(), times));
+    let grown = || {
+        let small =
+            chain().repeat(9, |seed| seed.byte(0).half(100).byte(0).byte(4).byte(0).byte(5));
+        small.repeat(9, |seed| {
+            let large = seed.byte(0).half(400).byte(0).byte(4).byte(0).byte(5);
+            large.byte(0).half(10).byte(0).byte(4).byte(0).byte(5)
+        })
+    };
+    let mut seeds = vec![
+        named("drained", all(3)),
+        named("before_it_is_named", reads(arrives(sends(chain(), 3)))),
+        named("gave_in", reads(sends(chain(), 3)).byte(3)),
+        named("never", reads(sends(chain(), 2).byte(7)).byte(0)),
+        named("twice", reads(lie(sends(chain(), 2), 0, 0)).byte(0)),
+        named("out_of_order", reads(sends(chain(), 4).byte(6)).byte(0)),
+        named("taken_back_in_use", arrives(lie(chain(), 1, 0))),
+        named("taken_back_before_it_came", arrives(lie(sends(chain(), 2), 1, 1))),
+        named(
+            "taken_back_before_it_was_read",
+            reads(arrives(lie(arrives(sends(chain(), 2)), 1, 1))).byte(0),
+        ),
+        named(
+            "reused",
+            reads(sends(chain(), 3))
+                .repeat(9, |seed| reads(seed.byte(5).byte(0).half(150).byte(1)).byte(0)),
+        ),
+        named("small_ones_for_a_large_one", grown()),
+        named("too_many", (1..7).fold(chain(), |seed, id| arrives(lie(seed, 3, id).byte(3)))),
+        named("nothing_written", reads(arrives(lie(chain(), 3, 1).byte(0).byte(2)))),
+        named("renamed", reads(lie(sends(chain(), 2), 4, 2)).byte(0)),
+        named("renamed_and_named", reads(lie(sends(chain(), 3), 4, 2)).byte(0)),
+    ];
+    for (i, name) in
+        ["magic", "version", "length", "id", "owner", "base", "first"].iter().enumerate()
+    {
+        let seed = lie(sends(chain(), 2), 2, 0).byte(i as u8);
+        seeds.push(named(&format!("another_{name}"), reads(arrives(seed))));
+    }
+    seeds
+}
+
+pub fn end_of_page() -> Seeds {
+    let on = |side: &str, seeds: Seeds| {
+        let side = side.to_owned();
+        seeds.into_iter().map(move |(name, bytes)| (format!("{side}_{name}"), bytes))
+    };
+    on("broker", mail()).chain(on("receiver", foreseen())).collect()
+}
+
+/// Few: what they reach is up to the machine.
+pub fn live_page() -> Seeds {
+    // One lie, of those above, all the time.
+    let lie = |kind: u8, region: u32, offset: usize, change: u8, by: u64| {
+        let seed = Seed::default().byte(kind).byte(0).byte(region as u8);
+        let seed = seed.half((offset / WORD) as u16).byte(0).half(0).half(0);
+        seed.byte(change).word(by)
+    };
+    let mut seeds = Vec::new();
+    for (name, region, offset, change, by) in LIES {
+        let bus = bus(lie(2, region, offset, change, by), NO_HOOK);
+        seeds.push((format!("bus_{name}"), traffic(bus, 3).0));
+        if region == CONTROL {
+            continue;
+        }
+        for (kind, memory) in ["heap", "mapping"].into_iter().enumerate() {
+            let chain = lie(kind as u8, region, offset, change, by).byte(0);
+            let chain = chain.repeat(40, |seed| seed.send(200, 1).read(2).give_up());
+            seeds.push((format!("{memory}_{name}"), chain.0));
+        }
+    }
+    seeds
+}

@@ -1,0 +1,119 @@
+//! The models' scenarios on the processor's own threads, over memory whose payloads are accessed
+//! plainly: for ThreadSanitizer, which then sees a race if an ordering is too weak.
+//!
+//! ```text
+//! RUSTFLAGS=-Zsanitizer=thread cargo +nightly test -Zbuild-std --no-default-features \
+//!     --target x86_64-unknown-linux-gnu --test races
+//! ```
+//!
+//! With `-- --canary` every acquire and release is weakened in turn, each in a process of its own
+//! that must report a race. Without ThreadSanitizer this is a stress test of a second.
+//!
+//! The standard library is built along, since `Arc` and libtest give false alarms without, and
+//! there is no harness, so that nothing else runs.
+
+#[path = "../scenario/bus.rs"]
+mod bus;
+#[path = "../scenario/doorbell.rs"]
+mod doorbell;
+mod memory;
+#[path = "../scenario/mod.rs"]
+mod scenario;
+
+use bus::Script;
+use doorbell::{Waiting, both_sleep};
+use llmp::order::{Access, Orders, Site};
+use memory::PlainMemory;
+use scenario::chain::{Size, batch, deliver, join_during_reuse, leave_during_reuse, limits};
+use scenario::{Runtime, mailbox};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+mailbox!(StdMailbox, std);
+
+#[derive(Clone)]
+struct Threads {
+    orders: Arc<Orders>,
+}
+
+impl Runtime for Threads {
+    type Memory = PlainMemory;
+    type Mailbox<T: Send + 'static> = StdMailbox<T>;
+
+    fn memory(&self, len: usize) -> PlainMemory {
+        PlainMemory::new(len, &self.orders)
+    }
+
+    fn mailbox<T: Send + 'static>(&self) -> StdMailbox<T> {
+        StdMailbox::default()
+    }
+
+    fn spawn<T: Send + 'static>(
+        &self,
+        thread: impl FnOnce() -> T + Send + 'static,
+    ) -> Box<dyn FnOnce() -> T> {
+        let thread = std::thread::spawn(thread);
+        Box::new(move || thread.join().unwrap())
+    }
+}
+
+const LONG: Size =
+    Size { messages_per_page: 5, pages: 4, messages: 20_000, receivers: 3, steps: 60_000 };
+const SHORT: Size = Size { messages_per_page: 2, pages: 3, messages: 40, receivers: 2, steps: 60 };
+
+/// So many runs of the short scenarios.
+const RUNS: usize = 300;
+
+fn run(orders: Orders) {
+    let threads = Threads { orders: Arc::new(orders) };
+    let timed = |name: &str, scenario: &dyn Fn()| {
+        let start = Instant::now();
+        scenario();
+        println!("{name}: {:.2} s", start.elapsed().as_secs_f64());
+    };
+    timed("three receivers", &|| deliver(&threads, LONG));
+    timed("both sleep", &|| both_sleep(&threads, limits(3, 3), 5_000, Waiting::Sleeps));
+    timed("joining", &|| (0..RUNS).for_each(|_| join_during_reuse(&threads, SHORT, 9)));
+    timed("leaving", &|| (0..RUNS).for_each(|_| leave_during_reuse(&threads, SHORT)));
+    timed("batches", &|| {
+        let size = Size { messages: 6, receivers: 1, steps: 20, ..SHORT };
+        (0..RUNS).for_each(|_| batch(&threads, size));
+    });
+    timed("a bus", &|| {
+        let stays = Script { sends: 2_000, dies_after: None, leaves: false };
+        let scripts = [stays, stays, Script { leaves: true, ..stays }];
+        let stats = bus::run(&threads, &scripts);
+        assert!(stats.reuses > 0, "no page was ever written again");
+    });
+}
+
+/// The sites that order something for ThreadSanitizer, which knows no fences.
+fn ordering_sites() -> impl Iterator<Item = Site> {
+    let sites = Site::ALL.iter().copied();
+    sites.filter(|s| s.access() != Access::Fence && s.ordering() != Ordering::Relaxed)
+}
+
+/// Every weakened ordering is a race.
+fn canary() {
+    let this = std::env::current_exe().expect("Linux says so");
+    for site in ordering_sites() {
+        let run = Command::new(&this).arg(format!("{site:?}")).output().expect("it runs again");
+        let said = String::from_utf8_lossy(&run.stderr);
+        assert!(
+            said.contains("ThreadSanitizer: data race"),
+            "{site:?} as Relaxed: no race is seen"
+        );
+        println!("{site:?} as Relaxed: a race is seen");
+    }
+}
+
+fn main() {
+    let asked = std::env::args().nth(1).unwrap_or_default();
+    if asked == "--canary" {
+        return canary();
+    }
+    let weakened = ordering_sites().find(|site| format!("{site:?}") == asked);
+    run(weakened.map_or(Orders::production(), |site| Orders::weakened(site, Ordering::Relaxed)));
+}
