@@ -12,7 +12,7 @@
 //! The standard library is built along, since `Arc` and libtest give false alarms without, and
 //! there is no harness, so that nothing else runs.
 
-#[path = "../scenario/bus.rs"]
+#[path = "../scenario/bus/mod.rs"]
 mod bus;
 #[path = "../scenario/doorbell.rs"]
 mod doorbell;
@@ -21,10 +21,13 @@ mod memory;
 mod scenario;
 
 use bus::Script;
-use doorbell::{Waiting, both_sleep};
+use doorbell::{Waiting, both_sleep, sender_sleeps};
+use llmp::memory::Lifeline;
 use llmp::order::{Access, Orders, Site};
 use memory::PlainMemory;
-use scenario::chain::{Size, batch, deliver, join_during_reuse, leave_during_reuse, limits};
+use scenario::chain::{
+    Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse, limits,
+};
 use scenario::{Runtime, mailbox};
 use std::process::Command;
 use std::sync::Arc;
@@ -75,6 +78,8 @@ fn run(orders: Orders) {
     };
     timed("three receivers", &|| deliver(&threads, LONG));
     timed("both sleep", &|| both_sleep(&threads, limits(3, 3), 5_000, Waiting::Sleeps));
+    timed("a sender sleeps", &|| (0..RUNS).for_each(|_| sender_sleeps(&threads, limits(2, 2))));
+    timed("dropped claims", &|| drop_claims(&threads, Size { receivers: 1, ..LONG }));
     timed("joining", &|| (0..RUNS).for_each(|_| join_during_reuse(&threads, SHORT, 9)));
     timed("leaving", &|| (0..RUNS).for_each(|_| leave_during_reuse(&threads, SHORT)));
     timed("batches", &|| {
@@ -84,7 +89,7 @@ fn run(orders: Orders) {
     timed("a bus", &|| {
         let stays = Script { sends: 2_000, dies_after: None, leaves: false };
         let scripts = [stays, stays, Script { leaves: true, ..stays }];
-        let stats = bus::run(&threads, &scripts);
+        let stats = bus::run(&threads, &scripts, Lifeline::endless()).stats;
         assert!(stats.reuses > 0, "no page was ever written again");
     });
 }

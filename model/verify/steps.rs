@@ -76,9 +76,13 @@ fn fuzz(target: &str, seconds: u32) -> Step {
 }
 
 fn threads() -> Step {
-    let command = words("cargo +nightly test --target x86_64-unknown-linux-gnu --test threads");
-    let flags = "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer".to_owned();
+    let command = words(
+        "cargo +nightly test -Zbuild-std --target x86_64-unknown-linux-gnu --no-default-features \
+         --test races --test threads --test chain --test processes --test death \
+         --test hostile_client -- --skip an_idle_bus",
+    );
     let (name, label) = (Name::Threads, "threads".to_owned());
-    let environment = vec![("RUSTFLAGS", flags)];
-    Step { name, label, command, environment, targets: vec![], needs: "a nightly toolchain" }
+    let environment = vec![("RUSTFLAGS", "-Zsanitizer=thread".to_owned())];
+    let needs = "a nightly toolchain with rust-src (rustup +nightly component add rust-src)";
+    Step { name, label, command, environment, targets: vec!["threads"], needs }
 }
