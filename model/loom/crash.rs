@@ -2,8 +2,9 @@
 //! write, for every k, under every interleaving and reordering.
 
 use crate::broker::broker_dies;
+use crate::check::{Check, bound, deaths};
 use crate::doorbell::until_death;
-use crate::explore::{Loom, LoomMemory, Protocol, explore, report};
+use crate::explore::{Explored, Loom, LoomMemory, report};
 use crate::models::{BUS_OF_ONE, BUS_OF_TWO};
 use crate::scenario::chain::{
     Receiving, Sending, Size, Step, control_memory, finish, join, limits,
@@ -12,7 +13,6 @@ use crate::scenario::{Descriptors, Mailbox, Runtime};
 use llmp::chain::Start;
 use llmp::control::Control;
 use llmp::memory::{Crashing, Lifeline};
-use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -305,23 +305,19 @@ fn receiver_dies_beside_a_sleeper(runtime: &Loom, k: usize) -> bool {
 }
 
 /// Explores death after every number of writes, until the process lives through them all.
-fn at_every_step(name: &str, bound: Option<usize>, scenario: fn(&Loom, usize) -> bool) {
-    let (mut executions, mut time) = (0, Duration::ZERO);
-    for k in 0.. {
+fn at_every_step(name: &str, most: Option<usize>, scenario: fn(&Loom, usize) -> bool) {
+    let mut total = Explored { executions: 0, time: Duration::ZERO };
+    let bound = bound(most);
+    for k in deaths() {
         let died = Arc::new(AtomicBool::new(false));
         let seen = died.clone();
-        let explored = explore(bound, Protocol::Production, move |runtime| {
+        let explored = Check { name, bound, death: Some(k) }.run(move |runtime| {
             seen.fetch_or(scenario(runtime, k), Ordering::Relaxed);
         });
-        let explored = explored.unwrap_or_else(|failure| resume_unwind(failure.panic));
-        executions += explored.executions;
-        time += explored.time;
+        total.executions += explored.executions;
+        total.time += explored.time;
         if !died.load(Ordering::Relaxed) {
-            let extent = bound.map_or("exhaustive".into(), |b| format!("at most {b} preemptions"));
-            report(&format!(
-                "model {name}: death after each of {k} writes, {extent}, {executions} executions in {:.2} s",
-                time.as_secs_f64()
-            ));
+            report(&format!("model {name}: death after each of {k} writes, {}", total.says(bound)));
             assert!(k >= 2, "no step at which it could have died");
             return;
         }

@@ -6,7 +6,7 @@ use llmp::order::{Orders, Site};
 use std::any::Any;
 use std::fmt::{Display, Formatter};
 use std::io::Write;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -66,15 +66,6 @@ impl Protocol {
         Site::ALL.iter().flat_map(weakened).chain(swapped)
     }
 
-    /// Production's, or the mutant whose name is in `LLMP_MUTANT`.
-    fn from_environment() -> Protocol {
-        let Ok(name) = std::env::var("LLMP_MUTANT") else { return Protocol::Production };
-        Self::mutants().find(|mutant| mutant.to_string() == name).unwrap_or_else(|| {
-            let known: Vec<_> = Self::mutants().map(|mutant| format!("'{mutant}'")).collect();
-            panic!("LLMP_MUTANT='{name}' is none of: {}", known.join(" "))
-        })
-    }
-
     fn begin(self) -> Loom {
         let (orders, swap) = match self {
             Protocol::Production => (Orders::production(), None),
@@ -128,7 +119,7 @@ pub fn explore(
 
 /// The same, but begins at the execution that is kept in `checkpoint`, if it is there, or keeps
 /// there execution number `kept`.
-fn explore_from(
+pub fn explore_from(
     checkpoint: Option<PathBuf>,
     kept: usize,
     bound: Option<usize>,
@@ -161,67 +152,6 @@ pub struct Model {
     pub name: &'static str,
     pub bound: Option<usize>,
     pub scenario: fn(&Loom),
-}
-
-impl Model {
-    /// Explores the model and prints how far it came. If it fails, keeps the execution that failed.
-    pub fn check(&self) {
-        if let Some(kept) = std::env::var_os("LLMP_REPLAY") {
-            return self.replay(kept.into());
-        }
-        let (bound, protocol) = (self.bound(), Protocol::from_environment());
-        match explore(bound, protocol, self.scenario) {
-            Ok(explored) => report(&format!("model {}: {}", self.name, explored.says(bound))),
-            Err(failure) => {
-                self.keep(protocol, failure.explored.executions);
-                resume_unwind(failure.panic);
-            }
-        }
-    }
-
-    /// Its bound, or another one, if it has any and `LLMP_PREEMPTIONS` asks for it: a number, or
-    /// `all`.
-    fn bound(&self) -> Option<usize> {
-        match std::env::var("LLMP_PREEMPTIONS").as_deref() {
-            Ok("all") => None,
-            Ok(bound) if self.bound.is_some() => {
-                Some(bound.parse().expect("LLMP_PREEMPTIONS is a number, or all"))
-            }
-            _ => self.bound,
-        }
-    }
-
-    /// Runs up to the execution that failed once more, to keep it for [`replay`](Model::replay).
-    fn keep(&self, protocol: Protocol, execution: usize) {
-        let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}.json", self.name));
-        let _ = std::fs::remove_file(&file);
-        let (kept, scenario) = (Some(file.clone()), self.scenario);
-        let _ = explore_from(kept, execution, self.bound(), protocol, scenario);
-        let mutant = match protocol {
-            Protocol::Production => String::new(),
-            mutant => format!("LLMP_MUTANT='{mutant}' "),
-        };
-        let thread = std::thread::current();
-        report(&format!(
-            "model {} ({protocol}) failed in execution {execution}. That one alone: {mutant}\
-             LLMP_REPLAY={} cargo test --features loom --test loom {}",
-            self.name,
-            file.display(),
-            thread.name().unwrap_or_default()
-        ));
-    }
-
-    fn replay(&self, kept: PathBuf) {
-        assert!(kept.exists(), "{} is not there", kept.display());
-        let protocol = Protocol::from_environment();
-        match explore_from(Some(kept), usize::MAX, self.bound(), protocol, self.scenario) {
-            Ok(_) => panic!("the execution that was kept does not fail"),
-            Err(failure) => {
-                report(&format!("failed in execution {}", failure.explored.executions));
-                resume_unwind(failure.panic);
-            }
-        }
-    }
 }
 
 impl Explored {

@@ -22,6 +22,7 @@ mod doorbell;
 #[path = "../scenario/mod.rs"]
 mod scenario;
 
+mod check;
 mod crash;
 mod explore;
 mod litmus;

@@ -115,8 +115,8 @@ impl Heard {
     }
 }
 
-/// The name of a test target in cargo's `tests/death.rs (target/debug/deps/death-7ddad5ec1fa2)`.
+/// The file of a test target in cargo's `tests/death.rs (target/debug/deps/death-7ddad5ec1fa2)`.
 fn target_of(running: &str) -> &str {
-    let file = running.rsplit('/').next().unwrap_or_default();
-    file.rsplit_once('-').map_or(file, |(name, _)| name)
+    let file = running.split(" (").next().unwrap_or_default();
+    file.strip_prefix("unittests ").unwrap_or(file)
 }

@@ -1,0 +1,102 @@
+//! Checks a model as a test does: says how far it came; keeps the execution that failed, and runs
+//! that one again.
+
+use crate::explore::{Explored, Loom, Model, Protocol, explore, explore_from, report};
+use std::panic::resume_unwind;
+use std::path::PathBuf;
+
+impl Model {
+    /// Explores the model and prints how far it came.
+    pub fn check(&self) {
+        let check = Check { name: self.name, bound: bound(self.bound), death: None };
+        let explored = check.run(self.scenario);
+        report(&format!("model {}: {}", self.name, explored.says(check.bound)));
+    }
+}
+
+/// The bound of a model, or another one, if it has any and `LLMP_PREEMPTIONS` asks for it: a
+/// number, or `all`.
+pub fn bound(bound: Option<usize>) -> Option<usize> {
+    match std::env::var("LLMP_PREEMPTIONS").as_deref() {
+        Ok("all") => None,
+        Ok(asked) if bound.is_some() => {
+            Some(asked.parse().expect("LLMP_PREEMPTIONS is a number, or all"))
+        }
+        _ => bound,
+    }
+}
+
+/// The steps of death that are explored: all from 0 on, or the one that `LLMP_DEATH` asks for.
+pub fn deaths() -> std::ops::RangeInclusive<usize> {
+    match std::env::var("LLMP_DEATH") {
+        Ok(k) => {
+            let k = k.parse().expect("LLMP_DEATH is a number of writes");
+            k..=k
+        }
+        Err(_) => 0..=usize::MAX,
+    }
+}
+
+/// One exploration.
+pub struct Check<'a> {
+    pub name: &'a str,
+    pub bound: Option<usize>,
+    /// After how many writes somebody dies, in a model of death.
+    pub death: Option<usize>,
+}
+
+impl Check<'_> {
+    /// Explores all of it, or runs again what `LLMP_REPLAY` has kept. If an execution fails, keeps
+    /// it and fails with it.
+    pub fn run(&self, scenario: impl Fn(&Loom) + Clone + Send + Sync + 'static) -> Explored {
+        let protocol = protocol();
+        if let Some(kept) = std::env::var_os("LLMP_REPLAY").map(PathBuf::from) {
+            assert!(kept.exists(), "{} is not there", kept.display());
+            match explore_from(Some(kept), usize::MAX, self.bound, protocol, scenario) {
+                Ok(_) => panic!("the execution that was kept does not fail"),
+                Err(failure) => {
+                    report(&format!("failed in execution {}", failure.explored.executions));
+                    resume_unwind(failure.panic);
+                }
+            }
+        }
+        explore(self.bound, protocol, scenario.clone()).unwrap_or_else(|failure| {
+            self.keep(protocol, failure.explored.executions, scenario);
+            resume_unwind(failure.panic);
+        })
+    }
+
+    /// Runs up to the execution that failed once more, and keeps it.
+    fn keep(
+        &self,
+        protocol: Protocol,
+        execution: usize,
+        scenario: impl Fn(&Loom) + Send + Sync + 'static,
+    ) {
+        let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}.json", self.name));
+        let _ = std::fs::remove_file(&file);
+        let _ = explore_from(Some(file.clone()), execution, self.bound, protocol, scenario);
+        let mutant = match protocol {
+            Protocol::Production => String::new(),
+            mutant => format!("LLMP_MUTANT='{mutant}' "),
+        };
+        let death = self.death.map_or(String::new(), |k| format!("LLMP_DEATH={k} "));
+        let test = std::thread::current();
+        report(&format!(
+            "model {} ({protocol}) failed in execution {execution}. That one alone: {mutant}{death}\
+             LLMP_REPLAY={} cargo test --features loom --test loom {}",
+            self.name,
+            file.display(),
+            test.name().unwrap_or_default()
+        ));
+    }
+}
+
+/// Production's protocol, or the mutant whose name is in `LLMP_MUTANT`.
+fn protocol() -> Protocol {
+    let Ok(name) = std::env::var("LLMP_MUTANT") else { return Protocol::Production };
+    Protocol::mutants().find(|mutant| mutant.to_string() == name).unwrap_or_else(|| {
+        let known: Vec<_> = Protocol::mutants().map(|mutant| format!("'{mutant}'")).collect();
+        panic!("LLMP_MUTANT='{name}' is none of: {}", known.join(" "))
+    })
+}
