@@ -12,6 +12,8 @@ mod doorbells;
 mod promises;
 #[path = "../spec/protocol.rs"]
 mod protocol;
+#[path = "../shuttle/runtime.rs"]
+mod runtime;
 #[path = "../spec/sabotage.rs"]
 mod sabotage;
 #[path = "../scenario/mod.rs"]

@@ -1,40 +1,12 @@
 //! Many schedules of a scenario, each of them followed by the specification.
 
-use crate::scenario::{Runtime, mailbox};
+pub use crate::runtime::Shuttle;
 use crate::trace::Tracing;
-use llmp::memory::ShuttleMemory;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
-
-mailbox!(ShuttleMailbox, shuttle);
-
-/// shuttle's threads and memory.
-#[derive(Clone)]
-pub struct Shuttle;
-
-impl Runtime for Shuttle {
-    type Memory = ShuttleMemory;
-    type Mailbox<T: Send + 'static> = ShuttleMailbox<T>;
-
-    fn memory(&self, len: usize) -> ShuttleMemory {
-        ShuttleMemory::new(len)
-    }
-
-    fn mailbox<T: Send + 'static>(&self) -> ShuttleMailbox<T> {
-        ShuttleMailbox::default()
-    }
-
-    fn spawn<T: Send + 'static>(
-        &self,
-        thread: impl FnOnce() -> T + Send + 'static,
-    ) -> Box<dyn FnOnce() -> T> {
-        let thread = shuttle::thread::spawn(thread);
-        Box::new(move || thread.join().unwrap())
-    }
-}
 
 /// Prints a line that the test harness does not swallow.
 pub fn report(line: &str) {

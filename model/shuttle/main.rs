@@ -8,48 +8,23 @@
 mod bus;
 #[path = "../scenario/doorbell.rs"]
 mod doorbell;
+mod runtime;
 #[path = "../scenario/mod.rs"]
 mod scenario;
 
 use bus::{Script, run};
 use doorbell::{Waiting, both_sleep, sender_sleeps};
-use llmp::memory::{Lifeline, ShuttleMemory};
+use llmp::memory::Lifeline;
+use runtime::Shuttle;
 use scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse,
     limits as chain_limits,
 };
-use scenario::{Runtime, mailbox};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
-
-mailbox!(ShuttleMailbox, shuttle);
-
-#[derive(Clone)]
-struct Shuttle;
-
-impl Runtime for Shuttle {
-    type Memory = ShuttleMemory;
-    type Mailbox<T: Send + 'static> = ShuttleMailbox<T>;
-
-    fn memory(&self, len: usize) -> ShuttleMemory {
-        ShuttleMemory::new(len)
-    }
-
-    fn mailbox<T: Send + 'static>(&self) -> ShuttleMailbox<T> {
-        ShuttleMailbox::default()
-    }
-
-    fn spawn<T: Send + 'static>(
-        &self,
-        thread: impl FnOnce() -> T + Send + 'static,
-    ) -> Box<dyn FnOnce() -> T> {
-        let thread = shuttle::thread::spawn(thread);
-        Box::new(move || thread.join().unwrap())
-    }
-}
 
 /// What a scenario must have reached in at least one of its schedules.
 #[derive(Default)]

@@ -1,0 +1,31 @@
+//! What scenarios run on under shuttle.
+
+use crate::scenario::{Runtime, mailbox};
+use llmp::memory::ShuttleMemory;
+
+mailbox!(ShuttleMailbox, shuttle);
+
+/// shuttle's threads and memory.
+#[derive(Clone)]
+pub struct Shuttle;
+
+impl Runtime for Shuttle {
+    type Memory = ShuttleMemory;
+    type Mailbox<T: Send + 'static> = ShuttleMailbox<T>;
+
+    fn memory(&self, len: usize) -> ShuttleMemory {
+        ShuttleMemory::new(len)
+    }
+
+    fn mailbox<T: Send + 'static>(&self) -> ShuttleMailbox<T> {
+        ShuttleMailbox::default()
+    }
+
+    fn spawn<T: Send + 'static>(
+        &self,
+        thread: impl FnOnce() -> T + Send + 'static,
+    ) -> Box<dyn FnOnce() -> T> {
+        let thread = shuttle::thread::spawn(thread);
+        Box::new(move || thread.join().unwrap())
+    }
+}
