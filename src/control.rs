@@ -169,5 +169,9 @@ mod tests {
             owner.unpark();
             assert!(!doorbell.must_ring());
         }
+        // Awake again before anybody has looked.
+        owner.park();
+        owner.unpark();
+        assert!(!doorbell.must_ring());
     }
 }
