@@ -164,3 +164,95 @@ impl<M: Memory> Endpoint<M> {
         self.outbound.as_mut()?.take_liar().map(|(_, fault)| fault)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::control_len;
+    use crate::limits::Limits;
+    use crate::memory::Region;
+
+    const MESSAGE: Wanted = Wanted { message: true, room: None, taken: false };
+
+    /// A page holds two messages of a word, a chain two pages.
+    fn channel() -> (Endpoint<Region>, Endpoint<Region>) {
+        let limits = Limits::new(144, 16, 288).unwrap();
+        let control = || Control::create(Region::heap(control_len(1)), 1);
+        let peers =
+            |control: &Control<Region>| Control::check(control.memory().clone(), 0).unwrap();
+        let (ours, theirs) = (control(), control());
+        let (to_us, to_them) = (peers(&ours), peers(&theirs));
+        let first = Region::heap(limits.page_len());
+        let sender = Sender::new(1, limits, first.clone());
+        let receiver = Receiver::from_beginning(limits, 1, first, theirs.clone(), 0).unwrap();
+        let mut sending = Endpoint::new(ours, to_them, Some((sender, 0)), None);
+        sending.told();
+        (sending, Endpoint::new(theirs, to_us, None, Some(receiver)))
+    }
+
+    /// Sends, into a new page if need be, which the other end gets.
+    fn send(sending: &mut Endpoint<Region>, receiving: &mut Endpoint<Region>) -> bool {
+        match sending.send(Envelope::default(), &[7; 8]) {
+            Ok(must_ring) => must_ring,
+            Err(Refused::Blocked(crate::chain::Blocked::NeedPage(len))) => {
+                let page = Region::heap(len);
+                sending.outbound_mut().unwrap().add_page(page.clone());
+                sending.told();
+                receiving.inbound_mut().unwrap().add_page(1, page).unwrap();
+                send(sending, receiving)
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    fn receive(receiving: &mut Endpoint<Region>) {
+        let (Event::Message(slot), false) = receiving.poll().unwrap() else {
+            panic!("a message, and nobody to ring")
+        };
+        receiving.inbound_mut().unwrap().advance(&slot);
+    }
+
+    #[test]
+    fn who_sleeps_is_rung_once_by_what_is_published_and_who_is_awake_never() {
+        let (mut sending, mut receiving) = channel();
+        assert!(!send(&mut sending, &mut receiving), "it is awake");
+        receive(&mut receiving);
+        assert_eq!(receiving.park(MESSAGE), (true, false), "nobody waits for what it gave up");
+        assert!(!sending.publish(), "nothing was appended");
+        assert!(send(&mut sending, &mut receiving));
+        assert!(!send(&mut sending, &mut receiving), "it was rung for this sleep");
+        receiving.unpark();
+        assert_eq!(receiving.park(MESSAGE), (false, false), "there is a message");
+        sending.outbound_mut().unwrap().append(Envelope::default(), &[7; 8]).unwrap();
+        assert!(!sending.publish(), "it is awake");
+    }
+
+    #[test]
+    fn who_sleeps_for_room_is_rung_by_what_is_given_up_and_who_is_awake_never() {
+        for sleeps in [false, true] {
+            let (mut sending, mut receiving) = channel();
+            while sending.has(Wanted { room: Some(32), ..Wanted::default() }) {
+                send(&mut sending, &mut receiving);
+            }
+            let room = Wanted { room: Some(32), ..Wanted::default() };
+            if sleeps {
+                assert_eq!(sending.park(room), (true, false));
+            }
+            receive(&mut receiving);
+            receive(&mut receiving);
+            assert_eq!(receiving.poll().unwrap(), (Event::Turned, sleeps), "a page is given up");
+            assert!(!receiving.give_up(), "nothing more was received");
+            receive(&mut receiving);
+            assert!(!receiving.give_up(), "it was rung for this sleep, or is awake");
+            receive(&mut receiving);
+            sending.unpark();
+            if sleeps {
+                assert_eq!(
+                    sending.park(Wanted { taken: true, ..Wanted::default() }),
+                    (true, false)
+                );
+                assert_eq!(receiving.park(MESSAGE), (true, true), "all is taken now");
+            }
+        }
+    }
+}
