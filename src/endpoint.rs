@@ -225,6 +225,13 @@ mod tests {
         assert_eq!(receiving.park(MESSAGE), (false, false), "there is a message");
         sending.outbound_mut().unwrap().append(Envelope::default(), &[7; 8]).unwrap();
         assert!(!sending.publish(), "it is awake");
+        receive(&mut receiving);
+        assert_eq!(receiving.poll().unwrap(), (Event::Turned, false), "nobody waits for it");
+        receive(&mut receiving);
+        receive(&mut receiving);
+        assert_eq!(receiving.park(MESSAGE), (true, false));
+        receiving.unpark();
+        assert!(!send(&mut sending, &mut receiving), "it is awake before anybody has looked");
     }
 
     #[test]
