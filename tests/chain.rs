@@ -122,6 +122,22 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+#[test]
+fn p1_a_message_written_in_place_arrives_and_is_counted() {
+    let mut chain = Chain::new(small());
+    let envelope = Envelope { sender: ClientId(3), ..Envelope::tagged(9u32) };
+    for text in [&b"first"[..], b"second"] {
+        let mut claim = chain.sender.claim(envelope, text.len()).unwrap();
+        claim.payload().copy_from_slice(text);
+        claim.publish();
+    }
+    for text in [&b"first"[..], b"second"] {
+        assert_eq!(chain.take().unwrap(), Some((envelope, text.to_vec())));
+    }
+    let stats = chain.sender.stats();
+    assert_eq!((stats.messages, stats.payload_bytes), (2, 11));
+}
+
 /// `PROPTEST_CASES` asks for more; what fails is kept, and tried first from then on.
 fn config() -> ProptestConfig {
     let asked = std::env::var_os("PROPTEST_CASES").is_some();
