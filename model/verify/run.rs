@@ -15,8 +15,10 @@ pub struct Outcome {
     pub shortfall: Vec<String>,
 }
 
-/// Lines of a failed command that are shown.
+/// Lines of a failed command that are shown if it doesn't say which tests failed.
 const LAST_LINES: usize = 60;
+/// Lines that are shown of what failed tests have printed.
+const FAILURE_LINES: usize = 400;
 
 pub fn run(step: &Step) -> Outcome {
     let start = Instant::now();
@@ -66,8 +68,9 @@ fn follow(step: &Step, progress: &ProgressBar) -> std::io::Result<Vec<String>> {
         }
     }
     if !status.success() {
-        let last: Vec<_> = heard.last.into_iter().collect();
-        progress.suspend(|| eprintln!("{}", last.join("\n")));
+        let last = Vec::from(heard.last);
+        let shown = if heard.failures.is_empty() { last } else { heard.failures };
+        progress.suspend(|| eprintln!("{}", shown.join("\n")));
         let needs = match step.needs {
             "" => String::new(),
             needs => format!("; it needs {needs}"),
@@ -86,10 +89,18 @@ struct Heard {
     passed: Vec<String>,
     shortfall: Vec<String>,
     last: VecDeque<String>,
+    /// What failed tests have printed: what cargo shows between `failures:` and the result.
+    failures: Vec<String>,
+    in_failures: bool,
 }
 
 impl Heard {
     fn line(&mut self, line: &str) -> Option<Row> {
+        self.in_failures |= line == "failures:";
+        self.in_failures &= !line.starts_with("test result: ");
+        if self.in_failures && self.failures.len() < FAILURE_LINES {
+            self.failures.push(line.to_owned());
+        }
         if let Some(path) = line.trim().strip_prefix("Running ") {
             self.target = target_of(path).to_owned();
         }

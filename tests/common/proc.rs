@@ -1,7 +1,6 @@
 //! What the kernel says about a process.
 
 use super::PATIENCE;
-use std::collections::BTreeSet;
 use std::fs;
 use std::time::Instant;
 
@@ -94,16 +93,11 @@ pub fn activity(pid: i32) -> (u64, u64) {
     (ticks, switches)
 }
 
-/// System V segments that one of these processes has made, and files in `/dev/shm` named like ours.
+/// System V segments that one of these processes has made. There is nothing else that could be
+/// left behind: all other shared memory is in memfds.
 pub fn left_behind(pids: &[i32]) -> Vec<String> {
     let segments = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
     let creator = |line: &&str| line.split_whitespace().nth(4).and_then(|pid| pid.parse().ok());
-    let segments = segments.lines().filter(|line| creator(line).is_some_and(|p| pids.contains(&p)));
-    let files = shm_files().into_iter().filter(|name| name.contains("llmp"));
-    segments.map(str::to_owned).chain(files).collect()
-}
-
-fn shm_files() -> BTreeSet<String> {
-    let Ok(files) = fs::read_dir("/dev/shm") else { return BTreeSet::new() };
-    files.filter_map(|f| Some(f.ok()?.file_name().to_string_lossy().into_owned())).collect()
+    let ours = segments.lines().filter(|line| creator(line).is_some_and(|p| pids.contains(&p)));
+    ours.map(str::to_owned).collect()
 }
