@@ -1,0 +1,112 @@
+//! llmp beside what a user would pick instead: the same work, real processes, contents verified, in
+//! one run.
+
+mod children;
+mod content;
+mod measure;
+mod peer;
+mod peers;
+mod placement;
+mod report;
+mod role;
+mod stats;
+mod workloads;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use content::Sabotage;
+use measure::Plan;
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Measures llmp beside its peers.
+#[derive(Parser)]
+#[command(after_help = "Examples:
+  llmp-bench all                          everything; less than 15 minutes
+  llmp-bench all --quick                  to see that it works; less than 2 minutes
+  llmp-bench p2p --only '64 B' --peer llmp --peer rtrb
+  llmp-bench p2p --quick --sabotage corrupt   must fail")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Every workload.
+    All(Options),
+    /// One sender, one receiver: messages a second.
+    P2p(Options),
+    /// Plays roles of a measurement.
+    #[command(hide = true)]
+    Role { roles: String },
+}
+
+#[derive(clap::Args)]
+struct Options {
+    /// Fewer sizes, fewer and shorter runs: shows that it works and judges nothing.
+    #[arg(long)]
+    quick: bool,
+    /// Counted runs of each cell.
+    #[arg(long)]
+    runs: Option<usize>,
+    /// Length of a run in seconds.
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Only cases whose name contains this text.
+    #[arg(long)]
+    only: Option<String>,
+    /// Only this peer; may be given several times.
+    #[arg(long)]
+    peer: Vec<String>,
+    /// Lets the kernel choose the processors.
+    #[arg(long)]
+    no_pin: bool,
+    /// Where to write results.json.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Lets senders spoil a message: the run must fail.
+    #[arg(long)]
+    sabotage: Option<Sabotage>,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Role { roles } => role::play(&roles, workloads::act),
+        Command::All(options) => run(&options, "all"),
+        Command::P2p(options) => run(&options, "p2p"),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options, workload: &str) -> Result<()> {
+    let plan = Plan {
+        quick: options.quick,
+        runs: options.runs.unwrap_or(if options.quick { 2 } else { 5 }),
+        seconds: options.seconds.unwrap_or(if options.quick { 0.05 } else { 0.15 }),
+        pinned: !options.no_pin,
+        sabotage: options.sabotage,
+    };
+    let mut cells = workloads::cells(&plan);
+    cells.retain(|cell| workload == "all" || cell.workload == workload);
+    cells.retain(|cell| options.only.as_ref().is_none_or(|only| cell.case.contains(only.as_str())));
+    cells.retain(|cell| options.peer.is_empty() || options.peer.iter().any(|p| p == cell.peer));
+    if cells.is_empty() {
+        bail!("nothing is left to be measured; see --help");
+    }
+    let measured = measure::measure(&plan, cells)?;
+    print!("{}", report::table(&measured));
+    if let Some(out) = &options.out {
+        std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+        let text = serde_json::to_string_pretty(&report::json(&measured, json!({})))?;
+        std::fs::write(out.join("results.json"), text)?;
+    }
+    Ok(())
+}
