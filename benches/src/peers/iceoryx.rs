@@ -51,6 +51,10 @@ pub fn publisher(payloads: &Payloads, setup: &Setup) -> Result<Publisher<ipc::Se
 
 pub struct Topic;
 
+fn sender_place(place: &Place) -> Place {
+    place.named(&format!("{}-sender", place.name))
+}
+
 pub struct Sending {
     publisher: Publisher<ipc::Service, [u8], ()>,
     notifier: Option<Notifier<ipc::Service>>,
@@ -75,6 +79,9 @@ impl Peer for Topic {
             _ => None,
         };
         place.announce("")?;
+        // Looking for samples is what connects; until then a full publisher drops them.
+        sender_place(place).announced()?;
+        subscriber.has_samples()?;
         Ok(Receiving { subscriber, listener, _node: node })
     }
 
@@ -86,6 +93,7 @@ impl Peer for Topic {
             Waiting::Sleep => Some(events.notifier_builder().create()?),
             _ => None,
         };
+        sender_place(place).announce("")?;
         Ok(Sending { publisher, notifier, _node: node })
     }
 }
