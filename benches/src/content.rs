@@ -140,7 +140,7 @@ pub struct Check {
     sums: [u64; WINDOWS],
     /// The number of the next message of each sender.
     next: Vec<u64>,
-    ended: usize,
+    ended: Vec<bool>,
     messages: u64,
 }
 
@@ -148,7 +148,7 @@ impl Check {
     pub fn new(len: usize, senders: usize, every_byte: bool) -> Self {
         let mut content = Content::new(len, 0, None);
         let sums = std::array::from_fn(|_| sum(&content.message()[LEAST..]));
-        Check { every_byte, len, sums, next: vec![0; senders], ended: 0, messages: 0 }
+        Check { every_byte, len, sums, next: vec![0; senders], ended: vec![false; senders], messages: 0 }
     }
 
     /// How many messages have been looked at.
@@ -156,9 +156,14 @@ impl Check {
         self.messages
     }
 
-    /// How many senders have sent their last message.
-    pub fn ended(&self) -> usize {
-        self.ended
+    /// How many messages of a sender have been looked at.
+    pub fn messages_of(&self, sender: usize) -> u64 {
+        self.next.get(sender).copied().unwrap_or(0)
+    }
+
+    /// Whether a sender has sent its last message.
+    pub fn has_ended(&self, sender: usize) -> bool {
+        self.ended.get(sender).copied().unwrap_or(false)
     }
 
     /// Looks at a message. Returns whether it is its sender's last one.
@@ -180,7 +185,7 @@ impl Check {
         }
         self.messages += 1;
         let is_last = head & END != 0;
-        self.ended += usize::from(is_last);
+        self.ended[sender] |= is_last;
         Ok(is_last)
     }
 }

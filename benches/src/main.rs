@@ -2,6 +2,7 @@
 //! one run.
 
 mod children;
+mod clock;
 mod content;
 mod measure;
 mod peer;
@@ -38,6 +39,18 @@ enum Command {
     All(Options),
     /// One sender, one receiver: messages a second.
     P2p(Options),
+    /// 64 bytes there and back, polling and sleeping.
+    PingPong(Options),
+    /// All to all, with a broker where the peer has one.
+    Bus(Options),
+    /// Processor time while nothing or little is sent.
+    Waiting(Options),
+    /// Shared and resident memory with a slow receiver.
+    Memory(Options),
+    /// From connecting to the first message.
+    Join(Options),
+    /// What the machine can do.
+    Hardware(Options),
     /// Plays roles of a measurement.
     #[command(hide = true)]
     Role { roles: String },
@@ -76,6 +89,12 @@ fn main() -> ExitCode {
         Command::Role { roles } => role::play(&roles, workloads::act),
         Command::All(options) => run(&options, "all"),
         Command::P2p(options) => run(&options, "p2p"),
+        Command::PingPong(options) => run(&options, "ping-pong"),
+        Command::Bus(options) => run(&options, "bus"),
+        Command::Waiting(options) => run(&options, "waiting"),
+        Command::Memory(options) => run(&options, "memory"),
+        Command::Join(options) => run(&options, "join"),
+        Command::Hardware(options) => run(&options, "hardware"),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

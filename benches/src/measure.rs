@@ -7,10 +7,11 @@ use crate::peer::{Place, Setup};
 use crate::peers::Info;
 use crate::placement::{Placement, cpus, round_trip_ns};
 use crate::role::{Part, Role};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// How much is measured.
 pub struct Plan {
@@ -89,6 +90,29 @@ impl Run<'_> {
         let played = children.results()?;
         children.end()?;
         Ok(played)
+    }
+
+    /// Looks at something again and again meanwhile, and returns the most that was seen.
+    pub fn play_watching(
+        &self,
+        processes: &[Vec<Role>],
+        look: fn() -> Result<u64>,
+    ) -> Result<(Vec<Played>, u64)> {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let watching = scope.spawn(|| {
+                let mut most = 0;
+                while !done.load(Ordering::Relaxed) {
+                    most = most.max(look()?);
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Ok(most)
+            });
+            let played = self.play(processes);
+            done.store(true, Ordering::Relaxed);
+            let most = watching.join().unwrap_or_else(|_| bail!("the watching thread has failed"));
+            Ok((played?, most?))
+        })
     }
 }
 

@@ -35,9 +35,17 @@ pub struct Setup {
     pub waiting: Waiting,
     /// Whoever receives may look at the message where it lies.
     pub borrow: bool,
+    /// A client of a bus gets its own messages back.
+    pub own: bool,
+    /// How many messages must fit, if that matters.
+    pub ring_messages: Option<usize>,
 }
 
 impl Setup {
+    pub fn new(len: usize) -> Self {
+        Setup { len, waiting: Waiting::Poll, borrow: false, own: false, ring_messages: None }
+    }
+
     /// Length of a ring for these messages in bytes, for peers that ask for one.
     pub fn ring_len(&self) -> usize {
         (8 * self.len).max(512 * 1024)
@@ -45,7 +53,7 @@ impl Setup {
 
     /// How many messages such a ring holds.
     pub fn ring_messages(&self) -> usize {
-        self.ring_len() / self.len
+        self.ring_messages.unwrap_or(self.ring_len() / self.len)
     }
 }
 

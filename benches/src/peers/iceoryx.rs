@@ -9,7 +9,8 @@ use iceoryx2::port::subscriber::Subscriber;
 use iceoryx2::prelude::*;
 use iceoryx2::service::port_factory::{event, publish_subscribe};
 
-/// More make its pool of samples large and no faster.
+/// Fewer make a publisher sleep; more make its pool of samples large.
+const LEAST_BUFFERED: usize = 64;
 const MOST_BUFFERED: usize = 1024;
 
 pub type Payloads = publish_subscribe::PortFactory<ipc::Service, [u8], ()>;
@@ -29,7 +30,7 @@ pub fn open(
         .publish_subscribe::<[u8]>()
         .enable_safe_overflow(false)
         .history_size(0)
-        .subscriber_max_buffer_size(setup.ring_messages().min(MOST_BUFFERED))
+        .subscriber_max_buffer_size(setup.ring_messages().clamp(LEAST_BUFFERED, MOST_BUFFERED))
         .max_publishers(members)
         .max_subscribers(members)
         .max_nodes(members)
@@ -120,5 +121,60 @@ impl crate::peer::Receiver for Receiving {
             let Some(listener) = &self.listener else { return Ok(None) };
             listener.blocking_wait(|_| {})?;
         }
+    }
+}
+
+/// A client of a bus: publishes to everybody and subscribes to everybody, itself included.
+pub struct Member {
+    publisher: Publisher<ipc::Service, [u8], ()>,
+    subscriber: Subscriber<ipc::Service, [u8], ()>,
+    wakes: Option<(Notifier<ipc::Service>, Listener<ipc::Service>)>,
+    _node: Node<ipc::Service>,
+}
+
+impl Member {
+    pub fn join(place: &Place, setup: &Setup, index: usize, clients: usize) -> Result<Self> {
+        let (node, payloads, events) = open(place, setup, clients)?;
+        let subscriber = payloads.subscriber_builder().create()?;
+        let publisher = publisher(&payloads, setup)?;
+        let wakes = match setup.waiting {
+            Waiting::Sleep => {
+                Some((events.notifier_builder().create()?, events.listener_builder().create()?))
+            }
+            _ => None,
+        };
+        if !setup.own {
+            place.named(&format!("member-{index}")).announce("")?;
+            for i in 0..clients {
+                place.named(&format!("member-{i}")).announced()?;
+            }
+        }
+        // Looking for samples is what connects.
+        subscriber.has_samples()?;
+        Ok(Member { publisher, subscriber, wakes, _node: node })
+    }
+}
+
+impl super::bus::Client for Member {
+    fn try_send(&mut self, message: &[u8]) -> Result<bool> {
+        let sample = self.publisher.loan_slice_uninit(message.len())?;
+        sample.write_from_slice(message).send()?;
+        if let Some((notifier, _)) = &self.wakes {
+            notifier.notify()?;
+        }
+        Ok(true)
+    }
+
+    fn try_recv<R>(&mut self, mut look: impl FnMut(&[u8]) -> R) -> Result<Option<R>> {
+        Ok(self.subscriber.receive()?.map(|sample| look(sample.payload())))
+    }
+
+    fn sleep(&mut self) -> Result<()> {
+        if let Some((_, listener)) = &self.wakes
+            && !self.subscriber.has_samples()?
+        {
+            listener.blocking_wait(|_| {})?;
+        }
+        Ok(())
     }
 }

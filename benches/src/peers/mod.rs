@@ -1,5 +1,6 @@
 //! The peers, each in the form that its documentation recommends for this work.
 
+pub mod bus;
 pub mod crossbeam;
 pub mod iceoryx;
 pub mod ipc_channel;
@@ -8,6 +9,7 @@ pub mod kernel;
 pub mod llmp;
 mod meet;
 pub mod ll_mp;
+pub mod ll_mp_bus;
 pub mod rtrb;
 pub mod shmem_ipc;
 

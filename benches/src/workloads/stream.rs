@@ -50,7 +50,7 @@ pub fn cells(plan: &Plan) -> Vec<Cell> {
 fn cell(case: &Case, len: usize, peer: &'static Info) -> Cell {
     let (batch, every_byte) = (case.batch, case.every_byte);
     Cell::new("p2p", format!("{}, {}", crate::report::bytes(len), case.text), peer.name, move |run| {
-        let setup = Setup { len, waiting: peer.stream, borrow: peer.name == "llmp-borrow" };
+        let setup = Setup { waiting: peer.stream, borrow: peer.name == "llmp-borrow", ..Setup::new(len) };
         let place = run.place("stream");
         let sender = run.role(Part::StreamSender { batch }, peer, &place, &setup, 0);
         let receiver = Part::StreamReceiver { batch, every_byte };
