@@ -99,10 +99,6 @@ impl Children {
         Ok(())
     }
 
-    pub fn pids(&self) -> Vec<u32> {
-        self.children.iter().map(|(child, _)| child.id()).collect()
-    }
-
     /// The rest of a line that begins like this.
     fn hear(&mut self, beginning: &str) -> Result<String> {
         match self.lines.recv_timeout(PATIENCE) {

@@ -148,7 +148,14 @@ impl Check {
     pub fn new(len: usize, senders: usize, every_byte: bool) -> Self {
         let mut content = Content::new(len, 0, None);
         let sums = std::array::from_fn(|_| sum(&content.message()[LEAST..]));
-        Check { every_byte, len, sums, next: vec![0; senders], ended: vec![false; senders], messages: 0 }
+        Check {
+            every_byte,
+            len,
+            sums,
+            next: vec![0; senders],
+            ended: vec![false; senders],
+            messages: 0,
+        }
     }
 
     /// How many messages have been looked at.

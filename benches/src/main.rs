@@ -1,13 +1,17 @@
 //! llmp beside what a user would pick instead: the same work, real processes, contents verified, in
 //! one run.
 
+mod abstraction;
 mod children;
 mod clock;
 mod content;
+mod limits;
 mod measure;
 mod peer;
 mod peers;
 mod placement;
+mod plot;
+mod pool;
 mod report;
 mod role;
 mod stats;
@@ -16,8 +20,7 @@ mod workloads;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use content::Sabotage;
-use measure::Plan;
-use serde_json::json;
+use measure::{Cell, Plan};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -51,6 +54,10 @@ enum Command {
     Join(Options),
     /// What the machine can do.
     Hardware(Options),
+    /// What the abstraction of memory costs against the protocol written by hand.
+    Abstraction,
+    /// How the length of a page changes a channel's speed.
+    Pool,
     /// Plays roles of a measurement.
     #[command(hide = true)]
     Role { roles: String },
@@ -76,7 +83,7 @@ struct Options {
     /// Lets the kernel choose the processors.
     #[arg(long)]
     no_pin: bool,
-    /// Where to write results.json.
+    /// Where to write results.json and the plots.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Lets senders spoil a message: the run must fail.
@@ -87,6 +94,14 @@ struct Options {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Role { roles } => role::play(&roles, workloads::act),
+        Command::Abstraction => {
+            abstraction::run();
+            Ok(())
+        }
+        Command::Pool => {
+            pool::run();
+            Ok(())
+        }
         Command::All(options) => run(&options, "all"),
         Command::P2p(options) => run(&options, "p2p"),
         Command::PingPong(options) => run(&options, "ping-pong"),
@@ -114,18 +129,24 @@ fn run(options: &Options, workload: &str) -> Result<()> {
         sabotage: options.sabotage,
     };
     let mut cells = workloads::cells(&plan);
-    cells.retain(|cell| workload == "all" || cell.workload == workload);
-    cells.retain(|cell| options.only.as_ref().is_none_or(|only| cell.case.contains(only.as_str())));
-    cells.retain(|cell| options.peer.is_empty() || options.peer.iter().any(|p| p == cell.peer));
-    if cells.is_empty() {
+    // The limits that figures are compared with belong to every run.
+    let is_wanted = |cell: &Cell| [cell.workload, "all"].contains(&workload);
+    let is_limit = |cell: &Cell| cell.workload == workloads::hardware::NAME;
+    let is_case = |cell: &Cell| options.only.iter().all(|only| cell.case.contains(only.as_str()));
+    let is_peer =
+        |cell: &Cell| options.peer.is_empty() || options.peer.iter().any(|peer| peer == cell.peer);
+    cells.retain(|cell| is_limit(cell) || is_wanted(cell) && is_case(cell) && is_peer(cell));
+    let is_nothing = !cells.iter().any(is_wanted);
+    if is_nothing {
         bail!("nothing is left to be measured; see --help");
     }
     let measured = measure::measure(&plan, cells)?;
     print!("{}", report::table(&measured));
     if let Some(out) = &options.out {
         std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
-        let text = serde_json::to_string_pretty(&report::json(&measured, json!({})))?;
+        let text = serde_json::to_string_pretty(&report::json(&measured, report::machine()))?;
         std::fs::write(out.join("results.json"), text)?;
+        plot::write(out, &measured)?;
     }
     Ok(())
 }

@@ -133,10 +133,7 @@ pub trait Receiver {
 
     /// Takes messages that are there at once and shows each until one of them is the last one.
     /// Returns whether it was; `None` if there was no message.
-    fn try_recv_batch(
-        &mut self,
-        look: impl FnMut(&[u8]) -> Result<bool>,
-    ) -> Result<Option<bool>> {
+    fn try_recv_batch(&mut self, look: impl FnMut(&[u8]) -> Result<bool>) -> Result<Option<bool>> {
         self.try_recv(look)?.transpose()
     }
 }

@@ -1,10 +1,11 @@
 //! Says what was measured: a table for people, JSON for programs.
 
+use crate::limits::Limits;
 use crate::measure::Measured;
 use crate::placement::Placement;
 use crate::stats::Spread;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// A length in bytes, as people say it.
@@ -68,34 +69,33 @@ pub fn number(value: f64) -> String {
     }
 }
 
+/// In the JSON and the plots only.
+const UNSHOWN: [&str; 4] = ["ns_p10", "ns_p25", "ns_p75", "ns_p90"];
+
 pub fn table(measured: &[Measured]) -> String {
     let mut text = String::new();
     for Group { cells, placement } in groups(measured) {
         let Some(first) = cells.first() else { continue };
-        let names: Vec<&str> =
-            first.samples.iter().flat_map(|s| s.figures.keys().copied()).collect();
-        let mut unique: Vec<&str> = Vec::new();
-        names.into_iter().for_each(|name| {
-            if !unique.contains(&name) {
-                unique.push(name);
-            }
-        });
+        let limits = Limits::of(measured, placement);
+        let figures = cells.iter().flat_map(|c| &c.samples).flat_map(|s| s.figures.keys().copied());
+        let figures: BTreeSet<&str> = figures.filter(|name| !UNSHOWN.contains(name)).collect();
         let _ = writeln!(text, "\n{}: {} ({placement})", first.cell.workload, first.cell.case);
-        let _ = write!(text, "{:<16}{:>5}", "", "runs");
-        for name in &unique {
-            let _ = write!(text, "  {name:>28}");
+        let _ = write!(text, "{:<15}{:>5}", "", "runs");
+        for name in &figures {
+            let _ = write!(text, " {name:>27}");
         }
-        let _ = writeln!(text);
+        let _ = writeln!(text, " {:>9}", "x limit");
         for cell in cells {
-            let _ = write!(text, "{:<16}{:>5}", cell.cell.peer, cell.count(placement));
+            let _ = write!(text, "{:<15}{:>5}", cell.cell.peer, cell.count(placement));
             let spreads = cell.spreads(placement);
-            for name in &unique {
+            for name in &figures {
                 let shown = spreads.get(name).map_or("-".into(), |s| {
                     format!("{} ({} .. {})", number(s.median), number(s.min), number(s.max))
                 });
-                let _ = write!(text, "  {shown:>28}");
+                let _ = write!(text, " {shown:>27}");
             }
-            let _ = writeln!(text);
+            let factor = limits.factor(cell, placement);
+            let _ = writeln!(text, " {:>9}", factor.map_or(String::new(), number));
         }
     }
     text
@@ -105,18 +105,36 @@ pub fn table(measured: &[Measured]) -> String {
 pub fn json(measured: &[Measured], machine: Value) -> Value {
     let mut cells = Vec::new();
     for Group { cells: group, placement } in groups(measured) {
-        for measured in group {
+        let limits = Limits::of(measured, placement);
+        for cell in group {
             cells.push(json!({
-                "workload": measured.cell.workload,
-                "case": measured.cell.case,
-                "peer": measured.cell.peer,
-                "len": measured.cell.len,
+                "workload": cell.cell.workload,
+                "case": cell.cell.case,
+                "peer": cell.cell.peer,
+                "len": cell.cell.len,
                 "placement": placement,
-                "counted": measured.count(placement),
-                "figures": measured.spreads(placement),
-                "runs": measured.samples,
+                "counted": cell.count(placement),
+                "figures": cell.spreads(placement),
+                "times_limit": limits.factor(cell, placement),
+                "runs": cell.samples,
             }));
         }
     }
     json!({ "machine": machine, "cells": cells })
+}
+
+/// What can be said of the machine.
+pub fn machine() -> Value {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_once(':').map_or(String::new(), |(_, value)| value.trim().to_owned())
+    };
+    let processors = std::thread::available_parallelism().map_or(0, usize::from);
+    json!({
+        "processor": field(&read("/proc/cpuinfo"), "model name"),
+        "processors": processors,
+        "memory": field(&read("/proc/meminfo"), "MemTotal"),
+        "kernel": read("/proc/sys/kernel/osrelease").trim(),
+    })
 }

@@ -30,22 +30,36 @@ pub struct Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Part {
     /// One sender, one receiver: messages a second.
-    StreamSender { batch: usize },
-    StreamReceiver { batch: usize, every_byte: bool },
+    StreamSender {
+        batch: usize,
+    },
+    StreamReceiver {
+        batch: usize,
+        every_byte: bool,
+    },
     /// One message there and back.
     Ping,
     Pong,
     /// All to all.
     Broker,
-    BusClient { index: usize, clients: usize },
+    BusClient {
+        index: usize,
+        clients: usize,
+    },
     /// A receiver at half speed, and so many bytes for it.
-    MemorySender { bytes: u64 },
+    MemorySender {
+        bytes: u64,
+    },
     MemoryReceiver,
     /// So many messages a second, or none.
-    RateSender { per_second: u64 },
+    RateSender {
+        per_second: u64,
+    },
     RateReceiver,
     /// So many clients join at once.
-    Joiner { clients: usize },
+    Joiner {
+        clients: usize,
+    },
 }
 
 /// What the threads of one process need to act as one.
@@ -95,7 +109,8 @@ pub fn play(roles: &str, act: fn(&Role, &Start) -> Result<()>) -> Result<()> {
     say_and_hear("ready");
     together.barrier.wait();
     together.barrier.wait();
-    let results = std::mem::take(&mut *together.results.lock().unwrap_or_else(PoisonError::into_inner));
+    let results =
+        std::mem::take(&mut *together.results.lock().unwrap_or_else(PoisonError::into_inner));
     say_and_hear(&format!("results {}", Value::Array(results)));
     together.barrier.wait();
     for thread in threads {

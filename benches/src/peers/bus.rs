@@ -1,9 +1,9 @@
 //! The peers as a bus: what each client sends reaches all others.
 
+use super::ll_mp_bus;
 use super::{iceoryx, ll_mp, llmp as ours};
 use crate::peer::{Place, Receiver as _, Setup, Waiting};
 use anyhow::{Result, bail};
-use super::ll_mp_bus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -6,10 +6,10 @@ pub mod iceoryx;
 pub mod ipc_channel;
 pub mod ipmpsc;
 pub mod kernel;
-pub mod llmp;
-mod meet;
 pub mod ll_mp;
 pub mod ll_mp_bus;
+pub mod llmp;
+mod meet;
 pub mod rtrb;
 pub mod shmem_ipc;
 

@@ -38,7 +38,8 @@ pub fn cells(_: &Plan) -> Vec<Cell> {
             wake([there, back], [heard, answered], &[0; 1])
         }),
         Cell::new(NAME, "wake up over an eventfd".into(), NAME, |_| {
-            let (there, back) = (eventfd(0, EventfdFlags::CLOEXEC)?, eventfd(0, EventfdFlags::CLOEXEC)?);
+            let (there, back) =
+                (eventfd(0, EventfdFlags::CLOEXEC)?, eventfd(0, EventfdFlags::CLOEXEC)?);
             let heard = [there.try_clone()?, back.try_clone()?];
             const RING: [u8; 8] = 1u64.to_ne_bytes();
             wake([there, back], heard, &RING)

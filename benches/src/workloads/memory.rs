@@ -16,7 +16,10 @@ const STEP: usize = 64;
 
 pub fn cells(plan: &Plan) -> Vec<Cell> {
     let bytes: u64 = if plan.quick { 1 << 27 } else { 1 << 30 };
-    let case = format!("{} of 4 KiB messages, receiver at half speed", crate::report::bytes(bytes as usize));
+    let case = format!(
+        "{} of 4 KiB messages, receiver at half speed",
+        crate::report::bytes(bytes as usize)
+    );
     let peers = PEERS.iter().filter(|peer| !peer.one_process && peer.name != "llmp-borrow");
     peers
         .map(|peer| {
@@ -26,7 +29,8 @@ pub fn cells(plan: &Plan) -> Vec<Cell> {
                 let sender = run.role(Part::MemorySender { bytes }, peer, &place, &setup, 0);
                 let receiver = run.role(Part::MemoryReceiver, peer, &place, &setup, 1);
                 let before = shared_kib()?;
-                let (played, peak) = run.play_watching(&[vec![sender], vec![receiver]], shared_kib)?;
+                let (played, peak) =
+                    run.play_watching(&[vec![sender], vec![receiver]], shared_kib)?;
                 let resident: f64 =
                     played.iter().map(|p| p.number("resident_kib")).sum::<Result<f64>>()?;
                 Ok(vec![
@@ -55,7 +59,9 @@ fn field(path: &str, name: &str) -> Result<u64> {
 pub fn act(role: &Role, start: &Start) -> Result<()> {
     let len = role.setup.len;
     match role.part {
-        Part::MemorySender { bytes } => with_peer!(role.peer.as_str(), len, sender(role, start, bytes)),
+        Part::MemorySender { bytes } => {
+            with_peer!(role.peer.as_str(), len, sender(role, start, bytes))
+        }
         Part::MemoryReceiver => with_peer!(role.peer.as_str(), len, receiver(role, start)),
         part => bail!("{part:?} uses no memory"),
     }

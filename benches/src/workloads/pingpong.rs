@@ -56,7 +56,10 @@ fn ping<P: Peer>(role: &Role, start: &Start) -> Result<()> {
     let mut times = Vec::with_capacity(1 << 20);
     let end = Instant::now() + Duration::from_secs_f64(role.seconds);
     let mut last = ticks();
-    while content.count() % BETWEEN_LOOKS != 0 || content.count() < 2 * WARM_UP || Instant::now() < end {
+    while content.count() % BETWEEN_LOOKS != 0
+        || content.count() < 2 * WARM_UP
+        || Instant::now() < end
+    {
         if content.count() % BETWEEN_LOOKS == 0 {
             last = ticks();
         }

@@ -34,7 +34,8 @@ pub fn cells(plan: &Plan) -> Vec<Cell> {
     let mut cells = Vec::new();
     for case in &CASES {
         for len in LENGTHS {
-            if case.batch > 0 && len > 65536 / 8 || plan.quick && ![64, 4096, 65536].contains(&len) {
+            if case.batch > 0 && len > 65536 / 8 || plan.quick && ![64, 4096, 65536].contains(&len)
+            {
                 continue;
             }
             for peer in PEERS.iter().filter(|peer| len <= peer.max_len) {
@@ -49,31 +50,41 @@ pub fn cells(plan: &Plan) -> Vec<Cell> {
 
 fn cell(case: &Case, len: usize, peer: &'static Info) -> Cell {
     let (batch, every_byte) = (case.batch, case.every_byte);
-    Cell::new("p2p", format!("{}, {}", crate::report::bytes(len), case.text), peer.name, move |run| {
-        let setup = Setup { waiting: peer.stream, borrow: peer.name == "llmp-borrow", ..Setup::new(len) };
-        let place = run.place("stream");
-        let sender = run.role(Part::StreamSender { batch }, peer, &place, &setup, 0);
-        let receiver = Part::StreamReceiver { batch, every_byte };
-        let receiver = run.role(receiver, peer, &place, &setup, 1);
-        let played = run.play_pair(peer, sender, receiver)?;
-        let (mut sent, mut figures) = (0.0, Vec::new());
-        for played in &played {
-            match played.part {
-                Part::StreamSender { .. } => sent = played.number("sent")?,
-                _ => figures.extend(["received", "messages_per_s"].map(|name| played.number(name))),
+    Cell::new(
+        "p2p",
+        format!("{}, {}", crate::report::bytes(len), case.text),
+        peer.name,
+        move |run| {
+            let setup = Setup {
+                waiting: peer.stream,
+                borrow: peer.name == "llmp-borrow",
+                ..Setup::new(len)
+            };
+            let place = run.place("stream");
+            let sender = run.role(Part::StreamSender { batch }, peer, &place, &setup, 0);
+            let receiver = Part::StreamReceiver { batch, every_byte };
+            let receiver = run.role(receiver, peer, &place, &setup, 1);
+            let played = run.play_pair(peer, sender, receiver)?;
+            let (mut sent, mut figures) = (0.0, Vec::new());
+            for played in &played {
+                match played.part {
+                    Part::StreamSender { .. } => sent = played.number("sent")?,
+                    _ => figures
+                        .extend(["received", "messages_per_s"].map(|name| played.number(name))),
+                }
             }
-        }
-        let figures = figures.into_iter().collect::<Result<Vec<f64>>>()?;
-        let [received, rate] = figures[..] else { bail!("the receiver has reported nothing") };
-        if sent != received {
-            bail!("{sent} messages were sent, {received} received");
-        }
-        Ok(vec![
-            ("messages_per_s", rate),
-            ("gib_per_s", rate * len as f64 / (1u64 << 30) as f64),
-            ("ns_per_message", 1e9 / rate),
-        ])
-    })
+            let figures = figures.into_iter().collect::<Result<Vec<f64>>>()?;
+            let [received, rate] = figures[..] else { bail!("the receiver has reported nothing") };
+            if sent != received {
+                bail!("{sent} messages were sent, {received} received");
+            }
+            Ok(vec![
+                ("messages_per_s", rate),
+                ("gib_per_s", rate * len as f64 / (1u64 << 30) as f64),
+                ("ns_per_message", 1e9 / rate),
+            ])
+        },
+    )
     .len(len)
 }
 
@@ -155,4 +166,3 @@ fn receiver<P: Peer>(role: &Role, start: &Start, batch: usize, every_byte: bool)
 fn between_looks(len: usize) -> usize {
     (CLOCK_BYTES / len).clamp(1, 256)
 }
-
