@@ -20,6 +20,11 @@ pub struct Played {
 }
 
 impl Played {
+    /// Whether the result says this of itself.
+    pub fn is(&self, name: &str) -> bool {
+        self.result.get(name).and_then(Value::as_bool) == Some(true)
+    }
+
     /// A number of the result.
     pub fn number(&self, name: &str) -> Result<f64> {
         let value = self.result.get(name).and_then(Value::as_f64);

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | a message or a delivery up to 4 KiB | half the round trip of one cache line for each line that it and its header (16 bytes) take |
 //! | a longer one | the copy of its bytes in the second cache |
-//! | ping-pong, polling | two cache lines there and back |
+//! | ping-pong, polling | two cache lines there and back, before and after the same runs |
 //! | ping-pong, sleeping | a wake-up there and back over a socket |
 //!
 //! A factor below 1 is possible: processors fetch lines ahead.
@@ -21,7 +21,6 @@ const SHORT: usize = 4096;
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     one_line_ns: Option<f64>,
-    two_lines_ns: Option<f64>,
     copy_gib_per_s: Option<f64>,
     wake_ns: Option<f64>,
 }
@@ -36,7 +35,6 @@ impl Limits {
         };
         Limits {
             one_line_ns: find("one cache line", "ns_p50"),
-            two_lines_ns: find("two cache lines", "ns_p50"),
             copy_gib_per_s: find("second cache", "gib_per_s"),
             wake_ns: find("SEQPACKET", "ns_p50"),
         }
@@ -48,7 +46,7 @@ impl Limits {
         match (cell.cell.workload, cell.cell.case.as_str()) {
             ("p2p", _) => Some(median("ns_per_message")? / self.message_ns(cell.cell.len?)?),
             ("bus", _) => Some(median("ns_per_delivery")? / self.message_ns(cell.cell.len?)?),
-            ("ping-pong", "polling") => Some(median("ns_p50")? / self.two_lines_ns?),
+            ("ping-pong", "polling") => Some(median("ns_p50")? / cell.two_lines_ns(placement)?),
             ("ping-pong", _) => Some(median("ns_p50")? / self.wake_ns?),
             _ => None,
         }

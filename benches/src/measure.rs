@@ -10,6 +10,7 @@ use crate::role::{Part, Role};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,21 @@ pub struct Plan {
     pub pinned: bool,
     pub sabotage: Option<Sabotage>,
 }
+
+/// So little of a run was counted that it has to be done again.
+#[derive(Debug)]
+pub struct TooShort;
+
+impl fmt::Display for TooShort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("too little of the run was counted: the machine is too busy")
+    }
+}
+
+impl std::error::Error for TooShort {}
+
+/// How often a run that was too short is done again.
+const TRIES: usize = 10;
 
 pub type Figures = Vec<(&'static str, f64)>;
 type Measure = Box<dyn Fn(&Run) -> Result<Figures>>;
@@ -180,6 +196,17 @@ fn is_short_of_runs(plan: &Plan, measured: &Measured) -> bool {
 }
 
 fn sample(plan: &Plan, cell: &Cell) -> Result<Sample> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match try_sample(plan, cell) {
+            Err(error) if error.is::<TooShort>() && tries < TRIES => {}
+            other => return other,
+        }
+    }
+}
+
+fn try_sample(plan: &Plan, cell: &Cell) -> Result<Sample> {
     // In memory, as some peers map files of it.
     let dir = tempfile::Builder::new().prefix("llmp-bench-").tempdir_in("/dev/shm")?;
     let run = Run { plan, dir, cpus: cpus()? };

@@ -49,6 +49,12 @@ impl Measured {
         values.into_iter().filter_map(|(name, v)| Some((name, Spread::of(v)?))).collect()
     }
 
+    /// Round trip of two cache lines around the counted runs.
+    pub fn two_lines_ns(&self, placement: Placement) -> Option<f64> {
+        let counted = self.samples.iter().filter(|s| s.placement == Some(placement));
+        Some(Spread::of(counted.flat_map(|sample| sample.two_lines_ns).collect())?.median)
+    }
+
     pub fn median(&self, placement: Placement, figure: &str) -> Option<f64> {
         Some(self.spreads(placement).get(figure)?.median)
     }
