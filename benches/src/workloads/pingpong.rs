@@ -56,11 +56,11 @@ fn ping<P: Peer>(role: &Role, start: &Start) -> Result<()> {
     let mut times = Vec::with_capacity(1 << 20);
     let end = Instant::now() + Duration::from_secs_f64(role.seconds);
     let mut last = ticks();
-    while content.count() % BETWEEN_LOOKS != 0
+    while !content.count().is_multiple_of(BETWEEN_LOOKS)
         || content.count() < 2 * WARM_UP
         || Instant::now() < end
     {
-        if content.count() % BETWEEN_LOOKS == 0 {
+        if content.count().is_multiple_of(BETWEEN_LOOKS) {
             last = ticks();
         }
         send(&mut there, waiting, content.message())?;

@@ -74,15 +74,10 @@ fn sender<P: Peer>(role: &Role, start: &Start, per_second: u64) -> Result<()> {
     start.ready();
     let (begun, used) = (Instant::now(), processor_ns());
     let length = Duration::from_secs_f64(role.seconds);
-    let mut number = 0;
-    while per_second > 0 {
+    for number in 0..(per_second as f64 * role.seconds) as u64 {
         let due = Duration::from_nanos(1_000_000_000 / per_second * (number + 1));
-        if due > length {
-            break;
-        }
         std::thread::sleep(due.saturating_sub(begun.elapsed()));
         send(&mut sender, role.setup.waiting, &message(number))?;
-        number += 1;
     }
     std::thread::sleep(length.saturating_sub(begun.elapsed()));
     let used = processor_ns() - used;
