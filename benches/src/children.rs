@@ -104,6 +104,15 @@ impl Children {
         Ok(())
     }
 
+    /// This reason and those of others that failed with it: who loses a connection may say so
+    /// before the one who had a reason to close it.
+    fn all_reasons(&self, first: &str) -> String {
+        let more = || self.lines.recv_timeout(Duration::from_millis(200)).ok();
+        let more = std::iter::from_fn(more)
+            .filter_map(|(_, line)| line.strip_prefix("failed ").map(|why| format!("; {why}")));
+        more.fold(first.to_owned(), |all, why| all + &why)
+    }
+
     /// The rest of a line that begins like this.
     fn hear(&mut self, beginning: &str) -> Result<String> {
         match self.lines.recv_timeout(PATIENCE) {
@@ -114,7 +123,7 @@ impl Children {
                     bail!("a process has ended too early: {status}")
                 }
                 None => match line.strip_prefix("failed ") {
-                    Some(why) => bail!("{why}"),
+                    Some(why) => bail!("{}", self.all_reasons(why)),
                     // Some libraries talk on standard output.
                     None => self.hear(beginning),
                 },
