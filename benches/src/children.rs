@@ -104,6 +104,26 @@ impl Children {
         Ok(())
     }
 
+    /// Removes the System V segments that our processes have made and left, as `ll_mp` does of
+    /// those that a broker keeps: they would outlive everybody.
+    fn remove_segments(&self) {
+        let segments = std::fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
+        let ours = |pid: &str| self.children.iter().any(|(child, _)| child.id().to_string() == pid);
+        let mut ids = Vec::new();
+        for line in segments.lines() {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            if let [_, id, _, _, creator, ..] = fields[..]
+                && ours(creator)
+            {
+                ids.extend(["-m".to_owned(), id.to_owned()]);
+            }
+        }
+        if !ids.is_empty() {
+            // Where there is no such command they stay, and the measurement is good all the same.
+            let _ = Command::new("ipcrm").args(ids).status();
+        }
+    }
+
     /// This reason and those of others that failed with it: who loses a connection may say so
     /// before the one who had a reason to close it.
     fn all_reasons(&self, first: &str) -> String {
@@ -141,5 +161,6 @@ impl Drop for Children {
             let _ = child.kill();
             let _ = child.wait();
         }
+        self.remove_segments();
     }
 }

@@ -16,7 +16,7 @@ const LEN: usize = 64;
 const END: u64 = u64::MAX;
 
 pub fn cells(plan: &Plan) -> Vec<Cell> {
-    let seconds = if plan.quick { 0.3 } else { 2.0 };
+    let seconds = if plan.quick { 0.3 } else { 1.0 };
     let mut cells = Vec::new();
     for (text, per_second) in [("idle", 0), ("1,000 messages a second", 1000)] {
         for peer in PEERS.iter().filter(|peer| peer.sleeps && peer.name != "llmp-borrow") {
