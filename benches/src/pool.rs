@@ -1,10 +1,8 @@
 //! How the length of a page, and so the memory over which a chain goes round, changes its speed.
 //!
-//! `cargo bench --bench pool` sends over a channel between two threads, the receiver copying and
+//! `cargo benchmark pool` sends over a channel between two threads, the receiver copying and
 //! reading every payload, in turn over the page lengths so that a noisy machine hits all alike.
 //! Medians of the rounds.
-
-#![allow(missing_docs)]
 
 use llmp::{Limits, Receiver, Sender};
 use std::time::{Duration, Instant};
@@ -14,7 +12,7 @@ const PAGES: [usize; 5] = [64 << 10, 256 << 10, 1 << 20, 2 << 20, 4 << 20];
 const SIZES: [usize; 4] = [64, 1024, 8192, 65536];
 const ROUND: Duration = Duration::from_millis(150);
 
-fn main() {
+pub fn run() {
     print!("{:>12}", "bytes");
     for page in PAGES {
         print!("  {:>8} KiB pages", page >> 10);

@@ -1,11 +1,9 @@
 //! What the abstraction of memory costs: the protocol as it is, against the same protocol written
 //! by hand on raw pointers, in turn within one run.
 //!
-//! `cargo bench --bench memory` prints nanoseconds per message (medians) and the ratio of the
+//! `cargo benchmark abstraction` prints nanoseconds per message (medians) and the ratio of the
 //! paired runs. One thread fills a chain and empties it again: no cache line changes owner, so
 //! that every instruction counts.
-
-#![allow(missing_docs)]
 
 use llmp::chain::{Blocked, Event, Receiver, Refused, Sender};
 use llmp::control::Control;
@@ -18,7 +16,7 @@ use std::time::Instant;
 const ROUNDS: usize = 41;
 const CHAIN_LEN: usize = 256 * 1024;
 
-fn main() {
+pub fn run() {
     println!(
         "{:>8}  {:>9} {:>9} {:>7}   {:>9} {:>9} {:>7}",
         "bytes", "send ns", "by hand", "ratio", "recv ns", "by hand", "ratio"

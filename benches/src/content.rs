@@ -1,0 +1,257 @@
+//! What messages contain, and how a receiver finds out that one is missing, came twice or changed.
+//!
+//! A message begins with a word that names its sender and its number. Its other bytes are one of a
+//! few windows into random bytes, chosen by the number; a receiver that reads every byte compares
+//! their checksum with that of the window. So the bytes of a stale slot or of a torn copy are
+//! noticed, and a sender need not write every byte anew, which would measure the sender's memory.
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// The least length of a message in bytes: its first word.
+pub const LEAST: usize = 8;
+
+const END: u64 = 1 << 63;
+const SENDER_SHIFT: u32 = 48;
+const NUMBER: u64 = (1 << SENDER_SHIFT) - 1;
+const WINDOWS: usize = 8;
+/// A line apart, so that the copy of each window is aligned alike.
+const WINDOW_STEP: usize = 64;
+
+/// What a sender does wrong on purpose, to see that the receiver notices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum Sabotage {
+    /// Leaves out a message.
+    Drop,
+    /// Sends a message twice.
+    Repeat,
+    /// Changes the last byte of a message.
+    Corrupt,
+}
+
+/// The number of the message that a sabotaged sender spoils.
+const SPOILT: u64 = 500;
+
+/// The messages of one sender, one after the other.
+pub struct Content {
+    bytes: Vec<u8>,
+    start: usize,
+    len: usize,
+    head: u64,
+    number: u64,
+    /// What the last message's first word hides of the random bytes, and where.
+    hidden: ([u8; LEAST], usize),
+    sabotage: Option<Sabotage>,
+    spoilt: u64,
+}
+
+impl Content {
+    pub fn new(len: usize, sender: usize, sabotage: Option<Sabotage>) -> Self {
+        assert!(len >= LEAST, "a message holds its number");
+        let mut bytes = vec![0; len + (WINDOWS + 1) * WINDOW_STEP];
+        let start = bytes.as_ptr().align_offset(WINDOW_STEP);
+        fill(&mut bytes[start..]);
+        let hidden = (bytes[start..].first_chunk().copied().unwrap_or_default(), start);
+        let spoilt = if sabotage.is_some() { SPOILT } else { u64::MAX };
+        let head = (sender as u64) << SENDER_SHIFT;
+        Content { bytes, start, len, head, number: 0, hidden, sabotage, spoilt }
+    }
+
+    /// How many messages there were so far.
+    pub fn count(&self) -> u64 {
+        self.number
+    }
+
+    /// Length of each message in bytes.
+    pub fn message_len(&self) -> usize {
+        self.len
+    }
+
+    /// The next message.
+    #[inline]
+    pub fn message(&mut self) -> &[u8] {
+        if self.number == self.spoilt {
+            self.spoil();
+        }
+        self.put(0)
+    }
+
+    /// The last message.
+    pub fn end(&mut self) -> &[u8] {
+        self.put(END)
+    }
+
+    /// The last message found no room and is the next one again.
+    pub fn take_back(&mut self) {
+        self.number -= 1;
+    }
+
+    #[inline]
+    fn put(&mut self, flag: u64) -> &[u8] {
+        let (word, at) = self.hidden;
+        self.bytes[at..at + LEAST].copy_from_slice(&word);
+        let at = self.start + window(self.number);
+        let message = &mut self.bytes[at..at + self.len];
+        let head = flag | self.head | self.number & NUMBER;
+        let (first, _) = message.split_at_mut(LEAST);
+        self.hidden = ([0; LEAST], at);
+        self.hidden.0.copy_from_slice(first);
+        first.copy_from_slice(&head.to_le_bytes());
+        self.number += 1;
+        message
+    }
+
+    #[cold]
+    fn spoil(&mut self) {
+        self.spoilt = u64::MAX;
+        match self.sabotage {
+            Some(Sabotage::Drop) => self.number += 1,
+            Some(Sabotage::Repeat) => self.number -= 1,
+            // Only seen where every byte is read, and not in a message without other bytes.
+            Some(Sabotage::Corrupt) => {
+                let last = self.start + window(self.number) + self.len - 1;
+                self.bytes[last] ^= 0x10;
+            }
+            None => {}
+        }
+    }
+}
+
+#[inline]
+fn window(number: u64) -> usize {
+    number as usize % WINDOWS * WINDOW_STEP
+}
+
+/// Random bytes, the same in every process.
+fn fill(bytes: &mut [u8]) {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for byte in bytes {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        *byte = (state >> 24) as u8;
+    }
+}
+
+/// A receiver's view of what it has got.
+pub struct Check {
+    every_byte: bool,
+    len: usize,
+    sums: [u64; WINDOWS],
+    /// The number of the next message of each sender.
+    next: Vec<u64>,
+    ended: Vec<bool>,
+    messages: u64,
+}
+
+impl Check {
+    pub fn new(len: usize, senders: usize, every_byte: bool) -> Self {
+        let mut content = Content::new(len, 0, None);
+        let sums = std::array::from_fn(|_| sum(&content.message()[LEAST..]));
+        Check {
+            every_byte,
+            len,
+            sums,
+            next: vec![0; senders],
+            ended: vec![false; senders],
+            messages: 0,
+        }
+    }
+
+    /// How many messages have been looked at.
+    pub fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// How many messages of a sender have been looked at.
+    pub fn messages_of(&self, sender: usize) -> u64 {
+        self.next.get(sender).copied().unwrap_or(0)
+    }
+
+    /// Whether a sender has sent its last message.
+    pub fn has_ended(&self, sender: usize) -> bool {
+        self.ended.get(sender).copied().unwrap_or(false)
+    }
+
+    /// Looks at a message. Returns whether it is its sender's last one.
+    #[inline]
+    pub fn look(&mut self, message: &[u8]) -> Result<bool> {
+        let Some(head) = message.first_chunk().filter(|_| message.len() == self.len) else {
+            bail!("a message of {} bytes instead of {}", message.len(), self.len);
+        };
+        let head = u64::from_le_bytes(*head);
+        let sender = ((head & !END) >> SENDER_SHIFT) as usize;
+        let number = head & NUMBER;
+        match self.next.get_mut(sender) {
+            Some(next) if *next == number => *next += 1,
+            Some(next) => bail!("message {number} of sender {sender} instead of {next}"),
+            None => bail!("a message of sender {sender}, who does not exist"),
+        }
+        if self.every_byte && sum(&message[LEAST..]) != self.sums[number as usize % WINDOWS] {
+            bail!("message {number} of sender {sender} has other bytes than were sent");
+        }
+        self.messages += 1;
+        let is_last = head & END != 0;
+        self.ended[sender] |= is_last;
+        Ok(is_last)
+    }
+}
+
+/// A checksum that reads every byte at the speed of memory and depends on their order.
+#[inline]
+fn sum(bytes: &[u8]) -> u64 {
+    let (lines, rest) = bytes.as_chunks::<64>();
+    let (mut plain, mut placed) = ([0u64; 8], [0u64; 8]);
+    for line in lines {
+        for (i, word) in line.as_chunks::<8>().0.iter().enumerate() {
+            plain[i] = plain[i].wrapping_add(u64::from_le_bytes(*word));
+            placed[i] = placed[i].wrapping_add(plain[i]);
+        }
+    }
+    let words = rest.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+    let bytes = rest.as_chunks::<8>().1.iter().map(|byte| u64::from(*byte));
+    let all = plain.into_iter().chain(placed).chain(words).chain(bytes);
+    all.fold(0, |sum, word| (sum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exchange(len: usize, sabotage: Option<Sabotage>) -> Result<u64> {
+        let mut content = Content::new(len, 0, sabotage);
+        let mut check = Check::new(len, 1, true);
+        for _ in 0..1000 {
+            check.look(content.message())?;
+        }
+        assert!(check.look(content.end())?);
+        Ok(check.messages())
+    }
+
+    #[test]
+    fn what_is_sent_is_what_is_expected() {
+        for len in [8, 16, 24, 64, 100, 4096] {
+            assert_eq!(exchange(len, None).unwrap(), 1001);
+        }
+    }
+
+    #[test]
+    fn a_missing_a_repeated_and_a_changed_message_are_noticed() {
+        for sabotage in [Sabotage::Drop, Sabotage::Repeat, Sabotage::Corrupt] {
+            for len in [16, 64, 100, 4096] {
+                assert!(exchange(len, Some(sabotage)).is_err(), "{sabotage:?} of {len} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn every_bit_of_every_byte_counts() {
+        let mut message = Content::new(200, 0, None).message().to_vec();
+        for at in 0..200 {
+            message[at] ^= 1;
+            assert!(Check::new(200, 1, true).look(&message).is_err(), "byte {at}");
+            message[at] ^= 1;
+        }
+        assert!(Check::new(200, 1, true).look(&message).is_ok());
+    }
+}

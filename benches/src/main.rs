@@ -1,0 +1,152 @@
+//! llmp beside what a user would pick instead: the same work, real processes, contents verified, in
+//! one run.
+
+mod abstraction;
+mod children;
+mod clock;
+mod content;
+mod limits;
+mod measure;
+mod peer;
+mod peers;
+mod placement;
+mod plot;
+mod pool;
+mod report;
+mod role;
+mod stats;
+mod workloads;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use content::Sabotage;
+use measure::{Cell, Plan};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Measures llmp beside its peers.
+#[derive(Parser)]
+#[command(after_help = "Examples:
+  llmp-bench all                          everything; less than 15 minutes
+  llmp-bench all --quick                  to see that it works; less than 2 minutes
+  llmp-bench p2p --only '64 B' --peer llmp --peer rtrb
+  llmp-bench p2p --quick --sabotage corrupt   must fail")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Every workload.
+    All(Options),
+    /// One sender, one receiver: messages a second.
+    P2p(Options),
+    /// 64 bytes there and back, polling and sleeping.
+    PingPong(Options),
+    /// All to all, with a broker where the peer has one.
+    Bus(Options),
+    /// Processor time while nothing or little is sent.
+    Waiting(Options),
+    /// Shared and resident memory with a slow receiver.
+    Memory(Options),
+    /// From connecting to the first message.
+    Join(Options),
+    /// What the machine can do.
+    Hardware(Options),
+    /// What the abstraction of memory costs against the protocol written by hand.
+    Abstraction,
+    /// How the length of a page changes a channel's speed.
+    Pool,
+    /// Plays roles of a measurement.
+    #[command(hide = true)]
+    Role { roles: String },
+}
+
+#[derive(clap::Args)]
+struct Options {
+    /// Fewer sizes, fewer and shorter runs: shows that it works and judges nothing.
+    #[arg(long)]
+    quick: bool,
+    /// Counted runs of each cell.
+    #[arg(long)]
+    runs: Option<usize>,
+    /// Length of a run in seconds.
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Only cases whose name contains this text.
+    #[arg(long)]
+    only: Option<String>,
+    /// Only this peer; may be given several times.
+    #[arg(long)]
+    peer: Vec<String>,
+    /// Lets the kernel choose the processors.
+    #[arg(long)]
+    no_pin: bool,
+    /// Where to write results.json and the plots.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Lets senders spoil a message: the run must fail.
+    #[arg(long)]
+    sabotage: Option<Sabotage>,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Role { roles } => role::play(&roles, workloads::act),
+        Command::Abstraction => {
+            abstraction::run();
+            Ok(())
+        }
+        Command::Pool => {
+            pool::run();
+            Ok(())
+        }
+        Command::All(options) => run(&options, "all"),
+        Command::P2p(options) => run(&options, "p2p"),
+        Command::PingPong(options) => run(&options, "ping-pong"),
+        Command::Bus(options) => run(&options, "bus"),
+        Command::Waiting(options) => run(&options, "waiting"),
+        Command::Memory(options) => run(&options, "memory"),
+        Command::Join(options) => run(&options, "join"),
+        Command::Hardware(options) => run(&options, "hardware"),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options, workload: &str) -> Result<()> {
+    let plan = Plan {
+        quick: options.quick,
+        runs: options.runs.unwrap_or(if options.quick { 2 } else { 5 }),
+        seconds: options.seconds.unwrap_or(if options.quick { 0.05 } else { 0.15 }),
+        pinned: !options.no_pin,
+        sabotage: options.sabotage,
+    };
+    let mut cells = workloads::cells(&plan);
+    // The limits that figures are compared with belong to every run.
+    let is_wanted = |cell: &Cell| [cell.workload, "all"].contains(&workload);
+    let is_limit = |cell: &Cell| cell.workload == workloads::hardware::NAME;
+    let is_case = |cell: &Cell| options.only.iter().all(|only| cell.case.contains(only.as_str()));
+    let is_peer =
+        |cell: &Cell| options.peer.is_empty() || options.peer.iter().any(|peer| peer == cell.peer);
+    cells.retain(|cell| is_limit(cell) || is_wanted(cell) && is_case(cell) && is_peer(cell));
+    let is_nothing = !cells.iter().any(is_wanted);
+    if is_nothing {
+        bail!("nothing is left to be measured; see --help");
+    }
+    let measured = measure::measure(&plan, cells)?;
+    print!("{}", report::table(&measured));
+    if let Some(out) = &options.out {
+        std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+        let text = serde_json::to_string_pretty(&report::json(&measured, report::machine()))?;
+        std::fs::write(out.join("results.json"), text)?;
+        plot::write(out, &measured)?;
+    }
+    Ok(())
+}

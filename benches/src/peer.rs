@@ -1,0 +1,161 @@
+//! What a peer has to be able to do, and the list of all peers.
+
+use crate::content::Content;
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How somebody waits who can't go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Waiting {
+    /// Looks again at once.
+    Poll,
+    /// Lets others run, then looks again.
+    Yield,
+    /// By the peer's own means, inside its calls.
+    Sleep,
+}
+
+impl Waiting {
+    #[inline]
+    pub fn pause(self) {
+        match self {
+            Waiting::Poll => std::hint::spin_loop(),
+            Waiting::Yield | Waiting::Sleep => std::thread::yield_now(),
+        }
+    }
+}
+
+/// What both ends of a connection know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Setup {
+    /// Length of every message in bytes.
+    pub len: usize,
+    pub waiting: Waiting,
+    /// Whoever receives may look at the message where it lies.
+    pub borrow: bool,
+    /// A client of a bus gets its own messages back.
+    pub own: bool,
+    /// How many messages must fit, if that matters.
+    pub ring_messages: Option<usize>,
+}
+
+impl Setup {
+    pub fn new(len: usize) -> Self {
+        Setup { len, waiting: Waiting::Poll, borrow: false, own: false, ring_messages: None }
+    }
+
+    /// Length of a ring for these messages in bytes, for peers that ask for one.
+    pub fn ring_len(&self) -> usize {
+        (8 * self.len).max(512 * 1024)
+    }
+
+    /// How many messages such a ring holds.
+    pub fn ring_messages(&self) -> usize {
+        self.ring_messages.unwrap_or(self.ring_len() / self.len)
+    }
+}
+
+/// Where two ends of a connection meet: a directory, and a name in it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Place {
+    pub dir: PathBuf,
+    pub name: String,
+}
+
+/// How long one end waits for the other to appear.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Place {
+    pub fn named(&self, name: &str) -> Place {
+        Place { dir: self.dir.clone(), name: name.to_owned() }
+    }
+
+    /// A path for the peer's own use.
+    pub fn path(&self, suffix: &str) -> PathBuf {
+        self.dir.join(format!("{}.{suffix}", self.name))
+    }
+
+    /// A name that no other connection of this machine has.
+    pub fn unique_name(&self) -> String {
+        let dir = self.dir.file_name().unwrap_or_default().to_string_lossy();
+        format!("{dir}/{}", self.name)
+    }
+
+    /// Says that the other end can come now, and tells it something.
+    pub fn announce(&self, text: &str) -> Result<()> {
+        let unfinished = self.path("unfinished");
+        std::fs::write(&unfinished, text)?;
+        Ok(std::fs::rename(unfinished, self.path("announced"))?)
+    }
+
+    /// Waits for the other end's announcement.
+    pub fn announced(&self) -> Result<String> {
+        let deadline = Instant::now() + PATIENCE;
+        let path = self.path("announced");
+        // Before the measurement, so that a pause does no harm.
+        while !path.exists() {
+            if Instant::now() > deadline {
+                bail!("nobody has announced {}", path.display());
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+    }
+}
+
+/// A connection from one sender to one receiver.
+pub trait Peer: 'static {
+    type Sender: Sender + 'static;
+    type Receiver: Receiver + 'static;
+    /// Makes the receiving end. It announces the place as soon as a sender can come.
+    fn receiver(place: &Place, setup: &Setup) -> Result<Self::Receiver>;
+    /// Makes the sending end once the place is announced.
+    fn sender(place: &Place, setup: &Setup) -> Result<Self::Sender>;
+}
+
+pub trait Sender {
+    /// Sends a message if there is room. When told to sleep, a peer may wait for room in here.
+    fn try_send(&mut self, message: &[u8]) -> Result<bool>;
+
+    /// Sends as many of the next `count` messages as there is room for, at once. Returns how many.
+    fn try_send_batch(&mut self, content: &mut Content, count: usize) -> Result<usize> {
+        let _ = (content, count);
+        bail!("this peer has no batches")
+    }
+}
+
+pub trait Receiver {
+    /// Takes a message if there is one and shows it. When told to sleep, a peer may wait for a
+    /// message in here.
+    fn try_recv<R>(&mut self, look: impl FnMut(&[u8]) -> R) -> Result<Option<R>>;
+
+    /// Takes messages that are there at once and shows each until one of them is the last one.
+    /// Returns whether it was; `None` if there was no message.
+    fn try_recv_batch(&mut self, look: impl FnMut(&[u8]) -> Result<bool>) -> Result<Option<bool>> {
+        self.try_recv(look)?.transpose()
+    }
+}
+
+#[inline]
+pub fn send(sender: &mut impl Sender, waiting: Waiting, message: &[u8]) -> Result<()> {
+    while !sender.try_send(message)? {
+        waiting.pause();
+    }
+    Ok(())
+}
+
+#[inline]
+pub fn recv<R>(
+    receiver: &mut impl Receiver,
+    waiting: Waiting,
+    mut look: impl FnMut(&[u8]) -> R,
+) -> Result<R> {
+    loop {
+        if let Some(seen) = receiver.try_recv(&mut look)? {
+            return Ok(seen);
+        }
+        waiting.pause();
+    }
+}

@@ -1,0 +1,90 @@
+//! This library: a channel without a broker, copying payloads or lending them.
+
+use crate::content::Content;
+use crate::peer::{Peer, Place, Setup, Waiting};
+use anyhow::{Result, bail};
+use llmp::memory::PeersAreHonest;
+use llmp::{Receiver, SendError, Sender};
+
+const TAG: u32 = 1;
+
+#[allow(unsafe_code)]
+pub fn promise() -> PeersAreHonest {
+    // SAFETY: the other processes run this very program, which only uses the library.
+    unsafe { PeersAreHonest::promise() }
+}
+
+pub struct Channel;
+
+impl Peer for Channel {
+    type Sender = Sending;
+    type Receiver = Receiving;
+
+    fn receiver(place: &Place, setup: &Setup) -> Result<Receiving> {
+        let listener = Receiver::listen(place.path("llmp").as_path())?;
+        place.announce("")?;
+        let mut receiver = listener.accept()?;
+        if setup.borrow {
+            receiver.borrow_payloads(promise());
+        }
+        Ok(Receiving { receiver, sleeps: setup.waiting == Waiting::Sleep })
+    }
+
+    fn sender(place: &Place, setup: &Setup) -> Result<Sending> {
+        place.announced()?;
+        let sender = Sender::connect(place.path("llmp").as_path())?;
+        Ok(Sending { sender, sleeps: setup.waiting == Waiting::Sleep })
+    }
+}
+
+pub struct Sending {
+    sender: Sender,
+    sleeps: bool,
+}
+
+pub struct Receiving {
+    receiver: Receiver,
+    sleeps: bool,
+}
+
+impl crate::peer::Sender for Sending {
+    #[inline]
+    fn try_send(&mut self, message: &[u8]) -> Result<bool> {
+        if self.sleeps {
+            self.sender.send(TAG, message)?;
+            return Ok(true);
+        }
+        match self.sender.try_send(TAG, message) {
+            Ok(()) => Ok(true),
+            Err(SendError::Full) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn try_send_batch(&mut self, content: &mut Content, count: usize) -> Result<usize> {
+        let mut batch = self.sender.batch();
+        for sent in 0..count {
+            match batch.send(TAG, content.message()) {
+                Ok(()) => {}
+                Err(SendError::Full) => {
+                    content.take_back();
+                    batch.commit();
+                    return Ok(sent);
+                }
+                Err(error) => bail!(error),
+            }
+        }
+        batch.commit();
+        Ok(count)
+    }
+}
+
+impl crate::peer::Receiver for Receiving {
+    #[inline]
+    fn try_recv<R>(&mut self, mut look: impl FnMut(&[u8]) -> R) -> Result<Option<R>> {
+        if self.sleeps {
+            return Ok(Some(look(self.receiver.recv()?.payload)));
+        }
+        Ok(self.receiver.try_recv()?.map(|message| look(message.payload)))
+    }
+}

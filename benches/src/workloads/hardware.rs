@@ -1,0 +1,142 @@
+//! What the machine can do: the limits that every figure is compared with.
+
+use crate::measure::{Cell, Plan};
+use crate::placement::{cpus, pin, round_trip_ns};
+use anyhow::{Result, bail};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::{read, write};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::thread::futex;
+use std::hint::black_box;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+/// Source and destination fit into a core's second cache together.
+const IN_L2: usize = 128 << 10;
+/// Larger than every cache.
+const IN_MEMORY: usize = 128 << 20;
+const WAKE_UPS: u32 = 2000;
+
+pub const NAME: &str = "hardware";
+
+pub fn cells(_: &Plan) -> Vec<Cell> {
+    vec![
+        Cell::new(NAME, "one cache line there and back".into(), NAME, |_| {
+            Ok(vec![("ns_p50", round_trip_ns(1)?)])
+        }),
+        Cell::new(NAME, "two cache lines there and back".into(), NAME, |_| {
+            Ok(vec![("ns_p50", round_trip_ns(2)?)])
+        }),
+        Cell::new(NAME, "copy in the second cache".into(), NAME, |_| copy(IN_L2)),
+        Cell::new(NAME, "copy in memory".into(), NAME, |_| copy(IN_MEMORY)),
+        Cell::new(NAME, "wake up over a SOCK_SEQPACKET socket".into(), NAME, |_| {
+            let kind = SocketType::SEQPACKET;
+            let pair = || socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
+            let (there, heard) = pair()?;
+            let (back, answered) = pair()?;
+            wake([there, back], [heard, answered], &[0; 1])
+        }),
+        Cell::new(NAME, "wake up over an eventfd".into(), NAME, |_| {
+            let (there, back) =
+                (eventfd(0, EventfdFlags::CLOEXEC)?, eventfd(0, EventfdFlags::CLOEXEC)?);
+            let heard = [there.try_clone()?, back.try_clone()?];
+            const RING: [u8; 8] = 1u64.to_ne_bytes();
+            wake([there, back], heard, &RING)
+        }),
+        Cell::new(NAME, "wake up over a futex".into(), NAME, |_| wake_by_futex()),
+    ]
+}
+
+/// Copies on one pinned thread.
+fn copy(len: usize) -> Result<Vec<(&'static str, f64)>> {
+    let on = cpus()?[0];
+    let copying = std::thread::spawn(move || {
+        pin(on)?;
+        let (from, mut to) = (vec![1u8; len], vec![2u8; len]);
+        let rounds = ((512 << 20) / len).max(2);
+        let start = Instant::now();
+        for _ in 0..rounds {
+            black_box(&mut to).copy_from_slice(black_box(&from));
+        }
+        let bytes = (rounds * len) as f64;
+        anyhow::Ok(bytes / (1u64 << 30) as f64 / start.elapsed().as_secs_f64())
+    });
+    match copying.join() {
+        Ok(rate) => Ok(vec![("gib_per_s", rate?)]),
+        Err(_) => bail!("the copying thread has failed"),
+    }
+}
+
+/// Two pinned threads that sleep in `read` wake each other.
+fn wake(
+    [there, back]: [OwnedFd; 2],
+    [heard, answered]: [OwnedFd; 2],
+    ring: &'static [u8],
+) -> Result<Vec<(&'static str, f64)>> {
+    two_threads(
+        move || {
+            read(&heard, &mut [0; 8])?;
+            write(&back, ring)?;
+            Ok(())
+        },
+        move || {
+            write(&there, ring)?;
+            read(&answered, &mut [0; 8])?;
+            Ok(())
+        },
+    )
+}
+
+fn wake_by_futex() -> Result<Vec<(&'static str, f64)>> {
+    static BALL: AtomicU32 = AtomicU32::new(0);
+    BALL.store(0, Ordering::SeqCst);
+    let pass = |mine: u32, theirs: u32, first: bool| {
+        let wait = || {
+            while BALL.load(Ordering::SeqCst) == theirs {
+                // Woken, or passed already: the loop looks again.
+                let _ = futex::wait(&BALL, futex::Flags::PRIVATE, theirs, None);
+            }
+        };
+        if !first {
+            wait();
+        }
+        BALL.store(theirs, Ordering::SeqCst);
+        let _ = futex::wake(&BALL, futex::Flags::PRIVATE, 1);
+        if first {
+            wait();
+        }
+        let _ = mine;
+        anyhow::Ok(())
+    };
+    two_threads(move || pass(1, 0, false), move || pass(0, 1, true))
+}
+
+fn two_threads(
+    mut answer: impl FnMut() -> Result<()> + Send + 'static,
+    mut ask: impl FnMut() -> Result<()> + Send + 'static,
+) -> Result<Vec<(&'static str, f64)>> {
+    let cpus = cpus()?;
+    let answering = std::thread::spawn(move || {
+        pin(cpus[1])?;
+        (0..WAKE_UPS).try_for_each(|_| answer())
+    });
+    let asking = std::thread::spawn(move || {
+        pin(cpus[0])?;
+        let mut times = Vec::new();
+        for _ in 0..WAKE_UPS {
+            let start = Instant::now();
+            ask()?;
+            times.push(start.elapsed().as_nanos() as u64);
+        }
+        anyhow::Ok(times)
+    });
+    match (answering.join(), asking.join()) {
+        (Ok(Ok(())), Ok(times)) => {
+            let mut times = times?;
+            times.sort_unstable();
+            Ok(vec![("ns_p50", crate::stats::quantile(&times, 0.5) as f64)])
+        }
+        _ => bail!("a thread of the wake-up has failed"),
+    }
+}

@@ -1,0 +1,57 @@
+//! A benchmark that does not notice a lost or changed message measures nothing: each workload that
+//! verifies contents must fail when a sender spoils one, and pass when none does.
+
+use std::process::Command;
+
+/// Runs a workload with two of its peers; what it says when it fails.
+fn run(arguments: &[&str], sabotage: Option<&str>) -> Result<(), String> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_llmp-bench"));
+    command.args(arguments).args(["--quick", "--runs=1"]);
+    command.args(sabotage.map(|what| format!("--sabotage={what}")));
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { Ok(()) } else { Err(said) }
+}
+
+#[test]
+fn a_spoilt_message_fails_every_workload() {
+    let bus = ["bus", "--only=3 clients, 256 B, yielding", "--peer"];
+    let stream = ["p2p", "--only=64 B, every byte", "--peer"];
+    let batches = ["p2p", "--only=64 B, every byte, in batches", "--peer"];
+    let ping_pong = ["ping-pong", "--only=polling", "--peer"];
+    let memory = ["memory", "--peer"];
+    for workload in [&bus[..], &stream, &batches, &ping_pong, &memory] {
+        let arguments = [workload, &["llmp"]].concat();
+        run(&arguments, None).unwrap();
+        for (what, noticed) in [
+            ("drop", "message 501 of sender 0 instead of 500"),
+            ("repeat", "message 499 of sender 0 instead of 500"),
+            ("corrupt", "message 500 of sender 0 has other bytes than were sent"),
+        ] {
+            let said = run(&arguments, Some(what)).expect_err(workload[0]);
+            assert!(said.contains(noticed), "{workload:?} {what}: {said}");
+        }
+    }
+}
+
+#[test]
+fn every_peer_is_verified_alike() {
+    for peer in [
+        "llmp-borrow",
+        "ll_mp",
+        "iceoryx2",
+        "ipmpsc",
+        "shmem-ipc",
+        "ipc-channel",
+        "unix-stream",
+        "unix-seqpacket",
+        "pipe",
+        "rtrb",
+        "crossbeam",
+    ] {
+        let arguments = ["p2p", "--only=64 B, every byte, one by one", "--peer", peer];
+        run(&arguments, None).unwrap();
+        let said = run(&arguments, Some("drop")).expect_err(peer);
+        assert!(said.contains("message 501 of sender 0 instead of 500"), "{peer}: {said}");
+    }
+}
