@@ -23,8 +23,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Messages moved to the inbox before another look for room.
+/// Messages and payload bytes moved to the inbox before another look for room: others may send as
+/// fast as we take in, and there may be room long since.
 const TAKEN_IN_AT_ONCE: usize = 256;
+const BYTES_TAKEN_IN_AT_ONCE: usize = 256 * 1024;
 
 /// Own messages passed over in one call of [`Client::try_recv`].
 const OWN_AT_ONCE: usize = 4096;
@@ -244,10 +246,11 @@ impl Client {
     }
 
     /// Moves what has come in to the inbox: so much that others get on, and not all that a steady
-    /// stream may bring, since there may be room meanwhile.
+    /// stream may bring.
     fn take_in(&mut self) {
+        let enough = self.inbox.limit.min(self.inbox.bytes + BYTES_TAKEN_IN_AT_ONCE);
         for _ in 0..TAKEN_IN_AT_ONCE {
-            if self.inbox.bytes > self.inbox.limit {
+            if self.inbox.bytes > enough {
                 return;
             }
             // What is wrong with the connection comes up again in the next call of the caller.
@@ -445,5 +448,32 @@ impl AsFd for Client {
     /// to receive, or when the connection has ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.port.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Broker;
+
+    #[test]
+    fn who_waits_for_room_looks_for_it_again_soon_however_much_comes_in() {
+        const LEN: usize = 64 * 1024;
+        let place = tempfile::tempdir().unwrap();
+        let bus = place.path().join("bus");
+        let broker = Broker::bind(&bus).unwrap();
+        let stop = broker.stop_handle();
+        let broker = std::thread::spawn(move || broker.run());
+        let (mut busy, mut waiting) =
+            (Client::connect(&bus).unwrap(), Client::connect(&bus).unwrap());
+        for _ in 0..64 {
+            busy.send(1, &[1; LEN]).unwrap();
+        }
+        busy.flush().unwrap();
+        waiting.take_in();
+        let taken = waiting.inbox.messages.len() * LEN;
+        assert!((1..=BYTES_TAKEN_IN_AT_ONCE + LEN).contains(&taken), "{taken}");
+        stop.stop();
+        broker.join().unwrap().unwrap();
     }
 }
