@@ -13,8 +13,16 @@
 //!            block on the doorbell
 //! ```
 //!
-//! No wake-up is lost (P10): either the sleeper's second look sees what was published, or the publisher sees `parked`: both
-//! fences are in one total order, and whichever comes second sees what stood before the first.
+//! No wake-up is lost (P10): either the sleeper's second look sees what was published, or the
+//! publisher sees `parked`. Both fences are in one total order, and whichever comes second sees
+//! what stood before the first.
+//!
+//! A fence costs the publisher more than the message does. Where the kernel can make all other
+//! processes fence, the sleeper has it do so (a *barrier*) and says in its region that it will;
+//! then the publisher, who must have registered to be reached, only keeps the compiler from moving
+//! its look in front of its store. Wherever it is when the barrier comes: it has stored, and the
+//! second look sees it; or it has not yet, and it will see `parked`.
+//!
 //! A ring to somebody who is awake already costs him one byte to read, and nothing else. The
 //! sleeps are numbered, so that each is rung once and rings don't fill the socket of a process that
 //! has been stopped.
@@ -30,6 +38,8 @@ pub struct Control<M> {
     memory: M,
     /// How often the owner has parked.
     sleeps: u64,
+    /// Whether the owner makes a barrier before it sleeps.
+    barrier: bool,
 }
 
 /// A peer's doorbell, as somebody sees it who may have to ring it.
@@ -46,7 +56,14 @@ impl<M: Memory> Doorbell<M> {
         Doorbell { control, rung: 0 }
     }
 
-    /// After something was published and [`ring_fence`](Control::ring_fence) has been called:
+    /// Whether the owner must not be looked at without a fence: it makes no barriers, or they
+    /// don't reach us.
+    #[inline]
+    pub fn needs_fence(&self) -> bool {
+        !(self.control.barrier && self.control.memory.is_reached())
+    }
+
+    /// After something was published and [`ring_fence`](Control::ring_fence) was called:
     /// must the owner be rung? Says so once for each of its sleeps.
     #[inline]
     pub fn must_ring(&mut self) -> bool {
@@ -64,8 +81,10 @@ impl<M: Memory> Control<M> {
     pub fn create(memory: M, cursors: usize) -> Self {
         assert!(cursor_offset(cursors) <= memory.region_len());
         let cursors = u32::try_from(cursors).expect("a region is not that large");
-        memory.write_words(0, [CONTROL_MAGIC, halves(VERSION, cursors)]);
-        Control { memory, sleeps: 0 }
+        let barrier = memory.has_barrier();
+        let flags = if barrier { CONTROL_BARRIER } else { 0 };
+        memory.write_words(0, [CONTROL_MAGIC, halves(VERSION, cursors), flags]);
+        Control { memory, sleeps: 0, barrier }
     }
 
     /// Checks a peer's region, in which `slot` is the number of our link's cursor.
@@ -80,7 +99,7 @@ impl<M: Memory> Control<M> {
         if slot >= room {
             return Err(Fault::NoCursor { slot, len });
         }
-        let [magic, version] = memory.read_words(0);
+        let [magic, version, flags] = memory.read_words(0);
         if magic != CONTROL_MAGIC {
             let expected = CONTROL_MAGIC;
             return Err(Fault::Control { what: "the magic number", found: magic, expected });
@@ -89,7 +108,11 @@ impl<M: Memory> Control<M> {
             let (found, expected) = (low(version).into(), VERSION.into());
             return Err(Fault::Control { what: "the version", found, expected });
         }
-        Ok(Control { memory, sleeps: 0 })
+        if flags & !CONTROL_BARRIER != 0 {
+            let expected = CONTROL_BARRIER;
+            return Err(Fault::Control { what: "the flags", found: flags, expected });
+        }
+        Ok(Control { memory, sleeps: 0, barrier: flags & CONTROL_BARRIER != 0 })
     }
 
     /// The region itself.
@@ -117,12 +140,17 @@ impl<M: Memory> Control<M> {
     }
 
     /// The owner says that it is about to sleep. It must look again at everything it waits for
-    /// before it does.
-    pub fn park(&mut self) {
+    /// before it does. Returns whether everybody will see it; if not, it must not sleep.
+    pub fn park(&mut self) -> bool {
         self.sleeps += 1;
         self.memory.store(CONTROL_PARKED, self.sleeps, Site::ParkStore);
+        if self.barrier {
+            // pairs with RingOrder, and with RingFence
+            return self.memory.barrier(Site::ParkBarrier);
+        }
         // pairs with RingFence
         self.memory.fence(Site::ParkFence);
+        true
     }
 
     /// The owner is awake.
@@ -131,11 +159,11 @@ impl<M: Memory> Control<M> {
     }
 
     /// Comes between everything that was published and [`must_ring`](Doorbell::must_ring); one
-    /// fence serves for many peers.
+    /// fence serves for many peers, and is needed if [one of them](Doorbell::needs_fence) does.
     #[inline]
-    pub fn ring_fence(&self) {
-        // pairs with ParkFence
-        self.memory.fence(Site::RingFence);
+    pub fn ring_fence(&self, is_needed: bool) {
+        // pairs with ParkFence, or with ParkBarrier
+        self.memory.fence(if is_needed { Site::RingFence } else { Site::RingOrder });
     }
 }
 

@@ -116,9 +116,9 @@ impl<M: Memory> Endpoint<M> {
     /// rung, and whether the peer must be rung before.
     pub fn park(&mut self, wanted: Wanted) -> (bool, bool) {
         let gave_up = self.inbound.as_mut().is_some_and(Receiver::give_up);
-        self.control.park();
+        let is_seen = self.control.park();
         let ring = gave_up && self.must_ring();
-        let may_sleep = !self.has(wanted);
+        let may_sleep = is_seen && !self.has(wanted);
         if !may_sleep {
             self.control.unpark();
         }
@@ -143,7 +143,7 @@ impl<M: Memory> Endpoint<M> {
     /// After something was published: whether the peer sleeps.
     #[inline]
     fn must_ring(&mut self) -> bool {
-        self.control.ring_fence();
+        self.control.ring_fence(self.doorbell.needs_fence());
         self.doorbell.must_ring()
     }
 

@@ -16,6 +16,10 @@ pub enum Access {
     Store,
     /// A fence.
     Fence,
+    /// A fence for the compiler alone: the machine may still reorder, until somebody's `Barrier`.
+    Compiler,
+    /// A fence of the calling thread and of every running thread of every registered process.
+    Barrier,
 }
 
 macro_rules! sites {
@@ -49,7 +53,8 @@ macro_rules! sites {
                 match self { $(Site::$name => $partner,)* }
             }
 
-            /// The weaker orderings that exist. A fence weakened to `Relaxed` is no fence at all.
+            /// The weaker orderings that exist. A fence weakened to `Relaxed` is no fence at all, a
+            /// barrier is a fence of its own thread.
             pub const fn weaker(self) -> &'static [Ordering] {
                 match self { $(Site::$name => &[$($weaker),*],)* }
             }
@@ -81,8 +86,12 @@ sites! {
     ParkClear: Store Relaxed, pairs "a ring too many is harmless, and whoever wakes looks at everything", weaker [];
     /// Between publishing (a commit or a cursor) and looking whether the other side sleeps.
     RingFence: Fence SeqCst, pairs "ParkFence", weaker [AcqRel, Release, Acquire, Relaxed];
+    /// In the place of `ParkFence` where the kernel makes everybody else fence, too.
+    ParkBarrier: Barrier SeqCst, pairs "RingOrder", weaker [Relaxed];
+    /// In the place of `RingFence` towards a sleeper that makes a `ParkBarrier`.
+    RingOrder: Compiler SeqCst, pairs "ParkBarrier", weaker [];
     /// Does the other side sleep?
-    RingRead: Load Relaxed, pairs "ordered by the RingFence before it", weaker [];
+    RingRead: Load Relaxed, pairs "ordered by the RingFence or RingOrder before it", weaker [];
 }
 
 /// The orderings of one run: production's, except for the sites that were weakened.
@@ -126,6 +135,10 @@ mod tests {
                 (_, Relaxed) => &[],
                 (Access::Load, Acquire) | (Access::Store, Release) => &[Relaxed],
                 (Access::Fence, SeqCst) => &[AcqRel, Release, Acquire, Relaxed],
+                (Access::Barrier, SeqCst) => &[Relaxed],
+                // No model knows the compiler; what it must not move is a mutant of the order of
+                // steps.
+                (Access::Compiler, SeqCst) => &[],
                 other => panic!("{site:?} is {other:?}: say what is weaker than that"),
             };
             assert_eq!(site.weaker(), weaker, "{site:?}");

@@ -4,5 +4,6 @@ pub(crate) mod closer;
 #[allow(unsafe_code)]
 mod credentials;
 pub mod lifeline;
+pub(crate) mod membarrier;
 pub(crate) mod place;
 pub(crate) mod socket;

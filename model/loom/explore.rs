@@ -1,8 +1,8 @@
 //! Runs a scenario under loom and says how far it was explored.
 
-use crate::scenario::{Runtime, mailbox};
-use llmp::memory::{Reordered, Reordering, Swap};
-use llmp::order::{Orders, Site};
+use crate::scenario::{self, Runtime, mailbox};
+use llmp::memory::{Interrupts, Reordered, Reordering, Swap};
+use llmp::order::{Access, Orders, Site};
 use std::any::Any;
 use std::fmt::{Display, Formatter};
 use std::io::Write;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-mailbox!(LoomMailbox, loom);
+mailbox!(Mailbox, loom);
 
 /// loom's memory, whose orderings and order of steps may be wrong in this run.
 pub type LoomMemory = Reordered<llmp::memory::LoomMemory>;
@@ -22,6 +22,50 @@ pub type LoomMemory = Reordered<llmp::memory::LoomMemory>;
 pub struct Loom {
     orders: Arc<Orders>,
     order_of_steps: Arc<Reordering<llmp::memory::LoomMemory>>,
+    interrupts: Option<Arc<Interrupts>>,
+}
+
+impl Loom {
+    /// The same, with a kernel that can make all threads fence. For the execution's first thread.
+    pub fn with_barriers(&self) -> Self {
+        let interrupts = Arc::new(Interrupts::default());
+        interrupts.comes();
+        Loom { interrupts: Some(interrupts), ..self.clone() }
+    }
+
+    /// Does what may block. To a thread that is blocked nobody's barrier waits.
+    fn blocked<T>(interrupts: Option<&Interrupts>, wait: impl FnOnce() -> T) -> T {
+        interrupts.into_iter().for_each(Interrupts::goes);
+        let result = wait();
+        interrupts.into_iter().for_each(Interrupts::comes);
+        result
+    }
+}
+
+/// A mailbox at which a thread can block.
+pub struct LoomMailbox<T> {
+    mailbox: Mailbox<T>,
+    interrupts: Option<Arc<Interrupts>>,
+}
+
+impl<T> Clone for LoomMailbox<T> {
+    fn clone(&self) -> Self {
+        LoomMailbox { mailbox: self.mailbox.clone(), interrupts: self.interrupts.clone() }
+    }
+}
+
+impl<T: Send + 'static> scenario::Mailbox<T> for LoomMailbox<T> {
+    fn put(&self, item: T) {
+        self.mailbox.put(item);
+    }
+
+    fn take(&self) -> Option<T> {
+        self.mailbox.take()
+    }
+
+    fn wait(&self) -> T {
+        Loom::blocked(self.interrupts.as_deref(), || self.mailbox.wait())
+    }
 }
 
 impl Runtime for Loom {
@@ -30,19 +74,29 @@ impl Runtime for Loom {
 
     fn memory(&self, len: usize) -> LoomMemory {
         let memory = llmp::memory::LoomMemory::new(len, &self.orders);
+        let memory = match &self.interrupts {
+            Some(interrupts) => memory.with_barriers(interrupts),
+            None => memory,
+        };
         Reordered::new(memory, &self.order_of_steps)
     }
 
     fn mailbox<T: Send + 'static>(&self) -> LoomMailbox<T> {
-        LoomMailbox::default()
+        LoomMailbox { mailbox: Mailbox::default(), interrupts: self.interrupts.clone() }
     }
 
     fn spawn<T: Send + 'static>(
         &self,
         thread: impl FnOnce() -> T + Send + 'static,
     ) -> Box<dyn FnOnce() -> T> {
-        let thread = loom::thread::spawn(thread);
-        Box::new(move || thread.join().unwrap())
+        let (interrupts, ours) = (self.interrupts.clone(), self.interrupts.clone());
+        let thread = loom::thread::spawn(move || {
+            interrupts.iter().for_each(|interrupts| interrupts.comes());
+            let result = thread();
+            interrupts.iter().for_each(|interrupts| interrupts.goes());
+            result
+        });
+        Box::new(move || Loom::blocked(ours.as_deref(), || thread.join().unwrap()))
     }
 }
 
@@ -73,7 +127,8 @@ impl Protocol {
             Protocol::Swapped(swap) => (Orders::production(), Some(swap)),
         };
         let thread = || format!("{:?}", loom::thread::current().id());
-        Loom { orders: Arc::new(orders), order_of_steps: Reordering::new(swap, thread) }
+        let order_of_steps = Reordering::new(swap, thread);
+        Loom { orders: Arc::new(orders), order_of_steps, interrupts: None }
     }
 }
 
@@ -84,6 +139,9 @@ impl Display for Protocol {
             Protocol::Weakened(site, Ordering::Relaxed) if is_fence(*site) => {
                 write!(f, "{site:?} as no fence")
             }
+            Protocol::Weakened(site, _) if site.access() == Access::Barrier => {
+                write!(f, "{site:?} as a fence")
+            }
             Protocol::Weakened(site, ordering) => write!(f, "{site:?} as {ordering:?}"),
             Protocol::Swapped(swap) => write!(f, "{swap}"),
         }
@@ -91,7 +149,7 @@ impl Display for Protocol {
 }
 
 fn is_fence(site: Site) -> bool {
-    site.access() == llmp::order::Access::Fence
+    site.access() == Access::Fence
 }
 
 /// How far a scenario was explored.

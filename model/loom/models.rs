@@ -76,6 +76,18 @@ pub const WAKE_BOTH: Model = model("wake_both", Some(3), |loom| {
     both_sleep(loom, limits(1, 2), 4, Waiting::Sleeps);
 });
 
+pub const WAKE_RECEIVER_BARRIER: Model = model("wake_receiver_barrier", None, |loom| {
+    both_sleep(&loom.with_barriers(), limits(4, 2), 2, Waiting::Sleeps);
+});
+
+pub const WAKE_SENDER_BARRIER: Model = model("wake_sender_barrier", None, |loom| {
+    sender_sleeps(&loom.with_barriers(), limits(1, 2));
+});
+
+pub const WAKE_BOTH_BARRIER: Model = model("wake_both_barrier", Some(3), |loom| {
+    both_sleep(&loom.with_barriers(), limits(1, 2), 4, Waiting::Sleeps);
+});
+
 /// What a broker has given up, it has sent on: whoever sees the one sees the other.
 pub const BROKER: Model = model("broker_sends_on", Some(4), |loom| {
     broker_dies(loom, BUS_OF_ONE, usize::MAX);

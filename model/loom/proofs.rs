@@ -68,6 +68,21 @@ fn p9_p10_a_sleeping_sender_and_a_sleeping_receiver_are_woken() {
 }
 
 #[test]
+fn p10_a_sleeping_receiver_that_makes_a_barrier_is_woken() {
+    models::WAKE_RECEIVER_BARRIER.check();
+}
+
+#[test]
+fn p9_p10_a_sleeping_sender_that_makes_a_barrier_is_woken() {
+    models::WAKE_SENDER_BARRIER.check();
+}
+
+#[test]
+fn p9_p10_both_are_woken_that_make_barriers() {
+    models::WAKE_BOTH_BARRIER.check();
+}
+
+#[test]
 fn p3_a_broker_sends_on_before_it_gives_up() {
     models::BROKER.check();
 }

@@ -26,7 +26,7 @@ mod scenario;
 
 use explore::{Explored, Model, Protocol, explore, report};
 use llmp::memory::{Step, Swap};
-use llmp::order::Site;
+use llmp::order::{Access, Site};
 use std::any::Any;
 use std::time::Instant;
 
@@ -40,6 +40,8 @@ enum Subject {
     /// Sleeping and waking: elsewhere nobody rings, so that what is held back until then would
     /// never come.
     Waking,
+    /// The same where whoever sleeps makes a barrier, and whoever publishes no fence.
+    Barrier,
 }
 
 /// A model that judges, with the number of preemptions that it permits itself here: mistakes show
@@ -61,6 +63,9 @@ const JUDGES: &[Judge] = &[
     Judge { model: models::WAKE_RECEIVER, subject: Subject::Waking, bound: 3 },
     Judge { model: models::WAKE_SENDER, subject: Subject::Waking, bound: 3 },
     Judge { model: models::WAKE_BOTH, subject: Subject::Waking, bound: 2 },
+    Judge { model: models::WAKE_RECEIVER_BARRIER, subject: Subject::Barrier, bound: 3 },
+    Judge { model: models::WAKE_SENDER_BARRIER, subject: Subject::Barrier, bound: 3 },
+    Judge { model: models::WAKE_BOTH_BARRIER, subject: Subject::Barrier, bound: 2 },
 ];
 
 /// Mutants that no model can kill, each with an argument in `docs/orderings.md`.
@@ -81,30 +86,26 @@ fn first_line(panic: &(dyn Any + Send)) -> String {
     said.lines().next().unwrap_or_default().chars().take(70).collect()
 }
 
-/// The subject of a mutant.
-fn subject(mutant: Protocol) -> Subject {
-    let wakes = |site: &Site| {
-        use Site::*;
-        matches!(site, ParkStore | ParkFence | ParkClear | RingFence | RingRead)
-    };
-    let is_about_waking = match mutant {
-        Protocol::Production => false,
-        Protocol::Weakened(site, _) => wakes(&site),
-        Protocol::Swapped(swap) => {
-            matches!(swap.first, Step::Store(site) if wakes(&site)) || swap.then.iter().any(wakes)
-        }
-    };
-    let is_about_a_broker = match mutant {
+/// The subjects of a mutant: it must be noticed in each.
+fn subjects(mutant: Protocol) -> &'static [Subject] {
+    use Site::{ParkBarrier, ParkClear, ParkFence, ParkStore, RingFence, RingOrder, RingRead};
+    let wakes = |site: &Site| matches!(site, ParkStore | ParkClear | RingRead);
+    match mutant {
         // Of one process, only a broker publishes and gives up in one breath.
-        Protocol::Swapped(Swap { first: Step::Store(Site::CommitPublish), then, .. }) => {
-            then.contains(&Site::CursorPublish)
+        Protocol::Swapped(Swap { first: Step::Store(Site::CommitPublish), then, .. })
+            if then.contains(&Site::CursorPublish) =>
+        {
+            &[Subject::Broker]
         }
-        _ => false,
-    };
-    match (is_about_a_broker, is_about_waking) {
-        (true, _) => Subject::Broker,
-        (_, true) => Subject::Waking,
-        _ => Subject::Chain,
+        Protocol::Swapped(swap)
+            if matches!(swap.first, Step::Store(site) if wakes(&site))
+                || swap.then.iter().any(wakes) =>
+        {
+            &[Subject::Waking, Subject::Barrier]
+        }
+        Protocol::Weakened(ParkFence | RingFence, _) => &[Subject::Waking],
+        Protocol::Weakened(ParkBarrier | RingOrder, _) => &[Subject::Barrier],
+        _ => &[Subject::Chain],
     }
 }
 
@@ -122,10 +123,11 @@ fn production_passes_what_judges_the_mutants() {
 #[test]
 fn every_mutant_is_killed_by_a_model_or_equivalent() {
     let start = Instant::now();
-    let (mut killed, mut unexplained) = (0, Vec::new());
-    for mutant in Protocol::mutants() {
+    let (mut killed, mut equivalent, mut unexplained) = (0, 0, Vec::new());
+    let mutants = Protocol::mutants()
+        .flat_map(|mutant| subjects(mutant).iter().map(move |subject| (mutant, *subject)));
+    for (mutant, subject) in mutants {
         let name = mutant.to_string();
-        let subject = subject(mutant);
         let mut judges = JUDGES.iter().filter(|judge| judge.subject == subject);
         let killer = judges.find_map(|judge| Some((judge.model.name, judge.kills(mutant)?)));
         let is_equivalent = EQUIVALENT.contains(&name.as_str());
@@ -140,7 +142,10 @@ fn every_mutant_is_killed_by_a_model_or_equivalent() {
                     unexplained.push(format!("{name} is killed and was taken for equivalent"));
                 }
             }
-            None if is_equivalent => report(&format!("mutant {name:<42} equivalent")),
+            None if is_equivalent => {
+                report(&format!("mutant {name:<42} equivalent"));
+                equivalent += 1;
+            }
             None => {
                 report(&format!("mutant {name:<42} SURVIVES"));
                 unexplained.push(format!("{name} survives"));
@@ -148,13 +153,14 @@ fn every_mutant_is_killed_by_a_model_or_equivalent() {
         }
     }
     let time = start.elapsed().as_secs_f64();
-    report(&format!("mutants: {killed} killed, {} equivalent, {time:.1} s", EQUIVALENT.len()));
+    report(&format!("mutants: {killed} killed, {equivalent} equivalent, {time:.1} s"));
     assert!(unexplained.is_empty(), "{}", unexplained.join("; "));
 }
 
 #[test]
 fn every_site_has_a_mutant() {
-    for site in Site::ALL {
+    // What the compiler must not move, `CommitPublish behind RingRead` moves.
+    for site in Site::ALL.iter().filter(|site| site.access() != Access::Compiler) {
         let is_moved = |mutant| match mutant {
             Protocol::Production => false,
             Protocol::Weakened(weak, _) => weak == *site,

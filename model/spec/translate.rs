@@ -79,7 +79,7 @@ impl Translator {
                 self.uses.insert(*region, Use::Control(*of));
                 Ok(())
             }
-            Event::Fence { who: by, site: Site::ParkFence } => {
+            Event::Fence { who: by, site: Site::ParkFence | Site::ParkBarrier } => {
                 self.act(Action::ParkFence { by: *by })
             }
             Event::Fence { who: by, .. } => self.act(Action::RingFence { by: *by }),

@@ -230,8 +230,8 @@ impl<M: Memory> Core<M> {
     /// Says that the broker is about to sleep and looks again. Returns whether it may block until
     /// it is rung or something happens on a connection.
     pub fn park(&mut self) -> bool {
-        self.control.park();
-        let may_sleep = self.actions.is_empty() && !self.has_work();
+        let is_seen = self.control.park();
+        let may_sleep = is_seen && self.actions.is_empty() && !self.has_work();
         if !may_sleep {
             self.control.unpark();
         }

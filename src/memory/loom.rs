@@ -1,7 +1,8 @@
 //! Memory that loom explores: every interleaving and every reordering that C11 allows.
 
 use super::Memory;
-use crate::order::{Orders, Site};
+use super::interrupts::Interrupts;
+use crate::order::{Access, Orders, Site};
 use loom::sync::atomic::{AtomicU64, fence};
 use std::cell::UnsafeCell;
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use std::sync::atomic::Ordering;
 pub struct LoomMemory {
     words: Arc<Vec<Word>>,
     orders: Arc<Orders>,
+    /// If there are barriers in this run.
+    interrupts: Option<Arc<Interrupts>>,
 }
 
 struct Word(UnsafeCell<AtomicU64>);
@@ -62,7 +65,21 @@ impl LoomMemory {
     pub fn new(len: usize, orders: &Arc<Orders>) -> Self {
         assert!(len.is_multiple_of(8));
         let words = (0..len / 8).map(|_| Word(UnsafeCell::new(AtomicU64::new(0)))).collect();
-        LoomMemory { words: Arc::new(words), orders: orders.clone() }
+        LoomMemory { words: Arc::new(words), orders: orders.clone(), interrupts: None }
+    }
+
+    /// The same in a run in which there are barriers.
+    #[must_use]
+    pub fn with_barriers(self, interrupts: &Arc<Interrupts>) -> Self {
+        LoomMemory { interrupts: Some(interrupts.clone()), ..self }
+    }
+
+    /// The calling thread's barrier comes between this access and the one before, if somebody
+    /// waits for it.
+    fn interrupt(&self) {
+        if let Some(interrupts) = &self.interrupts {
+            interrupts.serve();
+        }
     }
 
     fn word(&self, at: usize) -> &Word {
@@ -77,18 +94,36 @@ impl Memory for LoomMemory {
     }
 
     fn load(&self, at: usize, site: Site) -> u64 {
+        self.interrupt();
         self.word(at).atomic().load(self.orders.of(site))
     }
 
     fn store(&self, at: usize, value: u64, site: Site) {
+        self.interrupt();
         self.word(at).atomic().store(value, self.orders.of(site));
     }
 
     fn fence(&self, site: Site) {
-        match self.orders.of(site) {
-            Ordering::Relaxed => {}
-            order => fence(order),
+        match (site.access(), self.orders.of(site)) {
+            (Access::Compiler, _) | (_, Ordering::Relaxed) => {}
+            (_, order) => fence(order),
         }
+    }
+
+    fn has_barrier(&self) -> bool {
+        self.interrupts.is_some()
+    }
+
+    fn barrier(&self, site: Site) -> bool {
+        fence(Ordering::SeqCst);
+        if let (Some(interrupts), Ordering::SeqCst) = (&self.interrupts, self.orders.of(site)) {
+            interrupts.everybody();
+        }
+        self.interrupts.is_some()
+    }
+
+    fn is_reached(&self) -> bool {
+        self.interrupts.is_some()
     }
 
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {

@@ -224,6 +224,18 @@ impl<M: Memory> Memory for Reordered<M> {
         self.memory.fence(site);
     }
 
+    fn has_barrier(&self) -> bool {
+        self.memory.has_barrier()
+    }
+
+    fn barrier(&self, site: Site) -> bool {
+        self.memory.barrier(site)
+    }
+
+    fn is_reached(&self) -> bool {
+        self.memory.is_reached()
+    }
+
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
         self.memory.read_words(at)
     }

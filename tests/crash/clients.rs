@@ -148,7 +148,7 @@ const JOINING: &[&str] = &[
     "CommitRead",
     "read bytes",
     "CursorPublish",
-    "RingFence",
+    "RingOrder",
     "RingRead",
     "send Bye",
     "close a connection",

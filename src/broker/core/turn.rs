@@ -5,7 +5,7 @@
 //! store, then gives up what it took, and then rings who sleeps. In that order: what was given up
 //! has been sent on (P3). All clients read the one broadcast chain, so all see one order (P2).
 
-use super::{Action, Core, Drain};
+use super::{Action, Core, Drain, Link};
 use crate::broker::forward::{Hooked, forward};
 use crate::chain::{Blocked, Event, Receiver, Refused, Sender};
 use crate::control::Doorbell;
@@ -159,7 +159,9 @@ impl<M: Memory> Core<M> {
             return;
         }
         // One fence for everything that was stored above and everybody who may wait for it.
-        self.control.ring_fence();
+        let needs_fence =
+            |link: &Link<M>| link.doorbell.as_ref().is_some_and(Doorbell::needs_fence);
+        self.control.ring_fence(self.links.iter().any(needs_fence));
         for link in &mut self.links {
             let concerned = link.gave_up || published && link.roles.has(Roles::RECEIVE);
             if concerned && link.doorbell.as_mut().is_some_and(Doorbell::must_ring) {
