@@ -262,4 +262,17 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_cursor_that_lies_is_the_peers_fault() {
+        use crate::order::Site;
+        let (mut sending, mut receiving) = channel();
+        send(&mut sending, &mut receiving);
+        assert_eq!(sending.lie(), None);
+        let tail = sending.outbound().unwrap().tail();
+        let cursor = crate::layout::cursor_offset(0);
+        receiving.control.memory().store(cursor, tail + 1, Site::CursorPublish);
+        assert!(!sending.has(Wanted { room: Some(4096), ..Wanted::default() }));
+        assert_eq!(sending.lie(), Some(Fault::CursorAhead { found: tail + 1, tail }));
+    }
 }

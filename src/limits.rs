@@ -175,8 +175,9 @@ mod tests {
     }
 
     #[test]
-    fn the_default_limits_fit_together() {
+    fn the_default_limits_are_those_of_the_documentation_and_fit_together() {
         let d = Limits::default();
+        assert_eq!((d.page_len, d.max_message_len, d.budget), (262_144, 3_145_728, 8_388_608));
         assert_eq!(Limits::new(d.page_len, d.max_message_len, d.budget), Ok(d));
     }
 

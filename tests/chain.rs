@@ -136,6 +136,16 @@ fn p1_a_message_written_in_place_arrives_and_is_counted() {
     }
     let stats = chain.sender.stats();
     assert_eq!((stats.messages, stats.payload_bytes), (2, 11));
+    // Each takes a page of its own; the second turn comes back to the first page.
+    let mut counted = Vec::new();
+    for _ in 0..4 {
+        chain.append(Envelope::default(), &[7; 80], true).unwrap();
+        chain.sender.publish();
+        chain.take().unwrap().unwrap();
+        let stats = chain.sender.stats();
+        counted.push((stats.turns, stats.reuses, stats.page_bytes / 192));
+    }
+    assert_eq!(counted, [(1, 0, 2), (2, 1, 2), (3, 2, 2), (4, 3, 2)]);
 }
 
 /// `PROPTEST_CASES` asks for more; what fails is kept, and tried first from then on.

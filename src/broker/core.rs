@@ -10,6 +10,8 @@
 //!
 //! What is done in a turn stands in `turn`.
 
+#[cfg(test)]
+mod tests;
 mod turn;
 
 pub use self::turn::{Turn, TurnBudget};
@@ -317,39 +319,5 @@ impl<M: Memory> Core<M> {
 
     fn link_mut(&mut self, client: ClientId) -> Option<&mut Link<M>> {
         self.links.iter_mut().find(|link| link.id == client)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::layout::{control_len, cursor_offset};
-    use crate::memory::Region;
-    use crate::order::Site;
-
-    #[test]
-    fn no_client_gets_an_id_that_was_used_before() {
-        let limits = Limits::new(256, 64, 4096).unwrap();
-        let (control, first) = (Region::heap(control_len(1)), Region::heap(256));
-        let mut core = Core::new(limits, control, 1, first);
-        core.next_client = u32::MAX;
-        assert_eq!(core.reserve(Roles::SEND), None);
-    }
-    #[test]
-    fn a_cursor_says_nothing_when_it_is_given_to_the_next_client() {
-        let limits = Limits::new(256, 64, 4096).unwrap();
-        let (control, first) = (Region::heap(control_len(1)), Region::heap(256));
-        let mut core = Core::new(limits, control.clone(), 1, first);
-        let Reserved { client, cursor } = core.reserve(Roles::SEND).unwrap();
-        let page = Region::heap(256);
-        let mut sender = Sender::new(client.0, limits, page.clone());
-        core.page_arrived(client, 0, page).unwrap();
-        sender.send(Default::default(), b"taken").unwrap();
-        core.turn();
-        let said = || control.load(cursor_offset(cursor), Site::CursorRead);
-        assert_eq!(said(), sender.tail());
-        core.expel(client, None);
-        assert_eq!(core.reserve(Roles::SEND).unwrap().cursor, cursor);
-        assert_eq!(said(), 0);
     }
 }

@@ -1,0 +1,287 @@
+//! What a broker decides, on memory of the heap.
+
+use super::*;
+use crate::broker::core::Reserved;
+use crate::chain::{Blocked, FIRST_PAGE, Refused};
+use crate::hook::Verdict;
+use crate::layout::*;
+use crate::memory::Region;
+use crate::message::Message;
+use crate::order::Site;
+
+fn core() -> Core<Region> {
+    let limits = Limits::new(256, 64, 4096).unwrap();
+    Core::new(limits, Region::heap(control_len(1)), 1, Region::heap(256))
+}
+
+fn join(core: &mut Core<Region>, roles: Roles) -> ClientId {
+    let Reserved { client, .. } = core.reserve(roles).unwrap();
+    let control = Control::create(Region::heap(control_len(1)), 1);
+    core.join(client, control.memory().clone()).unwrap();
+    client
+}
+
+/// A page that is nothing but its end.
+fn only_an_end(page: &Region, id: u32, base: u64) {
+    let version = halves(VERSION, PAGE_HEADER as u32);
+    page.write_words(0, [PAGE_MAGIC, version, 256, halves(id, 1), base, 0]);
+    let end = commit_word(0, KIND_EOP, 0, 0);
+    page.write_words(PAGE_HEADER, [end, halves(1 - id, 0)]);
+}
+
+#[test]
+fn a_client_that_is_gone_and_turns_pages_without_end_is_removed() {
+    let mut core = core();
+    core.set_turn_budget(TurnBudget { messages: 1, bytes: 1 });
+    let client = join(&mut core, Roles::SEND);
+    let pages = [Region::heap(256), Region::heap(256)];
+    only_an_end(&pages[0], FIRST_PAGE, 0);
+    only_an_end(&pages[1], 1, 256);
+    for (id, page) in pages.iter().enumerate() {
+        core.page_arrived(client, id as u32, page.clone()).unwrap();
+    }
+    core.hung_up(client);
+    let mut turns = 0;
+    while core.clients() > 0 {
+        core.turn();
+        turns += 1;
+        let next = (turns + 1) % 2;
+        only_an_end(&pages[next], next as u32, 256 * (turns as u64 + 1));
+    }
+    assert_eq!(turns, 512 / SLOT_HEADER + 1);
+    assert_eq!(core.take_actions(), [Action::Remove(client, Some(Fault::Endless))]);
+}
+
+#[test]
+fn who_has_left_is_removed_although_a_slow_receiver_blocks_the_bus() {
+    let limits = Limits::new(256, 64, 4096).unwrap();
+    let control = Region::heap(control_len(3));
+    let mut core = Core::new(limits, control.clone(), 3, Region::heap(256));
+    let slow = join(&mut core, Roles::RECEIVE);
+    let busy = join(&mut core, Roles::SEND);
+    let leaver = join(&mut core, Roles::SEND);
+    let first = Region::heap(256);
+    let mut sender = Sender::new(busy.0, limits, first.clone());
+    core.page_arrived(busy, FIRST_PAGE, first).unwrap();
+    sender.admit(0, Control::check(control, 1).unwrap(), 1);
+    sender.told(0);
+    let mut pages = 1;
+    // The slow one takes nothing, until it holds the whole budget.
+    while core.turn().blocked != Some(Blocked::Full) {
+        while let Err(Refused::Blocked(Blocked::NeedPage(len))) =
+            sender.send(Default::default(), &[7; 64])
+        {
+            let page = Region::heap(len);
+            sender.add_page(page.clone());
+            sender.told(0);
+            core.page_arrived(busy, pages, page).unwrap();
+            pages += 1;
+        }
+        if let Some(Blocked::NeedPage(len)) = core.turn().blocked {
+            core.add_page(Region::heap(len));
+        }
+        while core.notice(slow).is_some() {
+            core.told(slow);
+        }
+    }
+    assert_eq!(core.turn().blocked, Some(Blocked::Full));
+    core.hung_up(leaver);
+    assert_eq!(core.turn().blocked, Some(Blocked::Full));
+    assert_eq!(core.take_actions(), [Action::Remove(leaver, None)]);
+    assert_eq!(core.clients(), 2);
+}
+
+#[test]
+fn no_client_gets_an_id_that_was_used_before() {
+    let limits = Limits::new(256, 64, 4096).unwrap();
+    let (control, first) = (Region::heap(control_len(1)), Region::heap(256));
+    let mut core = Core::new(limits, control, 1, first);
+    core.next_client = u32::MAX;
+    assert_eq!(core.reserve(Roles::SEND), None);
+}
+
+#[test]
+fn a_cursor_says_nothing_when_it_is_given_to_the_next_client() {
+    let limits = Limits::new(256, 64, 4096).unwrap();
+    let (control, first) = (Region::heap(control_len(1)), Region::heap(256));
+    let mut core = Core::new(limits, control.clone(), 1, first);
+    let Reserved { client, cursor } = core.reserve(Roles::SEND).unwrap();
+    let page = Region::heap(256);
+    let mut sender = Sender::new(client.0, limits, page.clone());
+    core.page_arrived(client, 0, page).unwrap();
+    sender.send(Default::default(), b"taken").unwrap();
+    core.turn();
+    let said = || control.load(cursor_offset(cursor), Site::CursorRead);
+    assert_eq!(said(), sender.tail());
+    core.expel(client, None);
+    assert_eq!(core.reserve(Roles::SEND).unwrap().cursor, cursor);
+    assert_eq!(said(), 0);
+}
+
+/// A client that sends, whose pages the broker gets at once.
+struct Sending {
+    client: ClientId,
+    sender: Sender<Region>,
+}
+
+impl Sending {
+    fn join(core: &mut Core<Region>) -> Self {
+        let client = join(core, Roles::SEND);
+        let first = Region::heap(256);
+        let mut sender = Sender::new(client.0, core.limits, first.clone());
+        core.page_arrived(client, FIRST_PAGE, first).unwrap();
+        let cursor = core.links.iter().find(|link| link.id == client).unwrap().cursor;
+        let control = Control::check(core.control().clone(), cursor).unwrap();
+        sender.admit(0, control, cursor);
+        sender.told(0);
+        Sending { client, sender }
+    }
+
+    fn send(&mut self, core: &mut Core<Region>, payload: &[u8]) {
+        while let Err(Refused::Blocked(Blocked::NeedPage(len))) =
+            self.sender.send(Default::default(), payload)
+        {
+            let page = Region::heap(len);
+            self.sender.add_page(page.clone());
+            while let Some(Notice::Page(id)) = self.sender.notice(0) {
+                core.page_arrived(self.client, id, page.clone()).unwrap();
+                self.sender.told(0);
+            }
+        }
+    }
+}
+
+fn large_core() -> Core<Region> {
+    let limits = Limits::new(256, 64, 4096).unwrap();
+    Core::new(limits, Region::heap(control_len(4)), 4, Region::heap(256))
+}
+
+fn is_parked(core: &Core<Region>) -> bool {
+    core.control().load(CONTROL_PARKED, Site::RingRead) != 0
+}
+
+#[test]
+fn it_may_sleep_when_nothing_is_left_and_says_so_meanwhile() {
+    let mut core = large_core();
+    let mut sending = Sending::join(&mut core);
+    assert!(core.park() && is_parked(&core));
+    core.unpark();
+    assert!(!is_parked(&core));
+    sending.send(&mut core, b"something");
+    assert!(!core.park() && !is_parked(&core), "there is a message");
+    core.turn();
+    assert!(core.park());
+    core.unpark();
+    core.hung_up(sending.client);
+    assert!(!core.park() && !is_parked(&core), "there is somebody to be removed");
+    core.turn();
+    assert!(!core.park() && !is_parked(&core), "there is something to be done");
+    assert_eq!(core.take_actions(), [Action::Remove(sending.client, None)]);
+    assert!(core.park());
+}
+
+#[test]
+fn it_sleeps_while_a_page_is_on_its_way_and_looks_again_when_its_connection_was_looked_through() {
+    let mut core = large_core();
+    let client = join(&mut core, Roles::SEND);
+    let page = Region::heap(256);
+    only_an_end(&page, FIRST_PAGE, 0);
+    core.page_arrived(client, FIRST_PAGE, page).unwrap();
+    for _ in 0..2 {
+        core.turn();
+        assert_eq!(core.take_actions(), [Action::Drain(client)]);
+        assert!(core.park(), "only its connection can help");
+        core.unpark();
+        core.not_drained(client);
+        assert!(!core.park(), "what its connection holds has not all been taken in");
+    }
+    core.turn();
+    core.take_actions();
+    core.drained(client);
+    assert!(!core.park(), "it names a page that it has not sent");
+    core.turn();
+    let fault = Fault::UnknownPage { page: FIRST_PAGE, at: PAGE_HEADER, next: 1 };
+    assert_eq!(core.take_actions(), [Action::Remove(client, Some(fault))]);
+}
+
+#[test]
+fn a_client_has_its_share_of_a_turn_and_no_more() {
+    for (budget, share) in [
+        (TurnBudget { messages: 3, bytes: usize::MAX }, 3),
+        (TurnBudget { messages: usize::MAX, bytes: 9 }, 2),
+    ] {
+        let mut core = large_core();
+        core.set_turn_budget(budget);
+        let mut sending = Sending::join(&mut core);
+        (0..6).for_each(|_| sending.send(&mut core, &[7; 8]));
+        for _ in 0..6 / share {
+            assert_eq!(core.turn().taken, share);
+        }
+        assert_eq!(core.turn().taken, 0);
+    }
+}
+
+#[test]
+fn who_goes_does_not_change_whose_turn_is_next() {
+    let mut core = large_core();
+    let clients = [(); 3].map(|()| join(&mut core, Roles::SEND));
+    core.turn();
+    core.turn();
+    assert_eq!(core.links[core.first].id, clients[2]);
+    core.expel(clients[0], None);
+    assert_eq!(core.links[core.first].id, clients[2]);
+}
+
+#[test]
+fn receivers_are_counted_when_they_have_joined() {
+    let mut core = large_core();
+    assert_eq!(core.receivers(), 0);
+    join(&mut core, Roles::SEND);
+    core.reserve(Roles::RECEIVE).unwrap();
+    assert_eq!(core.receivers(), 0);
+    join(&mut core, Roles::RECEIVE);
+    join(&mut core, Roles::SEND.and(Roles::RECEIVE));
+    assert_eq!(core.receivers(), 2);
+}
+
+#[test]
+fn what_waits_for_room_is_as_long_as_the_hook_made_it() {
+    let mut core = large_core();
+    core.set_hook(Box::new(|_: &Message<'_>| Verdict::Replace(vec![9; 64])));
+    let mut sending = Sending::join(&mut core);
+    // A page has room for two of them.
+    (0..3).for_each(|_| sending.send(&mut core, &[7; 8]));
+    assert_eq!(core.turn().blocked, Some(Blocked::NeedPage(256)));
+    assert_eq!(core.waiting, Some(SLOT_HEADER + 64));
+}
+
+#[test]
+fn a_client_that_is_gone_and_sends_without_end_is_removed() {
+    let mut core = core();
+    // So that there is always room.
+    core.set_hook(Box::new(|_: &Message<'_>| Verdict::Drop));
+    core.set_turn_budget(TurnBudget { messages: 2, bytes: usize::MAX });
+    let client = join(&mut core, Roles::SEND);
+    let pages = [Region::heap(256), Region::heap(256)];
+    for (id, page) in pages.iter().enumerate() {
+        let version = halves(VERSION, PAGE_HEADER as u32);
+        let ids = halves(id as u32, 1);
+        page.write_words(0, [PAGE_MAGIC, version, 256, ids, 256 * id as u64, id as u64]);
+        let message = commit_word(64, KIND_MESSAGE, 0, 0);
+        page.write_words(PAGE_HEADER, [message, 0]);
+        let end = [commit_word(0, KIND_EOP, 0, 0), halves(1 - id as u32, 0)];
+        page.write_words(PAGE_HEADER + SLOT_HEADER + 64, end);
+        core.page_arrived(client, id as u32, page.clone()).unwrap();
+    }
+    core.hung_up(client);
+    let mut turns = 0;
+    while core.clients() > 0 {
+        core.turn();
+        turns += 1;
+        // The page that it has left goes on where the one that it is in ends.
+        let next = turns + 1;
+        pages[next % 2].write_words(PAGE_BASE, [256 * next as u64, next as u64]);
+    }
+    assert_eq!(turns, 512 / (SLOT_HEADER + 64 + SLOT_HEADER) + 1);
+    assert_eq!(core.take_actions(), [Action::Remove(client, Some(Fault::Endless))]);
+}
