@@ -5,6 +5,7 @@ mod abstraction;
 mod children;
 mod clock;
 mod content;
+mod instructions;
 mod limits;
 mod measure;
 mod peer;
@@ -58,6 +59,15 @@ enum Command {
     Abstraction,
     /// How the length of a page changes a channel's speed.
     Pool,
+    /// How many instructions an operation takes; fails when that has changed. Needs valgrind.
+    Instructions {
+        /// Writes the record instead of comparing with it.
+        #[arg(long)]
+        record: bool,
+    },
+    /// Performs an operation whose instructions are counted.
+    #[command(hide = true)]
+    Operation { name: String, times: usize },
     /// Plays roles of a measurement.
     #[command(hide = true)]
     Role { roles: String },
@@ -102,6 +112,8 @@ fn main() -> ExitCode {
             pool::run();
             Ok(())
         }
+        Command::Instructions { record } => instructions::run(record),
+        Command::Operation { name, times } => instructions::play(&name, times),
         Command::All(options) => run(&options, "all"),
         Command::P2p(options) => run(&options, "p2p"),
         Command::PingPong(options) => run(&options, "ping-pong"),
