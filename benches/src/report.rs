@@ -30,8 +30,7 @@ pub fn groups(measured: &[Measured]) -> Vec<Group<'_>> {
     };
     let placement = |cells: &[Measured]| {
         let runs = |p: Placement| cells.iter().map(|cell| cell.count(p)).sum::<usize>();
-        let all = [Placement::Smt, Placement::Far, Placement::Near];
-        all.into_iter().max_by_key(|p| runs(*p)).unwrap_or(Placement::Near)
+        Placement::ALL.into_iter().max_by_key(|p| runs(*p)).unwrap_or(Placement::Near)
     };
     let groups = measured.chunk_by(same);
     groups.map(|cells| Group { cells, placement: placement(cells) }).collect()

@@ -32,10 +32,10 @@ pub fn cells(plan: &Plan) -> Vec<Cell> {
 /// Plays a role: the entry of every process that a measurement starts.
 pub fn act(role: &Role, start: &Start) -> Result<()> {
     match role.part {
-        Part::StreamSender { .. } | Part::StreamReceiver { .. } => stream::act(role, start),
-        Part::Ping | Part::Pong => pingpong::act(role, start),
+        Part::StreamSender(_) | Part::StreamReceiver { .. } => stream::act(role, start),
+        Part::Ping { .. } | Part::Pong { .. } => pingpong::act(role, start),
         Part::Broker | Part::BusClient { .. } => bus::act(role, start),
-        Part::MemorySender { .. } | Part::MemoryReceiver => memory::act(role, start),
+        Part::MemorySender { .. } | Part::MemoryReceiver { .. } => memory::act(role, start),
         Part::RateSender { .. } | Part::RateReceiver => waiting::act(role, start),
         Part::Joiner { .. } => join::act(role, start),
     }
