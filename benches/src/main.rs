@@ -52,6 +52,8 @@ enum Command {
     Memory(Options),
     /// From connecting to the first message.
     Join(Options),
+    /// How the cost grows with clients, sleepers and buses.
+    Growth(Options),
     /// What the machine can do.
     Hardware(Options),
     /// What the abstraction of memory costs against the protocol written by hand.
@@ -109,6 +111,7 @@ fn main() -> ExitCode {
         Command::Waiting(options) => run(&options, "waiting"),
         Command::Memory(options) => run(&options, "memory"),
         Command::Join(options) => run(&options, "join"),
+        Command::Growth(options) => run(&options, "growth"),
         Command::Hardware(options) => run(&options, "hardware"),
     };
     match result {
