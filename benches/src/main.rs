@@ -13,15 +13,19 @@ mod placement;
 mod plot;
 mod pool;
 mod report;
+mod results;
 mod role;
 mod stats;
+mod targets;
+mod verdict;
 mod workloads;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use content::Sabotage;
 use measure::{Cell, Plan};
-use std::path::PathBuf;
+use results::Results;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Measures llmp beside its peers.
@@ -29,6 +33,7 @@ use std::process::ExitCode;
 #[command(after_help = "Examples:
   llmp-bench all                          everything; less than 15 minutes
   llmp-bench all --quick                  to see that it works; less than 2 minutes
+  llmp-bench verdict DIR/results.json     which targets were met, of a run with --out DIR
   llmp-bench p2p --only '64 B' --peer llmp --peer rtrb
   llmp-bench p2p --quick --sabotage corrupt   must fail")]
 struct Arguments {
@@ -60,6 +65,14 @@ enum Command {
     Abstraction,
     /// How the length of a page changes a channel's speed.
     Pool,
+    /// Which targets are met, from the results.json of a run or of several, as a table in Markdown.
+    Verdict {
+        #[arg(required = true)]
+        results: Vec<PathBuf>,
+        /// Where to write plots of all of it.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Plays roles of a measurement.
     #[command(hide = true)]
     Role { roles: String },
@@ -104,6 +117,7 @@ fn main() -> ExitCode {
             pool::run();
             Ok(())
         }
+        Command::Verdict { results, out } => judge(&results, out.as_deref()),
         Command::All(options) => run(&options, "all"),
         Command::P2p(options) => run(&options, "p2p"),
         Command::PingPong(options) => run(&options, "ping-pong"),
@@ -145,11 +159,26 @@ fn run(options: &Options, workload: &str) -> Result<()> {
     }
     let measured = measure::measure(&plan, cells)?;
     print!("{}", report::table(&measured));
+    let text = serde_json::to_string_pretty(&report::json(&measured, report::machine()))?;
+    let results = Results::parse(&text)?;
+    if workload == "all" {
+        println!("\n{}", verdict::markdown(&results));
+    }
     if let Some(out) = &options.out {
         std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
-        let text = serde_json::to_string_pretty(&report::json(&measured, report::machine()))?;
         std::fs::write(out.join("results.json"), text)?;
-        plot::write(out, &measured)?;
+        plot::write(out, &results)?;
+    }
+    Ok(())
+}
+
+/// Never fails for what was measured: time is no reason to.
+fn judge(results: &[PathBuf], out: Option<&Path>) -> Result<()> {
+    let results = Results::read(results)?;
+    print!("{}", verdict::markdown(&results));
+    if let Some(out) = out {
+        std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+        plot::write(out, &results)?;
     }
     Ok(())
 }

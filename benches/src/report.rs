@@ -99,7 +99,7 @@ pub fn table(measured: &[Measured]) -> String {
                 });
                 let _ = write!(text, " {shown:>27}");
             }
-            let factor = limits.factor(cell, placement);
+            let factor = limits.factor(cell);
             let _ = writeln!(text, " {:>9}", factor.map_or(String::new(), number));
         }
     }
@@ -120,7 +120,7 @@ pub fn json(measured: &[Measured], machine: Value) -> Value {
                 "placement": placement,
                 "counted": cell.count(placement),
                 "figures": cell.spreads(placement),
-                "times_limit": limits.factor(cell, placement),
+                "times_limit": limits.factor(cell),
                 "runs": cell.samples,
             }));
         }
