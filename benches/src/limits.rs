@@ -6,11 +6,10 @@
 //! | a longer one | the copy of its bytes in the second cache |
 //! | one written in place, of which the head is read | the lines of a message of 8 bytes |
 //! | ping-pong, polling | two cache lines there and back, before and after the same runs |
-//! | ping-pong, sleeping | a wake-up there and back over a socket |
-//! | the same, late answers | that wake-up, when both ends work before they write |
-//! | a message at 1,000 a second | half that wake-up |
-//! | joining | a wake-up there and back over a socket |
+//! | ping-pong, sleeping | bare sockets in its place, which wake there and back |
 //! | waking many | bare sockets in its place |
+//! | a message at 1,000 a second | half a wake-up there and back, late |
+//! | joining | a wake-up there and back |
 //!
 //! A factor below 1 is possible: processors fetch lines ahead. An idle turn of the broker and an idle
 //! bus have no limit of this kind, and memory has its budget.
@@ -18,7 +17,7 @@
 use crate::content::LEAST;
 use crate::measure::Measured;
 use crate::placement::Placement;
-use crate::workloads::{hardware, waking};
+use crate::workloads::hardware;
 
 const HEADER: usize = 16;
 const LINE: usize = 64;
@@ -52,7 +51,7 @@ impl<'a> Limits<'a> {
                 median("ns_p50")? / (self.hardware(hardware::LATE_SOCKET, "ns_p50")? / 2.0)
             }
             "join" => median("ns_p50")? / self.hardware(hardware::SOCKET, "ns_p50")?,
-            "growth" => median("ns_last")? / self.find(case, waking::BARE, "ns_last")?,
+            "growth" => median("ns_last")? / self.find(case, hardware::BARE, "ns_last")?,
             _ => return None,
         })
     }
@@ -60,8 +59,7 @@ impl<'a> Limits<'a> {
     fn round_trip_ns(&self, cell: &Measured) -> Option<f64> {
         match cell.cell.case.as_str() {
             "polling" => cell.two_lines_ns(self.placement),
-            "sleeping" => self.hardware(hardware::SOCKET, "ns_p50"),
-            _ => self.hardware(hardware::LATE_SOCKET, "ns_p50"),
+            case => self.find(case, hardware::BARE, "ns_p50"),
         }
     }
 

@@ -3,7 +3,7 @@
 mod svg;
 
 use crate::peers::PEERS;
-use crate::report::{bytes, number};
+use crate::report::bytes;
 use crate::results::{Cell, Results};
 use crate::workloads::{QUANTILES, growth};
 use std::path::Path;
@@ -15,6 +15,8 @@ const COLOURS: [&str; 12] = [
     "#d55e00", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#7f6000", "#41ab5d",
     "#8c6bb1", "#999999", "#222222", "#b0a000",
 ];
+
+const DASHES: &str = "- - inside one process";
 
 /// Writes all plots that the figures allow.
 pub fn write(dir: &Path, results: &Results) -> std::io::Result<()> {
@@ -37,11 +39,10 @@ pub fn write(dir: &Path, results: &Results) -> std::io::Result<()> {
 }
 
 fn style(peer: &str) -> Style {
-    let at = PEERS.iter().position(|info| info.name == peer).unwrap_or(0);
-    Style {
-        colour: COLOURS[at % COLOURS.len()],
-        thick: peer.starts_with("llmp"),
-        dashed: PEERS[at].one_process,
+    let thick = peer.starts_with("llmp");
+    match PEERS.iter().position(|info| info.name == peer) {
+        Some(at) => Style { colour: COLOURS[at], thick, dashed: PEERS[at].one_process },
+        None => Style { colour: "#e377c2", thick, dashed: false },
     }
 }
 
@@ -78,6 +79,7 @@ fn sizes(results: &Results, case: &str, (figure, vertical): (&str, &str)) -> Plo
         vertical: vertical.into(),
         marks: lens.into_iter().map(|len| (place(len), bytes(len))).collect(),
         lines: by_peer(cells(), |cell| Some((place(cell.len?), cell.median(figure)?))),
+        dashes: DASHES,
     }
 }
 
@@ -85,6 +87,7 @@ fn sizes(results: &Results, case: &str, (figure, vertical): (&str, &str)) -> Plo
 fn latencies(results: &Results, case: &str) -> Plot {
     let place = |part: f64| -(1.0 - part).log10();
     let shown = [(0.1, "10 %"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %")];
+    let cells = results.peers("ping-pong", case);
     let line = |cell: &&Cell| {
         let points =
             QUANTILES.iter().filter_map(|(name, part)| Some((place(*part), cell.median(name)?)));
@@ -95,7 +98,8 @@ fn latencies(results: &Results, case: &str) -> Plot {
         horizontal: "so many round trips were at least as quick".into(),
         vertical: "round trip in ns".into(),
         marks: shown.into_iter().map(|(part, text)| (place(part), text.into())).collect(),
-        lines: results.peers("ping-pong", case).iter().map(line).collect(),
+        lines: cells.iter().map(line).filter(|line| !line.points.is_empty()).collect(),
+        dashes: DASHES,
     }
 }
 
@@ -117,6 +121,7 @@ fn clients(results: &Results) -> Plot {
         vertical: "deliveries/s".into(),
         marks: counts.into_iter().map(|count| (place(count), count.to_string())).collect(),
         lines,
+        dashes: DASHES,
     }
 }
 
@@ -138,8 +143,9 @@ fn turns(results: &Results) -> Plot {
         title: "A turn of the broker".into(),
         horizontal: "clients".into(),
         vertical: "ns".into(),
-        marks: counts.map(|count| (place(count), number(count.into()))).collect(),
+        marks: counts.map(|count| (place(count), count.to_string())).collect(),
         lines: lines.into_iter().map(line).collect(),
+        dashes: DASHES,
     }
 }
 

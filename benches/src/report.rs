@@ -70,6 +70,7 @@ pub fn number(value: f64) -> String {
     match value.abs() {
         100.0.. => format!("{value:.0}{unit}"),
         10.0.. => format!("{value:.1}{unit}"),
+        ..1.0 => format!("{value:.3}{unit}"),
         _ => format!("{value:.2}{unit}"),
     }
 }

@@ -134,12 +134,12 @@ impl Table<'_> {
             self.beside("ping-pong", "polling", Rivals::All, MEDIAN, ahead),
             self.of_limit("ping-pong", "polling", "two cache lines", Bound::AtMost(1.5)),
             self.beside("ping-pong", "sleeping", Rivals::All, MEDIAN, ahead),
-            self.of_limit("ping-pong", "sleeping", "a bare wake-up", Bound::AtMost(0.1)),
+            self.of_limit("ping-pong", "sleeping", hardware::BARE, Bound::AtMost(0.1)),
             self.beside("ping-pong", "sleeping, late answers", Rivals::All, MEDIAN, ahead),
             self.of_limit(
                 "ping-pong",
                 "sleeping, late answers",
-                "a bare wake-up, late",
+                hardware::BARE,
                 Bound::AtMost(1.2),
             ),
         ]
@@ -195,7 +195,10 @@ impl Table<'_> {
         bound: Bound,
     ) -> Row {
         let cells = self.results.peers(workload, case);
-        let is_rival = |cell: &&&Cell| !OURS.contains(&cell.peer.as_str());
+        let is_rival = |cell: &&&Cell| {
+            let peer = cell.peer.as_str();
+            !OURS.contains(&peer) && peer != hardware::BARE
+        };
         let rivals = cells.iter().filter(is_rival).filter(|cell| rivals.include(&cell.peer));
         let rivals = rivals.filter_map(|cell| Some((figure.of(cell)?, cell.peer.as_str())));
         let best = rivals.max_by(|(a, _), (b, _)| figure.ratio(*a, *b).total_cmp(&1.0));

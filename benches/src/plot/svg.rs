@@ -8,7 +8,9 @@ const HEIGHT: f64 = 460.0;
 const LEFT: f64 = 78.0;
 const RIGHT: f64 = 160.0;
 const TOP: f64 = 48.0;
-const BOTTOM: f64 = 62.0;
+const BOTTOM: f64 = 68.0;
+/// What a mark of the horizontal axis takes.
+const MARK_WIDTH: f64 = 44.0;
 const LEGEND_STEP: f64 = 19.0;
 /// With fewer powers of ten on the axis, 2 and 5 are marked between them.
 const FEW_POWERS: i32 = 3;
@@ -20,6 +22,8 @@ pub struct Plot {
     /// Where the marks of the horizontal axis are, and what they say.
     pub marks: Vec<(f64, String)>,
     pub lines: Vec<Line>,
+    /// What dashes mean, if a line has them.
+    pub dashes: &'static str,
 }
 
 /// Points by their place on the horizontal axis.
@@ -109,6 +113,11 @@ impl Plot {
             line.draw(&scale, &mut svg);
             line.explain(TOP + 8.0 + LEGEND_STEP * i as f64, &mut svg);
         }
+        if self.lines.iter().any(|line| line.style.dashed) {
+            let (x, y) = (WIDTH - RIGHT + 16.0, TOP + 16.0 + LEGEND_STEP * self.lines.len() as f64);
+            let dashes = self.dashes;
+            let _ = writeln!(svg, r##"<text x="{x}" y="{y}" fill="#666">{dashes}</text>"##);
+        }
         svg + "</svg>\n"
     }
 
@@ -123,15 +132,20 @@ impl Plot {
                     writeln!(svg, r#"<text x="{x}" y="{y:.1}" text-anchor="end">{text}</text>"#);
             }
         }
+        let mut last = f64::NEG_INFINITY;
         for (x, text) in &self.marks {
-            let (x, y) = (scale.x(*x), bottom + 18.0);
+            let x = scale.x(*x);
+            // Beside the one before there is no room; below it there is.
+            let lower = x - last < MARK_WIDTH;
+            let y = bottom + if lower { 32.0 } else { 18.0 };
+            last = if lower { f64::NEG_INFINITY } else { x };
             let _ = writeln!(
                 svg,
                 r##"<path d="M{x:.1} {bottom}v5" stroke="#444"/><text x="{x:.1}" y="{y}" text-anchor="middle">{text}</text>"##
             );
         }
         let (middle_x, middle_y) = (f64::midpoint(LEFT, right), f64::midpoint(TOP, bottom));
-        let below = HEIGHT - 18.0;
+        let below = HEIGHT - 14.0;
         let _ = writeln!(
             svg,
             r##"<path d="M{LEFT} {TOP}V{bottom}H{right}" fill="none" stroke="#444"/>
@@ -142,16 +156,15 @@ impl Plot {
     }
 }
 
-/// A value of one digit.
+/// A value of one digit and zeros.
 fn step_text(value: f64) -> String {
     let text = number(value);
-    match text.split_once(' ') {
-        Some((digits, unit)) => {
-            format!("{} {unit}", digits.trim_end_matches('0').trim_end_matches('.'))
-        }
-        None if text.contains('.') => text.trim_end_matches('0').trim_end_matches('.').into(),
-        None => text,
-    }
+    let (digits, unit) = text.split_once(' ').unwrap_or((&text, ""));
+    let digits = match digits.contains('.') {
+        true => digits.trim_end_matches('0').trim_end_matches('.'),
+        false => digits,
+    };
+    format!("{digits} {unit}").trim_end().to_owned()
 }
 
 impl Line {

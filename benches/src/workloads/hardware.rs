@@ -22,6 +22,8 @@ const WAKE_UPS: u32 = 2000;
 const LATE_WAKE_UPS: u32 = 400;
 
 pub const NAME: &str = "hardware";
+/// The peer that stands for a limit among others.
+pub const BARE: &str = "bare sockets";
 /// Cases that other figures are compared with.
 pub const ONE_LINE: &str = "one cache line there and back";
 pub const L2_COPY: &str = "copy in the second cache";
@@ -70,7 +72,8 @@ fn copy(len: usize) -> Result<Figures> {
     }
 }
 
-fn wake_by_socket(late: Duration) -> Result<Figures> {
+/// How long it takes to wake somebody over a socket like ours, and to be woken.
+pub fn wake_by_socket(late: Duration) -> Result<Figures> {
     let kind = SocketType::SEQPACKET;
     let pair = || socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
     let (there, heard) = pair()?;
@@ -149,9 +152,8 @@ fn two_threads(
     });
     match (answering.join(), asking.join()) {
         (Ok(Ok(())), Ok(times)) => {
-            let mut times = times?;
-            times.sort_unstable();
-            Ok(vec![("ns_p50", crate::stats::quantile(&times, 0.5) as f64)])
+            let times = super::quantiles(times?).into_iter();
+            Ok(times.map(|(name, ns)| (name, ns as f64)).collect())
         }
         _ => bail!("a thread of the wake-up has failed"),
     }

@@ -3,6 +3,7 @@
 //! Who sleeps may look for a while before, and so catch an answer that comes at once. Where answers
 //! come late, no such look catches them, and each end is asleep when its message comes.
 
+use super::hardware::{BARE, wake_by_socket};
 use super::quantiles;
 use crate::clock::{Ticks, ticks, work};
 use crate::content::{Check, Content};
@@ -47,6 +48,10 @@ pub fn cells(_: &Plan) -> Vec<Cell> {
                 super::all_figures(played.context("nobody has measured")?)
             });
             cells.push(cell.len(LEN));
+        }
+        if waiting == Waiting::Sleep {
+            let late = if late { LATE } else { Duration::ZERO };
+            cells.push(Cell::new("ping-pong", text.into(), BARE, move |_| wake_by_socket(late)));
         }
     }
     cells

@@ -6,6 +6,7 @@
 //! each of those who sleep in `read`.
 
 use super::growth::{NAME, allow_many_descriptors};
+use super::hardware::BARE;
 use crate::clock::monotonic_ns;
 use crate::measure::{Cell, Figures, Run};
 use crate::placement::{cpus, pin};
@@ -20,9 +21,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-
-/// The peer whose figures are the limit.
-pub const BARE: &str = "bare sockets";
 
 /// Messages that are sent at once.
 const BATCH: usize = 16;
