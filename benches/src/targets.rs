@@ -255,3 +255,42 @@ fn row(
     let placement = measured.map_or("–".into(), |cell| cell.placement.clone());
     Row { cell, against: against.into(), bound, ratios, placement }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn results(workload: &str, case: &str, figure: &str, values: &[(&str, f64)]) -> Results {
+        let cell = |(peer, median): &(&str, f64)| {
+            serde_json::json!({
+                "workload": workload, "case": case, "peer": peer, "placement": "near",
+                "figures": { figure: { "median": median } },
+            })
+        };
+        let cells: Vec<_> = values.iter().map(cell).collect();
+        Results::parse(&serde_json::json!({ "cells": cells }).to_string()).unwrap()
+    }
+
+    fn line<'a>(rows: &'a [Row], cell: &str) -> &'a Row {
+        rows.iter().find(|row| row.cell == cell).unwrap()
+    }
+
+    #[test]
+    fn the_best_rival_is_the_fastest_where_more_is_better() {
+        let case = "64 B, head only, one by one";
+        let peers =
+            [("llmp", 8.0), ("llmp-borrow", 6.0), ("pipe", 1.0), ("ipmpsc", 4.0), ("rtrb", 9.0)];
+        let rows = rows(&results("p2p", case, "messages_per_s", &peers));
+        let line = line(&rows, &format!("p2p, {case}"));
+        assert_eq!((line.against.as_str(), line.ratios), ("ipmpsc, 4.00", [Some(2.0), Some(1.5)]));
+    }
+
+    #[test]
+    fn the_best_rival_is_the_quickest_where_less_is_better_and_bare_sockets_are_none() {
+        let case = "sleeping";
+        let peers = [("llmp", 10.0), (hardware::BARE, 1.0), ("pipe", 40.0), ("rtrb", 20.0)];
+        let rows = rows(&results("ping-pong", case, "ns_p50", &peers));
+        let line = line(&rows, &format!("ping-pong, {case}"));
+        assert_eq!((line.against.as_str(), line.ratios), ("rtrb, 20.0", [Some(2.0), None]));
+    }
+}

@@ -79,3 +79,25 @@ pub fn markdown(results: &Results) -> String {
     let _ = writeln!(text, "\n{met} of {judged} are met, by one of the two at least.");
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_met_by_both_by_one_or_by_none() {
+        let met = |bound, ratios| {
+            let (cell, against, placement) = Default::default();
+            Row { cell, against, bound, ratios, placement }.met()
+        };
+        let least = Bound::AtLeast(2.0);
+        assert_eq!(met(least, [Some(2.0), Some(3.0)]), "yes");
+        assert_eq!(met(least, [Some(1.9), Some(3.0)]), "when borrowing");
+        assert_eq!(met(least, [Some(2.0), Some(1.0)]), "when copying");
+        assert_eq!(met(least, [Some(1.9), None]), "no");
+        assert_eq!(met(least, [None, None]), "–");
+        assert_eq!(met(Bound::AtMost(2.0), [Some(2.0), None]), "yes");
+        assert_eq!(met(Bound::AtMost(2.0), [None, Some(2.1)]), "no");
+        assert_eq!(met(Bound::None, [Some(1.0), Some(1.0)]), "–");
+    }
+}

@@ -200,3 +200,14 @@ impl Line {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_short_and_keep_their_zeros() {
+        let texts = [0.02, 0.5, 1.0, 20.0, 100.0, 5e3, 2e5, 1e6].map(step_text);
+        assert_eq!(texts, ["0.02", "0.5", "1", "20", "100", "5 k", "200 k", "1 M"]);
+    }
+}

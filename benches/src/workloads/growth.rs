@@ -19,7 +19,8 @@ const SIDE_BY_SIDE: usize = 8;
 const LEN: usize = 256;
 
 pub fn cells(plan: &Plan) -> Vec<Cell> {
-    let is_wanted = |clients: usize| !plan.quick || clients == 16;
+    let most = most_clients();
+    let is_wanted = |clients: usize| if plan.quick { clients == 16 } else { clients <= most };
     let mut cells: Vec<Cell> =
         CLIENTS.into_iter().filter(|clients| is_wanted(*clients)).map(turn::cell).collect();
     for (sleepers, rounds) in SLEEPERS.into_iter().filter(|(sleepers, _)| is_wanted(*sleepers)) {
@@ -49,6 +50,12 @@ fn side_by_side(count: usize) -> Cell {
         Ok(figures)
     })
     .len(LEN)
+}
+
+/// A client takes a socket at either end and a descriptor for its memory, or two for that.
+fn most_clients() -> usize {
+    let descriptors = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    usize::try_from(descriptors.saturating_sub(100) / 3).unwrap_or(usize::MAX)
 }
 
 /// Hundreds of clients in one process take more descriptors than a process has at first.
