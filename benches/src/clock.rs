@@ -1,7 +1,7 @@
 //! Clocks: a cheap one for short times, the one that all processes share, and processor time.
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Counts the processor's own ticks, since to ask the kernel takes as long as what is measured.
 pub struct Ticks {
@@ -43,6 +43,14 @@ pub fn monotonic_ns() -> u64 {
 /// Processor time that this process has used so far, in nanoseconds.
 pub fn processor_ns() -> u64 {
     nanoseconds(clock_gettime(ClockId::ProcessCPUTime))
+}
+
+/// Keeps the processor busy for so long, as work would.
+pub fn work(time: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        std::hint::spin_loop();
+    }
 }
 
 fn nanoseconds(time: Timespec) -> u64 {

@@ -76,6 +76,16 @@ impl Content {
         self.put(0)
     }
 
+    /// The first word of the next message, which is written in place and has no other bytes.
+    #[inline]
+    pub fn head(&mut self) -> [u8; LEAST] {
+        if self.number == self.spoilt {
+            self.spoil();
+        }
+        self.number += 1;
+        (self.head | (self.number - 1) & NUMBER).to_le_bytes()
+    }
+
     /// The last message.
     pub fn end(&mut self) -> &[u8] {
         self.put(END)

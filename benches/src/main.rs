@@ -14,15 +14,19 @@ mod placement;
 mod plot;
 mod pool;
 mod report;
+mod results;
 mod role;
 mod stats;
+mod targets;
+mod verdict;
 mod workloads;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use content::Sabotage;
 use measure::{Cell, Plan};
-use std::path::PathBuf;
+use results::Results;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Measures llmp beside its peers.
@@ -30,6 +34,7 @@ use std::process::ExitCode;
 #[command(after_help = "Examples:
   llmp-bench all                          everything; less than 15 minutes
   llmp-bench all --quick                  to see that it works; less than 2 minutes
+  llmp-bench verdict DIR/results.json     which targets were met, of a run with --out DIR
   llmp-bench p2p --only '64 B' --peer llmp --peer rtrb
   llmp-bench p2p --quick --sabotage corrupt   must fail")]
 struct Arguments {
@@ -53,6 +58,8 @@ enum Command {
     Memory(Options),
     /// From connecting to the first message.
     Join(Options),
+    /// How the cost grows with clients, sleepers and buses.
+    Growth(Options),
     /// What the machine can do.
     Hardware(Options),
     /// What the abstraction of memory costs against the protocol written by hand.
@@ -68,6 +75,14 @@ enum Command {
     /// Performs an operation whose instructions are counted.
     #[command(hide = true)]
     Operation { name: String, times: usize },
+    /// Which targets are met, from the results.json of a run or of several, as a table in Markdown.
+    Verdict {
+        #[arg(required = true)]
+        results: Vec<PathBuf>,
+        /// Where to write plots of all of it.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Plays roles of a measurement.
     #[command(hide = true)]
     Role { roles: String },
@@ -114,6 +129,7 @@ fn main() -> ExitCode {
         }
         Command::Instructions { record } => instructions::run(record),
         Command::Operation { name, times } => instructions::play(&name, times),
+        Command::Verdict { results, out } => judge(&results, out.as_deref()),
         Command::All(options) => run(&options, "all"),
         Command::P2p(options) => run(&options, "p2p"),
         Command::PingPong(options) => run(&options, "ping-pong"),
@@ -121,6 +137,7 @@ fn main() -> ExitCode {
         Command::Waiting(options) => run(&options, "waiting"),
         Command::Memory(options) => run(&options, "memory"),
         Command::Join(options) => run(&options, "join"),
+        Command::Growth(options) => run(&options, "growth"),
         Command::Hardware(options) => run(&options, "hardware"),
     };
     match result {
@@ -154,11 +171,26 @@ fn run(options: &Options, workload: &str) -> Result<()> {
     }
     let measured = measure::measure(&plan, cells)?;
     print!("{}", report::table(&measured));
+    let text = serde_json::to_string_pretty(&report::json(&measured, report::machine()))?;
+    let results = Results::parse(&text)?;
+    if workload == "all" {
+        println!("\n{}", verdict::markdown(&results));
+    }
     if let Some(out) = &options.out {
         std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
-        let text = serde_json::to_string_pretty(&report::json(&measured, report::machine()))?;
         std::fs::write(out.join("results.json"), text)?;
-        plot::write(out, &measured)?;
+        plot::write(out, &results)?;
+    }
+    Ok(())
+}
+
+/// Never fails for what was measured: time is no reason to.
+fn judge(results: &[PathBuf], out: Option<&Path>) -> Result<()> {
+    let results = Results::read(results)?;
+    print!("{}", verdict::markdown(&results));
+    if let Some(out) = out {
+        std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+        plot::write(out, &results)?;
     }
     Ok(())
 }

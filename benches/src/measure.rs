@@ -39,6 +39,9 @@ impl std::error::Error for TooShort {}
 /// How often a run that was too short is done again.
 const TRIES: usize = 5;
 
+/// Runs that were moved are not repeated after so long, so that all ends within 15 minutes.
+const REPEATS_END: Duration = Duration::from_secs(12 * 60);
+
 pub type Figures = Vec<(&'static str, f64)>;
 type Measure = Box<dyn Fn(&Run) -> Result<Figures>>;
 
@@ -49,6 +52,8 @@ pub struct Cell {
     pub peer: &'static str,
     /// Length of the messages in bytes, where there is one.
     pub len: Option<usize>,
+    /// Whether it is the same wherever the processors lie.
+    anywhere: bool,
     measure: Measure,
 }
 
@@ -59,11 +64,15 @@ impl Cell {
         peer: &'static str,
         measure: impl Fn(&Run) -> Result<Figures> + 'static,
     ) -> Self {
-        Cell { workload, case, peer, len: None, measure: Box::new(measure) }
+        Cell { workload, case, peer, len: None, anywhere: false, measure: Box::new(measure) }
     }
 
     pub fn len(self, len: usize) -> Self {
         Cell { len: Some(len), ..self }
+    }
+
+    pub fn anywhere(self) -> Self {
+        Cell { anywhere: true, ..self }
     }
 }
 
@@ -172,7 +181,8 @@ pub fn measure(plan: &Plan, cells: Vec<Cell>) -> Result<Vec<Measured>> {
                 // Each begins once, so that none always follows the same one.
                 let at = (i + run) % group.len();
                 let measured = &mut group[at];
-                if run >= plan.runs && !is_short_of_runs(plan, measured) {
+                let repeats = started.elapsed() < REPEATS_END && is_short_of_runs(plan, measured);
+                if run >= plan.runs && !repeats {
                     continue;
                 }
                 let percent = 100 * done.min(total) / total.max(1);
@@ -191,11 +201,7 @@ pub fn measure(plan: &Plan, cells: Vec<Cell>) -> Result<Vec<Measured>> {
 
 /// Whether too few runs had the placement that most of them had.
 fn is_short_of_runs(plan: &Plan, measured: &Measured) -> bool {
-    // Memory is the same wherever the processors lie, and takes long.
-    if measured.cell.workload == "memory" {
-        return false;
-    }
-    let counts = [Placement::Smt, Placement::Near, Placement::Far].map(|p| measured.count(p));
+    let counts = Placement::ALL.map(|placement| measured.count(placement));
     counts.into_iter().max().unwrap_or(0) < plan.runs
 }
 
@@ -217,7 +223,8 @@ fn try_sample(plan: &Plan, cell: &Cell) -> Result<Sample> {
     let before = round_trip_ns(2)?;
     let figures = (cell.measure)(&run)?.into_iter().collect();
     let after = round_trip_ns(2)?;
-    let placement = Placement::of(before);
-    let placement = (placement == Placement::of(after)).then_some(placement);
+    let placement = if cell.anywhere { Placement::Any } else { Placement::of(before) };
+    let same = cell.anywhere || placement == Placement::of(after);
+    let placement = same.then_some(placement);
     Ok(Sample { two_lines_ns: [before, after], placement, figures })
 }

@@ -39,16 +39,38 @@ pub struct Setup {
     pub own: bool,
     /// How many messages must fit, if that matters.
     pub ring_messages: Option<usize>,
+    pub room: Room,
+}
+
+/// How much may be on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Room {
+    /// What serves the peer in this work.
+    Fit,
+    /// What the peer takes if nothing is said, where it takes anything.
+    Default,
+    /// So many bytes.
+    Bytes(usize),
 }
 
 impl Setup {
     pub fn new(len: usize) -> Self {
-        Setup { len, waiting: Waiting::Poll, borrow: false, own: false, ring_messages: None }
+        Setup {
+            len,
+            waiting: Waiting::Poll,
+            borrow: false,
+            own: false,
+            ring_messages: None,
+            room: Room::Fit,
+        }
     }
 
     /// Length of a ring for these messages in bytes, for peers that ask for one.
     pub fn ring_len(&self) -> usize {
-        (8 * self.len).max(512 * 1024)
+        match self.room {
+            Room::Fit | Room::Default => (8 * self.len).max(512 * 1024),
+            Room::Bytes(len) => len,
+        }
     }
 
     /// How many messages such a ring holds.
@@ -123,6 +145,13 @@ pub trait Sender {
     fn try_send_batch(&mut self, content: &mut Content, count: usize) -> Result<usize> {
         let _ = (content, count);
         bail!("this peer has no batches")
+    }
+
+    /// Sends the next message, of which only the number is written and that where it will lie, if
+    /// there is room.
+    fn try_send_in_place(&mut self, content: &mut Content) -> Result<bool> {
+        let _ = content;
+        bail!("this peer has no messages that are written in place")
     }
 }
 

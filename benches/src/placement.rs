@@ -28,9 +28,14 @@ pub enum Placement {
     Near,
     /// Two cores that don't.
     Far,
+    /// It makes no difference.
+    Any,
 }
 
 impl Placement {
+    pub const ALL: [Placement; 4] =
+        [Placement::Any, Placement::Smt, Placement::Far, Placement::Near];
+
     pub fn of(two_lines_ns: f64) -> Self {
         match two_lines_ns {
             ns if ns < SMT_BELOW_NS => Placement::Smt,
@@ -46,6 +51,7 @@ impl fmt::Display for Placement {
             Placement::Smt => "smt",
             Placement::Near => "near",
             Placement::Far => "far",
+            Placement::Any => "any",
         })
     }
 }

@@ -1,158 +1,155 @@
-//! Plots, as SVG that a browser shows without anything else.
+//! Which plots there are, and the lines in them.
 
-use crate::measure::Measured;
-use crate::report::{Group, bytes, groups, number};
-use crate::workloads::QUANTILES;
-use std::fmt::Write as _;
+mod svg;
+
+use crate::peers::PEERS;
+use crate::report::bytes;
+use crate::results::{Cell, Results};
+use crate::workloads::{QUANTILES, growth};
 use std::path::Path;
+use svg::{Line, Plot, Style};
 
-const WIDTH: f64 = 760.0;
-const HEIGHT: f64 = 420.0;
-const LEFT: f64 = 80.0;
-const RIGHT: f64 = 150.0;
-const TOP: f64 = 40.0;
-const BOTTOM: f64 = 50.0;
-/// Told apart on white and on black, and by people who don't see all colours.
+/// Told apart on white and on black, and by people who don't see all colours. In the order of the
+/// peers, so that each has the same in all plots.
 const COLOURS: [&str; 12] = [
-    "#d55e00", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#999999", "#7f6000",
-    "#8c6bb1", "#41ab5d", "#6b6b6b", "#b0b000",
+    "#d55e00", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#7f6000", "#41ab5d",
+    "#8c6bb1", "#999999", "#222222", "#b0a000",
 ];
 
-/// A line of a plot: points by their place on the horizontal axis.
-struct Line {
-    name: String,
-    points: Vec<(f64, f64)>,
-}
-
-struct Plot {
-    title: String,
-    vertical: String,
-    /// Where the marks of the horizontal axis are, and what they say.
-    marks: Vec<(f64, String)>,
-    lines: Vec<Line>,
-}
+const DASHES: &str = "- - inside one process";
 
 /// Writes all plots that the figures allow.
-pub fn write(dir: &Path, measured: &[Measured]) -> std::io::Result<()> {
-    for (file, case) in [
-        ("p2p-head.svg", "head only, one by one"),
-        ("p2p-bytes.svg", "every byte, one by one"),
-        ("p2p-batches.svg", "every byte, in batches"),
-    ] {
-        for (file, figure, vertical) in [
-            (file.to_owned(), "messages_per_s", "messages/s"),
-            (file.replace(".svg", "-gib.svg"), "gib_per_s", "GiB/s"),
-        ] {
-            if let Some(plot) = sizes(measured, case, figure, vertical) {
-                std::fs::write(dir.join(file), plot.svg())?;
-            }
+pub fn write(dir: &Path, results: &Results) -> std::io::Result<()> {
+    let rate = ("messages_per_s", "messages/s");
+    let bytes = ("gib_per_s", "GiB/s");
+    let mut plots = vec![
+        ("p2p-head.svg", sizes(results, "head only, one by one", rate)),
+        ("p2p-head-gib.svg", sizes(results, "head only, one by one", bytes)),
+        ("p2p-bytes.svg", sizes(results, "every byte, one by one", rate)),
+        ("p2p-bytes-gib.svg", sizes(results, "every byte, one by one", bytes)),
+        ("p2p-batches.svg", sizes(results, "every byte, in batches", rate)),
+        ("ping-pong-polling.svg", latencies(results, "polling")),
+        ("ping-pong-sleeping.svg", latencies(results, "sleeping")),
+        ("ping-pong-late.svg", latencies(results, "sleeping, late answers")),
+        ("bus-clients.svg", clients(results)),
+        ("broker-turn.svg", turns(results)),
+    ];
+    plots.retain(|(_, plot)| plot.is_worth_it());
+    plots.into_iter().try_for_each(|(file, plot)| std::fs::write(dir.join(file), plot.svg()))
+}
+
+fn style(peer: &str) -> Style {
+    let thick = peer.starts_with("llmp");
+    match PEERS.iter().position(|info| info.name == peer) {
+        Some(at) => Style { colour: COLOURS[at], thick, dashed: PEERS[at].one_process },
+        None => Style { colour: "#e377c2", thick, dashed: false },
+    }
+}
+
+/// One line for each peer through its cells.
+fn by_peer<'a>(
+    cells: impl Iterator<Item = &'a Cell>,
+    point: impl Fn(&Cell) -> Option<(f64, f64)>,
+) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::new();
+    for cell in cells {
+        let Some(point) = point(cell) else { continue };
+        match lines.iter_mut().find(|line| line.name == cell.peer) {
+            Some(line) => line.points.push(point),
+            None => lines.push(Line {
+                name: cell.peer.clone(),
+                style: style(&cell.peer),
+                points: vec![point],
+            }),
         }
     }
-    for group in groups(measured) {
-        let Some(first) = group.cells.first().filter(|c| c.cell.workload == "ping-pong") else {
-            continue;
-        };
-        let plot = latencies(&group, &first.cell.case);
-        std::fs::write(dir.join(format!("ping-pong-{}.svg", first.cell.case)), plot.svg())?;
-    }
-    Ok(())
+    lines
 }
 
 /// Message size against a figure.
-fn sizes(measured: &[Measured], case: &str, figure: &str, vertical: &str) -> Option<Plot> {
-    let mut lines: Vec<Line> = Vec::new();
-    let mut marks: Vec<(f64, String)> = Vec::new();
-    for group in groups(measured) {
-        let of_case =
-            |cell: &&Measured| cell.cell.workload == "p2p" && cell.cell.case.ends_with(case);
-        for cell in group.cells.iter().filter(of_case) {
-            let Some(len) = cell.cell.len else { continue };
-            let Some(value) = cell.median(group.placement, figure) else { continue };
-            let x = (len as f64).log2();
-            if !marks.iter().any(|(at, _)| *at == x) {
-                marks.push((x, bytes(len)));
-            }
-            match lines.iter_mut().find(|line| line.name == cell.cell.peer) {
-                Some(line) => line.points.push((x, value)),
-                None => lines.push(Line { name: cell.cell.peer.into(), points: vec![(x, value)] }),
-            }
-        }
+fn sizes(results: &Results, case: &str, (figure, vertical): (&str, &str)) -> Plot {
+    let cells = || results.of("p2p").filter(|cell| cell.case.ends_with(case));
+    let place = |len: usize| (len as f64).log2();
+    let mut lens: Vec<usize> = cells().filter_map(|cell| cell.len).collect();
+    lens.sort_unstable();
+    lens.dedup();
+    Plot {
+        title: format!("One sender, one receiver: {case}"),
+        horizontal: "message size".into(),
+        vertical: vertical.into(),
+        marks: lens.into_iter().map(|len| (place(len), bytes(len))).collect(),
+        lines: by_peer(cells(), |cell| Some((place(cell.len?), cell.median(figure)?))),
+        dashes: DASHES,
     }
-    let title = format!("One sender, one receiver: {case}");
-    (marks.len() > 1).then_some(Plot { title, vertical: vertical.into(), marks, lines })
 }
 
 /// Which part of the round trips took how long.
-fn latencies(group: &Group<'_>, case: &str) -> Plot {
+fn latencies(results: &Results, case: &str) -> Plot {
     let place = |part: f64| -(1.0 - part).log10();
-    let lines = group.cells.iter().map(|cell| {
-        let spreads = cell.spreads(group.placement);
-        let points = QUANTILES
-            .iter()
-            .filter_map(|(name, part)| Some((place(*part), spreads.get(name)?.median)));
-        Line { name: cell.cell.peer.into(), points: points.collect() }
-    });
-    let shown = [(0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %")];
+    let shown = [(0.1, "10 %"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %")];
+    let cells = results.peers("ping-pong", case);
+    let line = |cell: &&Cell| {
+        let points =
+            QUANTILES.iter().filter_map(|(name, part)| Some((place(*part), cell.median(name)?)));
+        Line { name: cell.peer.clone(), style: style(&cell.peer), points: points.collect() }
+    };
     Plot {
-        title: format!("64 B there and back, {case}: so many were at least as quick"),
-        vertical: "ns".into(),
+        title: format!("64 B there and back, {case}"),
+        horizontal: "so many round trips were at least as quick".into(),
+        vertical: "round trip in ns".into(),
         marks: shown.into_iter().map(|(part, text)| (place(part), text.into())).collect(),
-        lines: lines.filter(|line| !line.points.is_empty()).collect(),
+        lines: cells.iter().map(line).filter(|line| !line.points.is_empty()).collect(),
+        dashes: DASHES,
     }
 }
 
-impl Plot {
-    fn svg(&self) -> String {
-        let all = || self.lines.iter().flat_map(|line| &line.points);
-        let marks = self.marks.iter().map(|(x, _)| *x);
-        let (x0, x1) = bounds(all().map(|(x, _)| *x).chain(marks));
-        let (y0, y1) = bounds(all().map(|(_, y)| y.max(1e-3).log10()));
-        let (y0, y1) = (y0.floor(), y1.ceil().max(y0.floor() + 1.0));
-        let at_x = |x: f64| LEFT + (x - x0) / (x1 - x0).max(1e-9) * (WIDTH - LEFT - RIGHT);
-        let at_y = |y: f64| HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM);
-
-        let mut svg = format!(
-            r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">
-<rect width="100%" height="100%" fill="#fff"/>
-<text x="{LEFT}" y="22" font-size="15">{}</text>
-<text x="12" y="{TOP}">{}</text>
-"##,
-            self.title, self.vertical
-        );
-        for power in y0 as i32..=y1 as i32 {
-            let (y, text) = (at_y(f64::from(power)), number(10f64.powi(power)));
-            let (end, label) = (WIDTH - RIGHT, LEFT - 8.0);
-            let _ = writeln!(
-                svg,
-                r##"<path d="M{LEFT} {y:.1}H{end}" stroke="#ddd"/><text x="{label}" y="{:.1}" text-anchor="end">{text}</text>"##,
-                y + 4.0
-            );
-        }
-        for (x, text) in &self.marks {
-            let (x, y) = (at_x(*x), HEIGHT - BOTTOM + 18.0);
-            let _ = writeln!(svg, r#"<text x="{x:.1}" y="{y}" text-anchor="middle">{text}</text>"#);
-        }
-        for (i, line) in self.lines.iter().enumerate() {
-            let colour = COLOURS[i % COLOURS.len()];
-            let width = if line.name.starts_with("llmp") { 3 } else { 1 };
-            let points = line.points.iter();
-            let points =
-                points.map(|(x, y)| format!("{:.1},{:.1}", at_x(*x), at_y(y.max(1e-3).log10())));
-            let points = points.collect::<Vec<_>>().join(" ");
-            let (x, y) = (WIDTH - RIGHT + 14.0, TOP + 18.0 * i as f64);
-            let _ = writeln!(
-                svg,
-                r#"<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{width}"/>
-<path d="M{x} {y}h20" stroke="{colour}" stroke-width="{width}"/><text x="{}" y="{}">{}</text>"#,
-                x + 26.0,
-                y + 4.0,
-                line.name
-            );
-        }
-        svg + "</svg>\n"
+/// The number of clients against what a bus delivers.
+fn clients(results: &Results) -> Plot {
+    let case = "256 B, yielding, head only";
+    let cells = || results.of("bus").filter(|cell| cell.case.ends_with(case));
+    let mut counts: Vec<u32> = cells().filter_map(first_number).collect();
+    counts.sort_unstable();
+    counts.dedup();
+    let place = |clients: u32| f64::from(clients).log2();
+    let mut lines = by_peer(cells(), |cell| {
+        Some((place(first_number(cell)?), cell.median("deliveries_per_s")?))
+    });
+    lines.iter_mut().for_each(Line::sort);
+    Plot {
+        title: format!("All to all: {case}"),
+        horizontal: "clients".into(),
+        vertical: "deliveries/s".into(),
+        marks: counts.into_iter().map(|count| (place(count), count.to_string())).collect(),
+        lines,
+        dashes: DASHES,
     }
 }
 
-fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
+/// The number of clients against a turn of the broker.
+fn turns(results: &Results) -> Plot {
+    let cells: Vec<&Cell> =
+        results.of(growth::NAME).filter(|cell| cell.case.starts_with("a turn")).collect();
+    let place = |clients: u32| f64::from(clients).log2();
+    let line = |(name, figure, colour): (&str, &str, &'static str)| {
+        let points =
+            cells.iter().filter_map(|c| Some((place(first_number(c)?), c.median(figure)?)));
+        let style = Style { colour, thick: true, dashed: false };
+        Line { name: name.into(), style, points: points.collect() }
+    };
+    let lines =
+        [("nobody sends", "ns_idle", COLOURS[0]), ("one sends 64 B", "ns_one_sends", COLOURS[2])];
+    let counts = cells.iter().filter_map(|cell| first_number(cell));
+    Plot {
+        title: "A turn of the broker".into(),
+        horizontal: "clients".into(),
+        vertical: "ns".into(),
+        marks: counts.map(|count| (place(count), count.to_string())).collect(),
+        lines: lines.into_iter().map(line).collect(),
+        dashes: DASHES,
+    }
+}
+
+/// How many clients a case names.
+fn first_number(cell: &Cell) -> Option<u32> {
+    cell.case.split(' ').find_map(|word| word.parse().ok())
 }

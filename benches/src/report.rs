@@ -30,8 +30,7 @@ pub fn groups(measured: &[Measured]) -> Vec<Group<'_>> {
     };
     let placement = |cells: &[Measured]| {
         let runs = |p: Placement| cells.iter().map(|cell| cell.count(p)).sum::<usize>();
-        let all = [Placement::Smt, Placement::Far, Placement::Near];
-        all.into_iter().max_by_key(|p| runs(*p)).unwrap_or(Placement::Near)
+        Placement::ALL.into_iter().max_by_key(|p| runs(*p)).unwrap_or(Placement::Near)
     };
     let groups = measured.chunk_by(same);
     groups.map(|cells| Group { cells, placement: placement(cells) }).collect()
@@ -71,6 +70,7 @@ pub fn number(value: f64) -> String {
     match value.abs() {
         100.0.. => format!("{value:.0}{unit}"),
         10.0.. => format!("{value:.1}{unit}"),
+        ..1.0 => format!("{value:.3}{unit}"),
         _ => format!("{value:.2}{unit}"),
     }
 }
@@ -100,7 +100,7 @@ pub fn table(measured: &[Measured]) -> String {
                 });
                 let _ = write!(text, " {shown:>27}");
             }
-            let factor = limits.factor(cell, placement);
+            let factor = limits.factor(cell);
             let _ = writeln!(text, " {:>9}", factor.map_or(String::new(), number));
         }
     }
@@ -121,7 +121,7 @@ pub fn json(measured: &[Measured], machine: Value) -> Value {
                 "placement": placement,
                 "counted": cell.count(placement),
                 "figures": cell.spreads(placement),
-                "times_limit": limits.factor(cell, placement),
+                "times_limit": limits.factor(cell),
                 "runs": cell.samples,
             }));
         }

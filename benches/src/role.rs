@@ -30,27 +30,32 @@ pub struct Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Part {
     /// One sender, one receiver: messages a second.
-    StreamSender {
-        batch: usize,
-    },
+    StreamSender(Manner),
     StreamReceiver {
-        batch: usize,
+        manner: Manner,
         every_byte: bool,
     },
-    /// One message there and back.
-    Ping,
-    Pong,
+    /// One message there and back; if late, each end waits before it sends.
+    Ping {
+        late: bool,
+    },
+    Pong {
+        late: bool,
+    },
     /// All to all.
     Broker,
     BusClient {
         index: usize,
         clients: usize,
+        every_byte: bool,
     },
     /// A receiver at half speed, and so many bytes for it.
     MemorySender {
         bytes: u64,
     },
-    MemoryReceiver,
+    MemoryReceiver {
+        bytes: u64,
+    },
     /// So many messages a second, or none.
     RateSender {
         per_second: u64,
@@ -60,6 +65,16 @@ pub enum Part {
     Joiner {
         clients: usize,
     },
+}
+
+/// How a stream is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Manner {
+    OneByOne,
+    /// Several at once.
+    Batches,
+    /// One by one, written where they will lie.
+    InPlace,
 }
 
 /// What the threads of one process need to act as one.

@@ -15,12 +15,14 @@ fn run(arguments: &[&str], sabotage: Option<&str>) -> Result<(), String> {
 
 #[test]
 fn a_spoilt_message_fails_every_workload() {
-    let bus = ["bus", "--only=3 clients, 256 B, yielding", "--peer"];
-    let stream = ["p2p", "--only=64 B, every byte", "--peer"];
+    let bus = ["bus", "--only=3 clients, 256 B, yielding, every byte", "--peer"];
+    let stream = ["p2p", "--only=64 B, every byte, one by one", "--peer"];
     let batches = ["p2p", "--only=64 B, every byte, in batches", "--peer"];
     let ping_pong = ["ping-pong", "--only=polling", "--peer"];
-    let memory = ["memory", "--peer"];
-    for workload in [&bus[..], &stream, &batches, &ping_pong, &memory] {
+    // Five hundred messages of this take a while.
+    let late = ["ping-pong", "--only=late answers", "--seconds=0.3", "--peer"];
+    let memory = ["memory", "--only=default sizes", "--peer"];
+    for workload in [&bus[..], &stream, &batches, &ping_pong, &late, &memory] {
         let arguments = [workload, &["llmp"]].concat();
         run(&arguments, None).unwrap();
         for (what, noticed) in [
@@ -30,6 +32,27 @@ fn a_spoilt_message_fails_every_workload() {
         ] {
             let said = run(&arguments, Some(what)).expect_err(workload[0]);
             assert!(said.contains(noticed), "{workload:?} {what}: {said}");
+        }
+    }
+}
+
+/// Where the head alone is read, other bytes don't count, but the numbers do.
+#[test]
+fn a_missing_and_a_repeated_message_fail_where_the_head_alone_is_read() {
+    let bus = ["bus", "--only=3 clients, 256 B, yielding, head only", "--peer=llmp-borrow"];
+    let one_by_one = ["p2p", "--only=64 B, head only, one by one", "--peer=llmp-borrow"];
+    let batches = ["p2p", "--only=64 B, head only, in batches", "--peer=llmp-borrow"];
+    let in_place = |peer| ["p2p", "--only=4 KiB, head only, in place", peer];
+    let [ours, iceoryx, shmem] =
+        ["--peer=llmp-borrow", "--peer=iceoryx2", "--peer=shmem-ipc"].map(in_place);
+    for arguments in [bus, one_by_one, batches, ours, iceoryx, shmem] {
+        run(&arguments, None).unwrap();
+        for (what, noticed) in [
+            ("drop", "message 501 of sender 0 instead of 500"),
+            ("repeat", "message 499 of sender 0 instead of 500"),
+        ] {
+            let said = run(&arguments, Some(what)).expect_err(arguments[1]);
+            assert!(said.contains(noticed), "{arguments:?} {what}: {said}");
         }
     }
 }

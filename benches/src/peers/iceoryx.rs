@@ -1,6 +1,7 @@
 //! `iceoryx2`: publish and subscribe over slices of bytes, nothing lost; to sleep, its events.
 
-use crate::peer::{Peer, Place, Setup, Waiting};
+use crate::content::Content;
+use crate::peer::{Peer, Place, Room, Setup, Waiting};
 use anyhow::Result;
 use iceoryx2::port::listener::Listener;
 use iceoryx2::port::notifier::Notifier;
@@ -25,16 +26,20 @@ pub fn open(
     set_log_level(LogLevel::Error);
     let node = NodeBuilder::new().create::<ipc::Service>()?;
     let name = ServiceName::new(&place.unique_name())?;
-    let payloads = node
+    let mut payloads = node
         .service_builder(&name)
         .publish_subscribe::<[u8]>()
-        .enable_safe_overflow(false)
-        .history_size(0)
-        .subscriber_max_buffer_size(setup.ring_messages().clamp(LEAST_BUFFERED, MOST_BUFFERED))
-        .max_publishers(members)
-        .max_subscribers(members)
-        .max_nodes(members)
-        .open_or_create()?;
+        // By default the oldest are dropped, and nothing may be lost here.
+        .enable_safe_overflow(false);
+    if setup.room != Room::Default {
+        payloads = payloads
+            .history_size(0)
+            .subscriber_max_buffer_size(setup.ring_messages().clamp(LEAST_BUFFERED, MOST_BUFFERED))
+            .max_publishers(members)
+            .max_subscribers(members)
+            .max_nodes(members);
+    }
+    let payloads = payloads.open_or_create()?;
     let events = node
         .service_builder(&name)
         .event()
@@ -107,6 +112,19 @@ impl crate::peer::Sender for Sending {
         if let Some(notifier) = &self.notifier {
             notifier.notify()?;
         }
+        Ok(true)
+    }
+
+    #[inline]
+    #[allow(unsafe_code)]
+    fn try_send_in_place(&mut self, content: &mut Content) -> Result<bool> {
+        let head = content.head();
+        let mut sample = self.publisher.loan_slice_uninit(content.message_len())?;
+        for (byte, value) in sample.payload_mut().iter_mut().zip(head) {
+            byte.write(value);
+        }
+        // SAFETY: the sample lies in shared memory, whose bytes are zero or an older sample's.
+        unsafe { sample.assume_init() }.send()?;
         Ok(true)
     }
 }

@@ -2,7 +2,7 @@
 //! stream reads as much as there is at once.
 
 use crate::content::Content;
-use crate::peer::{Peer, Place, Setup, Waiting};
+use crate::peer::{Peer, Place, Room, Setup, Waiting};
 use anyhow::{Result, bail};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
 use rustix::io::{Errno, read, write};
@@ -155,8 +155,10 @@ impl Peer for Pipes {
         mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
         place.announce("")?;
         let fd = open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        // More is faster, but a process that has many pipes may not be allowed to.
-        let _ = fcntl_setpipe_size(&fd, PIPE_LEN);
+        if setup.room != Room::Default {
+            // More is faster, but a process that has many pipes may not be allowed to.
+            let _ = fcntl_setpipe_size(&fd, PIPE_LEN);
+        }
         Descriptor::new(fd, setup)
     }
 

@@ -1,12 +1,14 @@
 //! This library: a channel without a broker, copying payloads or lending them.
 
 use crate::content::Content;
-use crate::peer::{Peer, Place, Setup, Waiting};
+use crate::peer::{Peer, Place, Room, Setup, Waiting};
 use anyhow::{Result, bail};
 use llmp::memory::PeersAreHonest;
-use llmp::{Receiver, SendError, Sender};
+use llmp::{Envelope, Limits, Receiver, SendError, Sender};
 
 const TAG: u32 = 1;
+/// Pages of a chain whose budget is given.
+const PAGES: usize = 8;
 
 #[allow(unsafe_code)]
 pub fn promise() -> PeersAreHonest {
@@ -21,7 +23,11 @@ impl Peer for Channel {
     type Receiver = Receiving;
 
     fn receiver(place: &Place, setup: &Setup) -> Result<Receiving> {
-        let listener = Receiver::listen(place.path("llmp").as_path())?;
+        let limits = match setup.room {
+            Room::Fit | Room::Default => Limits::default(),
+            Room::Bytes(budget) => Limits::new(budget / PAGES, setup.len, budget)?,
+        };
+        let listener = Receiver::listen_with(place.path("llmp").as_path(), limits)?;
         place.announce("")?;
         let mut receiver = listener.accept()?;
         if setup.borrow {
@@ -76,6 +82,18 @@ impl crate::peer::Sender for Sending {
         }
         batch.commit();
         Ok(count)
+    }
+
+    #[inline]
+    fn try_send_in_place(&mut self, content: &mut Content) -> Result<bool> {
+        let (head, len) = (content.head(), content.message_len());
+        let put = |message: &mut [u8]| {
+            message[..head.len()].copy_from_slice(&head);
+            anyhow::Ok(())
+        };
+        // Waits for room.
+        self.sender.send_with(Envelope::tagged(TAG), len, put)??;
+        Ok(true)
     }
 }
 

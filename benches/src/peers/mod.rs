@@ -22,6 +22,8 @@ pub struct Info {
     pub one_process: bool,
     /// Has a call for several messages at once.
     pub batches: bool,
+    /// Lets a message be written where it will lie, so that not every byte has to be.
+    pub in_place: bool,
     pub polls: bool,
     pub sleeps: bool,
     /// How it waits when it is to move as much as it can.
@@ -34,6 +36,7 @@ const BETWEEN_PROCESSES: Info = Info {
     name: "",
     one_process: false,
     batches: false,
+    in_place: false,
     polls: true,
     sleeps: true,
     stream: Waiting::Poll,
@@ -51,11 +54,11 @@ impl Info {
 
 pub const PEERS: &[Info] = &[
     Info { name: "llmp", batches: true, ..BETWEEN_PROCESSES },
-    Info { name: "llmp-borrow", batches: true, ..BETWEEN_PROCESSES },
+    Info { name: "llmp-borrow", batches: true, in_place: true, ..BETWEEN_PROCESSES },
     Info { name: "ll_mp", sleeps: false, ..BETWEEN_PROCESSES },
-    Info { name: "iceoryx2", ..BETWEEN_PROCESSES },
+    Info { name: "iceoryx2", in_place: true, ..BETWEEN_PROCESSES },
     Info { name: "ipmpsc", ..BETWEEN_PROCESSES },
-    Info { name: "shmem-ipc", batches: true, ..BETWEEN_PROCESSES },
+    Info { name: "shmem-ipc", batches: true, in_place: true, ..BETWEEN_PROCESSES },
     Info { name: "ipc-channel", ..KERNEL },
     Info { name: "unix-stream", batches: true, ..KERNEL },
     // A packet must fit into the socket's buffer.
@@ -66,7 +69,7 @@ pub const PEERS: &[Info] = &[
 ];
 
 /// The lengths of messages in bytes. Some peers want them at compile time.
-pub const LENGTHS: [usize; 7] = [8, 64, 256, 1024, 4096, 65536, 1 << 20];
+pub const LENGTHS: [usize; 8] = [8, 64, 256, 1024, 4096, 8192, 65536, 1 << 20];
 
 /// Calls a generic function with the type of a peer.
 #[macro_export]
@@ -88,6 +91,7 @@ macro_rules! with_peer {
             ("shmem-ipc", 256) => $function::<shmem_ipc::Ring<256>>($($argument),*),
             ("shmem-ipc", 1024) => $function::<shmem_ipc::Ring<1024>>($($argument),*),
             ("shmem-ipc", 4096) => $function::<shmem_ipc::Ring<4096>>($($argument),*),
+            ("shmem-ipc", 8192) => $function::<shmem_ipc::Ring<8192>>($($argument),*),
             ("shmem-ipc", 65536) => $function::<shmem_ipc::Ring<65536>>($($argument),*),
             ("shmem-ipc", 1048576) => $function::<shmem_ipc::Ring<1048576>>($($argument),*),
             ("crossbeam", 8) => $function::<crossbeam::Channel<[u8; 8]>>($($argument),*),

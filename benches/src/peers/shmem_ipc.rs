@@ -90,6 +90,17 @@ impl<const N: usize> crate::peer::Sender for End<Sender<[u8; N]>> {
         })?;
         Ok(sent)
     }
+
+    #[inline]
+    fn try_send_in_place(&mut self, content: &mut Content) -> Result<bool> {
+        let mut sent = false;
+        self.end.send_raw(|items, _| {
+            put(items, &content.head());
+            sent = true;
+            1
+        })?;
+        Ok(sent)
+    }
 }
 
 impl<const N: usize> crate::peer::Receiver for End<Receiver<[u8; N]>> {
@@ -124,14 +135,14 @@ impl<const N: usize> crate::peer::Receiver for End<Receiver<[u8; N]>> {
     }
 }
 
-/// Writes a message into an item that the ring has given us to write.
+/// Writes a message, or its beginning, into an item that the ring has given us to write.
 #[inline]
 #[allow(unsafe_code)]
 fn put<const N: usize>(item: *mut [u8; N], message: &[u8]) {
-    assert_eq!(message.len(), N);
+    assert!(message.len() <= N);
     // SAFETY: `item` is one of the items that `send_raw` has said may be written, and `message` is
-    // elsewhere and as long.
-    unsafe { item.cast::<u8>().copy_from_nonoverlapping(message.as_ptr(), N) }
+    // elsewhere and not longer.
+    unsafe { item.cast::<u8>().copy_from_nonoverlapping(message.as_ptr(), message.len()) }
 }
 
 /// The item at a pointer that the ring has given us to read, while the pointer is borrowed.

@@ -5,10 +5,10 @@
 //! for ever when all buffers are full never come to that.
 
 use crate::content::{Check, Content};
-use crate::measure::{Cell, Plan, TooShort};
+use crate::measure::{Cell, Figures, Plan, Run, TooShort};
 use crate::peer::{Setup, Waiting};
-use crate::peers::PEERS;
 use crate::peers::bus::{Bus, Client};
+use crate::peers::{Info, PEERS};
 use crate::role::{Part, Role, Start};
 use crate::with_bus;
 use anyhow::{Result, bail};
@@ -23,17 +23,57 @@ const WARM_UP: f64 = 0.25;
 /// A run of which less was counted counts for nothing: somebody else had the processor.
 const LEAST: f64 = 0.25;
 
-const CASES: [(usize, usize, Waiting); 9] = [
-    (3, 64, Waiting::Yield),
-    (3, 256, Waiting::Yield),
-    (3, 4096, Waiting::Yield),
-    (3, 65536, Waiting::Yield),
-    (2, 256, Waiting::Yield),
-    (8, 256, Waiting::Yield),
-    (32, 256, Waiting::Yield),
-    (3, 256, Waiting::Sleep),
-    (3, 4096, Waiting::Sleep),
+const PEERS_WITH_A_BUS: [&str; 5] = ["llmp", "llmp-borrow", "ll_mp", "iceoryx2", "ipmpsc"];
+
+struct Case {
+    clients: usize,
+    len: usize,
+    waiting: Waiting,
+}
+
+const fn case(clients: usize, len: usize, waiting: Waiting) -> Case {
+    Case { clients, len, waiting }
+}
+
+/// Whoever polls keeps its processor until the kernel takes it away, and there are more processes
+/// than processors: one case shows what comes of that.
+const CASES: [Case; 11] = [
+    case(3, 64, Waiting::Yield),
+    case(3, 256, Waiting::Yield),
+    case(3, 4096, Waiting::Yield),
+    case(3, 65536, Waiting::Yield),
+    case(3, 256, Waiting::Sleep),
+    case(3, 4096, Waiting::Sleep),
+    case(3, 256, Waiting::Poll),
+    case(2, 256, Waiting::Yield),
+    case(8, 256, Waiting::Yield),
+    case(16, 256, Waiting::Yield),
+    case(32, 256, Waiting::Yield),
 ];
+
+impl Case {
+    fn name(&self) -> String {
+        let how = match self.waiting {
+            Waiting::Poll => "polling",
+            Waiting::Yield => "yielding",
+            Waiting::Sleep => "sleeping",
+        };
+        format!("{} clients, {}, {how}", self.clients, crate::report::bytes(self.len))
+    }
+
+    fn is_quick(&self) -> bool {
+        self.clients == 3 && self.len != 64 && self.waiting != Waiting::Poll
+    }
+
+    /// How the cost grows with the clients, and what polling does, the head shows alone.
+    fn has_every_byte(&self) -> bool {
+        [3, 16].contains(&self.clients) && self.waiting != Waiting::Poll
+    }
+
+    fn concerns(&self, peer: &str) -> bool {
+        self.waiting != Waiting::Sleep || !["ll_mp", "ipmpsc"].contains(&peer)
+    }
+}
 
 fn window(len: usize) -> u64 {
     (WINDOW_BYTES / len).clamp(WINDOW.0, WINDOW.1) as u64
@@ -41,61 +81,81 @@ fn window(len: usize) -> u64 {
 
 pub fn cells(plan: &Plan) -> Vec<Cell> {
     let mut cells = Vec::new();
-    for (clients, len, waiting) in CASES {
-        if plan.quick && (clients > 8 || len == 64 || clients == 2) {
-            continue;
-        }
-        let how = if waiting == Waiting::Sleep { "sleeping" } else { "yielding" };
-        let case = format!("{clients} clients, {}, {how}", crate::report::bytes(len));
-        for name in ["llmp", "llmp-borrow", "ll_mp", "iceoryx2", "ipmpsc"] {
-            let can_sleep = !["ll_mp", "ipmpsc"].contains(&name);
-            let peer = PEERS.iter().find(|peer| peer.name == name);
-            let Some(peer) = peer.filter(|_| waiting != Waiting::Sleep || can_sleep) else {
+    for case in CASES.iter().filter(|case| !plan.quick || case.is_quick()) {
+        for every_byte in [false, true] {
+            if every_byte && !case.has_every_byte() {
                 continue;
-            };
-            let cell = Cell::new("bus", case.clone(), name, move |run| {
-                let setup = Setup {
-                    waiting,
-                    borrow: name == "llmp-borrow",
-                    ring_messages: Some(2 * window(len) as usize * clients + 1),
-                    ..Setup::new(len)
-                };
-                let place = run.place("bus");
-                let client = |index| Part::BusClient { index, clients };
-                let role = |part, cpu| {
-                    let role = run.role(part, peer, &place, &setup, cpu);
-                    // Many have to be given a processor in turn before anything can be counted.
-                    vec![Role { seconds: role.seconds * (clients as f64 / 4.0).max(1.0), ..role }]
-                };
-                let mut processes: Vec<_> =
-                    (0..clients).map(|index| role(client(index), index + 1)).collect();
-                if name.starts_with("ll") {
-                    processes.push(role(Part::Broker, 0));
-                }
-                let played = run.play(&processes)?;
-                if played.iter().any(|played| played.is("too_short")) {
-                    bail!(TooShort);
-                }
-                let clients = played.iter().filter(|played| played.part != Part::Broker);
-                let rates = clients.map(|played| played.number("deliveries_per_s"));
-                let rate: f64 = rates.sum::<Result<_>>()?;
-                Ok(vec![
-                    ("deliveries_per_s", rate),
-                    ("gib_per_s", rate * len as f64 / (1u64 << 30) as f64),
-                    ("ns_per_delivery", 1e9 / rate),
-                ])
-            });
-            cells.push(cell.len(len));
+            }
+            let variant = if every_byte { "every byte" } else { "head only" };
+            let text = format!("{}, {variant}", case.name());
+            let &Case { clients, len, waiting } = case;
+            for name in PEERS_WITH_A_BUS.into_iter().filter(|name| case.concerns(name)) {
+                let Some(peer) = PEERS.iter().find(|peer| peer.name == name) else { continue };
+                let cell = Cell::new("bus", text.clone(), name, move |run| {
+                    let setup = setup(name, clients, len, waiting);
+                    Buses { count: 1, clients, every_byte }.measure(run, peer, &setup)
+                });
+                cells.push(cell.len(len));
+            }
         }
     }
     cells
 }
 
+/// What the clients of one bus know.
+pub fn setup(peer: &str, clients: usize, len: usize, waiting: Waiting) -> Setup {
+    Setup {
+        waiting,
+        borrow: peer == "llmp-borrow",
+        ring_messages: Some(2 * window(len) as usize * clients + 1),
+        ..Setup::new(len)
+    }
+}
+
+/// So many buses side by side, their brokers in one process, each with so many clients.
+pub struct Buses {
+    pub count: usize,
+    pub clients: usize,
+    pub every_byte: bool,
+}
+
+impl Buses {
+    pub fn measure(&self, run: &Run, peer: &Info, setup: &Setup) -> Result<Figures> {
+        let &Buses { count, clients, every_byte } = self;
+        // Many have to be given a processor in turn before anything can be counted.
+        let longer = ((count * clients) as f64 / 4.0).max(1.0);
+        let role = |part, bus: usize, cpu| {
+            let role = run.role(part, peer, &run.place(&format!("bus-{bus}")), setup, cpu);
+            Role { seconds: role.seconds * longer, ..role }
+        };
+        let mut processes = Vec::new();
+        for (bus, index) in (0..count).flat_map(|bus| (0..clients).map(move |i| (bus, i))) {
+            let part = Part::BusClient { index, clients, every_byte };
+            processes.push(vec![role(part, bus, processes.len() + 1)]);
+        }
+        if peer.name.starts_with("ll") {
+            processes.push((0..count).map(|bus| role(Part::Broker, bus, bus)).collect());
+        }
+        let played = run.play(&processes)?;
+        if played.iter().any(|played| played.is("too_short")) {
+            bail!(TooShort);
+        }
+        let clients = played.iter().filter(|played| played.part != Part::Broker);
+        let rates = clients.map(|played| played.number("deliveries_per_s"));
+        let rate: f64 = rates.sum::<Result<_>>()?;
+        Ok(vec![
+            ("deliveries_per_s", rate),
+            ("gib_per_s", rate * setup.len as f64 / (1u64 << 30) as f64),
+            ("ns_per_delivery", 1e9 / rate),
+        ])
+    }
+}
+
 pub fn act(role: &Role, start: &Start) -> Result<()> {
     match role.part {
         Part::Broker => with_bus!(role.peer.as_str(), broker(role, start)),
-        Part::BusClient { index, clients } => {
-            with_bus!(role.peer.as_str(), client(role, start, index, clients))
+        Part::BusClient { index, clients, every_byte } => {
+            with_bus!(role.peer.as_str(), client(role, start, index, clients, every_byte))
         }
         part => bail!("{part:?} is no part of a bus"),
     }
@@ -108,12 +168,18 @@ fn broker<B: Bus>(role: &Role, start: &Start) -> Result<()> {
     stop.map_or(Ok(()), |stop| stop())
 }
 
-fn client<B: Bus>(role: &Role, start: &Start, index: usize, clients: usize) -> Result<()> {
+fn client<B: Bus>(
+    role: &Role,
+    start: &Start,
+    index: usize,
+    clients: usize,
+    every_byte: bool,
+) -> Result<()> {
     let (len, waiting) = (role.setup.len, role.setup.waiting);
     let window = window(len);
     // Only one sender does wrong.
     let mut content = Content::new(len, index, role.sabotage.filter(|_| index == 0));
-    let mut check = Check::new(len, clients, true);
+    let mut check = Check::new(len, clients, every_byte);
     let mut client = B::client(&role.place, &role.setup, index, clients)?;
     start.ready();
     let others = || (0..clients).filter(move |other| *other != index);

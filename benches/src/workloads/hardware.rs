@@ -1,6 +1,8 @@
 //! What the machine can do: the limits that every figure is compared with.
 
-use crate::measure::{Cell, Plan};
+use super::pingpong;
+use crate::clock::work;
+use crate::measure::{Cell, Figures, Plan};
 use crate::placement::{cpus, pin, round_trip_ns};
 use anyhow::{Result, bail};
 use rustix::event::{EventfdFlags, eventfd};
@@ -10,46 +12,48 @@ use rustix::thread::futex;
 use std::hint::black_box;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Source and destination fit into a core's second cache together.
 const IN_L2: usize = 128 << 10;
 /// Larger than every cache.
 const IN_MEMORY: usize = 128 << 20;
 const WAKE_UPS: u32 = 2000;
+const LATE_WAKE_UPS: u32 = 400;
 
 pub const NAME: &str = "hardware";
+/// The peer that stands for a limit among others.
+pub const BARE: &str = "bare sockets";
+/// Cases that other figures are compared with.
+pub const ONE_LINE: &str = "one cache line there and back";
+pub const L2_COPY: &str = "copy in the second cache";
+pub const MEMORY_COPY: &str = "copy in memory";
+pub const SOCKET: &str = "wake up over a SOCK_SEQPACKET socket";
+pub const LATE_SOCKET: &str = "wake up over a SOCK_SEQPACKET socket, late answers";
 
 pub fn cells(_: &Plan) -> Vec<Cell> {
     vec![
-        Cell::new(NAME, "one cache line there and back".into(), NAME, |_| {
-            Ok(vec![("ns_p50", round_trip_ns(1)?)])
-        }),
+        Cell::new(NAME, ONE_LINE.into(), NAME, |_| Ok(vec![("ns_p50", round_trip_ns(1)?)])),
         Cell::new(NAME, "two cache lines there and back".into(), NAME, |_| {
             Ok(vec![("ns_p50", round_trip_ns(2)?)])
         }),
-        Cell::new(NAME, "copy in the second cache".into(), NAME, |_| copy(IN_L2)),
-        Cell::new(NAME, "copy in memory".into(), NAME, |_| copy(IN_MEMORY)),
-        Cell::new(NAME, "wake up over a SOCK_SEQPACKET socket".into(), NAME, |_| {
-            let kind = SocketType::SEQPACKET;
-            let pair = || socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
-            let (there, heard) = pair()?;
-            let (back, answered) = pair()?;
-            wake([there, back], [heard, answered], &[0; 1])
-        }),
+        Cell::new(NAME, L2_COPY.into(), NAME, |_| copy(IN_L2)).anywhere(),
+        Cell::new(NAME, MEMORY_COPY.into(), NAME, |_| copy(IN_MEMORY)).anywhere(),
+        Cell::new(NAME, SOCKET.into(), NAME, |_| wake_by_socket(Duration::ZERO)),
+        Cell::new(NAME, LATE_SOCKET.into(), NAME, |_| wake_by_socket(pingpong::LATE)),
         Cell::new(NAME, "wake up over an eventfd".into(), NAME, |_| {
             let (there, back) =
                 (eventfd(0, EventfdFlags::CLOEXEC)?, eventfd(0, EventfdFlags::CLOEXEC)?);
             let heard = [there.try_clone()?, back.try_clone()?];
             const RING: [u8; 8] = 1u64.to_ne_bytes();
-            wake([there, back], heard, &RING)
+            wake([there, back], heard, &RING, Duration::ZERO)
         }),
         Cell::new(NAME, "wake up over a futex".into(), NAME, |_| wake_by_futex()),
     ]
 }
 
 /// Copies on one pinned thread.
-fn copy(len: usize) -> Result<Vec<(&'static str, f64)>> {
+fn copy(len: usize) -> Result<Figures> {
     let on = cpus()?[0];
     let copying = std::thread::spawn(move || {
         pin(on)?;
@@ -68,15 +72,26 @@ fn copy(len: usize) -> Result<Vec<(&'static str, f64)>> {
     }
 }
 
-/// Two pinned threads that sleep in `read` wake each other.
+/// How long it takes to wake somebody over a socket like ours, and to be woken.
+pub fn wake_by_socket(late: Duration) -> Result<Figures> {
+    let kind = SocketType::SEQPACKET;
+    let pair = || socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
+    let (there, heard) = pair()?;
+    let (back, answered) = pair()?;
+    wake([there, back], [heard, answered], &[0; 1], late)
+}
+
+/// Two pinned threads that sleep in `read` wake each other, after they have worked so long.
 fn wake(
     [there, back]: [OwnedFd; 2],
     [heard, answered]: [OwnedFd; 2],
     ring: &'static [u8],
-) -> Result<Vec<(&'static str, f64)>> {
+    late: Duration,
+) -> Result<Figures> {
     two_threads(
         move || {
             read(&heard, &mut [0; 8])?;
+            work(late);
             write(&back, ring)?;
             Ok(())
         },
@@ -85,10 +100,11 @@ fn wake(
             read(&answered, &mut [0; 8])?;
             Ok(())
         },
+        late,
     )
 }
 
-fn wake_by_futex() -> Result<Vec<(&'static str, f64)>> {
+fn wake_by_futex() -> Result<Figures> {
     static BALL: AtomicU32 = AtomicU32::new(0);
     BALL.store(0, Ordering::SeqCst);
     let pass = |mine: u32, theirs: u32, first: bool| {
@@ -109,33 +125,35 @@ fn wake_by_futex() -> Result<Vec<(&'static str, f64)>> {
         let _ = mine;
         anyhow::Ok(())
     };
-    two_threads(move || pass(1, 0, false), move || pass(0, 1, true))
+    two_threads(move || pass(1, 0, false), move || pass(0, 1, true), Duration::ZERO)
 }
 
 fn two_threads(
     mut answer: impl FnMut() -> Result<()> + Send + 'static,
     mut ask: impl FnMut() -> Result<()> + Send + 'static,
-) -> Result<Vec<(&'static str, f64)>> {
+    late: Duration,
+) -> Result<Figures> {
     let cpus = cpus()?;
+    let wake_ups = if late.is_zero() { WAKE_UPS } else { LATE_WAKE_UPS };
     let answering = std::thread::spawn(move || {
         pin(cpus[1])?;
-        (0..WAKE_UPS).try_for_each(|_| answer())
+        (0..wake_ups).try_for_each(|_| answer())
     });
     let asking = std::thread::spawn(move || {
         pin(cpus[0])?;
         let mut times = Vec::new();
-        for _ in 0..WAKE_UPS {
+        for _ in 0..wake_ups {
+            work(late);
             let start = Instant::now();
             ask()?;
-            times.push(start.elapsed().as_nanos() as u64);
+            times.push(start.elapsed().saturating_sub(late).as_nanos() as u64);
         }
         anyhow::Ok(times)
     });
     match (answering.join(), asking.join()) {
         (Ok(Ok(())), Ok(times)) => {
-            let mut times = times?;
-            times.sort_unstable();
-            Ok(vec![("ns_p50", crate::stats::quantile(&times, 0.5) as f64)])
+            let times = super::quantiles(times?).into_iter();
+            Ok(times.map(|(name, ns)| (name, ns as f64)).collect())
         }
         _ => bail!("a thread of the wake-up has failed"),
     }

@@ -1,9 +1,11 @@
-//! What it takes to send much to a receiver at half speed.
+//! What it takes to send much to a receiver at half speed: with the sizes that each peer takes if
+//! nothing is said, and with room for the same number of messages.
 
+use crate::clock::work;
 use crate::content::{Check, Content};
 use crate::measure::{Cell, Plan};
-use crate::peer::{Peer, Setup, Waiting, recv, send};
-use crate::peers::PEERS;
+use crate::peer::{Peer, Room, Setup, recv, send};
+use crate::peers::{Info, PEERS};
 use crate::role::{Part, Role, Start};
 use crate::with_peer;
 use anyhow::{Context, Result, bail};
@@ -13,34 +15,51 @@ use std::time::Instant;
 const LEN: usize = 4096;
 /// Messages that the receiver takes before it rests for as long as that took.
 const STEP: usize = 64;
+const STATUS: &str = "/proc/self/status";
+
+/// The room that is given to those who take none of their own, and in a second case to two who do.
+const ROOM: usize = 512 * 1024;
+const TOLD: [&str; 2] = ["llmp", "iceoryx2"];
 
 pub fn cells(plan: &Plan) -> Vec<Cell> {
     let bytes: u64 = if plan.quick { 1 << 27 } else { 1 << 30 };
-    let case = format!(
-        "{} of 4 KiB messages, receiver at half speed",
-        crate::report::bytes(bytes as usize)
-    );
-    let peers = PEERS.iter().filter(|peer| !peer.one_process && peer.name != "llmp-borrow");
-    peers
-        .map(|peer| {
-            Cell::new("memory", case.clone(), peer.name, move |run| {
-                let setup = Setup { waiting: peer.stream, ..Setup::new(LEN) };
-                let place = run.place("stream");
-                let sender = run.role(Part::MemorySender { bytes }, peer, &place, &setup, 0);
-                let receiver = run.role(Part::MemoryReceiver, peer, &place, &setup, 1);
-                let before = shared_kib()?;
-                let (played, peak) =
-                    run.play_watching(&[vec![sender], vec![receiver]], shared_kib)?;
-                let resident: f64 =
-                    played.iter().map(|p| p.number("resident_kib")).sum::<Result<f64>>()?;
-                Ok(vec![
-                    ("shared_peak_mib", peak.saturating_sub(before) as f64 / 1024.0),
-                    ("resident_peak_mib", resident / 1024.0),
-                ])
-            })
-            .len(LEN)
-        })
-        .collect()
+    let text = |sizes: &str| {
+        let bytes = crate::report::bytes(bytes as usize);
+        format!("{bytes} of 4 KiB messages, receiver at half speed, {sizes}")
+    };
+    let peers = || PEERS.iter().filter(|peer| !peer.one_process && peer.name != "llmp-borrow");
+    let default = peers().map(|peer| cell(text("default sizes"), peer, bytes, Room::Default));
+    let told = peers().filter(|peer| TOLD.contains(&peer.name));
+    let told = told.map(|peer| cell(text("room for 512 KiB"), peer, bytes, Room::Bytes(ROOM)));
+    default.chain(told).collect()
+}
+
+fn cell(case: String, peer: &'static Info, bytes: u64, room: Room) -> Cell {
+    Cell::new("memory", case, peer.name, move |run| {
+        let setup = Setup { waiting: peer.stream, room, ..Setup::new(LEN) };
+        let place = run.place("stream");
+        let sender = run.role(Part::MemorySender { bytes }, peer, &place, &setup, 0);
+        let receiver = run.role(Part::MemoryReceiver { bytes }, peer, &place, &setup, 1);
+        let before = shared_kib()?;
+        let (played, peak) = run.play_watching(&[vec![sender], vec![receiver]], shared_kib)?;
+        let receiver = played.iter().find(|p| p.part == Part::MemoryReceiver { bytes });
+        let receiver = receiver.context("nobody has received")?;
+        let shared = |kib: f64| (kib - before as f64).max(0.0) / 1024.0;
+        let resident = |name: &str| -> Result<f64> {
+            let kib: f64 = played.iter().map(|p| p.number(name)).sum::<Result<f64>>()?;
+            Ok(kib / 1024.0)
+        };
+        Ok(vec![
+            ("shared_half_mib", shared(receiver.number("shared_half_kib")?)),
+            ("shared_end_mib", shared(receiver.number("shared_end_kib")?)),
+            ("shared_peak_mib", shared(peak as f64)),
+            ("resident_half_mib", resident("resident_half_kib")?),
+            ("resident_end_mib", resident("resident_end_kib")?),
+            ("resident_peak_mib", resident("resident_peak_kib")?),
+        ])
+    })
+    .len(LEN)
+    .anywhere()
 }
 
 /// Shared memory of the whole machine: files in memory, memfds and System V segments alike. So
@@ -62,8 +81,22 @@ pub fn act(role: &Role, start: &Start) -> Result<()> {
         Part::MemorySender { bytes } => {
             with_peer!(role.peer.as_str(), len, sender(role, start, bytes))
         }
-        Part::MemoryReceiver => with_peer!(role.peer.as_str(), len, receiver(role, start)),
+        Part::MemoryReceiver { bytes } => {
+            with_peer!(role.peer.as_str(), len, receiver(role, start, bytes))
+        }
         part => bail!("{part:?} uses no memory"),
+    }
+}
+
+/// What an end sees of the memory, in KiB.
+struct Seen {
+    shared: u64,
+    resident: u64,
+}
+
+impl Seen {
+    fn now() -> Result<Self> {
+        Ok(Seen { shared: shared_kib()?, resident: field(STATUS, "VmRSS:")? })
     }
 }
 
@@ -71,17 +104,23 @@ fn sender<P: Peer>(role: &Role, start: &Start, bytes: u64) -> Result<()> {
     let mut content = Content::new(LEN, 0, role.sabotage);
     let mut sender = P::sender(&role.place, &role.setup)?;
     start.ready();
-    for _ in 0..bytes / LEN as u64 {
+    let messages = bytes / LEN as u64;
+    let mut half = Seen::now()?;
+    for number in 0..messages {
+        if number == messages / 2 {
+            half = Seen::now()?;
+        }
         send(&mut sender, role.setup.waiting, content.message())?;
     }
     send(&mut sender, role.setup.waiting, content.end())?;
-    finish(role, start)
+    finish(role, start, &half)
 }
 
-fn receiver<P: Peer>(role: &Role, start: &Start) -> Result<()> {
+fn receiver<P: Peer>(role: &Role, start: &Start, bytes: u64) -> Result<()> {
     let mut check = Check::new(LEN, 1, true);
     let mut receiver = P::receiver(&role.place, &role.setup)?;
     start.ready();
+    let mut half = None;
     let mut ended = false;
     while !ended {
         let begun = Instant::now();
@@ -91,16 +130,23 @@ fn receiver<P: Peer>(role: &Role, start: &Start) -> Result<()> {
                 break;
             }
         }
-        let rest = begun.elapsed();
-        while begun.elapsed() < 2 * rest {
-            Waiting::Poll.pause();
+        work(begun.elapsed());
+        if half.is_none() && 2 * check.messages() >= bytes / LEN as u64 {
+            half = Some(Seen::now()?);
         }
     }
-    finish(role, start)
+    finish(role, start, &half.context("there was no half time")?)
 }
 
-fn finish(role: &Role, start: &Start) -> Result<()> {
-    let resident = field("/proc/self/status", "VmHWM:")?;
-    start.finished(role.part, json!({ "resident_kib": resident }));
+fn finish(role: &Role, start: &Start, half: &Seen) -> Result<()> {
+    let end = Seen::now()?;
+    let result = json!({
+        "shared_half_kib": half.shared,
+        "shared_end_kib": end.shared,
+        "resident_half_kib": half.resident,
+        "resident_end_kib": end.resident,
+        "resident_peak_kib": field(STATUS, "VmHWM:")?,
+    });
+    start.finished(role.part, result);
     Ok(())
 }

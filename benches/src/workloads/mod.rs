@@ -1,12 +1,15 @@
 //! The workloads: what is done, by which roles, and what is reported of it.
 
 pub mod bus;
+pub mod growth;
 pub mod hardware;
 pub mod join;
 pub mod memory;
 pub mod pingpong;
 pub mod stream;
+mod turn;
 pub mod waiting;
+pub mod waking;
 
 use crate::children::Played;
 use crate::measure::{Cell, Figures, Plan};
@@ -17,7 +20,7 @@ use std::collections::BTreeMap;
 
 /// All cells of all workloads.
 pub fn cells(plan: &Plan) -> Vec<Cell> {
-    let of: [fn(&Plan) -> Vec<Cell>; 7] = [
+    let of: [fn(&Plan) -> Vec<Cell>; 8] = [
         hardware::cells,
         stream::cells,
         pingpong::cells,
@@ -25,6 +28,7 @@ pub fn cells(plan: &Plan) -> Vec<Cell> {
         waiting::cells,
         memory::cells,
         join::cells,
+        growth::cells,
     ];
     of.into_iter().flat_map(|cells| cells(plan)).collect()
 }
@@ -32,10 +36,10 @@ pub fn cells(plan: &Plan) -> Vec<Cell> {
 /// Plays a role: the entry of every process that a measurement starts.
 pub fn act(role: &Role, start: &Start) -> Result<()> {
     match role.part {
-        Part::StreamSender { .. } | Part::StreamReceiver { .. } => stream::act(role, start),
-        Part::Ping | Part::Pong => pingpong::act(role, start),
+        Part::StreamSender(_) | Part::StreamReceiver { .. } => stream::act(role, start),
+        Part::Ping { .. } | Part::Pong { .. } => pingpong::act(role, start),
         Part::Broker | Part::BusClient { .. } => bus::act(role, start),
-        Part::MemorySender { .. } | Part::MemoryReceiver => memory::act(role, start),
+        Part::MemorySender { .. } | Part::MemoryReceiver { .. } => memory::act(role, start),
         Part::RateSender { .. } | Part::RateReceiver => waiting::act(role, start),
         Part::Joiner { .. } => join::act(role, start),
     }

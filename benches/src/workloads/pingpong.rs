@@ -1,7 +1,11 @@
 //! 64 bytes there and back between two processes.
+//!
+//! Who sleeps may look for a while before, and so catch an answer that comes at once. Where answers
+//! come late, no such look catches them, and each end is asleep when its message comes.
 
+use super::hardware::{BARE, wake_by_socket};
 use super::quantiles;
-use crate::clock::{Ticks, ticks};
+use crate::clock::{Ticks, ticks, work};
 use crate::content::{Check, Content};
 use crate::measure::{Cell, Plan};
 use crate::peer::{Peer, Setup, Waiting, recv, send};
@@ -16,21 +20,38 @@ const LEN: usize = 64;
 /// Round trips before the first that counts.
 const WARM_UP: u64 = 200;
 const BETWEEN_LOOKS: u64 = 16;
+/// What each end works before it sends, if it is late. It is not counted.
+pub const LATE: Duration = Duration::from_micros(200);
+/// Fewer are needed where nothing is tuned to what came before, and each takes long.
+const WARM_UP_LATE: u64 = 20;
+
+const CASES: [(&str, Waiting, bool); 3] = [
+    ("polling", Waiting::Poll, false),
+    ("sleeping", Waiting::Sleep, false),
+    ("sleeping, late answers", Waiting::Sleep, true),
+];
 
 pub fn cells(_: &Plan) -> Vec<Cell> {
     let mut cells = Vec::new();
-    for (text, waiting) in [("polling", Waiting::Poll), ("sleeping", Waiting::Sleep)] {
+    for (text, waiting, late) in CASES {
         for peer in PEERS.iter().filter(|peer| peer.waits(waiting) && peer.name != "llmp-borrow") {
             let cell = Cell::new("ping-pong", text.into(), peer.name, move |run| {
                 let setup = Setup { waiting, ..Setup::new(LEN) };
                 let place = run.place("ball");
-                let ping = run.role(Part::Ping, peer, &place, &setup, 0);
-                let pong = run.role(Part::Pong, peer, &place, &setup, 1);
+                let mut ping = run.role(Part::Ping { late }, peer, &place, &setup, 0);
+                if late {
+                    ping.seconds *= 2.0;
+                }
+                let pong = run.role(Part::Pong { late }, peer, &place, &setup, 1);
                 let played = run.play_pair(peer, ping, pong)?;
-                let played = played.iter().find(|played| played.part == Part::Ping);
+                let played = played.iter().find(|played| played.part == Part::Ping { late });
                 super::all_figures(played.context("nobody has measured")?)
             });
             cells.push(cell.len(LEN));
+        }
+        if waiting == Waiting::Sleep {
+            let late = if late { LATE } else { Duration::ZERO };
+            cells.push(Cell::new("ping-pong", text.into(), BARE, move |_| wake_by_socket(late)));
         }
     }
     cells
@@ -39,34 +60,39 @@ pub fn cells(_: &Plan) -> Vec<Cell> {
 pub fn act(role: &Role, start: &Start) -> Result<()> {
     let len = role.setup.len;
     match role.part {
-        Part::Ping => with_peer!(role.peer.as_str(), len, ping(role, start)),
-        Part::Pong => with_peer!(role.peer.as_str(), len, pong(role, start)),
+        Part::Ping { late } => with_peer!(role.peer.as_str(), len, ping(role, start, late)),
+        Part::Pong { late } => with_peer!(role.peer.as_str(), len, pong(role, start, late)),
         part => bail!("{part:?} is no part of a ping-pong"),
     }
 }
 
-fn ping<P: Peer>(role: &Role, start: &Start) -> Result<()> {
+fn ping<P: Peer>(role: &Role, start: &Start, late: bool) -> Result<()> {
     let waiting = role.setup.waiting;
     let mut content = Content::new(role.setup.len, 0, role.sabotage);
     let mut check = Check::new(role.setup.len, 1, true);
     let mut there = P::sender(&role.place.named("there"), &role.setup)?;
     let mut back = P::receiver(&role.place.named("back"), &role.setup)?;
+    let warm_up = if late { WARM_UP_LATE } else { WARM_UP };
+    let not_counted = if late { LATE.as_nanos() as u64 } else { 0 };
     start.ready();
     let clock = Ticks::new();
     let mut times = Vec::with_capacity(1 << 20);
     let end = Instant::now() + Duration::from_secs_f64(role.seconds);
     let mut last = ticks();
     while !content.count().is_multiple_of(BETWEEN_LOOKS)
-        || content.count() < 2 * WARM_UP
+        || content.count() < 2 * warm_up
         || Instant::now() < end
     {
-        if content.count().is_multiple_of(BETWEEN_LOOKS) {
+        if late {
+            work(LATE);
+        }
+        if late || content.count().is_multiple_of(BETWEEN_LOOKS) {
             last = ticks();
         }
         send(&mut there, waiting, content.message())?;
         recv(&mut back, waiting, |message| check.look(message))??;
         let now = ticks();
-        if content.count() > WARM_UP {
+        if content.count() > warm_up {
             times.push(now.wrapping_sub(last));
         }
         last = now;
@@ -76,12 +102,13 @@ fn ping<P: Peer>(role: &Role, start: &Start) -> Result<()> {
         bail!("the last message did not come back as the last one");
     }
     let tick_ns = clock.tick_ns();
-    let times = times.into_iter().map(|ticks| (ticks as f64 * tick_ns) as u64).collect();
+    let times = times.into_iter().map(|ticks| (ticks as f64 * tick_ns) as u64);
+    let times = times.map(|ns| ns.saturating_sub(not_counted)).collect();
     start.finished(role.part, json!(quantiles(times)));
     Ok(())
 }
 
-fn pong<P: Peer>(role: &Role, start: &Start) -> Result<()> {
+fn pong<P: Peer>(role: &Role, start: &Start, late: bool) -> Result<()> {
     let waiting = role.setup.waiting;
     let mut check = Check::new(role.setup.len, 1, true);
     let mut there = P::receiver(&role.place.named("there"), &role.setup)?;
@@ -91,6 +118,9 @@ fn pong<P: Peer>(role: &Role, start: &Start) -> Result<()> {
     while !ended {
         ended = recv(&mut there, waiting, |message| {
             let ended = check.look(message)?;
+            if late {
+                work(LATE);
+            }
             send(&mut back, waiting, message)?;
             anyhow::Ok(ended)
         })??;

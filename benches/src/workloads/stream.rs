@@ -4,7 +4,7 @@ use crate::content::{Check, Content};
 use crate::measure::{Cell, Plan, TooShort};
 use crate::peer::{Peer, Receiver as _, Sender as _, Setup, recv, send};
 use crate::peers::{Info, LENGTHS, PEERS};
-use crate::role::{Part, Role, Start};
+use crate::role::{Manner, Part, Role, Start};
 use crate::with_peer;
 use anyhow::{Result, bail};
 use serde_json::json;
@@ -19,39 +19,52 @@ const LEAST: f64 = 0.25;
 /// The clock is read after about so many bytes.
 const CLOCK_BYTES: usize = 64 * 1024;
 
+/// Longer messages gain nothing by batches, and shorter ones nothing by being written in place.
+const LONGEST_IN_BATCHES: usize = 4096;
+const SHORTEST_IN_PLACE: usize = 4096;
+
 /// A case of this workload.
 struct Case {
     text: &'static str,
-    batch: usize,
+    manner: Manner,
     every_byte: bool,
 }
 
-const CASES: [Case; 3] = [
-    Case { text: "head only, one by one", batch: 0, every_byte: false },
-    Case { text: "every byte, one by one", batch: 0, every_byte: true },
-    Case { text: "every byte, in batches", batch: BATCH, every_byte: true },
+const CASES: [Case; 5] = [
+    Case { text: "head only, one by one", manner: Manner::OneByOne, every_byte: false },
+    Case { text: "every byte, one by one", manner: Manner::OneByOne, every_byte: true },
+    Case { text: "head only, in batches", manner: Manner::Batches, every_byte: false },
+    Case { text: "every byte, in batches", manner: Manner::Batches, every_byte: true },
+    Case { text: "head only, in place", manner: Manner::InPlace, every_byte: false },
 ];
+
+impl Case {
+    fn concerns(&self, peer: &Info, len: usize) -> bool {
+        len <= peer.max_len
+            && match self.manner {
+                Manner::OneByOne => true,
+                Manner::Batches => peer.batches && len <= LONGEST_IN_BATCHES,
+                Manner::InPlace => peer.in_place && len >= SHORTEST_IN_PLACE,
+            }
+    }
+}
 
 pub fn cells(plan: &Plan) -> Vec<Cell> {
     let mut cells = Vec::new();
     for case in &CASES {
         for len in LENGTHS {
-            if case.batch > 0 && len > 65536 / 8 || plan.quick && ![64, 4096, 65536].contains(&len)
-            {
+            if plan.quick && ![64, 4096, 65536].contains(&len) {
                 continue;
             }
-            for peer in PEERS.iter().filter(|peer| len <= peer.max_len) {
-                if case.batch == 0 || peer.batches {
-                    cells.push(cell(case, len, peer));
-                }
-            }
+            let concerned = PEERS.iter().filter(|peer| case.concerns(peer, len));
+            cells.extend(concerned.map(|peer| cell(case, len, peer)));
         }
     }
     cells
 }
 
 fn cell(case: &Case, len: usize, peer: &'static Info) -> Cell {
-    let (batch, every_byte) = (case.batch, case.every_byte);
+    let (manner, every_byte) = (case.manner, case.every_byte);
     Cell::new(
         "p2p",
         format!("{}, {}", crate::report::bytes(len), case.text),
@@ -63,14 +76,14 @@ fn cell(case: &Case, len: usize, peer: &'static Info) -> Cell {
                 ..Setup::new(len)
             };
             let place = run.place("stream");
-            let sender = run.role(Part::StreamSender { batch }, peer, &place, &setup, 0);
-            let receiver = Part::StreamReceiver { batch, every_byte };
+            let sender = run.role(Part::StreamSender(manner), peer, &place, &setup, 0);
+            let receiver = Part::StreamReceiver { manner, every_byte };
             let receiver = run.role(receiver, peer, &place, &setup, 1);
             let played = run.play_pair(peer, sender, receiver)?;
             let (mut sent, mut figures) = (0.0, Vec::new());
             for played in &played {
                 match played.part {
-                    Part::StreamSender { .. } => sent = played.number("sent")?,
+                    Part::StreamSender(_) => sent = played.number("sent")?,
                     _ if played.is("too_short") => bail!(TooShort),
                     _ => figures
                         .extend(["received", "messages_per_s"].map(|name| played.number(name))),
@@ -94,34 +107,44 @@ fn cell(case: &Case, len: usize, peer: &'static Info) -> Cell {
 pub fn act(role: &Role, start: &Start) -> Result<()> {
     let len = role.setup.len;
     match role.part {
-        Part::StreamSender { batch } => {
-            with_peer!(role.peer.as_str(), len, sender(role, start, batch))
+        Part::StreamSender(manner) => {
+            with_peer!(role.peer.as_str(), len, sender(role, start, manner))
         }
-        Part::StreamReceiver { batch, every_byte } => {
-            with_peer!(role.peer.as_str(), len, receiver(role, start, batch, every_byte))
+        Part::StreamReceiver { manner, every_byte } => {
+            with_peer!(role.peer.as_str(), len, receiver(role, start, manner, every_byte))
         }
         part => bail!("{part:?} is no part of a stream"),
     }
 }
 
-fn sender<P: Peer>(role: &Role, start: &Start, batch: usize) -> Result<()> {
+fn sender<P: Peer>(role: &Role, start: &Start, manner: Manner) -> Result<()> {
     let waiting = role.setup.waiting;
     let mut content = Content::new(role.setup.len, 0, role.sabotage);
     let mut sender = P::sender(&role.place, &role.setup)?;
     start.ready();
     let end = Instant::now() + Duration::from_secs_f64(role.seconds);
     while Instant::now() < end {
-        if batch == 0 {
-            for _ in 0..between_looks(role.setup.len) {
-                send(&mut sender, waiting, content.message())?;
+        match manner {
+            Manner::OneByOne => {
+                for _ in 0..between_looks(role.setup.len) {
+                    send(&mut sender, waiting, content.message())?;
+                }
             }
-        } else {
-            let mut left = batch;
-            while left > 0 {
-                let sent = sender.try_send_batch(&mut content, left)?;
-                left -= sent;
-                if sent == 0 {
-                    waiting.pause();
+            Manner::Batches => {
+                let mut left = BATCH;
+                while left > 0 {
+                    let sent = sender.try_send_batch(&mut content, left)?;
+                    left -= sent;
+                    if sent == 0 {
+                        waiting.pause();
+                    }
+                }
+            }
+            Manner::InPlace => {
+                for _ in 0..between_looks(role.setup.len) {
+                    while !sender.try_send_in_place(&mut content)? {
+                        waiting.pause();
+                    }
                 }
             }
         }
@@ -131,13 +154,13 @@ fn sender<P: Peer>(role: &Role, start: &Start, batch: usize) -> Result<()> {
     Ok(())
 }
 
-fn receiver<P: Peer>(role: &Role, start: &Start, batch: usize, every_byte: bool) -> Result<()> {
+fn receiver<P: Peer>(role: &Role, start: &Start, manner: Manner, every_byte: bool) -> Result<()> {
     let waiting = role.setup.waiting;
     let mut check = Check::new(role.setup.len, 1, every_byte);
     let mut receiver = P::receiver(&role.place, &role.setup)?;
     start.ready();
     let mut take = |check: &mut Check| -> Result<bool> {
-        if batch == 0 {
+        if manner != Manner::Batches {
             for _ in 0..between_looks(role.setup.len) {
                 if recv(&mut receiver, waiting, |message| check.look(message))?? {
                     return Ok(true);
