@@ -9,15 +9,19 @@ use crate::memory::{Foreign, Region};
 use crate::message::{ClientId, Envelope, Slot};
 use crate::sys::socket::{Received, Sent, Socket};
 use crate::wire::{ByeReason, Packet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Looks this often before it lets others run, and then before it sleeps. On two processors the
 /// one we wait for may need ours.
 const SPINS: usize = 200;
 const YIELDS: usize = 10;
 
-/// Looks at an empty chain between two looks at the connection: a system call each.
+/// Looks at an empty chain before what was taken is given up, and after as many again.
 const EMPTY_LOOKS: u32 = 64;
+
+/// How long somebody who never sleeps looks at an empty chain alone, and not at its connection,
+/// which takes a system call.
+const DEAF: Duration = Duration::from_millis(1);
 
 /// Packets and page turns taken at one go, so that a hostile peer can't keep us here.
 const AT_ONCE: usize = 4096;
@@ -36,6 +40,8 @@ pub(crate) struct Port {
     /// Whether the parked word may be set, from [`arm`](Port::arm).
     armed: bool,
     empty_looks: u32,
+    /// When somebody who never sleeps has looked at the connection.
+    heard: Instant,
 }
 
 impl Port {
@@ -49,6 +55,7 @@ impl Port {
             ended: None,
             armed: false,
             empty_looks: 0,
+            heard: Instant::now(),
         }
     }
 
@@ -249,13 +256,17 @@ impl Port {
         Ok(None)
     }
 
-    /// What sleeping does on the way, for who never sleeps: hears of the end, and lets the peer
-    /// know what was taken.
+    /// What sleeping does on the way, for who never sleeps: lets the peer know what was taken, and
+    /// hears of the end.
     #[cold]
     fn attend(&mut self) {
-        self.pump();
         if self.endpoint.give_up() {
             self.socket.ring();
+        }
+        let now = Instant::now();
+        if now.duration_since(self.heard) >= DEAF {
+            self.heard = now;
+            self.pump();
         }
     }
 
