@@ -20,6 +20,7 @@ mod sender;
 mod terms;
 
 pub use claim::Claim;
+pub(crate) use receiver::Glance;
 pub use receiver::{Event, Receiver};
 pub use sender::Sender;
 pub use terms::{Blocked, Notice, Refused, Start, Stats};

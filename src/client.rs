@@ -254,28 +254,27 @@ impl Client {
                 return;
             }
             // What is wrong with the connection comes up again in the next call of the caller.
-            let Ok(Some((slot, envelope, id))) = self.next() else { return };
+            let Ok(Some(slot)) = self.next() else { return };
+            let Some(inbound) = self.port.endpoint.inbound_mut() else { return };
+            let (envelope, id) = (inbound.envelope(&slot), inbound.next_message());
             let mut payload = vec![0; slot.payload_len()];
-            if let Some(inbound) = self.port.endpoint.inbound_mut() {
-                inbound.read(&slot, &mut payload);
-                inbound.advance(&slot);
-            }
+            inbound.read(&slot, &mut payload);
+            inbound.advance(&slot);
             self.inbox.bytes += Inbox::cost(&payload);
             self.inbox.messages.push_back((envelope, id, payload));
         }
     }
 
     /// The next message that is for us. It has not been passed yet.
-    #[inline]
-    fn next(&mut self) -> Result<Option<(Slot, Envelope, u64)>, RecvError> {
+    #[inline(always)]
+    fn next(&mut self) -> Result<Option<Slot>, RecvError> {
         // So many of our own at a time, so that a deadline is kept whatever the broker does.
         for _ in 0..OWN_AT_ONCE {
-            let Some(slot) = self.port.poll()? else { return Ok(None) };
-            let Some(inbound) = self.port.endpoint.inbound_mut() else { return Ok(None) };
-            let envelope = inbound.envelope(&slot);
-            if envelope.sender != self.port.id || self.own_messages {
-                return Ok(Some((slot, envelope, inbound.next_message())));
+            let Some(slot) = self.port.next()? else { return Ok(None) };
+            if slot.sender() != self.port.id || self.own_messages {
+                return Ok(Some(slot));
             }
+            let Some(inbound) = self.port.endpoint.inbound_mut() else { return Ok(None) };
             inbound.advance(&slot);
         }
         Ok(None)
@@ -291,10 +290,9 @@ impl Client {
         if !self.inbox.messages.is_empty() {
             return Ok(self.pop_inbox());
         }
-        let Some((slot, envelope, id)) = self.next()? else {
-            return Ok(None);
-        };
+        let Some(slot) = self.next()? else { return Ok(None) };
         let Some(inbound) = self.port.endpoint.inbound_mut() else { return Ok(None) };
+        let (envelope, id) = (inbound.envelope(&slot), inbound.next_message());
         inbound.advance(&slot);
         let payload = match self.honest {
             // The page stays ours until the next call moves the cursor, which needs `&mut self`.

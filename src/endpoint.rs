@@ -4,7 +4,7 @@
 //! An endpoint does no input or output. Its owner moves packets and descriptors, rings the
 //! doorbell when told to, and blocks when [`park`](Endpoint::park) says that it may.
 
-use crate::chain::{Event, Receiver, Refused, Sender};
+use crate::chain::{Event, Glance, Receiver, Refused, Sender};
 use crate::control::{Control, Doorbell};
 use crate::fault::Fault;
 use crate::memory::Memory;
@@ -105,6 +105,12 @@ impl<M: Memory> Endpoint<M> {
         let event = inbound.poll()?;
         let ring = event == Event::Turned && self.give_up();
         Ok((event, ring))
+    }
+
+    /// What stands at its place in the chain that it receives, if there is one.
+    #[inline(always)]
+    pub(crate) fn glance(&self) -> Option<Glance> {
+        self.inbound.as_ref().map(Receiver::glance)
     }
 
     /// Gives up what was received. Returns whether the peer must be rung.

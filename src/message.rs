@@ -132,6 +132,12 @@ impl Slot {
         self.payload_len
     }
 
+    /// Who sent it, as it says.
+    #[inline]
+    pub(crate) fn sender(&self) -> ClientId {
+        ClientId(high(self.tag))
+    }
+
     /// Whether an origin extension lies between header and payload.
     #[inline]
     pub(crate) fn is_extended(&self) -> bool {
@@ -144,7 +150,7 @@ impl Slot {
         Envelope {
             tag: Tag(low(self.tag)),
             flags: Flags((high(self.commit) >> 16) as u16),
-            sender: ClientId(high(self.tag)),
+            sender: self.sender(),
             origin: None,
         }
     }

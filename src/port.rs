@@ -1,6 +1,6 @@
 //! An [`Endpoint`] at its socket: packets in and out, memory for pages, and waiting.
 
-use crate::chain::{Blocked, Event, Notice, Refused, Sender};
+use crate::chain::{Blocked, Event, Glance, Notice, Refused, Sender};
 use crate::endpoint::{Endpoint, Wanted};
 use crate::error::{Ended, RecvError, SendError};
 use crate::fault::Fault;
@@ -211,8 +211,21 @@ impl Port {
     }
 
     /// The next message, if there is one. It stays until [`Receiver::advance`](crate::chain::Receiver::advance).
-    #[inline]
-    pub fn poll(&mut self) -> Result<Option<Slot>, RecvError> {
+    #[inline(always)]
+    pub fn next(&mut self) -> Result<Option<Slot>, RecvError> {
+        if self.armed || self.ended.is_some() {
+            return self.poll();
+        }
+        match self.endpoint.glance() {
+            Some(Glance::Message(slot)) => Ok(Some(slot)),
+            Some(Glance::Nothing) => self.on_empty(),
+            Some(Glance::Other(_)) | None => self.poll(),
+        }
+    }
+
+    /// The next message, or whatever else there is to do.
+    #[inline(never)]
+    fn poll(&mut self) -> Result<Option<Slot>, RecvError> {
         if self.armed {
             // Awake now: the peer need not ring any more, which would fill the socket.
             self.pump();

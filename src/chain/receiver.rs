@@ -56,6 +56,15 @@ pub enum Event {
     Unknown(u32),
 }
 
+/// What a receiver sees at its place at a glance.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Glance {
+    Nothing,
+    Message(Slot),
+    /// The end of a page, or a fault.
+    Other(Alleged),
+}
+
 impl<M: Memory> Receiver<M> {
     /// A receiver of the chain of `owner` (a client's id, or 0 for a broker's) that begins at
     /// `start`, whose page is among `pages`, and that gives up what it
@@ -131,21 +140,40 @@ impl<M: Memory> Receiver<M> {
     /// A [`Fault`] if what is there can't be. The receiver stays where it is.
     #[inline]
     pub fn poll(&mut self) -> Result<Event, Fault> {
+        match self.glance() {
+            Glance::Nothing => Ok(Event::Empty),
+            Glance::Message(slot) => Ok(Event::Message(slot)),
+            Glance::Other(alleged) => match alleged.check(self.place())? {
+                Checked::Message(slot) => Ok(Event::Message(slot)),
+                Checked::EndOfPage { next } => self.follow(next),
+            },
+        }
+    }
+
+    /// What stands at its place, without a step: the two answers that come all the time, apart
+    /// from all that takes longer.
+    #[inline(always)]
+    pub(crate) fn glance(&self) -> Glance {
         // pairs with CommitPublish
         let commit = self.page.load(self.at + SLOT_COMMIT, Site::CommitRead);
         if commit == 0 {
-            return Ok(Event::Empty);
+            return Glance::Nothing;
         }
         let [tag] = self.page.read_words(self.at + SLOT_TAG);
-        let place = Place {
+        let alleged = Alleged { commit, tag };
+        match alleged.check(self.place()) {
+            Ok(Checked::Message(slot)) => Glance::Message(slot),
+            Ok(Checked::EndOfPage { .. }) | Err(_) => Glance::Other(alleged),
+        }
+    }
+
+    #[inline(always)]
+    fn place(&self) -> Place {
+        Place {
             page: self.id,
             page_len: self.page.region_len(),
             at: self.at,
             max_message_len: self.limits.max_message_len(),
-        };
-        match (Alleged { commit, tag }).check(place)? {
-            Checked::Message(slot) => Ok(Event::Message(slot)),
-            Checked::EndOfPage { next } => self.follow(next),
         }
     }
 
