@@ -2,7 +2,7 @@
 //!
 //! shuttle knows only sequential consistency: what weaker memory may do is loom's part. A failure
 //! prints a schedule; `LLMP_REPLAY=SCHEDULE cargo test --features shuttle --test shuttle NAME`
-//! runs it again. `LLMP_ITERATIONS=N` explores further than the default.
+//! runs it again. `LLMP_ITERATIONS=N` explores further than the default; each death N / 100 schedules.
 
 #[path = "../scenario/bus/mod.rs"]
 mod bus;
@@ -50,6 +50,7 @@ fn explore_under(
     kinds: &[Kind],
     scenario: impl Fn() + Send + Sync + 'static,
 ) {
+    let iterations = asked().unwrap_or(iterations);
     let scenario = Arc::new(scenario);
     for kind in kinds {
         let start = Instant::now();
@@ -65,8 +66,6 @@ fn schedule(kind: Kind, iterations: usize, scenario: Arc<dyn Fn() + Send + Sync>
     let mut config = shuttle::Config::new();
     config.stack_size = 1 << 17;
     config.max_steps = shuttle::MaxSteps::FailAfter(5_000_000);
-    let asked = std::env::var("LLMP_ITERATIONS").ok().and_then(|n| n.parse().ok());
-    let iterations = asked.unwrap_or(iterations);
     let replayed = std::env::var("LLMP_REPLAY");
     let (name, scheduler): (_, Box<dyn Scheduler + Send>) = match (&replayed, kind) {
         (Ok(replayed), _) => ("replayed", Box::new(ReplayScheduler::new_from_encoded(replayed))),
@@ -76,6 +75,11 @@ fn schedule(kind: Kind, iterations: usize, scenario: Arc<dyn Fn() + Send + Sync>
     let schedules = shuttle::Runner::new(scheduler, config).run(move || scenario());
     assert!(replayed.is_ok() || schedules == iterations);
     format!("{schedules} {name}")
+}
+
+/// How many schedules of each model `LLMP_ITERATIONS` asks for.
+fn asked() -> Option<usize> {
+    std::env::var("LLMP_ITERATIONS").ok().and_then(|n| n.parse().ok())
 }
 
 /// Prints a line that the test harness does not swallow.
@@ -90,6 +94,8 @@ fn explore_deaths(
     iterations: usize,
     scenario: impl Fn(usize) -> bool + Send + Sync + Copy + 'static,
 ) {
+    // There are hundreds of deaths.
+    let iterations = asked().map_or(iterations, |n| (n / 100).max(1));
     let only: Option<usize> = std::env::var("LLMP_DEATH").ok().and_then(|k| k.parse().ok());
     let start = Instant::now();
     for k in only.unwrap_or(0).. {
