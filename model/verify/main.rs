@@ -17,7 +17,7 @@ use std::time::Instant;
 ///
 /// Examples:
 ///   cargo verify                  every test, model and fuzz seed; each fuzzer for 20 s
-///   cargo verify --full           the same further, for about an hour; and with more tools
+///   cargo verify --full           the same further, for more than an hour; and with more tools
 ///   cargo verify --only fuzz      one step
 #[derive(Parser)]
 #[command(name = "cargo verify", verbatim_doc_comment)]
