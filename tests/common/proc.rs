@@ -85,7 +85,8 @@ pub fn activity(pid: i32) -> (u64, u64) {
     let ticks = stat[11].parse::<u64>().unwrap() + stat[12].parse::<u64>().unwrap();
     let mut switches = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
-        let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        // A thread that has ended meanwhile does nothing any more.
+        let Ok(status) = fs::read_to_string(task.unwrap().path().join("status")) else { continue };
         for line in status.lines().filter(|line| line.contains("ctxt_switches")) {
             switches += line.rsplit('\t').next().unwrap().parse::<u64>().unwrap();
         }
