@@ -16,11 +16,10 @@ use std::time::{Duration, Instant};
 const SPINS: usize = 200;
 const YIELDS: usize = 10;
 
-/// Looks at an empty chain before what was taken is given up, and after as many again.
+/// Every so many looks at an empty chain, what was taken is given up.
 const EMPTY_LOOKS: u32 = 64;
 
-/// How long somebody who never sleeps looks at an empty chain alone, and not at its connection,
-/// which takes a system call.
+/// How long who never sleeps doesn't look at the connection, which takes a system call.
 const DEAF: Duration = Duration::from_millis(1);
 
 /// Packets and page turns taken at one go, so that a hostile peer can't keep us here.
@@ -40,7 +39,7 @@ pub(crate) struct Port {
     /// Whether the parked word may be set, from [`arm`](Port::arm).
     armed: bool,
     empty_looks: u32,
-    /// When somebody who never sleeps has looked at the connection.
+    /// When who never sleeps has looked at the connection last.
     heard: Instant,
 }
 

@@ -2,7 +2,8 @@
 //!
 //! shuttle knows only sequential consistency: what weaker memory may do is loom's part. A failure
 //! prints a schedule; `LLMP_REPLAY=SCHEDULE cargo test --features shuttle --test shuttle NAME`
-//! runs it again. `LLMP_ITERATIONS=N` explores further than the default; each death N / 100 schedules.
+//! runs it again. `LLMP_ITERATIONS=N` explores further than the default: N schedules of a scenario,
+//! N / 100 of each of the hundreds of deaths.
 
 #[path = "../scenario/bus/mod.rs"]
 mod bus;
@@ -94,7 +95,6 @@ fn explore_deaths(
     iterations: usize,
     scenario: impl Fn(usize) -> bool + Send + Sync + Copy + 'static,
 ) {
-    // There are hundreds of deaths.
     let iterations = asked().map_or(iterations, |n| (n / 100).max(1));
     let only: Option<usize> = std::env::var("LLMP_DEATH").ok().and_then(|k| k.parse().ok());
     let start = Instant::now();

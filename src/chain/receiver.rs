@@ -143,6 +143,7 @@ impl<M: Memory> Receiver<M> {
         match self.glance() {
             Glance::Nothing => Ok(Event::Empty),
             Glance::Message(slot) => Ok(Event::Message(slot)),
+            // Checked once more, so that the fault, which is large, is not handed up each time.
             Glance::Other(alleged) => match alleged.check(self.place())? {
                 Checked::Message(slot) => Ok(Event::Message(slot)),
                 Checked::EndOfPage { next } => self.follow(next),

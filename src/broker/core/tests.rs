@@ -11,7 +11,7 @@ use crate::order::Site;
 
 fn core() -> Core<Region> {
     let limits = Limits::new(256, 64, 4096).unwrap();
-    Core::new(limits, Region::heap(control_len(1)), 1, Region::heap(256))
+    Core::new(limits, Region::heap(control_len(4)), 4, Region::heap(256))
 }
 
 fn join(core: &mut Core<Region>, roles: Roles) -> ClientId {
@@ -151,18 +151,13 @@ impl Sending {
     }
 }
 
-fn large_core() -> Core<Region> {
-    let limits = Limits::new(256, 64, 4096).unwrap();
-    Core::new(limits, Region::heap(control_len(4)), 4, Region::heap(256))
-}
-
 fn is_parked(core: &Core<Region>) -> bool {
     core.control().load(CONTROL_PARKED, Site::RingRead) != 0
 }
 
 #[test]
 fn it_may_sleep_when_nothing_is_left_and_says_so_meanwhile() {
-    let mut core = large_core();
+    let mut core = core();
     let mut sending = Sending::join(&mut core);
     assert!(core.park() && is_parked(&core));
     core.unpark();
@@ -182,7 +177,7 @@ fn it_may_sleep_when_nothing_is_left_and_says_so_meanwhile() {
 
 #[test]
 fn it_sleeps_while_a_page_is_on_its_way_and_looks_again_when_its_connection_was_looked_through() {
-    let mut core = large_core();
+    let mut core = core();
     let client = join(&mut core, Roles::SEND);
     let page = Region::heap(256);
     only_an_end(&page, FIRST_PAGE, 0);
@@ -210,7 +205,7 @@ fn a_client_has_its_share_of_a_turn_and_no_more() {
         (TurnBudget { messages: 3, bytes: usize::MAX }, 3),
         (TurnBudget { messages: usize::MAX, bytes: 9 }, 2),
     ] {
-        let mut core = large_core();
+        let mut core = core();
         core.set_turn_budget(budget);
         let mut sending = Sending::join(&mut core);
         (0..6).for_each(|_| sending.send(&mut core, &[7; 8]));
@@ -223,7 +218,7 @@ fn a_client_has_its_share_of_a_turn_and_no_more() {
 
 #[test]
 fn who_goes_does_not_change_whose_turn_is_next() {
-    let mut core = large_core();
+    let mut core = core();
     let clients = [(); 3].map(|()| join(&mut core, Roles::SEND));
     core.turn();
     core.turn();
@@ -234,7 +229,7 @@ fn who_goes_does_not_change_whose_turn_is_next() {
 
 #[test]
 fn receivers_are_counted_when_they_have_joined() {
-    let mut core = large_core();
+    let mut core = core();
     assert_eq!(core.receivers(), 0);
     join(&mut core, Roles::SEND);
     core.reserve(Roles::RECEIVE).unwrap();
@@ -246,7 +241,7 @@ fn receivers_are_counted_when_they_have_joined() {
 
 #[test]
 fn what_waits_for_room_is_as_long_as_the_hook_made_it() {
-    let mut core = large_core();
+    let mut core = core();
     core.set_hook(Box::new(|_: &Message<'_>| Verdict::Replace(vec![9; 64])));
     let mut sending = Sending::join(&mut core);
     // A page has room for two of them.
