@@ -29,8 +29,8 @@ pub enum Sabotage {
     Corrupt,
 }
 
-/// The number of the message that a sabotaged sender spoils.
-const SPOILT: u64 = 500;
+/// The number of the message that a sabotaged sender spoils: so early that each workload reaches it.
+const SPOILT: u64 = 50;
 
 /// The messages of one sender, one after the other.
 pub struct Content {
