@@ -25,5 +25,8 @@ pub use receiver::{Event, Receiver};
 pub use sender::Sender;
 pub use terms::{Blocked, Notice, Refused, Start, Stats};
 
+/// Whose a broadcast chain is.
+pub const BROKER: u32 = 0;
+
 /// The first page's id and base in every chain that is read from its beginning.
 pub const FIRST_PAGE: u32 = 0;

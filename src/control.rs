@@ -134,9 +134,22 @@ impl<M: Memory> Control<M> {
         self.memory.load(cursor_offset(slot), Site::CursorRead)
     }
 
+    /// The owner has taken everything before `position`, and still lends what its cursor holds.
+    pub(crate) fn publish_taken(&self, slot: usize, position: u64) {
+        // pairs with TakenRead: what was taken has been sent on before
+        self.memory.store(cursor_offset(slot) + CONTROL_TAKEN, position, Site::TakenPublish);
+    }
+
+    /// How far the owner has taken the chain that it reads as `slot`, if it lends.
+    pub(crate) fn taken(&self, slot: usize) -> u64 {
+        // pairs with TakenPublish
+        self.memory.load(cursor_offset(slot) + CONTROL_TAKEN, Site::TakenRead)
+    }
+
     /// Takes back what a former reader in `slot` said. Nobody may be using the slot.
     pub(crate) fn reset_cursor(&self, slot: usize) {
         self.memory.store(cursor_offset(slot), 0, Site::CursorPublish);
+        self.memory.store(cursor_offset(slot) + CONTROL_TAKEN, 0, Site::TakenPublish);
     }
 
     /// The owner says that it is about to sleep. It must look again at everything it waits for

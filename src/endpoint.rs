@@ -102,8 +102,9 @@ impl<M: Memory> Endpoint<M> {
     #[inline]
     pub fn poll(&mut self) -> Result<(Event, bool), Fault> {
         let Some(inbound) = &mut self.inbound else { return Ok((Event::Empty, false)) };
+        let owes = inbound.owes();
         let event = inbound.poll()?;
-        let ring = event == Event::Turned && self.give_up();
+        let ring = (owes || event == Event::Turned) && self.give_up();
         Ok((event, ring))
     }
 

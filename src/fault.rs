@@ -35,6 +35,9 @@ pub enum Fault {
     /// A message that reaches beyond its page or its limit.
     #[error("page {page}, offset {at}: a message of {found} bytes where {room} have room")]
     Length { page: u32, at: usize, found: u32, room: usize },
+    /// A lent message whose payload reaches beyond the page that it names.
+    #[error("page {page}: {len} bytes lent at offset {offset}, in a page of {page_len}")]
+    Loan { page: u32, offset: u64, len: usize, page_len: usize },
     /// Bits that must be zero are not.
     #[error("page {page}, offset {at}: reserved bits are set in {found:#x}")]
     Reserved { page: u32, at: usize, found: u64 },

@@ -143,7 +143,7 @@ fn admit_page(
     }
     let len = |page: &Region| page.region_len();
     let found = pages.iter().map(|(_, page)| len(page)).sum::<usize>() + len(&page);
-    let budget = limits.receiver_budget();
+    let budget = limits.broadcast_receiver_budget();
     if found > budget {
         return Err(Fault::OverBudget { found, budget });
     }

@@ -29,13 +29,22 @@
 //!            +-------------+-----------+-----------+------------------+
 //! ```
 //!
+//! In a *lent* message, which a broker alone sends, the payload's place stands where the payload
+//! would, and the payload itself in a page of the client that sent it:
+//!
+//! ```text
+//!   +--------+--------+------------------+--------+--------+
+//!   | commit |tag|from| origin extension | page|0 | offset |
+//!   +--------+--------+------------------+--------+--------+
+//! ```
+//!
 //! A control region, written by its owner alone, each line of 64 bytes on its own:
 //!
 //! ```text
 //!   0     magic, version, number of cursors, flags
 //!   64    parked word
-//!   128   cursor 0
-//!   192   cursor 1
+//!   128   cursor 0, taken 0
+//!   192   cursor 1, taken 1
 //!   ...
 //! ```
 
@@ -81,6 +90,11 @@ pub const KIND_NONE: u8 = 0;
 pub const KIND_MESSAGE: u8 = 1;
 /// Kind of an end-of-page message; its tag word holds the next page's id.
 pub const KIND_EOP: u8 = 2;
+/// Kind of a message whose payload lies in another page.
+pub const KIND_LENT: u8 = 3;
+
+/// Length of what stands in a lent message for its payload: the page's id, the offset there.
+pub const SLOT_LENT: usize = 16;
 
 /// Bit of the protocol flags: an origin extension lies between header and payload.
 pub const FLAG_EXTENDED: u8 = 1;
@@ -97,6 +111,8 @@ pub const CONTROL_BARRIER: u64 = 1;
 pub const CONTROL_PARKED: usize = LINE;
 /// Offset of the first cursor.
 pub const CONTROL_CURSORS: usize = 2 * LINE;
+/// How far behind a cursor its *taken* word stands.
+pub const CONTROL_TAKEN: usize = WORD;
 
 /// Bytes that a slot takes in a page.
 ///
@@ -150,8 +166,9 @@ const _: () = {
     assert!(PAGE_FIRST + WORD <= PAGE_HEADER);
     assert!(SLOT_TAG + WORD == SLOT_HEADER && SLOT_HEADER.is_multiple_of(SLOT_ALIGN));
     assert!(SLOT_EXTENSION == 2 * WORD && SLOT_ALIGN.is_multiple_of(WORD));
+    assert!(SLOT_LENT == 2 * WORD);
     assert!(CONTROL_VERSION + WORD == CONTROL_FLAGS && CONTROL_FLAGS + WORD <= CONTROL_PARKED);
-    assert!(CONTROL_PARKED + LINE == CONTROL_CURSORS);
+    assert!(CONTROL_PARKED + LINE == CONTROL_CURSORS && CONTROL_TAKEN + WORD <= LINE);
     assert!(cursor_offset(1) - cursor_offset(0) == LINE);
     assert!(commit_word(0, KIND_EOP, 0, 0) != 0);
 };

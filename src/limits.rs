@@ -133,6 +133,11 @@ impl Limits {
         self.budget.saturating_add(self.max_page_len())
     }
 
+    /// How much a receiver of a broadcast chain holds at the most: as much again may be lent.
+    pub(crate) fn broadcast_receiver_budget(&self) -> usize {
+        self.receiver_budget().saturating_add(self.budget)
+    }
+
     /// The lengths that a page of a peer may have in the kernel's units.
     pub(crate) fn page_bounds(&self) -> (usize, usize) {
         let least = self.page_len.next_multiple_of(OS_PAGE);

@@ -81,9 +81,9 @@ impl Envelope {
     }
 
     /// The commit word of a message with this envelope.
-    pub(crate) fn commit_word(&self, payload_len: u32) -> u64 {
+    pub(crate) fn commit_word(&self, payload_len: u32, kind: u8) -> u64 {
         let protocol_flags = if self.origin.is_some() { FLAG_EXTENDED } else { 0 };
-        commit_word(payload_len, KIND_MESSAGE, protocol_flags, self.flags.0)
+        commit_word(payload_len, kind, protocol_flags, self.flags.0)
     }
 
     /// The word with tag and sender.
@@ -108,6 +108,8 @@ pub(crate) struct Place {
     pub page_len: usize,
     pub at: usize,
     pub max_message_len: usize,
+    /// Whether messages may be lent there.
+    pub lends: bool,
 }
 
 /// A checked message: it lies inside its page, and its end-of-page message would, too.
@@ -120,6 +122,8 @@ pub struct Slot {
     /// Offset of the payload.
     pub(crate) payload_at: usize,
     pub(crate) payload_len: usize,
+    /// The page in which the payload lies, if it is lent.
+    pub(crate) lent: Option<u32>,
     /// The header, of which everything that can lie was checked.
     commit: u64,
     tag: u64,
@@ -141,7 +145,7 @@ impl Slot {
     /// Whether an origin extension lies between header and payload.
     #[inline]
     pub(crate) fn is_extended(&self) -> bool {
-        self.payload_at - self.at > SLOT_HEADER
+        high(self.commit) as u16 & u16::from(FLAG_EXTENDED) << 8 != 0
     }
 
     /// The envelope without its origin, which is read apart.
@@ -156,40 +160,77 @@ impl Slot {
     }
 }
 
+/// Where a lent message says that its payload lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Loan {
+    pub page: u32,
+    pub offset: u64,
+}
+
+impl Loan {
+    /// The two words of a lent message in page `page`, read once. Nothing in them is believed.
+    pub fn alleged([ids, offset]: [u64; 2], page: u32, at: usize) -> Result<Self, Fault> {
+        if high(ids) != 0 {
+            return Err(Fault::Reserved { page, at, found: ids });
+        }
+        Ok(Loan { page: low(ids), offset })
+    }
+}
+
+impl Slot {
+    /// The lent message with its payload, in a page of `page_len` bytes.
+    pub(crate) fn borrow(self, loan: Loan, page_len: usize) -> Result<Slot, Fault> {
+        let Loan { page, offset } = loan;
+        let at = usize::try_from(offset).ok().filter(|at| at.is_multiple_of(SLOT_ALIGN));
+        let at = at.filter(|at| *at >= PAGE_HEADER && *at <= page_len);
+        match at.filter(|at| self.payload_len <= page_len - at) {
+            Some(payload_at) => Ok(Slot { payload_at, lent: Some(page), ..self }),
+            None => Err(Fault::Loan { page, offset, len: self.payload_len, page_len }),
+        }
+    }
+}
+
 /// What a header turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Checked {
     Message(Slot),
-    EndOfPage { next: u32 },
+    /// A message whose payload's place is still to be [checked](Slot::borrow).
+    Lent(Slot),
+    EndOfPage {
+        next: u32,
+    },
 }
 
 impl Alleged {
     /// Checks every field against the place.
     #[inline]
     pub fn check(self, place: Place) -> Result<Checked, Fault> {
-        let Place { page, page_len, at, max_message_len } = place;
+        let Place { page, page_len, at, max_message_len, lends } = place;
         let [kind, protocol_flags, ..] = high(self.commit).to_le_bytes();
+        let is_lent = kind == KIND_LENT && lends;
         match kind {
-            KIND_MESSAGE => {
+            _ if kind == KIND_MESSAGE || is_lent => {
                 if protocol_flags & !FLAG_EXTENDED != 0 {
                     return Err(Fault::Reserved { page, at, found: self.commit });
                 }
                 let extended = protocol_flags & FLAG_EXTENDED != 0;
                 let head = if extended { SLOT_HEADER + SLOT_EXTENSION } else { SLOT_HEADER };
                 let payload_len = low(self.commit) as usize;
-                let slot_len = slot_len(payload_len, extended);
+                let slot_len = slot_len(if is_lent { SLOT_LENT } else { payload_len }, extended);
                 // Behind every message there is room for the end-of-page message.
                 let end = slot_len.and_then(|len| (at + SLOT_HEADER).checked_add(len));
                 match end {
                     Some(end) if end <= page_len && payload_len <= max_message_len => {
-                        Ok(Checked::Message(Slot {
+                        let slot = Slot {
                             at,
                             end: end - SLOT_HEADER,
                             payload_at: at + head,
                             payload_len,
+                            lent: None,
                             commit: self.commit,
                             tag: self.tag,
-                        }))
+                        };
+                        Ok(if is_lent { Checked::Lent(slot) } else { Checked::Message(slot) })
                     }
                     _ => {
                         let room = page_len.saturating_sub(at + head + SLOT_HEADER);
@@ -216,7 +257,8 @@ impl Alleged {
 mod tests {
     use super::*;
 
-    const PLACE: Place = Place { page: 3, page_len: 256, at: 64, max_message_len: 100 };
+    const PLACE: Place =
+        Place { page: 3, page_len: 256, at: 64, max_message_len: 100, lends: false };
 
     fn check(commit: u64, tag: u64) -> Result<Checked, Fault> {
         Alleged { commit, tag }.check(PLACE)
@@ -226,8 +268,8 @@ mod tests {
     fn an_honest_header_comes_back_as_it_was_written() {
         let origin = Some(Origin { broker: 1, id: 2 });
         let envelope = Envelope { tag: Tag(7), flags: Flags(0xbeef), sender: ClientId(9), origin };
-        let Ok(Checked::Message(slot)) = check(envelope.commit_word(100), envelope.tag_word())
-        else {
+        let commit = envelope.commit_word(100, KIND_MESSAGE);
+        let Ok(Checked::Message(slot)) = check(commit, envelope.tag_word()) else {
             panic!("no message");
         };
         assert_eq!((slot.payload_at, slot.payload_len, slot.end), (96, 100, 208));
@@ -256,6 +298,32 @@ mod tests {
         assert_eq!(check(commit, 0), Err(Fault::Reserved { page: 3, at, found: commit }));
         let found = check(commit_word(0, KIND_EOP, 0, 0), 1 << 32);
         assert_eq!(found, Err(Fault::Reserved { page: 3, at, found: 1 << 32 }));
+    }
+
+    #[test]
+    fn every_lie_of_a_lent_message_is_a_fault_that_names_it() {
+        let commit = commit_word(100, KIND_LENT, 0, 0);
+        assert_eq!(check(commit, 0), Err(Fault::Kind { page: 3, at: 64, found: KIND_LENT }));
+        let lends = Place { lends: true, ..PLACE };
+        let Ok(Checked::Lent(slot)) = (Alleged { commit, tag: 0 }).check(lends) else {
+            panic!("not lent")
+        };
+        assert_eq!(slot.end, 64 + SLOT_HEADER + SLOT_LENT);
+        let borrow = |offset| slot.borrow(Loan { page: 5, offset }, 256);
+        for offset in [64, 80, 144] {
+            let slot = borrow(offset).unwrap();
+            assert_eq!((slot.lent, slot.payload_at, slot.payload_len), (Some(5), offset as usize, 100));
+        }
+        for offset in [0, 48, 72, 160, 256, 272, u64::MAX - 15, u64::MAX] {
+            let fault = Fault::Loan { page: 5, offset, len: 100, page_len: 256 };
+            assert_eq!(borrow(offset), Err(fault));
+        }
+        let found = 5 | 1 << 32;
+        let reserved = Loan::alleged([found, 64], 3, 64).unwrap_err();
+        assert_eq!(reserved, Fault::Reserved { page: 3, at: 64, found });
+        let full = Place { at: 256 - SLOT_HEADER - SLOT_LENT, ..lends };
+        let room = (Alleged { commit, tag: 0 }).check(full);
+        assert!(matches!(room, Err(Fault::Length { .. })), "no room for the end of the page");
     }
 
     #[test]

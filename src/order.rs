@@ -78,6 +78,10 @@ sites! {
     CursorPublish: Store Release, pairs "CursorRead", weaker [Relaxed];
     /// The sender looks how far a receiver is before it writes a page again ("reuse").
     CursorRead: Load Acquire, pairs "CursorPublish", weaker [Relaxed];
+    /// The receiver says up to where it has taken what it can't give up yet, as it has lent it.
+    TakenPublish: Store Release, pairs "TakenRead", weaker [Relaxed];
+    /// The sender looks how far a receiver that lends has taken.
+    TakenRead: Load Acquire, pairs "TakenPublish", weaker [Relaxed];
     /// The sleeper announces that it is about to sleep.
     ParkStore: Store Relaxed, pairs "ordered by the ParkFence that follows it", weaker [];
     /// Between announcing sleep and looking again.

@@ -8,12 +8,14 @@
 //!                            (if it asked)                   struck from the broadcast chain
 //! ```
 //!
-//! What is done in a turn stands in `turn`.
+//! What is done in a turn stands in `turn`, and how long messages go without a copy in `lending`.
 
+mod lending;
 #[cfg(test)]
 mod tests;
 mod turn;
 
+use self::lending::Lending;
 pub use self::turn::{Turn, TurnBudget};
 use super::forward::Hooked;
 use crate::chain::{Notice, Receiver, Sender, Start, Stats};
@@ -60,7 +62,20 @@ pub struct Core<M> {
     waiting: Option<usize>,
     actions: Vec<Action>,
     hook: Option<Hooked>,
+    lend_from: usize,
+    /// The position in the broadcast chain behind what was lent last, and the one that all receivers
+    /// had passed when it was asked for last.
+    lent_until: u64,
+    passed: u64,
+    /// Whether a message was copied because its page is not lent yet.
+    wants_to_lend: bool,
+    /// Lent pages, by their names in the broadcast chain, that nothing is lent of any more.
+    recalled: Vec<u32>,
 }
+
+/// Messages of at least so many bytes are lent if nothing else is said: from here on that is
+/// faster than to copy them.
+const LEND_FROM: usize = 8 * 1024;
 
 struct Link<M> {
     id: ClientId,
@@ -74,6 +89,7 @@ struct Link<M> {
     gave_up: bool,
     /// Bytes that it may still hold after its connection has ended.
     leaving: Option<usize>,
+    lending: Lending,
 }
 
 impl<M: Memory> Link<M> {
@@ -107,6 +123,11 @@ impl<M: Memory> Core<M> {
             waiting: None,
             actions: Vec::new(),
             hook: None,
+            lend_from: LEND_FROM,
+            lent_until: 0,
+            passed: 0,
+            wants_to_lend: false,
+            recalled: Vec::new(),
         }
     }
 
@@ -138,6 +159,7 @@ impl<M: Memory> Core<M> {
             drain: Drain::NotNeeded,
             gave_up: false,
             leaving: None,
+            lending: Lending::default(),
         });
         Some(Reserved { client, cursor })
     }
@@ -185,6 +207,7 @@ impl<M: Memory> Core<M> {
     ///
     /// Its [`Fault`].
     pub fn page_forgotten(&mut self, client: ClientId, id: u32) -> Result<(), Fault> {
+        self.recall_page(client, id);
         match self.link_mut(client).and_then(|link| link.inbound.as_mut()) {
             Some(inbound) => inbound.forget_page(id),
             None => Err(Fault::UnknownPage { page: 0, at: 0, next: id }),
@@ -225,6 +248,7 @@ impl<M: Memory> Core<M> {
             self.first -= 1;
         }
         self.broadcast.strike(client.0);
+        self.recall(&link);
         self.free_cursors.push(link.cursor);
         self.actions.push(Action::Remove(client, fault));
     }
@@ -246,6 +270,9 @@ impl<M: Memory> Core<M> {
     }
 
     fn has_work(&mut self) -> bool {
+        if self.has_returns() || self.broadcast.has_liar() {
+            return true;
+        }
         if let Some(slot_len) = self.waiting {
             return self.broadcast.has_room(slot_len);
         }
@@ -297,7 +324,7 @@ impl<M: Memory> Core<M> {
         self.links.len()
     }
 
-    /// A page of the broadcast chain.
+    /// A page of the broadcast chain, or one that is lent there.
     pub fn page(&self, id: u32) -> Option<&M> {
         self.broadcast.page(id)
     }

@@ -13,6 +13,7 @@ pub struct Claim<'a, M: Memory> {
     envelope: Envelope,
     len: usize,
     slot_len: usize,
+    kind: u8,
 }
 
 impl<'a, M: Memory> Claim<'a, M> {
@@ -24,8 +25,9 @@ impl<'a, M: Memory> Claim<'a, M> {
         envelope: Envelope,
         len: usize,
         slot_len: usize,
+        kind: u8,
     ) -> Self {
-        Claim { sender, envelope, len, slot_len }
+        Claim { sender, envelope, len, slot_len, kind }
     }
 
     fn payload_at(&self) -> usize {
@@ -48,6 +50,11 @@ impl<'a, M: Memory> Claim<'a, M> {
     #[inline]
     pub fn copy_from(&self, memory: &M, at: usize) {
         self.sender.page.copy_bytes(self.payload_at(), memory, at, self.len);
+    }
+
+    /// Says that the payload lies in page `page`, at `offset`.
+    pub(super) fn lend(&self, page: u32, offset: usize) {
+        self.sender.page.write_words(self.payload_at(), [halves(page, 0), offset as u64]);
     }
 
     /// Puts the message into the run. It is visible after [`Sender::publish`].
@@ -82,7 +89,7 @@ impl<'a, M: Memory> Claim<'a, M> {
         sender.page.write_words(sender.at + SLOT_TAG, [self.envelope.tag_word()]);
         // Relaxed: the publishing store of this run comes after it
         sender.page.store(sender.at + self.slot_len + SLOT_COMMIT, 0, Site::CommitClear);
-        self.envelope.commit_word(self.len as u32)
+        self.envelope.commit_word(self.len as u32, self.kind)
     }
 
     /// Goes on behind the message.

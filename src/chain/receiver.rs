@@ -7,7 +7,9 @@
 //!
 //! What has been read is given up by one store of the cursor, which both leaves the old page and
 //! holds the new one. When to do that is the owner's choice; since nothing smaller than a page is
-//! ever given back, after each page and before sleeping is enough.
+//! ever given back, after each page and before sleeping is enough. But a lent message is small, and
+//! holds a large part of somebody else's page: so much of that is passed and no more before the
+//! cursor is stored.
 
 use super::page::PageHeader;
 use super::terms::Start;
@@ -16,8 +18,11 @@ use crate::fault::Fault;
 use crate::layout::*;
 use crate::limits::Limits;
 use crate::memory::Memory;
-use crate::message::{Alleged, Checked, Envelope, Origin, Place, Slot};
+use crate::message::{Alleged, Checked, Envelope, Loan, Origin, Place, Slot};
 use crate::order::Site;
+
+/// Bytes of lent payload that are passed before the cursor is stored.
+const LENT_AT_ONCE: usize = 64 * 1024;
 
 /// The reading end of a chain.
 #[derive(Debug)]
@@ -34,10 +39,16 @@ pub struct Receiver<M> {
     /// Offset in `page` of the next slot.
     at: usize,
     next_message: u64,
+    /// The page of the last lent message.
+    lender: Option<(u32, M)>,
+    /// Bytes of lent payload that were passed since the cursor was stored.
+    lent: usize,
     control: Control<M>,
     slot: usize,
     /// The cursor as we stored it last.
     cursor: u64,
+    /// The taken word as we stored it last; zero while the cursor says as much.
+    taken: u64,
 }
 
 /// What a receiver finds at its place.
@@ -50,9 +61,10 @@ pub enum Event {
     /// The page had ended, and the receiver has gone on to the next. The sender gets the old one
     /// back when the receiver [gives it up](Receiver::give_up).
     Turned,
-    /// The page has ended, and the next one has not arrived. It was sent before this could be
-    /// seen, so what has arrived must be [added](Receiver::add_page) first; if it is not there
-    /// either, the peer lies: [`Receiver::unknown_page`].
+    /// The page has ended, or a message was lent, and the page that is named has not arrived. It
+    /// was sent before this could be seen, so what has arrived must be
+    /// [added](Receiver::add_page) first; if it is not there either, the peer lies:
+    /// [`Receiver::unknown_page`].
     Unknown(u32),
 }
 
@@ -110,9 +122,12 @@ impl<M: Memory> Receiver<M> {
             base: header.base,
             at,
             next_message: start.message,
+            lender: None,
+            lent: 0,
             control,
             slot,
             cursor: 0,
+            taken: 0,
         })
     }
 
@@ -146,6 +161,7 @@ impl<M: Memory> Receiver<M> {
             // Checked once more, so that the fault, which is large, is not handed up each time.
             Glance::Other(alleged) => match alleged.check(self.place())? {
                 Checked::Message(slot) => Ok(Event::Message(slot)),
+                Checked::Lent(slot) => self.borrow(slot),
                 Checked::EndOfPage { next } => self.follow(next),
             },
         }
@@ -164,7 +180,7 @@ impl<M: Memory> Receiver<M> {
         let alleged = Alleged { commit, tag };
         match alleged.check(self.place()) {
             Ok(Checked::Message(slot)) => Glance::Message(slot),
-            Ok(Checked::EndOfPage { .. }) | Err(_) => Glance::Other(alleged),
+            Ok(Checked::Lent(_) | Checked::EndOfPage { .. }) | Err(_) => Glance::Other(alleged),
         }
     }
 
@@ -175,7 +191,21 @@ impl<M: Memory> Receiver<M> {
             page_len: self.page.region_len(),
             at: self.at,
             max_message_len: self.limits.max_message_len(),
+            lends: self.owner == super::BROKER,
         }
+    }
+
+    /// Finds the page in which a lent message's payload lies.
+    fn borrow(&mut self, slot: Slot) -> Result<Event, Fault> {
+        let loan = self.page.read_words(slot.payload_at);
+        let loan = Loan::alleged(loan, self.id, self.at)?;
+        if self.lender.as_ref().is_none_or(|(id, _)| *id != loan.page) {
+            let found = self.pages.iter().find(|(id, _)| *id == loan.page);
+            let Some(page) = found else { return Ok(Event::Unknown(loan.page)) };
+            self.lender = Some(page.clone());
+        }
+        let len = self.lender.as_ref().map_or(0, |(_, page)| page.region_len());
+        slot.borrow(loan, len).map(Event::Message)
     }
 
     /// Goes on in page `next`.
@@ -221,13 +251,18 @@ impl<M: Memory> Receiver<M> {
     /// Copies a message's payload out. `into` has [`Slot::payload_len`] bytes.
     #[inline]
     pub fn read(&self, slot: &Slot, into: &mut [u8]) {
-        self.page.read_bytes(slot.payload_at, &mut into[..slot.payload_len]);
+        let (page, at) = self.payload(slot);
+        page.read_bytes(at, &mut into[..slot.payload_len]);
     }
 
-    /// The region and the offset at which a message's payload begins.
+    /// The region and the offset at which a message's payload begins. The message is the one that
+    /// [`poll`](Receiver::poll) has just returned.
     #[inline]
     pub fn payload(&self, slot: &Slot) -> (&M, usize) {
-        (&self.page, slot.payload_at)
+        match (&slot.lent, &self.lender) {
+            (Some(id), Some((lender, page))) if id == lender => (page, slot.payload_at),
+            _ => (&self.page, slot.payload_at),
+        }
     }
 
     /// Goes on behind a message that [`poll`](Receiver::poll) has just returned.
@@ -236,19 +271,41 @@ impl<M: Memory> Receiver<M> {
         debug_assert_eq!(slot.at, self.at, "a slot is passed once, and in order");
         self.at = slot.end;
         self.next_message += 1;
+        if slot.lent.is_some() {
+            self.lent += slot.payload_len;
+        }
+    }
+
+    /// Whether so much lent payload was passed that it has to be given up before anything else.
+    #[inline]
+    pub fn owes(&self) -> bool {
+        self.lent >= LENT_AT_ONCE
     }
 
     /// Stores the cursor if it has moved. Returns whether it had: then the sender may be waiting
     /// for it and has to be rung.
     pub fn give_up(&mut self) -> bool {
-        let position = self.position();
+        self.lent = 0;
+        self.give_up_to(self.position())
+    }
+
+    /// The same, of a receiver that still lends what comes behind `position`; and says that it has
+    /// taken it.
+    pub fn give_up_to(&mut self, position: u64) -> bool {
         let moved = position != self.cursor;
         if moved {
             // pairs with CursorRead
             self.control.publish_cursor(self.slot, position);
             self.cursor = position;
         }
-        moved
+        let taken = self.position();
+        let takes = taken != position && taken != self.taken;
+        if takes {
+            // pairs with TakenRead
+            self.control.publish_taken(self.slot, taken);
+            self.taken = taken;
+        }
+        moved || takes
     }
 
     /// Takes a page that the sender has sent.
@@ -261,7 +318,10 @@ impl<M: Memory> Receiver<M> {
             return Err(Fault::PageTwice { page: id });
         }
         let found = self.pages_len() + memory.region_len();
-        let budget = self.limits.receiver_budget();
+        let budget = match self.owner {
+            super::BROKER => self.limits.broadcast_receiver_budget(),
+            _ => self.limits.receiver_budget(),
+        };
         if found > budget {
             return Err(Fault::OverBudget { found, budget });
         }
@@ -281,6 +341,7 @@ impl<M: Memory> Receiver<M> {
         let known = self.pages.iter().position(|(known, _)| *known == id);
         let known = known.ok_or(Fault::UnknownPage { page: self.id, at: self.at, next: id })?;
         self.pages.swap_remove(known);
+        self.lender.take_if(|(lender, _)| *lender == id);
         Ok(())
     }
 
@@ -297,6 +358,16 @@ impl<M: Memory> Receiver<M> {
     /// The position of the next message.
     pub fn position(&self) -> u64 {
         self.base + self.at as u64
+    }
+
+    /// The page in which the next message is or will be, as the sender calls it.
+    pub fn page_id(&self) -> u32 {
+        self.id
+    }
+
+    /// A page that the sender has sent.
+    pub fn page(&self, id: u32) -> Option<&M> {
+        self.pages.iter().find(|(known, _)| *known == id).map(|(_, page)| page)
     }
 
     /// The number of the next message.

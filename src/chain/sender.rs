@@ -14,8 +14,10 @@
 //! Where its pages come from, who reads them and when they may be written again is told in
 //! `pool`.
 
+mod lending;
 mod pool;
 
+use self::lending::Lent;
 use self::pool::{Page, Peer};
 use super::claim::Claim;
 use super::page::PageHeader;
@@ -37,6 +39,8 @@ pub struct Sender<M> {
     chain: VecDeque<Page<M>>,
     /// Pages that everybody has left, those left first in front, and new ones.
     free: VecDeque<Page<M>>,
+    /// Pages of others from which messages are lent.
+    lent: Vec<Lent<M>>,
     pub(super) page: M,
     /// Position of the first byte of `page`.
     base: u64,
@@ -84,6 +88,7 @@ impl<M: Memory> Sender<M> {
             limits,
             chain: VecDeque::from([page]),
             free: VecDeque::new(),
+            lent: Vec::new(),
             page: first,
             base: 0,
             at: PAGE_HEADER,
@@ -110,10 +115,21 @@ impl<M: Memory> Sender<M> {
             // Before anything is written (P14).
             return Err(Refused::TooLong { len, max });
         };
+        self.claim_slot(envelope, len, slot_len, KIND_MESSAGE)
+    }
+
+    #[inline]
+    fn claim_slot(
+        &mut self,
+        envelope: Envelope,
+        len: usize,
+        slot_len: usize,
+        kind: u8,
+    ) -> Result<Claim<'_, M>, Refused> {
         if self.at + slot_len + SLOT_HEADER > self.page.region_len() {
             self.turn(slot_len).map_err(Refused::Blocked)?;
         }
-        Ok(Claim::new(self, envelope, len, slot_len))
+        Ok(Claim::new(self, envelope, len, slot_len, kind))
     }
 
     /// Appends one message to the run. It is visible after [`publish`](Sender::publish).
@@ -220,9 +236,14 @@ impl<M: Memory> Sender<M> {
         Ok(())
     }
 
+    /// The position behind the last message that was appended.
+    pub fn position(&self) -> u64 {
+        self.base + self.at as u64
+    }
+
     /// The position behind the last published message.
     pub fn tail(&self) -> u64 {
-        self.run.map_or(self.base + self.at as u64, |run| run.base + run.at as u64)
+        self.run.map_or(self.position(), |run| run.base + run.at as u64)
     }
 
     /// The bytes that a message takes in a page: what [`has_room`](Sender::has_room) asks for.
@@ -237,9 +258,10 @@ impl<M: Memory> Sender<M> {
             || matches!(self.room(slot_len), Ok(_) | Err(Blocked::NeedPage(_)))
     }
 
-    /// Whether every receiver has given up everything that was published.
+    /// Whether every receiver has taken everything that was published: given it up, or lent it.
     pub fn is_taken(&mut self) -> bool {
-        self.left_by_all() == self.base + self.at as u64
+        let end = self.position();
+        self.left_by_all() == end || self.receivers.iter().all(|peer| peer.has_taken(end))
     }
 
     /// Number of the next message.

@@ -52,6 +52,8 @@ pub struct Stats {
     pub messages: u64,
     /// Payload bytes written.
     pub payload_bytes: u64,
+    /// Messages lent, of those written.
+    pub lent: u64,
     /// Page turns.
     pub turns: u64,
     /// Page turns into a page that had been written before.

@@ -7,7 +7,7 @@
 
 use super::{Action, Core, Drain, Link};
 use crate::broker::forward::{Hooked, forward};
-use crate::chain::{Blocked, Event, Receiver, Refused, Sender};
+use crate::chain::{Blocked, Event, Refused, Sender};
 use crate::control::Doorbell;
 use crate::fault::Fault;
 use crate::layout::SLOT_HEADER;
@@ -53,6 +53,7 @@ impl<M: Memory> Core<M> {
         let mut turn = Turn::default();
         let mut gone = Vec::new();
         self.waiting = None;
+        self.take_back();
         let links = self.links.len();
         if self.first >= links {
             self.first = 0;
@@ -87,6 +88,7 @@ impl<M: Memory> Core<M> {
         for (client, fault) in gone {
             self.expel(client, fault);
         }
+        self.adopt_wanted();
         turn
     }
 
@@ -121,15 +123,28 @@ impl<M: Memory> Core<M> {
                     break;
                 }
                 Ok(Event::Message(slot)) => {
-                    let forwarded =
-                        forward(&mut self.broadcast, self.hook.as_mut(), link.id, inbound, &slot);
+                    // What a hook has seen must be what is sent on, and so a copy.
+                    let is_long = slot.payload_len() >= self.lend_from && self.hook.is_none();
+                    let lent = match is_long {
+                        true => link.lending.lend(&mut self.broadcast, link.id, inbound, &slot),
+                        false => None,
+                    };
+                    let is_lent = lent.is_some();
+                    self.wants_to_lend |= is_long && !is_lent;
+                    let forwarded = lent.unwrap_or_else(|| {
+                        forward(&mut self.broadcast, self.hook.as_mut(), link.id, inbound, &slot)
+                    });
                     match forwarded {
+                        Ok(()) if is_lent => self.lent_until = self.broadcast.position(),
                         Ok(()) => {}
                         Err(Refused::Blocked(blocked)) => {
                             let len = self.hook.as_ref().and_then(Hooked::pending_len);
                             let len = len.unwrap_or(slot.payload_len());
                             let envelope = inbound.envelope(&slot);
-                            self.waiting = Some(Sender::<M>::room_for(&envelope, len));
+                            self.waiting = Some(match is_lent {
+                                true => Sender::<M>::room_to_lend(&envelope),
+                                false => Sender::<M>::room_for(&envelope, len),
+                            });
                             return Outcome::Blocked(blocked);
                         }
                         // Checked against the same limit when it was received.
@@ -152,7 +167,10 @@ impl<M: Memory> Core<M> {
         let published = self.broadcast.publish();
         let mut moved = published;
         for link in &mut self.links {
-            link.gave_up = link.inbound.as_mut().is_some_and(Receiver::give_up);
+            let Link { inbound, lending, .. } = link;
+            link.gave_up = inbound.as_mut().is_some_and(|inbound| {
+                inbound.give_up_to(lending.limit(inbound.position()))
+            });
             moved |= link.gave_up;
         }
         if !moved {

@@ -18,6 +18,7 @@
 //! does by working off [`notice`](Sender::notice).
 
 use super::Sender;
+use super::lending::Lent;
 use crate::chain::{Blocked, Notice, Start};
 use crate::control::Control;
 use crate::fault::Fault;
@@ -91,11 +92,16 @@ impl<M: Memory> Sender<M> {
     fn forget(&mut self, page: &Page<M>) {
         self.pages_len -= page.memory.region_len();
         self.stats.page_bytes = self.pages_len as u64;
+        self.untell(page.id);
+    }
+
+    /// Tells every receiver to forget a page, if it was told of it.
+    pub(super) fn untell(&mut self, id: u32) {
         for peer in &mut self.receivers {
-            let untold = peer.notices.iter().position(|n| *n == Notice::Page(page.id));
+            let untold = peer.notices.iter().position(|n| *n == Notice::Page(id));
             match untold {
                 Some(i) => drop(peer.notices.remove(i)),
-                None => peer.notices.push_back(Notice::Forget(page.id)),
+                None => peer.notices.push_back(Notice::Forget(id)),
             }
         }
     }
@@ -113,14 +119,14 @@ impl<M: Memory> Sender<M> {
         let mut left = self.tail();
         let tail = left;
         let liars = &mut self.liars;
-        let pages = (&mut self.chain, &mut self.free);
+        let (chain, free, lent) = (&mut self.chain, &mut self.free, &mut self.lent);
         self.receivers.retain_mut(|peer| match peer.position(tail) {
             Ok(position) => {
                 left = left.min(position);
                 true
             }
             Err(fault) => {
-                unannounce(pages.0.iter_mut().chain(pages.1.iter_mut()), &peer.notices);
+                unannounce(all(chain, free, lent), &peer.notices);
                 liars.push((peer.id, fault));
                 false
             }
@@ -130,17 +136,21 @@ impl<M: Memory> Sender<M> {
 
     /// Gives the chain a page. Every receiver must be sent its descriptor.
     pub fn add_page(&mut self, memory: M) {
-        let len = memory.region_len();
-        let id = self.next_page;
-        self.next_page += 1;
-        self.pages_len += len;
+        self.pages_len += memory.region_len();
         self.stats.page_bytes = self.pages_len as u64;
         self.stats.page_bytes_peak = self.stats.page_bytes_peak.max(self.stats.page_bytes);
+        let page = self.announce(memory);
+        self.free.push_front(page);
+    }
+
+    /// Gives a page its id. Every receiver must be sent its descriptor.
+    pub(super) fn announce(&mut self, memory: M) -> Page<M> {
+        let id = self.next_page;
+        self.next_page += 1;
         for peer in &mut self.receivers {
             peer.notices.push_back(Notice::Page(id));
         }
-        let unannounced = self.receivers.len();
-        self.free.push_front(Page { id, memory, base: 0, unannounced, used: false });
+        Page { id, memory, base: 0, unannounced: self.receivers.len(), used: false }
     }
 
     /// Admits a receiver, whose cursor is number `slot` of its control region. It begins at the
@@ -151,7 +161,7 @@ impl<M: Memory> Sender<M> {
         let position = self.tail();
         let message = self.run.map_or(self.next_message, |run| run.first_message);
         let mut notices = VecDeque::new();
-        for page in self.chain.iter_mut().chain(&mut self.free) {
+        for page in all(&mut self.chain, &mut self.free, &mut self.lent) {
             page.unannounced += 1;
             notices.push_back(Notice::Page(page.id));
         }
@@ -163,7 +173,7 @@ impl<M: Memory> Sender<M> {
     pub fn strike(&mut self, id: u32) {
         let Some(i) = self.receivers.iter().position(|peer| peer.id == id) else { return };
         let peer = self.receivers.swap_remove(i);
-        unannounce(self.chain.iter_mut().chain(&mut self.free), &peer.notices);
+        unannounce(all(&mut self.chain, &mut self.free, &mut self.lent), &peer.notices);
     }
 
     /// The next thing that receiver `id` must be told; [`told`](Sender::told) when that is done.
@@ -175,7 +185,7 @@ impl<M: Memory> Sender<M> {
     pub fn told(&mut self, id: u32) {
         let Some(peer) = self.receivers.iter_mut().find(|peer| peer.id == id) else { return };
         if let Some(notice) = peer.notices.pop_front() {
-            unannounce(self.chain.iter_mut().chain(&mut self.free), [&notice]);
+            unannounce(all(&mut self.chain, &mut self.free, &mut self.lent), [&notice]);
         }
     }
 
@@ -184,10 +194,16 @@ impl<M: Memory> Sender<M> {
         self.receivers.iter().filter(|peer| !peer.notices.is_empty()).map(|peer| peer.id)
     }
 
-    /// The memory of a page in the pool.
+    /// The memory of a page in the pool, or of one of which messages are lent.
     pub fn page(&self, id: u32) -> Option<&M> {
-        let mut pages = self.chain.iter().chain(&self.free);
+        let lent = self.lent.iter().map(|lent| &lent.page);
+        let mut pages = self.chain.iter().chain(&self.free).chain(lent);
         pages.find(|page| page.id == id).map(|page| &page.memory)
+    }
+
+    /// Whether a receiver was struck because its cursor lied, and its owner has not taken it yet.
+    pub fn has_liar(&self) -> bool {
+        !self.liars.is_empty()
     }
 
     /// A receiver whose cursor lied. It is struck already.
@@ -195,6 +211,16 @@ impl<M: Memory> Sender<M> {
     pub fn take_liar(&mut self) -> Option<(u32, Fault)> {
         self.liars.pop()
     }
+}
+
+/// Everything that receivers are told of.
+fn all<'a, M>(
+    chain: &'a mut VecDeque<Page<M>>,
+    free: &'a mut VecDeque<Page<M>>,
+    lent: &'a mut [Lent<M>],
+) -> impl Iterator<Item = &'a mut Page<M>> {
+    let lent = lent.iter_mut().map(|lent| &mut lent.page);
+    chain.iter_mut().chain(free).chain(lent)
 }
 
 fn unannounce<'a, M: 'a>(
@@ -208,6 +234,11 @@ fn unannounce<'a, M: 'a>(
 }
 
 impl<M: Memory> Peer<M> {
+    /// Whether the receiver has taken everything before `end`, as far as it said last.
+    pub(super) fn has_taken(&self, end: u64) -> bool {
+        self.seen == end || self.control.taken(self.slot) == end
+    }
+
     /// How far the receiver is, at least. A cursor of zero says nothing; any other must lie
     /// between the last one and the tail (P12).
     fn position(&mut self, tail: u64) -> Result<u64, Fault> {

@@ -1,0 +1,89 @@
+//! Messages that a broker lends: pages of others, named in its own chain.
+//!
+//! Such a page gets an id of this chain and is announced to the receivers like a page of its own.
+//! Nobody goes on in it; a lent message says where in it its payload lies. Whoever wrote the page
+//! must not write it again before every receiver has passed all that was lent of it: its owner,
+//! which is its receiver, holds back its cursor until [`passed`](Sender::passed) says so.
+
+use super::Sender;
+use super::pool::Page;
+use crate::chain::{Blocked, Refused};
+use crate::layout::*;
+use crate::memory::Memory;
+use crate::message::Envelope;
+
+/// A page of somebody else's.
+#[derive(Debug)]
+pub(super) struct Lent<M> {
+    pub(super) page: Page<M>,
+    /// The position behind the last message that was lent of it.
+    until: u64,
+}
+
+impl<M: Memory> Sender<M> {
+    /// Takes a page of somebody else's among those of which messages can be lent, and returns what
+    /// it is called in this chain; `None` if they would take more than the budget.
+    pub fn adopt(&mut self, memory: M) -> Option<u32> {
+        let lent: usize = self.lent.iter().map(|lent| lent.page.memory.region_len()).sum();
+        if lent + memory.region_len() > self.limits.budget() {
+            return None;
+        }
+        let page = self.announce(memory);
+        let id = page.id;
+        self.lent.push(Lent { page, until: 0 });
+        Some(id)
+    }
+
+    /// Whether messages can be lent of a page: every receiver has been sent it.
+    pub fn can_lend(&self, id: u32) -> bool {
+        self.lent.iter().any(|lent| lent.page.id == id && lent.page.unannounced == 0)
+    }
+
+    /// Appends a message of `len` bytes whose payload lies in the lent page `id` at `offset`.
+    /// Returns the position behind it.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]; then nothing was written.
+    pub fn lend(
+        &mut self,
+        envelope: Envelope,
+        len: usize,
+        id: u32,
+        offset: usize,
+    ) -> Result<u64, Refused> {
+        // It was asked before whether the page can be lent.
+        let lent = self.lent.iter().position(|lent| lent.page.id == id);
+        let lent = lent.ok_or(Refused::Blocked(Blocked::Announce))?;
+        let slot_len = Self::room_to_lend(&envelope);
+        let claim = self.claim_slot(envelope, len, slot_len, KIND_LENT)?;
+        claim.lend(id, offset);
+        claim.commit();
+        let until = self.position();
+        self.lent[lent].until = until;
+        self.stats.lent += 1;
+        Ok(until)
+    }
+
+    /// The bytes that a lent message takes in a page.
+    pub fn room_to_lend(envelope: &Envelope) -> usize {
+        Self::room_for(envelope, SLOT_LENT)
+    }
+
+    /// The position that every receiver has passed.
+    pub fn passed(&mut self) -> u64 {
+        self.left_by_all()
+    }
+
+    /// Whether every receiver, being at `passed` or beyond, has passed what was lent of a page.
+    pub fn is_returned(&self, id: u32, passed: u64) -> bool {
+        self.lent.iter().all(|lent| lent.page.id != id || lent.until <= passed)
+    }
+
+    /// Lets go of a lent page that [is returned](Sender::is_returned).
+    pub fn forget_lent(&mut self, id: u32) {
+        let Some(i) = self.lent.iter().position(|lent| lent.page.id == id) else { return };
+        self.lent.swap_remove(i);
+        self.untell(id);
+    }
+}
