@@ -67,6 +67,8 @@ pub struct Broker {
     core: Core<Region>,
     access: Access,
     max_clients: usize,
+    /// So many descriptors of clients' pages are kept, so that the pages can be lent.
+    max_lent: usize,
     bound: Bound,
     epoll: OwnedFd,
     stop: StopHandle,
@@ -402,7 +404,8 @@ impl Broker {
                 self.tell(token);
             }
             Phase::Joined(client) => {
-                connection.on_packet(client, packet, descriptor, &mut self.core)?;
+                let may_lend = self.core.lendable() < self.max_lent;
+                connection.on_packet(client, packet, descriptor, &mut self.core, may_lend)?;
             }
         }
         Ok(())

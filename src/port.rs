@@ -5,7 +5,7 @@ use crate::endpoint::{Endpoint, Wanted};
 use crate::error::{Ended, RecvError, SendError};
 use crate::fault::Fault;
 use crate::limits::Limits;
-use crate::memory::{Foreign, Region};
+use crate::memory::{Foreign, Region, Unfit};
 use crate::message::{ClientId, Envelope, Slot};
 use crate::sys::socket::{Received, Sent, Socket};
 use crate::wire::{ByeReason, Packet};
@@ -383,5 +383,15 @@ pub(crate) fn tell<'a>(
 /// Maps a page that a peer has sent.
 pub(crate) fn map_page(descriptor: Foreign, limits: &Limits) -> Result<Region, Fault> {
     let (min, max) = limits.page_bounds();
-    descriptor.map(min, max).map_err(|source| Fault::Descriptor { what: "a page", source })
+    descriptor.map(min, max).map_err(unfit)
+}
+
+/// Maps a page that a peer has sent and that others will be sent in turn.
+pub(crate) fn map_page_to_lend(descriptor: Foreign, limits: &Limits) -> Result<Region, Fault> {
+    let (min, max) = limits.page_bounds();
+    descriptor.map_to_hand_on(min, max).map_err(unfit)
+}
+
+fn unfit(source: Unfit) -> Fault {
+    Fault::Descriptor { what: "a page", source }
 }

@@ -1,6 +1,6 @@
 //! Setting up a broker.
 
-use super::core::{Core, TurnBudget};
+use super::core::{Core, LEND_FROM, TurnBudget};
 use super::{Broker, FIRST_CONNECTION, LISTENER, Report, STOP, StopHandle};
 use crate::access::Access;
 use crate::bus::Bus;
@@ -34,6 +34,7 @@ pub struct BrokerBuilder {
     max_clients: Option<usize>,
     access: Access,
     turn_budget: TurnBudget,
+    lend_from: Option<usize>,
     hook: Option<Box<dyn Hook>>,
 }
 
@@ -83,6 +84,19 @@ impl BrokerBuilder {
         self
     }
 
+    /// Messages of at least so many bytes are lent: receivers read them where the sender has
+    /// written them, and nothing is copied in between. 8 KiB if nothing is said; 0 lends every
+    /// message, `usize::MAX` none. A message that can't be lent is copied; with a
+    /// [hook](BrokerBuilder::hook), all are.
+    ///
+    /// A lent page takes one of this process's descriptors: a quarter of those that it may open
+    /// (`ulimit -n`) is kept for them.
+    #[must_use]
+    pub fn lend_from(mut self, bytes: usize) -> Self {
+        self.lend_from = Some(bytes);
+        self
+    }
+
     /// Shows every message to `hook`, which may drop or replace it.
     #[must_use]
     pub fn hook(mut self, hook: impl Hook + 'static) -> Self {
@@ -102,12 +116,18 @@ impl BrokerBuilder {
         let least = Limits::least_budget(rounded, max_message_len);
         let budget = self.budget.unwrap_or(Limits::BUDGET.max(least));
         let limits = Limits::new(page_len, max_message_len, budget)?.in_os_pages()?;
-        let max_clients = self.max_clients.unwrap_or(1024).min(affordable_clients());
+        let lend_from = self.lend_from.unwrap_or(LEND_FROM);
+        let lends = self.hook.is_none() && lend_from <= max_message_len;
+        let descriptors = descriptors();
+        let max_lent = if lends { descriptors / 4 } else { 0 };
+        let affordable = (descriptors - max_lent).clamp(1, MOST_CLIENTS);
+        let max_clients = self.max_clients.unwrap_or(1024).min(affordable);
 
         let bound = Bound::at(&bus.into())?;
         let first = Region::shared("llmp-page", limits.page_len())?;
         let mut core = Core::new(limits, control_region(max_clients)?, max_clients, first);
         core.set_turn_budget(self.turn_budget);
+        core.set_lend_from(lend_from);
         if let Some(hook) = self.hook {
             core.set_hook(hook);
         }
@@ -135,6 +155,7 @@ impl BrokerBuilder {
             core,
             access: self.access,
             max_clients,
+            max_lent,
             bound,
             epoll,
             stop: StopHandle { event: Arc::new(stop), asked: Arc::default() },
@@ -148,12 +169,13 @@ impl BrokerBuilder {
     }
 }
 
-/// How many connections leave enough descriptors for pages and for what arrives. (A descriptor
-/// that arrives where there is no room for it is lost, and with it an honest client.)
-fn affordable_clients() -> usize {
+/// How many descriptors there are for connections and lent pages, which leave enough for the
+/// broker's own pages and for what arrives. (A descriptor that arrives where there is no room for
+/// it is lost, and with it an honest client.)
+fn descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let limit = limit.map_or(MOST_CLIENTS, |limit| usize::try_from(limit).unwrap_or(MOST_CLIENTS));
-    limit.saturating_sub(SPARE_DESCRIPTORS).clamp(1, MOST_CLIENTS)
+    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    limit.saturating_sub(SPARE_DESCRIPTORS)
 }
 
 fn system(step: &'static str) -> impl Fn(Errno) -> BindError {

@@ -6,7 +6,7 @@ use crate::fault::Fault;
 use crate::handshake::{HelloError, check_hello, map_control};
 use crate::memory::{Foreign, Region};
 use crate::message::ClientId;
-use crate::port::{map_page, tell};
+use crate::port::{map_page, map_page_to_lend, tell};
 use crate::sys::lifeline::acts;
 use crate::sys::socket::{Sent, Socket};
 use crate::wire::{Packet, Refusal, Roles};
@@ -99,20 +99,25 @@ impl Connection {
         Ok(())
     }
 
-    /// Every later packet.
+    /// Every later packet. A page whose descriptor may be kept (`may_lend`) is lent to others.
     pub fn on_packet(
         &mut self,
         client: ClientId,
         packet: Packet,
         descriptor: Option<Foreign>,
         core: &mut Core<Region>,
+        may_lend: bool,
     ) -> Result<(), Fault> {
         match (packet, descriptor) {
             // After a Bye comes the hang-up, which says the same.
             (Packet::Ring | Packet::Bye(_), _) => Ok(()),
             (Packet::Page { id }, Some(descriptor)) if self.roles.has(Roles::SEND) => {
-                let page = map_page(descriptor, core.limits())?;
-                core.page_arrived(client, id, page)
+                let map = if may_lend { map_page_to_lend } else { map_page };
+                core.page_arrived(client, id, map(descriptor, core.limits())?)?;
+                if may_lend {
+                    core.may_lend(client, id);
+                }
+                Ok(())
             }
             (Packet::Forget { id }, _) => core.page_forgotten(client, id),
             (packet, _) => Err(packet.unexpected("from a client that has joined").into()),

@@ -75,7 +75,7 @@ pub struct Core<M> {
 
 /// Messages of at least so many bytes are lent if nothing else is said: from here on that is
 /// faster than to copy them.
-const LEND_FROM: usize = 8 * 1024;
+pub const LEND_FROM: usize = 8 * 1024;
 
 struct Link<M> {
     id: ClientId,

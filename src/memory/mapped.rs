@@ -81,8 +81,22 @@ impl Foreign {
     /// # Errors
     ///
     /// [`Unfit`] says what is wrong with it.
-    #[allow(unsafe_code)]
     pub fn map(self, min_len: usize, max_len: usize) -> Result<Region, Unfit> {
+        self.checked(min_len, max_len).map(|map| read_only(map, None))
+    }
+
+    /// The same, of a region that can be [handed on](Region::descriptor): the descriptor stays
+    /// open as long as it.
+    ///
+    /// # Errors
+    ///
+    /// [`Unfit`] says what is wrong with it.
+    pub fn map_to_hand_on(mut self, min_len: usize, max_len: usize) -> Result<Region, Unfit> {
+        let map = self.checked(min_len, max_len)?;
+        Ok(read_only(map, self.0.take().map(Arc::new)))
+    }
+
+    fn checked(&self, min_len: usize, max_len: usize) -> Result<MmapRaw, Unfit> {
         let fd = self.0.as_ref().ok_or(Unfit::NoMemfd)?;
         acts("ask for seals");
         // Only memfds (and files of tmpfs, which lack the seals) answer this question at all, so
@@ -100,11 +114,16 @@ impl Foreign {
         let len = len.ok_or(Unfit::Length { found, min: min_len, max: max_len })?;
         acts("map what came");
         let map = MmapOptions::new().len(len).map_raw_read_only(fd);
-        let map = map.map_err(|e| Unfit::Map(e.to_string()))?;
-        // SAFETY: the mapping is shared with this `Region` alone, is readable, page-aligned, and
-        // can't shrink since it is sealed.
-        Ok(unsafe { region(map, false, None) })
+        map.map_err(|e| Unfit::Map(e.to_string()))
     }
+}
+
+/// The region of a sealed memfd that came.
+#[allow(unsafe_code)]
+fn read_only(map: MmapRaw, descriptor: Option<Arc<OwnedFd>>) -> Region {
+    // SAFETY: the mapping is shared with this `Region` alone, is readable, page-aligned, and
+    // can't shrink since it is sealed.
+    unsafe { region(map, false, descriptor) }
 }
 
 fn names(seals: SealFlags) -> String {

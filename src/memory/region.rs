@@ -56,7 +56,7 @@ pub struct Region {
     writable_len: usize,
     /// Keeps the memory alive and in place. Behind the `Arc` nothing touches the bytes.
     owner: Arc<dyn Any + Send + Sync>,
-    /// What the region can be handed on by; only its owner has it.
+    /// What the region can be handed on by; its owner has it, and who lends it.
     descriptor: Option<Arc<OwnedFd>>,
 }
 

@@ -25,7 +25,8 @@ impl Place {
         self.dir.path().join("bus.sock")
     }
 
-    /// Starts a broker process there; `limits` are page length, longest message and budget.
+    /// Starts a broker process there; `limits` are page length, longest message and budget, and
+    /// then perhaps from what length on messages are lent.
     pub fn broker(&self, limits: &[usize]) -> Child {
         let mut broker = self.child("broker", &[&format!("{limits:?}")]);
         broker.says("ready");

@@ -61,8 +61,11 @@ fn broker(path: &str, limits: &str) {
     let limits: Vec<usize> =
         limits.trim_matches(['[', ']']).split(", ").filter_map(|n| n.parse().ok()).collect();
     let mut builder = Broker::builder();
-    if let [page_len, max_message_len, budget] = limits[..] {
+    if let [page_len, max_message_len, budget, ..] = limits[..] {
         builder = builder.page_len(page_len).max_message_len(max_message_len).chain_budget(budget);
+    }
+    if let [_, _, _, lend_from] = limits[..] {
+        builder = builder.lend_from(lend_from);
     }
     let broker = builder.bind(path).unwrap();
     let stop = broker.stop_handle();

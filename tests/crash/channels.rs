@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 
 fn limits() -> Limits {
-    let [page_len, max_message_len, budget] = LIMITS;
+    let [page_len, max_message_len, budget, _] = LIMITS;
     Limits::new(page_len, max_message_len, budget).unwrap()
 }
 

@@ -13,9 +13,10 @@ use std::sync::mpsc::channel;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// Page length, longest message and budget of all chains: pages are turned and written again, and
-/// some messages need a page of double length.
-pub const LIMITS: [usize; 3] = [4096, 6000, 16384];
+/// Page length, longest message and budget of all chains, and from what length on messages are
+/// lent: pages are turned and written again, some messages need a page of double length, and most
+/// bytes are lent.
+pub const LIMITS: [usize; 4] = [4096, 6000, 16384, 1000];
 
 /// How many steps of a kind there are may depend a little on who is how fast: so many victims in a
 /// row must have lived through before it is believed that there is no further one.

@@ -85,9 +85,9 @@ fn receiver(path: &str) {
 
 /// Serves a bus until it is told to end.
 fn broker(path: &str) {
-    let [page_len, max_message_len, budget] = LIMITS;
+    let [page_len, max_message_len, budget, lend_from] = LIMITS;
     let builder = Broker::builder().page_len(page_len).max_message_len(max_message_len);
-    let broker = builder.chain_budget(budget).bind(path).unwrap();
+    let broker = builder.chain_budget(budget).lend_from(lend_from).bind(path).unwrap();
     let stop = broker.stop_handle();
     std::thread::spawn(move || {
         told();
@@ -114,7 +114,7 @@ fn channel_sender(path: &str) {
 }
 
 fn channel_receiver(path: &str) {
-    let [page_len, max_message_len, budget] = LIMITS;
+    let [page_len, max_message_len, budget, _] = LIMITS;
     let limits = Limits::new(page_len, max_message_len, budget).unwrap();
     let listener = Receiver::listen_with(path, limits).unwrap();
     say("ready");

@@ -89,6 +89,9 @@ pub struct Broker {
     /// messages need]
     #[arg(long, value_name = "BYTES", value_parser = values::size)]
     pub chain_budget: Option<usize>,
+    /// From this length on messages are lent, not copied, to their receivers [default: 8KiB]
+    #[arg(long, value_name = "BYTES", value_parser = values::size)]
+    pub lend_from: Option<usize>,
     /// How many clients are admitted at a time [default: 1024]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub max_clients: Option<u32>,

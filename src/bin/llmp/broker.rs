@@ -21,6 +21,9 @@ pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
     if let Some(bytes) = arguments.chain_budget {
         builder = builder.chain_budget(bytes);
     }
+    if let Some(bytes) = arguments.lend_from {
+        builder = builder.lend_from(bytes);
+    }
     if let Some(clients) = arguments.max_clients {
         builder = builder.max_clients(clients as usize);
     }

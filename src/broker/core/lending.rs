@@ -100,9 +100,10 @@ impl<M: Memory> Core<M> {
         }
     }
 
-    /// How many pages may be lent.
+    /// How many pages are kept to be lent, or still are.
     pub fn lendable(&self) -> usize {
-        self.links.iter().map(|link| link.lending.lendable.len()).sum()
+        let lendable: usize = self.links.iter().map(|link| link.lending.lendable.len()).sum();
+        lendable + self.recalled.len()
     }
 
     /// Messages of at least so many bytes are lent.
