@@ -312,7 +312,10 @@ mod tests {
         let borrow = |offset| slot.borrow(Loan { page: 5, offset }, 256);
         for offset in [64, 80, 144] {
             let slot = borrow(offset).unwrap();
-            assert_eq!((slot.lent, slot.payload_at, slot.payload_len), (Some(5), offset as usize, 100));
+            assert_eq!(
+                (slot.lent, slot.payload_at, slot.payload_len),
+                (Some(5), offset as usize, 100)
+            );
         }
         for offset in [0, 48, 72, 160, 256, 272, u64::MAX - 15, u64::MAX] {
             let fault = Fault::Loan { page: 5, offset, len: 100, page_len: 256 };

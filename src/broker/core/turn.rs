@@ -168,9 +168,9 @@ impl<M: Memory> Core<M> {
         let mut moved = published;
         for link in &mut self.links {
             let Link { inbound, lending, .. } = link;
-            link.gave_up = inbound.as_mut().is_some_and(|inbound| {
-                inbound.give_up_to(lending.limit(inbound.position()))
-            });
+            link.gave_up = inbound
+                .as_mut()
+                .is_some_and(|inbound| inbound.give_up_to(lending.limit(inbound.position())));
             moved |= link.gave_up;
         }
         if !moved {
