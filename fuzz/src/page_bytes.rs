@@ -14,7 +14,7 @@ pub fn run(bytes: &[u8]) -> Seen {
     let mut input = Input::new(bytes);
     let kind = input.below(4);
     let lends = kind >= 2;
-    if kind % 2 == 0 { raw(&mut input, lends) } else { written(&mut input, lends) }
+    if kind.is_multiple_of(2) { raw(&mut input, lends) } else { written(&mut input, lends) }
 }
 
 /// The truth.

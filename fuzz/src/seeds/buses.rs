@@ -89,7 +89,7 @@ impl Seed {
     }
 
     /// Its socket is full from now on, or no longer.
-    fn is_deaf(self, client: u8) -> Seed {
+    fn goes_deaf(self, client: u8) -> Seed {
         self.does(13, client)
     }
 
@@ -187,14 +187,16 @@ fn lending() -> Seeds {
         traffic(seed.hears(3, 8), 2)
     });
     add("and_a_socket_is_full", {
-        let seed = traffic(lends().is_deaf(WITNESS), 4);
-        traffic(seed.is_deaf(WITNESS), 2)
+        let seed = traffic(lends().goes_deaf(WITNESS), 4);
+        traffic(seed.goes_deaf(WITNESS), 2)
     });
     // More than may be lent together: pages are taken back for others.
     add("more_than_there_is", {
         let seed = lends().comes(0, 0).comes(0, 0);
         let all = |seed: Seed| (0..5).fold(seed, |seed, i| seed.says(i, 150, 0).says(i, 90, 1));
-        seed.repeat(12, |seed| all(seed).rounds(2)).is_deaf(WITNESS).repeat(6, |s| all(s).rounds(1))
+        seed.repeat(12, |seed| all(seed).rounds(2))
+            .goes_deaf(WITNESS)
+            .repeat(6, |s| all(s).rounds(1))
     });
     add("of_large_pages", {
         lends().repeat(9, |seed| seed.says(HONEST, 400, 1).says(HONEST, 9, 0).rounds(2))
