@@ -62,6 +62,7 @@ fn every_lie_in_a_page_is_named_and_costs_nobody_else_anything() {
         (&[(SLOT, message(4001))], "page 0, offset 64: a message of 4001 bytes where 4000 have"),
         (&[(SLOT, commit_word(0, 9, 0, 0))], "page 0, offset 64: message kind 9"),
         (&[(SLOT, commit_word(8, 0, 0, 0))], "page 0, offset 64: message kind 0"),
+        (&[(SLOT, commit_word(8, KIND_LENT, 0, 0))], "page 0, offset 64: message kind 3"),
         (&[(SLOT, commit_word(8, KIND_MESSAGE, 2, 0))], "offset 64: reserved bits are set in"),
         (&[(SLOT, commit_word(8, KIND_EOP, 0, 0))], "offset 64: reserved bits are set in"),
         (&[(TAG, halves(0, 1)), (SLOT, NEXT)], "offset 64: reserved bits are set in"),

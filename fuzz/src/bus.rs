@@ -3,7 +3,7 @@
 //! whose descriptors do not arrive as they should.
 //!
 //! The untouched part of the traffic arrives exactly: in one order, once, whatever the liar does
-//! [P1 P2 P3]. The liar is expelled with a typed fault or is harmless (P12), the broadcast chain
+//! [P1 P2 P3], and does not change before its receiver has given it up, lent or not [P8]. The liar is expelled with a typed fault or is harmless (P12), the broadcast chain
 //! keeps to its budget (P6), nobody sleeps on something that is there (P10), and the broker comes
 //! to an end in a bounded number of steps.
 
@@ -47,6 +47,8 @@ pub struct Bus<W: World> {
     limits: Limits,
     budget: TurnBudget,
     hooking: Hooking,
+    /// Whether the clients' pages may be lent.
+    lends: bool,
     core: Core<W::Memory>,
     is_asleep: bool,
     /// 0 is there from the beginning to the end, so that it sees everything.
@@ -68,7 +70,12 @@ impl<W: World> Bus<W> {
             TurnBudget { messages: 1 + input.below(16), bytes: 1 + input.half() as usize % 2000 };
         core.set_turn_budget(budget);
         let kinds = [Hooking::None, Hooking::Forward, Hooking::Replace, Hooking::Drop];
-        let hooking = kinds[input.below(4)];
+        let kind = input.below(16);
+        let (hooking, lend_from) =
+            (kinds[kind % 4], [None, Some(0), Some(60), Some(200)][kind / 4]);
+        if let Some(lend_from) = lend_from {
+            core.set_lend_from(lend_from);
+        }
         if hooking != Hooking::None {
             core.set_hook(Box::new(move |message: &Message<'_>| {
                 hooking.verdict(message.flags, message.payload)
@@ -82,6 +89,7 @@ impl<W: World> Bus<W> {
             limits,
             budget,
             hooking,
+            lends: lend_from.is_some(),
             core,
             is_asleep,
             clients,
@@ -142,6 +150,12 @@ impl<W: World> Bus<W> {
             10 if self.lies == Lies::Words => self.world.lie(input),
             10 => self.lie_in_mail(input),
             11 => self.deliver(i, 1 + input.below(3)),
+            13 if self.lends => {
+                if let Some(client) = self.clients.get_mut(i) {
+                    client.is_deaf ^= true;
+                    self.seen.mark("a socket was full");
+                }
+            }
             _ => {
                 // One round of everything, so that short inputs get far. Pages but the first are
                 // fetched when they are named.
@@ -228,7 +242,11 @@ impl<W: World> Bus<W> {
         let Some(client) = self.clients.get_mut(i) else { return false };
         client.awake();
         client.hear();
-        let (worked, must_ring) = client.receive(&mut self.ledger, steps);
+        let (world, mail_tampered) = (&self.world, self.mail_tampered);
+        let is_tampered = || mail_tampered || world.is_tampered();
+        let may_lend = self.lends && self.hooking == Hooking::None;
+        let (worked, must_ring) =
+            client.receive(&mut self.ledger, steps, is_tampered, may_lend, &mut self.seen);
         let must_ring = must_ring | client.endpoint.give_up();
         self.rung(must_ring);
         worked || must_ring
@@ -280,6 +298,7 @@ impl<W: World> Bus<W> {
         let stats = self.core.stats();
         assert!(stats.page_bytes_peak <= self.limits.budget() as u64, "beyond the budget");
         for client in &mut self.clients {
+            client.look();
             let honest = client.asleep.filter(|_| !client.lies);
             let sleeps_on = honest.is_some_and(|wanted| client.endpoint.has(wanted));
             assert!(!sleeps_on, "client {} sleeps, and what it waits for is there", client.id);
@@ -299,14 +318,34 @@ impl<W: World> Bus<W> {
         self.note_tampering();
         self.ledger.check();
         assert_eq!(self.core.clients(), self.clients.len(), "somebody who has left is still there");
-        if self.core.stats().reuses > 0 {
+        self.nothing_is_lent();
+        let stats = self.core.stats();
+        if stats.reuses > 0 {
             self.seen.mark("broadcast page reused");
+        }
+        if stats.lent > 0 {
+            self.seen.mark("lent");
         }
         self.seen
     }
 
+    /// Whoever lent got everything back, and nobody keeps pages of those who are gone. [P7 P9]
+    fn nothing_is_lent(&mut self) {
+        let mut pages = self.core.stats().page_bytes;
+        for client in &mut self.clients {
+            client.hear();
+            let outbound = client.endpoint.outbound_mut().expect("every client sends");
+            assert_eq!(outbound.passed(), outbound.position(), "client {} lends", client.id);
+            pages += outbound.stats().page_bytes;
+        }
+        for inbound in self.clients.iter().filter_map(|client| client.endpoint.inbound()) {
+            assert!(inbound.pages_len() as u64 <= pages, "pages of nobody");
+        }
+    }
+
     /// Until nobody has anything to do. [P9]
     fn rounds(&mut self) {
+        self.clients.iter_mut().for_each(|client| client.is_deaf = false);
         let mut nothing = Input::new(&[]);
         // A dead chain holds no more than its pages, the living no more than their budgets.
         for _ in 0..CLIENTS * self.limits.budget() + 1000 {

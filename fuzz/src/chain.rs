@@ -1,6 +1,7 @@
 //! A sender, a receiver and what must come out, driven by an input.
 
 use super::input::Input;
+use super::lender::Lender;
 use super::seen::Seen;
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
 use llmp::control::Control;
@@ -11,6 +12,7 @@ use llmp::{ClientId, Envelope, Flags, Limits, Origin, Slot, Tag};
 pub const PAGE_LEN: usize = 256;
 pub const MAX_MESSAGE_LEN: usize = 400;
 const RECEIVER: u32 = 1;
+pub const BROKER: u32 = 0;
 
 /// Small limits, so that pages turn and run out soon. The budget has 2 to 5 large pages.
 pub fn limits(input: &mut Input) -> Limits {
@@ -41,6 +43,11 @@ impl Sent {
         };
         Sent { envelope, payload: (0..len).map(|i| (i * 7 + number) as u8).collect() }
     }
+
+    /// Whether it is lent where messages are lent.
+    pub fn is_lent(&self) -> bool {
+        self.envelope.sender.0 >> 20 & 8 != 0
+    }
 }
 
 /// The receiver's own control region, instead of a page's id.
@@ -66,6 +73,8 @@ pub struct Chain<V: View> {
     limits: Limits,
     pub sender: Sender<Region>,
     pub receiver: Receiver<V::Memory>,
+    /// Of a broker's chain.
+    lender: Option<Lender>,
     /// Appended and not published yet.
     run: Vec<Sent>,
     published: Vec<Sent>,
@@ -77,15 +86,17 @@ pub struct Chain<V: View> {
 }
 
 impl<V: View> Chain<V> {
-    pub fn new(view: V, limits: Limits) -> Self {
+    /// A client's chain, or a broker's, which lends.
+    pub fn new(view: V, limits: Limits, lends: bool) -> Self {
         let first = view.make(limits.page_len());
-        let mut sender = Sender::new(3, limits, first.clone());
+        let owner = if lends { BROKER } else { 3 };
+        let mut sender = Sender::new(owner, limits, first.clone());
         let control = Region::heap(control_len(1));
         sender.admit(RECEIVER, Control::create(control.clone(), 1), 0);
         // The page was sent with the handshake.
         sender.told(RECEIVER);
         let control = Control::create(view.see(OWN, control), 1);
-        let receiver = Receiver::from_beginning(limits, 3, view.see(0, first), control, 0);
+        let receiver = Receiver::from_beginning(limits, owner, view.see(0, first), control, 0);
         let mut seen = Seen::default();
         let (receiver, is_over) = match receiver {
             Ok(receiver) => (receiver, false),
@@ -101,7 +112,8 @@ impl<V: View> Chain<V> {
             }
         };
         let (run, published) = (Vec::new(), Vec::new());
-        Chain { view, limits, sender, receiver, run, published, next: 0, is_over, seen }
+        let lender = lends.then(Lender::default);
+        Chain { view, limits, sender, receiver, lender, run, published, next: 0, is_over, seen }
     }
 
     /// Does everything that the input says, then reads what is left.
@@ -145,7 +157,7 @@ impl<V: View> Chain<V> {
         let sent = Sent::arbitrary(input, self.published.len() + self.run.len());
         // Reading everything and giving it up makes room, a run that fills the chain apart.
         for attempt in 0..8 {
-            match self.sender.append(sent.envelope, &sent.payload) {
+            match self.append_or_lend(&sent) {
                 Ok(()) => {
                     if sent.envelope.origin.is_some() {
                         self.seen.mark("extension");
@@ -176,6 +188,16 @@ impl<V: View> Chain<V> {
         }
         assert!(self.view.is_tampered(), "an idle chain has no room");
         self.is_over = true;
+    }
+
+    fn append_or_lend(&mut self, sent: &Sent) -> Result<(), Refused> {
+        let is_long = sent.is_lent() && sent.payload.len() <= MAX_MESSAGE_LEN;
+        if let Some(lender) = self.lender.as_mut().filter(|_| is_long)
+            && let Some(done) = lender.lend(&mut self.sender, sent, |len| self.view.make(len))
+        {
+            return done.inspect(|()| self.seen.mark("lent in a chain"));
+        }
+        self.sender.append(sent.envelope, &sent.payload)
     }
 
     fn publish(&mut self) {

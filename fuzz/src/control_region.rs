@@ -1,7 +1,8 @@
 //! Receivers that lie in their control regions, beside honest ones.
 //!
 //! A lie costs the liar alone its place (P12); the honest get everything, and no page changes
-//! while one of them holds it (P8).
+//! while one of them holds it (P8). Who says that it has taken what it has not deceives nobody
+//! about the others, and is not struck for it: nothing is written again for that.
 
 use super::chain::{PAGE_LEN, Sent, limits};
 use super::input::Input;
@@ -48,6 +49,8 @@ fn any_region(input: &mut Input, seen: &mut Seen) {
 struct Lie {
     /// Reads until the lie begins, and what is shown from then on.
     shown: Option<(u8, u64)>,
+    /// The only word that is lied about, if it is one.
+    only: Option<usize>,
     has_lied: bool,
     /// The highest cursor that was shown, at least where it was admitted.
     highest: u64,
@@ -56,7 +59,8 @@ struct Lie {
 
 impl Mischief for Lie {
     fn word(&mut self, at: usize, honest: u64) -> u64 {
-        let word = match &mut self.shown {
+        let is_told = self.only.is_none_or(|only| only == at);
+        let word = match self.shown.as_mut().filter(|_| is_told) {
             None => honest,
             Some((0, value)) => *value,
             Some((reads, _)) => {
@@ -83,6 +87,7 @@ struct Party {
     id: u32,
     /// Of the honest.
     receiver: Option<Receiver<Words>>,
+    start: u64,
     /// The number of the next message that must arrive.
     next: usize,
     /// What was read and is not given up yet, with the place where it lies.
@@ -143,10 +148,26 @@ impl Bus {
             }
             _ => {
                 self.sender.has_room(input.half() as usize);
-                self.sender.is_taken();
+                self.look();
+                self.is_taken();
             }
         }
         self.look();
+    }
+
+    /// Nobody honest is said to have taken what it has not given up.
+    fn is_taken(&mut self) {
+        let (is_taken, end) = (self.sender.is_taken(), self.sender.position());
+        let is_behind = |party: &Party| party.receiver.is_some() && party.given_up() < end;
+        let (behind, liars) =
+            (self.parties.iter().any(is_behind), self.parties.iter().any(Party::lies));
+        // Without anybody nobody is behind, whatever is not published yet.
+        let is_published = end == self.sender.tail();
+        assert!(!(is_taken && behind), "not everybody has taken everything");
+        assert!(is_taken || behind || liars || !is_published, "everybody has taken everything");
+        if is_taken && liars {
+            self.seen.mark("a liar has taken everything");
+        }
     }
 
     fn admit(&mut self, honest: bool) {
@@ -167,16 +188,23 @@ impl Bus {
             receiver.expect("an honest start")
         });
         let (next, held) = (start.message as usize, Vec::new());
-        self.parties.push(Party { id, receiver, next, held, control, lie });
+        let start = start.position;
+        self.parties.push(Party { id, receiver, start, next, held, control, lie });
     }
 
     /// One who is not honest shows something else from now on, or after some more reads.
     fn lie(&mut self, input: &mut Input) {
-        let (i, reads, kind, any) = (input.below(4), input.byte(), input.below(6), input.word());
+        let (i, reads, kind, any) = (input.below(4), input.byte(), input.below(18), input.word());
+        let (kind, only) = (
+            kind % 6,
+            [None, Some(CONTROL_CURSORS + CONTROL_TAKEN), Some(CONTROL_CURSORS)][kind / 6],
+        );
         let tail = self.sender.tail();
         let value = [any, tail, tail.wrapping_add(any), tail - any % tail, u64::MAX, 1][kind];
         if let Some(party) = self.parties.get(i).filter(|party| party.receiver.is_none()) {
-            party.lie.lock().expect("no panic").shown = Some((reads, value));
+            let mut lie = party.lie.lock().expect("no panic");
+            (lie.shown, lie.only) = (Some((reads, value)), only);
+            drop(lie);
             Doorbell::new(party.control.clone()).must_ring();
         }
     }
@@ -296,6 +324,16 @@ impl Party {
                 }
             }
         }
+    }
+
+    fn lies(&self) -> bool {
+        self.receiver.is_none()
+    }
+
+    /// How far it has given up, if it is honest.
+    fn given_up(&self) -> u64 {
+        let [cursor] = self.control.memory().read_words(CONTROL_CURSORS);
+        cursor.max(self.start)
     }
 
     fn give_up(&mut self) {

@@ -3,18 +3,19 @@
 //!
 //! At the broker, beside honest clients; and at a receiver, of which every answer is predicted: a
 //! page is taken or refused for its reason, an end of page is followed, waits for its page, or is
-//! a fault (P12).
+//! a fault (P12). In a broker's chain so are lent messages, of whose pages nothing is believed.
 
 use super::bus::{Bus, Lies};
-use super::chain::{MAX_MESSAGE_LEN, PAGE_LEN, Sent, limits};
+use super::chain::{BROKER, MAX_MESSAGE_LEN, PAGE_LEN, Sent, limits};
 use super::input::Input;
+use super::lender::Lender;
 use super::seen::Seen;
 use super::world::Scripted;
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
 use llmp::control::Control;
 use llmp::layout::*;
 use llmp::memory::{Memory, Region};
-use llmp::{Fault, Limits};
+use llmp::{Fault, Limits, Slot};
 use std::collections::VecDeque;
 
 const OWNER: u32 = 3;
@@ -22,9 +23,10 @@ const RECEIVER: u32 = 1;
 
 pub fn run(bytes: &[u8]) -> Seen {
     let mut input = Input::new(bytes);
-    match input.below(2) {
+    let kind = input.below(4);
+    match kind % 2 {
         0 => Bus::new(Scripted::default(), Lies::Mail, &mut input).run(&mut input),
-        _ => Chain::new(limits(&mut input)).run(&mut input),
+        _ => Chain::new(limits(&mut input), kind == 3).run(&mut input),
     }
 }
 
@@ -66,6 +68,14 @@ struct Arrival {
     lie: Option<usize>,
 }
 
+/// What the words of a lent message say.
+#[derive(Clone, Copy)]
+struct Loan {
+    page: u32,
+    offset: usize,
+    len: usize,
+}
+
 #[derive(Clone)]
 enum Packet {
     Page(Arrival),
@@ -76,6 +86,8 @@ struct Chain {
     limits: Limits,
     sender: Sender<Region>,
     receiver: Receiver<Region>,
+    /// Of a broker's chain.
+    lender: Option<Lender>,
     /// What was sent and has not arrived.
     socket: VecDeque<Packet>,
     /// What has arrived, as the receiver must see it.
@@ -90,18 +102,20 @@ struct Chain {
 }
 
 impl Chain {
-    fn new(limits: Limits) -> Self {
+    fn new(limits: Limits, lends: bool) -> Self {
         let first = Region::heap(PAGE_LEN);
-        let mut sender = Sender::new(OWNER, limits, first.clone());
+        let owner = if lends { BROKER } else { OWNER };
+        let mut sender = Sender::new(owner, limits, first.clone());
         let control = Control::create(Region::heap(cursor_offset(1)), 1);
         sender.admit(RECEIVER, control.clone(), 0);
         sender.told(RECEIVER);
-        let receiver = Receiver::from_beginning(limits, OWNER, first.clone(), control, 0);
+        let receiver = Receiver::from_beginning(limits, owner, first.clone(), control, 0);
         let current = Arrival { id: 0, page: first, lie: None };
         Chain {
             limits,
             sender,
             receiver: receiver.expect("an honest page"),
+            lender: lends.then(Lender::default),
             socket: VecDeque::new(),
             pool: vec![current.clone()],
             current,
@@ -142,7 +156,7 @@ impl Chain {
     fn send(&mut self, input: &mut Input) {
         let sent = Sent::arbitrary(input, self.published.len());
         for _ in 0..4 {
-            match self.sender.send(sent.envelope, &sent.payload) {
+            match self.send_or_lend(&sent) {
                 Ok(()) => return self.published.push(sent),
                 Err(Refused::TooLong { .. } | Refused::Blocked(Blocked::Full)) => return,
                 Err(Refused::Blocked(Blocked::NeedPage(len))) => {
@@ -164,6 +178,17 @@ impl Chain {
         }
     }
 
+    fn send_or_lend(&mut self, sent: &Sent) -> Result<(), Refused> {
+        let is_long = sent.is_lent() && sent.payload.len() <= MAX_MESSAGE_LEN;
+        if let Some(lender) = self.lender.as_mut().filter(|_| is_long)
+            && let Some(done) = lender.lend(&mut self.sender, sent, Region::heap)
+        {
+            self.sender.publish();
+            return done;
+        }
+        self.sender.send(sent.envelope, &sent.payload)
+    }
+
     /// The next packet arrives.
     fn arrive(&mut self) {
         match self.socket.pop_front() {
@@ -178,7 +203,8 @@ impl Chain {
         let found = total(&self.pool) + arrival.page.region_len();
         // While a large page is on its way, those that it replaces are still there.
         let longest = Limits::least_budget(PAGE_LEN, MAX_MESSAGE_LEN) / 2;
-        let budget = self.limits.budget() + longest;
+        let may_be_lent = if self.lender.is_some() { self.limits.budget() } else { 0 };
+        let budget = self.limits.budget() + longest + may_be_lent;
         let is_known = self.pool.iter().any(|known| known.id == arrival.id);
         let expected = match () {
             () if is_known => Err(Fault::PageTwice { page: arrival.id }),
@@ -268,8 +294,9 @@ impl Chain {
                     self.receiver.advance(&slot);
                     self.next += 1;
                 }
-                (KIND_EOP, found) => {
-                    let next = low(tag);
+                (KIND_EOP | KIND_LENT, found) => {
+                    let loan = (kind == KIND_LENT).then(|| self.loan(at));
+                    let next = loan.map_or(low(tag), |loan| loan.page);
                     let page = self.pool.iter().find(|arrival| arrival.id == next).cloned();
                     match (page, found) {
                         (None, Ok(Event::Unknown(named))) => {
@@ -283,7 +310,20 @@ impl Chain {
                             }
                             is_drained = true;
                         }
+                        (Some(page), Ok(Event::Message(slot))) => {
+                            self.borrow(&slot, loan.expect("no end of page is a message"), &page);
+                        }
+                        (Some(page), Err(Fault::Loan { .. })) => {
+                            let loan = loan.expect("nothing is lent");
+                            // Where another page than it should be is a shorter one.
+                            let is_beyond = loan.offset + loan.len > page.page.region_len();
+                            assert!(page.lie.is_some() && is_beyond);
+                            self.seen.mark("lent of another page");
+                            self.is_over = true;
+                            return;
+                        }
                         (Some(page), Ok(Event::Turned)) => {
+                            assert_eq!(loan.map(|loan| loan.page), None);
                             assert_eq!(page.lie, None, "a lie was followed");
                             self.current = page;
                             is_drained = false;
@@ -306,6 +346,32 @@ impl Chain {
             }
         }
         panic!("{steps} steps did not come to an end");
+    }
+
+    /// What is lent at `at`.
+    fn loan(&self, at: usize) -> Loan {
+        let [commit, _] = self.current.page.read_words(at);
+        let is_extended = high(commit).to_le_bytes()[1] & FLAG_EXTENDED != 0;
+        let head = SLOT_HEADER + if is_extended { SLOT_EXTENSION } else { 0 };
+        let [page, offset] = self.current.page.read_words(at + head);
+        Loan { page: low(page), offset: offset as usize, len: low(commit) as usize }
+    }
+
+    /// Takes a lent message: what is in the page that has arrived under that id.
+    fn borrow(&mut self, slot: &Slot, loan: Loan, page: &Arrival) {
+        let mut payload = vec![0; slot.payload_len()];
+        self.receiver.read(slot, &mut payload);
+        let mut there = vec![0; loan.len];
+        page.page.read_bytes(loan.offset, &mut there);
+        assert_eq!(payload, there);
+        let envelope = self.receiver.envelope(slot);
+        let expected = &self.published[self.next];
+        assert_eq!((envelope, payload.len()), (expected.envelope, expected.payload.len()));
+        // Nothing but the id says which page it is: that is the sender's to keep in order.
+        assert!(page.lie.is_some() || payload == expected.payload, "lent, and not what was sent");
+        self.seen.mark("borrowed");
+        self.receiver.advance(slot);
+        self.next += 1;
     }
 
     fn place(&self) -> (u64, u64) {

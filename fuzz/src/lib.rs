@@ -13,6 +13,7 @@ pub mod descriptors;
 pub mod end_of_page;
 pub mod handshake;
 pub mod input;
+pub mod lender;
 pub mod lies;
 pub mod live_bus;
 pub mod live_page;

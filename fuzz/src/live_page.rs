@@ -15,15 +15,22 @@ use llmp::layout::OS_PAGE;
 
 pub fn run(bytes: &[u8]) -> Seen {
     let mut input = Input::new(bytes);
-    let kind = input.below(3);
+    let kind = input.below(6);
+    let (kind, lends) = (kind % 3, kind >= 3);
     let world = Scribbled::new(kind == 1);
     for _ in 0..1 + input.below(4) {
         world.lie(&mut input);
     }
     let _scribbling = world.begin();
     match kind {
-        0 => chain(world, limits(&mut input), &mut input, "live heap"),
-        1 => chain(world, of_the_kernel(&mut input), &mut input, "live mapping"),
+        0 => {
+            let chain = Chain::new(world, limits(&mut input), lends);
+            run_chain(chain, &mut input, "live heap")
+        }
+        1 => {
+            let chain = Chain::new(world, of_the_kernel(&mut input), lends);
+            run_chain(chain, &mut input, "live mapping")
+        }
         _ => {
             let mut seen = Bus::new(world, Lies::Words, &mut input).run(&mut input);
             seen.mark("live bus");
@@ -32,8 +39,7 @@ pub fn run(bytes: &[u8]) -> Seen {
     }
 }
 
-fn chain(world: Scribbled, limits: Limits, input: &mut Input, what: &str) -> Seen {
-    let mut chain = Chain::new(world, limits);
+fn run_chain(mut chain: Chain<Scribbled>, input: &mut Input, what: &str) -> Seen {
     chain.run(input);
     chain.seen.mark(what);
     chain.seen

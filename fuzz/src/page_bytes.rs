@@ -1,9 +1,10 @@
 //! Any bytes as pages: a receiver comes to an end and believes nothing (P12). And pages that our
 //! own sender wrote come out as they went in (P1, P3), within the budget (P6).
 
-use super::chain::{Chain, PAGE_LEN, View, limits};
+use super::chain::{BROKER, Chain, PAGE_LEN, View, limits};
 use super::input::Input;
 use super::seen::Seen;
+use llmp::Fault;
 use llmp::chain::{Event, Receiver, Start};
 use llmp::control::Control;
 use llmp::layout::*;
@@ -11,7 +12,9 @@ use llmp::memory::{Memory, Region};
 
 pub fn run(bytes: &[u8]) -> Seen {
     let mut input = Input::new(bytes);
-    if input.below(2) == 0 { raw(&mut input) } else { written(&mut input) }
+    let kind = input.below(4);
+    let lends = kind >= 2;
+    if kind.is_multiple_of(2) { raw(&mut input, lends) } else { written(&mut input, lends) }
 }
 
 /// The truth.
@@ -33,19 +36,20 @@ impl View for Plain {
     }
 }
 
-fn written(input: &mut Input) -> Seen {
+fn written(input: &mut Input, lends: bool) -> Seen {
     let limits = limits(input);
-    let mut chain = Chain::new(Plain, limits);
+    let mut chain = Chain::new(Plain, limits, lends);
     chain.run(input);
     chain.seen
 }
 
 /// Pages as the input describes them: their lengths, then their bytes; a header that is put right
-/// as far as the input wants.
-fn raw(input: &mut Input) -> Seen {
+/// as far as the input wants. The chain is a client's, or a broker's, which lends.
+fn raw(input: &mut Input, lends: bool) -> Seen {
     let limits = limits(input);
     let pages = 1 + input.below(3);
     let right = input.byte();
+    let owner = if lends { BROKER } else { 9 };
     let mut made = Vec::new();
     let mut base = 0;
     for id in 0..pages as u32 {
@@ -56,7 +60,7 @@ fn raw(input: &mut Input) -> Seen {
         let page = Region::heap(len);
         page.write_bytes(0, input.bytes(len));
         let version = halves(VERSION, PAGE_HEADER as u32);
-        let words = [PAGE_MAGIC, version, len as u64, halves(id, 9), base, 0];
+        let words = [PAGE_MAGIC, version, len as u64, halves(id, owner), base, 0];
         for (i, word) in words.into_iter().enumerate().filter(|(i, _)| right >> i & 1 == 1) {
             page.write_words(WORD * i, [word]);
         }
@@ -70,7 +74,7 @@ fn raw(input: &mut Input) -> Seen {
     let total: usize = made.iter().map(|(_, page)| page.region_len()).sum();
     let mut seen = Seen::default();
     let control = Control::create(Region::heap(control_len(1)), 1);
-    let mut receiver = match Receiver::new(limits, 9, made, start, control, 0) {
+    let mut receiver = match Receiver::new(limits, owner, made, start, control, 0) {
         Ok(receiver) => receiver,
         Err(fault) => {
             seen.fault(&fault);
@@ -79,7 +83,12 @@ fn raw(input: &mut Input) -> Seen {
     };
     pool(&mut receiver, input, &mut seen);
     let most = total / SLOT_ALIGN + pages + 1;
-    let ended = (0..most).any(|_| step(&mut receiver, limits.max_message_len(), &mut seen));
+    let ended = (0..most).any(|_| {
+        if lends {
+            pool(&mut receiver, input, &mut seen);
+        }
+        step(&mut receiver, lends, limits.max_message_len(), &mut seen)
+    });
     assert!(ended, "{most} steps did not come to an end");
     receiver.give_up();
     seen
@@ -100,9 +109,19 @@ fn pool(receiver: &mut Receiver<Region>, input: &mut Input, seen: &mut Seen) {
 }
 
 /// One step. Returns whether the receiver has come to an end.
-fn step(receiver: &mut Receiver<Region>, max_message_len: usize, seen: &mut Seen) -> bool {
+fn step(
+    receiver: &mut Receiver<Region>,
+    lends: bool,
+    max_message_len: usize,
+    seen: &mut Seen,
+) -> bool {
     let position = receiver.position();
-    match receiver.poll() {
+    let foreseen = Lent::at(receiver);
+    let found = receiver.poll();
+    if let Some(lent) = &foreseen {
+        lent.check(receiver, lends, max_message_len, &found);
+    }
+    match found {
         Err(fault) => {
             seen.fault(&fault);
             assert_eq!(receiver.position(), position, "after a fault the receiver stays");
@@ -118,8 +137,77 @@ fn step(receiver: &mut Receiver<Region>, max_message_len: usize, seen: &mut Seen
             receiver.read(&slot, &mut vec![0; len]);
             receiver.envelope(&slot);
             receiver.advance(&slot);
-            assert!(receiver.position() >= position + (SLOT_HEADER + len) as u64);
+            let passed = (receiver.position() - position) as usize;
+            match foreseen {
+                Some(lent) => {
+                    seen.mark("lent bytes");
+                    assert_eq!(passed, lent.head + SLOT_LENT);
+                }
+                None => assert!(passed >= SLOT_HEADER + len),
+            }
             false
         }
+    }
+}
+
+/// A lent message as its words stand there, nothing of which is believed.
+struct Lent {
+    page: u32,
+    page_len: usize,
+    at: usize,
+    commit: u64,
+    head: usize,
+}
+
+impl Lent {
+    /// What the receiver will find, if it is that.
+    fn at(receiver: &Receiver<Region>) -> Option<Lent> {
+        let page = receiver.page(receiver.page_id())?;
+        let [base] = page.read_words(PAGE_BASE);
+        let at = (receiver.position() - base) as usize;
+        let [commit] = page.read_words(at);
+        let [kind, flags, ..] = high(commit).to_le_bytes();
+        let head = SLOT_HEADER + if flags & FLAG_EXTENDED == 0 { 0 } else { SLOT_EXTENSION };
+        let (page, page_len) = (receiver.page_id(), page.region_len());
+        (kind == KIND_LENT).then_some(Lent { page, page_len, at, commit, head })
+    }
+
+    /// A lent message is a message only in a broker's chain, and only if its payload lies in a page
+    /// that has arrived.
+    fn check(
+        &self,
+        receiver: &Receiver<Region>,
+        lends: bool,
+        max_message_len: usize,
+        found: &Result<Event, Fault>,
+    ) {
+        let Lent { page, page_len, at, commit, head } = *self;
+        let (len, flags) = (low(commit) as usize, high(commit).to_le_bytes()[1]);
+        if !lends {
+            return assert_eq!(*found, Err(Fault::Kind { page, at, found: KIND_LENT }));
+        }
+        if flags & !FLAG_EXTENDED != 0 {
+            return assert_eq!(*found, Err(Fault::Reserved { page, at, found: commit }));
+        }
+        if at + head + SLOT_LENT + SLOT_HEADER > page_len || len > max_message_len {
+            return assert!(matches!(found, Err(Fault::Length { .. })), "{found:?}");
+        }
+        let here = receiver.page(page).expect("the page that it is in");
+        let [ids, offset] = here.read_words(at + head);
+        if high(ids) != 0 {
+            return assert_eq!(*found, Err(Fault::Reserved { page, at, found: ids }));
+        }
+        let Some(there) = receiver.page(low(ids)) else {
+            return assert_eq!(*found, Ok(Event::Unknown(low(ids))));
+        };
+        let (page, page_len) = (low(ids), there.region_len());
+        let is_inside = u128::from(offset) + len as u128 <= page_len as u128;
+        if !offset.is_multiple_of(SLOT_ALIGN as u64) || offset < PAGE_HEADER as u64 || !is_inside {
+            return assert_eq!(*found, Err(Fault::Loan { page, offset, len, page_len }));
+        }
+        let Ok(Event::Message(slot)) = found else { panic!("{found:?} for a lent message") };
+        let (lender, payload_at) = receiver.payload(slot);
+        assert!(lender.is_same(there), "the payload of another page");
+        assert_eq!((slot.payload_len(), payload_at as u64), (len, offset));
     }
 }

@@ -10,10 +10,11 @@ pub fn run(bytes: &[u8]) -> Seen {
     let mut input = Input::new(bytes);
     let limits = limits(&mut input);
     let mut script = Script::default();
-    for _ in 0..input.below(5) {
+    let lies = input.below(10);
+    for _ in 0..lies % 5 {
         script.add(&mut input);
     }
-    let mut chain = Chain::new(Scripted::new(script), limits);
+    let mut chain = Chain::new(Scripted::new(script), limits, lies >= 5);
     chain.run(&mut input);
     chain.seen
 }

@@ -60,6 +60,10 @@ impl Seed {
         self.byte(5)
     }
 
+    fn tells(self) -> Seed {
+        self.byte(6)
+    }
+
     fn has_room(self, len: u16) -> Seed {
         self.byte(7).half(len)
     }

@@ -1,6 +1,6 @@
 //! What a broker's sockets do in production: packets in, the core's turns and its actions out.
 
-use super::super::chain::MAX_MESSAGE_LEN;
+use super::super::chain::{MAX_MESSAGE_LEN, PAGE_LEN};
 use super::super::input::Input;
 use super::super::world::{CONTROL, World};
 use super::client::{Mail, News};
@@ -14,6 +14,10 @@ use llmp::{ClientId, Fault};
 impl<W: World> Bus<W> {
     /// One turn of the broker, if it is awake. Returns whether it did anything.
     pub(super) fn turn(&mut self, input: &mut Input) -> bool {
+        if self.is_asleep && self.has_news() {
+            // There is room in a socket.
+            self.wake();
+        }
         if self.is_asleep {
             return false;
         }
@@ -96,13 +100,25 @@ impl<W: World> Bus<W> {
         }
     }
 
+    /// Whether there is something to tell, and room in the socket.
+    fn has_news(&self) -> bool {
+        let hears = |id| self.clients.iter().any(|client| client.id == id && !client.is_deaf);
+        self.core.untold().any(hears)
+    }
+
     /// Tells everybody about the broadcast chain's pages. Returns whether there was any news.
     pub(super) fn tell(&mut self) -> bool {
         let mut told = false;
-        for client in &mut self.clients {
+        // Of pages that are there, and of pages that were told of and are there no more.
+        let most = 4 * (2 * self.limits.budget() / PAGE_LEN + 1);
+        for client in self.clients.iter_mut().filter(|client| !client.is_deaf) {
+            let news = client.inbox.len();
             while let Some(notice) = self.core.notice(client.id) {
                 client.inbox.push_back(match notice {
-                    Notice::Forget(id) => News::Forget(id),
+                    Notice::Forget(id) => {
+                        self.seen.mark("broadcast page forgotten");
+                        News::Forget(id)
+                    }
                     Notice::Page(id) => {
                         let page = self.core.page(id).expect("a page in the pool").clone();
                         News::Page { id, page }
@@ -111,6 +127,7 @@ impl<W: World> Bus<W> {
                 self.core.told(client.id);
                 told = true;
             }
+            assert!(client.inbox.len() - news <= most, "news without end for who hears nothing");
         }
         told
     }
@@ -122,6 +139,7 @@ impl<W: World> Bus<W> {
             let Some(mail) = client.outbox.pop_front() else { return };
             client.has_begun = true;
             let (id, lies) = (client.id, client.lies);
+            let page = if let Mail::Page { id, .. } = mail { Some(id) } else { None };
             let done = match mail {
                 Mail::Forget(page) => self.core.page_forgotten(id, page),
                 Mail::Page { id: page, page: region } => {
@@ -133,6 +151,9 @@ impl<W: World> Bus<W> {
                 }
             };
             self.wake();
+            if let Some(page) = page.filter(|_| self.lends && done.is_ok()) {
+                self.core.may_lend(id, page);
+            }
             if let Err(fault) = done {
                 self.core.expel(id, Some(fault));
                 return self.act(&mut Input::new(&[]));

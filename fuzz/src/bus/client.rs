@@ -7,6 +7,7 @@ use super::ledger::Ledger;
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender, Start};
 use llmp::control::Control;
 use llmp::endpoint::{Endpoint, Wanted};
+use llmp::layout::{CONTROL_CURSORS, KIND_LENT, PAGE_BASE, high};
 use llmp::memory::{Memory, Region};
 use llmp::{ClientId, Limits};
 use std::collections::VecDeque;
@@ -42,6 +43,20 @@ pub struct Client<M: Memory> {
     run: Vec<Sent>,
     /// What it sleeps for.
     pub asleep: Option<Wanted>,
+    /// Whether its socket is full.
+    pub is_deaf: bool,
+    /// Its control region, in which its cursor is.
+    own: M,
+    /// What was lent by the honest and is not given up yet.
+    borrowed: Vec<Borrowed<M>>,
+}
+
+/// A payload where it lies, and the position behind the message.
+struct Borrowed<M> {
+    end: u64,
+    page: M,
+    at: usize,
+    payload: Vec<u8>,
 }
 
 /// What a client needs to begin.
@@ -60,7 +75,7 @@ pub struct Birth<M> {
 impl<M: Memory> Client<M> {
     pub fn new<W: World<Memory = M>>(world: &W, limits: Limits, birth: Birth<M>) -> Self {
         let Birth { id, lies, own, peer, cursor, pages, start } = birth;
-        let first = Region::heap(PAGE_LEN);
+        let (first, region) = (Region::heap(PAGE_LEN), own.memory().clone());
         let sender = Sender::new(id.0, limits, world.honest(first.clone()));
         let inbound = start.map(|start| {
             let inbound = Receiver::new(limits, 0, pages, start, own.clone(), 0);
@@ -78,6 +93,9 @@ impl<M: Memory> Client<M> {
             has_begun: false,
             run: Vec::new(),
             asleep: None,
+            is_deaf: false,
+            own: region,
+            borrowed: Vec::new(),
         };
         client.post();
         client
@@ -136,7 +154,14 @@ impl<M: Memory> Client<M> {
 
     /// Takes up to so many steps. Returns whether it did anything, and whether the broker must be
     /// rung.
-    pub fn receive(&mut self, ledger: &mut Ledger, steps: usize) -> (bool, bool) {
+    pub fn receive(
+        &mut self,
+        ledger: &mut Ledger,
+        steps: usize,
+        is_tampered: impl Fn() -> bool,
+        may_lend: bool,
+        seen: &mut Seen,
+    ) -> (bool, bool) {
         let (mut worked, mut ring) = (false, false);
         for _ in 0..steps {
             let (event, must_ring) = match self.endpoint.poll() {
@@ -157,10 +182,24 @@ impl<M: Memory> Client<M> {
                     inbound.read(&slot, &mut payload);
                     let envelope = inbound.envelope(&slot);
                     let number = inbound.next_message();
+                    let is_lent = is_lent(inbound);
+                    assert!(may_lend || !is_lent, "lent against the broker's will");
+                    let (page, at) = inbound.payload(&slot);
+                    let page = page.clone();
                     inbound.advance(&slot);
-                    if !self.lies {
-                        ledger.arrived(number, Sent { envelope, payload });
+                    if self.lies {
+                        worked = true;
+                        continue;
                     }
+                    if is_lent && !ledger.is_liar(envelope.sender) {
+                        let (end, payload) = (inbound.position(), payload.clone());
+                        self.borrowed.push(Borrowed { end, page, at, payload });
+                    }
+                    // It may have been just this that was not the truth.
+                    if is_tampered() {
+                        ledger.tampered();
+                    }
+                    ledger.arrived(number, Sent { envelope, payload }, is_lent, seen);
                 }
                 Event::Unknown(page) => {
                     if self.inbox.is_empty() {
@@ -173,6 +212,20 @@ impl<M: Memory> Client<M> {
             worked = true;
         }
         (worked, ring)
+    }
+
+    /// What is lent does not change before it is given up. [P8]
+    pub fn look(&mut self) {
+        if self.borrowed.is_empty() {
+            return;
+        }
+        let [cursor] = self.own.read_words(CONTROL_CURSORS);
+        self.borrowed.retain(|borrowed| borrowed.end > cursor);
+        for Borrowed { page, at, payload, .. } in &self.borrowed {
+            let mut now = vec![0; payload.len()];
+            page.read_bytes(*at, &mut now);
+            assert!(now == *payload, "a lent message changed while client {} held it", self.id);
+        }
     }
 
     pub fn awake(&mut self) {
@@ -191,4 +244,12 @@ impl<M: Memory> Client<M> {
             assert!(self.lies || done.is_ok(), "{done:?}");
         }
     }
+}
+
+/// Whether the message at the receiver's place is lent. The broker is honest.
+fn is_lent<M: Memory>(inbound: &Receiver<M>) -> bool {
+    let page = inbound.page(inbound.page_id()).expect("the page that it is in");
+    let [base] = page.read_words(PAGE_BASE);
+    let [commit] = page.read_words((inbound.position() - base) as usize);
+    high(commit).to_le_bytes()[0] == KIND_LENT
 }

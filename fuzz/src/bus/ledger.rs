@@ -1,6 +1,7 @@
 //! What was sent on a bus, and what arrived.
 
 use super::super::chain::Sent;
+use super::super::seen::Seen;
 use llmp::ClientId;
 use std::collections::BTreeMap;
 
@@ -10,10 +11,17 @@ pub struct Ledger {
     /// What each client has committed and the broker's hook lets pass.
     sent: BTreeMap<ClientId, Vec<Sent>>,
     /// The one order, as whoever saw a message first saw it.
-    order: BTreeMap<u64, Sent>,
+    order: BTreeMap<u64, Arrived>,
     /// Liars, with the number of messages that had arrived of each before anything but the truth
     /// was shown; `None`: nothing but the truth was shown.
     liars: BTreeMap<ClientId, Option<usize>>,
+}
+
+/// A message as somebody saw it.
+struct Arrived {
+    sent: Sent,
+    /// Whether its payload is its sender's, who may have lied about it at that time.
+    is_doubtful: bool,
 }
 
 impl Ledger {
@@ -24,22 +32,41 @@ impl Ledger {
         }
     }
 
+    pub fn is_liar(&self, client: ClientId) -> bool {
+        self.liars.contains_key(&client)
+    }
+
     pub fn committed(&mut self, client: ClientId, sent: Sent) {
         self.sent.entry(client).or_default().push(sent);
     }
 
     /// Somebody honest has received the message of that number.
-    pub fn arrived(&mut self, number: u64, sent: Sent) {
+    pub fn arrived(&mut self, number: u64, sent: Sent, is_lent: bool, seen: &mut Seen) {
+        let has_lied = self.liars.get(&sent.envelope.sender).is_some_and(Option::is_some);
+        let is_doubtful = is_lent && has_lied;
         // One order, and one content, even if its sender changes it all the time. [P2 P12]
-        let first = self.order.entry(number).or_insert_with(|| sent.clone());
-        assert_eq!(*first, sent, "two clients saw something else as message {number}");
+        let first = self.order.entry(number).or_insert_with(|| {
+            let sent = sent.clone();
+            Arrived { sent, is_doubtful }
+        });
+        if !is_doubtful {
+            let first = &first.sent;
+            assert_eq!(*first, sent, "two clients saw something else as message {number}");
+            return;
+        }
+        // But what lies in its own page is its own: not its length, and not its place.
+        let header = |sent: &Sent| (sent.envelope, sent.payload.len());
+        assert_eq!(header(&first.sent), header(&sent), "two clients saw another message {number}");
+        if first.sent != sent {
+            seen.mark("lent payload changed");
+        }
     }
 
     /// From now on a liar's messages are its own business.
     pub fn tampered(&mut self) {
         for (liar, clean) in &mut self.liars {
-            let arrived = || self.order.values().filter(|sent| sent.envelope.sender == *liar);
-            clean.get_or_insert_with(|| arrived().count());
+            let is_its = |arrived: &&Arrived| arrived.sent.envelope.sender == *liar;
+            clean.get_or_insert_with(|| self.order.values().filter(is_its).count());
         }
     }
 
@@ -48,8 +75,8 @@ impl Ledger {
         let numbers: Vec<u64> = self.order.keys().copied().collect();
         assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>(), "a gap");
         for (client, sent) in &self.sent {
-            let arrived: Vec<_> =
-                self.order.values().filter(|sent| sent.envelope.sender == *client).collect();
+            let is_its = |arrived: &&Arrived| arrived.sent.envelope.sender == *client;
+            let arrived: Vec<_> = self.order.values().filter(is_its).collect();
             let clean = match self.liars.get(client) {
                 // After the first lie anything may have come, or nothing.
                 Some(Some(clean)) => *clean,
@@ -58,11 +85,17 @@ impl Ledger {
                     sent.len()
                 }
             };
-            for (arrived, sent) in arrived.into_iter().zip(&sent[..clean]) {
-                assert_eq!(arrived, sent, "of client {client}");
+            for (Arrived { sent: arrived, is_doubtful }, sent) in
+                arrived.into_iter().zip(&sent[..clean])
+            {
+                assert_eq!(arrived.envelope, sent.envelope, "of client {client}");
+                let len = arrived.payload.len();
+                assert_eq!(len, sent.payload.len(), "length, of client {client}");
+                let is_same = *is_doubtful || arrived.payload == sent.payload;
+                assert!(is_same, "{len} bytes of client {client} are not what it sent");
             }
         }
-        let senders = self.order.values().map(|sent| sent.envelope.sender);
+        let senders = self.order.values().map(|arrived| arrived.sent.envelope.sender);
         let unknown: Vec<_> = senders.filter(|id| !self.sent.contains_key(id)).collect();
         assert!(unknown.is_empty(), "messages of nobody: {unknown:?}");
     }

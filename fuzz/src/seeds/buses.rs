@@ -25,6 +25,9 @@ const REVERSE: u8 = 9;
 const NO_HOOK: u8 = 0;
 const REPLACE: u8 = 2;
 const DROPS: u8 = 3;
+/// Messages of 60 bytes are lent; or all.
+const LENDS: u8 = 8;
+const LENDS_ALL: u8 = 4;
 
 /// A bus of limits that are soon reached.
 fn bus(seed: Seed, hook: u8) -> Seed {
@@ -85,6 +88,11 @@ impl Seed {
         self.does(11, client).byte(packets - 1)
     }
 
+    /// Its socket is full from now on, or no longer.
+    fn goes_deaf(self, client: u8) -> Seed {
+        self.does(13, client)
+    }
+
     /// Everybody does what there is to do.
     fn rounds(self, rounds: usize) -> Seed {
         self.repeat(rounds, |seed| seed.does(12, 0))
@@ -100,7 +108,7 @@ fn traffic(seed: Seed, times: usize) -> Seed {
 }
 
 /// What the words are that a liar shows, by their names.
-const LIES: [(&str, u32, usize, u8, u64); 24] = [
+const LIES: [(&str, u32, usize, u8, u64); 25] = [
     ("commit_kind", 0, PAGE_HEADER, 0, 1 << 33),
     ("commit_reserved", 0, PAGE_HEADER, 0, 1 << 42),
     ("commit_extended", 0, PAGE_HEADER, 0, 1 << 40),
@@ -125,7 +133,105 @@ const LIES: [(&str, u32, usize, u8, u64); 24] = [
     ("cursor_ahead", CONTROL, CONTROL_CURSORS, 1, u64::MAX),
     ("cursor_back", CONTROL, CONTROL_CURSORS, 1, 1),
     ("parked", CONTROL, CONTROL_PARKED, 2, 1),
+    ("taken", CONTROL, CONTROL_CURSORS + CONTROL_TAKEN, 1, u64::MAX),
 ];
+
+/// Buses that lend.
+fn lending() -> Seeds {
+    let lends = || bus(Seed::default(), LENDS);
+    let mut seeds = Vec::new();
+    let mut add = |name: &str, seed: Seed| seeds.push((format!("lends_{name}"), seed.0));
+    add("honest", traffic(lends(), 9));
+    add("all", traffic(bus(Seed::default(), LENDS_ALL), 9));
+    add("nothing_behind_a_hook", traffic(bus(Seed::default(), LENDS | REPLACE), 4));
+    add("kind_of_a_client", {
+        let kind = |seed: Seed| seed.lies(0, PAGE_HEADER, 0, u16::MAX, 0, 1 << 33 | 1 << 32);
+        traffic(kind(lends()), 3)
+    });
+    // Everything is taken, and nobody hears: nothing may be written again.
+    add("and_nobody_hears", {
+        let seed = traffic(lends(), 3).repeat(20, |seed| seed.says(HONEST, 150, 0).turns());
+        seed.hears(WITNESS, 3).repeat(9, |seed| seed.says(HONEST, 150, 1).turns()).rounds(3)
+    });
+    // One hears, the other does not.
+    add("and_one_hears", {
+        let seed = traffic(lends(), 3);
+        let seed = seed.repeat(20, |seed| seed.says(HONEST, 150, 0).turns().hears(HONEST, 8));
+        seed.repeat(9, |seed| seed.hears(WITNESS, 1).says(HONEST, 90, 1).turns()).rounds(3)
+    });
+    add("and_sleeps_until_it_is_taken", {
+        let seed = traffic(lends(), 2).says(HONEST, 150, 0).sleeps(HONEST, 4, 0).turns().turns();
+        seed.parks().hears(WITNESS, 8).turns().sleeps(HONEST, 4, 0).rounds(2)
+    });
+    add("and_sleeps_until_there_is_room", {
+        let seed = traffic(lends(), 2).repeat(12, |seed| seed.says(HONEST, 150, 0).turns());
+        seed.sleeps(HONEST, 2, 150).parks().rounds(2).says(HONEST, 150, 0).rounds(2)
+    });
+    // Its pages are read when it is gone.
+    add("and_dies", {
+        let seed = traffic(lends(), 2).repeat(4, |seed| seed.says(HONEST, 150, 0).turns());
+        seed.leaves(HONEST).turns().turns().comes(0, 0).rounds(4)
+    });
+    add("and_dies_untaken", {
+        let seed = traffic(lends(), 2).repeat(4, |seed| seed.says(HONEST, 150, 0));
+        seed.leaves(HONEST).comes(0, 0).rounds(4)
+    });
+    add("and_a_reader_dies", {
+        let seed = traffic(lends().comes(0, 0), 2);
+        let seed = seed.repeat(9, |seed| seed.says(HONEST, 150, 0).turns().hears(WITNESS, 8));
+        seed.leaves(3).turns().says(HONEST, 150, 0).rounds(3)
+    });
+    add("and_one_comes", {
+        let seed = traffic(lends(), 2).repeat(4, |seed| seed.says(HONEST, 150, 0).turns());
+        let seed = seed.comes(0, 0).repeat(4, |seed| seed.says(HONEST, 150, 0).turns());
+        traffic(seed.hears(3, 8), 2)
+    });
+    add("and_a_socket_is_full", {
+        let seed = traffic(lends().goes_deaf(WITNESS), 4);
+        traffic(seed.goes_deaf(WITNESS), 2)
+    });
+    // More than may be lent together: pages are taken back for others.
+    add("more_than_there_is", {
+        let seed = lends().comes(0, 0).comes(0, 0);
+        let all = |seed: Seed| (0..5).fold(seed, |seed, i| seed.says(i, 150, 0).says(i, 90, 1));
+        seed.repeat(12, |seed| all(seed).rounds(2))
+            .goes_deaf(WITNESS)
+            .repeat(6, |s| all(s).rounds(1))
+    });
+    add("of_large_pages", {
+        lends().repeat(9, |seed| seed.says(HONEST, 400, 1).says(HONEST, 9, 0).rounds(2))
+    });
+    for (name, region, offset, change, by) in LIES {
+        for first in [0, 300, 800] {
+            let seed = lends().lies(region, offset, first, u16::MAX, change, by);
+            add(&format!("{name}_after_{first}"), traffic(seed, 5));
+        }
+    }
+    // Each page arrives in time, so that no drain reads a step's byte.
+    let sends = |seed: Seed, client, len| seed.says(client, len, 0).delivers(client, 3);
+    // Its pages are lent when they are written again, and nobody hears: it has to wait.
+    add("what_is_not_heard", {
+        let seed = lends().repeat(5, |seed| sends(seed, HONEST, 150).rounds(1));
+        let seed = seed.repeat(6, |seed| sends(seed, HONEST, 150).turns()).hears(WITNESS, 8);
+        seed.repeat(3, |seed| sends(seed, HONEST, 150).turns()).rounds(3)
+    });
+    // Who only sends is rung for what was taken, although nothing is given up.
+    add("what_is_waited_for", {
+        let seed = lends().comes(1, 0).repeat(6, |seed| sends(seed, 3, 60).rounds(1));
+        let seed = sends(seed, 3, 60).turns().says(3, 60, 0).sleeps(3, 4, 0);
+        seed.turns().parks().rounds(2)
+    });
+    // One reader is shown something else than the other.
+    for len in [9, 100, 150] {
+        let seed = lends().repeat(6, |seed| sends(seed, LIAR, 100).rounds(1));
+        let seed = sends(seed, LIAR, len).turns().hears(WITNESS, 8);
+        let seed = (0..6).fold(seed, |seed, page| {
+            seed.does(10, 0).byte(page).half(8).byte(30).half(0).half(u16::MAX).byte(0).word(1)
+        });
+        add(&format!("payload_of_one_{len}"), traffic(seed.hears(HONEST, 8), 2));
+    }
+    seeds
+}
 
 pub fn live_bus() -> Seeds {
     let honest = || bus(Seed::default(), NO_HOOK);
@@ -215,6 +321,7 @@ pub fn live_bus() -> Seeds {
         ),
         named("dies_untaken", honest().repeat(9, |seed| seed.says(LIAR, 200, 0)).leaves(LIAR)),
     ];
+    seeds.extend(lending());
     // A message grows between two reads, whichever these are.
     for first in 46..62 {
         let seed = honest().says(LIAR, 30, 0).says(LIAR, 30, 0);
@@ -234,8 +341,8 @@ pub fn live_bus() -> Seeds {
 }
 
 /// Mischief with the liar's packets while it sends many pages.
-fn mail() -> Seeds {
-    let honest = || bus(Seed::default().byte(0), NO_HOOK);
+fn mail(hook: u8) -> Seeds {
+    let honest = || bus(Seed::default().byte(0), hook);
     // Its first page has arrived, four more are on their way.
     let pages = |seed: Seed| seed.delivers(LIAR, 1).repeat(5, |seed| seed.says(LIAR, 150, 0));
     let mut seeds = vec![("honest".to_owned(), traffic(pages(honest()), 4).0)];
@@ -272,10 +379,12 @@ fn mail() -> Seeds {
     seeds
 }
 
-/// A receiver whose every answer is foreseen.
-fn foreseen() -> Seeds {
-    let chain = || Seed::default().byte(1).byte(6);
-    let sends = |seed: Seed, times| seed.repeat(times, |seed: Seed| seed.byte(0).half(150).byte(1));
+/// A receiver whose every answer is foreseen, of a client's chain or a broker's, which lends.
+fn foreseen(lends: bool) -> Seeds {
+    let (kind, sent) = if lends { (3, 9) } else { (1, 1) };
+    let chain = || Seed::default().byte(kind).byte(6);
+    let sends =
+        |seed: Seed, times| seed.repeat(times, |seed: Seed| seed.byte(0).half(150).byte(sent));
     let arrives = |seed: Seed| seed.byte(2);
     let reads = |seed: Seed| seed.byte(4);
     let lie = |seed: Seed, kind: u8, id: u8| seed.byte(3).byte(kind).byte(id);
@@ -305,13 +414,14 @@ fn foreseen() -> Seeds {
         named(
             "reused",
             reads(sends(chain(), 3))
-                .repeat(9, |seed| reads(seed.byte(5).byte(0).half(150).byte(1)).byte(0)),
+                .repeat(9, |seed| reads(seed.byte(5).byte(0).half(150).byte(sent)).byte(0)),
         ),
         named("small_ones_for_a_large_one", grown()),
         named("too_many", (1..7).fold(chain(), |seed, id| arrives(lie(seed, 3, id).byte(3)))),
         named("nothing_written", reads(arrives(lie(chain(), 3, 1).byte(0).byte(2)))),
         named("renamed", reads(lie(sends(chain(), 2), 4, 2)).byte(0)),
         named("renamed_and_named", reads(lie(sends(chain(), 3), 4, 2)).byte(0)),
+        named("another_and_shorter", reads(lie(sends(chain(), 4), 3, 1).byte(0)).byte(0)),
     ];
     for (i, name) in
         ["magic", "version", "length", "id", "owner", "base", "first"].iter().enumerate()
@@ -327,7 +437,9 @@ pub fn end_of_page() -> Seeds {
         let side = side.to_owned();
         seeds.into_iter().map(move |(name, bytes)| (format!("{side}_{name}"), bytes))
     };
-    on("broker", mail()).chain(on("receiver", foreseen())).collect()
+    let plain = on("broker", mail(NO_HOOK)).chain(on("receiver", foreseen(false)));
+    let lends = on("lender", mail(LENDS)).chain(on("borrower", foreseen(true)));
+    plain.chain(lends).collect()
 }
 
 /// Few: what they reach is up to the machine.
@@ -342,6 +454,11 @@ pub fn live_page() -> Seeds {
     for (name, region, offset, change, by) in LIES {
         let bus = bus(lie(2, region, offset, change, by), NO_HOOK);
         seeds.push((format!("bus_{name}"), traffic(bus, 3).0));
+        let is_lent_another_way = ["commit_longer", "payload", "tag", "taken"].contains(&name);
+        if is_lent_another_way {
+            let lends = self::bus(lie(2, region, offset, change, by), LENDS);
+            seeds.push((format!("bus_lends_{name}"), traffic(lends, 3).0));
+        }
         if region == CONTROL {
             continue;
         }
@@ -349,6 +466,11 @@ pub fn live_page() -> Seeds {
             let chain = lie(kind as u8, region, offset, change, by).byte(0);
             let chain = chain.repeat(40, |seed| seed.send(200, 1).read(2).give_up());
             seeds.push((format!("{memory}_{name}"), chain.0));
+        }
+        if is_lent_another_way {
+            let lends = lie(3, region, offset, change, by).byte(0);
+            let lends = lends.repeat(40, |seed| seed.send(200, 9).tells().read(2).give_up());
+            seeds.push((format!("heap_lends_{name}"), lends.0));
         }
     }
     seeds

@@ -6,7 +6,12 @@ use llmp::layout::*;
 /// The reader is shown `word` of page `region`, from its `first` access on, changed by `value`:
 /// 0 flips these bits, 1 sets the word, 2 adds to it.
 fn lie(region: u8, offset: usize, first: u16, change: u8, value: u64) -> Seed {
-    let seed = Seed::default().byte(0).byte(1);
+    one_lie(false, region, offset, first, change, value)
+}
+
+/// The same, in a client's chain or in a broker's, which lends.
+fn one_lie(lends: bool, region: u8, offset: usize, first: u16, change: u8, value: u64) -> Seed {
+    let seed = Seed::default().byte(0).byte(if lends { 6 } else { 1 });
     let seed = seed.byte(region).half((offset / WORD) as u16).byte(0);
     seed.half(first).half(u16::MAX).byte(change).word(value)
 }
@@ -14,6 +19,43 @@ fn lie(region: u8, offset: usize, first: u16, change: u8, value: u64) -> Seed {
 /// Twelve messages in four pages, read as they come.
 fn chain(seed: Seed) -> Vec<u8> {
     seed.repeat(12, |seed| seed.send(64, 1).read(2).give_up()).0
+}
+
+/// The second message is the first that is lent, of page 1.
+fn lending(seed: Seed) -> Vec<u8> {
+    let seed = seed.send(64, 8).tells();
+    seed.repeat(12, |seed| seed.send(64, 8).read(2).tells().give_up()).0
+}
+
+/// Where it stands.
+const LENT: usize = PAGE_HEADER + SLOT_HEADER + 64;
+
+fn lent() -> Seeds {
+    let mut seeds: Seeds = Vec::new();
+    for (name, region, offset, change, value) in [
+        ("kind", 0, LENT, 0, 1 << 33),
+        ("extended", 0, LENT, 0, 1 << 40),
+        ("length", 0, LENT, 1, commit_word(u32::MAX, KIND_LENT, 0, 0)),
+        ("longer", 0, LENT, 2, 300),
+        ("page", 0, LENT + SLOT_HEADER, 0, 1),
+        ("unknown_page", 0, LENT + SLOT_HEADER, 0, 1 << 7),
+        ("reserved", 0, LENT + SLOT_HEADER, 0, 1 << 32),
+        ("askew", 0, LENT + SLOT_HEADER + WORD, 0, 1 << 3),
+        ("beyond", 0, LENT + SLOT_HEADER + WORD, 2, 960),
+        ("far_out", 0, LENT + SLOT_HEADER + WORD, 1, u64::MAX - 15),
+        ("payload", 1, PAGE_HEADER + WORD, 0, 1),
+        ("header", 1, 0, 0, 1),
+    ] {
+        // Before the first look, or between any two of those at that message.
+        let is_used = ["length", "page", "beyond"].contains(&name);
+        let between = (16..34).step_by(if is_used { 1 } else { 9 });
+        for first in [0].into_iter().chain(between) {
+            let seed = one_lie(true, region, offset, first, change, value);
+            seeds.push((format!("lent_{name}_after_{first}"), lending(seed)));
+        }
+    }
+    seeds.push(("lent_honest".to_owned(), lending(Seed::default().byte(0).byte(5))));
+    seeds
 }
 
 pub fn seeds() -> Seeds {
@@ -25,7 +67,7 @@ pub fn seeds() -> Seeds {
         ("base", PAGE_BASE),
         ("first", PAGE_FIRST),
     ];
-    let mut seeds: Seeds = Vec::new();
+    let mut seeds = lent();
     for (name, offset) in header {
         seeds.push((format!("{name}_of_the_first_page"), chain(lie(0, offset, 0, 0, 1))));
         seeds.push((format!("{name}_of_the_next_page"), chain(lie(1, offset, 0, 0, 1 << 40 | 1))));

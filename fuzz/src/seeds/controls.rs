@@ -8,6 +8,10 @@ fn bus(words: u8, first: u64, second: u64, slot: u64) -> Seed {
     Seed::default().byte(words - 2).word(first).word(second).word(slot).byte(0)
 }
 
+/// Lies about one word alone, at least of the tail.
+const TAKEN: u8 = 6 + 1;
+const CURSOR: u8 = 12 + 1;
+
 fn honest() -> Seed {
     bus(24, CONTROL_MAGIC, halves(VERSION, 1), 0)
 }
@@ -16,6 +20,11 @@ impl Seed {
     /// Receiver 1 shows something else after `reads` more reads.
     fn lie(self, reads: u8, kind: u8, any: u64) -> Seed {
         self.byte(6).byte(1).byte(reads).byte(kind).word(any)
+    }
+
+    /// Whether everything is taken.
+    fn asks(self) -> Seed {
+        self.byte(9).half(0)
     }
 
     fn receive(self, receiver: u8) -> Seed {
@@ -45,6 +54,11 @@ pub fn seeds() -> Seeds {
         ("another_version", bus(24, CONTROL_MAGIC, version + 1, 0)),
         ("honest", traffic(honest())),
         ("follows_the_tail", traffic(traffic(honest().lie(0, 1, 0)).lie(0, 1, 0))),
+        ("taken_by_a_liar", honest().send(9, 0).lie(0, TAKEN, 0).asks().receive(0).asks()),
+        ("taken_in_a_run", honest().append(9, 0).lie(0, TAKEN, 0).asks().receive(0).asks()),
+        ("taken_by_whoever_asks", traffic(honest().lie(0, TAKEN + 3, 0).asks()).asks()),
+        ("all_taken", traffic(honest().strike(1)).asks().send(9, 0).asks()),
+        ("ahead_in_its_cursor_alone", traffic(honest().lie(0, CURSOR + 3, 0).asks())),
         ("ahead", traffic(honest().lie(0, 4, 0))),
         ("one_ahead", traffic(honest().lie(0, 2, 1))),
         ("ahead_later", traffic(honest().lie(3, 4, 0))),

@@ -9,7 +9,16 @@ const LEN: usize = 256;
 
 /// An input of raw pages of 256 bytes; `right` says which words of their headers are put right.
 fn raw(right: u8, pages: &[Vec<u64>]) -> Seed {
-    let seed = Seed::default().byte(0).byte(0).byte(pages.len() as u8 - 1).byte(right);
+    of_kind(0, right, pages)
+}
+
+/// The same of a broker.
+fn broadcast(right: u8, pages: &[Vec<u64>]) -> Seed {
+    of_kind(2, right, pages)
+}
+
+fn of_kind(kind: u8, right: u8, pages: &[Vec<u64>]) -> Seed {
+    let seed = Seed::default().byte(kind).byte(0).byte(pages.len() as u8 - 1).byte(right);
     pages.iter().fold(seed, |seed, words| {
         let mut words = words.clone();
         words.resize(LEN / WORD, 0);
@@ -28,6 +37,10 @@ fn header(words: [u64; 6]) -> Vec<u64> {
 
 const fn message(len: u32, flags: u8) -> u64 {
     commit_word(len, KIND_MESSAGE, flags, 0)
+}
+
+const fn lent(len: u32, flags: u8) -> u64 {
+    commit_word(len, KIND_LENT, flags, 0)
 }
 
 const END: u64 = commit_word(0, KIND_EOP, 0, 0);
@@ -52,6 +65,8 @@ pub fn seeds() -> Seeds {
         ("two_pages", raw(RIGHT, &[to_page_1.clone(), slots(&[message(8, 0), 7, 1])])),
         ("a_ring_of_pages", raw(RIGHT, &[to_page_1.clone(), slots(&[END, 0])])),
         ("unknown_kind", raw(RIGHT, &[slots(&[commit_word(0, 3, 0, 0)])])),
+        ("unknown_kind_of_all", raw(RIGHT, &[slots(&[commit_word(0, 4, 0, 0)])])),
+        ("lent_by_a_client", raw(RIGHT, &[slots(&[lent(8, 0), 7, 0, 64])])),
         ("reserved_flag", raw(RIGHT, &[slots(&[message(8, 2)])])),
         ("reserved_in_end", raw(RIGHT, &[slots(&[END, 1 << 32])])),
         ("longest", raw(RIGHT, &[slots(&[message(160, 0), 7])])),
@@ -86,9 +101,52 @@ pub fn seeds() -> Seeds {
         ),
         ("nobody_reads", written(3).repeat(20, |s| s.send(100, 0).has_room(400))),
     ]);
+    seeds.extend(of_a_broker());
     // All lengths around the boundaries of words, slots, pages and the limit.
     let lengths = (0..40).chain(120..=180).chain(380..=408);
     let each = lengths.fold(written(2), |seed, len| seed.send(len, len as u8));
     seeds.push(("every_length".to_owned(), each.0));
     seeds
+}
+
+/// Messages that a broker lends of page 1, or says so.
+fn of_a_broker() -> Seeds {
+    let lends = |words: &[u64]| broadcast(RIGHT, &[slots(words), vec![]]);
+    let len = LEN as u64;
+    let three = [lent(8, 0), 7, 1, 64, lent(9, 0), 7, 1, 80, lent(9, 0), 7, 1, 64];
+    // Before each step pages come and go.
+    let forgets = |seed: Seed| seed.byte(1).byte(1).byte(1);
+    let gets = |seed: Seed| seed.byte(1).byte(1).byte(0);
+    let written = Seed::default().byte(3).byte(6);
+    named([
+        ("lent", lends(&[lent(8, 0), 7, 1, 64, lent(0, 0), 7, 1, len, lent(8, 0), 7, 0, 64])),
+        ("lent_extended", lends(&[lent(8, FLAG_EXTENDED), 7, 8, 9, 1, 64])),
+        ("lent_unknown", lends(&[lent(8, 0), 7, 77, 64])),
+        ("lent_reserved", lends(&[lent(8, 0), 7, 1 << 32 | 1, 64])),
+        ("lent_reserved_flag", lends(&[lent(8, 2), 7, 1, 64])),
+        ("lent_in_the_header", lends(&[lent(8, 0), 7, 1, 48])),
+        ("lent_askew", lends(&[lent(8, 0), 7, 1, 72])),
+        ("lent_at_the_end", lends(&[lent(16, 0), 7, 1, len - 16])),
+        ("lent_beyond_the_end", lends(&[lent(17, 0), 7, 1, len - 16])),
+        ("lent_behind_the_end", lends(&[lent(0, 0), 7, 1, len + 16])),
+        ("lent_far_out", lends(&[lent(32, 0), 7, 1, u64::MAX - 15])),
+        ("lent_longest_of_all", lends(&[lent(u32::MAX, 0), 7, 1, 64])),
+        ("lent_too_long", lends(&[lent(401, 0), 7, 1, 64])),
+        ("lent_without_room", {
+            let mut words = vec![message(144, 0), 7];
+            words.resize(20, 0);
+            lends(&[words, vec![lent(8, 0), 7]].concat())
+        }),
+        ("lent_of_a_page_that_goes", forgets(lends(&three).byte(0).byte(0))),
+        ("lent_of_a_page_that_comes_again", gets(forgets(lends(&three).byte(0).byte(0)).byte(0))),
+        ("lent_of_another_by_that_name", {
+            let both = lends(&three).byte(0).byte(0).byte(2);
+            both.byte(1).byte(1).byte(1).byte(0)
+        }),
+        (
+            "lends",
+            written.clone().repeat(30, |s| s.send(100, 8).send(90, 9).tells().read(3).give_up()),
+        ),
+        ("lends_in_a_run", written.repeat(9, |s| s.append(60, 8).append(0, 9).tells().publish())),
+    ])
 }

@@ -20,12 +20,16 @@ pub(super) struct Lent<M> {
     until: u64,
 }
 
+/// Ids from here on are for the chain's own pages. Ids are never used again, and pages of others
+/// come and go as often as these like: they must not use up what the chain cannot do without.
+const LENT_IDS: u32 = u32::MAX / 2;
+
 impl<M: Memory> Sender<M> {
     /// Takes a page of somebody else's among those of which messages can be lent, and returns what
-    /// it is called in this chain; `None` if they would take more than the budget.
+    /// it is called in this chain; `None` if they would take more than the budget, or all ids.
     pub fn adopt(&mut self, memory: M) -> Option<u32> {
         let lent: usize = self.lent.iter().map(|lent| lent.page.memory.region_len()).sum();
-        if lent + memory.region_len() > self.limits.budget() {
+        if lent + memory.region_len() > self.limits.budget() || self.next_page >= LENT_IDS {
             return None;
         }
         let page = self.announce(memory);
@@ -85,5 +89,25 @@ impl<M: Memory> Sender<M> {
         let Some(i) = self.lent.iter().position(|lent| lent.page.id == id) else { return };
         self.lent.swap_remove(i);
         self.untell(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
+    use crate::memory::Region;
+
+    #[test]
+    fn pages_of_others_leave_ids_for_those_of_the_chain() {
+        let limits = Limits::new(256, 64, 4096).unwrap();
+        let mut sender = Sender::new(0, limits, Region::heap(256));
+        sender.next_page = LENT_IDS - 1;
+        let last = sender.adopt(Region::heap(256)).unwrap();
+        assert_eq!(sender.adopt(Region::heap(256)), None);
+        sender.forget_lent(last);
+        assert_eq!(sender.adopt(Region::heap(256)), None, "an id is not used again");
+        sender.add_page(Region::heap(256));
+        assert!(sender.page(LENT_IDS).is_some());
     }
 }

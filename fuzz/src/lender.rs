@@ -1,0 +1,57 @@
+//! Pages of somebody else's of which a chain's messages are lent, as a broker lends its clients'.
+
+use super::chain::Sent;
+use llmp::chain::{Refused, Sender};
+use llmp::layout::{PAGE_HEADER, SLOT_ALIGN};
+use llmp::memory::{Memory, Region};
+
+/// Two long messages, or some short ones.
+const LEN: usize = 1024;
+
+/// What a chain lends of. Nothing is written there twice.
+#[derive(Default)]
+pub struct Lender(Vec<Page>);
+
+struct Page {
+    id: u32,
+    memory: Region,
+    used: usize,
+}
+
+impl Lender {
+    /// Lends a message. `None`: it has to be copied, as nobody has been told of a page for it yet.
+    pub fn lend(
+        &mut self,
+        sender: &mut Sender<Region>,
+        sent: &Sent,
+        make: impl Fn(usize) -> Region,
+    ) -> Option<Result<(), Refused>> {
+        let len = sent.payload.len();
+        let has_room = |page: &&mut Page| page.used + len <= LEN;
+        let Some(page) = self.0.iter_mut().find(has_room) else {
+            self.adopt(sender, make(LEN));
+            return None;
+        };
+        if !sender.can_lend(page.id) {
+            return None;
+        }
+        page.memory.write_bytes(page.used, &sent.payload);
+        let lent = sender.lend(sent.envelope, len, page.id, page.used);
+        if lent.is_ok() {
+            page.used = (page.used + len).next_multiple_of(SLOT_ALIGN);
+        }
+        Some(lent.map(drop))
+    }
+
+    /// In the place of those that everybody has passed, if need be.
+    fn adopt(&mut self, sender: &mut Sender<Region>, memory: Region) {
+        let adopted = sender.adopt(memory.clone()).or_else(|| {
+            let passed = sender.passed();
+            let is_idle = |page: &mut Page| sender.is_returned(page.id, passed);
+            let idle: Vec<_> = self.0.extract_if(.., is_idle).collect();
+            idle.iter().for_each(|page| sender.forget_lent(page.id));
+            sender.adopt(memory.clone())
+        });
+        self.0.extend(adopted.map(|id| Page { id, memory, used: PAGE_HEADER }));
+    }
+}
