@@ -25,7 +25,8 @@ use std::sync::Arc;
 /// opaque copy. Measured by `cargo bench --bench memory`.
 const SMALL: usize = 16;
 
-/// The promise that every peer that writes memory read by us follows the protocol.
+/// The promise that every process that writes memory read by us follows the protocol: on a bus
+/// the broker and all clients, since long messages are read where their sender has written them.
 ///
 /// It lets a received payload be a slice into the sender's page instead of a copy.
 #[derive(Clone, Copy, Debug)]
