@@ -186,14 +186,17 @@ impl<M: Memory> Core<M> {
         }
     }
 
-    /// Adopts a page; in the place of another one of which nothing is lent now, if need be.
+    /// Adopts a page; in the place of another one, if need be, of which nothing was lent for as long
+    /// as a whole budget was sent. Clients whose pages together are more than may be lent would else
+    /// take that from each other at each of their page turns.
     fn adopt(&mut self, memory: M) -> Option<u32> {
         let adopted = self.broadcast.adopt(memory.clone());
         if adopted.is_some() {
             return adopted;
         }
         let passed = self.broadcast.passed();
-        let is_idle = |loan: &mut Loan| self.broadcast.is_returned(loan.id, passed);
+        let long_ago = passed.saturating_sub(self.limits.budget() as u64);
+        let is_idle = |loan: &mut Loan| self.broadcast.is_returned(loan.id, long_ago);
         let mut loans = self.links.iter_mut().map(|link| &mut link.lending.loans);
         let idle = loans.find_map(|loans| loans.extract_if(.., is_idle).next())?;
         self.broadcast.forget_lent(idle.id);
