@@ -16,7 +16,7 @@ use crate::message::Envelope;
 #[derive(Debug)]
 pub(super) struct Lent<M> {
     pub(super) page: Page<M>,
-    /// The position behind the last message that was lent of it.
+    /// The position behind the last message that was lent of it, or where it was adopted.
     until: u64,
 }
 
@@ -34,7 +34,8 @@ impl<M: Memory> Sender<M> {
         }
         let page = self.announce(memory);
         let id = page.id;
-        self.lent.push(Lent { page, until: 0 });
+        let until = self.position();
+        self.lent.push(Lent { page, until });
         Some(id)
     }
 
