@@ -48,6 +48,10 @@ sabotages! {
     NoRingRead,
     /// A process makes no fence before it looks who sleeps.
     NoRingFence,
+    /// The broker gives up what it lends as soon as it has taken it.
+    GivesUpWhatIsLent,
+    /// The broker sleeps without asking again who has passed what it lends.
+    SleepsOnReturns,
 }
 
 /// A write that waits for its time.
@@ -158,6 +162,7 @@ impl<M: Memory + Send + Sync + 'static> Memory for Broken<M> {
         match (self.how, site) {
             (NoRingRead, Site::RingRead) => return 0,
             (NoSecondLook, Site::CommitRead) if is_parked => return 0,
+            (SleepsOnReturns, Site::CursorRead) if is_parked && self.is_broker() => return 0,
             (CursorNotRead, Site::CursorRead) => return self.mind(|mind| mind.published),
             _ => {}
         }
@@ -209,6 +214,9 @@ impl<M: Memory + Send + Sync + 'static> Memory for Broken<M> {
         match (self.how, site) {
             (PublishAfterGivingUp, Site::CursorPublish) if value > 0 => self.release(),
             (PublishAfterGivingUp | ParkAfterLook, _) => {}
+            (GivesUpWhatIsLent, Site::TakenPublish) if value > 0 => {
+                self.memory.store(at - CONTROL_TAKEN, value, Site::CursorPublish);
+            }
             (_, Site::CommitPublish) => self.release(),
             _ => {}
         }
