@@ -162,7 +162,7 @@ fn stage(broken: Break) -> Setup {
         PageNotEmptied | LieBelieved => Setup { lies: 3, ..BUS },
         LentNotHeld | HeldUntilPublished | SleepsOnReturns | LentBeforeSent => LENDING,
         LentForgottenAtOnce => Setup { deaths: 1, ..LENDING },
-        LentUnknownToLate => Setup { late: 1, ..LENDING },
+        LentUnknownToLate => Setup { scripts: &[&[1, 1], &[]], late: 1, ..LENDING },
     };
     Setup { broken: Some(broken), ..setup }
 }
