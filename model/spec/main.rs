@@ -132,7 +132,10 @@ fn p12_a_client_that_lies_about_what_is_lent_harms_nobody() {
 
 #[test]
 fn p9_p10_every_run_that_lends_comes_to_an_end() {
+    const TWO: Setup = Setup { scripts: &[&[1, 1], &[]], ..LENDING };
     every_run_ends("lend_1_client", &Setup { scripts: &[&[1, 2, 1, 1]], deaths: 1, ..LENDING });
+    every_run_ends("lend_late_join", &Setup { late: 1, ..TWO });
+    every_run_ends("lend_liar", &Setup { lies: 2, ..TWO });
 }
 
 #[test]
