@@ -401,7 +401,10 @@ impl<R: Runtime> World<R> {
                 }
             }
         }
-        self.tell();
+        // Else the sockets are full.
+        if looks {
+            self.tell();
+        }
         worked
     }
 
@@ -461,6 +464,9 @@ impl<R: Runtime> World<R> {
 
     pub fn doze_broker(&mut self) {
         self.wake_broker();
+        if !self.is_over() {
+            self.tell();
+        }
         if self.core.park() && !self.is_over() {
             let room = self.core.is_blocked();
             self.reached.slept += 1;
