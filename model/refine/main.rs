@@ -8,6 +8,8 @@ mod chains;
 mod doorbell;
 #[path = "../spec/doorbells.rs"]
 mod doorbells;
+#[path = "../spec/loans.rs"]
+mod loans;
 #[path = "../spec/promises.rs"]
 mod promises;
 #[path = "../spec/protocol.rs"]

@@ -53,6 +53,8 @@ pub struct Reached {
     pub late: u64,
     pub slept: u64,
     pub rung: u64,
+    pub lent: u64,
+    pub recalled: u64,
 }
 
 impl std::ops::Add for Reached {
@@ -67,6 +69,8 @@ impl std::ops::Add for Reached {
             late: self.late + other.late,
             slept: self.slept + other.slept,
             rung: self.rung + other.rung,
+            lent: self.lent + other.lent,
+            recalled: self.recalled + other.recalled,
         }
     }
 }

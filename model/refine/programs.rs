@@ -79,14 +79,21 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Runs one program, on as many brokers as it takes. `runtime` makes one for each.
-fn follow<R: Runtime>(
-    runtime: impl Fn() -> R,
-    steps: &[Step],
+/// A program, and what its brokers are like.
+#[derive(Clone, Debug)]
+struct Program {
+    steps: Vec<Step>,
+    /// The first dies after so many writes.
     mortal: Option<usize>,
-) -> Vec<Reached> {
+    /// They lend messages of so many bytes and more.
+    lend_from: Option<usize>,
+}
+
+/// Runs one program, on as many brokers as it takes. `runtime` makes one for each.
+fn follow<R: Runtime>(runtime: impl Fn() -> R, program: &Program) -> Vec<Reached> {
+    let Program { steps, mortal, lend_from } = program;
     let mut ended = Vec::new();
-    let mut world = World::new(&runtime(), mortal);
+    let mut world = World::new(&runtime(), *mortal, *lend_from);
     world.join(None);
     for step in steps {
         match step {
@@ -102,15 +109,22 @@ fn follow<R: Runtime>(
             Step::Restart => {}
         }
         if world.is_over() || matches!(step, Step::Restart) {
-            ended.push(std::mem::replace(&mut world, World::new(&runtime(), None)).finish());
+            let next = World::new(&runtime(), None, *lend_from);
+            ended.push(std::mem::replace(&mut world, next).finish());
         }
     }
     ended.push(world.finish());
     ended
 }
 
-fn program() -> impl Strategy<Value = (Vec<Step>, Option<usize>)> {
-    (prop::collection::vec(step(), 1..150), prop::option::of(20..400usize))
+fn program() -> impl Strategy<Value = Program> {
+    let steps = prop::collection::vec(step(), 1..150);
+    let (mortal, lend_from) = (prop::option::of(20..400usize), prop::option::of(0..40usize));
+    (steps, mortal, lend_from).prop_map(|(steps, mortal, lend_from)| Program {
+        steps,
+        mortal,
+        lend_from,
+    })
 }
 
 fn traced() -> Tracing<Plain> {
@@ -126,14 +140,14 @@ fn p1_p3_p4_p5_p8_generated_programs_are_behaviours_of_the_specification() {
     let (all, buses) = (Cell::new(Reached::default()), Cell::new(0));
     let actions = Cell::new(0);
     // proptest prints the smallest program that fails; its test stands in `follow`.
-    let verdict = TestRunner::new(config).run(&program(), |(steps, mortal)| {
+    let verdict = TestRunner::new(config).run(&program(), |program| {
         let logs = RefCell::new(Vec::new());
         let runtime = || {
             let runtime = traced();
             logs.borrow_mut().push(runtime.log.clone());
             runtime
         };
-        let reached = follow(runtime, &steps, mortal);
+        let reached = follow(runtime, &program);
         let acted: u64 = logs.take().iter().map(Log::actions).sum();
         actions.set(actions.get() + acted);
         for bus in reached {
@@ -152,16 +166,17 @@ fn p1_p3_p4_p5_p8_generated_programs_are_behaviours_of_the_specification() {
     ));
     report(&format!("  {all:?}"));
     let reached = [all.delivered, all.reuses, all.full, all.deaths, all.late, all.slept, all.rung];
-    assert!(reached.iter().all(|count| *count > 0), "not reached: {all:?}");
+    let lent = [all.lent, all.recalled];
+    assert!(reached.iter().chain(&lent).all(|count| *count > 0), "not reached: {all:?}");
 }
 
 /// Programs as proptest makes them from a fixed seed, until the specification refuses one.
 pub fn refusal(how: Sabotage) -> Option<String> {
     let mut runner = TestRunner::deterministic();
     (0..200).find_map(|_| {
-        let (steps, mortal) = program().new_tree(&mut runner).ok()?.current();
+        let program = program().new_tree(&mut runner).ok()?.current();
         let runtime = || Sabotaged::new(traced(), how);
-        let panic = catch_unwind(AssertUnwindSafe(|| follow(runtime, &steps, mortal))).err()?;
+        let panic = catch_unwind(AssertUnwindSafe(|| follow(runtime, &program))).err()?;
         refused(&*panic)
     })
 }

@@ -7,11 +7,11 @@ use llmp::broker::core::{Action, Core, TurnBudget};
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender, Start};
 use llmp::control::Control;
 use llmp::endpoint::{Endpoint, Wanted};
-use llmp::layout::{PAGE_HEADER, cursor_offset};
+use llmp::layout::{PAGE_HEADER, PAGE_ID, cursor_offset, high, low};
 use llmp::memory::{Crashing, Lifeline, Memory};
 use llmp::wire::Roles;
 use llmp::{ClientId, Envelope, Limits, Origin, Tag};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 const BROKER: Who = 0;
 /// Clients that a bus has room for at one time.
@@ -60,8 +60,13 @@ pub struct World<R: Runtime> {
     lifeline: Lifeline,
     /// Its control region.
     control: R::Memory,
-    /// The broadcast chain's pages, as they are handed on.
-    pages: Vec<R::Memory>,
+    /// The broadcast chain's pages by their ids, also those that it lends, as they are handed on.
+    pages: BTreeMap<u32, R::Memory>,
+    /// Clients' pages of which messages may be lent, with their owner and its name for them.
+    lendable: Vec<(Who, u32, R::Memory)>,
+    lends: bool,
+    /// Which of the broadcast chain's pages are lent.
+    loans: BTreeSet<u32>,
     to_broker: VecDeque<ToBroker<R::Memory>>,
     clients: Vec<Client<R>>,
     is_asleep: bool,
@@ -69,8 +74,8 @@ pub struct World<R: Runtime> {
 }
 
 impl<R: Runtime> World<R> {
-    /// A bus whose broker dies after so many writes.
-    pub fn new(runtime: &R, dies_after: Option<usize>) -> Self {
+    /// A bus whose broker dies after so many writes, and lends messages of so many bytes.
+    pub fn new(runtime: &R, dies_after: Option<usize>, lend_from: Option<usize>) -> Self {
         let lifeline = dies_after.map_or(Lifeline::endless(), Lifeline::ends_after);
         let region = |len| runtime.seen_by(&runtime.memory(len), BROKER);
         let (control, first) = (region(cursor_offset(PLACES)), region(limits().page_len()));
@@ -79,12 +84,16 @@ impl<R: Runtime> World<R> {
         let own = |memory: &R::Memory| Crashing::new(memory.clone(), lifeline.clone());
         let mut core = Core::new(limits(), own(&control), PLACES, own(&first));
         core.set_turn_budget(TurnBudget { messages: 3, bytes: 200 });
+        core.set_lend_from(lend_from.unwrap_or(usize::MAX));
         World {
             runtime: runtime.clone(),
             core,
             lifeline,
             control,
-            pages: vec![first],
+            pages: BTreeMap::from([(0, first)]),
+            lendable: Vec::new(),
+            lends: lend_from.is_some(),
+            loans: BTreeSet::new(),
             to_broker: VecDeque::new(),
             clients: Vec::new(),
             is_asleep: false,
@@ -126,7 +135,7 @@ impl<R: Runtime> World<R> {
         while let Some(notice) = self.core.notice(client) {
             if let Notice::Page(page) = notice {
                 runtime.note(Note::Sent { chain: BROKER, page, to: id });
-                pages.push((page, own(&runtime.seen_by(&self.pages[page as usize], id))));
+                pages.push((page, own(&runtime.seen_by(&self.pages[&page], id))));
             }
             self.core.told(client);
         }
@@ -140,6 +149,10 @@ impl<R: Runtime> World<R> {
         runtime.note(begins);
         let page = Crashing::new(runtime.seen_by(&first, BROKER), self.lifeline.clone());
         self.core.page_arrived(client, 0, page).unwrap();
+        if self.lends {
+            self.core.may_lend(client, 0);
+            self.lendable.push((id, 0, first.clone()));
+        }
         let (mailbox, pages) = (VecDeque::new(), vec![(0, first)]);
         let (runtime, next, is_asleep) = (self.runtime.clone(), 0, false);
         let client = Client { id, runtime, endpoint, lifeline, mailbox, pages, next, is_asleep };
@@ -324,9 +337,15 @@ impl<R: Runtime> World<R> {
             let id = |client: Who| ClientId(client.into());
             match packet {
                 ToBroker::Page { client, id: page, page: memory } => {
+                    if self.lends {
+                        self.lendable.push((client, page, memory.clone()));
+                    }
                     let memory =
                         Crashing::new(self.runtime.seen_by(&memory, BROKER), self.lifeline.clone());
                     self.core.page_arrived(id(client), page, memory).unwrap();
+                    if self.lends {
+                        self.core.may_lend(id(client), page);
+                    }
                 }
                 ToBroker::Forget { client, id: page } => {
                     self.core.page_forgotten(id(client), page).unwrap();
@@ -346,21 +365,23 @@ impl<R: Runtime> World<R> {
         if looks {
             self.drain();
         }
-        let reuses = self.core.stats().reuses;
+        let before = self.core.stats();
         let turn = self.core.turn();
-        self.reached.reuses += self.core.stats().reuses - reuses;
+        let stats = self.core.stats();
+        self.reached.reuses += stats.reuses - before.reuses;
+        self.reached.lent += stats.lent - before.lent;
         if self.is_over() {
             return false;
         }
+        self.note_loans();
         let mut worked = turn.taken > 0;
         self.reached.full += u64::from(turn.blocked == Some(Blocked::Full));
         if let Some(Blocked::NeedPage(len)) = turn.blocked {
             let page = self.runtime.seen_by(&self.runtime.memory(len), BROKER);
-            self.pages.push(page.clone());
-            self.core.add_page(Crashing::new(page, self.lifeline.clone()));
-            let there = (0..).zip(&self.pages).filter(|(id, _)| self.core.page(*id).is_some());
-            let there = there.map(|(id, page)| (id, page.region_len())).collect();
-            self.runtime.note(Note::Pool { chain: BROKER, pages: there });
+            self.core.add_page(Crashing::new(page.clone(), self.lifeline.clone()));
+            let id = self.new_pages().last().expect("it has an id");
+            self.pages.insert(id, page);
+            self.note_pool();
             worked = true;
         }
         for action in self.core.take_actions() {
@@ -380,8 +401,49 @@ impl<R: Runtime> World<R> {
                 }
             }
         }
-        self.tell();
+        // Else the sockets are full.
+        if looks {
+            self.tell();
+        }
         worked
+    }
+
+    /// Pages of the broadcast chain's that have got their ids just now.
+    fn new_pages(&self) -> impl Iterator<Item = u32> + use<R> {
+        let next = self.pages.last_key_value().map_or(0, |(id, _)| id + 1);
+        // Who was lent and returned in one turn has left a gap.
+        let last = (next..next + 2 * PLACES as u32).rev().find(|id| self.core.page(*id).is_some());
+        let there = |id: &u32| self.core.page(*id).is_some();
+        (next..last.map_or(next, |last| last + 1)).filter(there).collect::<Vec<_>>().into_iter()
+    }
+
+    /// Which clients' pages are lent since the last turn, and which are not any more.
+    fn note_loans(&mut self) {
+        if !self.lends {
+            return;
+        }
+        // They may have had to go for those that come.
+        let loans = self.loans.len();
+        self.loans.retain(|id| self.core.page(*id).is_some());
+        self.reached.recalled += (loans - self.loans.len()) as u64;
+        self.note_pool();
+        for id in self.new_pages() {
+            // Its header says whose it is; there is no other way to ask.
+            let page = self.core.page(id).expect("it is there");
+            let [name] = page.read_words(PAGE_ID);
+            let (client, of) = (high(name) as Who, low(name));
+            let is_it = |page: &&(Who, u32, R::Memory)| (page.0, page.1) == (client, of);
+            let memory = self.lendable.iter().find(is_it).expect("it may be lent").2.clone();
+            self.pages.insert(id, memory);
+            self.loans.insert(id);
+            self.runtime.note(Note::Adopted { page: id, client, of });
+        }
+    }
+
+    fn note_pool(&mut self) {
+        let there = self.pages.iter().filter(|(id, _)| self.core.page(**id).is_some());
+        let there = there.map(|(id, page)| (*id, page.region_len())).collect();
+        self.runtime.note(Note::Pool { chain: BROKER, pages: there });
     }
 
     fn tell(&mut self) {
@@ -391,7 +453,7 @@ impl<R: Runtime> World<R> {
                 client.mailbox.push_back(match notice {
                     Notice::Page(page) => {
                         self.runtime.note(Note::Sent { chain: BROKER, page, to: client.id });
-                        ToClient::Page(page, self.pages[page as usize].clone())
+                        ToClient::Page(page, self.pages[&page].clone())
                     }
                     Notice::Forget(page) => ToClient::Forget(page),
                 });
@@ -402,6 +464,9 @@ impl<R: Runtime> World<R> {
 
     pub fn doze_broker(&mut self) {
         self.wake_broker();
+        if !self.is_over() {
+            self.tell();
+        }
         if self.core.park() && !self.is_over() {
             let room = self.core.is_blocked();
             self.reached.slept += 1;
@@ -425,7 +490,12 @@ impl<R: Runtime> World<R> {
                 // So that the broker gets its room.
                 self.doze(nth, None);
             }
-            if !any && (self.to_broker.is_empty() || self.is_over()) {
+            if any || !self.to_broker.is_empty() && !self.is_over() {
+                continue;
+            }
+            // It may not while something that it lends is returned.
+            self.doze_broker();
+            if self.is_asleep || self.is_over() {
                 break;
             }
         }

@@ -32,10 +32,16 @@ pub enum Note {
     Removed {
         client: Who,
     },
-    /// The pool's pages and their lengths in bytes.
+    /// The pool's pages, and what is lent, and their lengths in bytes.
     Pool {
         chain: Who,
         pages: Vec<(u32, usize)>,
+    },
+    /// The broker may lend messages of this page of a client's, by this name.
+    Adopted {
+        page: u32,
+        client: Who,
+        of: u32,
     },
     Sent {
         chain: Who,

@@ -4,7 +4,7 @@
 //! comes with the look that found the message.
 
 use crate::protocol::Action;
-use crate::run::{Break, Hand, Pen, Run};
+use crate::run::{Break, Hand, Pen, Run, Setup};
 use crate::state::*;
 use Action::*;
 
@@ -12,6 +12,8 @@ use Action::*;
 pub enum Pc {
     /// Takes in what its sockets hold.
     Draining,
+    /// It asks the n-th receiver what it has passed of what is lent.
+    Returning(u8),
     /// It is this client's turn.
     Taking(Id),
     /// This client's message has no room; it reads the cursor of the n-th receiver.
@@ -49,35 +51,54 @@ pub struct Broker {
     pub worked: bool,
     /// Clients that are gone and hold nothing any more.
     pub empty: Set,
+    /// The position that every receiver had passed when it asked in this turn.
+    pub passed: u32,
 }
 
 impl Broker {
     pub const fn new() -> Self {
-        let empty = Set::NONE;
-        Broker { pc: Pc::Draining, run: None, blocked: Blocked::No, taken: 0, worked: false, empty }
+        Broker {
+            pc: Pc::Draining,
+            run: None,
+            blocked: Blocked::No,
+            taken: 0,
+            worked: false,
+            empty: Set::NONE,
+            passed: 0,
+        }
     }
 }
 
 /// A choice that the broker has: what a liar's memory says, or which lie.
 pub type Choice = u8;
 pub const HONEST: Choice = 0;
+/// To lend what can be lent, and not to copy it.
+pub const LENDS: Choice = 1;
 
 /// How many choices the next step has; 0: it sleeps, or is gone.
-pub fn steps(run: &Run) -> u8 {
+pub fn steps(setup: &Setup, run: &Run) -> u8 {
     let lies = run.lies_left > 0;
     let liar = |id: Id| lies && run.bus.process(id).is_liar && run.bus.lives(id);
     match run.broker.pc {
         Pc::Over => 0,
         Pc::Asleep => u8::from(run.bus.process(BROKER).bell),
-        // Nothing, a message, or nonsense.
-        Pc::Taking(id) if liar(id) => 3,
+        // Nothing, a message, or nonsense; or a message that is lent.
+        Pc::Taking(id) if liar(id) => 3 + u8::from(setup.lends),
+        Pc::Taking(id) if setup.lends => 1 + u8::from(finds_message(run, id)),
         // What it says, everything, backwards, ahead.
-        Pc::Asking(_, n) | Pc::AskingAgain(n) => {
+        Pc::Asking(_, n) | Pc::AskingAgain(n) | Pc::Returning(n) => {
             let reader = run.bus.chain(BROADCAST).readers.get(usize::from(n));
             if reader.is_some_and(|reader| liar(reader.by)) { 4 } else { 1 }
         }
         _ => 1,
     }
+}
+
+/// Whether the broker would find a message of this client's.
+fn finds_message(run: &Run, id: Id) -> bool {
+    let chain = run.bus.chain(id);
+    let word = chain.reader(BROKER).and_then(|reader| chain.word(reader.place));
+    word.is_some_and(|word| word.message().is_some())
 }
 
 pub fn step(hand: &mut Hand, choice: Choice) {
@@ -94,7 +115,11 @@ impl Broker {
         match self.pc {
             Pc::Draining => self.drain(hand),
             Pc::Taking(id) if hand.bus().process(id).is_liar => self.take_of_liar(hand, id, choice),
-            Pc::Taking(id) => self.take(hand, id),
+            Pc::Taking(id) => self.take(hand, id, choice),
+            Pc::Returning(n) => match self.learn(hand, n, choice) {
+                Some(n) => self.pc = Pc::Returning(n),
+                None => self.take_back(hand),
+            },
             Pc::Asking(id, n) => self.ask(hand, id, n, choice),
             Pc::Publishing => {
                 if let Some(Pen { first: Some(word), .. }) = self.run.take() {
@@ -155,8 +180,11 @@ impl Broker {
                     hand.act(Remove { client: id });
                 }
             } else if life == Life::Lives && is_there && !is_known {
-                let pages: Vec<u16> =
+                let mut pages: Vec<u16> =
                     hand.bus().chain(BROADCAST).pages.iter().map(|page| page.id).collect();
+                if !hand.is_broken(Break::LentUnknownToLate) {
+                    pages.extend(hand.bus().loans.iter().map(|loan| loan.id));
+                }
                 for page in pages {
                     hand.act(Send { chain: BROADCAST, page, to: id });
                 }
@@ -173,7 +201,35 @@ impl Broker {
             }
         }
         (self.blocked, self.worked, self.taken) = (Blocked::No, false, 0);
+        self.pc = match hand.bus().is_lending() {
+            false => Pc::Taking(1),
+            true if hand.bus().chain(BROADCAST).readers.is_empty() => return self.take_back(hand),
+            true => Pc::Returning(0),
+        };
+    }
+
+    /// Every cursor is known: what was lent and passed by all is returned.
+    fn take_back(&mut self, hand: &mut Hand) {
+        let bus = hand.bus();
+        self.passed = match hand.is_broken(Break::HeldUntilPublished) {
+            true => bus.chain(BROADCAST).tail.position,
+            false => bus.chain(BROADCAST).left_by_all(),
+        };
+        let is_over = |loan: &&Loan| loan.rest.is_some() && loan.until <= self.passed;
+        let recalled: Vec<u16> = bus.loans.iter().filter(is_over).map(|loan| loan.id).collect();
+        for page in recalled {
+            hand.act(Forget { chain: BROADCAST, page });
+        }
         self.pc = Pc::Taking(1);
+    }
+
+    /// Whether everybody has passed something that is lent, as far as it knows now.
+    fn has_returns(&self, hand: &Hand) -> bool {
+        let bus = hand.bus();
+        let passed = bus.chain(BROADCAST).left_by_all();
+        let is_due = |held: &Held| bus.is_held_back(held) && held.until <= passed;
+        let is_over = |loan: &Loan| loan.rest.is_some() && loan.until <= passed;
+        bus.held.iter().any(is_due) || bus.loans.iter().any(is_over)
     }
 
     fn pen(&self, hand: &Hand) -> Pen {
@@ -217,7 +273,7 @@ impl Broker {
         };
     }
 
-    fn take(&mut self, hand: &mut Hand, id: Id) {
+    fn take(&mut self, hand: &mut Hand, id: Id, choice: Choice) {
         if hand.bus().chain(id).reader(BROKER).is_none() {
             return self.next_client(hand, id);
         }
@@ -230,13 +286,16 @@ impl Broker {
         }
         while hand.run.violation.is_none() {
             let Some(reader) = hand.bus().chain(id).reader(BROKER) else { break };
-            let number = reader.next;
+            let (number, place) = (reader.next, reader.place);
             if let Some(Word::Message { .. }) = reader.found {
                 if !hand.has_room(BROADCAST, pen.place) {
                     self.pc = Pc::Asking(id, 0);
                     break;
                 }
-                pen.append(hand, BROADCAST, id, number);
+                let lent = (choice == LENDS).then(|| lend(hand, id, number, place, &pen));
+                let units = 1;
+                let copied = Word::Message { from: id, number, units };
+                pen.append_word(hand, BROADCAST, lent.flatten().unwrap_or(copied));
             }
             hand.act(Pass { chain: id, by: BROKER });
             self.worked = true;
@@ -267,14 +326,17 @@ impl Broker {
                 }
                 self.next_client(hand, id);
             }
-            1 => {
+            1 | 3 => {
                 if !hand.has_room(BROADCAST, pen.place) {
                     self.pc = Pc::Asking(id, 0);
                     return;
                 }
                 // One a turn, so that none of its own is in the run already.
                 let number = hand.bus().chain(id).forwarded;
-                pen.append(hand, BROADCAST, id, number);
+                let place = Place { page: 0, position: crate::run::HEADER };
+                let lent = (choice == 3).then(|| lend(hand, id, number, place, &pen));
+                let copied = Word::Message { from: id, number, units: 1 };
+                pen.append_word(hand, BROADCAST, lent.flatten().unwrap_or(copied));
                 self.run = Some(pen);
                 self.worked = true;
                 self.next_client(hand, id);
@@ -343,9 +405,13 @@ impl Broker {
     }
 
     fn finish(&mut self, hand: &mut Hand) {
+        self.passed = 0;
         for id in std::mem::take(&mut self.empty).iter() {
             hand.act(Remove { client: id });
             self.worked = true;
+            if hand.is_broken(Break::LentForgottenAtOnce) {
+                hand.run.bus.loans.retain(|loan| loan.of != id);
+            }
         }
         if self.blocked == Blocked::NeedsPage {
             hand.grow(BROADCAST);
@@ -357,8 +423,11 @@ impl Broker {
         }
         hand.act(Park { by: BROKER });
         hand.act(ParkFence { by: BROKER });
+        let asks = hand.bus().is_lending() && !hand.is_broken(Break::SleepsOnReturns);
         self.pc = match self.blocked {
+            _ if asks && hand.bus().chain(BROADCAST).readers.is_empty() => return self.up(hand),
             Blocked::Full => Pc::AskingAgain(0),
+            _ if asks => Pc::AskingAgain(0),
             _ => Pc::LookingAgain(1),
         };
         if hand.is_broken(Break::NoSecondLook) {
@@ -407,12 +476,25 @@ impl Broker {
             Some(n) => self.pc = Pc::AskingAgain(n),
             None => {
                 let tail = hand.bus().chain(BROADCAST).tail;
-                if was_struck || hand.free_page(BROADCAST, tail).is_some() {
+                let is_full = self.blocked == Blocked::Full;
+                let has_room = is_full && hand.free_page(BROADCAST, tail).is_some();
+                let asks = !hand.is_broken(Break::SleepsOnReturns);
+                if was_struck || has_room || asks && self.has_returns(hand) {
                     self.up(hand);
-                } else {
+                } else if is_full {
                     self.doze(hand);
+                } else {
+                    self.pc = Pc::LookingAgain(1);
                 }
             }
         }
     }
+}
+
+/// The word that lends a message, if it can be lent.
+fn lend(hand: &mut Hand, from: Id, number: u16, place: Place, pen: &Pen) -> Option<Word> {
+    let loan = hand.borrow_page(from, place.page, pen.first.is_some())?;
+    let page = hand.bus().chain(from).page(place.page);
+    let at = page.and_then(|page| page.unit(place.position))? as u16;
+    Some(Word::Lent { from, number, units: 1, loan, at })
 }

@@ -91,8 +91,13 @@ impl Bus {
                     rules.demand(false, 3, "the slot behind the run was not cleared")?;
                     break;
                 }
-                Word::Message { from, number: theirs, .. } => {
+                Word::Message { from, number: theirs, .. }
+                | Word::Lent { from, number: theirs, .. } => {
                     self.check_content(owner, from, theirs, rules)?;
+                    if let Word::Lent { units, .. } = word {
+                        let until = tail.position + u32::from(units);
+                        self.hold(owner, word, until, rules)?;
+                    }
                     if owner == BROADCAST && from != owner {
                         self.chain_mut(from).forwarded += 1;
                     }
@@ -164,8 +169,8 @@ impl Bus {
                     rules.demand(is_there, 1, "it looks at another place than its own")?;
                     rules.demand(found != Word::Other, 3, "no commit word ever stood there")?;
                     rules.demand(Some(found) == stands, 8, "not what stands there")?;
-                    if let Word::Message { from, number, .. } = found {
-                        let right = chain.message(next) == Some((from, number));
+                    if let Some(message) = found.message() {
+                        let right = chain.message(next) == Some(message);
                         rules.demand(right, 2, "another message than everybody else's")?;
                     }
                 }
@@ -195,14 +200,19 @@ impl Bus {
                     let follows = page.and_then(|page| page.header) == base.map(|b| (b, next));
                     rules.demand(follows, 8, "it goes on in a page that does not follow")?;
                 }
-                let is_message = matches!(word, Word::Message { .. });
+                let is_message = word.message().is_some();
                 let reader = there(self.chain_mut(id).reader_mut(by), "receiver")?;
                 (reader.place, reader.found) = (behind, None);
                 reader.next += u16::from(is_message);
                 self.forget_what_all_have(id);
+                self.forget_what_is_returned();
             }
             Action::GiveUp { to, .. } => {
-                rules.demand(to == place.position, 8, "it gives up another place than its own")?;
+                let (holds, returned) = self.holds_before(id, to);
+                let holds = holds && by == BROKER && to < place.position;
+                let is_place = to == place.position || holds;
+                rules.demand(is_place, 8, "it gives up another place than its own")?;
+                rules.demand(returned, 8, "it gives up what is lent and not passed by all")?;
                 rules.demand(to > cursor, 12, "its cursor does not move forwards")?;
                 let sent_on = id == BROADCAST || is_liar || chain.forwarded >= next;
                 rules.demand(sent_on, 3, "it gives up what it has not sent on")?;
@@ -212,6 +222,7 @@ impl Bus {
                 if has_peer {
                     self.owe(by, &[id]);
                 }
+                self.forget_what_is_returned();
             }
             _ => unreachable!(),
         }

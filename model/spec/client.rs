@@ -167,7 +167,12 @@ impl Client {
             }
             return;
         }
-        while matches!(found, Word::Message { .. }) && hand.run.violation.is_none() {
+        while found.message().is_some() && hand.run.violation.is_none() {
+            if let Word::Lent { loan, at, .. } = found
+                && let Some(Loan { of, page, .. }) = hand.bus().loan(loan)
+            {
+                hand.act(Borrow { by: id, of: *of, page: *page, at: at.into() });
+            }
             hand.act(Pass { chain: BROADCAST, by: id });
             if !crate::merge::finds_message(hand.run, id) {
                 return;

@@ -61,6 +61,9 @@ impl Bus {
                 let readers = &self.chain(by).readers;
                 let learnt = readers.iter().all(|reader| again.learnt.has(reader.by));
                 rules.demand(learnt || !room, 10, "it sleeps and has not asked for room again")?;
+                let lends = by == BROKER && self.is_lending();
+                let why = "it sleeps and has not asked again for what it has lent";
+                rules.demand(learnt || !lends, 10, why)?;
                 let process = self.process_mut(by);
                 (process.is_asleep, process.second_look) = (true, None);
             }

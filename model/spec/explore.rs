@@ -8,7 +8,7 @@ use crate::protocol::{Action, Violation};
 use crate::run::{HEADER, Hand, PAGE, Run, Setup};
 use crate::state::*;
 use smallvec::SmallVec;
-use stateright::{Checker, HasDiscoveries, Model, Property};
+use stateright::{Checker, Expectation, HasDiscoveries, Model, Property};
 use std::collections::HashMap;
 use std::collections::hash_map::{DefaultHasher, Entry};
 use std::hash::BuildHasherDefault;
@@ -46,7 +46,7 @@ impl Setup {
             }
             moves.extend(client::steps(self, run, id).map(|step| Move::Client(id, step)));
         }
-        moves.extend((0..broker::steps(run)).map(Move::Broker));
+        moves.extend((0..broker::steps(self, run)).map(Move::Broker));
         moves
     }
 
@@ -80,7 +80,7 @@ impl Setup {
                 Next::Broker(choice) => {
                     let before = hand.run.broker.pc;
                     broker::step(&mut hand, if done == 0 { choice } else { broker::HONEST });
-                    merge::broker_goes_on(hand.run, before) && broker::steps(hand.run) == 1
+                    merge::broker_goes_on(hand.run, before) && broker::steps(self, hand.run) == 1
                 }
             };
             if self.fine || !goes_on || hand.run.violation.is_some() {
@@ -240,9 +240,8 @@ impl Model for Setup {
             properties.push(Property::sometimes("reuse", |setup: &Setup, run: &Run| {
                 setup.is_reached(run, |run| {
                     let chain = run.bus.chain(BROADCAST);
-                    let reused = |page: &Page| {
-                        page.header.is_some_and(|(base, _)| base > u32::from(page.id) * PAGE)
-                    };
+                    let all = chain.len();
+                    let reused = |page: &Page| page.header.is_some_and(|(base, _)| base >= all);
                     chain.pages.iter().any(reused)
                 })
             }));
@@ -263,8 +262,73 @@ impl Model for Setup {
                 })
             }));
         }
+        if self.lends {
+            properties.extend(LENDING.map(|(name, is_reached)| Property {
+                expectation: Expectation::Sometimes,
+                name,
+                condition: is_reached,
+            }));
+            if self.scripts.iter().any(|s| s.iter().sum::<u8>() > 2 * self.pages as u8) {
+                let name = "a sender has no room since its pages are lent";
+                properties.push(Property::sometimes(name, waits_for_returns));
+            }
+            if self.deaths > 0 {
+                properties.push(Property::sometimes("recall from the dead", recalled));
+            }
+        }
         properties
     }
+}
+
+type Condition = fn(&Setup, &Run) -> bool;
+
+/// What a setup that lends must reach.
+const LENDING: [(&str, Condition); 4] = [
+    ("a message is lent and read", |setup, run| {
+        setup.is_reached(run, |run| run.bus.held.iter().any(|held| !run.bus.is_unread(held)))
+    }),
+    ("a cursor is held back", |setup, run| {
+        setup.is_reached(run, |run| {
+            let bus = &run.bus;
+            let is_asleep = bus.process(BROKER).is_asleep;
+            is_asleep && bus.held.iter().any(|held| bus.is_held_back(held))
+        })
+    }),
+    ("everything is returned", |setup, run| {
+        setup.is_reached(run, |run| {
+            let is_back = |loan: &Loan| run.bus.held.iter().all(|held| held.loan != loan.id);
+            run.bus.lives(BROKER) && run.bus.loans.iter().any(is_back)
+        })
+    }),
+    ("a sleeping broker is woken by what is returned", |setup, run| {
+        setup.is_reached(run, |run| {
+            let (bus, passed) = (&run.bus, run.bus.chain(BROADCAST).passed_by_all());
+            let is_woken = run.broker.pc == broker::Pc::Asleep && bus.process(BROKER).bell;
+            is_woken && bus.held.iter().any(|held| bus.is_held_back(held) && held.until <= passed)
+        })
+    }),
+];
+
+/// A sender's chain is full, although all of it is taken.
+fn waits_for_returns(setup: &Setup, run: &Run) -> bool {
+    setup.is_reached(run, |run| {
+        run.bus.held.iter().any(|held| {
+            let chain = run.bus.chain(held.from);
+            let taken = chain.reader(BROKER).is_some_and(|reader| reader.place == chain.tail);
+            run.clients[usize::from(held.from) - 1].is_full && taken
+        })
+    })
+}
+
+/// A page of a client's that is gone was lent, and has been taken back.
+fn recalled(setup: &Setup, run: &Run) -> bool {
+    setup.is_reached(run, |run| {
+        let bus = &run.bus;
+        let chain = bus.chain(BROADCAST);
+        let known = chain.pages.len() + bus.loans.len();
+        let is_gone = |id: Id| bus.process(id).life == Life::Ended && !bus.chain(id).is_open();
+        bus.lives(BROKER) && usize::from(chain.next_page) > known && bus.ids().skip(1).any(is_gone)
+    })
 }
 
 /// Prints a line that the test harness does not swallow.

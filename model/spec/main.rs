@@ -25,6 +25,7 @@ mod chains;
 mod client;
 mod doorbells;
 mod explore;
+mod loans;
 mod merge;
 mod promises;
 mod protocol;
@@ -44,10 +45,13 @@ const BUS: Setup = Setup {
     deaths: 0,
     lies: 0,
     share: 2,
+    lends: false,
     fine: false,
     broken: None,
 };
 const MORTAL: Setup = Setup { deaths: 1, ..BUS };
+/// A client that sends five messages, which may be lent, to itself and to one that sends none.
+const LENDING: Setup = Setup { scripts: &[&[1, 1, 1, 1, 1], &[]], lends: true, ..BUS };
 /// Two messages each.
 const SMALL: Setup = Setup { scripts: &[&[1, 1], &[2]], ..BUS };
 
@@ -105,6 +109,36 @@ fn p9_p10_every_run_comes_to_an_end() {
 }
 
 #[test]
+fn p8_p9_p10_what_is_lent_is_held_until_it_is_passed() {
+    all("lend_1_client", Setup { scripts: &[&[1, 2, 1, 1]], deaths: 2, ..LENDING });
+    all("lend_2_receivers", Setup { scripts: &[&[1, 2], &[]], deaths: 1, ..LENDING });
+    all("fine_lend_1_client", Setup { scripts: &[&[1, 1, 1]], deaths: 1, fine: true, ..LENDING });
+    if is_full() {
+        all("lend_full_chain", LENDING);
+        all("lend_2_clients", Setup { lends: true, ..SMALL });
+        all("fine_lend_2_receivers", Setup { scripts: &[&[1, 1], &[]], fine: true, ..LENDING });
+    }
+}
+
+#[test]
+fn p3_p8_a_client_joins_late_what_is_lent() {
+    all("lend_late_join", Setup { scripts: &[&[1, 2], &[]], late: 1, ..LENDING });
+}
+
+#[test]
+fn p12_a_client_that_lies_about_what_is_lent_harms_nobody() {
+    all("lend_liar", Setup { scripts: &[&[1, 1], &[]], lies: 3, ..LENDING });
+}
+
+#[test]
+fn p9_p10_every_run_that_lends_comes_to_an_end() {
+    const TWO: Setup = Setup { scripts: &[&[1, 1], &[]], ..LENDING };
+    every_run_ends("lend_1_client", &Setup { scripts: &[&[1, 2, 1, 1]], deaths: 1, ..LENDING });
+    every_run_ends("lend_late_join", &Setup { late: 1, ..TWO });
+    every_run_ends("lend_liar", &Setup { lies: 2, ..TWO });
+}
+
+#[test]
 fn larger_buses() {
     const THREE: &[&[u8]] = &[&[1, 1, 1], &[2, 1], &[1, 2]];
     let three = Setup { scripts: THREE, deaths: 2, late: 1, ..BUS };
@@ -129,6 +163,9 @@ fn stage(broken: Break) -> Setup {
         NoStrike | DeadForgottenAtOnce | EndsUndrained => Setup { deaths: 1, ..SMALL },
         AdmittedInThePast => Setup { late: 1, ..SMALL },
         PageNotEmptied | LieBelieved => Setup { lies: 3, ..BUS },
+        LentNotHeld | HeldUntilPublished | SleepsOnReturns | LentBeforeSent => LENDING,
+        LentForgottenAtOnce => Setup { deaths: 1, ..LENDING },
+        LentUnknownToLate => Setup { scripts: &[&[1, 1], &[]], late: 1, ..LENDING },
     };
     Setup { broken: Some(broken), ..setup }
 }

@@ -15,7 +15,8 @@
 //!   nothing. The fine models have them.
 //!
 //! A message that can be received is received before anything else happens, as it is found the
-//! same at any later time.
+//! same at any later time. Not so one that is lent: that its client's page stays as it is until
+//! then is what is to be shown, and so to receive it is a step of its own.
 //!
 //! Death takes no part in this: who dies does so after any of the accesses that are taken
 //! together ([`Move::Death`](crate::explore::Move)).
@@ -36,7 +37,7 @@ pub fn client_goes_on(run: &Run, id: Id) -> bool {
     }
 }
 
-/// Whether a client that goes on would find a message, and not the end of a page.
+/// Whether a client that goes on would find a message that is not lent, and not the end of a page.
 pub fn finds_message(run: &Run, id: Id) -> bool {
     let chain = run.bus.chain(BROADCAST);
     let place = chain.reader(id).map(|reader| reader.place);
@@ -56,11 +57,12 @@ pub fn broker_goes_on(run: &Run, before: broker::Pc) -> bool {
         | (GivingUp(_), GivingUp(_))
         | (LookingAgain(_), LookingAgain(_))
         | (AskingAgain(_), AskingAgain(_))
+        | (Returning(_), Returning(_))
         | (Looking, Looking)
         | (_, Ringing | Waking) => true,
         (_, Finishing) => me.worked && me.blocked != Blocked::NeedsPage,
         (_, Draining) => before == Finishing && nothing_to_drain(run),
-        (Draining, Taking(_)) => nothing_to_drain(run),
+        (Draining, Taking(_) | Returning(_)) => nothing_to_drain(run),
         _ => false,
     }
 }
@@ -91,11 +93,21 @@ pub fn settle(setup: &Setup, run: &mut Run) {
             run.bus.process_mut(i as Id + 1).bell = false;
         }
     }
-    let is_asking = matches!(run.broker.pc, broker::Pc::Asking(..) | broker::Pc::AskingAgain(_));
-    let Bus { processes, chains, .. } = &mut run.bus;
-    for chain in chains.iter_mut() {
+    let is_asking = matches!(
+        run.broker.pc,
+        broker::Pc::Asking(..) | broker::Pc::AskingAgain(_) | broker::Pc::Returning(_)
+    );
+    settle_loans(run);
+    let lends = setup.lends && run.broker.run.is_some();
+    let Bus { processes, chains, held, .. } = &mut run.bus;
+    for (i, chain) in chains.iter_mut().enumerate() {
         let lives = |reader: &&Reader| processes[usize::from(reader.by)].life == Life::Lives;
-        let first = chain.readers.iter().filter(lives).map(|r| r.place.position).min();
+        // What the broker lends in its run is nobody's yet.
+        let is_lent = |by| lends && by == BROKER && i > 0;
+        let place = |r: &Reader| if is_lent(r.by) { r.cursor } else { r.place.position };
+        let readers = chain.readers.iter().filter(lives).map(place);
+        let lent = held.iter().filter(|held| usize::from(held.from) == i);
+        let first = readers.chain(lent.map(|held| held.position)).min();
         let first = first.unwrap_or(chain.tail.position);
         for page in &mut chain.pages {
             let Some((base, _)) = page.header else { continue };
@@ -107,8 +119,39 @@ pub fn settle(setup: &Setup, run: &mut Run) {
             continue;
         }
         for reader in &mut chain.readers {
-            // A sender asks again before it decides anything, a reader looks again.
-            (reader.seen, reader.found) = (0, None);
+            // A sender asks again before it decides anything, a reader looks again. Who has said
+            // nothing yet is where it was admitted, and so beyond what was lent before.
+            if !(setup.lends && reader.cursor == 0) {
+                reader.seen = 0;
+            }
+            reader.found = None;
+        }
+    }
+}
+
+/// The same of what is lent.
+fn settle_loans(run: &mut Run) {
+    let bus = &mut run.bus;
+    if bus.loans.is_empty() {
+        return;
+    }
+    bus.forget_what_is_returned();
+    let Bus { processes, chains, loans, held, .. } = bus;
+    let broker_lives = processes[usize::from(BROKER)].life == Life::Lives;
+    // With the broker go all who ask what they may take back.
+    loans.retain(|loan| broker_lives || held.iter().any(|held| held.loan == loan.id));
+    let passed = chains[usize::from(BROADCAST)].readers.iter().map(|reader| reader.cursor).min();
+    for loan in loans.iter_mut() {
+        if loan.until <= passed.unwrap_or(u32::MAX) {
+            loan.until = 0;
+        }
+        if let Some(page) = &mut loan.rest {
+            for (unit, word) in page.words.iter_mut().enumerate() {
+                let is_lent = |held: &Held| held.loan == loan.id && usize::from(held.at) == unit;
+                if !held.iter().any(is_lent) {
+                    *word = Word::Other;
+                }
+            }
         }
     }
 }

@@ -13,6 +13,21 @@ fn violation(promise: u8, why: &str) -> Option<Violation> {
 
 /// The harm done, if any.
 pub fn harm(bus: &Bus) -> Option<Violation> {
+    for held in &bus.held {
+        if bus.process(held.from).is_liar || !bus.is_unread(held) {
+            continue;
+        }
+        if bus.loan(held.loan).is_none() {
+            return violation(8, "a page was taken back that receivers have still to read");
+        }
+        let Held { from, number, loan, at, .. } = *held;
+        if !bus.stands(Word::Lent { from, number, units: 0, loan, at }) {
+            return violation(8, "a page was written again of which a message is lent");
+        }
+    }
+    if bus.loans.iter().map(|loan| loan.len).sum::<u32>() > bus.sizes.budget {
+        return violation(6, "more is lent than the budget");
+    }
     for id in bus.ids().filter(|id| !bus.process(*id).is_liar) {
         let chain = bus.chain(id);
         if chain.len() > bus.sizes.budget {
@@ -37,9 +52,14 @@ pub fn harm(bus: &Bus) -> Option<Violation> {
                 continue;
             }
             match word {
-                Word::Message { from, number, .. } => {
-                    if chain.message(reader.next) != Some((from, number)) {
+                Word::Message { .. } | Word::Lent { .. } => {
+                    if chain.message(reader.next) != word.message() {
                         return violation(2, "a reader finds another message than the others");
+                    }
+                    if let Word::Lent { loan, .. } = word
+                        && !bus.loan(loan).is_some_and(|loan| loan.sent.has(reader.by))
+                    {
+                        return violation(3, "a reader is lent a page that it does not have");
                     }
                 }
                 Word::EndOfPage { next } => {
@@ -60,6 +80,15 @@ pub fn unmet(bus: &Bus) -> Option<Violation> {
     let broker_lives = bus.lives(BROKER);
     // A receiver that lies may take nothing for ever: then the bus waits for it, as its policy is.
     let waits_for_liar = is_held_by_liar(bus);
+    if broker_lives && !waits_for_liar {
+        let passed = bus.chain(BROADCAST).passed_by_all();
+        if bus.held.iter().any(|held| bus.is_held_back(held) && held.until <= passed) {
+            return violation(9, "what everybody has passed is still held back");
+        }
+        if bus.loans.iter().any(|loan| loan.rest.is_some()) {
+            return violation(7, "a page is held that its owner has let go of");
+        }
+    }
     for id in bus.ids().filter(|id| !bus.process(*id).is_liar) {
         let chain = bus.chain(id);
         for reader in chain.readers.iter().filter(|reader| bus.lives(reader.by)) {
@@ -89,6 +118,7 @@ pub fn is_held_by_liar(bus: &Bus) -> bool {
     let liars = chain.readers.iter().filter(|r| bus.lives(r.by) && bus.process(r.by).is_liar);
     liars.into_iter().any(|liar| {
         let mut others = chain.pages.iter().filter(|page| page.id != chain.tail.page);
-        others.any(|page| page.end().is_some_and(|end| end > liar.seen))
+        bus.held.iter().any(|held| held.until > liar.seen)
+            || others.any(|page| page.end().is_some_and(|end| end > liar.seen))
     })
 }

@@ -62,6 +62,12 @@ pub enum Action {
         chain: Id,
         page: u16,
     },
+    /// The broker makes a client's page one of the broadcast chain's, so that messages can be lent.
+    Adopt {
+        loan: u16,
+        of: Id,
+        page: u16,
+    },
 
     // The writing end (sections 4, 6).
     Learn {
@@ -115,12 +121,26 @@ pub enum Action {
         page: u16,
         at: u32,
     },
+    /// Reads bytes of the lent message that it has found in the broadcast chain, at a unit of the
+    /// page that `of` calls `page`.
+    Borrow {
+        by: Id,
+        of: Id,
+        page: u16,
+        at: u32,
+    },
     /// Goes on behind what it has found.
     Pass {
         chain: Id,
         by: Id,
     },
     GiveUp {
+        chain: Id,
+        by: Id,
+        to: u32,
+    },
+    /// The broker says how far it has taken a chain of which it holds something back.
+    Take {
         chain: Id,
         by: Id,
         to: u32,
@@ -209,7 +229,12 @@ impl Bus {
             | End { .. }
             | Strike { .. }
             | Remove { .. } => self.connect(action, rules),
-            Make { .. } | Send { .. } | Forget { .. } => self.pool(action, rules),
+            Make { .. } | Send { .. } => self.pool(action, rules),
+            Forget { chain: BROADCAST, page } if self.loan(page).is_some() => {
+                self.lend(action, rules)
+            }
+            Forget { .. } => self.pool(action, rules),
+            Adopt { .. } | Borrow { .. } | Take { .. } => self.lend(action, rules),
             Learn { .. }
             | Reset { .. }
             | Write { .. }
@@ -293,6 +318,7 @@ impl Bus {
                 broker.owes.remove(by);
                 broker.must_ring.remove(by);
                 self.forget_what_all_have(BROADCAST);
+                self.forget_what_is_returned();
             }
             Action::Remove { client } => {
                 let chain = self.chain(client);
@@ -302,7 +328,9 @@ impl Bus {
                 rules.demand(is_due, 4, "removed before all that it committed was sent on")?;
                 let Chain { published, forwarded, .. } = *self.chain(client);
                 let rest = Chain { is_orphan: true, published, forwarded, ..Chain::default() };
-                *self.chain_mut(client) = rest;
+                let gone = std::mem::replace(self.chain_mut(client), rest);
+                gone.pages.into_iter().for_each(|page| self.leave_to_receivers(client, page));
+                self.forget_what_is_returned();
             }
             _ => unreachable!(),
         }
@@ -314,23 +342,29 @@ impl Bus {
         match action {
             Action::Make { chain, page: id, len } => {
                 let chain = self.chain_mut(chain);
-                rules.demand(id == chain.next_page, 8, "a page id was used before")?;
+                rules.demand(id >= chain.next_page, 8, "a page id was used before")?;
                 rules.demand(chain.len() + len <= budget, 6, "more memory than the budget")?;
-                chain.next_page += 1;
+                chain.next_page = id + 1;
                 let mut page = Page { id, len, ..Page::default() };
                 page.words.resize(len as usize, Word::Other);
                 chain.pages.push(page);
             }
             Action::Send { chain, page, to } => {
-                there(self.chain_mut(chain).page_mut(page), "page")?.sent.insert(to);
+                let loan = self.loans.iter_mut().find(|loan| loan.id == page);
+                match loan.filter(|_| chain == BROADCAST) {
+                    Some(loan) => loan.sent.insert(to),
+                    None => there(self.chain_mut(chain).page_mut(page), "page")?.sent.insert(to),
+                }
                 self.process_mut(to).bell = true;
             }
-            Action::Forget { chain, page: id } => {
-                let chain = self.chain_mut(chain);
+            Action::Forget { chain: owner, page: id } => {
+                let chain = self.chain_mut(owner);
                 let left = chain.left_by_all();
-                let is_free = there(chain.page(id), "page")?.is_free(left);
+                let i = there(chain.pages.iter().position(|page| page.id == id), "page")?;
+                let is_free = chain.pages[i].is_free(left);
                 rules.demand(is_free, 8, "a page was taken back that is in use")?;
-                chain.pages.retain(|page| page.id != id);
+                let page = chain.pages.remove(i);
+                self.leave_to_receivers(owner, page);
             }
             _ => unreachable!(),
         }

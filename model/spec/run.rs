@@ -49,6 +49,18 @@ breaks! {
     NamedBeforeSent,
     /// A cursor beyond the tail is believed of everybody.
     LieBelieved,
+    /// What is lent is given up in the client's chain as if it had been copied.
+    LentNotHeld,
+    /// What is lent is held until it is published, and not until everybody has passed it.
+    HeldUntilPublished,
+    /// The broker sleeps without looking whether what it lends was returned.
+    SleepsOnReturns,
+    /// The pages of a client that is gone are taken back at once, with what is lent of them.
+    LentForgottenAtOnce,
+    /// A page is lent before it is sent.
+    LentBeforeSent,
+    /// Who comes late is not sent what is lent already.
+    LentUnknownToLate,
 }
 
 /// What a model is made of.
@@ -67,6 +79,8 @@ pub struct Setup {
     pub lies: u8,
     /// Messages that the broker takes from one client before it is the next one's turn.
     pub share: u8,
+    /// Whether the broker may lend messages; it may always copy them.
+    pub lends: bool,
     /// Every step alone, see [`merge`](crate::merge).
     pub fine: bool,
     pub broken: Option<Break>,
@@ -164,10 +178,46 @@ impl Hand<'_> {
         reader.is_some_and(|reader| chain.word(reader.place) != Some(Word::Zero))
     }
 
-    /// The reader's cursor is behind its place.
+    /// The reader's cursor is behind its place, or behind what it holds back.
     pub fn has_to_give_up(&self, chain: Id, by: Id) -> Option<u32> {
         let reader = self.bus().chain(chain).reader(by)?;
-        (reader.cursor != reader.place.position).then_some(reader.place.position)
+        let to = self.held_back(chain, by).unwrap_or(reader.place.position);
+        (reader.cursor != to).then_some(to)
+    }
+
+    /// Where the first message stands that is lent, as far as the broker knows, and not in its run.
+    fn held_back(&self, chain: Id, by: Id) -> Option<u32> {
+        if by != BROKER || self.is_broken(Break::LentNotHeld) {
+            return None;
+        }
+        let passed = self.run.broker.passed;
+        let mut held = self.bus().held.iter().filter(|held| self.bus().is_held_back(held));
+        held.find(|held| held.from == chain && held.until > passed).map(|held| held.position)
+    }
+
+    /// What a client's page is called in the broadcast chain, which lends it from now on if there is
+    /// room. What is not lent any more makes some, if nothing is in the broker's run.
+    pub fn borrow_page(&mut self, of: Id, page: u16, has_run: bool) -> Option<u16> {
+        let mut known = self.bus().loans.iter();
+        if let Some(loan) = known.find(|loan| (loan.of, loan.page) == (of, page)) {
+            return Some(loan.id);
+        }
+        if (self.bus().loans.len() as u32 + 1) * PAGE > self.bus().sizes.budget {
+            let passed = self.run.broker.passed;
+            let mut idle = self.bus().loans.iter().filter(|loan| loan.until <= passed);
+            let page = idle.next().filter(|_| !has_run)?.id;
+            self.act(Action::Forget { chain: BROADCAST, page });
+        }
+        let loan = self.bus().chain(BROADCAST).next_page;
+        self.act(Action::Adopt { loan, of, page });
+        let receivers: SmallVec<[Id; 4]> =
+            self.bus().chain(BROADCAST).readers.iter().map(|reader| reader.by).collect();
+        if !self.is_broken(Break::LentBeforeSent) {
+            for to in receivers {
+                self.act(Action::Send { chain: BROADCAST, page: loan, to });
+            }
+        }
+        Some(loan)
     }
 }
 
@@ -203,12 +253,16 @@ impl Pen {
 
     /// Appends a message to the run: nobody sees anything of it.
     pub fn append(&mut self, hand: &mut Hand, chain: Id, from: Id, number: u16) {
+        self.append_word(hand, chain, Word::Message { from, number, units: 1 });
+    }
+
+    pub fn append_word(&mut self, hand: &mut Hand, chain: Id, word: Word) {
         let (page, at) = (self.place.page, self.unit(hand, chain));
         hand.act(Action::Write { chain, page, at, units: 0 });
         if !hand.is_broken(Break::NoClear) {
             hand.act(Action::Clear { chain, page, at: at + 1 });
         }
-        self.commit(hand, chain, Word::Message { from, number, units: 1 });
+        self.commit(hand, chain, word);
         self.place.position += 1;
         self.next += 1;
     }

@@ -48,6 +48,10 @@ sabotages! {
     NoRingRead,
     /// A process makes no fence before it looks who sleeps.
     NoRingFence,
+    /// The broker gives up what it lends as soon as it has taken it.
+    GivesUpWhatIsLent,
+    /// The broker sleeps without reading the cursors again.
+    NoSecondCursorRead,
 }
 
 /// A write that waits for its time.
@@ -62,6 +66,8 @@ struct Mind {
     /// How it stores its cursor.
     cursor: Option<Box<dyn Fn(u64) + Send>>,
     is_parked: bool,
+    /// The cursors that it has stored too early.
+    given_up: BTreeMap<usize, u64>,
 }
 
 type Minds = Arc<Mutex<BTreeMap<Who, Mind>>>;
@@ -158,6 +164,7 @@ impl<M: Memory + Send + Sync + 'static> Memory for Broken<M> {
         match (self.how, site) {
             (NoRingRead, Site::RingRead) => return 0,
             (NoSecondLook, Site::CommitRead) if is_parked => return 0,
+            (NoSecondCursorRead, Site::CursorRead) if is_parked && self.is_broker() => return 0,
             (CursorNotRead, Site::CursorRead) => return self.mind(|mind| mind.published),
             _ => {}
         }
@@ -192,6 +199,10 @@ impl<M: Memory + Send + Sync + 'static> Memory for Broken<M> {
             }
             _ => {}
         }
+        let given_up = self.mind(|mind| mind.given_up.get(&at).copied());
+        if site == Site::CursorPublish && given_up.is_some_and(|to| (1..=to).contains(&value)) {
+            return;
+        }
         if self.how == PageNotEmptied && site == Site::PageClear {
             return;
         }
@@ -209,6 +220,11 @@ impl<M: Memory + Send + Sync + 'static> Memory for Broken<M> {
         match (self.how, site) {
             (PublishAfterGivingUp, Site::CursorPublish) if value > 0 => self.release(),
             (PublishAfterGivingUp | ParkAfterLook, _) => {}
+            (GivesUpWhatIsLent, Site::TakenPublish) if value > 0 => {
+                let cursor = at - CONTROL_TAKEN;
+                self.mind(|mind| mind.given_up.insert(cursor, value));
+                self.memory.store(cursor, value, Site::CursorPublish);
+            }
             (_, Site::CommitPublish) => self.release(),
             _ => {}
         }

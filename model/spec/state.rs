@@ -57,6 +57,27 @@ pub enum Word {
     EndOfPage {
         next: u16,
     },
+    /// A message of a client's that lies in its own page, which the broadcast chain calls `loan`,
+    /// at unit `at`.
+    Lent {
+        from: Id,
+        number: u16,
+        units: u16,
+        loan: u16,
+        at: u16,
+    },
+}
+
+impl Word {
+    /// The sender and the number of a message.
+    pub fn message(self) -> Option<(Id, u16)> {
+        match self {
+            Word::Message { from, number, .. } | Word::Lent { from, number, .. } => {
+                Some((from, number))
+            }
+            Word::Zero | Word::Other | Word::EndOfPage { .. } => None,
+        }
+    }
 }
 
 /// A place in a chain: a position, and the page in which it is.
@@ -107,6 +128,8 @@ pub struct Reader {
     pub has_begun: bool,
     /// Its cursor as it stands in memory; 0: it has not said anything.
     pub cursor: u32,
+    /// The word beside it: how far it has taken what it holds back.
+    pub taken: u32,
     /// The sender's private copy of it.
     pub seen: u32,
 }
@@ -155,7 +178,7 @@ impl Chain {
     /// The place behind the word at `place`, after one of a page's end: the first of the next.
     pub fn behind(&self, place: Place, word: Word, header: u32) -> Option<Place> {
         match word {
-            Word::Message { units, .. } => {
+            Word::Message { units, .. } | Word::Lent { units, .. } => {
                 Some(Place { position: place.position + u32::from(units), ..place })
             }
             Word::EndOfPage { next } => {
@@ -181,6 +204,37 @@ impl Chain {
     pub fn is_open(&self) -> bool {
         !self.pages.is_empty()
     }
+}
+
+/// A client's page of which messages are lent, as one of the broadcast chain's.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Loan {
+    /// What the broadcast chain calls it.
+    pub id: u16,
+    /// Whose page it is, and what its owner calls it.
+    pub of: Id,
+    pub page: u16,
+    pub len: u32,
+    /// To whom its descriptor was sent.
+    pub sent: Set,
+    /// The position behind the last message that was lent of it.
+    pub until: u32,
+    /// The page itself, as soon as its owner is gone or has forgotten it: who has mapped it still
+    /// reads it.
+    pub rest: Option<Page>,
+}
+
+/// A message that is lent and not returned: its client's page holds it for receivers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Held {
+    pub from: Id,
+    pub number: u16,
+    pub loan: u16,
+    /// Its unit in the client's page, and its position in the client's chain.
+    pub at: u16,
+    pub position: u32,
+    /// The position behind it in the broadcast chain.
+    pub until: u32,
 }
 
 /// Whether a process is there.
@@ -241,11 +295,15 @@ pub struct Bus {
     pub sizes: Sizes,
     pub processes: SmallVec<[Process; 3]>,
     pub chains: SmallVec<[Chain; 3]>,
+    pub loans: SmallVec<[Loan; 1]>,
+    /// In the order in which they were published.
+    pub held: SmallVec<[Held; 1]>,
 }
 
 impl Bus {
     pub fn new(sizes: Sizes) -> Self {
-        Bus { sizes, processes: SmallVec::new(), chains: SmallVec::new() }
+        let (processes, chains) = (SmallVec::new(), SmallVec::new());
+        Bus { sizes, processes, chains, loans: SmallVec::new(), held: SmallVec::new() }
     }
 
     /// Makes room for a process that is heard of for the first time.
@@ -270,6 +328,10 @@ impl Bus {
 
     pub fn chain_mut(&mut self, id: Id) -> &mut Chain {
         &mut self.chains[usize::from(id)]
+    }
+
+    pub fn loan(&self, id: u16) -> Option<&Loan> {
+        self.loans.iter().find(|loan| loan.id == id)
     }
 
     pub fn lives(&self, id: Id) -> bool {

@@ -42,6 +42,8 @@ pub struct Translator {
     uses: BTreeMap<usize, Use>,
     /// The second words of slots: region and unit.
     tags: BTreeMap<(usize, u32), u64>,
+    /// Two words each that were written where a payload begins, or in front of it.
+    pairs: BTreeMap<(usize, u32), [u64; 2]>,
     /// Whose chain the broker reads as which cursor.
     cursors: BTreeMap<usize, Who>,
     pub actions: u64,
@@ -56,6 +58,7 @@ impl Translator {
             bus: Bus::new(sizes),
             uses: BTreeMap::new(),
             tags: BTreeMap::new(),
+            pairs: BTreeMap::new(),
             cursors: BTreeMap::new(),
             actions: 0,
         }
@@ -137,6 +140,14 @@ impl Translator {
                 self.pass_up_to(chain, who, |place| place.position == to)?;
                 self.act(Action::GiveUp { chain, by: who, to })
             }
+            Event::Store { value: 0, site: Site::TakenPublish, .. } => Ok(()),
+            Event::Store { value, site: Site::TakenPublish, .. } => {
+                // A receiver of a broadcast chain has nothing to hold back.
+                let chain = self.cursors.get(&slot).copied().unwrap_or(BROADCAST);
+                let to = position(value);
+                self.pass_up_to(chain, who, |place| place.position == to)?;
+                self.act(Action::Take { chain, by: who, to })
+            }
             Event::Store { site: Site::ParkStore, .. } => self.act(Action::Park { by: who }),
             Event::Store { site: Site::ParkClear, .. } => self.act(Action::Unpark { by: who }),
             Event::Load { value, site: Site::CursorRead, .. } => {
@@ -164,12 +175,19 @@ impl Translator {
                     self.tags.insert((region, unit), words[0]);
                     return self.act(Action::Write { chain, page, at: unit, units: 0 });
                 }
+                if let [first, second] = words[..] {
+                    self.pairs.insert((region, unit), [first, second]);
+                }
                 let units = units(8 * words.len());
                 self.act(Action::Write { chain, page, at: unit, units })
             }
             Event::WriteBytes { len: 0, .. } => Ok(()),
             Event::WriteBytes { len, .. } => {
                 self.act(Action::Write { chain, page, at: unit, units: units(*len) })
+            }
+            // It receives its own message, and that is lent.
+            Event::ReadBytes { .. } if chain != BROADCAST => {
+                self.act(Action::Borrow { by: chain, of: chain, page, at: unit })
             }
             Event::Store { site: Site::CommitClear | Site::PageClear, .. } => {
                 self.act(Action::Clear { chain, page, at: unit })
@@ -207,6 +225,11 @@ impl Translator {
                 self.pass_up_to(chain, by, |behind| behind.page == page)
             }
             Event::ReadWords { .. } if unit < units(PAGE_HEADER) => Ok(()),
+            Event::ReadWords { .. } | Event::ReadBytes { .. }
+                if ![by, chain].contains(&BROADCAST) =>
+            {
+                self.act(Action::Borrow { by, of: chain, page, at: unit })
+            }
             Event::ReadWords { .. } | Event::ReadBytes { .. } => {
                 self.act(Action::Read { chain, by, page, at: unit })
             }
@@ -246,6 +269,21 @@ impl Translator {
                 let units = units(len.unwrap_or(0)) as u16;
                 Word::Message { from, number: low(tag) as u16, units }
             }
+            KIND_LENT => {
+                let is_extended = flags & FLAG_EXTENDED != 0;
+                let head = 1 + u32::from(is_extended);
+                let pair = self.pairs.get(&(region, unit + head)).copied();
+                let [page, offset] = pair.unwrap_or_default();
+                // The specification says where the message stands, and not its payload.
+                let at = position(offset).saturating_sub(head);
+                Word::Lent {
+                    from: high(tag) as Id,
+                    number: low(tag) as u16,
+                    units: units(slot_len(SLOT_LENT, is_extended).unwrap_or(0)) as u16,
+                    loan: low(page) as u16,
+                    at: at as u16,
+                }
+            }
             _ => Word::Other,
         }
     }
@@ -268,6 +306,9 @@ impl Translator {
             Note::Struck { who } => self.act(Action::Strike { by: who }),
             Note::Removed { client } => self.act(Action::Remove { client }),
             Note::Pool { chain, ref pages } => self.pool(chain, pages),
+            Note::Adopted { page, client, of } => {
+                self.act(Action::Adopt { loan: page as u16, of: client, page: of as u16 })
+            }
             Note::Sent { chain, page, to } => {
                 self.act(Action::Send { chain, page: page as u16, to })
             }
@@ -288,7 +329,9 @@ impl Translator {
 
     fn pool(&mut self, chain: Who, pages: &[(u32, usize)]) -> Verdict {
         let is_there = |page: u16| pages.iter().any(|(id, _)| *id == u32::from(page));
-        let known: Vec<u16> = self.bus.chain(chain).pages.iter().map(|page| page.id).collect();
+        let loans = self.bus.loans.iter().filter(|_| chain == BROADCAST).map(|loan| loan.id);
+        let own = self.bus.chain(chain).pages.iter().map(|page| page.id);
+        let known: Vec<u16> = own.chain(loans).collect();
         for page in known.iter().copied().filter(|page| !is_there(*page)) {
             self.act(Action::Forget { chain, page })?;
         }
