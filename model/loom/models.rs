@@ -111,4 +111,4 @@ pub const LEND_BROKER_ASLEEP: Model =
 
 pub const LEND_ASLEEP: Model = model("lend_asleep", Some(2), |loom| lend_asleep(loom, 5));
 
-pub const LEND_FLUSH: Model = model("lend_flush", Some(3), |loom| flush(loom));
+pub const LEND_FLUSH: Model = model("lend_flush", Some(3), flush);
