@@ -5,10 +5,11 @@ use crate::broker::broker_dies;
 use crate::check::{Check, bound, deaths};
 use crate::doorbell::until_death;
 use crate::explore::{Explored, Loom, LoomMemory, report};
-use crate::models::{BUS_OF_ONE, BUS_OF_TWO};
+use crate::models::{BUS_OF_ONE, BUS_OF_TWO, LENT};
 use crate::scenario::chain::{
     Receiving, Sending, Size, Step, control_memory, finish, join, limits,
 };
+use crate::scenario::lending::{self, Lives, lend};
 use crate::scenario::{Descriptors, Mailbox, Runtime};
 use llmp::chain::Start;
 use llmp::control::Control;
@@ -304,6 +305,28 @@ fn receiver_dies_beside_a_sleeper(runtime: &Loom, k: usize) -> bool {
     life.is_over()
 }
 
+const LENDING: lending::Size = lending::Size { tries: 2, turns: 2, steps: 2, ..LENT };
+
+/// A client dies after `k` writes, of which messages are lent. What it had committed is received in
+/// its pages, which are taken back then. Returns whether it died. [P4 P7 P8]
+fn lender_dies(runtime: &Loom, k: usize) -> bool {
+    let sender = Lifeline::ends_after(k);
+    lend(runtime, LENDING, &Lives { sender, clients_die: true, ..Lives::endless() })
+}
+
+/// The only receiver dies after `k` writes while messages are lent to it. The sender gets its pages
+/// back. Returns whether it died. [P8 P9]
+fn borrower_dies(runtime: &Loom, k: usize) -> bool {
+    let receiver = Lifeline::ends_after(k);
+    lend(runtime, LENDING, &Lives { receiver, clients_die: true, ..Lives::endless() })
+}
+
+/// A broker dies after `k` writes while it lends. What it had taken is received, and not written
+/// meanwhile. Returns whether it died. [P3 P5 P8]
+fn lending_broker_dies(runtime: &Loom, k: usize) -> bool {
+    lend(runtime, LENDING, &Lives { broker: Lifeline::ends_after(k), ..Lives::endless() })
+}
+
 /// Explores death after every number of writes, until the process lives through them all.
 fn at_every_step(name: &str, most: Option<usize>, scenario: fn(&Loom, usize) -> bool) {
     let mut total = Explored { executions: 0, time: Duration::ZERO };
@@ -376,4 +399,19 @@ fn p3_p5_a_broker_dies_after_each_of_its_steps_beside_two_clients() {
     at_every_step("broker_dies_2_clients", Some(3), |runtime, k| {
         broker_dies(runtime, BUS_OF_TWO, k)
     });
+}
+
+#[test]
+fn p4_p7_p8_a_client_dies_after_each_of_its_steps_while_its_messages_are_lent() {
+    at_every_step("lender_dies", None, lender_dies);
+}
+
+#[test]
+fn p8_p9_the_only_receiver_dies_after_each_of_its_steps_while_it_reads_what_is_lent() {
+    at_every_step("borrower_dies", None, borrower_dies);
+}
+
+#[test]
+fn p3_p5_p8_a_broker_dies_after_each_of_its_steps_while_it_lends() {
+    at_every_step("lending_broker_dies", None, lending_broker_dies);
 }

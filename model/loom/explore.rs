@@ -1,6 +1,6 @@
 //! Runs a scenario under loom and says how far it was explored.
 
-use crate::scenario::{self, Runtime, mailbox};
+use crate::scenario::{self, Runtime, Who, mailbox};
 use llmp::memory::{Interrupts, Reordered, Reordering, Swap};
 use llmp::order::{Access, Orders, Site};
 use std::any::Any;
@@ -21,7 +21,13 @@ pub type LoomMemory = Reordered<llmp::memory::LoomMemory>;
 #[derive(Clone)]
 pub struct Loom {
     orders: Arc<Orders>,
+    /// The orderings of a process that has others than all.
+    orders_of: Option<(Process, Arc<Orders>)>,
     order_of_steps: Arc<Reordering<llmp::memory::LoomMemory>>,
+    /// Whether brokers alone make this run's mistake in the order of steps; others keep to this
+    /// one. Who only sends would hold back for ever what waits for a cursor.
+    only_brokers: bool,
+    in_order: Arc<Reordering<llmp::memory::LoomMemory>>,
     interrupts: Option<Arc<Interrupts>>,
 }
 
@@ -81,6 +87,18 @@ impl Runtime for Loom {
         Reordered::new(memory, &self.order_of_steps)
     }
 
+    fn seen_by(&self, memory: &LoomMemory, who: Who) -> LoomMemory {
+        match &self.orders_of {
+            Some((process, orders)) if process.is(who) => {
+                memory.clone().map(|memory| memory.with_orders(orders))
+            }
+            _ if !Process::Broker.is(who) && self.only_brokers => {
+                memory.clone().in_run(&self.in_order)
+            }
+            _ => memory.clone(),
+        }
+    }
+
     fn mailbox<T: Send + 'static>(&self) -> LoomMailbox<T> {
         LoomMailbox { mailbox: Mailbox::default(), interrupts: self.interrupts.clone() }
     }
@@ -106,8 +124,23 @@ pub enum Protocol {
     Production,
     /// One access has a weaker ordering.
     Weakened(Site, Ordering),
+    /// One access has a weaker ordering in one kind of process alone.
+    WeakenedIn(Process, Site, Ordering),
     /// One step comes too late.
     Swapped(Swap),
+}
+
+/// A process, in a scenario that says who accesses what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Process {
+    Broker,
+    Client,
+}
+
+impl Process {
+    fn is(self, who: Who) -> bool {
+        (self == Process::Broker) == (who == 0)
+    }
 }
 
 impl Protocol {
@@ -116,19 +149,35 @@ impl Protocol {
         let weakened = |site: &'static Site| {
             site.weaker().iter().map(|ordering| Protocol::Weakened(*site, *ordering))
         };
+        // What is lent takes one of these edges after the other, and needs both.
+        let in_one = [Site::CursorPublish, Site::CursorRead].into_iter().flat_map(|site| {
+            [Process::Broker, Process::Client]
+                .map(|process| Protocol::WeakenedIn(process, site, Ordering::Relaxed))
+        });
         let swapped = Swap::ALL.iter().map(|swap| Protocol::Swapped(*swap));
-        Site::ALL.iter().flat_map(weakened).chain(swapped)
+        Site::ALL.iter().flat_map(weakened).chain(in_one).chain(swapped)
     }
 
     fn begin(self) -> Loom {
-        let (orders, swap) = match self {
-            Protocol::Production => (Orders::production(), None),
-            Protocol::Weakened(site, ordering) => (Orders::weakened(site, ordering), None),
-            Protocol::Swapped(swap) => (Orders::production(), Some(swap)),
-        };
+        let (mut orders, mut orders_of, mut swap) = (Orders::production(), None, None);
+        match self {
+            Protocol::Production => {}
+            Protocol::Weakened(site, ordering) => orders = Orders::weakened(site, ordering),
+            Protocol::WeakenedIn(process, site, ordering) => {
+                orders_of = Some((process, Arc::new(Orders::weakened(site, ordering))));
+            }
+            Protocol::Swapped(swapped) => swap = Some(swapped),
+        }
         let thread = || format!("{:?}", loom::thread::current().id());
-        let order_of_steps = Reordering::new(swap, thread);
-        Loom { orders: Arc::new(orders), order_of_steps, interrupts: None }
+        let only_brokers = swap.is_some_and(|swap| swap.then.contains(&Site::TakenPublish));
+        Loom {
+            orders: Arc::new(orders),
+            orders_of,
+            order_of_steps: Reordering::new(swap, thread),
+            only_brokers,
+            in_order: Reordering::new(None, thread),
+            interrupts: None,
+        }
     }
 }
 
@@ -143,6 +192,9 @@ impl Display for Protocol {
                 write!(f, "{site:?} as a fence")
             }
             Protocol::Weakened(site, ordering) => write!(f, "{site:?} as {ordering:?}"),
+            Protocol::WeakenedIn(process, site, ordering) => {
+                write!(f, "{site:?} as {ordering:?} in a {}", format!("{process:?}").to_lowercase())
+            }
             Protocol::Swapped(swap) => write!(f, "{swap}"),
         }
     }

@@ -6,12 +6,17 @@ use crate::explore::{Loom, Model};
 use crate::scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse, limits,
 };
+use crate::scenario::lending::{self, Lives, broker_asleep, flush, lend, lend_asleep};
 use llmp::wire::Roles;
 
 const ONE_PAGE: Size = Size { messages_per_page: 4, pages: 2, messages: 3, receivers: 1, steps: 4 };
 const TURN: Size = Size { messages_per_page: 2, pages: 2, messages: 4, receivers: 1, steps: 6 };
 /// Pages + 2 messages, so that pages are written again: fewer miss bugs of reuse.
 const REUSE: Size = Size { messages_per_page: 1, pages: 2, messages: 4, receivers: 1, steps: 7 };
+
+/// Two messages are lent, one in each of the sender's pages; the next is written over the first.
+pub const LENT: lending::Size =
+    lending::Size { lent: 2, messages: 6, tries: 2, turns: 2, steps: 2 };
 
 /// One client that hears itself: 4 messages over 2 pages of its own and 2 of the broker's.
 pub const BUS_OF_ONE: broker::Size = broker::Size {
@@ -92,3 +97,18 @@ pub const WAKE_BOTH_BARRIER: Model = model("wake_both_barrier", Some(3), |loom| 
 pub const BROKER: Model = model("broker_sends_on", Some(4), |loom| {
     broker_dies(loom, BUS_OF_ONE, usize::MAX);
 });
+
+pub const LEND: Model = model("lend", None, |loom| {
+    lend(loom, LENT, &Lives::endless());
+});
+
+pub const LEND_LONGER: Model = model("lend_longer", Some(2), |loom| {
+    lend(loom, lending::Size { lent: 1, tries: 3, turns: 3, steps: 3, ..LENT }, &Lives::endless());
+});
+
+pub const LEND_BROKER_ASLEEP: Model =
+    model("lend_broker_asleep", None, |loom| broker_asleep(loom, 5));
+
+pub const LEND_ASLEEP: Model = model("lend_asleep", Some(2), |loom| lend_asleep(loom, 5));
+
+pub const LEND_FLUSH: Model = model("lend_flush", Some(3), flush);

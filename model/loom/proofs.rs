@@ -86,3 +86,28 @@ fn p9_p10_both_are_woken_that_make_barriers() {
 fn p3_a_broker_sends_on_before_it_gives_up() {
     models::BROKER.check();
 }
+
+#[test]
+fn p8_what_is_lent_is_not_written_while_it_is_read() {
+    models::LEND.check();
+}
+
+#[test]
+fn p8_what_is_lent_meanwhile_is_not_written_while_it_is_read() {
+    models::LEND_LONGER.check();
+}
+
+#[test]
+fn p9_p10_a_broker_that_sleeps_is_woken_when_what_it_lends_is_returned() {
+    models::LEND_BROKER_ASLEEP.check();
+}
+
+#[test]
+fn p9_p10_all_three_sleep_while_messages_are_lent_and_are_woken() {
+    models::LEND_ASLEEP.check();
+}
+
+#[test]
+fn p3_p10_a_flush_ends_while_what_was_flushed_is_lent() {
+    models::LEND_FLUSH.check();
+}

@@ -42,6 +42,12 @@ enum Subject {
     Waking,
     /// The same where whoever sleeps makes a barrier, and whoever publishes no fence.
     Barrier,
+    /// What a broker lends, and when it gives it up.
+    Lending,
+    /// Sleeping until something that was lent is returned.
+    Returns,
+    /// What a broker says that it has taken, while it lends it.
+    Taken,
 }
 
 /// A model that judges, with the number of preemptions that it permits itself here: mistakes show
@@ -66,6 +72,9 @@ const JUDGES: &[Judge] = &[
     Judge { model: models::WAKE_RECEIVER_BARRIER, subject: Subject::Barrier, bound: 3 },
     Judge { model: models::WAKE_SENDER_BARRIER, subject: Subject::Barrier, bound: 3 },
     Judge { model: models::WAKE_BOTH_BARRIER, subject: Subject::Barrier, bound: 2 },
+    Judge { model: models::LEND, subject: Subject::Lending, bound: 3 },
+    Judge { model: models::LEND_BROKER_ASLEEP, subject: Subject::Returns, bound: 3 },
+    Judge { model: models::LEND_FLUSH, subject: Subject::Taken, bound: 3 },
 ];
 
 /// Mutants that no model can kill, each with an argument in `docs/orderings.md`.
@@ -91,11 +100,25 @@ fn subjects(mutant: Protocol) -> &'static [Subject] {
     use Site::{ParkBarrier, ParkClear, ParkFence, ParkStore, RingFence, RingOrder, RingRead};
     let wakes = |site: &Site| matches!(site, ParkStore | ParkClear | RingRead);
     match mutant {
+        Protocol::Weakened(Site::TakenPublish | Site::TakenRead, _)
+        | Protocol::Swapped(Swap { first: Step::Store(Site::TakenPublish), .. }) => {
+            &[Subject::Taken]
+        }
         // Of one process, only a broker publishes and gives up in one breath.
         Protocol::Swapped(Swap { first: Step::Store(Site::CommitPublish), then, .. })
             if then.contains(&Site::CursorPublish) =>
         {
-            &[Subject::Broker]
+            &[Subject::Broker, Subject::Taken]
+        }
+        Protocol::Swapped(Swap { first: Step::LookAtReaders, .. }) | Protocol::WeakenedIn(..) => {
+            &[Subject::Lending]
+        }
+        Protocol::Weakened(Site::CursorPublish | Site::CursorRead, _)
+        | Protocol::Swapped(Swap { first: Step::ReadPayload, .. }) => {
+            &[Subject::Chain, Subject::Lending]
+        }
+        Protocol::Swapped(Swap { first: Step::Store(ParkStore | Site::CursorPublish), .. }) => {
+            &[Subject::Waking, Subject::Barrier, Subject::Returns]
         }
         Protocol::Swapped(swap)
             if matches!(swap.first, Step::Store(site) if wakes(&site))
@@ -103,7 +126,7 @@ fn subjects(mutant: Protocol) -> &'static [Subject] {
         {
             &[Subject::Waking, Subject::Barrier]
         }
-        Protocol::Weakened(ParkFence | RingFence, _) => &[Subject::Waking],
+        Protocol::Weakened(ParkFence | RingFence, _) => &[Subject::Waking, Subject::Returns],
         Protocol::Weakened(ParkBarrier | RingOrder, _) => &[Subject::Barrier],
         _ => &[Subject::Chain],
     }
@@ -163,7 +186,7 @@ fn every_site_has_a_mutant() {
     for site in Site::ALL.iter().filter(|site| site.access() != Access::Compiler) {
         let is_moved = |mutant| match mutant {
             Protocol::Production => false,
-            Protocol::Weakened(weak, _) => weak == *site,
+            Protocol::Weakened(weak, _) | Protocol::WeakenedIn(_, weak, _) => weak == *site,
             Protocol::Swapped(swap) => swap.first == Step::Store(*site) || swap.then.contains(site),
         };
         assert!(Protocol::mutants().any(is_moved), "{site:?} has no mutant");

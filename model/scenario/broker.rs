@@ -2,7 +2,7 @@
 //! every step of the broker for its last. The bus with everything that sleeps is in `bus`.
 
 use crate::scenario::chain::{control_memory, limits};
-use crate::scenario::{Descriptors, Runtime};
+use crate::scenario::{Descriptors, Runtime, Who};
 use llmp::broker::core::{Action, Core};
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
 use llmp::control::Control;
@@ -12,6 +12,9 @@ use llmp::memory::{Crashing, Lifeline, Memory};
 use llmp::order::Site;
 use llmp::wire::Roles;
 use llmp::{ClientId, Envelope, Tag};
+
+/// The broker among those that access something. Clients are their ids.
+const BROKER: Who = 0;
 
 /// The size of a bus.
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +111,8 @@ impl<R: Runtime> Broker<R> {
         lifeline: &Lifeline,
     ) -> Option<(Self, Vec<Member<R>>)> {
         let limits = limits(size.messages_per_page, size.pages);
-        let mortal = |memory: &R::Memory| Crashing::new(memory.clone(), lifeline.clone());
+        let mortal =
+            |memory: &R::Memory| Crashing::new(runtime.seen_by(memory, BROKER), lifeline.clone());
         let control = runtime.memory(cursor_offset(size.roles.len()));
         let first = runtime.memory(limits.page_len());
         let mut core = Core::new(limits, mortal(&control), size.roles.len(), mortal(&first));
@@ -120,21 +124,22 @@ impl<R: Runtime> Broker<R> {
             if lifeline.is_over() {
                 return None;
             }
+            let seen = |memory: &R::Memory| runtime.seen_by(memory, id.0 as Who);
             let own = control_memory(runtime);
-            let ours = Control::create(own.clone(), 1);
+            let ours = Control::create(seen(&own), 1);
             let start = core.join(id, mortal(&own)).unwrap();
             while core.notice(id).is_some() {
                 core.told(id);
             }
-            let peer = Control::check(control.clone(), cursor).unwrap();
+            let peer = Control::check(seen(&control), cursor).unwrap();
             let page = runtime.memory(limits.page_len());
             let outbound = roles.has(Roles::SEND).then(|| {
-                let sender = Sender::new(id.0, limits, page.clone());
+                let sender = Sender::new(id.0, limits, seen(&page));
                 core.page_arrived(id, 0, mortal(&page)).unwrap();
                 (sender, cursor)
             });
             let inbound = roles.has(Roles::RECEIVE).then(|| {
-                let pages = vec![(0, first.clone())];
+                let pages = vec![(0, seen(&first))];
                 Receiver::new(limits, 0, pages, start, ours.clone(), 0).unwrap()
             });
             let mut endpoint = Endpoint::new(ours, peer, outbound, inbound);
@@ -170,7 +175,7 @@ impl<R: Runtime> Broker<R> {
             let page = self.runtime.memory(len);
             let id = self.regions.len() as u32;
             self.regions.push((id, page.clone()));
-            self.core.add_page(Crashing::new(page, self.lifeline.clone()));
+            self.core.add_page(self.mortal(&page));
             worked = true;
         }
         for action in self.core.take_actions() {
@@ -195,11 +200,15 @@ impl<R: Runtime> Broker<R> {
         worked
     }
 
+    /// A region as the broker sees it, while it lives.
+    fn mortal(&self, memory: &R::Memory) -> Crashing<R::Memory> {
+        Crashing::new(self.runtime.seen_by(memory, BROKER), self.lifeline.clone())
+    }
+
     fn drain(&mut self, client: ClientId) {
         let link = self.links.iter().find(|link| link.client == client).unwrap();
         while let Some((id, page)) = link.from_client.receive() {
-            let page = Crashing::new(page, self.lifeline.clone());
-            self.core.page_arrived(client, id, page).unwrap();
+            self.core.page_arrived(client, id, self.mortal(&page)).unwrap();
         }
         self.core.drained(client);
     }
@@ -259,7 +268,8 @@ impl<R: Runtime> Member<R> {
                 let page = self.runtime.memory(len);
                 self.to_broker.send(self.pages, page.clone());
                 self.pages += 1;
-                self.endpoint.outbound_mut().unwrap().add_page(page);
+                let seen = self.runtime.seen_by(&page, self.id.0 as Who);
+                self.endpoint.outbound_mut().unwrap().add_page(seen);
                 self.endpoint.told();
                 true
             }
@@ -288,7 +298,8 @@ impl<R: Runtime> Member<R> {
                 let mut found = false;
                 while let Some((id, memory)) = self.from_broker.receive() {
                     found |= id == page;
-                    inbound.add_page(id, memory).unwrap();
+                    let seen = self.runtime.seen_by(&memory, self.id.0 as Who);
+                    inbound.add_page(id, seen).unwrap();
                 }
                 assert!(found, "page {page} was named before it was sent");
             }

@@ -13,7 +13,7 @@ mod runtime;
 #[path = "../scenario/mod.rs"]
 mod scenario;
 
-use bus::{Script, run};
+use bus::{Script, run, run_lending};
 use doorbell::{Waiting, both_sleep, sender_sleeps};
 use llmp::memory::Lifeline;
 use runtime::Shuttle;
@@ -32,6 +32,7 @@ use std::time::Instant;
 struct Reached {
     turns: AtomicU64,
     reuses: AtomicU64,
+    lent: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -121,16 +122,27 @@ fn explore_deaths(
 }
 
 fn explore_bus(name: &str, iterations: usize, scripts: &'static [Script]) {
+    explore_lending_bus(name, iterations, usize::MAX, scripts);
+}
+
+fn explore_lending_bus(
+    name: &str,
+    iterations: usize,
+    lend_from: usize,
+    scripts: &'static [Script],
+) {
     let reached = Arc::new(Reached::default());
     let counts = reached.clone();
     explore(name, iterations, move || {
-        let stats = run(&Shuttle, scripts, Lifeline::endless()).stats;
+        let stats = run_lending(&Shuttle, scripts, Lifeline::endless(), lend_from).stats;
+        counts.lent.fetch_add(stats.lent, Ordering::Relaxed);
         counts.turns.fetch_add(stats.turns, Ordering::Relaxed);
         counts.reuses.fetch_add(stats.reuses, Ordering::Relaxed);
     });
     let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
     assert!(count(&reached.turns) > 0, "no page was ever turned");
     assert!(count(&reached.reuses) > 0, "no page was ever written again");
+    assert_eq!(count(&reached.lent) > 0, lend_from < usize::MAX, "lent, or not");
 }
 
 const STAYS: Script = Script { sends: 6, dies_after: None, leaves: false };
@@ -177,6 +189,38 @@ fn p4_a_client_dies_after_each_of_its_steps() {
 fn p3_p5_the_broker_dies_after_each_of_its_steps() {
     explore_deaths("bus_with_a_dying_broker", 100, |k| {
         run(&Shuttle, &[STAYS, STAYS, STAYS], Lifeline::ends_after(k)).died
+    });
+}
+
+/// Of the messages, half are at least so long.
+const LEND_FROM: usize = 16;
+
+/// So many that all pages are lent, and taken back for others.
+const SENDS_MORE: Script = Script { sends: 12, ..STAYS };
+
+const LEND_AND_LEAVE: &[Script] =
+    &[SENDS_MORE, Script { leaves: true, ..SENDS_MORE }, Script { leaves: true, ..SENDS_MORE }];
+
+#[test]
+fn p1_p2_p3_p8_a_bus_that_lends() {
+    explore_lending_bus("lending_bus", 4000, LEND_FROM, &[SENDS_MORE, SENDS_MORE, SENDS_MORE]);
+    explore_lending_bus("lending_bus_with_leavers", 4000, LEND_FROM, LEND_AND_LEAVE);
+}
+
+#[test]
+fn p4_p8_a_client_dies_after_each_of_its_steps_on_a_bus_that_lends() {
+    explore_deaths("lending_bus_with_a_dying_client", 80, |k| {
+        let dies = Script { dies_after: Some(k), ..SENDS_MORE };
+        let scripts = [SENDS_MORE, dies, SENDS_MORE];
+        run_lending(&Shuttle, &scripts, Lifeline::endless(), LEND_FROM).died
+    });
+}
+
+#[test]
+fn p3_p5_the_broker_dies_after_each_of_its_steps_while_it_lends() {
+    explore_deaths("lending_bus_with_a_dying_broker", 50, |k| {
+        let scripts = [SENDS_MORE, SENDS_MORE, SENDS_MORE];
+        run_lending(&Shuttle, &scripts, Lifeline::ends_after(k), LEND_FROM).died
     });
 }
 

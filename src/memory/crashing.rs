@@ -57,6 +57,11 @@ impl<M: Memory> Crashing<M> {
     pub fn new(memory: M, lifeline: Lifeline) -> Self {
         Crashing { memory, lifeline }
     }
+
+    /// The memory as it is to others.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
 }
 
 impl<M: Memory> Memory for Crashing<M> {

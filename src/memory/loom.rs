@@ -68,6 +68,12 @@ impl LoomMemory {
         LoomMemory { words: Arc::new(words), orders: orders.clone(), interrupts: None }
     }
 
+    /// The same region, as somebody accesses it with other orderings.
+    #[must_use]
+    pub fn with_orders(self, orders: &Arc<Orders>) -> Self {
+        LoomMemory { orders: orders.clone(), ..self }
+    }
+
     /// The same in a run in which there are barriers.
     #[must_use]
     pub fn with_barriers(self, interrupts: &Arc<Interrupts>) -> Self {

@@ -6,7 +6,7 @@
 //! production code: the step is held back, or done once more, on its way to the memory.
 
 use super::Memory;
-use crate::layout::{PAGE_BASE, WORD};
+use crate::layout::{CONTROL_TAKEN, PAGE_BASE, WORD};
 use crate::order::Site;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,6 +26,8 @@ pub enum Step {
     WritePage,
     /// The payload is read for the last time.
     ReadPayload,
+    /// A broker looks how far those are that read what it lends.
+    LookAtReaders,
 }
 
 /// Two steps of one process, of which the first comes too late: behind the second.
@@ -49,7 +51,7 @@ macro_rules! swaps {
     };
 }
 
-use Step::{ReadPayload, Store, WritePage, WritePayload, WriteSlot};
+use Step::{LookAtReaders, ReadPayload, Store, WritePage, WritePayload, WriteSlot};
 
 swaps! {
     WritePayload, behind CommitPublish: "a receiver takes a payload that is not there yet";
@@ -59,10 +61,12 @@ swaps! {
     Store(Site::PageClear), behind CommitPublish: "a receiver follows into a page and takes an old message";
     Store(Site::CommitFill), behind CommitPublish: "a run becomes visible in part";
     ReadPayload, behind CursorPublish: "a receiver reads what the sender writes again";
+    LookAtReaders, behind CursorPublish: "a client writes what receivers of its lent message read";
     Store(Site::ParkStore), behind CommitRead | CursorRead: "who has looked is not seen to sleep, and sleeps";
     Store(Site::CommitPublish), behind RingRead: "who sleeps for a message is not seen, and misses it";
     Store(Site::CursorPublish), behind RingRead: "who sleeps for room is not seen, and misses it";
-    Store(Site::CommitPublish), behind CursorPublish: "what a broker gives up is lost if it dies now";
+    Store(Site::TakenPublish), behind RingRead: "who sleeps until all is taken is not seen, and misses it";
+    Store(Site::CommitPublish), behind CursorPublish | TakenPublish: "what a broker gives up, or says it has taken, is lost if it dies now";
     Store(Site::ParkClear), behind ParkStore: "somebody awake is rung, once";
 }
 
@@ -175,6 +179,18 @@ impl<M: Memory> Reordered<M> {
         Reordered { region, memory, run: run.clone() }
     }
 
+    /// The same region, as somebody accesses it whose steps come in another order.
+    #[must_use]
+    pub fn in_run(self, run: &Arc<Reordering<M>>) -> Self {
+        Reordered { run: run.clone(), ..self }
+    }
+
+    /// The same region, as somebody accesses it in another way.
+    #[must_use]
+    pub fn map(self, access: impl FnOnce(M) -> M) -> Self {
+        Reordered { memory: access(self.memory), ..self }
+    }
+
     /// Whether `step` is to come too late.
     fn is_moved(&self, step: Step) -> bool {
         self.run.swap.is_some_and(|swap| swap.first == step)
@@ -215,6 +231,10 @@ impl<M: Memory> Memory for Reordered<M> {
         }
         if self.is_moved(Store(site)) {
             return self.hold(at, Access::Store(value, site));
+        }
+        if site == Site::TakenPublish && self.is_moved(LookAtReaders) {
+            // What it has taken it gives up, whoever reads it.
+            self.memory.store(at - CONTROL_TAKEN, value, Site::CursorPublish);
         }
         self.memory.store(at, value, site);
         self.passed(at, site);

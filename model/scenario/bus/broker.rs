@@ -17,9 +17,10 @@ pub(super) struct Brokering<R: Runtime> {
     runtime: R,
     core: Core<Crashing<R::Memory>>,
     life: Lifeline,
-    /// Our regions as they are handed on: control, and the pages by their ids.
+    /// Our control region as it is handed on.
     control: R::Memory,
-    pages: Vec<R::Memory>,
+    /// No page of the broadcast chain's that was announced has a higher id.
+    last_page: u32,
     inbox: R::Mailbox<ToBroker<R>>,
     clients: BTreeMap<ClientId, Link<R>>,
     stopping: bool,
@@ -31,6 +32,7 @@ impl<R: Runtime> Brokering<R> {
         inbox: R::Mailbox<ToBroker<R>>,
         clients: usize,
         life: Lifeline,
+        lend_from: usize,
     ) -> Self {
         let control = runtime.memory(cursor_offset(clients));
         let first = runtime.memory(limits().page_len());
@@ -40,12 +42,13 @@ impl<R: Runtime> Brokering<R> {
             |memory: &R::Memory| Crashing::new(runtime.seen_by(memory, BROKER), life.clone());
         let mut core = Core::new(limits(), mortal(&control), clients, mortal(&first));
         core.set_turn_budget(TurnBudget { messages: 3, bytes: 200 });
+        core.set_lend_from(lend_from);
         Brokering {
             runtime: runtime.clone(),
             core,
             life,
             control,
-            pages: vec![first],
+            last_page: 0,
             inbox,
             clients: BTreeMap::new(),
             stopping: false,
@@ -114,10 +117,10 @@ impl<R: Runtime> Brokering<R> {
         let mut worked = turn.taken > 0;
         if let Some(Blocked::NeedPage(len)) = turn.blocked {
             let page = self.runtime.memory(len);
-            self.pages.push(page.clone());
             self.core.add_page(self.mortal(&page));
-            let lengths = self.pages.iter().map(Memory::region_len);
-            let there = (0..).zip(lengths).filter(|(id, _)| self.core.page(*id).is_some());
+            // Beside this one there is at most one from each client that nobody has been told of.
+            let ids = 0..=self.last_page + 1 + self.clients.len() as u32;
+            let there = ids.filter_map(|id| Some((id, self.core.page(id)?.region_len())));
             self.runtime.note(Note::Pool { chain: BROKER, pages: there.collect() });
             worked = true;
         }
@@ -159,11 +162,13 @@ impl<R: Runtime> Brokering<R> {
         for (client, (mailbox, start)) in &mut self.clients {
             while let Some(notice) = self.core.notice(*client) {
                 if let Notice::Page(page) = notice {
+                    self.last_page = self.last_page.max(page);
                     self.runtime.note(Note::Sent { chain: BROKER, page, to: who(*client) });
                 }
                 mailbox.put(match notice {
                     Notice::Page(id) => {
-                        ToClient::Page { id, page: self.pages[id as usize].clone() }
+                        let page = self.core.page(id).expect("it is told of what is there");
+                        ToClient::Page { id, page: page.memory().clone() }
                     }
                     Notice::Forget(id) => ToClient::Forget { id },
                 });
@@ -207,6 +212,7 @@ impl<R: Runtime> Brokering<R> {
                 }
                 let page = self.mortal(&page);
                 self.core.page_arrived(client, id, page).unwrap();
+                self.core.may_lend(client, id);
             }
             ToBroker::Forget { client, id } => self.core.page_forgotten(client, id).unwrap(),
             ToBroker::Ring => {}

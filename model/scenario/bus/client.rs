@@ -5,7 +5,7 @@ use crate::scenario::{Mailbox, Note, Runtime};
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
 use llmp::control::Control;
 use llmp::endpoint::{Endpoint, Wanted};
-use llmp::layout::cursor_offset;
+use llmp::layout::{CONTROL_TAKEN, cursor_offset};
 use llmp::memory::{Crashing, Lifeline, Memory};
 use llmp::order::Site;
 use llmp::{Envelope, Tag};
@@ -147,7 +147,9 @@ impl<R: Runtime> Clienting<R> {
                 self.to_broker.put(ToBroker::HangUp(self.life.id));
             }
         }
-        let taken = self.cursor.0.load(self.cursor.1, Site::CursorRead);
+        let (control, at) = &self.cursor;
+        let given_up = control.load(*at, Site::CursorRead);
+        let taken = given_up.max(control.load(at + CONTROL_TAKEN, Site::TakenRead));
         self.life.taken = self.tails.iter().filter(|tail| **tail <= taken).count() as u64;
         self.life
     }

@@ -39,8 +39,8 @@ pub struct Life {
     script: Script,
     /// Where it began to receive.
     start: Start,
-    /// Messages that it had committed for sure, and how many of them the broker had given up when it
-    /// had ended.
+    /// Messages that it had committed for sure, and how many of them the broker had taken when it had
+    /// ended.
     committed: u64,
     taken: u64,
     /// Whether it died.
@@ -110,11 +110,23 @@ pub struct Outcome {
 /// Runs a bus to its end and checks what everybody has seen. The broker makes so many writes and
 /// then dies.
 pub fn run<R: Runtime>(runtime: &R, scripts: &[Script], broker_life: Lifeline) -> Outcome {
+    run_lending(runtime, scripts, broker_life, usize::MAX)
+}
+
+/// The same, with messages of at least so many bytes lent.
+pub fn run_lending<R: Runtime>(
+    runtime: &R,
+    scripts: &[Script],
+    broker_life: Lifeline,
+    lend_from: usize,
+) -> Outcome {
     let to_broker = runtime.mailbox::<ToBroker<R>>();
     let broker = {
         let (runtime, inbox, clients) = (runtime.clone(), to_broker.clone(), scripts.len());
         let life = broker_life.clone();
-        runtime.clone().spawn(move || Brokering::new(&runtime, inbox, clients, life).run())
+        runtime
+            .clone()
+            .spawn(move || Brokering::new(&runtime, inbox, clients, life, lend_from).run())
     };
     let done = runtime.mailbox::<()>();
     let clients: Vec<_> = scripts
@@ -183,7 +195,7 @@ fn check(lives: &[Life], broker_died: bool) {
     for life in lives {
         let messages = order.values().filter(|(sender, _)| *sender == life.id);
         // Who was there from the beginning to the end has seen everything that was committed; or,
-        // if the broker died, at least what it had given up.
+        // if the broker died, at least what it had taken.
         let witness = lives.iter().any(|l| l.start.message == 0 && !l.script.leaves && !l.died);
         if witness {
             let most = life.committed + u64::from(life.died);

@@ -1,0 +1,588 @@
+//! Messages that are lent: a client that sends, the broker that forwards without a copy, and a
+//! client that receives and reads in the first one's pages. Each of the three may sleep, and die.
+//!
+//! Two messages are sent, copied and received first, one in each page of the sender's, so that the
+//! broker knows the pages and lends from then on. What is explored comes behind them.
+
+use super::chain::{control_memory, limits};
+use super::{Descriptors, Mailbox, Runtime, Who};
+use llmp::broker::core::{Action, Core};
+use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
+use llmp::control::Control;
+use llmp::endpoint::{Endpoint, Wanted};
+use llmp::layout::{CONTROL_TAKEN, cursor_offset};
+use llmp::memory::{Crashing, Lifeline, Memory};
+use llmp::order::Site;
+use llmp::wire::Roles;
+use llmp::{ClientId, Envelope, Limits, Tag};
+
+/// The processes. Clients are their ids.
+const BROKER: Who = 0;
+const SENDER: Who = 1;
+const RECEIVER: Who = 2;
+
+/// Messages that are copied before, and pages of the sender's, each of which holds one.
+const COPIED: u64 = 2;
+
+/// How much is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// Messages that are lent before the others run.
+    pub lent: u64,
+    /// Messages in all.
+    pub messages: u64,
+    /// Tries of the sender, turns of the broker and steps of the receiver while the others run.
+    pub tries: usize,
+    pub turns: usize,
+    pub steps: usize,
+}
+
+/// How long each lives.
+#[derive(Clone)]
+pub struct Lives {
+    pub sender: Lifeline,
+    pub broker: Lifeline,
+    pub receiver: Lifeline,
+    /// Whether the broker has to ask if a client is gone.
+    pub clients_die: bool,
+}
+
+impl Lives {
+    pub fn endless() -> Self {
+        let endless = Lifeline::endless;
+        Lives { sender: endless(), broker: endless(), receiver: endless(), clients_die: false }
+    }
+}
+
+/// What comes over a connection beside descriptors.
+enum Bell {
+    Ring,
+    /// There is nothing to come any more.
+    Stop,
+}
+
+/// The broker's end of a connection.
+struct Link<R: Runtime> {
+    client: ClientId,
+    bell: R::Mailbox<Bell>,
+    /// Pages to the client; `None`: it is to forget this one.
+    to_client: Descriptors<Option<R::Memory>>,
+    from_client: Descriptors<R::Memory>,
+}
+
+struct Broker<R: Runtime> {
+    runtime: R,
+    core: Core<Crashing<R::Memory>>,
+    life: Lifeline,
+    bell: R::Mailbox<Bell>,
+    links: Vec<Link<R>>,
+}
+
+struct Client<R: Runtime> {
+    runtime: R,
+    who: Who,
+    endpoint: Endpoint<Crashing<R::Memory>>,
+    life: Lifeline,
+    bell: R::Mailbox<Bell>,
+    brokers_bell: R::Mailbox<Bell>,
+    from_broker: Descriptors<Option<R::Memory>>,
+    to_broker: Descriptors<R::Memory>,
+    /// Number of the next message.
+    next: u64,
+    pages: u32,
+    /// Where the broker says how far it has taken our chain, and our tail behind each message.
+    cursor: (R::Memory, usize),
+    tails: Vec<u64>,
+}
+
+/// The limits of the broadcast chain, whose first page has room for all.
+fn broadcast_limits() -> Limits {
+    let longest = limits(1, 2).max_message_len();
+    Limits::new(320, longest, 640).unwrap()
+}
+
+/// The three, connected. `None` if one died before.
+fn connect<R: Runtime>(runtime: &R, lives: &Lives) -> Option<(Client<R>, Broker<R>, Client<R>)> {
+    let limits = broadcast_limits();
+    let by_broker =
+        |memory: &R::Memory| Crashing::new(runtime.seen_by(memory, BROKER), lives.broker.clone());
+    let control = runtime.memory(cursor_offset(2));
+    let first = runtime.memory(limits.page_len());
+    let mut core = Core::new(limits, by_broker(&control), 2, by_broker(&first));
+    core.set_lend_from(1);
+    let bell = runtime.mailbox::<Bell>();
+    let mut links = Vec::new();
+    let mut join = |who: Who, life: &Lifeline| {
+        let roles = if who == SENDER { Roles::SEND } else { Roles::RECEIVE };
+        let by_client =
+            |memory: &R::Memory| Crashing::new(runtime.seen_by(memory, who), life.clone());
+        let memory = control_memory(runtime);
+        let own = Control::create(by_client(&memory), 1);
+        let page = runtime.memory(self::limits(1, 2).page_len());
+        let sender = Sender::new(who.into(), self::limits(1, 2), by_client(&page));
+        let reserved = core.reserve(roles)?;
+        if life.is_over() || lives.broker.is_over() {
+            return None;
+        }
+        let client = reserved.client;
+        let start = core.join(client, by_broker(&memory)).unwrap();
+        while core.notice(client).is_some() {
+            core.told(client);
+        }
+        let peer = Control::check(by_client(&control), reserved.cursor).unwrap();
+        let outbound = (who == SENDER).then(|| {
+            core.page_arrived(client, 0, by_broker(&page)).unwrap();
+            core.may_lend(client, 0);
+            (sender, reserved.cursor)
+        });
+        let inbound = (who == RECEIVER).then(|| {
+            let pages = vec![(0, by_client(&first))];
+            Receiver::new(limits, 0, pages, start, own.clone(), 0).unwrap()
+        });
+        let mut endpoint = Endpoint::new(own, peer, outbound, inbound);
+        endpoint.told();
+        let link: Link<R> = Link {
+            client,
+            bell: runtime.mailbox::<Bell>(),
+            to_client: Descriptors::default(),
+            from_client: Descriptors::default(),
+        };
+        let client = Client {
+            runtime: runtime.clone(),
+            who,
+            endpoint,
+            life: life.clone(),
+            bell: link.bell.clone(),
+            brokers_bell: bell.clone(),
+            from_broker: link.to_client.clone(),
+            to_broker: link.from_client.clone(),
+            next: 0,
+            pages: 1,
+            cursor: (control.clone(), cursor_offset(reserved.cursor)),
+            tails: Vec::new(),
+        };
+        links.push(link);
+        Some(client)
+    };
+    let sender = join(SENDER, &lives.sender)?;
+    let receiver = join(RECEIVER, &lives.receiver)?;
+    let life = lives.broker.clone();
+    let broker = Broker { runtime: runtime.clone(), core, life, bell, links };
+    Some((sender, broker, receiver))
+}
+
+/// The three, with so many messages lent that nobody has received. `None` if one died before.
+fn lent<R: Runtime>(
+    runtime: &R,
+    lent: u64,
+    lives: &Lives,
+) -> Option<(Client<R>, Broker<R>, Client<R>)> {
+    let (mut sender, mut broker, mut receiver) = connect(runtime, lives)?;
+    let is_over = || [&lives.sender, &lives.broker, &lives.receiver].iter().any(|l| l.is_over());
+    while sender.next < COPIED + lent && !is_over() {
+        sender.send();
+        while broker.turn() {}
+        if sender.next <= COPIED {
+            while receiver.step() {}
+            receiver.give_up();
+        }
+    }
+    if is_over() {
+        return None;
+    }
+    assert_eq!(broker.core.stats().lent, lent);
+    Some((sender, broker, receiver))
+}
+
+impl<R: Runtime> Broker<R> {
+    /// A turn and what follows from it. Returns whether there was anything to do.
+    fn turn(&mut self) -> bool {
+        if self.life.is_over() {
+            return false;
+        }
+        let turn = self.core.turn();
+        if self.life.is_over() {
+            return false;
+        }
+        assert_eq!(turn.blocked, None, "there is room for all");
+        let mut worked = turn.taken > 0;
+        for action in self.core.take_actions() {
+            worked = true;
+            match action {
+                Action::Ring(client) => self.link(client).bell.put(Bell::Ring),
+                Action::Drain(client) => self.drain(client),
+                Action::Remove(_, fault) => assert_eq!(fault, None, "everybody is honest"),
+            }
+        }
+        self.tell();
+        worked
+    }
+
+    fn link(&self, client: ClientId) -> &Link<R> {
+        self.links.iter().find(|link| link.client == client).unwrap()
+    }
+
+    fn drain(&mut self, client: ClientId) {
+        while let Some((id, page)) = self.link(client).from_client.receive() {
+            let page = Crashing::new(self.runtime.seen_by(&page, BROKER), self.life.clone());
+            self.core.page_arrived(client, id, page).unwrap();
+            self.core.may_lend(client, id);
+        }
+        self.core.drained(client);
+    }
+
+    fn tell(&mut self) {
+        for link in &self.links {
+            while let Some(notice) = self.core.notice(link.client) {
+                match notice {
+                    Notice::Page(id) => {
+                        let page = self.core.page(id).expect("it is told of what is there");
+                        link.to_client.send(id, Some(page.memory().clone()));
+                    }
+                    Notice::Forget(id) => link.to_client.send(id, None),
+                }
+                self.core.told(link.client);
+            }
+        }
+    }
+
+    /// The client is gone, says the kernel.
+    fn hung_up(&mut self, who: Who) {
+        if !self.life.is_over() {
+            let client = ClientId(who.into());
+            self.drain(client);
+            self.core.hung_up(client);
+        }
+    }
+
+    /// Turns, and sleeps while there is nothing to do, until it is told to stop.
+    fn serve(&mut self) {
+        let mut stopping = false;
+        loop {
+            if self.turn() {
+                continue;
+            }
+            if stopping {
+                return;
+            }
+            if self.core.park() {
+                stopping = matches!(self.bell.wait(), Bell::Stop);
+                self.core.unpark();
+            }
+        }
+    }
+}
+
+impl<R: Runtime> Client<R> {
+    /// Sends the next message, and rings nobody. Returns whether there was room.
+    fn send(&mut self) -> bool {
+        if self.life.is_over() {
+            return false;
+        }
+        loop {
+            let (envelope, payload) = (Envelope::tagged(Tag(self.next as u32)), self.payload());
+            match self.endpoint.outbound_mut().unwrap().send(envelope, &payload) {
+                _ if self.life.is_over() => return false,
+                Ok(()) => break,
+                Err(refused) => {
+                    if !self.makes_room(&refused) {
+                        return false;
+                    }
+                }
+            }
+        }
+        self.has_sent();
+        true
+    }
+
+    /// Sends until `messages` are sent, rings who sleeps, and sleeps while there is no room.
+    fn send_until(&mut self, messages: u64) {
+        while self.next < messages {
+            let (envelope, payload) = (Envelope::tagged(Tag(self.next as u32)), self.payload());
+            match self.endpoint.send(envelope, &payload) {
+                Ok(must_ring) => {
+                    self.has_sent();
+                    self.ring(must_ring);
+                }
+                Err(refused) => {
+                    if !self.makes_room(&refused) {
+                        let room = Some(Sender::<R::Memory>::room_for(&envelope, payload.len()));
+                        self.sleep(Wanted { room, ..Wanted::default() });
+                    }
+                }
+            }
+        }
+    }
+
+    fn payload(&self) -> [u8; 8] {
+        self.next.to_le_bytes()
+    }
+
+    fn has_sent(&mut self) {
+        self.next += 1;
+        self.tails.push(self.endpoint.outbound().unwrap().tail());
+    }
+
+    /// Makes a page if that was missing.
+    fn makes_room(&mut self, refused: &Refused) -> bool {
+        let len = match refused {
+            Refused::Blocked(Blocked::NeedPage(len)) => *len,
+            Refused::Blocked(_) => return false,
+            Refused::TooLong { .. } => panic!("{refused:?}"),
+        };
+        let page = self.runtime.memory(len);
+        let seen = self.runtime.seen_by(&page, self.who);
+        let mortal = Crashing::new(seen, self.life.clone());
+        self.endpoint.outbound_mut().unwrap().add_page(mortal);
+        if !self.life.is_over() {
+            self.to_broker.send(self.pages, page);
+        }
+        self.endpoint.told();
+        self.pages += 1;
+        true
+    }
+
+    /// Waits until the broker has taken everything.
+    fn flush(&mut self) {
+        let wanted = Wanted { taken: true, ..Wanted::default() };
+        while !self.endpoint.has(wanted) {
+            self.sleep(wanted);
+        }
+    }
+
+    fn ring(&self, must_ring: bool) {
+        if must_ring {
+            self.brokers_bell.put(Bell::Ring);
+        }
+    }
+
+    fn sleep(&mut self, wanted: Wanted) {
+        let (may_sleep, must_ring) = self.endpoint.park(wanted);
+        self.ring(must_ring);
+        if may_sleep {
+            self.bell.wait();
+            self.endpoint.unpark();
+        }
+    }
+
+    /// Takes one step along the broadcast chain. Returns whether there was any.
+    fn step(&mut self) -> bool {
+        if self.life.is_over() {
+            return false;
+        }
+        let event = self.endpoint.inbound_mut().unwrap().poll().expect("the broker is honest");
+        if self.life.is_over() {
+            return false;
+        }
+        match event {
+            Event::Empty => return false,
+            Event::Turned => {}
+            Event::Message(slot) => {
+                let inbound = self.endpoint.inbound_mut().unwrap();
+                let mut number = [0; 8];
+                inbound.read(&slot, &mut number);
+                assert_eq!(u64::from_le_bytes(number), self.next, "torn, or mixed up");
+                let envelope = inbound.envelope(&slot);
+                assert_eq!(envelope.tag, Tag(self.next as u32));
+                assert_eq!(envelope.sender, ClientId(SENDER.into()));
+                inbound.advance(&slot);
+                self.next += 1;
+            }
+            Event::Unknown(id) => {
+                self.take_in();
+                let event = self.endpoint.inbound_mut().unwrap().poll().unwrap();
+                assert_ne!(event, Event::Unknown(id), "named before it was sent");
+            }
+        }
+        true
+    }
+
+    /// Takes in what the broker has sent.
+    fn take_in(&mut self) {
+        while let Some((id, page)) = self.from_broker.receive() {
+            let inbound = self.endpoint.inbound_mut().unwrap();
+            match page {
+                Some(page) => {
+                    let seen = self.runtime.seen_by(&page, self.who);
+                    inbound.add_page(id, Crashing::new(seen, self.life.clone())).unwrap();
+                }
+                None => inbound.forget_page(id).unwrap(),
+            }
+        }
+    }
+
+    fn give_up(&mut self) {
+        self.endpoint.inbound_mut().unwrap().give_up();
+    }
+
+    /// Receives until `messages` are received, and sleeps while there is nothing.
+    fn receive_until(&mut self, messages: u64) {
+        while self.next < messages {
+            if !self.step() {
+                self.sleep(Wanted { message: true, ..Wanted::default() });
+            }
+        }
+    }
+
+    /// Messages that the broker has taken from us, or given up, too.
+    fn taken(&self, at: usize, site: Site) -> u64 {
+        let (memory, cursor) = &self.cursor;
+        let position = memory.load(cursor + at, site);
+        self.tails.iter().filter(|tail| **tail <= position).count() as u64
+    }
+}
+
+/// All three go on beside each other, and as one of them may die: then the kernel says so. What
+/// was committed arrives; what receivers read is not written meanwhile; and who lives gets on, and
+/// gets back what it lent. Returns whether one died. [P3 P4 P5 P7 P8 P9]
+pub fn lend<R: Runtime>(runtime: &R, size: Size, lives: &Lives) -> bool {
+    let Some((mut sender, mut broker, mut receiver)) = lent(runtime, size.lent, lives) else {
+        return true;
+    };
+    // The kernel's part: who has hung up.
+    let hang_ups = runtime.mailbox::<Who>();
+    let hang_up = {
+        let hang_ups = hang_ups.clone();
+        move |client: &Client<R>| {
+            if client.life.is_over() {
+                hang_ups.put(client.who);
+            }
+        }
+    };
+    let sends = {
+        let hang_up = hang_up.clone();
+        runtime.spawn(move || {
+            for _ in 0..size.tries {
+                if sender.next < size.messages {
+                    sender.send();
+                }
+            }
+            hang_up(&sender);
+            sender
+        })
+    };
+    let receives = runtime.spawn(move || {
+        for _ in 0..size.steps {
+            receiver.step();
+            receiver.give_up();
+        }
+        hang_up(&receiver);
+        receiver
+    });
+    let mut gone = None;
+    for _ in 0..size.turns {
+        if lives.clients_die && gone.is_none() {
+            gone = hang_ups.take();
+            gone.into_iter().for_each(|who| broker.hung_up(who));
+        }
+        broker.turn();
+    }
+    let (mut sender, mut receiver) = (sends(), receives());
+    loop {
+        // In this order: what the broker gives up is room for the sender.
+        let mut worked = broker.turn();
+        worked |= sender.next < size.messages && sender.send();
+        while receiver.step() {
+            worked = true;
+        }
+        receiver.give_up();
+        if let Some(dead) = [&sender, &receiver].into_iter().find(|client| client.life.is_over())
+            && gone.is_none()
+        {
+            gone = Some(dead.who);
+            broker.hung_up(dead.who);
+            worked = true;
+        }
+        if !worked {
+            break;
+        }
+    }
+    end(&mut sender, &mut broker, &mut receiver, size.messages)
+}
+
+/// What must be at the end. Returns whether somebody has died.
+fn end<R: Runtime>(
+    sender: &mut Client<R>,
+    broker: &mut Broker<R>,
+    receiver: &mut Client<R>,
+    messages: u64,
+) -> bool {
+    let (sent, received) = (sender.next, receiver.next);
+    if broker.life.is_over() {
+        let given_up = sender.taken(0, Site::CursorRead);
+        let taken = sender.taken(CONTROL_TAKEN, Site::TakenRead).max(given_up);
+        assert!((taken..=sent).contains(&received), "{taken} taken, {received} received");
+        return true;
+    }
+    if sender.life.is_over() {
+        // Its last write may have been the one that publishes.
+        assert!((sent..=sent + 1).contains(&received), "{sent} sent, {received} received");
+    } else {
+        assert_eq!(sent, messages, "it does not get back what it lent");
+    }
+    if receiver.life.is_over() {
+        return true;
+    }
+    if !sender.life.is_over() {
+        assert_eq!(received, messages, "a message is lost");
+        assert_eq!(sender.taken(0, Site::CursorRead), messages, "it is not given up");
+        return false;
+    }
+    // Nothing of the dead remains with the living.
+    receiver.take_in();
+    let pages = receiver.endpoint.inbound().unwrap().pages_len();
+    assert_eq!(pages, broadcast_limits().page_len(), "pages of the dead");
+    true
+}
+
+/// The broker sleeps until what it lends is returned, the sender until its page is, the receiver
+/// until there is something: the receiver is one thread, the others are another or two.
+/// [P9 P10]
+pub fn lend_asleep<R: Runtime>(runtime: &R, messages: u64) {
+    let lives = Lives::endless();
+    let (mut sender, mut broker, mut receiver) = lent(runtime, COPIED, &lives).unwrap();
+    let receives = runtime.spawn(move || receiver.receive_until(messages));
+    let sends = runtime.spawn(move || {
+        sender.send_until(messages);
+        sender.brokers_bell.put(Bell::Stop);
+    });
+    broker.serve();
+    sends();
+    receives();
+}
+
+/// The same with a sender that never sleeps, in the broker's thread, so that only a return can wake
+/// that. [P9 P10]
+pub fn broker_asleep<R: Runtime>(runtime: &R, messages: u64) {
+    let lives = Lives::endless();
+    let (mut sender, mut broker, mut receiver) = lent(runtime, COPIED, &lives).unwrap();
+    let receives = runtime.spawn(move || receiver.receive_until(messages));
+    while sender.next < messages {
+        // In this order: what the broker gives up is room for the sender.
+        let worked = broker.turn();
+        if !sender.send() && !worked && broker.core.park() {
+            broker.bell.wait();
+            broker.core.unpark();
+        }
+    }
+    broker.turn();
+    receives();
+}
+
+/// A flush ends while what was flushed is still lent, as nobody has received it; and whoever hears
+/// of that finds it. [P3 P10]
+pub fn flush<R: Runtime>(runtime: &R) {
+    let (mut sender, mut broker, mut receiver) = lent(runtime, 1, &Lives::endless()).unwrap();
+    let flushes = runtime.spawn(move || {
+        let messages = sender.next + 1;
+        sender.send_until(messages);
+        sender.flush();
+        assert!(sender.taken(0, Site::CursorRead) < messages - 1, "given up, and still read");
+        while receiver.next < messages {
+            assert!(receiver.step(), "taken, and not sent on");
+        }
+        sender.brokers_bell.put(Bell::Stop);
+    });
+    broker.serve();
+    flushes();
+}
