@@ -246,7 +246,9 @@ fn what_waits_for_room_is_as_long_as_the_hook_made_it() {
     let mut sending = Sending::join(&mut core);
     // A page has room for two of them.
     (0..3).for_each(|_| sending.send(&mut core, &[7; 8]));
+    assert!(!core.is_blocked());
     assert_eq!(core.turn().blocked, Some(Blocked::NeedPage(256)));
+    assert!(core.is_blocked());
     assert_eq!(core.waiting, Some(SLOT_HEADER + 64));
 }
 
