@@ -217,6 +217,21 @@ fn a_client_has_its_share_of_a_turn_and_no_more() {
 }
 
 #[test]
+fn each_client_has_its_share_of_each_turn_whoever_comes_first() {
+    let mut core = core();
+    core.set_turn_budget(TurnBudget { messages: 1, bytes: usize::MAX });
+    let mut clients = [(); 3].map(|()| Sending::join(&mut core));
+    for client in &mut clients {
+        (0..3).for_each(|_| client.send(&mut core, &[7; 8]));
+    }
+    for turn in 1..=3 {
+        core.turn();
+        let taken = |link: &Link<Region>| link.inbound.as_ref().map(Receiver::next_message);
+        assert!(core.links.iter().all(|link| taken(link) == Some(turn)));
+    }
+}
+
+#[test]
 fn who_goes_does_not_change_whose_turn_is_next() {
     let mut core = core();
     let clients = [(); 3].map(|()| join(&mut core, Roles::SEND));
