@@ -15,6 +15,7 @@ use crate::error::BindError;
 use crate::fault::Fault;
 use crate::memory::{Foreign, Memory, Region};
 use crate::message::ClientId;
+use crate::patience::Patience;
 use crate::sys::lifeline::{acts, looks};
 use crate::sys::place::Bound;
 use crate::sys::socket::{Credentials, Received, Sent, Socket, timespec};
@@ -33,8 +34,7 @@ const LISTENER: u64 = 0;
 const STOP: u64 = 1;
 const FIRST_CONNECTION: u64 = 2;
 
-/// Turns without work before the broker lets others run, and then before it sleeps. On two
-/// processors those it waits for may need its own.
+/// Turns without work before the broker sleeps, and those behind them that let others run.
 const SPINS: u32 = 50;
 const YIELDS: u32 = 20;
 /// Turns with work between two looks at the connections.
@@ -148,35 +148,30 @@ impl Broker {
     ///
     /// Only if the kernel refuses to wait for events. Nothing that a client does ends a broker.
     pub fn run(mut self) -> io::Result<Report> {
-        let mut idle = 0;
+        let mut patience = Patience::new(SPINS, YIELDS);
         let mut busy = 0;
         while !self.stop.is_asked() {
             let worked = self.turn();
             if worked {
-                idle = 0;
+                patience.found();
                 busy += 1;
                 if busy % TURNS_BETWEEN_LOOKS == 0 {
                     self.look(Some(Duration::ZERO))?;
                 }
                 continue;
             }
-            idle += 1;
-            if idle < SPINS {
-                std::hint::spin_loop();
-            } else if idle < SPINS + YIELDS {
-                std::thread::yield_now();
+            if patience.again() {
+                continue;
+            }
+            if self.short_of_memory {
+                self.look(Some(MEMORY_PAUSE))?;
+            } else if self.core.park() {
+                // Without a deadline: an idle bus uses no processor time (P11).
+                self.look(None)?;
+                self.core.unpark();
             } else {
-                idle = 0;
-                if self.short_of_memory {
-                    self.look(Some(MEMORY_PAUSE))?;
-                } else if self.core.park() {
-                    // Without a deadline: an idle bus uses no processor time (P11).
-                    self.look(None)?;
-                    self.core.unpark();
-                } else {
-                    // Whatever keeps it from work, it must not be deaf.
-                    self.look(Some(Duration::ZERO))?;
-                }
+                // Whatever keeps it from work, it must not be deaf.
+                self.look(Some(Duration::ZERO))?;
             }
         }
         self.end();

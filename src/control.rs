@@ -197,6 +197,18 @@ mod tests {
         ours.memory().write_words(CONTROL_VERSION, [halves(VERSION + 1, 1)]);
         assert!(matches!(Control::check(memory, 0), Err(Fault::Control { .. })));
     }
+
+    #[test]
+    fn no_fence_is_needed_only_towards_who_makes_barriers_that_reach_us() {
+        for barrier in [false, true] {
+            let memory = Region::heap(control_len(1));
+            Control::create(memory.clone(), 1);
+            memory.write_words(CONTROL_FLAGS, [if barrier { CONTROL_BARRIER } else { 0 }]);
+            let doorbell = Doorbell::new(Control::check(memory.clone(), 0).unwrap());
+            assert_eq!(doorbell.needs_fence(), !barrier || !memory.is_reached());
+        }
+    }
+
     #[test]
     fn a_sleeper_is_rung_once_for_each_sleep_and_who_is_awake_never() {
         let memory = Region::heap(control_len(1));

@@ -60,6 +60,7 @@ mod limits;
 pub mod memory;
 mod message;
 pub mod order;
+mod patience;
 mod port;
 mod sys;
 pub mod wire;

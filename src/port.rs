@@ -7,14 +7,14 @@ use crate::fault::Fault;
 use crate::limits::Limits;
 use crate::memory::{Foreign, Region, Unfit};
 use crate::message::{ClientId, Envelope, Slot};
+use crate::patience::Patience;
 use crate::sys::socket::{Received, Sent, Socket};
 use crate::wire::{ByeReason, Packet};
 use std::time::{Duration, Instant};
 
-/// Looks this often before it lets others run, and then before it sleeps. On two processors the
-/// one we wait for may need ours.
-const SPINS: usize = 200;
-const YIELDS: usize = 10;
+/// Looks before it sleeps, and those behind them that let others run.
+const SPINS: u32 = 200;
+const YIELDS: u32 = 10;
 
 /// Every so many looks at an empty chain, what was taken is given up.
 const EMPTY_LOOKS: u32 = 64;
@@ -41,6 +41,7 @@ pub(crate) struct Port {
     empty_looks: u32,
     /// When who never sleeps has looked at the connection last.
     heard: Instant,
+    patience: Patience,
 }
 
 impl Port {
@@ -55,6 +56,7 @@ impl Port {
             armed: false,
             empty_looks: 0,
             heard: Instant::now(),
+            patience: Patience::new(SPINS, YIELDS),
         }
     }
 
@@ -307,11 +309,14 @@ impl Port {
     /// Waits until something of what is wanted may be there, the connection ends, or the deadline
     /// has passed. Returns false in the last case alone.
     pub fn wait(&mut self, wanted: Wanted, deadline: Option<Instant>) -> bool {
-        for look in 0..SPINS + YIELDS {
+        loop {
             if self.endpoint.has(wanted) || self.ended.is_some() {
+                self.patience.found();
                 return true;
             }
-            if look < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+            if !self.patience.again() {
+                break;
+            }
         }
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             self.pump();

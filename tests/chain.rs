@@ -148,6 +148,22 @@ fn p1_a_message_written_in_place_arrives_and_is_counted() {
     assert_eq!(counted, [(1, 0, 2), (2, 1, 2), (3, 2, 2), (4, 3, 2)]);
 }
 
+#[test]
+fn p6_no_more_free_pages_give_way_to_a_longer_one_than_have_to() {
+    let mut chain = Chain::new(Limits::new(256, 500, 7 * 256).unwrap());
+    // A page each.
+    for _ in 0..7 {
+        chain.append(Envelope::default(), &[7; 150], true).unwrap();
+    }
+    chain.sender.publish();
+    assert_eq!(chain.sender.stats().page_bytes, 7 * 256);
+    while chain.take().unwrap().is_some() {}
+    chain.receiver.give_up();
+    // Takes a page as long as three.
+    chain.append(Envelope::default(), &[7; 500], true).unwrap();
+    assert_eq!(chain.sender.stats().page_bytes, 7 * 256);
+}
+
 /// `PROPTEST_CASES` asks for more; what fails is kept, and tried first from then on.
 fn config() -> ProptestConfig {
     let asked = std::env::var_os("PROPTEST_CASES").is_some();

@@ -398,4 +398,20 @@ mod tests {
         pages[1].write_words(0, [PAGE_MAGIC, version, 256, 1, u64::MAX - 255, 0]);
         assert!(matches!(receiver.poll(), Err(Fault::PageBase { page: 1, .. })));
     }
+
+    #[test]
+    fn pages_are_taken_up_to_the_budget_and_not_beyond() {
+        let limits = Limits::new(256, 64, 512).unwrap();
+        let first = Region::heap(256);
+        PageHeader { id: 0, owner: 1, base: 0, first: 0 }.write(&first);
+        let control = Control::create(Region::heap(control_len(1)), 1);
+        let mut receiver = Receiver::from_beginning(limits, 1, first, control, 0).unwrap();
+        // One page more than the budget: it may be sent before another one is taken back.
+        for id in 1..3 {
+            receiver.add_page(id, Region::heap(256)).unwrap();
+        }
+        assert_eq!(receiver.pages_len(), limits.receiver_budget());
+        let fault = Fault::OverBudget { found: 1024, budget: 768 };
+        assert_eq!(receiver.add_page(3, Region::heap(256)), Err(fault));
+    }
 }

@@ -269,11 +269,6 @@ impl<M: Memory> Sender<M> {
         self.next_message
     }
 
-    /// The limits of the chain.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
     /// What the chain has done until now.
     pub fn stats(&self) -> Stats {
         Stats { messages: self.next_message, ..self.stats }

@@ -204,6 +204,7 @@ fn a_client_has_its_share_of_a_turn_and_no_more() {
     for (budget, share) in [
         (TurnBudget { messages: 3, bytes: usize::MAX }, 3),
         (TurnBudget { messages: usize::MAX, bytes: 9 }, 2),
+        (TurnBudget { messages: usize::MAX, bytes: 8 }, 1),
     ] {
         let mut core = core();
         core.set_turn_budget(budget);
@@ -214,6 +215,39 @@ fn a_client_has_its_share_of_a_turn_and_no_more() {
         }
         assert_eq!(core.turn().taken, 0);
     }
+}
+
+#[test]
+fn each_client_has_its_share_of_each_turn_whoever_comes_first() {
+    let mut core = core();
+    core.set_turn_budget(TurnBudget { messages: 1, bytes: usize::MAX });
+    let mut clients = [(); 3].map(|()| Sending::join(&mut core));
+    for client in &mut clients {
+        (0..3).for_each(|_| client.send(&mut core, b""));
+    }
+    for turn in 1..=3 {
+        core.turn();
+        let taken = |link: &Link<Region>| link.inbound.as_ref().map(Receiver::next_message);
+        assert!(core.links.iter().all(|link| taken(link) == Some(turn)));
+    }
+}
+
+#[test]
+fn who_only_sends_is_not_rung_for_what_is_sent_on() {
+    let mut core = core();
+    let mut sending = Sending::join(&mut core);
+    let mut sleeper = |roles| {
+        let Reserved { client, .. } = core.reserve(roles).unwrap();
+        let mut control = Control::create(Region::heap(control_len(1)), 1);
+        core.join(client, control.memory().clone()).unwrap();
+        control.park();
+        client
+    };
+    let receiver = sleeper(Roles::RECEIVE);
+    sleeper(Roles::SEND);
+    sending.send(&mut core, b"something");
+    core.turn();
+    assert_eq!(core.take_actions(), [Action::Ring(receiver)]);
 }
 
 #[test]
@@ -246,7 +280,9 @@ fn what_waits_for_room_is_as_long_as_the_hook_made_it() {
     let mut sending = Sending::join(&mut core);
     // A page has room for two of them.
     (0..3).for_each(|_| sending.send(&mut core, &[7; 8]));
+    assert!(!core.is_blocked());
     assert_eq!(core.turn().blocked, Some(Blocked::NeedPage(256)));
+    assert!(core.is_blocked());
     assert_eq!(core.waiting, Some(SLOT_HEADER + 64));
 }
 
