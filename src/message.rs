@@ -119,11 +119,8 @@ pub struct Slot {
     pub(crate) at: usize,
     /// Offset of the slot behind it.
     pub(crate) end: usize,
-    /// Offset of the payload.
+    /// Offset of the payload, in the page that is lent if it is.
     pub(crate) payload_at: usize,
-    pub(crate) payload_len: usize,
-    /// The page in which the payload lies, if it is lent.
-    pub(crate) lent: Option<u32>,
     /// The header, of which everything that can lie was checked.
     commit: u64,
     tag: u64,
@@ -133,7 +130,13 @@ impl Slot {
     /// Length of the payload in bytes.
     #[inline]
     pub fn payload_len(&self) -> usize {
-        self.payload_len
+        low(self.commit) as usize
+    }
+
+    /// Whether its payload lies in another page.
+    #[inline]
+    pub(crate) fn is_lent(&self) -> bool {
+        high(self.commit) as u8 == KIND_LENT
     }
 
     /// Who sent it, as it says.
@@ -183,9 +186,10 @@ impl Slot {
         let Loan { page, offset } = loan;
         let at = usize::try_from(offset).ok().filter(|at| at.is_multiple_of(SLOT_ALIGN));
         let at = at.filter(|at| *at >= PAGE_HEADER && *at <= page_len);
-        match at.filter(|at| self.payload_len <= page_len - at) {
-            Some(payload_at) => Ok(Slot { payload_at, lent: Some(page), ..self }),
-            None => Err(Fault::Loan { page, offset, len: self.payload_len, page_len }),
+        let len = self.payload_len();
+        match at.filter(|at| len <= page_len - at) {
+            Some(payload_at) => Ok(Slot { payload_at, ..self }),
+            None => Err(Fault::Loan { page, offset, len, page_len }),
         }
     }
 }
@@ -205,40 +209,10 @@ impl Alleged {
     /// Checks every field against the place.
     #[inline]
     pub fn check(self, place: Place) -> Result<Checked, Fault> {
-        let Place { page, page_len, at, max_message_len, lends } = place;
-        let [kind, protocol_flags, ..] = high(self.commit).to_le_bytes();
-        let is_lent = kind == KIND_LENT && lends;
-        match kind {
-            _ if kind == KIND_MESSAGE || is_lent => {
-                if protocol_flags & !FLAG_EXTENDED != 0 {
-                    return Err(Fault::Reserved { page, at, found: self.commit });
-                }
-                let extended = protocol_flags & FLAG_EXTENDED != 0;
-                let head = if extended { SLOT_HEADER + SLOT_EXTENSION } else { SLOT_HEADER };
-                let payload_len = low(self.commit) as usize;
-                let slot_len = slot_len(if is_lent { SLOT_LENT } else { payload_len }, extended);
-                // Behind every message there is room for the end-of-page message.
-                let end = slot_len.and_then(|len| (at + SLOT_HEADER).checked_add(len));
-                match end {
-                    Some(end) if end <= page_len && payload_len <= max_message_len => {
-                        let slot = Slot {
-                            at,
-                            end: end - SLOT_HEADER,
-                            payload_at: at + head,
-                            payload_len,
-                            lent: None,
-                            commit: self.commit,
-                            tag: self.tag,
-                        };
-                        Ok(if is_lent { Checked::Lent(slot) } else { Checked::Message(slot) })
-                    }
-                    _ => {
-                        let room = page_len.saturating_sub(at + head + SLOT_HEADER);
-                        let room = room.min(max_message_len);
-                        Err(Fault::Length { page, at, found: low(self.commit), room })
-                    }
-                }
-            }
+        let Place { page, at, lends, .. } = place;
+        match high(self.commit) as u8 {
+            KIND_MESSAGE => self.message(place, low(self.commit) as usize).map(Checked::Message),
+            KIND_LENT if lends => self.message(place, SLOT_LENT).map(Checked::Lent),
             KIND_EOP => {
                 if self.commit != commit_word(0, KIND_EOP, 0, 0) {
                     return Err(Fault::Reserved { page, at, found: self.commit });
@@ -249,6 +223,31 @@ impl Alleged {
                 Ok(Checked::EndOfPage { next: low(self.tag) })
             }
             found => Err(Fault::Kind { page, at, found }),
+        }
+    }
+
+    /// A message with `len` bytes behind its header.
+    #[inline]
+    fn message(self, place: Place, len: usize) -> Result<Slot, Fault> {
+        let Place { page, page_len, at, max_message_len, .. } = place;
+        let protocol_flags = (high(self.commit) >> 8) as u8;
+        if protocol_flags & !FLAG_EXTENDED != 0 {
+            return Err(Fault::Reserved { page, at, found: self.commit });
+        }
+        let extended = protocol_flags & FLAG_EXTENDED != 0;
+        let head = if extended { SLOT_HEADER + SLOT_EXTENSION } else { SLOT_HEADER };
+        // Behind every message there is room for the end-of-page message.
+        let end = slot_len(len, extended).and_then(|len| (at + SLOT_HEADER).checked_add(len));
+        match end {
+            Some(end) if end <= page_len && low(self.commit) as usize <= max_message_len => {
+                let (end, payload_at) = (end - SLOT_HEADER, at + head);
+                Ok(Slot { at, end, payload_at, commit: self.commit, tag: self.tag })
+            }
+            _ => {
+                let room = page_len.saturating_sub(at + head + SLOT_HEADER);
+                let room = room.min(max_message_len);
+                Err(Fault::Length { page, at, found: low(self.commit), room })
+            }
         }
     }
 }
@@ -272,7 +271,7 @@ mod tests {
         let Ok(Checked::Message(slot)) = check(commit, envelope.tag_word()) else {
             panic!("no message");
         };
-        assert_eq!((slot.payload_at, slot.payload_len, slot.end), (96, 100, 208));
+        assert_eq!((slot.payload_at, slot.payload_len(), slot.end), (96, 100, 208));
         assert_eq!(slot.envelope(), Envelope { origin: None, ..envelope });
         assert!(slot.is_extended());
         let end = check(commit_word(0, KIND_EOP, 0, 0), 5);
@@ -312,10 +311,8 @@ mod tests {
         let borrow = |offset| slot.borrow(Loan { page: 5, offset }, 256);
         for offset in [64, 80, 144] {
             let slot = borrow(offset).unwrap();
-            assert_eq!(
-                (slot.lent, slot.payload_at, slot.payload_len),
-                (Some(5), offset as usize, 100)
-            );
+            assert!(slot.is_lent());
+            assert_eq!((slot.payload_at, slot.payload_len()), (offset as usize, 100));
         }
         for offset in [0, 48, 72, 160, 256, 272, u64::MAX - 15, u64::MAX] {
             let fault = Fault::Loan { page: 5, offset, len: 100, page_len: 256 };

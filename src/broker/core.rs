@@ -134,6 +134,7 @@ impl<M: Memory> Core<M> {
     /// Shows every message to `hook`.
     pub fn set_hook(&mut self, hook: Box<dyn Hook>) {
         self.hook = Some(Hooked::new(hook));
+        self.set_lend_from(self.lend_from);
     }
 
     /// Sets how much is taken from one client at a time.

@@ -252,15 +252,15 @@ impl<M: Memory> Receiver<M> {
     #[inline]
     pub fn read(&self, slot: &Slot, into: &mut [u8]) {
         let (page, at) = self.payload(slot);
-        page.read_bytes(at, &mut into[..slot.payload_len]);
+        page.read_bytes(at, &mut into[..slot.payload_len()]);
     }
 
     /// The region and the offset at which a message's payload begins. The message is the one that
     /// [`poll`](Receiver::poll) has just returned.
     #[inline]
     pub fn payload(&self, slot: &Slot) -> (&M, usize) {
-        match (&slot.lent, &self.lender) {
-            (Some(id), Some((lender, page))) if id == lender => (page, slot.payload_at),
+        match &self.lender {
+            Some((_, page)) if slot.is_lent() => (page, slot.payload_at),
             _ => (&self.page, slot.payload_at),
         }
     }
@@ -271,8 +271,8 @@ impl<M: Memory> Receiver<M> {
         debug_assert_eq!(slot.at, self.at, "a slot is passed once, and in order");
         self.at = slot.end;
         self.next_message += 1;
-        if slot.lent.is_some() {
-            self.lent += slot.payload_len;
+        if slot.is_lent() {
+            self.lent += slot.payload_len();
         }
     }
 
@@ -284,20 +284,16 @@ impl<M: Memory> Receiver<M> {
 
     /// Stores the cursor if it has moved. Returns whether it had: then the sender may be waiting
     /// for it and has to be rung.
+    #[inline]
     pub fn give_up(&mut self) -> bool {
         self.lent = 0;
-        self.give_up_to(self.position())
+        self.store_cursor(self.position())
     }
 
     /// The same, of a receiver that still lends what comes behind `position`; and says that it has
     /// taken it.
     pub fn give_up_to(&mut self, position: u64) -> bool {
-        let moved = position != self.cursor;
-        if moved {
-            // pairs with CursorRead
-            self.control.publish_cursor(self.slot, position);
-            self.cursor = position;
-        }
+        let moved = self.store_cursor(position);
         let taken = self.position();
         let takes = taken != position && taken != self.taken;
         if takes {
@@ -306,6 +302,17 @@ impl<M: Memory> Receiver<M> {
             self.taken = taken;
         }
         moved || takes
+    }
+
+    #[inline]
+    fn store_cursor(&mut self, position: u64) -> bool {
+        let moved = position != self.cursor;
+        if moved {
+            // pairs with CursorRead
+            self.control.publish_cursor(self.slot, position);
+            self.cursor = position;
+        }
+        moved
     }
 
     /// Takes a page that the sender has sent.

@@ -55,8 +55,18 @@ struct Held {
 pub(super) const HELD: usize = 4;
 
 impl Lending {
+    /// Gives up what was taken of the client's chain and is not lent any more. Returns whether
+    /// anything was said about it.
+    #[inline]
+    pub fn give_up<M: Memory>(&self, inbound: &mut Receiver<M>) -> bool {
+        match self.held.front() {
+            None => inbound.give_up(),
+            Some(held) => inbound.give_up_to(held.at),
+        }
+    }
+
     /// Up to where the client's chain can be given up, of which `position` comes next.
-    pub fn limit(&self, position: u64) -> u64 {
+    fn limit(&self, position: u64) -> u64 {
         self.held.front().map_or(position, |held| held.at)
     }
 
@@ -120,7 +130,8 @@ impl<M: Memory> Core<M> {
 
     /// Messages of at least so many bytes are lent.
     pub fn set_lend_from(&mut self, bytes: usize) {
-        self.lend_from = bytes;
+        // What a hook has seen must be what is sent on, and so a copy.
+        self.lend_from = if self.hook.is_none() { bytes } else { usize::MAX };
     }
 
     /// The client will not send this page's descriptor again, nor name the page.

@@ -124,8 +124,7 @@ impl<M: Memory> Core<M> {
                     break;
                 }
                 Ok(Event::Message(slot)) => {
-                    // What a hook has seen must be what is sent on, and so a copy.
-                    let is_long = slot.payload_len() >= self.lend_from && self.hook.is_none();
+                    let is_long = slot.payload_len() >= self.lend_from;
                     let lent = match is_long {
                         true => {
                             let most = self.limits.budget() / HELD;
@@ -172,9 +171,7 @@ impl<M: Memory> Core<M> {
         let mut moved = published;
         for link in &mut self.links {
             let Link { inbound, lending, .. } = link;
-            link.gave_up = inbound
-                .as_mut()
-                .is_some_and(|inbound| inbound.give_up_to(lending.limit(inbound.position())));
+            link.gave_up = inbound.as_mut().is_some_and(|inbound| lending.give_up(inbound));
             moved |= link.gave_up;
         }
         if !moved {
