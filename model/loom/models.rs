@@ -102,13 +102,13 @@ pub const LEND: Model = model("lend", None, |loom| {
     lend(loom, LENT, &Lives::endless());
 });
 
-pub const LEND_LONGER: Model = model("lend_longer", Some(2), |loom| {
+pub const LEND_LONGER: Model = model("lend_longer", Some(4), |loom| {
     lend(loom, lending::Size { lent: 1, tries: 3, turns: 3, steps: 3, ..LENT }, &Lives::endless());
 });
 
 pub const LEND_BROKER_ASLEEP: Model =
     model("lend_broker_asleep", None, |loom| broker_asleep(loom, 5));
 
-pub const LEND_ASLEEP: Model = model("lend_asleep", Some(2), |loom| lend_asleep(loom, 5));
+pub const LEND_ASLEEP: Model = model("lend_asleep", Some(3), |loom| lend_asleep(loom, 5));
 
-pub const LEND_FLUSH: Model = model("lend_flush", Some(3), flush);
+pub const LEND_FLUSH: Model = model("lend_flush", None, flush);
