@@ -21,8 +21,9 @@ impl<'a> Batch<'a> {
     ///
     /// # Errors
     ///
-    /// [`SendError::Full`] if the batch fills the chain: commit it, or drop it. In any case this
-    /// message was not added, and the ones before are still in the batch.
+    /// [`SendError::Full`] if the batch fills the chain, or what was sent before still does: commit
+    /// it, or drop it, and receive. In any case this message was not added, and the ones before are
+    /// still in the batch.
     pub fn send(&mut self, tag: impl Into<Tag>, payload: &[u8]) -> Result<(), SendError> {
         let envelope = Envelope { sender: self.client.port.id, ..Envelope::tagged(tag) };
         self.client.port.with_room(|endpoint| {

@@ -5,8 +5,9 @@ use crate::common::child::ROLE;
 use crate::common::content::{STEADY, check, payload};
 use crate::common::roles::{self, say, told};
 use crate::every_step::LIMITS;
-use llmp::{Broker, Client, Envelope, Limits, Receiver, RecvError, Sender, crash};
+use llmp::{Broker, Client, Envelope, Limits, Receiver, RecvError, SendError, Sender, crash};
 use rustix::process::{Signal, set_parent_process_death_signal};
+use std::time::Duration;
 
 /// Messages that are sent one by one, and then as many in a batch as fill a page and more.
 pub const SINGLE: u32 = 7;
@@ -63,15 +64,33 @@ fn client(path: &str) {
         say(format_args!("sent {}", number + 1));
     }
     client.flush().unwrap();
-    let mut batch = client.batch();
-    for number in SINGLE..SINGLE + BATCH {
-        batch.send(STEADY | number, &payload(id, STEADY | number)).unwrap();
+    let batch: Vec<_> = (SINGLE..SINGLE + BATCH).map(|n| STEADY | n).collect();
+    let mut received = 0;
+    // All is taken, but some may still be lent, also to ourselves.
+    while !send_at_once(&mut client, &batch) {
+        if let Some(message) = client.recv_timeout(Duration::from_millis(1)).unwrap() {
+            check(&message);
+            received += 1;
+        }
     }
-    batch.commit();
     say(format_args!("sent {}", SINGLE + BATCH));
-    for _ in 0..RECEIVES {
+    for _ in received..RECEIVES {
         check(&client.recv().unwrap());
     }
+}
+
+/// Sends these in one batch. Returns whether there was room for it.
+fn send_at_once(client: &mut Client, tags: &[u32]) -> bool {
+    let id = client.id().0;
+    let mut batch = client.batch();
+    for tag in tags {
+        match batch.send(*tag, &payload(id, *tag)) {
+            Err(SendError::Full) => return false,
+            sent => sent.unwrap(),
+        }
+    }
+    batch.commit();
+    true
 }
 
 /// Receives, and leaves.

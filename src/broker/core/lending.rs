@@ -13,9 +13,7 @@
 //! again: three edges of one kind, one behind the other.
 //!
 //! Whatever is in the way (a receiver that has not been sent the page yet, pages enough lent
-//! already, no descriptor), the message is copied. So it is when receivers are slow to pass what was
-//! lent: a client gets back three quarters of its budget as soon as the broker has taken what lies
-//! there, and waits for nobody else.
+//! already, no descriptor), the message is copied.
 
 use super::{Core, Link};
 use crate::chain::{Receiver, Refused, Sender};
@@ -51,9 +49,6 @@ struct Held {
     until: u64,
 }
 
-/// This part of a client's budget is held at the most.
-pub(super) const HELD: usize = 4;
-
 impl Lending {
     /// Gives up what was taken of the client's chain and is not lent any more. Returns whether
     /// anything was said about it.
@@ -65,26 +60,14 @@ impl Lending {
         }
     }
 
-    /// Up to where the client's chain can be given up, of which `position` comes next.
-    fn limit(&self, position: u64) -> u64 {
-        self.held.front().map_or(position, |held| held.at)
-    }
-
-    /// Lends a message, if that can be and `most` bytes of the client's chain are held at the most.
-    /// `None`: it has to be copied.
+    /// Lends a message, if that can be. `None`: it has to be copied.
     pub fn lend<M: Memory>(
         &mut self,
         broadcast: &mut Sender<M>,
         client: ClientId,
         inbound: &Receiver<M>,
         slot: &Slot,
-        most: usize,
     ) -> Option<Result<(), Refused>> {
-        let position = inbound.position();
-        let end = position + (slot.end - slot.at) as u64;
-        if end - self.limit(position) > most as u64 {
-            return None;
-        }
         let page = inbound.page_id();
         let Some(loan) = self.loans.iter().find(|loan| loan.page == page) else {
             self.wanted = Some(page).filter(|page| self.lendable.contains(page));
@@ -98,7 +81,7 @@ impl Lending {
         envelope.sender = client;
         let (_, offset) = inbound.payload(slot);
         let lent = broadcast.lend(envelope, slot.payload_len(), loan.id, offset);
-        Some(lent.map(|until| self.held.push_back(Held { at: position, until })))
+        Some(lent.map(|until| self.held.push_back(Held { at: inbound.position(), until })))
     }
 
     fn take_back(&mut self, passed: u64) {

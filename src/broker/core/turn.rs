@@ -5,7 +5,6 @@
 //! store, then gives up what it took, and then rings who sleeps. In that order: what was given up
 //! has been sent on (P3). All clients read the one broadcast chain, so all see one order (P2).
 
-use super::lending::HELD;
 use super::{Action, Core, Drain, Link};
 use crate::broker::forward::{Hooked, forward};
 use crate::chain::{Blocked, Event, Refused, Sender};
@@ -126,10 +125,7 @@ impl<M: Memory> Core<M> {
                 Ok(Event::Message(slot)) => {
                     let is_long = slot.payload_len() >= self.lend_from;
                     let lent = match is_long {
-                        true => {
-                            let most = self.limits.budget() / HELD;
-                            link.lending.lend(&mut self.broadcast, link.id, inbound, &slot, most)
-                        }
+                        true => link.lending.lend(&mut self.broadcast, link.id, inbound, &slot),
                         false => None,
                     };
                     let is_lent = lent.is_some();

@@ -1,0 +1,123 @@
+//! Long messages are lent: receivers read them where the sender has written them.
+
+mod common;
+
+use common::PATIENCE;
+use common::bus::{Bus, Place};
+use common::content::{END, Ear};
+use common::proc::{holdings, wait_until};
+use llmp::hook::Verdict;
+use llmp::{Broker, Client, Message, SendError};
+use std::time::Instant;
+
+const LEN: usize = 64 << 10;
+
+/// Not a test: the other tests' child processes begin here.
+#[test]
+fn child() {
+    common::roles::play();
+}
+
+fn payload(number: u32) -> Vec<u8> {
+    (0..LEN as u32 / 4).flat_map(|i| (i ^ number << 16).to_le_bytes()).collect()
+}
+
+/// Who only sends: others would hold what is lent until they have received it, too.
+fn sender(bus: &Bus) -> Client {
+    Client::builder().send_only().connect(bus.path()).unwrap()
+}
+
+fn hear(receiver: &mut Client, number: u32) {
+    let message = receiver.recv_timeout(PATIENCE).unwrap().expect("a message");
+    assert_eq!(message.tag.0, number);
+    assert!(message.payload == payload(number), "torn: {number}");
+}
+
+/// Sends messages that two clients receive at once. Returns how many of them were lent.
+fn lent(bus: Bus, count: u32) -> u64 {
+    let mut sender = sender(&bus);
+    let mut receivers = [bus.connect(), bus.connect()];
+    for number in 0..count {
+        sender.send(number, &payload(number)).unwrap();
+        receivers.iter_mut().for_each(|receiver| hear(receiver, number));
+    }
+    let report = bus.end();
+    assert_eq!(report.broadcast.payload_bytes, u64::from(count) * LEN as u64);
+    report.broadcast.lent
+}
+
+// P1, P2, P3
+#[test]
+fn long_messages_are_lent_and_arrive_whole() {
+    // Only a page that all have been sent is lent: its first message is copied.
+    let lent = lent(Bus::new(Broker::builder()), 200);
+    assert!(lent > 150, "{lent} were lent");
+}
+
+#[test]
+fn nothing_is_lent_behind_a_hook_nor_if_the_broker_is_told_not_to() {
+    let hook = |_: &Message<'_>| Verdict::Forward;
+    assert_eq!(lent(Bus::new(Broker::builder().hook(hook)), 20), 0);
+    assert_eq!(lent(Bus::new(Broker::builder().lend_from(usize::MAX)), 20), 0);
+    assert_eq!(lent(Bus::new(Broker::builder().lend_from(LEN + 1)), 20), 0);
+}
+
+// P9
+#[test]
+fn a_slow_receiver_leaves_its_own_budget_to_who_sends() {
+    let bus = Bus::new(Broker::builder());
+    let (mut sender, mut slow) = (sender(&bus), bus.connect());
+    // A page holds three.
+    let least = 3 * sender.limits().budget() / sender.limits().page_len();
+    let mut sent = 0;
+    for _ in 0..20 {
+        sender.send(sent, &payload(sent)).unwrap();
+        sent += 1;
+    }
+    // Taken, though nobody has received anything.
+    sender.flush().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        assert!(Instant::now() < deadline, "{sent} sent of {least}");
+        match sender.try_send(sent, &payload(sent)) {
+            Ok(()) => sent += 1,
+            Err(SendError::Full) if sent as usize >= least => break,
+            // The broker has not got so far yet.
+            Err(SendError::Full) => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    for number in 0..sent {
+        hear(&mut slow, number);
+    }
+    let report = bus.end();
+    assert!(report.broadcast.lent > 10, "{report:?}");
+}
+
+// P4, P7
+#[test]
+fn what_the_dead_have_lent_is_received_and_then_let_go() {
+    const COUNT: u32 = 30;
+    let place = Place::new();
+    let mut broker = place.broker(&[]);
+    let (mut receiver, mut ear) = (place.connect(), Ear::default());
+    let mut marker = place.sender();
+    let mut burst = place.child("burst", &[&COUNT]);
+    let id = burst.says_number("id");
+    burst.tell("go");
+    burst.says("sent");
+    burst.kill();
+    broker.says(&format!("log client {id} has left"));
+    marker.send(END, b"").unwrap();
+    marker.flush().unwrap();
+    let foreign = holdings(broker.pid()).foreign.0;
+    ear.hear_until_end(&mut receiver, 0);
+    assert_eq!(ear.heard_of(id), COUNT);
+    // Gives up what it has received.
+    receiver.arm();
+    wait_until("the broker lets go of the dead's pages", || {
+        // The control regions and first pages of the two that live.
+        holdings(broker.pid()).foreign.0 == 4
+    });
+    assert!(foreign > 4, "nothing was lent of the dead");
+}
