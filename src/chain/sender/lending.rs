@@ -111,4 +111,14 @@ mod tests {
         sender.add_page(Region::heap(256));
         assert!(sender.page(LENT_IDS).is_some());
     }
+
+    #[test]
+    fn pages_are_adopted_up_to_the_budget_and_not_beyond() {
+        let limits = Limits::new(256, 64, 512).unwrap();
+        let mut sender = Sender::new(0, limits, Region::heap(256));
+        let adopted = [(); 3].map(|()| sender.adopt(Region::heap(256)));
+        assert_eq!(adopted, [Some(1), Some(2), None]);
+        sender.forget_lent(1);
+        assert_eq!(sender.adopt(Region::heap(256)), Some(3), "no id comes twice");
+    }
 }
