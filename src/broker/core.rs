@@ -73,8 +73,8 @@ pub struct Core<M> {
     recalled: Vec<u32>,
 }
 
-/// Messages of at least so many bytes are lent if nothing else is said: from here on that is
-/// faster than to copy them.
+/// Messages of at least so many bytes are lent if nothing else is said. Where lending begins to pay
+/// has not been measured yet.
 pub const LEND_FROM: usize = 8 * 1024;
 
 struct Link<M> {

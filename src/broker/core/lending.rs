@@ -26,16 +26,17 @@ use std::collections::VecDeque;
 pub(super) struct Lending {
     /// Pages of the client's that receivers can be sent.
     lendable: Vec<u32>,
-    /// Those that are the broadcast chain's, too, and what they are called there.
-    loans: Vec<Loan>,
+    /// Those of them that are the broadcast chain's, too.
+    adopted: Vec<Adopted>,
     /// What was taken and not given up, oldest first.
     held: VecDeque<Held>,
     /// A page that the client has sent a long message in, and that is not lent yet.
     wanted: Option<u32>,
 }
 
+/// A client's page, and what it is called in the broadcast chain.
 #[derive(Clone, Copy)]
-struct Loan {
+struct Adopted {
     page: u32,
     id: u32,
 }
@@ -69,18 +70,18 @@ impl Lending {
         slot: &Slot,
     ) -> Option<Result<(), Refused>> {
         let page = inbound.page_id();
-        let Some(loan) = self.loans.iter().find(|loan| loan.page == page) else {
+        let Some(adopted) = self.adopted.iter().find(|adopted| adopted.page == page) else {
             self.wanted = Some(page).filter(|page| self.lendable.contains(page));
             return None;
         };
-        if !broadcast.can_lend(loan.id) {
+        if !broadcast.can_lend(adopted.id) {
             return None;
         }
         let mut envelope = inbound.envelope(slot);
         // Whatever the client says: the broker knows whose chain it is (P12).
         envelope.sender = client;
         let (_, offset) = inbound.payload(slot);
-        let lent = broadcast.lend(envelope, slot.payload_len(), loan.id, offset);
+        let lent = broadcast.lend(envelope, slot.payload_len(), adopted.id, offset);
         Some(lent.map(|until| self.held.push_back(Held { at: inbound.position(), until })))
     }
 
@@ -92,8 +93,8 @@ impl Lending {
 
     fn forget(&mut self, page: u32) -> Option<u32> {
         self.lendable.retain(|id| *id != page);
-        let i = self.loans.iter().position(|loan| loan.page == page)?;
-        Some(self.loans.swap_remove(i).id)
+        let i = self.adopted.iter().position(|adopted| adopted.page == page)?;
+        Some(self.adopted.swap_remove(i).id)
     }
 }
 
@@ -125,7 +126,7 @@ impl<M: Memory> Core<M> {
 
     /// A client is gone, and all its pages with it.
     pub(super) fn recall(&mut self, link: &Link<M>) {
-        self.recalled.extend(link.lending.loans.iter().map(|loan| loan.id));
+        self.recalled.extend(link.lending.adopted.iter().map(|adopted| adopted.id));
     }
 
     fn is_lending(&self) -> bool {
@@ -175,7 +176,7 @@ impl<M: Memory> Core<M> {
                 continue;
             };
             if let Some(id) = self.adopt(memory) {
-                self.links[i].lending.loans.push(Loan { page, id });
+                self.links[i].lending.adopted.push(Adopted { page, id });
             }
         }
     }
@@ -190,9 +191,9 @@ impl<M: Memory> Core<M> {
         }
         let passed = self.broadcast.passed();
         let long_ago = passed.saturating_sub(self.limits.budget() as u64);
-        let is_idle = |loan: &mut Loan| self.broadcast.is_returned(loan.id, long_ago);
-        let mut loans = self.links.iter_mut().map(|link| &mut link.lending.loans);
-        let idle = loans.find_map(|loans| loans.extract_if(.., is_idle).next())?;
+        let is_idle = |page: &mut Adopted| self.broadcast.is_returned(page.id, long_ago);
+        let mut links = self.links.iter_mut().map(|link| &mut link.lending.adopted);
+        let idle = links.find_map(|adopted| adopted.extract_if(.., is_idle).next())?;
         self.broadcast.forget_lent(idle.id);
         self.broadcast.adopt(memory)
     }
