@@ -13,7 +13,7 @@ use crate::bus::Bus;
 use crate::chain::Blocked;
 use crate::error::BindError;
 use crate::fault::Fault;
-use crate::memory::{Foreign, Memory, Region};
+use crate::memory::{Foreign, Memory, Region, RegionError};
 use crate::message::ClientId;
 use crate::patience::Patience;
 use crate::sys::lifeline::{acts, looks};
@@ -187,7 +187,7 @@ impl Broker {
         let mut worked = turn.taken > 0;
         self.short_of_memory &= matches!(turn.blocked, Some(Blocked::NeedPage(_)));
         if let Some(Blocked::NeedPage(len)) = turn.blocked {
-            match Region::shared("llmp-page", len) {
+            match self.make_page(len) {
                 Ok(page) => {
                     self.core.add_page(page);
                     self.short_of_memory = false;
@@ -203,6 +203,12 @@ impl Broker {
         worked |= self.work_off();
         self.tell_pages();
         worked
+    }
+
+    fn make_page(&self, len: usize) -> Result<Region, RegionError> {
+        let _spare =
+            spare(&self.epoll).map_err(|source| RegionError { step: "create", len, source })?;
+        Region::shared("llmp-page", len)
     }
 
     /// Does what the core has asked for.
@@ -311,7 +317,8 @@ impl Broker {
 
     fn accept(&mut self) {
         for _ in 0..CONNECTIONS_AT_ONCE {
-            let socket = match self.bound.listener.accept() {
+            let accepted = spare(&self.epoll).and_then(|_spare| self.bound.listener.accept());
+            let socket = match accepted {
                 Ok(socket) => socket,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
@@ -399,7 +406,9 @@ impl Broker {
                 self.tell(token);
             }
             Phase::Joined(client) => {
-                let may_lend = self.core.lendable() < self.max_lent;
+                let may_lend = matches!(packet, Packet::Page { .. })
+                    && self.core.lendable() < self.max_lent
+                    && spare(&self.epoll).is_ok();
                 connection.on_packet(client, packet, descriptor, &mut self.core, may_lend)?;
             }
         }
@@ -469,4 +478,11 @@ impl Broker {
             }
         }
     }
+}
+
+/// A descriptor to hold while another one is taken. Whoever takes one so leaves one: without it no
+/// page of a client's could be received, and the client would lose its connection for what the
+/// broker lacks.
+fn spare(any: &OwnedFd) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(any, 0)?)
 }

@@ -11,6 +11,7 @@ use llmp::chain::Sender;
 use llmp::control::Control;
 use llmp::layout::*;
 use llmp::memory::{Memory, Region};
+use llmp::order::Site;
 use llmp::wire::{Packet, Roles};
 use llmp::{Broker, Envelope, Fault, Limits};
 use std::sync::mpsc::channel;
@@ -109,10 +110,12 @@ fn a_next_page_that_does_not_follow_is_named_and_what_came_before_is_delivered()
             second.write_words(*at, [*word]);
         }
         let end = sender.tail() as usize;
-        first.write_words(end + SLOT_TAG, [1]);
-        first.write_words(end, [NEXT]);
         raw.page(0, &first);
         raw.page(1, &second);
+        // Named when it has been sent, and not before.
+        first.write_words(end + SLOT_TAG, [1]);
+        first.store(end, NEXT, Site::CommitPublish);
+        raw.socket.send(&Packet::Ring, &[]);
         raw.is_expelled();
         bus.expels(raw.id, fault);
         ids.push(raw.id);

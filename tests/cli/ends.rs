@@ -148,7 +148,8 @@ fn a_broker_without_descriptors_goes_on_when_there_are_some_again() {
     while descriptors_of(broker) < before + 3 {
         std::thread::yield_now();
     }
-    let limit = Rlimit { current: Some(before + 3), maximum: Some(before + 3) };
+    // One more, which the broker keeps to receive others with: the sender needs more pages, too.
+    let limit = Rlimit { current: Some(before + 4), maximum: Some(before + 4) };
     prlimit(Pid::from_raw(broker as i32), Resource::Nofile, limit).unwrap();
 
     // The receiver takes nothing, so that the broadcast chain needs more pages.
