@@ -1,6 +1,6 @@
 //! What a peer has to be able to do, and the list of all peers.
 
-use crate::content::Content;
+use crate::content::{Content, Wrong};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -53,6 +53,10 @@ pub enum Room {
     Bytes(usize),
 }
 
+/// Length of the rings of peers that ask for one: as much as a channel of ours takes before it
+/// writes a page again.
+const RING: usize = 4 << 20;
+
 impl Setup {
     pub fn new(len: usize) -> Self {
         Setup {
@@ -68,7 +72,7 @@ impl Setup {
     /// Length of a ring for these messages in bytes, for peers that ask for one.
     pub fn ring_len(&self) -> usize {
         match self.room {
-            Room::Fit | Room::Default => (8 * self.len).max(512 * 1024),
+            Room::Fit | Room::Default => (8 * self.len).max(RING),
             Room::Bytes(len) => len,
         }
     }
@@ -162,8 +166,11 @@ pub trait Receiver {
 
     /// Takes messages that are there at once and shows each until one of them is the last one.
     /// Returns whether it was; `None` if there was no message.
-    fn try_recv_batch(&mut self, look: impl FnMut(&[u8]) -> Result<bool>) -> Result<Option<bool>> {
-        self.try_recv(look)?.transpose()
+    fn try_recv_batch(
+        &mut self,
+        look: impl FnMut(&[u8]) -> Result<bool, Wrong>,
+    ) -> Result<Option<bool>> {
+        Ok(self.try_recv(look)?.transpose()?)
     }
 }
 

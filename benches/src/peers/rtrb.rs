@@ -2,7 +2,7 @@
 //! round the end, as the ring's length is a multiple of it.
 
 use super::meet;
-use crate::content::Content;
+use crate::content::{Content, Wrong};
 use crate::peer::{Peer, Place, Setup};
 use anyhow::Result;
 use rtrb::{Consumer, Producer, RingBuffer};
@@ -62,7 +62,7 @@ impl crate::peer::Receiver for Receiving {
 
     fn try_recv_batch(
         &mut self,
-        mut look: impl FnMut(&[u8]) -> Result<bool>,
+        mut look: impl FnMut(&[u8]) -> Result<bool, Wrong>,
     ) -> Result<Option<bool>> {
         let count = self.receiver.slots() / self.len;
         let Ok(chunk) = self.receiver.read_chunk(count * self.len) else { return Ok(None) };

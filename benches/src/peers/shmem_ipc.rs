@@ -2,7 +2,7 @@
 //! socket.
 
 use super::kernel::{unix_accept, unix_connect};
-use crate::content::Content;
+use crate::content::{Content, Wrong};
 use crate::peer::{Peer, Place, Setup, Waiting};
 use anyhow::{Context, Result};
 use rustix::net::{
@@ -119,7 +119,7 @@ impl<const N: usize> crate::peer::Receiver for End<Receiver<[u8; N]>> {
 
     fn try_recv_batch(
         &mut self,
-        mut look: impl FnMut(&[u8]) -> Result<bool>,
+        mut look: impl FnMut(&[u8]) -> Result<bool, Wrong>,
     ) -> Result<Option<bool>> {
         let mut seen = Ok(None);
         self.end.receive_raw(|items, count| {
@@ -131,7 +131,7 @@ impl<const N: usize> crate::peer::Receiver for End<Receiver<[u8; N]>> {
             }
             count
         })?;
-        seen
+        Ok(seen?)
     }
 }
 
