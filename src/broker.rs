@@ -193,6 +193,7 @@ impl Broker {
                     self.short_of_memory = false;
                     worked = true;
                 }
+                Err(_) if self.core.settle() => worked = true,
                 Err(error) => {
                     if !std::mem::replace(&mut self.short_of_memory, true) {
                         log::error!("{error}; the bus waits until there is memory again");

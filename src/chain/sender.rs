@@ -2,8 +2,9 @@
 //!
 //! What a sender does with a slot, in this order:
 //!
-//! 1. write the payload and the tag word: beyond the tail, so nobody reads there;
+//! 1. write the tag word and the payload: beyond the tail, so nobody reads there;
 //! 2. zero the commit word of the slot behind: a receiver that takes this message looks there next;
+//!    whether before the payload or after it is all the same;
 //! 3. store the commit word: directly and with `Release` if it is the first of a *run*, else
 //!    relaxed. A run is what is visible only when its first commit word is stored, by
 //!    [`publish`](Sender::publish).
@@ -52,6 +53,8 @@ pub struct Sender<M> {
     receivers: Vec<Peer<M>>,
     next_page: u32,
     pages_len: usize,
+    /// While there is less than this in pages, none is written again.
+    lap: usize,
     /// Receivers struck because their cursor lied; taken by the owner.
     liars: Vec<(u32, Fault)>,
     pub(super) stats: Stats,
@@ -97,9 +100,23 @@ impl<M: Memory> Sender<M> {
             receivers: Vec::new(),
             next_page: super::FIRST_PAGE + 1,
             pages_len: len,
+            lap: 0,
             liars: Vec::new(),
             stats: Stats { page_bytes, page_bytes_peak: page_bytes, ..Stats::default() },
         }
+    }
+
+    /// Whether a message has its place in the page that is being written: what is sent nearly
+    /// always has. It need not have been asked.
+    #[inline(always)]
+    pub(crate) fn fits(&self, envelope: &Envelope, len: usize) -> bool {
+        len <= self.limits.max_message_len()
+            && slot_len(len, envelope.origin.is_some()).is_some_and(|len| self.fits_slot(len))
+    }
+
+    #[inline(always)]
+    fn fits_slot(&self, slot_len: usize) -> bool {
+        self.at + slot_len + SLOT_HEADER <= self.page.region_len()
     }
 
     /// Room for a payload of `len` bytes, to be filled and committed.
@@ -107,7 +124,7 @@ impl<M: Memory> Sender<M> {
     /// # Errors
     ///
     /// [`Refused`]; then nothing was written, and the run is as it was but for a page turn.
-    #[inline]
+    #[inline(always)]
     pub fn claim(&mut self, envelope: Envelope, len: usize) -> Result<Claim<'_, M>, Refused> {
         let max = self.limits.max_message_len();
         let slot_len = slot_len(len, envelope.origin.is_some());
@@ -118,7 +135,7 @@ impl<M: Memory> Sender<M> {
         self.claim_slot(envelope, len, slot_len, KIND_MESSAGE)
     }
 
-    #[inline]
+    #[inline(always)]
     fn claim_slot(
         &mut self,
         envelope: Envelope,
@@ -126,10 +143,10 @@ impl<M: Memory> Sender<M> {
         slot_len: usize,
         kind: u8,
     ) -> Result<Claim<'_, M>, Refused> {
-        if self.at + slot_len + SLOT_HEADER > self.page.region_len() {
+        if !self.fits_slot(slot_len) {
             self.turn(slot_len).map_err(Refused::Blocked)?;
         }
-        Ok(Claim::new(self, envelope, len, slot_len, kind))
+        Ok(Claim::new(self, &envelope, len, slot_len, kind))
     }
 
     /// Appends one message to the run. It is visible after [`publish`](Sender::publish).
@@ -137,7 +154,7 @@ impl<M: Memory> Sender<M> {
     /// # Errors
     ///
     /// [`Refused`]; then nothing was written.
-    #[inline]
+    #[inline(always)]
     pub fn append(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), Refused> {
         let claim = self.claim(envelope, payload.len())?;
         claim.write_all(payload);
@@ -150,7 +167,7 @@ impl<M: Memory> Sender<M> {
     /// # Errors
     ///
     /// [`Refused`]; then nothing was written.
-    #[inline]
+    #[inline(always)]
     pub fn send(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), Refused> {
         let claim = self.claim(envelope, payload.len())?;
         claim.write_all(payload);
@@ -254,8 +271,7 @@ impl<M: Memory> Sender<M> {
 
     /// Whether a message that takes `slot_len` bytes could be written now, perhaps into a new page.
     pub fn has_room(&mut self, slot_len: usize) -> bool {
-        self.at + slot_len + SLOT_HEADER <= self.page.region_len()
-            || matches!(self.room(slot_len), Ok(_) | Err(Blocked::NeedPage(_)))
+        self.fits_slot(slot_len) || matches!(self.room(slot_len), Ok(_) | Err(Blocked::NeedPage(_)))
     }
 
     /// Whether every receiver has taken everything that was published: given it up, or lent it.

@@ -24,11 +24,10 @@ impl<'a> Batch<'a> {
     /// [`SendError::Full`] if the batch fills the chain, or what was sent before still does: commit
     /// it, or drop it, and receive. In any case this message was not added, and the ones before are
     /// still in the batch.
+    #[inline]
     pub fn send(&mut self, tag: impl Into<Tag>, payload: &[u8]) -> Result<(), SendError> {
         let envelope = Envelope { sender: self.client.port.id, ..Envelope::tagged(tag) };
-        self.client.port.with_room(|endpoint| {
-            endpoint.outbound_mut().map_or(Ok(()), |out| out.append(envelope, payload))
-        })
+        self.client.port.append(envelope, payload)
     }
 
     /// Makes the batch visible.

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 /// Up to so many bytes, if they are whole words, are copied as relaxed words; all else by the
 /// opaque copy. Measured by `cargo bench --bench memory`.
-const SMALL: usize = 16;
+const SMALL: usize = 64;
 
 /// The promise that every process that writes memory read by us follows the protocol: on a bus
 /// the broker and all clients, since long messages are read where their sender has written them.
@@ -251,15 +251,16 @@ impl Memory for Region {
     #[inline(always)]
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
         looks("read words", self.place(at));
-        let words = self.words(at, N, self.len);
-        core::array::from_fn(|i| u64::from_le(words[i].load(Ordering::Relaxed)))
+        core::array::from_fn(|i| {
+            u64::from_le(self.word(at + 8 * i, self.len).load(Ordering::Relaxed))
+        })
     }
 
     #[inline(always)]
     fn write_words<const N: usize>(&self, at: usize, values: [u64; N]) {
-        let words = self.words(at, N, self.writable_len);
-        for (word, value) in words.iter().zip(values) {
+        for (i, value) in values.into_iter().enumerate() {
             acts("write a word");
+            let word = self.word(at + 8 * i, self.writable_len);
             word.store(value.to_le(), Ordering::Relaxed);
         }
     }
@@ -267,9 +268,9 @@ impl Memory for Region {
     #[inline]
     fn read_bytes(&self, at: usize, into: &mut [u8]) {
         looks("read bytes", self.place(at));
+        let from = self.at(at, into.len(), self.len);
         let (words, rest) = into.as_chunks_mut::<8>();
         if words.len() > SMALL / 8 || !rest.is_empty() {
-            let from = self.at(at, into.len(), self.len);
             // SAFETY: both are valid for that length; `into` is exclusive, so they don't overlap.
             return unsafe { copy_opaque(into.as_mut_ptr(), from, into.len()) };
         }
@@ -282,9 +283,9 @@ impl Memory for Region {
     #[inline]
     fn write_bytes(&self, at: usize, from: &[u8]) {
         acts("write bytes");
+        let to = self.at(at, from.len(), self.writable_len);
         let (words, rest) = from.as_chunks::<8>();
         if words.len() > SMALL / 8 || !rest.is_empty() {
-            let to = self.at(at, from.len(), self.writable_len);
             // SAFETY: both are valid for that length. They don't overlap: nobody holds a slice
             // into bytes that he himself is about to write.
             return unsafe { copy_opaque(to, from.as_ptr(), from.len()) };

@@ -12,6 +12,11 @@
 //!   cursor that counts from then on is the tail until it has stored one of its own;
 //! * *leaving or dead*: it is struck, and only its owner's word, or the kernel's, strikes it.
 //!
+//! Which page is next is a question of speed alone. A page that everybody has just left lies in the
+//! caches of those who have read it, from where it is fetched back more slowly than from the memory
+//! or cache that all share. So a chain can be told to take more pages than it needs and to go round
+//! in longer *laps*; and the page that was left first is always taken first.
+//!
 //! A sender makes no memory and sends no descriptors: it says that it is [`Blocked`] for want of
 //! a page, and its owner gives it one ([`add_page`](Sender::add_page)). A page may be named by an
 //! end-of-page message only after every receiver has been sent its descriptor, which the owner
@@ -62,14 +67,15 @@ impl<M: Memory> Sender<M> {
     pub(super) fn room(&mut self, slot_len: usize) -> Result<usize, Blocked> {
         self.reclaim();
         let least = PAGE_HEADER + slot_len + SLOT_HEADER;
-        let fits = |page: &Page<M>| page.memory.region_len() >= least;
+        let wanted = self.limits.page_for(slot_len);
+        let first_lap = self.pages_len + wanted <= self.lap;
+        let fits = |page: &Page<M>| page.memory.region_len() >= least && !(first_lap && page.used);
         if let Some(i) = self.free.iter().position(|page| fits(page) && page.unannounced == 0) {
             return Ok(i);
         }
         if self.free.iter().any(fits) {
             return Err(Blocked::Announce);
         }
-        let wanted = self.limits.page_for(slot_len);
         let free_len: usize = self.free.iter().map(|page| page.memory.region_len()).sum();
         // Never beyond the budget (P6). Free pages that are too small for this message may make
         // room for a larger one.
@@ -132,6 +138,18 @@ impl<M: Memory> Sender<M> {
             }
         });
         left
+    }
+
+    /// From now on no page is written again while the chain has less than `bytes` in pages, which is
+    /// at most its budget.
+    pub fn set_lap(&mut self, bytes: usize) {
+        self.lap = bytes.min(self.limits.budget());
+    }
+
+    /// There is no memory for more pages: the chain makes do with those that it has. Returns whether
+    /// that may help.
+    pub fn settle(&mut self) -> bool {
+        core::mem::take(&mut self.lap) > self.pages_len
     }
 
     /// Gives the chain a page. Every receiver must be sent its descriptor.
@@ -253,5 +271,52 @@ impl<M: Memory> Peer<M> {
             self.seen = found;
         }
         Ok(self.seen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::Refused;
+    use crate::limits::Limits;
+    use crate::memory::Region;
+    use crate::message::Envelope;
+
+    /// Sends pages full of messages that nobody holds back, and gives the chain what it asks for.
+    fn fill(sender: &mut Sender<Region>, pages: usize) {
+        let end = sender.position() + 256 * pages as u64;
+        while sender.position() < end {
+            match sender.send(Envelope::default(), &[7; 64]) {
+                Ok(()) => {}
+                Err(Refused::Blocked(Blocked::NeedPage(len))) => sender.add_page(Region::heap(len)),
+                Err(refused) => panic!("{refused:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_chain_takes_its_lap_in_pages_before_it_writes_one_again_and_no_more() {
+        let limits = Limits::new(256, 64, 2048).unwrap();
+        for (lap, pages) in [(0, 2), (1024, 4), (1000, 3), (usize::MAX, 8)] {
+            let mut sender = Sender::new(1, limits, Region::heap(256));
+            sender.set_lap(lap);
+            fill(&mut sender, 20);
+            let stats = sender.stats();
+            assert_eq!(stats.page_bytes_peak, 256 * pages, "lap {lap}");
+            assert_eq!(stats.turns - stats.reuses, pages - 1, "lap {lap}");
+        }
+    }
+
+    #[test]
+    fn without_memory_for_its_lap_a_chain_makes_do_with_what_it_has() {
+        let limits = Limits::new(256, 64, 2048).unwrap();
+        let mut sender = Sender::new(1, limits, Region::heap(256));
+        sender.set_lap(1024);
+        fill(&mut sender, 2);
+        assert!(sender.settle(), "it may help");
+        assert!(!sender.settle(), "it has not helped");
+        let before = sender.stats().page_bytes;
+        fill(&mut sender, 20);
+        assert!(sender.stats().page_bytes <= before.max(512));
     }
 }
