@@ -193,7 +193,8 @@ impl Check {
         let number = head & NUMBER;
         match self.next.get_mut(sender) {
             Some(next) if *next == number => *next += 1,
-            Some(_) => return Err(Wrong::Number),
+            Some(next) if *next < number => return Err(Wrong::Missing),
+            Some(_) => return Err(Wrong::Again),
             None => return Err(Wrong::Sender),
         }
         if self.every_byte && sum(&message[LEAST..]) != self.sums[number as usize % WINDOWS] {
@@ -211,7 +212,8 @@ impl Check {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrong {
     Length,
-    Number,
+    Missing,
+    Again,
     Sender,
     Bytes,
 }
@@ -222,7 +224,8 @@ impl std::fmt::Display for Wrong {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Wrong::Length => "a message of another length than was sent",
-            Wrong::Number => "a message is missing, came twice or out of order",
+            Wrong::Missing => "a message is missing",
+            Wrong::Again => "a message has come before",
             Wrong::Sender => "a message of a sender who does not exist",
             Wrong::Bytes => "a message has other bytes than were sent",
         })
