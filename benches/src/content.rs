@@ -29,7 +29,7 @@ pub enum Sabotage {
 }
 
 /// The number of the message that a sabotaged sender spoils: so early that each workload reaches it.
-const SPOILT: u64 = 50;
+const SPOILT: u64 = 30;
 
 /// The messages of one sender, one after the other.
 pub struct Content {
