@@ -18,10 +18,16 @@
 //! what stood before the first.
 //!
 //! A fence costs the publisher more than the message does. Where the kernel can make all other
-//! processes fence, the sleeper has it do so (a *barrier*) and says in its region that it will;
+//! processes fence, the sleeper may have it do so (a *barrier*) and says in its region that it will;
 //! then the publisher, who must have registered to be reached, only keeps the compiler from moving
 //! its look in front of its store. Wherever it is when the barrier comes: it has stored, and the
 //! second look sees it; or it has not yet, and it will see `parked`.
+//!
+//! A barrier costs a thousand fences. So it is for those who read a stream and hardly ever sleep: the
+//! flag that promises it stands in the parked word while its owner is awake, and the sleep that makes
+//! the barrier takes it back. From then on publishers fence, until a whole page was read without a
+//! sleep. Nobody overlooks that it was taken back: whoever had seen the flag has been reached by the
+//! barrier since, and does not see it again.
 //!
 //! A ring to somebody who is awake already costs him one byte to read, and nothing else. The
 //! sleeps are numbered, so that each is rung once and rings don't fill the socket of a process that
@@ -38,7 +44,9 @@ pub struct Control<M> {
     memory: M,
     /// How often the owner has parked.
     sleeps: u64,
-    /// Whether the owner makes a barrier before it sleeps.
+    /// How often it had when it came to the end of a page last.
+    sleeps_at_turn: u64,
+    /// Whether the owner makes a barrier before it sleeps next, and has said so.
     barrier: bool,
 }
 
@@ -56,18 +64,20 @@ impl<M: Memory> Doorbell<M> {
         Doorbell { control, rung: 0 }
     }
 
-    /// Whether the owner must not be looked at without a fence: it makes no barriers, or they
-    /// don't reach us.
+    /// Whether the owner must not be looked at without a fence: it makes no barrier before it sleeps,
+    /// or that does not reach us.
     #[inline]
     pub fn needs_fence(&self) -> bool {
-        !(self.control.barrier && self.control.memory.is_reached())
+        let memory = &self.control.memory;
+        let word = || memory.load(CONTROL_PARKED, Site::PromiseRead);
+        !(memory.is_reached() && word() & CONTROL_BARRIER != 0)
     }
 
     /// After something was published and [`ring_fence`](Control::ring_fence) was called:
     /// must the owner be rung? Says so once for each of its sleeps.
     #[inline]
     pub fn must_ring(&mut self) -> bool {
-        let sleep = self.control.memory.load(CONTROL_PARKED, Site::RingRead);
+        let sleep = self.control.memory.load(CONTROL_PARKED, Site::RingRead) & !CONTROL_BARRIER;
         sleep != 0 && core::mem::replace(&mut self.rung, sleep) != sleep
     }
 }
@@ -81,10 +91,10 @@ impl<M: Memory> Control<M> {
     pub fn create(memory: M, cursors: usize) -> Self {
         assert!(cursor_offset(cursors) <= memory.region_len());
         let cursors = u32::try_from(cursors).expect("a region is not that large");
-        let barrier = memory.has_barrier();
-        let flags = if barrier { CONTROL_BARRIER } else { 0 };
-        memory.write_words(0, [CONTROL_MAGIC, halves(VERSION, cursors), flags]);
-        Control { memory, sleeps: 0, barrier }
+        memory.write_words(0, [CONTROL_MAGIC, halves(VERSION, cursors)]);
+        let mut control = Control { memory, sleeps: 0, sleeps_at_turn: 0, barrier: false };
+        control.turned();
+        control
     }
 
     /// Checks a peer's region, in which `slot` is the number of our link's cursor.
@@ -99,7 +109,7 @@ impl<M: Memory> Control<M> {
         if slot >= room {
             return Err(Fault::NoCursor { slot, len });
         }
-        let [magic, version, flags] = memory.read_words(0);
+        let [magic, version] = memory.read_words(0);
         if magic != CONTROL_MAGIC {
             let expected = CONTROL_MAGIC;
             return Err(Fault::Control { what: "the magic number", found: magic, expected });
@@ -108,11 +118,7 @@ impl<M: Memory> Control<M> {
             let (found, expected) = (low(version).into(), VERSION.into());
             return Err(Fault::Control { what: "the version", found, expected });
         }
-        if flags & !CONTROL_BARRIER != 0 {
-            let expected = CONTROL_BARRIER;
-            return Err(Fault::Control { what: "the flags", found: flags, expected });
-        }
-        Ok(Control { memory, sleeps: 0, barrier: flags & CONTROL_BARRIER != 0 })
+        Ok(Control { memory, sleeps: 0, sleeps_at_turn: 0, barrier: false })
     }
 
     /// The region itself.
@@ -156,27 +162,45 @@ impl<M: Memory> Control<M> {
     /// before it does. Returns whether everybody will see it; if not, it must not sleep.
     pub fn park(&mut self) -> bool {
         self.sleeps += 1;
+        // Takes the flag back, if it was there: who publishes from now on makes a fence.
         self.memory.store(CONTROL_PARKED, self.sleeps, Site::ParkStore);
-        if self.barrier {
-            // pairs with RingOrder, and with RingFence
-            return self.memory.barrier(Site::ParkBarrier);
+        if !self.barrier {
+            // pairs with RingFence
+            self.memory.fence(Site::ParkFence);
+            return true;
         }
-        // pairs with RingFence
-        self.memory.fence(Site::ParkFence);
-        true
+        // pairs with RingOrder, and with RingFence
+        let is_made = self.memory.barrier(Site::ParkBarrier);
+        self.barrier = !is_made;
+        is_made
     }
 
     /// The owner is awake.
     pub fn unpark(&self) {
-        self.memory.store(CONTROL_PARKED, 0, Site::ParkClear);
+        let word = if self.barrier { CONTROL_BARRIER } else { 0 };
+        self.memory.store(CONTROL_PARKED, word, Site::ParkClear);
+    }
+
+    /// The owner has come to the end of a page. If it has not slept in it, it reads a stream, and
+    /// will make a barrier before it does.
+    pub fn turned(&mut self) {
+        let sleeps_before = core::mem::replace(&mut self.sleeps_at_turn, self.sleeps);
+        if sleeps_before == self.sleeps && !self.barrier && self.memory.has_barrier() {
+            self.barrier = true;
+            self.memory.store(CONTROL_PARKED, CONTROL_BARRIER, Site::BarrierPromise);
+        }
     }
 
     /// Comes between everything that was published and [`must_ring`](Doorbell::must_ring); one
     /// fence serves for many peers, and is needed if [one of them](Doorbell::needs_fence) does.
     #[inline]
-    pub fn ring_fence(&self, is_needed: bool) {
-        // pairs with ParkFence, or with ParkBarrier
-        self.memory.fence(if is_needed { Site::RingFence } else { Site::RingOrder });
+    pub fn ring_fence(&self, is_needed: impl FnOnce() -> bool) {
+        // pairs with ParkBarrier
+        self.memory.fence(Site::RingOrder);
+        if is_needed() {
+            // pairs with ParkFence, and with ParkBarrier
+            self.memory.fence(Site::RingFence);
+        }
     }
 }
 
@@ -200,12 +224,32 @@ mod tests {
 
     #[test]
     fn no_fence_is_needed_only_towards_who_makes_barriers_that_reach_us() {
-        for barrier in [false, true] {
+        for word in [0, 1, CONTROL_BARRIER] {
             let memory = Region::heap(control_len(1));
             Control::create(memory.clone(), 1);
-            memory.write_words(CONTROL_FLAGS, [if barrier { CONTROL_BARRIER } else { 0 }]);
+            memory.store(CONTROL_PARKED, word, Site::ParkStore);
             let doorbell = Doorbell::new(Control::check(memory.clone(), 0).unwrap());
-            assert_eq!(doorbell.needs_fence(), !barrier || !memory.is_reached());
+            assert_eq!(doorbell.needs_fence(), word != CONTROL_BARRIER || !memory.is_reached());
+        }
+    }
+
+    #[test]
+    fn a_barrier_is_promised_by_who_reads_a_page_without_a_sleep_and_made_once() {
+        let memory = Region::heap(control_len(1));
+        let mut owner = Control::create(memory.clone(), 1);
+        let promised = if memory.has_barrier() { CONTROL_BARRIER } else { 0 };
+        let word = || memory.load(CONTROL_PARKED, Site::RingRead);
+        for _ in 0..2 {
+            assert_eq!(word(), promised);
+            for _ in 0..2 {
+                assert!(owner.park());
+                assert_eq!(word(), owner.sleeps, "the promise is taken back while it sleeps");
+                owner.unpark();
+                assert_eq!(word(), 0, "and not made again by waking up");
+            }
+            owner.turned();
+            assert_eq!(word(), 0, "it has slept in that page");
+            owner.turned();
         }
     }
 

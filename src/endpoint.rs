@@ -104,6 +104,9 @@ impl<M: Memory> Endpoint<M> {
         let Some(inbound) = &mut self.inbound else { return Ok((Event::Empty, false)) };
         let owes = inbound.owes();
         let event = inbound.poll()?;
+        if event == Event::Turned {
+            self.control.turned();
+        }
         let ring = (owes || event == Event::Turned) && self.give_up();
         Ok((event, ring))
     }
@@ -150,7 +153,7 @@ impl<M: Memory> Endpoint<M> {
     /// After something was published: whether the peer sleeps.
     #[inline(always)]
     fn must_ring(&mut self) -> bool {
-        self.control.ring_fence(self.doorbell.needs_fence());
+        self.control.ring_fence(|| self.doorbell.needs_fence());
         self.doorbell.must_ring()
     }
 

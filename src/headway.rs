@@ -25,13 +25,15 @@ pub(crate) struct Headway {
 
 impl Headway {
     /// Nothing is there, and `next` is the number of the next message. Leaves the sender alone for a
-    /// while if it is better left.
+    /// while if it is better left. Returns whether nothing has come since the last look, either.
     #[inline(always)]
-    pub fn caught_up(&mut self, next: u64) {
+    pub fn caught_up(&mut self, next: u64) -> bool {
         if next == self.caught_up_at {
             self.pause = 0;
+            true
         } else {
             self.fall_behind(next);
+            false
         }
     }
 

@@ -41,7 +41,7 @@
 //! A control region, written by its owner alone, each line of 64 bytes on its own:
 //!
 //! ```text
-//!   0     magic, version, number of cursors, flags
+//!   0     magic, version, number of cursors
 //!   64    parked word
 //!   128   cursor 0, taken 0
 //!   192   cursor 1, taken 1
@@ -103,12 +103,11 @@ pub const FLAG_EXTENDED: u8 = 1;
 pub const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"LLMPctrl");
 /// Offset of the version (low half) and the number of cursors (high half).
 pub const CONTROL_VERSION: usize = 8;
-/// Offset of the flags, which never change.
-pub const CONTROL_FLAGS: usize = 16;
-/// Flag: before it sleeps, the owner makes a barrier in all processes that have registered.
-pub const CONTROL_BARRIER: u64 = 1;
-/// Offset of the parked word: zero while the owner is awake.
+/// Offset of the parked word: while the owner sleeps, the number of the sleep; else zero, or this flag.
 pub const CONTROL_PARKED: usize = LINE;
+/// Flag in the parked word: before it sleeps next, the owner makes a barrier in all processes that
+/// have registered.
+pub const CONTROL_BARRIER: u64 = 1 << 63;
 /// Offset of the first cursor.
 pub const CONTROL_CURSORS: usize = 2 * LINE;
 /// How far behind a cursor its *taken* word stands.
@@ -167,7 +166,7 @@ const _: () = {
     assert!(SLOT_TAG + WORD == SLOT_HEADER && SLOT_HEADER.is_multiple_of(SLOT_ALIGN));
     assert!(SLOT_EXTENSION == 2 * WORD && SLOT_ALIGN.is_multiple_of(WORD));
     assert!(SLOT_LENT == 2 * WORD);
-    assert!(CONTROL_VERSION + WORD == CONTROL_FLAGS && CONTROL_FLAGS + WORD <= CONTROL_PARKED);
+    assert!(CONTROL_VERSION + WORD <= CONTROL_PARKED);
     assert!(CONTROL_PARKED + LINE == CONTROL_CURSORS && CONTROL_TAKEN + WORD <= LINE);
     assert!(cursor_offset(1) - cursor_offset(0) == LINE);
     assert!(commit_word(0, KIND_EOP, 0, 0) != 0);

@@ -79,6 +79,10 @@ pub trait Memory: Clone {
     /// always will.
     fn is_reached(&self) -> bool;
 
+    /// Has the processor fetch the cache line at `at`, in the region or behind it: a hint, and no
+    /// access.
+    fn prefetch(&self, _at: usize) {}
+
     /// Reads `N` words that nobody writes now.
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N];
 

@@ -88,12 +88,16 @@ sites! {
     ParkFence: Fence SeqCst, pairs "RingFence", weaker [AcqRel, Release, Acquire, Relaxed];
     /// The sleeper is awake again.
     ParkClear: Store Relaxed, pairs "a ring too many is harmless, and whoever wakes looks at everything", weaker [];
+    /// The owner, awake, promises that it makes a `ParkBarrier` before it sleeps next.
+    BarrierPromise: Store Relaxed, pairs "who reads what was there before makes a fence too many", weaker [];
     /// Between publishing (a commit or a cursor) and looking whether the other side sleeps.
     RingFence: Fence SeqCst, pairs "ParkFence", weaker [AcqRel, Release, Acquire, Relaxed];
     /// In the place of `ParkFence` where the kernel makes everybody else fence, too.
     ParkBarrier: Barrier SeqCst, pairs "RingOrder", weaker [Relaxed];
     /// In the place of `RingFence` towards a sleeper that makes a `ParkBarrier`.
     RingOrder: Compiler SeqCst, pairs "ParkBarrier", weaker [];
+    /// Does the other side promise a barrier before it sleeps?
+    PromiseRead: Load Relaxed, pairs "ordered by the RingOrder before it", weaker [];
     /// Does the other side sleep?
     RingRead: Load Relaxed, pairs "ordered by the RingFence or RingOrder before it", weaker [];
 }

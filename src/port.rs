@@ -204,24 +204,39 @@ impl Port {
     pub fn pump(&mut self) {
         self.disarm();
         for _ in 0..AT_ONCE {
-            match self.socket.receive() {
-                Received::Nothing => return,
-                Received::HungUp => {
-                    self.hung_up();
-                    return;
-                }
-                Received::Garbage(error) => {
-                    self.fail(error.into());
-                    return;
-                }
-                Received::Packet(packet, descriptor) => {
-                    if let Err(fault) = self.on_packet(packet, descriptor) {
-                        self.fail(fault);
-                        return;
-                    }
-                }
+            let received = self.socket.receive();
+            if !self.on_received(received) {
+                return;
             }
         }
+    }
+
+    /// Awake again, by what the socket brought. A ring is what was slept for; behind anything else
+    /// there is more.
+    fn wake(&mut self, received: Received) {
+        self.disarm();
+        let is_ring = matches!(received, Received::Packet(Packet::Ring, _));
+        if self.on_received(received) && !is_ring {
+            self.pump();
+        }
+    }
+
+    /// Acts upon what the socket brought. Returns whether there may be more.
+    fn on_received(&mut self, received: Received) -> bool {
+        let fault = match received {
+            Received::Nothing => return false,
+            Received::HungUp => {
+                self.hung_up();
+                return false;
+            }
+            Received::Garbage(error) => error.into(),
+            Received::Packet(packet, descriptor) => match self.on_packet(packet, descriptor) {
+                Ok(()) => return true,
+                Err(fault) => fault,
+            },
+        };
+        self.fail(fault);
+        false
     }
 
     fn on_packet(&mut self, packet: Packet, descriptor: Option<Foreign>) -> Result<(), Fault> {
@@ -316,8 +331,10 @@ impl Port {
     /// A look has found nothing.
     #[inline(always)]
     pub fn looked_in_vain(&mut self) {
-        if let Some(inbound) = self.endpoint.inbound() {
-            self.headway.caught_up(inbound.next_message());
+        if let Some(inbound) = self.endpoint.inbound()
+            && self.headway.caught_up(inbound.next_message())
+        {
+            inbound.expect();
         }
         self.empty_looks = self.empty_looks.wrapping_add(1);
         if self.empty_looks.is_multiple_of(EMPTY_LOOKS) {
@@ -382,8 +399,14 @@ impl Port {
         }
         // While the peer has not been told of our pages, there is something to write, too.
         let untold = self.endpoint.notice().is_some();
+        if !untold && deadline.is_none() {
+            let received = self.socket.receive_blocking();
+            self.wake(received);
+            return true;
+        }
         let happened = self.socket.wait(untold, deadline);
-        self.pump();
+        let received = self.socket.receive();
+        self.wake(received);
         if untold && self.announce().is_err() {
             return true;
         }

@@ -3,7 +3,7 @@
 //! | figure | its limit |
 //! |---|---|
 //! | a message or a delivery up to 4 KiB | half the round trip of one cache line for each line that it and its header (16 bytes) take |
-//! | a longer one | the copy of its bytes in the second cache |
+//! | a longer one | the copy of its bytes into a ring of 4 MiB, from where the receiver fetches them |
 //! | one written in place, of which the head is read | the lines of a message of 8 bytes |
 //! | ping-pong, polling | two cache lines there and back, before and after the same runs |
 //! | ping-pong, sleeping | bare sockets in its place, which wake there and back |
@@ -65,7 +65,7 @@ impl<'a> Limits<'a> {
 
     fn message_ns(&self, len: usize) -> Option<f64> {
         if len > SHORT {
-            let gib_per_s = self.hardware(hardware::L2_COPY, "gib_per_s")?;
+            let gib_per_s = self.hardware(hardware::RING_COPY, "gib_per_s")?;
             return Some(len as f64 / gib_per_s / (1u64 << 30) as f64 * 1e9);
         }
         let one_line_ns = self.hardware(hardware::ONE_LINE, "ns_p50")?;

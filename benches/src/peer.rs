@@ -55,7 +55,7 @@ pub enum Room {
 
 /// Length of the rings of peers that ask for one: as much as a channel of ours takes before it
 /// writes a page again.
-const RING: usize = 4 << 20;
+pub const RING: usize = 4 << 20;
 
 impl Setup {
     pub fn new(len: usize) -> Self {

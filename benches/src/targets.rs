@@ -119,7 +119,7 @@ impl Table<'_> {
             }
         }
         for len in ["64 KiB", "1 MiB"] {
-            for copy in [hardware::L2_COPY, hardware::MEMORY_COPY] {
+            for copy in [hardware::L2_COPY, hardware::RING_COPY, hardware::MEMORY_COPY] {
                 rows.push(self.of_copies(&format!("{len}, head only, one by one"), copy));
             }
         }

@@ -75,18 +75,24 @@ pub const WAKE_RECEIVER: Model = model("wake_receiver", None, |loom| {
     both_sleep(loom, limits(4, 2), 2, Waiting::Sleeps);
 });
 
-pub const WAKE_SENDER: Model = model("wake_sender", None, |loom| sender_sleeps(loom, limits(1, 2)));
+pub const WAKE_SENDER: Model =
+    model("wake_sender", None, |loom| sender_sleeps(loom, limits(1, 2), 1));
 
 pub const WAKE_BOTH: Model = model("wake_both", Some(3), |loom| {
     both_sleep(loom, limits(1, 2), 4, Waiting::Sleeps);
 });
 
-pub const WAKE_RECEIVER_BARRIER: Model = model("wake_receiver_barrier", None, |loom| {
+pub const WAKE_RECEIVER_BARRIER: Model = model("wake_receiver_barrier", Some(6), |loom| {
     both_sleep(&loom.with_barriers(), limits(4, 2), 2, Waiting::Sleeps);
 });
 
 pub const WAKE_SENDER_BARRIER: Model = model("wake_sender_barrier", None, |loom| {
-    sender_sleeps(&loom.with_barriers(), limits(1, 2));
+    sender_sleeps(&loom.with_barriers(), limits(1, 2), 1);
+});
+
+/// The second sleep makes no barrier any more.
+pub const WAKE_SENDER_TWICE_BARRIER: Model = model("wake_sender_twice_barrier", Some(5), |loom| {
+    sender_sleeps(&loom.with_barriers(), limits(1, 3), 2);
 });
 
 pub const WAKE_BOTH_BARRIER: Model = model("wake_both_barrier", Some(3), |loom| {

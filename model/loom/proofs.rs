@@ -78,6 +78,11 @@ fn p9_p10_a_sleeping_sender_that_makes_a_barrier_is_woken() {
 }
 
 #[test]
+fn p9_p10_a_sender_that_sleeps_with_a_barrier_and_again_without_is_woken() {
+    models::WAKE_SENDER_TWICE_BARRIER.check();
+}
+
+#[test]
 fn p9_p10_both_are_woken_that_make_barriers() {
     models::WAKE_BOTH_BARRIER.check();
 }

@@ -71,6 +71,7 @@ const JUDGES: &[Judge] = &[
     Judge { model: models::WAKE_BOTH, subject: Subject::Waking, bound: 2 },
     Judge { model: models::WAKE_RECEIVER_BARRIER, subject: Subject::Barrier, bound: 3 },
     Judge { model: models::WAKE_SENDER_BARRIER, subject: Subject::Barrier, bound: 3 },
+    Judge { model: models::WAKE_SENDER_TWICE_BARRIER, subject: Subject::Barrier, bound: 3 },
     Judge { model: models::WAKE_BOTH_BARRIER, subject: Subject::Barrier, bound: 2 },
     Judge { model: models::LEND, subject: Subject::Lending, bound: 3 },
     Judge { model: models::LEND_BROKER_ASLEEP, subject: Subject::Returns, bound: 3 },
@@ -100,6 +101,12 @@ fn subjects(mutant: Protocol) -> &'static [Subject] {
     use Site::{ParkBarrier, ParkClear, ParkFence, ParkStore, RingFence, RingOrder, RingRead};
     let wakes = |site: &Site| matches!(site, ParkStore | ParkClear | RingRead);
     match mutant {
+        Protocol::Swapped(swap)
+            if swap.then.contains(&Site::PromiseRead)
+                || swap.first == Step::Store(Site::BarrierPromise) =>
+        {
+            &[Subject::Barrier]
+        }
         Protocol::Weakened(Site::TakenPublish | Site::TakenRead, _)
         | Protocol::Swapped(Swap { first: Step::Store(Site::TakenPublish), .. }) => {
             &[Subject::Taken]

@@ -78,7 +78,7 @@ fn run(orders: Orders) {
     };
     timed("three receivers", &|| deliver(&threads, LONG));
     timed("both sleep", &|| both_sleep(&threads, limits(3, 3), 5_000, Waiting::Sleeps));
-    timed("a sender sleeps", &|| (0..RUNS).for_each(|_| sender_sleeps(&threads, limits(2, 2))));
+    timed("a sender sleeps", &|| (0..RUNS).for_each(|_| sender_sleeps(&threads, limits(2, 2), 1)));
     timed("dropped claims", &|| drop_claims(&threads, Size { receivers: 1, ..LONG }));
     timed("joining", &|| (0..RUNS).for_each(|_| join_during_reuse(&threads, SHORT, 9)));
     timed("leaving", &|| (0..RUNS).for_each(|_| leave_during_reuse(&threads, SHORT)));

@@ -111,6 +111,6 @@ fn p9_p10_a_channel_whose_ends_sleep_is_a_behaviour_of_the_specification() {
         both_sleep(runtime, limits, 12, Waiting::Sleeps);
     });
     refine("sender_sleeps", 1000, limits.budget(), true, move |runtime| {
-        sender_sleeps(runtime, limits);
+        sender_sleeps(runtime, limits, 1);
     });
 }

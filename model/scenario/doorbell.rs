@@ -255,8 +255,9 @@ pub fn until_death<R: Runtime>(
 }
 
 /// A sender that sleeps for room, and a receiver that never sleeps: only what it gives up on the
-/// way can wake the sender. [P9 P10]
-pub fn sender_sleeps<R: Runtime>(runtime: &R, limits: Limits) {
+/// way can wake the sender, who has `more` to send than there is room for: a page of one message each.
+/// [P9 P10]
+pub fn sender_sleeps<R: Runtime>(runtime: &R, limits: Limits, more: u64) {
     let (mut sending, mut receiving) = endless(runtime, limits);
     while sending.send() {}
     let full = sending.next;
@@ -264,13 +265,13 @@ pub fn sender_sleeps<R: Runtime>(runtime: &R, limits: Limits) {
     let receiver = {
         let has_sent = has_sent.clone();
         runtime.spawn(move || {
-            // All that is there, and so over a page turn; then it waits elsewhere.
+            // All that is there, and so over as many page turns; then it waits elsewhere.
             receiving.receive_until(full, Waiting::Polls);
             has_sent.wait();
-            receiving.receive_until(full + 1, Waiting::Polls);
+            receiving.receive_until(full + more, Waiting::Polls);
         })
     };
-    sending.send_until(full + 1);
+    sending.send_until(full + more);
     has_sent.put(());
     receiver();
     runtime.note(Note::Finished);

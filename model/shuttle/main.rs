@@ -241,7 +241,7 @@ fn p9_p10_a_sender_is_woken_by_a_receiver_that_never_sleeps() {
     // Under random schedules alone: a priority schedule may never let the sender run.
     let scenario = || both_sleep(&Shuttle, chain_limits(2, 2), 12, Waiting::Polls);
     explore_under("polling_receiver", 1000, &[Kind::Random], scenario);
-    let scenario = || sender_sleeps(&Shuttle, chain_limits(2, 2));
+    let scenario = || sender_sleeps(&Shuttle, chain_limits(2, 2), 1);
     explore_under("sender_sleeps", 1000, &[Kind::Random], scenario);
 }
 

@@ -12,7 +12,7 @@ use crate::state::*;
 use crate::trace::Event;
 use llmp::layout::*;
 use llmp::order::Site;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const UNIT: usize = SLOT_ALIGN;
 
@@ -46,6 +46,8 @@ pub struct Translator {
     pairs: BTreeMap<(usize, u32), [u64; 2]>,
     /// Whose chain the broker reads as which cursor.
     cursors: BTreeMap<usize, Who>,
+    /// Who lets the compiler move nothing behind its look for sleepers.
+    ordered: BTreeSet<Who>,
     pub actions: u64,
 }
 
@@ -60,6 +62,7 @@ impl Translator {
             tags: BTreeMap::new(),
             pairs: BTreeMap::new(),
             cursors: BTreeMap::new(),
+            ordered: BTreeSet::new(),
             actions: 0,
         }
     }
@@ -84,6 +87,10 @@ impl Translator {
             }
             Event::Fence { who: by, site: Site::ParkFence | Site::ParkBarrier } => {
                 self.act(Action::ParkFence { by: *by })
+            }
+            Event::Fence { who, site: Site::RingOrder } => {
+                self.ordered.insert(*who);
+                Ok(())
             }
             Event::Fence { who: by, .. } => self.act(Action::RingFence { by: *by }),
             Event::WriteWords { who, region, at, words } if words[0] == PAGE_MAGIC && *at == 0 => {
@@ -153,8 +160,16 @@ impl Translator {
             Event::Load { value, site: Site::CursorRead, .. } => {
                 self.act(Action::Learn { chain: who, by: of, cursor: position(value) })
             }
+            // The fence of this publisher is made by the sleeper.
+            Event::Load { value: CONTROL_BARRIER, site: Site::PromiseRead, .. }
+                if self.ordered.contains(&who) =>
+            {
+                self.act(Action::RingFence { by: who })
+            }
             Event::Load { value, site: Site::RingRead, .. } => {
-                self.act(Action::RingRead { by: who, of, parked: value != 0 })
+                self.ordered.remove(&who);
+                let parked = value & !CONTROL_BARRIER != 0;
+                self.act(Action::RingRead { by: who, of, parked })
             }
             _ => Ok(()),
         }

@@ -14,12 +14,16 @@ pub struct Claim<'a, M: Memory> {
     len: usize,
     slot_len: usize,
     commit: u64,
+    tag: u64,
 }
 
 impl<'a, M: Memory> Claim<'a, M> {
     /// `slot_len` bytes at the sender's place are free, and behind them there is room for an
-    /// end-of-page message. Writes everything but the payload and the commit word: these two come
-    /// last, as nothing that is known now survives a long copy in a register.
+    /// end-of-page message.
+    ///
+    /// A short message is written from its end to its beginning, the commit word last. A receiver that
+    /// polls that word fetches its line again and again: so it is written at one go, when the lines
+    /// behind it are done.
     #[inline(always)]
     pub(super) fn new(
         sender: &'a mut Sender<M>,
@@ -34,11 +38,10 @@ impl<'a, M: Memory> Claim<'a, M> {
             page.write_words(payload_at, [broker, id]);
             payload_at += SLOT_EXTENSION;
         }
-        page.write_words(at + SLOT_TAG, [envelope.tag_word()]);
         // Relaxed: the publishing store of this run comes after it
         page.store(at + slot_len + SLOT_COMMIT, 0, Site::CommitClear);
         let commit = envelope.commit_word(len as u32, kind);
-        Claim { sender, payload_at, len, slot_len, commit }
+        Claim { sender, payload_at, len, slot_len, commit, tag: envelope.tag_word() }
     }
 
     /// Writes the whole payload.
@@ -66,6 +69,7 @@ impl<'a, M: Memory> Claim<'a, M> {
     /// Puts the message into the run. It is visible after [`Sender::publish`].
     #[inline(always)]
     pub fn commit(self) {
+        self.write_tag();
         self.sender.commit_slot(self.commit);
         self.pass();
     }
@@ -73,6 +77,7 @@ impl<'a, M: Memory> Claim<'a, M> {
     /// Makes the message visible, with all of the run before it.
     #[inline(always)]
     pub fn publish(self) {
+        self.write_tag();
         if self.sender.has_run() {
             self.sender.commit_slot(self.commit);
             self.sender.publish();
@@ -81,6 +86,11 @@ impl<'a, M: Memory> Claim<'a, M> {
             self.sender.page.store(self.sender.at + SLOT_COMMIT, self.commit, Site::CommitPublish);
         }
         self.pass();
+    }
+
+    #[inline(always)]
+    fn write_tag(&self) {
+        self.sender.page.write_words(self.sender.at + SLOT_TAG, [self.tag]);
     }
 
     /// Goes on behind the message.

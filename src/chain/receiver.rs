@@ -184,6 +184,13 @@ impl<M: Memory> Receiver<M> {
         }
     }
 
+    /// Has the line fetched in which the rest of a short message will lie, while its commit word is
+    /// looked at: when that shows the message, the rest is there or on its way.
+    #[inline(always)]
+    pub(crate) fn expect(&self) {
+        self.page.prefetch(self.at + LINE);
+    }
+
     #[inline(always)]
     fn place(&self) -> Place {
         Place {

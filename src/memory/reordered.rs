@@ -66,6 +66,9 @@ swaps! {
     Store(Site::CommitPublish), behind RingRead: "who sleeps for a message is not seen, and misses it";
     Store(Site::CursorPublish), behind RingRead: "who sleeps for room is not seen, and misses it";
     Store(Site::TakenPublish), behind RingRead: "who sleeps until all is taken is not seen, and misses it";
+    Store(Site::CommitPublish), behind PromiseRead: "who sleeps a second time, without a barrier, misses a message";
+    Store(Site::CursorPublish), behind PromiseRead: "who sleeps a second time, without a barrier, misses room";
+    Store(Site::BarrierPromise), behind ParkStore: "who sleeps says that it is awake";
     Store(Site::CommitPublish), behind CursorPublish | TakenPublish: "what a broker gives up, or says it has taken, is lost if it dies now";
     Store(Site::ParkClear), behind ParkStore: "somebody awake is rung, once";
 }

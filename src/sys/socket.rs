@@ -17,7 +17,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A connected control socket. No call on it blocks, except [`wait`](Socket::wait).
+/// A connected control socket. No call on it blocks, except [`wait`](Socket::wait) and
+/// [`receive_blocking`](Socket::receive_blocking).
 #[derive(Debug)]
 pub(crate) struct Socket {
     _closing: AtDrop,
@@ -108,10 +109,26 @@ impl Socket {
 
     /// Takes the next packet, without waiting for one.
     pub fn receive(&self) -> Received {
+        self.receive_with(RecvFlags::DONTWAIT)
+    }
+
+    /// Waits until there is a packet or the other side hangs up, and takes it: one system call
+    /// less than to wait first.
+    pub fn receive_blocking(&self) -> Received {
+        loop {
+            match self.receive_with(RecvFlags::empty()) {
+                // Whoever else has the descriptor may have said that nothing on it shall block.
+                Received::Nothing => drop(self.wait(false, None)),
+                received => return received,
+            }
+        }
+    }
+
+    fn receive_with(&self, flags: RecvFlags) -> Received {
         // One byte more than the longest packet shows that one is too long.
         let mut bytes = [0; MAX_PACKET + 1];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let flags = flags | RecvFlags::CMSG_CLOEXEC;
         looks("receive", self.place());
         let (received, control) = loop {
             let mut control = RecvAncillaryBuffer::new(&mut space);

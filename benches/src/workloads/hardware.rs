@@ -3,6 +3,7 @@
 use super::pingpong;
 use crate::clock::work;
 use crate::measure::{Cell, Figures, Plan};
+use crate::peer::RING;
 use crate::placement::{cpus, pin, round_trip_ns};
 use anyhow::{Result, bail};
 use rustix::event::{EventfdFlags, eventfd};
@@ -16,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// Source and destination fit into a core's second cache together.
 const IN_L2: usize = 128 << 10;
+/// What is sent at once, and where it goes round, see `peer::RING`.
+const MESSAGE: usize = 64 << 10;
 /// Larger than every cache.
 const IN_MEMORY: usize = 128 << 20;
 const WAKE_UPS: u32 = 2000;
@@ -27,6 +30,7 @@ pub const BARE: &str = "bare sockets";
 /// Cases that other figures are compared with.
 pub const ONE_LINE: &str = "one cache line there and back";
 pub const L2_COPY: &str = "copy in the second cache";
+pub const RING_COPY: &str = "copy of 64 KiB into a ring of 4 MiB";
 pub const MEMORY_COPY: &str = "copy in memory";
 pub const SOCKET: &str = "wake up over a SOCK_SEQPACKET socket";
 pub const LATE_SOCKET: &str = "wake up over a SOCK_SEQPACKET socket, late answers";
@@ -37,8 +41,9 @@ pub fn cells(_: &Plan) -> Vec<Cell> {
         Cell::new(NAME, "two cache lines there and back".into(), NAME, |_| {
             Ok(vec![("ns_p50", round_trip_ns(2)?)])
         }),
-        Cell::new(NAME, L2_COPY.into(), NAME, |_| copy(IN_L2)).anywhere(),
-        Cell::new(NAME, MEMORY_COPY.into(), NAME, |_| copy(IN_MEMORY)).anywhere(),
+        Cell::new(NAME, L2_COPY.into(), NAME, |_| copy(IN_L2, IN_L2)).anywhere(),
+        Cell::new(NAME, RING_COPY.into(), NAME, |_| copy(MESSAGE, RING)).anywhere(),
+        Cell::new(NAME, MEMORY_COPY.into(), NAME, |_| copy(IN_MEMORY, IN_MEMORY)).anywhere(),
         Cell::new(NAME, SOCKET.into(), NAME, |_| wake_by_socket(Duration::ZERO)),
         Cell::new(NAME, LATE_SOCKET.into(), NAME, |_| wake_by_socket(pingpong::LATE)),
         Cell::new(NAME, "wake up over an eventfd".into(), NAME, |_| {
@@ -52,16 +57,17 @@ pub fn cells(_: &Plan) -> Vec<Cell> {
     ]
 }
 
-/// Copies on one pinned thread.
-fn copy(len: usize) -> Result<Figures> {
+/// Copies `len` bytes again and again on one pinned thread, each time to the next place in `ring`
+/// bytes.
+fn copy(len: usize, ring: usize) -> Result<Figures> {
     let on = cpus()?[0];
     let copying = std::thread::spawn(move || {
         pin(on)?;
-        let (from, mut to) = (vec![1u8; len], vec![2u8; len]);
+        let (from, mut to) = (vec![1u8; len], vec![2u8; ring]);
         let rounds = ((512 << 20) / len).max(2);
         let start = Instant::now();
-        for _ in 0..rounds {
-            black_box(&mut to).copy_from_slice(black_box(&from));
+        for at in (0..rounds).map(|round| round * len % ring) {
+            black_box(&mut to[at..at + len]).copy_from_slice(black_box(&from));
         }
         let bytes = (rounds * len) as f64;
         anyhow::Ok(bytes / (1u64 << 30) as f64 / start.elapsed().as_secs_f64())

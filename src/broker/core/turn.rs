@@ -107,6 +107,7 @@ impl<M: Memory> Core<M> {
                 Ok(Event::Empty) if leaving => return Outcome::Gone(None),
                 Ok(Event::Empty) => break,
                 Ok(Event::Turned) => {
+                    self.control.turned();
                     link.drain = Drain::NotNeeded;
                     if !spend(&mut link.leaving, SLOT_HEADER) {
                         return Outcome::Gone(Some(Fault::Endless));
@@ -176,7 +177,7 @@ impl<M: Memory> Core<M> {
         // One fence for everything that was stored above and everybody who may wait for it.
         let needs_fence =
             |link: &Link<M>| link.doorbell.as_ref().is_some_and(Doorbell::needs_fence);
-        self.control.ring_fence(self.links.iter().any(needs_fence));
+        self.control.ring_fence(|| self.links.iter().any(needs_fence));
         for link in &mut self.links {
             let concerned = link.gave_up || published && link.roles.has(Roles::RECEIVE);
             if concerned && link.doorbell.as_mut().is_some_and(Doorbell::must_ring) {
