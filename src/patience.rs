@@ -7,7 +7,7 @@
 /// So often in a row it may be in vain.
 const VAIN: u32 = 4;
 /// Then every so many times it is tried again.
-const AGAIN: u32 = 16;
+const AGAIN: u32 = 64;
 
 /// The looks before a sleep.
 #[derive(Debug)]
@@ -70,16 +70,16 @@ mod tests {
     #[test]
     fn who_looks_in_vain_sleeps_at_once_and_tries_again_now_and_then() {
         let mut patience = Patience::new(3, 2);
-        let sleeps: Vec<u32> = (0..33).map(|_| looks(&mut patience)).collect();
-        let tries: Vec<usize> = (0..33).filter(|i| sleeps[*i] > 0).collect();
-        assert_eq!(tries, [0, 1, 2, 3, 16, 32]);
+        let sleeps: Vec<u32> = (0..129).map(|_| looks(&mut patience)).collect();
+        let tries: Vec<usize> = (0..129).filter(|i| sleeps[*i] > 0).collect();
+        assert_eq!(tries, [0, 1, 2, 3, 64, 128]);
         assert!(tries.iter().all(|i| sleeps[*i] == 5));
     }
 
     #[test]
     fn who_has_found_something_by_looking_goes_on_looking() {
         let mut patience = Patience::new(3, 2);
-        for _ in 0..16 {
+        for _ in 0..AGAIN {
             looks(&mut patience);
         }
         // There at once: says nothing about looking.
