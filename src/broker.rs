@@ -35,7 +35,7 @@ const STOP: u64 = 1;
 const FIRST_CONNECTION: u64 = 2;
 
 /// Turns without work before the broker sleeps, and those behind them that let others run.
-const SPINS: u32 = 50;
+const SPINS: u32 = 5;
 const YIELDS: u32 = 20;
 /// Turns with work between two looks at the connections.
 const TURNS_BETWEEN_LOOKS: u32 = 64;
