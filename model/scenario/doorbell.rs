@@ -255,8 +255,8 @@ pub fn until_death<R: Runtime>(
 }
 
 /// A sender that sleeps for room, and a receiver that never sleeps: only what it gives up on the
-/// way can wake the sender, who has `more` to send than there is room for: a page of one message each.
-/// [P9 P10]
+/// way can wake the sender, who has `more` messages to send than there is room for. The receiver
+/// gives up room for as many before it waits elsewhere. [P9 P10]
 pub fn sender_sleeps<R: Runtime>(runtime: &R, limits: Limits, more: u64) {
     let (mut sending, mut receiving) = endless(runtime, limits);
     while sending.send() {}
