@@ -4,6 +4,8 @@ mod builder;
 mod connection;
 pub mod core;
 mod forward;
+#[cfg(test)]
+mod tests;
 
 pub use self::builder::BrokerBuilder;
 use self::connection::{Connection, Phase};
@@ -16,6 +18,7 @@ use crate::fault::Fault;
 use crate::memory::{Foreign, Memory, Region, RegionError};
 use crate::message::ClientId;
 use crate::patience::Patience;
+use crate::port::NAP;
 use crate::sys::lifeline::{acts, looks};
 use crate::sys::place::Bound;
 use crate::sys::socket::{Credentials, Received, Sent, Socket, timespec};
@@ -167,7 +170,7 @@ impl Broker {
                 self.look(Some(MEMORY_PAUSE))?;
             } else if self.core.park() {
                 // Without a deadline: an idle bus uses no processor time (P11).
-                self.look(None)?;
+                self.look(self.core.may_be_overlooked().then_some(NAP))?;
                 self.core.unpark();
             } else {
                 // Whatever keeps it from work, it must not be deaf.
@@ -183,26 +186,30 @@ impl Broker {
 
     /// One turn, and everything that follows from it. Returns whether there was anything to do.
     fn turn(&mut self) -> bool {
+        let was_short = std::mem::take(&mut self.short_of_memory);
         let turn = self.core.turn();
         let mut worked = turn.taken > 0;
-        self.short_of_memory &= matches!(turn.blocked, Some(Blocked::NeedPage(_)));
         if let Some(Blocked::NeedPage(len)) = turn.blocked {
             match self.make_page(len) {
                 Ok(page) => {
                     self.core.add_page(page);
-                    self.short_of_memory = false;
                     worked = true;
                 }
                 Err(_) if self.core.settle() => worked = true,
                 Err(error) => {
-                    if !std::mem::replace(&mut self.short_of_memory, true) {
+                    self.short_of_memory = true;
+                    if !was_short {
                         log::error!("{error}; the bus waits until there is memory again");
                     }
                 }
             }
         }
         worked |= self.work_off();
-        self.tell_pages();
+        if was_short {
+            self.tell_all();
+        } else {
+            self.tell_pages();
+        }
         worked
     }
 
@@ -214,13 +221,15 @@ impl Broker {
 
     /// Does what the core has asked for.
     fn work_off(&mut self) -> bool {
-        let actions = self.core.take_actions();
-        let worked = !actions.is_empty();
-        for action in actions {
+        let mut worked = false;
+        for action in self.core.take_actions() {
+            let mut done = true;
             match action {
                 Action::Ring(client) => {
-                    if let Some(connection) = self.connection(client) {
-                        connection.socket.ring();
+                    done = self.connection(client).is_none_or(|c| c.socket.ring());
+                    if !done {
+                        self.core.not_rung(client);
+                        self.short_of_memory = true;
                     }
                 }
                 Action::Drain(client) => {
@@ -237,6 +246,7 @@ impl Broker {
                     self.tell_census();
                 }
             }
+            worked |= done;
         }
         worked
     }
@@ -270,22 +280,33 @@ impl Broker {
         }
     }
 
-    /// Tells a client what it has not been told yet; what has no room in its socket, later.
+    /// Tells a client what it has not been told yet; what has no room in its socket, or finds no
+    /// memory, later.
     fn tell(&mut self, token: u64) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
-        let told_all = connection.tell(&mut self.core);
-        connection.watch_writable(&self.epoll, token, !told_all);
+        let sent = connection.tell(&mut self.core);
+        connection.watch_writable(&self.epoll, token, sent == Sent::NotNow);
+        self.short_of_memory |= sent == Sent::NoMemory;
+    }
+
+    /// Tells every client what it has not been told yet.
+    fn tell_all(&mut self) {
+        let tokens: Vec<u64> = self.connections.keys().copied().collect();
+        for token in tokens {
+            self.tell(token);
+        }
     }
 
     /// Tells who asked how many clients receive, if that has changed.
     fn tell_census(&mut self) {
         let receivers = self.core.receivers();
-        let changed = std::mem::replace(&mut self.census, receivers) != receivers;
-        for (token, connection) in &mut self.connections {
-            if connection.is_watching() {
-                let told = connection.tell_census(receivers, changed);
-                connection.watch_writable(&self.epoll, *token, !told);
-            }
+        if std::mem::replace(&mut self.census, receivers) == receivers {
+            return;
+        }
+        let watching = |(token, c): (&u64, &mut Connection)| c.census_changed().then_some(*token);
+        let watching: Vec<u64> = self.connections.iter_mut().filter_map(watching).collect();
+        for token in watching {
+            self.tell(token);
         }
     }
 
@@ -457,7 +478,7 @@ impl Broker {
             // What has no room may find some yet.
             if self.core.park() {
                 let left = deadline.saturating_duration_since(Instant::now());
-                let looked = self.look(Some(left));
+                let looked = self.look(Some(left.min(NAP)));
                 self.core.unpark();
                 if looked.is_err() {
                     break;
@@ -472,9 +493,18 @@ impl Broker {
         let mut left: Vec<&Connection> = self.connections.values().collect();
         loop {
             let bye = Packet::Bye(ByeReason::Closed);
-            left.retain(|connection| connection.socket.send(&bye, None) == Sent::NotNow);
+            let mut short_of_memory = false;
+            left.retain(|connection| {
+                let sent = connection.socket.send(&bye, None);
+                short_of_memory |= sent == Sent::NoMemory;
+                matches!(sent, Sent::NotNow | Sent::NoMemory)
+            });
             let Some(next) = left.first() else { return };
-            if Instant::now() >= deadline || next.socket.wait_writable(deadline).is_err() {
+            if Instant::now() >= deadline {
+                return;
+            } else if short_of_memory {
+                std::thread::sleep(NAP);
+            } else if next.socket.wait_writable(deadline).is_err() {
                 return;
             }
         }

@@ -473,7 +473,7 @@ impl Client {
     pub fn arm(&mut self) -> bool {
         self.port.pump();
         let wanted = Wanted { message: true, ..Wanted::default() };
-        self.inbox.messages.is_empty() && self.port.arm(wanted)
+        self.inbox.messages.is_empty() && self.port.arm(wanted) && self.port.may_sleep_long()
     }
 }
 

@@ -75,10 +75,17 @@ impl<M: Memory> Doorbell<M> {
 
     /// After something was published and [`ring_fence`](Control::ring_fence) was called:
     /// must the owner be rung? Says so once for each of its sleeps.
+    ///
+    /// [`not_rung`](Doorbell::not_rung) takes that back.
     #[inline]
     pub fn must_ring(&mut self) -> bool {
         let sleep = self.control.memory.load(CONTROL_PARKED, Site::RingRead) & !CONTROL_BARRIER;
         sleep != 0 && core::mem::replace(&mut self.rung, sleep) != sleep
+    }
+
+    /// The ring could not be sent.
+    pub fn not_rung(&mut self) {
+        self.rung = 0;
     }
 }
 
@@ -159,20 +166,26 @@ impl<M: Memory> Control<M> {
     }
 
     /// The owner says that it is about to sleep. It must look again at everything it waits for
-    /// before it does. Returns whether everybody will see it; if not, it must not sleep.
-    pub fn park(&mut self) -> bool {
+    /// before it does, and must not sleep for long if it [may be
+    /// overlooked](Control::may_be_overlooked).
+    pub fn park(&mut self) {
         self.sleeps += 1;
         // Takes the flag back, if it was there: who publishes from now on makes a fence.
         self.memory.store(CONTROL_PARKED, self.sleeps, Site::ParkStore);
-        if !self.barrier {
+        if self.barrier {
+            // pairs with RingOrder, and with RingFence
+            self.barrier = !self.memory.barrier(Site::ParkBarrier);
+        } else {
             // pairs with RingFence
             self.memory.fence(Site::ParkFence);
-            return true;
         }
-        // pairs with RingOrder, and with RingFence
-        let is_made = self.memory.barrier(Site::ParkBarrier);
-        self.barrier = !is_made;
-        is_made
+    }
+
+    /// After [`park`](Control::park): whether somebody may not see that the owner sleeps, since the
+    /// barrier that it had promised could not be made. A process may forbid itself that after it
+    /// has connected.
+    pub fn may_be_overlooked(&self) -> bool {
+        self.barrier
     }
 
     /// The owner is awake.
@@ -242,7 +255,8 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(word(), promised);
             for _ in 0..2 {
-                assert!(owner.park());
+                owner.park();
+                assert!(!owner.may_be_overlooked());
                 assert_eq!(word(), owner.sleeps, "the promise is taken back while it sleeps");
                 owner.unpark();
                 assert_eq!(word(), 0, "and not made again by waking up");

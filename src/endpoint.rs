@@ -123,16 +123,27 @@ impl<M: Memory> Endpoint<M> {
     }
 
     /// Says that it is about to sleep and looks again. Returns whether it may block until it is
-    /// rung, and whether the peer must be rung before.
+    /// rung (not for long if it [may be overlooked](Endpoint::may_be_overlooked)), and whether the
+    /// peer must be rung before.
     pub fn park(&mut self, wanted: Wanted) -> (bool, bool) {
         let gave_up = self.inbound.as_mut().is_some_and(Receiver::give_up);
-        let is_seen = self.control.park();
+        self.control.park();
         let ring = gave_up && self.must_ring();
-        let may_sleep = is_seen && !self.has(wanted);
+        let may_sleep = !self.has(wanted);
         if !may_sleep {
             self.control.unpark();
         }
         (may_sleep, ring)
+    }
+
+    /// Whether the peer may not see that it sleeps, see [`Control::may_be_overlooked`].
+    pub fn may_be_overlooked(&self) -> bool {
+        self.control.may_be_overlooked()
+    }
+
+    /// The peer could not be rung.
+    pub fn not_rung(&mut self) {
+        self.doorbell.not_rung();
     }
 
     /// It is awake again.

@@ -9,9 +9,10 @@ use crate::layout::{VERSION, control_len};
 use crate::limits::Limits;
 use crate::memory::{Foreign, Memory, Region, RegionError};
 use crate::message::ClientId;
-use crate::port::{Port, map_page};
+use crate::port::{NAP, Port, map_page};
 use crate::sys::socket::{Received, Sent, Socket};
 use crate::wire::{ByeReason, Packet, Refusal, Roles, WireError};
+use std::io;
 use std::time::{Duration, Instant};
 
 /// How long the other side may take for an answer.
@@ -81,12 +82,12 @@ impl Greeted {
         let endpoint = Endpoint::new(control.clone(), peer, outbound, None);
         let mut port = Port::new(socket, endpoint, limits, client);
         // If it has hung up, it may have said why: that is the next answer.
-        while port.tell_peer() == Sent::NotNow {
+        while matches!(port.tell_peer(), Sent::NotNow | Sent::NoMemory) {
             if Instant::now() >= deadline {
                 return Err(ConnectError::Silent { seconds: PATIENCE.as_secs() });
             }
             // Not the socket is full, which is new, but the kernel short of something.
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(NAP);
         }
         Ok(Joined { port, control, roles, broker, deadline })
     }
@@ -199,6 +200,10 @@ pub(crate) fn send(
         // If it has hung up, it may have said why: that is the next answer.
         Sent::Yes | Sent::HungUp => Ok(()),
         Sent::NotNow => Err(Ended::Died.into()),
+        Sent::NoMemory => {
+            let (step, source) = ("send a packet", io::ErrorKind::OutOfMemory.into());
+            Err(ConnectError::System { step, source })
+        }
     }
 }
 
@@ -230,7 +235,7 @@ mod tests {
     #[test]
     fn a_broker_that_talks_without_end_is_not_listened_to_for_ever() {
         let (ours, theirs) = Socket::pair().unwrap();
-        theirs.ring();
+        assert!(theirs.ring());
         let error = answer(&ours, Instant::now() - Duration::from_millis(1)).unwrap_err();
         assert!(matches!(error, ConnectError::Silent { .. }), "{error}");
     }

@@ -23,6 +23,10 @@ const EMPTY_LOOKS: u32 = 64;
 /// How long who never sleeps doesn't look at the connection, which takes a system call.
 const DEAF: Duration = Duration::from_millis(1);
 
+/// How long one sleeps who may miss a ring, or has something to send for which the kernel has no
+/// memory.
+pub(crate) const NAP: Duration = Duration::from_millis(10);
+
 /// Packets and page turns taken at one go, so that a hostile peer can't keep us here.
 const AT_ONCE: usize = 4096;
 
@@ -39,6 +43,8 @@ pub(crate) struct Port {
     pub ended: Option<Ended>,
     /// Whether the parked word may be set, from [`arm`](Port::arm).
     armed: bool,
+    /// Whether the kernel had no memory for a ring or a page's descriptor, which are still due.
+    starved: bool,
     empty_looks: u32,
     headway: Headway,
     /// When who never sleeps has looked at the connection last.
@@ -56,6 +62,7 @@ impl Port {
             receivers: None,
             ended: None,
             armed: false,
+            starved: false,
             empty_looks: 0,
             headway: Headway::default(),
             heard: Instant::now(),
@@ -70,7 +77,7 @@ impl Port {
             && let Ok(must_ring) = self.endpoint.send(envelope, payload)
         {
             if must_ring {
-                self.socket.ring();
+                self.ring();
             }
             return Ok(());
         }
@@ -86,7 +93,7 @@ impl Port {
             Ok(())
         })?;
         if must_ring {
-            self.socket.ring();
+            self.ring();
         }
         Ok(())
     }
@@ -171,7 +178,7 @@ impl Port {
     #[inline]
     pub fn publish(&mut self) {
         if self.endpoint.publish() {
-            self.socket.ring();
+            self.ring();
         }
     }
 
@@ -179,7 +186,7 @@ impl Port {
     pub fn announce(&mut self) -> Result<bool, Ended> {
         match self.tell_peer() {
             Sent::Yes => Ok(true),
-            Sent::NotNow => Ok(false),
+            Sent::NotNow | Sent::NoMemory => Ok(false),
             Sent::HungUp => {
                 // It may have said why.
                 self.pump();
@@ -194,10 +201,31 @@ impl Port {
             let outbound = self.endpoint.outbound();
             match tell(&self.socket, notice, |id| outbound.and_then(|out| out.page(id))) {
                 Sent::Yes => self.endpoint.told(),
-                other => return other,
+                other => {
+                    self.starved |= other == Sent::NoMemory;
+                    return other;
+                }
             }
         }
         Sent::Yes
+    }
+
+    /// Rings the peer. Without memory for that it is tried again by whatever comes next: the next
+    /// message, the next look for one, the next sleep.
+    #[cold]
+    fn ring(&mut self) {
+        if !self.socket.ring() {
+            self.endpoint.not_rung();
+            self.starved = true;
+        }
+    }
+
+    /// Tries again to send what the kernel had no memory for.
+    #[cold]
+    fn retry(&mut self) {
+        self.starved = false;
+        self.ring();
+        self.tell_peer();
     }
 
     /// Takes everything that the socket holds.
@@ -292,6 +320,9 @@ impl Port {
             // Awake now: the peer need not ring any more, which would fill the socket.
             self.pump();
         }
+        if self.starved {
+            self.retry();
+        }
         for _ in 0..AT_ONCE {
             let polled = self.endpoint.poll();
             let (event, ring) = match polled {
@@ -299,7 +330,7 @@ impl Port {
                 Err(fault) => return Err(self.fail(fault).into()),
             };
             if ring {
-                self.socket.ring();
+                self.ring();
             }
             match event {
                 // Who was expelled is not waited for: what it reads may be written again.
@@ -346,8 +377,11 @@ impl Port {
     /// hears of the end.
     #[cold]
     fn attend(&mut self) {
+        if self.starved {
+            self.retry();
+        }
         if self.endpoint.give_up() {
-            self.socket.ring();
+            self.ring();
         }
         let now = Instant::now();
         if now.duration_since(self.heard) >= DEAF {
@@ -370,7 +404,7 @@ impl Port {
                 }
             }
             Ok((_, true)) => {
-                self.socket.ring();
+                self.ring();
                 Ok(())
             }
             Ok(_) => Ok(()),
@@ -394,24 +428,35 @@ impl Port {
             self.pump();
             return self.endpoint.has(wanted) || self.ended.is_some();
         }
+        if self.starved {
+            self.retry();
+        }
         if !self.arm(wanted) {
             return true;
         }
         // While the peer has not been told of our pages, there is something to write, too.
-        let untold = self.endpoint.notice().is_some();
-        if !untold && deadline.is_none() {
+        let untold = self.endpoint.notice().is_some() && !self.starved;
+        let naps = !self.may_sleep_long();
+        if !untold && !naps && deadline.is_none() {
             let received = self.socket.receive_blocking();
             self.wake(received);
             return true;
         }
-        let happened = self.socket.wait(untold, deadline);
+        let nap = naps.then(|| Instant::now() + NAP);
+        let until = deadline.into_iter().chain(nap).min();
+        let happened = self.socket.wait(untold, until);
         let received = self.socket.receive();
         self.wake(received);
         if untold && self.announce().is_err() {
             return true;
         }
         // An error of `poll` itself (no memory) is nothing to wait for; look again.
-        happened.unwrap_or(true)
+        naps || happened.unwrap_or(true)
+    }
+
+    /// Once armed: whether nothing has to be done before the peer rings.
+    pub fn may_sleep_long(&self) -> bool {
+        !self.starved && !self.endpoint.may_be_overlooked()
     }
 
     /// Says that we sleep, unless something of what is wanted is there. Returns whether the
@@ -420,7 +465,7 @@ impl Port {
         let (may_sleep, ring) = self.endpoint.park(wanted);
         self.armed = may_sleep;
         if ring {
-            self.socket.ring();
+            self.ring();
         }
         may_sleep && self.ended.is_none()
     }

@@ -124,40 +124,42 @@ impl Connection {
         }
     }
 
-    /// Tells the client about the broadcast chain's pages and where it starts. Returns whether it
-    /// has been told everything.
-    pub fn tell(&mut self, core: &mut Core<Region>) -> bool {
-        let Phase::Joined(client) = self.phase else { return true };
+    /// Tells the client about the broadcast chain's pages, then where it starts, then how many
+    /// clients receive: as much as it does not know yet and can be sent.
+    pub fn tell(&mut self, core: &mut Core<Region>) -> Sent {
+        let Phase::Joined(client) = self.phase else { return Sent::Yes };
         while let Some(notice) = core.notice(client) {
             match tell(&self.socket, notice, |id| core.page(id)) {
                 Sent::Yes => core.told(client),
-                Sent::NotNow => return false,
-                // Comes up as a hang-up.
-                Sent::HungUp => return true,
+                // A hang-up comes up as an event.
+                other => return other,
             }
         }
         if let Some(start) = self.start {
-            if self.socket.send(&Packet::Start(start), None) == Sent::NotNow {
-                return false;
+            match self.socket.send(&Packet::Start(start), None) {
+                Sent::Yes => self.start = None,
+                other => return other,
             }
-            self.start = None;
         }
-        true
+        if self.census_due {
+            let census = Packet::Census { receivers: core.receivers() as u32 };
+            match self.socket.send(&census, None) {
+                Sent::Yes => self.census_due = false,
+                other => return other,
+            }
+        }
+        Sent::Yes
     }
 
-    pub fn is_watching(&self) -> bool {
+    /// The number of clients that receive has changed. Returns whether it asked to be told.
+    pub fn census_changed(&mut self) -> bool {
+        let is_watching = self.is_watching();
+        self.census_due |= is_watching;
+        is_watching
+    }
+
+    fn is_watching(&self) -> bool {
         self.roles.has(Roles::WATCH) && matches!(self.phase, Phase::Joined(_))
-    }
-
-    /// Tells it how many clients receive, if that is news to it. Returns whether it has been told
-    /// everything.
-    pub fn tell_census(&mut self, receivers: usize, changed: bool) -> bool {
-        self.census_due |= changed;
-        if self.census_due && self.start.is_none() {
-            let census = Packet::Census { receivers: receivers as u32 };
-            self.census_due = self.socket.send(&census, None) == Sent::NotNow;
-        }
-        !self.census_due && self.start.is_none()
     }
 
     /// Asks to be woken when there is room in the socket again, or no longer.

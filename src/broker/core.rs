@@ -225,6 +225,11 @@ impl<M: Memory> Core<M> {
         }
     }
 
+    /// The client could not be rung: it comes up again.
+    pub fn not_rung(&mut self, client: ClientId) {
+        self.actions.push(Action::Ring(client));
+    }
+
     /// Everything that the client's connection held has been taken in.
     pub fn drained(&mut self, client: ClientId) {
         if let Some(link) = self.link_mut(client) {
@@ -265,14 +270,20 @@ impl<M: Memory> Core<M> {
     }
 
     /// Says that the broker is about to sleep and looks again. Returns whether it may block until
-    /// it is rung or something happens on a connection.
+    /// it is rung or something happens on a connection; not for long if it [may be
+    /// overlooked](Core::may_be_overlooked).
     pub fn park(&mut self) -> bool {
-        let is_seen = self.control.park();
-        let may_sleep = is_seen && self.actions.is_empty() && !self.has_work();
+        self.control.park();
+        let may_sleep = self.actions.is_empty() && !self.has_work();
         if !may_sleep {
             self.control.unpark();
         }
         may_sleep
+    }
+
+    /// Whether a client may not see that the broker sleeps, see [`Control::may_be_overlooked`].
+    pub fn may_be_overlooked(&self) -> bool {
+        self.control.may_be_overlooked()
     }
 
     /// The broker is awake again.

@@ -40,6 +40,9 @@ pub(crate) enum Sent {
     Yes,
     /// The socket's buffer is full; try again when it is writable.
     NotNow,
+    /// The kernel has no memory for it, or this user too many descriptors on their way. Nothing
+    /// tells when to try again.
+    NoMemory,
     HungUp,
 }
 
@@ -90,15 +93,18 @@ impl Socket {
         });
         match sent {
             Ok(_) => Sent::Yes,
-            // ETOOMANYREFS: too many descriptors of this user are on their way.
-            Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::TOOMANYREFS) => Sent::NotNow,
+            Err(Errno::AGAIN) => Sent::NotNow,
+            Err(Errno::NOBUFS | Errno::NOMEM | Errno::TOOMANYREFS) => Sent::NoMemory,
             Err(_) => Sent::HungUp,
         }
     }
 
-    /// Rings the doorbell. If the buffer is full, rings are waiting there anyway.
-    pub fn ring(&self) {
-        let _ = self.send(&Packet::Ring, None);
+    /// Rings the doorbell. Returns whether that is done with: if the buffer is full, something is
+    /// waiting there anyway, and if the other side has hung up, nobody sleeps; but without memory it
+    /// must be tried again.
+    #[must_use]
+    pub fn ring(&self) -> bool {
+        self.send(&Packet::Ring, None) != Sent::NoMemory
     }
 
     /// Ends the connection while the descriptor stays.
@@ -261,7 +267,7 @@ mod tests {
     #[test]
     fn what_was_sent_before_a_hang_up_arrives_even_if_the_sender_left_something_unread() {
         let (ours, theirs) = Socket::pair().unwrap();
-        ours.ring();
+        assert!(ours.ring());
         assert_eq!(theirs.send(&Packet::Forget { id: 7 }, None), Sent::Yes);
         assert_eq!(theirs.send(&Packet::Forget { id: 8 }, None), Sent::Yes);
         drop(theirs);
