@@ -18,6 +18,7 @@ mod page;
 mod receiver;
 mod sender;
 mod terms;
+mod writing;
 
 pub use claim::Claim;
 pub(crate) use receiver::Glance;

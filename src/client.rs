@@ -288,23 +288,19 @@ impl Client {
     #[inline(always)]
     pub fn try_recv(&mut self) -> Result<Option<Message<'_>>, RecvError> {
         match self.glance() {
-            Some(Glance::Message(slot)) => Ok(self.take(&slot)),
+            Some(Glance::Message(slot)) if self.is_for_us(&slot) => Ok(self.take(&slot)),
             Some(Glance::Nothing) => {
                 self.port.looked_in_vain();
                 Ok(None)
             }
-            Some(Glance::Other(_)) | None => self.try_recv_elsewhere(),
+            _ => self.try_recv_elsewhere(),
         }
     }
 
     /// What nearly every look finds: the next message or nothing, when there is nothing else to do.
     #[inline(always)]
     fn glance(&self) -> Option<Glance> {
-        match self.port.glance() {
-            Some(Glance::Message(slot)) if !self.is_for_us(&slot) => None,
-            glance if self.inbox.messages.is_empty() => glance,
-            _ => None,
-        }
+        if self.inbox.messages.is_empty() { self.port.glance() } else { None }
     }
 
     #[inline(never)]
@@ -362,7 +358,9 @@ impl Client {
     ///
     /// [`RecvError`] when there will be none any more. What had arrived is received before.
     pub fn recv(&mut self) -> Result<Message<'_>, RecvError> {
-        if let Some(Glance::Message(slot)) = self.glance() {
+        if let Some(Glance::Message(slot)) = self.glance()
+            && self.is_for_us(&slot)
+        {
             return self.take(&slot).ok_or(RecvError::SendOnly);
         }
         while !self.wait_for_message(None)? {}

@@ -25,6 +25,7 @@ mod interrupts;
 #[cfg(feature = "loom")]
 mod loom;
 mod mapped;
+mod part;
 #[allow(unsafe_code)]
 mod region;
 mod reordered;
@@ -38,7 +39,8 @@ pub use interrupts::Interrupts;
 #[cfg(feature = "loom")]
 pub use loom::LoomMemory;
 pub use mapped::{Foreign, RegionError, Unfit};
-pub use region::{PeersAreHonest, Region};
+pub use part::{Intent, Offset, Part};
+pub use region::{PeersAreHonest, Region, RegionPart};
 pub use reordered::{Reordered, Reordering, Step, Swap};
 #[cfg(feature = "shuttle")]
 pub use shuttle::ShuttleMemory;
@@ -58,6 +60,14 @@ use crate::order::Site;
 pub trait Memory: Clone {
     /// Length of the region in bytes, a multiple of 8.
     fn region_len(&self) -> usize;
+
+    /// What [`part`](Memory::part) returns: an [`Offset`], if there is nothing better.
+    type Part<'a>: Part
+    where
+        Self: 'a;
+
+    /// The `len` bytes at `at`, both multiples of 8, for several accesses.
+    fn part(&self, at: usize, len: usize, intent: Intent) -> Self::Part<'_>;
 
     /// Loads an atomic word.
     fn load(&self, at: usize, site: Site) -> u64;

@@ -124,6 +124,10 @@ pub struct Slot {
     /// The header, of which everything that can lie was checked.
     commit: u64,
     tag: u64,
+    /// Whether an origin extension lies between header and payload.
+    is_extended: bool,
+    /// Whether the payload lies in another page.
+    is_lent: bool,
 }
 
 impl Slot {
@@ -136,7 +140,7 @@ impl Slot {
     /// Whether its payload lies in another page.
     #[inline(always)]
     pub(crate) fn is_lent(&self) -> bool {
-        high(self.commit) as u8 == KIND_LENT
+        self.is_lent
     }
 
     /// Who sent it, as it says.
@@ -148,7 +152,7 @@ impl Slot {
     /// Whether an origin extension lies between header and payload.
     #[inline(always)]
     pub(crate) fn is_extended(&self) -> bool {
-        high(self.commit) as u16 & u16::from(FLAG_EXTENDED) << 8 != 0
+        self.is_extended
     }
 
     /// The envelope without its origin, which is read apart.
@@ -206,13 +210,21 @@ pub(crate) enum Checked {
 }
 
 impl Alleged {
+    /// Whether it alleges a message without an extension, whose payload follows.
+    #[inline(always)]
+    pub fn is_plain(self) -> bool {
+        high(self.commit) as u16 == u16::from(KIND_MESSAGE)
+    }
+
     /// Checks every field against the place.
     #[inline(always)]
     pub fn check(self, place: Place) -> Result<Checked, Fault> {
         let Place { page, at, lends, .. } = place;
         match high(self.commit) as u8 {
-            KIND_MESSAGE => self.message(place, low(self.commit) as usize).map(Checked::Message),
-            KIND_LENT if lends => self.message(place, SLOT_LENT).map(Checked::Lent),
+            KIND_MESSAGE => {
+                self.message(place, low(self.commit) as usize, false).map(Checked::Message)
+            }
+            KIND_LENT if lends => self.message(place, SLOT_LENT, true).map(Checked::Lent),
             KIND_EOP => {
                 if self.commit != commit_word(0, KIND_EOP, 0, 0) {
                     return Err(Fault::Reserved { page, at, found: self.commit });
@@ -228,20 +240,21 @@ impl Alleged {
 
     /// A message with `len` bytes behind its header.
     #[inline(always)]
-    fn message(self, place: Place, len: usize) -> Result<Slot, Fault> {
+    fn message(self, place: Place, len: usize, is_lent: bool) -> Result<Slot, Fault> {
         let Place { page, page_len, at, max_message_len, .. } = place;
         let protocol_flags = (high(self.commit) >> 8) as u8;
         if protocol_flags & !FLAG_EXTENDED != 0 {
             return Err(Fault::Reserved { page, at, found: self.commit });
         }
-        let extended = protocol_flags & FLAG_EXTENDED != 0;
-        let head = if extended { SLOT_HEADER + SLOT_EXTENSION } else { SLOT_HEADER };
+        let is_extended = protocol_flags & FLAG_EXTENDED != 0;
+        let head = if is_extended { SLOT_HEADER + SLOT_EXTENSION } else { SLOT_HEADER };
         // Behind every message there is room for the end-of-page message.
-        let end = slot_len(len, extended).and_then(|len| (at + SLOT_HEADER).checked_add(len));
+        let end = slot_len(len, is_extended).and_then(|len| (at + SLOT_HEADER).checked_add(len));
         match end {
             Some(end) if end <= page_len && low(self.commit) as usize <= max_message_len => {
                 let (end, payload_at) = (end - SLOT_HEADER, at + head);
-                Ok(Slot { at, end, payload_at, commit: self.commit, tag: self.tag })
+                let Alleged { commit, tag } = self;
+                Ok(Slot { at, end, payload_at, commit, tag, is_extended, is_lent })
             }
             _ => {
                 let room = page_len.saturating_sub(at + head + SLOT_HEADER);

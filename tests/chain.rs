@@ -129,7 +129,8 @@ fn p1_a_message_written_in_place_arrives_and_is_counted() {
     for text in [&b"first"[..], b"second"] {
         let mut claim = chain.sender.claim(envelope, text.len()).unwrap();
         claim.payload().copy_from_slice(text);
-        claim.publish();
+        claim.commit();
+        chain.sender.publish();
     }
     for text in [&b"first"[..], b"second"] {
         assert_eq!(chain.take().unwrap(), Some((envelope, text.to_vec())));

@@ -1,7 +1,7 @@
 //! Memory whose headers and payloads are accessed plainly, so that ThreadSanitizer sees a race on
 //! them: production's relaxed words and opaque copies would hide it.
 
-use llmp::memory::Memory;
+use llmp::memory::{Intent, Memory, Offset};
 use llmp::order::{Orders, Site};
 use std::cell::UnsafeCell;
 use std::sync::Arc;
@@ -62,8 +62,17 @@ impl PlainMemory {
 }
 
 impl Memory for PlainMemory {
+    type Part<'a>
+        = Offset<'a, Self>
+    where
+        Self: 'a;
+
     fn region_len(&self) -> usize {
         self.words.0.len() * 8
+    }
+
+    fn part(&self, at: usize, len: usize, _: Intent) -> Offset<'_, Self> {
+        Offset::new(self, at, len)
     }
 
     fn load(&self, at: usize, site: Site) -> u64 {

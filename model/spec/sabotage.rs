@@ -4,7 +4,7 @@
 
 use crate::scenario::{Note, Runtime, Who};
 use llmp::layout::*;
-use llmp::memory::Memory;
+use llmp::memory::{Intent, Memory, Offset};
 use llmp::order::Site;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -154,8 +154,17 @@ impl<M: Memory + Send + Sync + 'static> Broken<M> {
 }
 
 impl<M: Memory + Send + Sync + 'static> Memory for Broken<M> {
+    type Part<'a>
+        = Offset<'a, Self>
+    where
+        Self: 'a;
+
     fn region_len(&self) -> usize {
         self.memory.region_len()
+    }
+
+    fn part(&self, at: usize, len: usize, _: Intent) -> Offset<'_, Self> {
+        Offset::new(self, at, len)
     }
 
     fn load(&self, at: usize, site: Site) -> u64 {

@@ -6,7 +6,7 @@
 
 use crate::scenario::{Note, Runtime, Who};
 use crate::translate::Translator;
-use llmp::memory::Memory;
+use llmp::memory::{Intent, Memory, Offset};
 use llmp::order::Site;
 use std::any::Any;
 use std::collections::VecDeque;
@@ -167,8 +167,17 @@ impl<M: Memory> Traced<M> {
 }
 
 impl<M: Memory> Memory for Traced<M> {
+    type Part<'a>
+        = Offset<'a, Self>
+    where
+        Self: 'a;
+
     fn region_len(&self) -> usize {
         self.memory.region_len()
+    }
+
+    fn part(&self, at: usize, len: usize, _: Intent) -> Offset<'_, Self> {
+        Offset::new(self, at, len)
     }
 
     fn load(&self, at: usize, site: Site) -> u64 {

@@ -17,7 +17,7 @@ use crate::control::Control;
 use crate::fault::Fault;
 use crate::layout::*;
 use crate::limits::Limits;
-use crate::memory::Memory;
+use crate::memory::{Intent, Memory, Part};
 use crate::message::{Alleged, Checked, Envelope, Loan, Origin, Place, Slot};
 use crate::order::Site;
 
@@ -72,8 +72,9 @@ pub enum Event {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Glance {
     Nothing,
+    /// A message with nothing but a payload, and that in the page itself.
     Message(Slot),
-    /// The end of a page, or a fault.
+    /// Any other message, the end of a page, or a fault.
     Other(Alleged),
 }
 
@@ -172,15 +173,19 @@ impl<M: Memory> Receiver<M> {
     #[inline(always)]
     pub(crate) fn glance(&self) -> Glance {
         // pairs with CommitPublish
-        let commit = self.page.load(self.at + SLOT_COMMIT, Site::CommitRead);
+        let slot = self.page.part(self.at, SLOT_HEADER, Intent::Read);
+        let commit = slot.load(SLOT_COMMIT, Site::CommitRead);
         if commit == 0 {
             return Glance::Nothing;
         }
-        let [tag] = self.page.read_words(self.at + SLOT_TAG);
+        let [tag] = slot.read_words(SLOT_TAG);
         let alleged = Alleged { commit, tag };
+        if !alleged.is_plain() {
+            return Glance::Other(alleged);
+        }
         match alleged.check(self.place()) {
             Ok(Checked::Message(slot)) => Glance::Message(slot),
-            Ok(Checked::Lent(_) | Checked::EndOfPage { .. }) | Err(_) => Glance::Other(alleged),
+            _ => Glance::Other(alleged),
         }
     }
 

@@ -23,10 +23,11 @@ use self::pool::{Page, Peer};
 use super::claim::Claim;
 use super::page::PageHeader;
 use super::terms::{Blocked, Refused, Stats};
+use super::writing::Writing;
 use crate::fault::Fault;
 use crate::layout::*;
 use crate::limits::Limits;
-use crate::memory::Memory;
+use crate::memory::{Intent, Memory, Part};
 use crate::message::Envelope;
 use crate::order::Site;
 use std::collections::VecDeque;
@@ -42,14 +43,8 @@ pub struct Sender<M> {
     free: VecDeque<Page<M>>,
     /// Pages of others from which messages are lent.
     lent: Vec<Lent<M>>,
-    pub(super) page: M,
-    /// Position of the first byte of `page`.
-    base: u64,
-    /// Offset in `page` of the next slot. Its commit word is zero, and behind it there is room
-    /// for an end-of-page message.
-    pub(super) at: usize,
-    pub(super) next_message: u64,
-    run: Option<Run>,
+    page: M,
+    writing: Writing,
     receivers: Vec<Peer<M>>,
     next_page: u32,
     pages_len: usize,
@@ -57,20 +52,7 @@ pub struct Sender<M> {
     lap: usize,
     /// Receivers struck because their cursor lied; taken by the owner.
     liars: Vec<(u32, Fault)>,
-    pub(super) stats: Stats,
-}
-
-/// What has been written since the last `publish`.
-#[derive(Clone, Copy, Debug)]
-struct Run {
-    /// Page turns since the run's first slot.
-    turned: usize,
-    /// Where the run begins, and so what to go back to if it is given up.
-    at: usize,
-    base: u64,
-    first_message: u64,
-    /// The commit word held back.
-    commit: u64,
+    stats: Stats,
 }
 
 impl<M: Memory> Sender<M> {
@@ -93,10 +75,7 @@ impl<M: Memory> Sender<M> {
             free: VecDeque::new(),
             lent: Vec::new(),
             page: first,
-            base: 0,
-            at: PAGE_HEADER,
-            next_message: 0,
-            run: None,
+            writing: Writing::new(),
             receivers: Vec::new(),
             next_page: super::FIRST_PAGE + 1,
             pages_len: len,
@@ -116,7 +95,7 @@ impl<M: Memory> Sender<M> {
 
     #[inline(always)]
     fn fits_slot(&self, slot_len: usize) -> bool {
-        self.at + slot_len + SLOT_HEADER <= self.page.region_len()
+        self.writing.at + slot_len + SLOT_HEADER <= self.page.region_len()
     }
 
     /// Room for a payload of `len` bytes, to be filled and committed.
@@ -146,7 +125,7 @@ impl<M: Memory> Sender<M> {
         if !self.fits_slot(slot_len) {
             self.turn(slot_len).map_err(Refused::Blocked)?;
         }
-        Ok(Claim::new(self, &envelope, len, slot_len, kind))
+        Ok(Claim::new(&self.page, &mut self.writing, &envelope, len, slot_len, kind))
     }
 
     /// Appends one message to the run. It is visible after [`publish`](Sender::publish).
@@ -171,20 +150,19 @@ impl<M: Memory> Sender<M> {
     pub fn send(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), Refused> {
         let claim = self.claim(envelope, payload.len())?;
         claim.write_all(payload);
-        claim.publish();
+        if claim.is_alone() {
+            claim.publish();
+        } else {
+            claim.commit();
+            self.publish();
+        }
         Ok(())
-    }
-
-    /// Whether something was appended that is not visible yet.
-    #[inline]
-    pub(super) fn has_run(&self) -> bool {
-        self.run.is_some()
     }
 
     /// Makes the run visible, all of it at once. Returns whether there was any.
     #[inline]
     pub fn publish(&mut self) -> bool {
-        let Some(run) = self.run.take() else { return false };
+        let Some(run) = self.writing.run.take() else { return false };
         // pairs with CommitRead: the whole run was written before
         self.page_back(run.turned).store(run.at + SLOT_COMMIT, run.commit, Site::CommitPublish);
         true
@@ -192,7 +170,7 @@ impl<M: Memory> Sender<M> {
 
     /// Gives the run up, as if it had never been written.
     pub fn abort(&mut self) {
-        let Some(run) = self.run.take() else { return };
+        let Some(run) = self.writing.abort() else { return };
         for _ in 0..run.turned {
             // Never named to anybody, so it is as free as before.
             if let Some(page) = self.chain.pop_back() {
@@ -202,9 +180,6 @@ impl<M: Memory> Sender<M> {
         if let Some(page) = self.chain.back() {
             self.page = page.memory.clone();
         }
-        self.base = run.base;
-        self.at = run.at;
-        self.next_message = run.first_message;
     }
 
     /// The handle of the page `turned` turns ago.
@@ -213,54 +188,43 @@ impl<M: Memory> Sender<M> {
         if turned == 0 { &self.page } else { &self.chain[self.chain.len() - 1 - turned].memory }
     }
 
-    /// Commits the slot at `at` as part of the run: the run's first commit word is held back.
-    #[inline]
-    pub(super) fn commit_slot(&mut self, commit: u64) {
-        match self.run {
-            None => {
-                let (at, base, first_message) = (self.at, self.base, self.next_message);
-                self.run = Some(Run { turned: 0, at, base, first_message, commit });
-            }
-            // Relaxed: nobody gets here before the run's first commit word, which is a release
-            Some(_) => self.page.store(self.at + SLOT_COMMIT, commit, Site::CommitFill),
-        }
-    }
-
     /// Goes on in another page with room for `slot_len` bytes.
     #[cold]
     fn turn(&mut self, slot_len: usize) -> Result<(), Blocked> {
         let mut page = self.take_free(slot_len)?;
-        page.base = self.base + self.page.region_len() as u64;
+        page.base = self.writing.base + self.page.region_len() as u64;
         let header = PageHeader {
             id: page.id,
             owner: self.owner,
             base: page.base,
-            first: self.next_message,
+            first: self.writing.next_message,
         };
         header.write(&page.memory);
-        self.page.write_words(self.at + SLOT_TAG, [halves(page.id, 0)]);
-        self.commit_slot(commit_word(0, KIND_EOP, 0, 0));
-        if let Some(run) = &mut self.run {
+        let slot = self.page.part(self.writing.at, SLOT_HEADER, Intent::Write);
+        slot.write_words(SLOT_TAG, [halves(page.id, 0)]);
+        self.writing.commit(&slot, commit_word(0, KIND_EOP, 0, 0));
+        drop(slot);
+        if let Some(run) = &mut self.writing.run {
             run.turned += 1;
         }
         self.stats.turns += 1;
         self.stats.reuses += u64::from(page.used);
         page.used = true;
         self.page = page.memory.clone();
-        self.base = page.base;
-        self.at = PAGE_HEADER;
+        self.writing.base = page.base;
+        self.writing.at = PAGE_HEADER;
         self.chain.push_back(page);
         Ok(())
     }
 
     /// The position behind the last message that was appended.
     pub fn position(&self) -> u64 {
-        self.base + self.at as u64
+        self.writing.base + self.writing.at as u64
     }
 
     /// The position behind the last published message.
     pub fn tail(&self) -> u64 {
-        self.run.map_or(self.position(), |run| run.base + run.at as u64)
+        self.writing.run.map_or(self.position(), |run| run.base + run.at as u64)
     }
 
     /// The bytes that a message takes in a page: what [`has_room`](Sender::has_room) asks for.
@@ -282,11 +246,12 @@ impl<M: Memory> Sender<M> {
 
     /// Number of the next message.
     pub fn next_message(&self) -> u64 {
-        self.next_message
+        self.writing.next_message
     }
 
     /// What the chain has done until now.
     pub fn stats(&self) -> Stats {
-        Stats { messages: self.next_message, ..self.stats }
+        let Writing { next_message: messages, payload_bytes, .. } = self.writing;
+        Stats { messages, payload_bytes, ..self.stats }
     }
 }

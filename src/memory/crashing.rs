@@ -1,6 +1,6 @@
 //! A process that dies: memory whose owner stops for ever after a given number of writes.
 
-use super::Memory;
+use super::{Intent, Memory, Offset};
 use crate::order::Site;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -65,8 +65,17 @@ impl<M: Memory> Crashing<M> {
 }
 
 impl<M: Memory> Memory for Crashing<M> {
+    type Part<'a>
+        = Offset<'a, Self>
+    where
+        Self: 'a;
+
     fn region_len(&self) -> usize {
         self.memory.region_len()
+    }
+
+    fn part(&self, at: usize, len: usize, _: Intent) -> Offset<'_, Self> {
+        Offset::new(self, at, len)
     }
 
     fn load(&self, at: usize, site: Site) -> u64 {

@@ -1,6 +1,6 @@
 //! A peer that lies: memory whose words change at any moment, also between two reads.
 
-use super::Memory;
+use super::{Intent, Memory, Offset};
 use crate::order::Site;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -42,8 +42,17 @@ impl<M: Memory, F: Mischief> Hostile<M, F> {
 }
 
 impl<M: Memory, F: Mischief> Memory for Hostile<M, F> {
+    type Part<'a>
+        = Offset<'a, Self>
+    where
+        Self: 'a;
+
     fn region_len(&self) -> usize {
         self.memory.region_len()
+    }
+
+    fn part(&self, at: usize, len: usize, _: Intent) -> Offset<'_, Self> {
+        Offset::new(self, at, len)
     }
 
     fn load(&self, at: usize, site: Site) -> u64 {

@@ -1,7 +1,7 @@
 //! Memory that loom explores: every interleaving and every reordering that C11 allows.
 
-use super::Memory;
 use super::interrupts::Interrupts;
+use super::{Intent, Memory, Offset};
 use crate::order::{Access, Orders, Site};
 use loom::sync::atomic::{AtomicU64, fence};
 use std::cell::UnsafeCell;
@@ -95,8 +95,17 @@ impl LoomMemory {
 }
 
 impl Memory for LoomMemory {
+    type Part<'a>
+        = Offset<'a, Self>
+    where
+        Self: 'a;
+
     fn region_len(&self) -> usize {
         self.words.len() * 8
+    }
+
+    fn part(&self, at: usize, len: usize, _: Intent) -> Offset<'_, Self> {
+        Offset::new(self, at, len)
     }
 
     fn load(&self, at: usize, site: Site) -> u64 {

@@ -11,11 +11,12 @@
 //! The same holds for two threads of one process that use a region against the protocol: what they
 //! copy may be torn. That is why a region is reached through sender and receiver.
 
-use super::Memory;
+use super::{Intent, Memory, Part};
 use crate::order::{Access, Site};
 use crate::sys::lifeline::{acts, looks};
 use crate::sys::membarrier;
 use core::any::Any;
+use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering, compiler_fence, fence};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,6 +25,11 @@ use std::sync::Arc;
 /// Up to so many bytes, if they are whole words, are copied as relaxed words; all else by the
 /// opaque copy. Measured by `cargo bench --bench memory`.
 const SMALL: usize = 64;
+
+/// Longer copies are made in pieces of so many bytes. C libraries copy what is longer by `rep movsb`,
+/// which on some processors takes twenty times as long when the target lies a little behind the
+/// source within their 4 KiB pages; and that is where a header of 16 bytes puts it.
+const PIECE: usize = 2048;
 
 /// The promise that every process that writes memory read by us follows the protocol: on a bus
 /// the broker and all clients, since long messages are read where their sender has written them.
@@ -89,8 +95,13 @@ unsafe fn copy_nonoverlapping(to: *mut u8, from: *const u8, len: usize) {
 unsafe fn copy_opaque(to: *mut u8, from: *const u8, len: usize) {
     // SAFETY: a static is readable.
     let copy = unsafe { core::ptr::read_volatile(&raw const OPAQUE_COPY) };
-    // SAFETY: as the caller promises.
-    unsafe { copy(to, from, len) }
+    let mut done = 0;
+    while done < len {
+        let piece = (len - done).min(PIECE);
+        // SAFETY: both lie within what the caller promises.
+        unsafe { copy(to.wrapping_add(done), from.wrapping_add(done), piece) };
+        done += piece;
+    }
 }
 
 impl Region {
@@ -124,6 +135,40 @@ impl Region {
         Arc::ptr_eq(&self.owner, &other.owner)
     }
 
+    /// All of it.
+    #[inline(always)]
+    fn whole(&self) -> RegionPart<'_> {
+        let Region { start, len, writable_len, .. } = *self;
+        RegionPart { start, len, writable_len, region: PhantomData }
+    }
+
+    /// Bytes that follow the protocol's word before them, without a copy.
+    ///
+    /// The bytes stay as they are for as long as the caller holds its cursor back: the caller
+    /// ties the slice to the borrow that keeps the cursor from moving.
+    #[inline(always)]
+    pub fn bytes(&self, at: usize, len: usize, _: PeersAreHonest) -> &[u8] {
+        let whole = self.whole();
+        looks("read in place", whole.place(at));
+        let start = whole.at(at, len, self.len);
+        // SAFETY: `len` readable bytes that live as long as `self`; that nobody writes them
+        // meanwhile is what `PeersAreHonest` promises.
+        unsafe { core::slice::from_raw_parts(start, len) }
+    }
+}
+
+/// A part of a [`Region`], whose bounds were checked when it was made.
+#[derive(Clone, Copy)]
+pub struct RegionPart<'a> {
+    /// `len` readable bytes, both multiples of 8, that live as long as the region.
+    start: NonNull<u8>,
+    len: usize,
+    /// `len` if they may be written, or less; all the same to who only reads.
+    writable_len: usize,
+    region: PhantomData<&'a Region>,
+}
+
+impl<'a> RegionPart<'a> {
     /// What tells one place from another when steps are counted.
     #[inline(always)]
     fn place(&self, at: usize) -> usize {
@@ -136,14 +181,14 @@ impl Region {
         if at > end || len > end - at || !at.is_multiple_of(8) {
             outside(at, len, end);
         }
-        // SAFETY: at + len <= end <= self.len, and `new` was promised that many bytes.
+        // SAFETY: at + len <= end <= self.len, and there are that many bytes.
         unsafe { self.start.as_ptr().add(at) }
     }
 
     /// The word at `at`, before `end`. Rounding a misaligned offset down keeps it inside, as the
     /// length is a multiple of 8: one comparison is enough.
     #[inline(always)]
-    fn word(&self, at: usize, end: usize) -> &AtomicU64 {
+    fn word(&self, at: usize, end: usize) -> &'a AtomicU64 {
         debug_assert!(at.is_multiple_of(8), "misaligned: {at}");
         if at >= end {
             outside(at, 8, end);
@@ -156,26 +201,13 @@ impl Region {
 
     /// `count` words at `at`, before `end`.
     #[inline(always)]
-    fn words(&self, at: usize, count: usize, end: usize) -> &[AtomicU64] {
+    fn words(&self, at: usize, count: usize, end: usize) -> &'a [AtomicU64] {
         let words = self.at(at, 8 * count, end).cast::<AtomicU64>();
-        // SAFETY: `at` returned so many bytes at a multiple of 8 that live as long as `self`; they
+        // SAFETY: `at` returned so many bytes at a multiple of 8 that live as long as the region; they
         // are only reached through atomics and the copies below. If they are mapped read-only,
         // only relaxed loads are made, which the documentation of `core::sync::atomic` allows for
         // 8 bytes on the 64-bit targets that this crate supports.
         unsafe { core::slice::from_raw_parts(words, count) }
-    }
-
-    /// Bytes that follow the protocol's word before them, without a copy.
-    ///
-    /// The bytes stay as they are for as long as the caller holds its cursor back: the caller
-    /// ties the slice to the borrow that keeps the cursor from moving.
-    #[inline]
-    pub fn bytes(&self, at: usize, len: usize, _: PeersAreHonest) -> &[u8] {
-        looks("read in place", self.place(at));
-        let start = self.at(at, len, self.len);
-        // SAFETY: `len` readable bytes that live as long as `self`; that nobody writes them
-        // meanwhile is what `PeersAreHonest` promises.
-        unsafe { core::slice::from_raw_parts(start, len) }
     }
 
     /// Bytes of the owner's own region that nobody reads yet.
@@ -184,12 +216,11 @@ impl Region {
     ///
     /// `at` and `len` lie in a part of the region that is not published, and no other slice into
     /// it exists.
-    #[allow(clippy::mut_from_ref, reason = "the caller promises that there is no other slice")]
     #[inline]
-    pub(crate) unsafe fn bytes_mut(&self, at: usize, len: usize) -> &mut [u8] {
+    pub(crate) unsafe fn bytes_mut(&mut self, at: usize, len: usize) -> &mut [u8] {
         acts("write in place");
         let start = self.at(at, len, self.writable_len);
-        // SAFETY: `len` writable bytes that live as long as `self`, and the caller's promise.
+        // SAFETY: `len` writable bytes that live as long as the region, and the caller's promise.
         unsafe { core::slice::from_raw_parts_mut(start, len) }
     }
 }
@@ -202,16 +233,11 @@ fn outside(at: usize, len: usize, region_len: usize) -> ! {
     )
 }
 
-impl Memory for Region {
-    #[inline(always)]
-    fn region_len(&self) -> usize {
-        self.len
-    }
-
+impl Part for RegionPart<'_> {
     #[inline(always)]
     fn load(&self, at: usize, site: Site) -> u64 {
         looks(site.name(), self.place(at));
-        // On read-only mappings an acquire load is a relaxed load and a fence, see `word`.
+        // On read-only mappings an acquire load is a relaxed load and a fence, see `words`.
         let word = self.word(at, self.len).load(Ordering::Relaxed);
         if site.ordering() == Ordering::Acquire {
             fence(Ordering::Acquire);
@@ -223,6 +249,92 @@ impl Memory for Region {
     fn store(&self, at: usize, value: u64, site: Site) {
         acts(site.name());
         self.word(at, self.writable_len).store(value.to_le(), site.ordering());
+    }
+
+    #[inline(always)]
+    fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
+        looks("read words", self.place(at));
+        core::array::from_fn(|i| {
+            u64::from_le(self.word(at + 8 * i, self.len).load(Ordering::Relaxed))
+        })
+    }
+
+    #[inline(always)]
+    fn write_words<const N: usize>(&self, at: usize, values: [u64; N]) {
+        for (i, value) in values.into_iter().enumerate() {
+            acts("write a word");
+            let word = self.word(at + 8 * i, self.writable_len);
+            word.store(value.to_le(), Ordering::Relaxed);
+        }
+    }
+
+    #[inline(always)]
+    fn write_bytes(&self, at: usize, from: &[u8]) {
+        acts("write bytes");
+        let to = self.at(at, from.len(), self.writable_len);
+        let (words, rest) = from.as_chunks::<8>();
+        if from.len() == SMALL {
+            // A length that the compiler knows: no loop.
+            store_words(self.words(at, SMALL / 8, self.writable_len), words);
+        } else if from.len() < SMALL && rest.is_empty() {
+            store_words(self.words(at, words.len(), self.writable_len), words);
+        } else {
+            // SAFETY: both are valid for that length. They don't overlap: nobody holds a slice
+            // into bytes that he himself is about to write.
+            unsafe { copy_opaque(to, from.as_ptr(), from.len()) };
+        }
+    }
+}
+
+/// Stores words, the last one first: the line in front, where a receiver may be looking, comes
+/// last.
+#[inline(always)]
+fn store_words(to: &[AtomicU64], from: &[[u8; 8]]) {
+    for (to, from) in to.iter().zip(from).rev() {
+        to.store(u64::from_ne_bytes(*from), Ordering::Relaxed);
+    }
+}
+
+/// Loads words that a peer may change meanwhile.
+#[inline(always)]
+fn load_words(to: &mut [[u8; 8]], from: &[AtomicU64]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = from.load(Ordering::Relaxed).to_ne_bytes();
+    }
+}
+
+impl Memory for Region {
+    type Part<'a> = RegionPart<'a>;
+
+    #[inline(always)]
+    fn region_len(&self) -> usize {
+        self.len
+    }
+
+    #[inline(always)]
+    fn part(&self, at: usize, len: usize, intent: Intent) -> RegionPart<'_> {
+        let whole = self.whole();
+        let (end, writable_len) = match intent {
+            Intent::Read => (self.len, 0),
+            Intent::Write => (self.writable_len, len),
+        };
+        let start = whole.at(at, len, end);
+        if !len.is_multiple_of(8) {
+            outside(at, len, end);
+        }
+        // SAFETY: it lies in the region, whose beginning is not null.
+        let start = unsafe { NonNull::new_unchecked(start) };
+        RegionPart { start, len, writable_len, region: PhantomData }
+    }
+
+    #[inline(always)]
+    fn load(&self, at: usize, site: Site) -> u64 {
+        self.whole().load(at, site)
+    }
+
+    #[inline(always)]
+    fn store(&self, at: usize, value: u64, site: Site) {
+        self.whole().store(at, value, site);
     }
 
     #[inline(always)]
@@ -261,65 +373,49 @@ impl Memory for Region {
 
     #[inline(always)]
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
-        looks("read words", self.place(at));
-        core::array::from_fn(|i| {
-            u64::from_le(self.word(at + 8 * i, self.len).load(Ordering::Relaxed))
-        })
+        self.whole().read_words(at)
     }
 
     #[inline(always)]
-    fn write_words<const N: usize>(&self, at: usize, values: [u64; N]) {
-        for (i, value) in values.into_iter().enumerate() {
-            acts("write a word");
-            let word = self.word(at + 8 * i, self.writable_len);
-            word.store(value.to_le(), Ordering::Relaxed);
-        }
+    fn write_words<const N: usize>(&self, at: usize, words: [u64; N]) {
+        self.whole().write_words(at, words);
     }
 
     #[inline]
     fn read_bytes(&self, at: usize, into: &mut [u8]) {
-        looks("read bytes", self.place(at));
-        let from = self.at(at, into.len(), self.len);
+        let whole = self.whole();
+        looks("read bytes", whole.place(at));
+        let from = whole.at(at, into.len(), self.len);
         let (words, rest) = into.as_chunks_mut::<8>();
         if words.len() > SMALL / 8 || !rest.is_empty() {
             // SAFETY: both are valid for that length; `into` is exclusive, so they don't overlap.
             return unsafe { copy_opaque(into.as_mut_ptr(), from, into.len()) };
         }
-        let from = self.words(at, words.len(), self.len);
-        for (to, from) in words.iter_mut().zip(from) {
-            *to = from.load(Ordering::Relaxed).to_ne_bytes();
+        let from = whole.words(at, words.len(), self.len);
+        match (words.first_chunk_mut::<8>(), from.first_chunk::<8>()) {
+            (Some(words), Some(from)) => load_words(words, from),
+            _ => load_words(words, from),
         }
     }
 
     #[inline]
     fn write_bytes(&self, at: usize, from: &[u8]) {
-        acts("write bytes");
-        let to = self.at(at, from.len(), self.writable_len);
-        let (words, rest) = from.as_chunks::<8>();
-        if words.len() > SMALL / 8 || !rest.is_empty() {
-            // SAFETY: both are valid for that length. They don't overlap: nobody holds a slice
-            // into bytes that he himself is about to write.
-            return unsafe { copy_opaque(to, from.as_ptr(), from.len()) };
-        }
-        // The line in front, where a receiver may be looking, comes last.
-        for (to, from) in self.words(at, words.len(), self.writable_len).iter().zip(words).rev() {
-            to.store(u64::from_ne_bytes(*from), Ordering::Relaxed);
-        }
+        self.whole().write_bytes(at, from);
     }
 
     #[inline]
     fn copy_bytes(&self, at: usize, from: &Self, from_at: usize, len: usize) {
         acts("copy bytes");
         if len > SMALL {
-            let to = self.at(at, len, self.writable_len);
-            let source = from.at(from_at, len, from.len);
+            let to = self.whole().at(at, len, self.writable_len);
+            let source = from.whole().at(from_at, len, from.len);
             assert!(!self.is_same(from), "a region is not copied into itself");
             // SAFETY: both are valid for that length and lie in different regions.
             return unsafe { copy_opaque(to, source, len) };
         }
         let words = len.div_ceil(8);
-        let from = from.words(from_at, words, from.len);
-        for (to, from) in self.words(at, words, self.writable_len).iter().zip(from) {
+        let from = from.whole().words(from_at, words, from.len);
+        for (to, from) in self.whole().words(at, words, self.writable_len).iter().zip(from) {
             to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }

@@ -5,7 +5,7 @@
 //! program. So the models show of both that somebody would notice. Nothing of this is in
 //! production code: the step is held back, or done once more, on its way to the memory.
 
-use super::Memory;
+use super::{Intent, Memory, Offset};
 use crate::layout::{CONTROL_TAKEN, PAGE_BASE, WORD};
 use crate::order::Site;
 use std::fmt::Debug;
@@ -217,8 +217,17 @@ impl<M: Memory> Reordered<M> {
 }
 
 impl<M: Memory> Memory for Reordered<M> {
+    type Part<'a>
+        = Offset<'a, Self>
+    where
+        Self: 'a;
+
     fn region_len(&self) -> usize {
         self.memory.region_len()
+    }
+
+    fn part(&self, at: usize, len: usize, _: Intent) -> Offset<'_, Self> {
+        Offset::new(self, at, len)
     }
 
     fn load(&self, at: usize, site: Site) -> u64 {

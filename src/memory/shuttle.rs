@@ -1,7 +1,7 @@
 //! Memory that shuttle schedules: large scenarios, many random interleavings, sequentially
 //! consistent.
 
-use super::Memory;
+use super::{Intent, Memory, Offset};
 use crate::order::Site;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,8 +40,17 @@ impl ShuttleMemory {
 }
 
 impl Memory for ShuttleMemory {
+    type Part<'a>
+        = Offset<'a, Self>
+    where
+        Self: 'a;
+
     fn region_len(&self) -> usize {
         self.words.len() * 8
+    }
+
+    fn part(&self, at: usize, len: usize, _: Intent) -> Offset<'_, Self> {
+        Offset::new(self, at, len)
     }
 
     fn load(&self, at: usize, _: Site) -> u64 {

@@ -59,8 +59,7 @@ impl<M: Memory> Core<M> {
             self.first = 0;
         }
         let begin = self.first;
-        for k in 0..links {
-            let i = (begin + k) % links;
+        for i in (begin..links).chain(0..begin) {
             if turn.blocked.is_some() {
                 // There is no room for anybody; but who has left and holds nothing can go.
                 if self.links[i].is_finished() {
@@ -78,8 +77,9 @@ impl<M: Memory> Core<M> {
                 }
             }
         }
-        if turn.blocked.is_none() && links > 0 {
-            self.first = (begin + 1) % links;
+        if turn.blocked.is_none() {
+            // Back at the beginning when the next turn begins, if that was the last one.
+            self.first = begin + 1;
         }
         self.publish_and_ring();
         while let Some((id, fault)) = self.broadcast.take_liar() {
@@ -99,6 +99,10 @@ impl<M: Memory> Core<M> {
         let Some(inbound) = &mut link.inbound else {
             return if leaving { Outcome::Gone(None) } else { Outcome::Next };
         };
+        // Nearly always, of many clients.
+        if !leaving && !inbound.has_something() {
+            return Outcome::Next;
+        }
         let mut bytes = 0;
         let mut messages = 0;
         while messages < self.turn_budget.messages && bytes < self.turn_budget.bytes {

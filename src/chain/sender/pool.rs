@@ -174,10 +174,10 @@ impl<M: Memory> Sender<M> {
     /// Admits a receiver, whose cursor is number `slot` of its control region. It begins at the
     /// tail and must be sent every page, in the order of its [`notice`](Sender::notice)s.
     pub fn admit(&mut self, id: u32, control: Control<M>, slot: usize) -> Start {
-        let turned = self.run.map_or(0, |run| run.turned);
+        let turned = self.writing.run.map_or(0, |run| run.turned);
         let current = self.chain.len() - 1 - turned;
         let position = self.tail();
-        let message = self.run.map_or(self.next_message, |run| run.first_message);
+        let message = self.writing.run.map_or(self.next_message(), |run| run.first_message);
         let mut notices = VecDeque::new();
         for page in all(&mut self.chain, &mut self.free, &mut self.lent) {
             page.unannounced += 1;
