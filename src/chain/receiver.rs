@@ -154,17 +154,22 @@ impl<M: Memory> Receiver<M> {
     /// # Errors
     ///
     /// A [`Fault`] if what is there can't be. The receiver stays where it is.
-    #[inline]
+    #[inline(always)]
     pub fn poll(&mut self) -> Result<Event, Fault> {
         match self.glance() {
             Glance::Nothing => Ok(Event::Empty),
             Glance::Message(slot) => Ok(Event::Message(slot)),
-            // Checked once more, so that the fault, which is large, is not handed up each time.
-            Glance::Other(alleged) => match alleged.check(self.place())? {
-                Checked::Message(slot) => Ok(Event::Message(slot)),
-                Checked::Lent(slot) => self.borrow(slot),
-                Checked::EndOfPage { next } => self.follow(next),
-            },
+            Glance::Other(alleged) => self.poll_other(alleged),
+        }
+    }
+
+    /// Checked once more, so that the fault, which is large, is not handed up each time.
+    #[inline(never)]
+    fn poll_other(&mut self, alleged: Alleged) -> Result<Event, Fault> {
+        match alleged.check(self.place())? {
+            Checked::Message(slot) => Ok(Event::Message(slot)),
+            Checked::Lent(slot) => self.borrow(slot),
+            Checked::EndOfPage { next } => self.follow(next),
         }
     }
 

@@ -295,6 +295,14 @@ fn store_words(to: &[AtomicU64], from: &[[u8; 8]]) {
     }
 }
 
+/// Copies words that a peer may change meanwhile.
+#[inline(always)]
+fn copy_words(to: &[AtomicU64], from: &[AtomicU64]) {
+    for (to, from) in to.iter().zip(from).rev() {
+        to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
 /// Loads words that a peer may change meanwhile.
 #[inline(always)]
 fn load_words(to: &mut [[u8; 8]], from: &[AtomicU64]) {
@@ -415,8 +423,10 @@ impl Memory for Region {
         }
         let words = len.div_ceil(8);
         let from = from.whole().words(from_at, words, from.len);
-        for (to, from) in self.whole().words(at, words, self.writable_len).iter().zip(from) {
-            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        let to = self.whole().words(at, words, self.writable_len);
+        match (to.first_chunk::<8>(), from.first_chunk::<8>()) {
+            (Some(to), Some(from)) => copy_words(to, from),
+            _ => copy_words(to, from),
         }
     }
 }
