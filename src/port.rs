@@ -64,7 +64,7 @@ impl Port {
             armed: false,
             starved: false,
             empty_looks: 0,
-            headway: Headway::default(),
+            headway: Headway::new(limits.budget() as u64 / 4),
             heard: Instant::now(),
             patience: Patience::new(SPINS, YIELDS),
         }
@@ -363,7 +363,7 @@ impl Port {
     #[inline(always)]
     pub fn looked_in_vain(&mut self) {
         if let Some(inbound) = self.endpoint.inbound()
-            && self.headway.caught_up(inbound.next_message())
+            && self.headway.caught_up(inbound.next_message(), inbound.position())
         {
             inbound.expect();
         }
