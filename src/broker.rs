@@ -78,8 +78,6 @@ pub struct Broker {
     connections: BTreeMap<u64, Connection>,
     tokens: HashMap<ClientId, u64>,
     next_token: u64,
-    /// How many receivers the watchers have been told of.
-    census: usize,
     short_of_memory: bool,
     report: Report,
 }
@@ -300,12 +298,9 @@ impl Broker {
     /// Tells who asked how many clients receive, if that has changed.
     fn tell_census(&mut self) {
         let receivers = self.core.receivers();
-        if std::mem::replace(&mut self.census, receivers) == receivers {
-            return;
-        }
-        let watching = |(token, c): (&u64, &mut Connection)| c.census_changed().then_some(*token);
-        let watching: Vec<u64> = self.connections.iter_mut().filter_map(watching).collect();
-        for token in watching {
+        let missing = |(token, c): (&u64, &Connection)| c.misses(receivers).then_some(*token);
+        let missing: Vec<u64> = self.connections.iter().filter_map(missing).collect();
+        for token in missing {
             self.tell(token);
         }
     }
@@ -483,6 +478,8 @@ impl Broker {
                 if looked.is_err() {
                     break;
                 }
+            } else if self.short_of_memory {
+                std::thread::sleep(NAP);
             }
         }
         self.say_bye(deadline);

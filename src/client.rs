@@ -457,9 +457,7 @@ impl Client {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return Ok(false);
             }
-            let waited = self.port.socket.wait(false, deadline);
-            // An error of `poll` itself (no memory) is nothing to wait for; look again.
-            let _ = waited;
+            self.port.wait_for_packet(deadline);
         }
         Ok(true)
     }
@@ -468,6 +466,10 @@ impl Client {
     /// since every other call may take the ring that would have ended it. Returns whether there is
     /// nothing to receive, so that the caller may wait for [`as_fd`](AsFd::as_fd) to become
     /// readable. Then it calls [`try_recv`](Client::try_recv) until there is nothing.
+    ///
+    /// It is false as well while the kernel has no memory for a ring that is due, and in a process that
+    /// has forbidden itself `membarrier` since it connected: then it is called again, at once or
+    /// some milliseconds later.
     pub fn arm(&mut self) -> bool {
         self.port.pump();
         let wanted = Wanted { message: true, ..Wanted::default() };

@@ -231,6 +231,9 @@ impl Port {
     /// Takes everything that the socket holds.
     pub fn pump(&mut self) {
         self.disarm();
+        if self.starved {
+            self.retry();
+        }
         for _ in 0..AT_ONCE {
             let received = self.socket.receive();
             if !self.on_received(received) {
@@ -457,6 +460,13 @@ impl Port {
     /// Once armed: whether nothing has to be done before the peer rings.
     pub fn may_sleep_long(&self) -> bool {
         !self.starved && !self.endpoint.may_be_overlooked()
+    }
+
+    /// Waits for the next packet, whatever it is. Returns whether there may be one.
+    pub fn wait_for_packet(&self, deadline: Option<Instant>) -> bool {
+        let nap = self.starved.then(|| Instant::now() + NAP);
+        // An error of `poll` itself (no memory) is nothing to wait for; look again.
+        self.socket.wait(false, deadline.into_iter().chain(nap).min()).unwrap_or(true)
     }
 
     /// Says that we sleep, unless something of what is wanted is there. Returns whether the

@@ -163,7 +163,6 @@ impl BrokerBuilder {
             connections: BTreeMap::new(),
             tokens: HashMap::new(),
             next_token: FIRST_CONNECTION,
-            census: 0,
             short_of_memory: false,
             report: Report::default(),
         })

@@ -31,8 +31,8 @@ pub(super) struct Connection {
     roles: Roles,
     /// Where it starts, until it has been told so.
     start: Option<Start>,
-    /// Whether it has to be told how many clients receive.
-    census_due: bool,
+    /// How many clients receive, as it was told last.
+    census: Option<usize>,
     watched_writable: bool,
 }
 
@@ -43,7 +43,7 @@ impl Connection {
             phase: Phase::Fresh,
             roles: Roles(0),
             start: None,
-            census_due: false,
+            census: None,
             watched_writable: false,
         }
     }
@@ -95,7 +95,6 @@ impl Connection {
         };
         self.start = Some(core.join(client, map_control(descriptor)?)?);
         self.phase = Phase::Joined(client);
-        self.census_due = self.is_watching();
         Ok(())
     }
 
@@ -141,25 +140,20 @@ impl Connection {
                 other => return other,
             }
         }
-        if self.census_due {
-            let census = Packet::Census { receivers: core.receivers() as u32 };
-            match self.socket.send(&census, None) {
-                Sent::Yes => self.census_due = false,
+        if self.misses(core.receivers()) {
+            let receivers = core.receivers();
+            match self.socket.send(&Packet::Census { receivers: receivers as u32 }, None) {
+                Sent::Yes => self.census = Some(receivers),
                 other => return other,
             }
         }
         Sent::Yes
     }
 
-    /// The number of clients that receive has changed. Returns whether it asked to be told.
-    pub fn census_changed(&mut self) -> bool {
-        let is_watching = self.is_watching();
-        self.census_due |= is_watching;
-        is_watching
-    }
-
-    fn is_watching(&self) -> bool {
-        self.roles.has(Roles::WATCH) && matches!(self.phase, Phase::Joined(_))
+    /// Whether it asked to be told how many clients receive, and was last told another number.
+    pub fn misses(&self, receivers: usize) -> bool {
+        let is_watching = self.roles.has(Roles::WATCH) && matches!(self.phase, Phase::Joined(_));
+        is_watching && self.census != Some(receivers)
     }
 
     /// Asks to be woken when there is room in the socket again, or no longer.

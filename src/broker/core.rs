@@ -227,7 +227,10 @@ impl<M: Memory> Core<M> {
 
     /// The client could not be rung: it comes up again.
     pub fn not_rung(&mut self, client: ClientId) {
-        self.actions.push(Action::Ring(client));
+        let ring = Action::Ring(client);
+        if !self.actions.contains(&ring) {
+            self.actions.push(ring);
+        }
     }
 
     /// Everything that the client's connection held has been taken in.
