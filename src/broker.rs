@@ -46,8 +46,6 @@ const TURNS_BETWEEN_LOOKS: u32 = 64;
 const PACKETS_AT_ONCE: usize = 1024;
 /// Connections taken at one go, so that whoever floods the listener doesn't keep it either.
 const CONNECTIONS_AT_ONCE: usize = 64;
-/// How long the broker waits for memory before it asks again.
-const MEMORY_PAUSE: Duration = Duration::from_millis(100);
 /// How long the broker, when it is told to end, goes on taking what is there already.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
@@ -80,6 +78,15 @@ pub struct Broker {
     next_token: u64,
     short_of_memory: bool,
     report: Report,
+}
+
+/// What was taken from a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// Nothing is left.
+    Nothing,
+    Ring,
+    Packet,
 }
 
 /// Ends a broker from another thread or from a signal handler's thread.
@@ -164,15 +171,17 @@ impl Broker {
             if patience.again() {
                 continue;
             }
-            if self.short_of_memory {
-                self.look(Some(MEMORY_PAUSE))?;
-            } else if self.core.park() {
+            let parked = self.core.park();
+            let naps = self.short_of_memory || parked && self.core.may_be_overlooked();
+            self.look(match parked {
+                _ if naps => Some(NAP),
                 // Without a deadline: an idle bus uses no processor time (P11).
-                self.look(self.core.may_be_overlooked().then_some(NAP))?;
-                self.core.unpark();
-            } else {
+                true => None,
                 // Whatever keeps it from work, it must not be deaf.
-                self.look(Some(Duration::ZERO))?;
+                false => Some(Duration::ZERO),
+            })?;
+            if parked {
+                self.core.unpark();
             }
         }
         self.end();
@@ -323,7 +332,7 @@ impl Broker {
                     if flags.contains(EventFlags::OUT) {
                         self.tell(token);
                     }
-                    self.take_packets(token);
+                    self.take_event(token);
                 }
             }
         }
@@ -378,23 +387,39 @@ impl Broker {
 
     /// Takes what a connection holds. Returns whether nothing is left.
     fn take_packets(&mut self, token: u64) -> bool {
-        for _ in 0..PACKETS_AT_ONCE {
-            let Some(connection) = self.connections.get(&token) else { return true };
-            let result = match connection.socket.receive() {
-                Received::Nothing => return true,
-                Received::HungUp => {
-                    self.hung_up(token);
-                    return true;
+        (0..PACKETS_AT_ONCE).any(|_| self.take_packet(token) == Taken::Nothing)
+    }
+
+    /// Takes what a connection has become readable for. Behind a ring there is hardly ever anything
+    /// else; if there is, it comes up again.
+    fn take_event(&mut self, token: u64) {
+        (0..PACKETS_AT_ONCE).any(|_| self.take_packet(token) != Taken::Packet);
+    }
+
+    fn take_packet(&mut self, token: u64) -> Taken {
+        let Some(connection) = self.connections.get(&token) else { return Taken::Nothing };
+        let mut taken = Taken::Packet;
+        let result = match connection.socket.receive() {
+            Received::Nothing => return Taken::Nothing,
+            Received::HungUp => {
+                self.hung_up(token);
+                return Taken::Nothing;
+            }
+            Received::Garbage(error) => Err(error.into()),
+            Received::Packet(packet, descriptor) => {
+                if let Packet::Ring = packet {
+                    taken = Taken::Ring;
                 }
-                Received::Garbage(error) => Err(error.into()),
-                Received::Packet(packet, descriptor) => self.on_packet(token, packet, descriptor),
-            };
-            if let Err(fault) = result {
+                self.on_packet(token, packet, descriptor)
+            }
+        };
+        match result {
+            Ok(()) => taken,
+            Err(fault) => {
                 self.fail(token, fault);
-                return true;
+                Taken::Nothing
             }
         }
-        false
     }
 
     fn on_packet(
@@ -409,6 +434,7 @@ impl Broker {
             Phase::Fresh => match connection.greet(packet, roles, self.id, &mut self.core)? {
                 Ok(client) => {
                     self.tokens.insert(client, token);
+                    self.tell(token);
                 }
                 Err(refusal) => {
                     if let Some(connection) = self.connections.remove(&token) {

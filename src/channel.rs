@@ -232,6 +232,16 @@ impl Receiver {
         self.0.recv_timeout(timeout)
     }
 
+    /// Waits until there is a message to receive, or the deadline has passed. Returns whether there is
+    /// one.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError`] when there will be none any more.
+    pub fn wait_for_message(&mut self, deadline: Option<Instant>) -> Result<bool, RecvError> {
+        self.0.wait_for_message(deadline)
+    }
+
     /// Prepares to sleep in an event loop of the caller's own, see [`Client::arm`].
     pub fn arm(&mut self) -> bool {
         self.0.arm()

@@ -15,7 +15,7 @@ use crate::fault::Fault;
 use crate::limits::Limits;
 use crate::memory::{PeersAreHonest, Region};
 use crate::message::{ClientId, Envelope, Message, Slot, Tag};
-use crate::port::Port;
+use crate::port::{NAP, Port};
 use crate::sys::socket::Socket;
 use std::collections::VecDeque;
 use std::io;
@@ -390,9 +390,14 @@ impl Client {
         }
     }
 
-    /// Waits until there is a message to receive, or the deadline has passed.
+    /// Waits until there is a message to receive, or the deadline has passed. Returns whether there is
+    /// one.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError`] when there will be none any more.
     #[inline]
-    fn wait_for_message(&mut self, deadline: Option<Instant>) -> Result<bool, RecvError> {
+    pub fn wait_for_message(&mut self, deadline: Option<Instant>) -> Result<bool, RecvError> {
         loop {
             if !self.inbox.messages.is_empty() || self.next()?.is_some() {
                 return Ok(true);
@@ -467,13 +472,20 @@ impl Client {
     /// nothing to receive, so that the caller may wait for [`as_fd`](AsFd::as_fd) to become
     /// readable. Then it calls [`try_recv`](Client::try_recv) until there is nothing.
     ///
-    /// It is false as well while the kernel has no memory for a ring that is due, and in a process that
-    /// has forbidden itself `membarrier` since it connected: then it is called again, at once or
-    /// some milliseconds later.
+    /// While the kernel has no memory for a ring that is due, and in a process that has forbidden itself
+    /// `membarrier` since it connected, nobody may sleep for long. Then it waits for 10 milliseconds at
+    /// most, and says false.
     pub fn arm(&mut self) -> bool {
         self.port.pump();
         let wanted = Wanted { message: true, ..Wanted::default() };
-        self.inbox.messages.is_empty() && self.port.arm(wanted) && self.port.may_sleep_long()
+        if !self.inbox.messages.is_empty() || !self.port.arm(wanted) {
+            return false;
+        }
+        let may_sleep_long = self.port.may_sleep_long();
+        if !may_sleep_long {
+            self.port.wait_for_packet(Some(Instant::now() + NAP));
+        }
+        may_sleep_long
     }
 }
 
@@ -495,24 +507,42 @@ mod tests {
     use super::*;
     use crate::Broker;
 
-    #[test]
-    fn who_waits_for_room_looks_for_it_again_soon_however_much_comes_in() {
-        const LEN: usize = 64 * 1024;
+    /// Does something with two clients of a bus.
+    fn with_two(act: impl FnOnce(Client, Client)) {
         let place = tempfile::tempdir().unwrap();
         let bus = place.path().join("bus");
         let broker = Broker::bind(&bus).unwrap();
         let stop = broker.stop_handle();
         let broker = std::thread::spawn(move || broker.run());
-        let (mut busy, mut waiting) =
-            (Client::connect(&bus).unwrap(), Client::connect(&bus).unwrap());
-        for _ in 0..64 {
-            busy.send(1, &[1; LEN]).unwrap();
-        }
-        busy.flush().unwrap();
-        waiting.take_in();
-        let taken = waiting.inbox.messages.len() * LEN;
-        assert!((1..=BYTES_TAKEN_IN_AT_ONCE + LEN).contains(&taken), "{taken}");
+        act(Client::connect(&bus).unwrap(), Client::connect(&bus).unwrap());
         stop.stop();
         broker.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn who_waits_for_room_looks_for_it_again_soon_however_much_comes_in() {
+        const LEN: usize = 64 * 1024;
+        with_two(|mut busy, mut waiting| {
+            for _ in 0..64 {
+                busy.send(1, &[1; LEN]).unwrap();
+            }
+            busy.flush().unwrap();
+            waiting.take_in();
+            let taken = waiting.inbox.messages.len() * LEN;
+            assert!((1..=BYTES_TAKEN_IN_AT_ONCE + LEN).contains(&taken), "{taken}");
+        });
+    }
+
+    #[test]
+    fn who_has_ended_the_connection_for_a_fault_reads_no_further() {
+        with_two(|mut sender, mut receiver| {
+            sender.send(1, b"first").unwrap();
+            sender.send(1, b"second").unwrap();
+            assert_eq!(receiver.recv().unwrap().payload, b"first");
+            receiver.port.fail(Fault::TakenBack);
+            let ended = RecvError::Ended(Ended::Fault(Fault::TakenBack));
+            assert_eq!(receiver.try_recv().unwrap_err(), ended);
+            assert_eq!(receiver.recv().unwrap_err(), ended);
+        });
     }
 }

@@ -1,7 +1,6 @@
 //! One client's connection as the broker sees it: from the greeting to its pages.
 
 use super::core::Core;
-use crate::chain::Start;
 use crate::fault::Fault;
 use crate::handshake::{HelloError, check_hello, map_control};
 use crate::memory::{Foreign, Region};
@@ -29,8 +28,8 @@ pub(super) struct Connection {
     pub socket: Socket,
     pub phase: Phase,
     roles: Roles,
-    /// Where it starts, until it has been told so.
-    start: Option<Start>,
+    /// Its next step on the way in, until it has been told: that it is welcome, then where it starts.
+    step: Option<Packet>,
     /// How many clients receive, as it was told last.
     census: Option<usize>,
     watched_writable: bool,
@@ -42,7 +41,7 @@ impl Connection {
             socket,
             phase: Phase::Fresh,
             roles: Roles(0),
-            start: None,
+            step: None,
             census: None,
             watched_writable: false,
         }
@@ -76,8 +75,7 @@ impl Connection {
             broker,
             limits: core.limits().into(),
         };
-        // If it has hung up already, that comes next.
-        self.socket.send(&welcome, core.control().descriptor());
+        self.step = Some(welcome);
         self.phase = Phase::Greeted(reserved.client);
         Ok(Ok(reserved.client))
     }
@@ -93,7 +91,7 @@ impl Connection {
         let (Packet::Join, Some(descriptor)) = (packet, descriptor) else {
             return Err(packet.unexpected("instead of a join").into());
         };
-        self.start = Some(core.join(client, map_control(descriptor)?)?);
+        self.step = Some(Packet::Start(core.join(client, map_control(descriptor)?)?));
         self.phase = Phase::Joined(client);
         Ok(())
     }
@@ -124,9 +122,10 @@ impl Connection {
     }
 
     /// Tells the client about the broadcast chain's pages, then where it starts, then how many
-    /// clients receive: as much as it does not know yet and can be sent.
+    /// clients receive: as much as it does not know yet and can be sent. Before it has joined, that it
+    /// is welcome.
     pub fn tell(&mut self, core: &mut Core<Region>) -> Sent {
-        let Phase::Joined(client) = self.phase else { return Sent::Yes };
+        let Some(client) = self.client() else { return Sent::Yes };
         while let Some(notice) = core.notice(client) {
             match tell(&self.socket, notice, |id| core.page(id)) {
                 Sent::Yes => core.told(client),
@@ -134,9 +133,11 @@ impl Connection {
                 other => return other,
             }
         }
-        if let Some(start) = self.start {
-            match self.socket.send(&Packet::Start(start), None) {
-                Sent::Yes => self.start = None,
+        if let Some(step) = &self.step {
+            let control = core.control().descriptor();
+            let control = control.filter(|_| step.descriptors() > 0);
+            match self.socket.send(step, control) {
+                Sent::Yes => self.step = None,
                 other => return other,
             }
         }

@@ -1,6 +1,7 @@
 //! A kernel that refuses.
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use std::time::{Duration, Instant};
 
 /// Runs `body` in a thread of its own, for which this system call ends with this error.
 pub fn refusing<T: Send>(call: i64, errno: i32, body: impl FnOnce() -> T + Send) -> T {
@@ -13,4 +14,19 @@ pub fn refusing<T: Send>(call: i64, errno: i32, body: impl FnOnce() -> T + Send)
         body()
     };
     std::thread::scope(|scope| scope.spawn(refuse).join()).unwrap()
+}
+
+/// Runs what has to wait, in this thread: it uses no more than a fourth of that time of a processor.
+pub fn idling<T>(body: impl FnOnce() -> T) -> T {
+    let (begin, used) = (Instant::now(), thread_time());
+    let result = body();
+    let (waited, used) = (begin.elapsed(), thread_time() - used);
+    assert!(used < waited / 4, "{used:?} of processor time in {waited:?} of waiting");
+    result
+}
+
+/// The processor time that the calling thread has used.
+fn thread_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
 }

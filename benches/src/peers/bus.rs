@@ -87,11 +87,7 @@ impl Client for LlmpClient {
     }
 
     fn sleep(&mut self) -> Result<()> {
-        if self.client.arm() {
-            let mut polled =
-                [rustix::event::PollFd::new(&self.client, rustix::event::PollFlags::IN)];
-            rustix::event::poll(&mut polled, None)?;
-        }
+        self.client.wait_for_message(None)?;
         Ok(())
     }
 }
