@@ -8,7 +8,8 @@ use common::content::{END, Ear};
 use common::proc::{holdings, wait_until};
 use llmp::hook::Verdict;
 use llmp::{Broker, Client, Message, SendError};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 const LEN: usize = 64 << 10;
 
@@ -60,6 +61,25 @@ fn nothing_is_lent_behind_a_hook_nor_if_the_broker_is_told_not_to() {
     assert_eq!(lent(Bus::new(Broker::builder().hook(hook)), 20), 0);
     assert_eq!(lent(Bus::new(Broker::builder().lend_from(usize::MAX)), 20), 0);
     assert_eq!(lent(Bus::new(Broker::builder().lend_from(LEN + 1)), 20), 0);
+}
+
+// P9
+#[test]
+fn what_was_passed_comes_back_although_there_is_more_to_take_and_nobody_sends() {
+    let bus = Bus::new(Broker::builder());
+    let (mut sender, mut receiver) = (sender(&bus), bus.connect());
+    let (mut sent, mut full_since) = (0, Instant::now());
+    while full_since.elapsed() < Duration::from_millis(300) {
+        match sender.try_send(sent, &payload(sent)) {
+            Ok(()) => (sent, full_since) = (sent + 1, Instant::now()),
+            Err(SendError::Full) => thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    // More than a page of the sender's, and so little of what there is that nothing else makes the
+    // receiver say how far it is: the broker's chain still is in its first page.
+    (0..7).for_each(|number| hear(&mut receiver, number));
+    wait_until("there is room again", || sender.try_send(sent, &payload(sent)).is_ok());
 }
 
 // P9
