@@ -294,6 +294,10 @@ mod tests {
         let cursor = crate::layout::cursor_offset(0);
         receiving.control.memory().store(cursor, tail + 1, Site::CursorPublish);
         assert!(!sending.has(Wanted { room: Some(4096), ..Wanted::default() }));
+        // What it has lent others may still read.
+        send(&mut sending, &mut receiving);
+        let full = Err(Refused::Blocked(crate::chain::Blocked::Full));
+        assert_eq!(sending.send(Envelope::default(), &[7; 8]), full);
         assert_eq!(sending.lie(), Some(Fault::CursorAhead { found: tail + 1, tail }));
     }
 }

@@ -16,6 +16,7 @@ mod tests;
 mod turn;
 
 use self::lending::Lending;
+use self::turn::Share;
 pub use self::turn::{Turn, TurnBudget};
 use super::forward::Hooked;
 use crate::chain::{Notice, Receiver, Sender, Start, Stats};
@@ -26,6 +27,7 @@ use crate::limits::Limits;
 use crate::memory::Memory;
 use crate::message::ClientId;
 use crate::wire::Roles;
+use std::collections::VecDeque;
 
 /// What the owner of a [`Core`] has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,9 +59,12 @@ pub struct Core<M> {
     /// The link whose turn comes first.
     first: usize,
     next_client: u32,
-    free_cursors: Vec<usize>,
+    /// The one that was left first comes first: who was expelled may still look at its former one.
+    free_cursors: VecDeque<usize>,
     /// The bytes in a page that the message takes which had no room.
     waiting: Option<usize>,
+    /// What its sender had used of its share.
+    share: Option<Share>,
     actions: Vec<Action>,
     hook: Option<Hooked>,
     lend_from: usize,
@@ -76,22 +81,30 @@ pub struct Core<M> {
 /// Messages of at least so many bytes are lent if nothing else is said, as measured.
 pub const LEND_FROM: usize = 4 * 1024;
 
+/// A client. What a turn touches of one who is idle comes first.
+#[repr(C)]
 struct Link<M> {
+    /// Bytes that it may still hold after its connection has ended.
+    leaving: Option<usize>,
+    inbound: Option<Receiver<M>>,
     id: ClientId,
     cursor: usize,
     roles: Roles,
     doorbell: Option<Doorbell<M>>,
-    inbound: Option<Receiver<M>>,
     /// Whether its connection has been looked through since an unknown page was named.
     drain: Drain,
-    /// Whether its cursor moved in this turn.
-    gave_up: bool,
-    /// Bytes that it may still hold after its connection has ended.
-    leaving: Option<usize>,
+    /// Whether anything was taken from it in this turn; behind that, whether its cursor has moved.
+    moved: bool,
     lending: Lending,
 }
 
 impl<M: Memory> Link<M> {
+    /// Whether there is something to do for it in a turn.
+    #[inline(always)]
+    fn is_due(&self) -> bool {
+        self.leaving.is_some() || self.inbound.as_ref().is_some_and(Receiver::has_something)
+    }
+
     /// Whether its connection has ended and everything is taken.
     fn is_finished(&self) -> bool {
         let holds = self.inbound.as_ref().is_some_and(Receiver::has_something);
@@ -118,8 +131,9 @@ impl<M: Memory> Core<M> {
             links: Vec::new(),
             first: 0,
             next_client: 1,
-            free_cursors: (0..cursors).rev().collect(),
+            free_cursors: (0..cursors).collect(),
             waiting: None,
+            share: None,
             actions: Vec::new(),
             hook: None,
             lend_from: LEND_FROM,
@@ -156,7 +170,7 @@ impl<M: Memory> Core<M> {
     pub fn reserve(&mut self, roles: Roles) -> Option<Reserved> {
         // Ids are never used again, so that they can come to an end.
         let next_client = self.next_client.checked_add(1)?;
-        let cursor = self.free_cursors.pop()?;
+        let cursor = self.free_cursors.pop_front()?;
         // A former client in this place may have left something.
         self.control.reset_cursor(cursor);
         let client = ClientId(self.next_client);
@@ -168,7 +182,7 @@ impl<M: Memory> Core<M> {
             doorbell: None,
             inbound: None,
             drain: Drain::NotNeeded,
-            gave_up: false,
+            moved: false,
             leaving: None,
             lending: Lending::default(),
         });
@@ -268,7 +282,7 @@ impl<M: Memory> Core<M> {
         }
         self.broadcast.strike(client.0);
         self.recall(&link);
-        self.free_cursors.push(link.cursor);
+        self.free_cursors.push_back(link.cursor);
         self.actions.push(Action::Remove(client, fault));
     }
 
@@ -295,11 +309,15 @@ impl<M: Memory> Core<M> {
     }
 
     fn has_work(&mut self) -> bool {
-        if self.has_returns() || self.broadcast.has_liar() {
+        if self.has_returns() {
             return true;
         }
         if let Some(slot_len) = self.waiting {
-            return self.broadcast.has_room(slot_len);
+            // To look for room may show a liar.
+            return self.broadcast.has_room(slot_len) || self.broadcast.has_liar();
+        }
+        if self.broadcast.has_liar() {
+            return true;
         }
         self.links.iter().any(|link| {
             let drained = link.drain != Drain::Asked;

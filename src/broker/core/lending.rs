@@ -144,10 +144,10 @@ impl<M: Memory> Core<M> {
         self.links.iter().any(is_due) || self.recalled.iter().any(is_returned)
     }
 
-    /// Takes back what receivers have passed.
-    pub(super) fn take_back(&mut self) {
+    /// Takes back what receivers have passed. Returns whether there may be any.
+    pub(super) fn take_back(&mut self) -> bool {
         if !self.is_lending() {
-            return;
+            return false;
         }
         let passed = self.broadcast.passed();
         self.passed = passed;
@@ -162,6 +162,7 @@ impl<M: Memory> Core<M> {
             }
             !is_returned
         });
+        true
     }
 
     /// Makes the pages lendable that messages were copied from for want of that.

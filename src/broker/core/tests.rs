@@ -370,3 +370,92 @@ fn a_page_that_its_client_forgets_is_let_go_when_all_have_passed_it_and_no_other
     assert!(lent_as(&core, &first).is_some());
     assert_eq!(core.lendable(), 2);
 }
+
+#[test]
+fn a_client_that_cannot_be_rung_comes_up_once_however_often_it_sleeps() {
+    let mut core = core();
+    let [first, second] = [Roles::RECEIVE, Roles::SEND].map(|roles| join(&mut core, roles));
+    for _ in 0..3 {
+        core.not_rung(first);
+        core.not_rung(second);
+        core.not_rung(first);
+    }
+    assert_eq!(core.take_actions(), [Action::Ring(first), Action::Ring(second)]);
+    assert_eq!(core.take_actions(), []);
+}
+
+/// A receiver that takes nothing but what it is told to.
+struct Slow {
+    client: ClientId,
+    control: Control<Region>,
+}
+
+impl Slow {
+    fn join(core: &mut Core<Region>) -> Self {
+        let Reserved { client, .. } = core.reserve(Roles::RECEIVE).unwrap();
+        let control = Control::create(Region::heap(control_len(1)), 1);
+        core.join(client, control.memory().clone()).unwrap();
+        Slow { client, control }
+    }
+}
+
+/// Takes turns, with the pages that they need, until the bus is full.
+fn fill(core: &mut Core<Region>) {
+    loop {
+        match core.turn().blocked {
+            Some(Blocked::NeedPage(len)) => core.add_page(Region::heap(len)),
+            Some(Blocked::Full) => return,
+            Some(Blocked::Announce) => {}
+            None => panic!("all is taken"),
+        }
+        for client in core.untold().collect::<Vec<_>>() {
+            while core.notice(client).is_some() {
+                core.told(client);
+            }
+        }
+    }
+}
+
+/// Two clients who together send more than the bus has room for.
+fn two_who_fill(core: &mut Core<Region>) {
+    for mut sender in [(); 2].map(|()| Sending::join(core)) {
+        (0..60).for_each(|_| sender.send(core, &[7; 24]));
+    }
+}
+
+#[test]
+fn who_is_refused_for_want_of_room_goes_on_with_its_share_and_does_not_begin_anew() {
+    let mut core = core();
+    // More than a page holds: the receiver leaves one page after the other.
+    core.set_turn_budget(TurnBudget { messages: 5, bytes: usize::MAX });
+    let slow = Slow::join(&mut core);
+    two_who_fill(&mut core);
+    fill(&mut core);
+    let taken = |core: &Core<Region>| {
+        let of = |link: &Link<Region>| Some(link.inbound.as_ref()?.next_message());
+        core.links.iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let before = taken(&core);
+    for page in 1..=8 {
+        slow.control.publish_cursor(0, 256 * page + PAGE_HEADER as u64);
+        fill(&mut core);
+    }
+    let got: Vec<u64> = taken(&core).iter().zip(before).map(|(now, before)| now - before).collect();
+    assert!(got.iter().sum::<u64>() >= 20 && got[0].abs_diff(got[1]) <= 5, "{got:?}");
+}
+
+#[test]
+fn a_broker_that_looks_for_room_before_it_sleeps_and_finds_a_liar_does_not_sleep() {
+    let mut core = core();
+    let (_slow, liar) = (Slow::join(&mut core), Slow::join(&mut core));
+    two_who_fill(&mut core);
+    fill(&mut core);
+    assert!(core.park());
+    core.unpark();
+    liar.control.publish_cursor(0, 1 << 40);
+    assert!(!core.park());
+    core.turn();
+    assert!(
+        matches!(core.take_actions()[..], [Action::Remove(who, Some(_))] if who == liar.client)
+    );
+}

@@ -30,6 +30,21 @@ impl Default for TurnBudget {
     }
 }
 
+/// What a client has used of its share when it was refused for want of room. It would else begin
+/// anew whenever a slow receiver leaves a page, fill that, and nobody else's turn would come.
+#[derive(Clone, Copy)]
+pub(super) struct Share {
+    client: ClientId,
+    messages: usize,
+    bytes: usize,
+}
+
+impl Share {
+    fn none(client: ClientId) -> Self {
+        Share { client, messages: 0, bytes: 0 }
+    }
+}
+
 /// What a turn did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Turn {
@@ -53,27 +68,36 @@ impl<M: Memory> Core<M> {
         let mut turn = Turn::default();
         let mut gone = Vec::new();
         self.waiting = None;
-        self.take_back();
+        let share = self.share.take();
+        let returned = self.take_back();
         let links = self.links.len();
         if self.first >= links {
             self.first = 0;
         }
         let begin = self.first;
-        for i in (begin..links).chain(0..begin) {
-            if turn.blocked.is_some() {
-                // There is no room for anybody; but who has left and holds nothing can go.
-                if self.links[i].is_finished() {
-                    gone.push((self.links[i].id, None));
+        for part in [begin..links, 0..begin] {
+            let (mut next, end) = (part.start, part.end);
+            // Of many clients, hardly anyone.
+            while let Some(passed) = self.links[next..end].iter().position(Link::is_due) {
+                let i = next + passed;
+                next = i + 1;
+                if turn.blocked.is_some() {
+                    // There is no room for anybody; but who has left and holds nothing can go.
+                    if self.links[i].is_finished() {
+                        gone.push((self.links[i].id, None));
+                    }
+                    continue;
                 }
-                continue;
-            }
-            match self.take_from(i, &mut turn.taken) {
-                Outcome::Next => {}
-                Outcome::Gone(fault) => gone.push((self.links[i].id, fault)),
-                Outcome::Blocked(blocked) => {
-                    turn.blocked = Some(blocked);
-                    // Who was refused comes first when there is room again.
-                    self.first = i;
+                let used = share.filter(|share| share.client == self.links[i].id);
+                match self.take_from(i, used, &mut turn.taken) {
+                    Outcome::Next => {}
+                    Outcome::Gone(fault) => gone.push((self.links[i].id, fault)),
+                    Outcome::Blocked(blocked) => {
+                        turn.blocked = Some(blocked);
+                        // Who was refused comes first when there is room again, with what is left
+                        // of its share.
+                        self.first = i;
+                    }
                 }
             }
         }
@@ -81,7 +105,9 @@ impl<M: Memory> Core<M> {
             // Back at the beginning when the next turn begins, if that was the last one.
             self.first = begin + 1;
         }
-        self.publish_and_ring();
+        if turn.taken > 0 || returned {
+            self.publish_and_ring(returned);
+        }
         while let Some((id, fault)) = self.broadcast.take_liar() {
             gone.push((ClientId(id), Some(fault)));
         }
@@ -92,30 +118,23 @@ impl<M: Memory> Core<M> {
         turn
     }
 
-    /// Takes one client's share.
-    fn take_from(&mut self, i: usize, taken: &mut usize) -> Outcome {
+    /// Takes one client's share, of which a part may be `used`.
+    fn take_from(&mut self, i: usize, used: Option<Share>, taken: &mut usize) -> Outcome {
         let link = &mut self.links[i];
         let leaving = link.leaving.is_some();
         let Some(inbound) = &mut link.inbound else {
             return if leaving { Outcome::Gone(None) } else { Outcome::Next };
         };
-        // Nearly always, of many clients.
-        if !leaving && !inbound.has_something() {
-            return Outcome::Next;
-        }
-        let mut bytes = 0;
-        let mut messages = 0;
+        let Share { mut messages, mut bytes, .. } = used.unwrap_or(Share::none(link.id));
         while messages < self.turn_budget.messages && bytes < self.turn_budget.bytes {
-            match inbound.poll() {
+            let len = match inbound.poll() {
                 Err(fault) => return Outcome::Gone(Some(fault)),
                 Ok(Event::Empty) if leaving => return Outcome::Gone(None),
                 Ok(Event::Empty) => break,
                 Ok(Event::Turned) => {
                     self.control.turned();
                     link.drain = Drain::NotNeeded;
-                    if !spend(&mut link.leaving, SLOT_HEADER) {
-                        return Outcome::Gone(Some(Fault::Endless));
-                    }
+                    SLOT_HEADER
                 }
                 Ok(Event::Unknown(next)) if leaving || link.drain == Drain::Done => {
                     return Outcome::Gone(Some(inbound.unknown_page(next)));
@@ -149,6 +168,7 @@ impl<M: Memory> Core<M> {
                                 true => Sender::<M>::room_to_lend(&envelope),
                                 false => Sender::<M>::room_for(&envelope, len),
                             });
+                            self.share = Some(Share { client: link.id, messages, bytes });
                             return Outcome::Blocked(blocked);
                         }
                         // Checked against the same limit when it was received.
@@ -156,24 +176,28 @@ impl<M: Memory> Core<M> {
                     }
                     inbound.advance(&slot);
                     bytes += slot.payload_len();
-                    if !spend(&mut link.leaving, slot.end - slot.at) {
-                        return Outcome::Gone(Some(Fault::Endless));
-                    }
+                    slot.end - slot.at
                 }
-            }
+            };
             messages += 1;
             *taken += 1;
+            link.moved = true;
+            if !spend(&mut link.leaving, len) {
+                return Outcome::Gone(Some(Fault::Endless));
+            }
         }
         Outcome::Next
     }
 
-    fn publish_and_ring(&mut self) {
+    /// Publishes what was appended, gives up what was taken and, if there may be any, what has
+    /// `returned`.
+    fn publish_and_ring(&mut self, returned: bool) {
         let published = self.broadcast.publish();
         let mut moved = published;
-        for link in &mut self.links {
+        for link in self.links.iter_mut().filter(|link| returned || link.moved) {
             let Link { inbound, lending, .. } = link;
-            link.gave_up = inbound.as_mut().is_some_and(|inbound| lending.give_up(inbound));
-            moved |= link.gave_up;
+            link.moved = inbound.as_mut().is_some_and(|inbound| lending.give_up(inbound));
+            moved |= link.moved;
         }
         if !moved {
             return;
@@ -183,7 +207,8 @@ impl<M: Memory> Core<M> {
             |link: &Link<M>| link.doorbell.as_ref().is_some_and(Doorbell::needs_fence);
         self.control.ring_fence(|| self.links.iter().any(needs_fence));
         for link in &mut self.links {
-            let concerned = link.gave_up || published && link.roles.has(Roles::RECEIVE);
+            let gave_up = core::mem::take(&mut link.moved);
+            let concerned = gave_up || published && link.roles.has(Roles::RECEIVE);
             if concerned && link.doorbell.as_mut().is_some_and(Doorbell::must_ring) {
                 self.actions.push(Action::Ring(link.id));
             }

@@ -66,6 +66,10 @@ impl<M: Memory> Sender<M> {
     /// The index of a free page that has room for `slot_len` bytes and that everybody knows.
     pub(super) fn room(&mut self, slot_len: usize) -> Result<usize, Blocked> {
         self.reclaim();
+        if self.has_liar() {
+            // Nobody waits for it; but what it has lent others may still read.
+            return Err(Blocked::Full);
+        }
         let least = PAGE_HEADER + slot_len + SLOT_HEADER;
         let wanted = self.limits.page_for(slot_len);
         let first_lap = self.pages_len + wanted <= self.lap;
