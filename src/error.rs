@@ -113,7 +113,8 @@ pub enum ConnectError {
     },
 }
 
-/// Why a connection has ended. What had arrived before can still be received.
+/// Why a connection has ended. What had arrived before can still be received, but after a fault: then
+/// nobody waits for the receiver any more, and what it reads may be written again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Ended {

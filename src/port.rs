@@ -327,8 +327,8 @@ impl Port {
             self.retry();
         }
         for _ in 0..AT_ONCE {
-            let polled = self.endpoint.poll();
-            let (event, ring) = match polled {
+            self.may_read()?;
+            let (event, ring) = match self.endpoint.poll() {
                 Ok(polled) => polled,
                 Err(fault) => return Err(self.fail(fault).into()),
             };
@@ -336,10 +336,6 @@ impl Port {
                 self.ring();
             }
             match event {
-                // Who was expelled is not waited for: what it reads may be written again.
-                Event::Message(_) if self.ended == Some(Ended::Expelled) => {
-                    return Err(Ended::Expelled.into());
-                }
                 Event::Message(slot) => return Ok(Some(slot)),
                 Event::Turned => {}
                 Event::Empty => return self.on_empty().map(|()| None),
@@ -347,6 +343,15 @@ impl Port {
             }
         }
         Ok(None)
+    }
+
+    /// Who was expelled, or has ended the connection for a fault, is not waited for: what it reads may
+    /// be written again.
+    fn may_read(&self) -> Result<(), Ended> {
+        match &self.ended {
+            Some(ended @ (Ended::Expelled | Ended::Fault(_))) => Err(ended.clone()),
+            _ => Ok(()),
+        }
     }
 
     /// Everything that had arrived was received.
@@ -397,6 +402,7 @@ impl Port {
     #[cold]
     fn fetch(&mut self, next: u32) -> Result<(), RecvError> {
         self.pump();
+        self.may_read()?;
         match self.endpoint.poll() {
             Ok((Event::Unknown(_), _)) => {
                 let fault = self.endpoint.inbound().map(|inbound| inbound.unknown_page(next));
