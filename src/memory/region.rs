@@ -26,10 +26,12 @@ use std::sync::Arc;
 /// opaque copy. Measured by `cargo bench --bench memory`.
 const SMALL: usize = 64;
 
-/// Longer copies are made in pieces of so many bytes. C libraries copy what is longer by `rep movsb`,
-/// which on some processors takes twenty times as long when the target lies a little behind the
-/// source within their 4 KiB pages; and that is where a header of 16 bytes puts it.
+/// C libraries copy what is longer than this by `rep movsb`: the fastest copy into lines that another
+/// processor has, but twenty times slower on some processors if the target lies so little behind the
+/// source within their 4 KiB pages, where a header of 16 bytes puts it now and then. Then it is
+/// copied in pieces.
 const PIECE: usize = 2048;
+const TOO_NEAR: usize = 64;
 
 /// The promise that every process that writes memory read by us follows the protocol: on a bus
 /// the broker and all clients, since long messages are read where their sender has written them.
@@ -95,9 +97,26 @@ unsafe fn copy_nonoverlapping(to: *mut u8, from: *const u8, len: usize) {
 unsafe fn copy_opaque(to: *mut u8, from: *const u8, len: usize) {
     // SAFETY: a static is readable.
     let copy = unsafe { core::ptr::read_volatile(&raw const OPAQUE_COPY) };
+    if len <= PIECE {
+        // SAFETY: the caller's promises.
+        unsafe { copy(to, from, len) }
+    } else {
+        // SAFETY: the caller's promises.
+        unsafe { copy_long(copy, to, from, len) }
+    }
+}
+
+/// # Safety
+///
+/// As for [`copy_opaque`].
+#[cold]
+#[inline(never)]
+unsafe fn copy_long(copy: CopyFn, to: *mut u8, from: *const u8, len: usize) {
+    let behind = to.addr().wrapping_sub(from.addr()) % 4096;
+    let piece = if behind < TOO_NEAR { PIECE } else { len };
     let mut done = 0;
     while done < len {
-        let piece = (len - done).min(PIECE);
+        let piece = piece.min(len - done);
         // SAFETY: both lie within what the caller promises.
         unsafe { copy(to.wrapping_add(done), from.wrapping_add(done), piece) };
         done += piece;
