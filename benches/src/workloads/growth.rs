@@ -1,8 +1,8 @@
 //! How the cost of this library's bus grows: a turn of the broker with its clients, waking with those
-//! who sleep, and two buses side by side against one. What a delivery costs with the number of
+//! who sleep, a bus with what it has carried, and two buses side by side against one. What a delivery costs with the number of
 //! clients and the length of messages, the other workloads show.
 
-use super::{bus, turn, waking};
+use super::{bus, history, turn, waking};
 use crate::measure::{Cell, Plan};
 use crate::peer::Waiting;
 use crate::peers::PEERS;
@@ -14,6 +14,8 @@ pub const NAME: &str = "growth";
 /// Clients of a bus, and how often they are woken.
 const SLEEPERS: [(usize, usize); 3] = [(1, 60), (16, 40), (500, 12)];
 const CLIENTS: [usize; 5] = [2, 16, 100, 250, 500];
+/// Messages that a bus has carried before.
+const HISTORIES: [u64; 3] = [10_000, 1_000_000, 20_000_000];
 /// Clients on two buses and on one.
 const SIDE_BY_SIDE: usize = 8;
 const LEN: usize = 256;
@@ -26,6 +28,8 @@ pub fn cells(plan: &Plan) -> Vec<Cell> {
     for (sleepers, rounds) in SLEEPERS.into_iter().filter(|(sleepers, _)| is_wanted(*sleepers)) {
         cells.extend(waking::cells(sleepers, rounds));
     }
+    cells
+        .extend(HISTORIES.into_iter().filter(|n| !plan.quick || *n < 1_000_000).map(history::cell));
     if !plan.quick {
         cells.extend([1, 2].map(side_by_side));
     }

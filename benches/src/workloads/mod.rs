@@ -3,6 +3,7 @@
 pub mod bus;
 pub mod growth;
 pub mod hardware;
+mod history;
 pub mod join;
 pub mod memory;
 pub mod pingpong;
