@@ -8,7 +8,7 @@ use crate::chain::{Event, Glance, Receiver, Refused, Sender};
 use crate::control::{Control, Doorbell};
 use crate::fault::Fault;
 use crate::memory::Memory;
-use crate::message::Envelope;
+use crate::message::{Alleged, Envelope, Slot};
 
 /// One end of a connection.
 #[derive(Debug)]
@@ -115,6 +115,12 @@ impl<M: Memory> Endpoint<M> {
     #[inline(always)]
     pub(crate) fn glance(&self) -> Option<Glance> {
         self.inbound.as_ref().map(Receiver::glance)
+    }
+
+    /// What a [`glance`](Endpoint::glance) has left open, if it is a lent message that can be taken
+    /// without anything else.
+    pub(crate) fn glance_at_lent(&self, alleged: Alleged) -> Option<Slot> {
+        self.inbound.as_ref()?.glance_at_lent(alleged)
     }
 
     /// Gives up what was received. Returns whether the peer must be rung.

@@ -312,7 +312,11 @@ impl Port {
         match self.glance() {
             Some(Glance::Message(slot)) => Ok(Some(slot)),
             Some(Glance::Nothing) => self.on_empty().map(|()| None),
-            Some(Glance::Other(_)) | None => self.poll(),
+            Some(Glance::Other(alleged)) => match self.endpoint.glance_at_lent(alleged) {
+                None => self.poll(),
+                slot => Ok(slot),
+            },
+            None => self.poll(),
         }
     }
 

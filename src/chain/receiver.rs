@@ -75,8 +75,7 @@ pub enum Event {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Glance {
     Nothing,
-    /// A message with nothing but a payload, in the page itself or lent of the same page as the last
-    /// one.
+    /// A message with nothing but a payload, and that in the page itself.
     Message(Slot),
     /// Any other message, the end of a page, or a fault.
     Other(Alleged),
@@ -170,6 +169,9 @@ impl<M: Memory> Receiver<M> {
     /// Checked once more, so that the fault, which is large, is not handed up each time.
     #[inline(never)]
     fn poll_other(&mut self, alleged: Alleged) -> Result<Event, Fault> {
+        if let Some(slot) = self.glance_at_lent(alleged) {
+            return Ok(Event::Message(slot));
+        }
         match alleged.check(self.place())? {
             Checked::Message(slot) => Ok(Event::Message(slot)),
             Checked::Lent(slot) => self.borrow(slot),
@@ -190,7 +192,7 @@ impl<M: Memory> Receiver<M> {
         let [tag] = slot.read_words(SLOT_TAG);
         let alleged = Alleged { commit, tag };
         if !alleged.is_plain() {
-            return self.glance_at_lent(alleged);
+            return Glance::Other(alleged);
         }
         match alleged.check(self.place()) {
             Ok(Checked::Message(slot)) => Glance::Message(slot),
@@ -198,19 +200,13 @@ impl<M: Memory> Receiver<M> {
         }
     }
 
-    /// A lent message, if nothing has to be done before it is taken.
-    #[inline(never)]
-    fn glance_at_lent(&self, alleged: Alleged) -> Glance {
-        if !self.owes()
-            && let Ok(Checked::Lent(slot)) = alleged.check(self.place())
-            && let Ok(loan) = self.loan(&slot)
-            && let Some((id, page)) = &self.lender
-            && *id == loan.page
-            && let Ok(slot) = slot.borrow(loan, page.region_len())
-        {
-            return Glance::Message(slot);
-        }
-        Glance::Other(alleged)
+    /// What is no plain message, if it is lent of the same page as the last one and nothing has to be
+    /// done before it is taken.
+    pub(crate) fn glance_at_lent(&self, alleged: Alleged) -> Option<Slot> {
+        let (id, page) = self.lender.as_ref().filter(|_| !self.owes())?;
+        let Ok(Checked::Lent(slot)) = alleged.check(self.place()) else { return None };
+        let loan = self.loan(&slot).ok().filter(|loan| loan.page == *id)?;
+        slot.borrow(loan, page.region_len()).ok()
     }
 
     /// Where a lent message says that its payload lies. What that says is read once for each use.
@@ -466,7 +462,8 @@ mod tests {
 
     /// Whether a lent message at its place can be taken at a glance. It is passed.
     fn takes_at_a_glance(receiver: &mut Receiver<Region>) -> bool {
-        let at_a_glance = matches!(receiver.glance(), Glance::Message(_));
+        let Glance::Other(alleged) = receiver.glance() else { panic!("no lent message") };
+        let at_a_glance = receiver.glance_at_lent(alleged).is_some();
         let Ok(Event::Message(slot)) = receiver.poll() else { panic!("no message") };
         assert!(slot.is_lent());
         receiver.advance(&slot);
