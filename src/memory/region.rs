@@ -458,3 +458,27 @@ impl core::fmt::Debug for Region {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_copied_arrives_however_long_it_is_and_wherever_it_lies() {
+        const ROOM: usize = 3 * 4096;
+        let source: Vec<u8> = (0..ROOM + 4096).map(|i| (i % 251) as u8).collect();
+        for len in [0, 8, 63, 64, 65, 100, PIECE, PIECE + 1, 2 * PIECE, 5 * PIECE + 3] {
+            // How far the target lies behind the source within 4 KiB takes every multiple of 8.
+            for from in (0..4096).step_by(8) {
+                let (region, other) = (Region::heap(ROOM), Region::heap(ROOM));
+                let mut back = vec![0; len];
+                region.write_bytes(64, &source[from..from + len]);
+                other.copy_bytes(128, &region, 64, len);
+                other.read_bytes(128, &mut back);
+                assert!(back == source[from..from + len], "{len} bytes from {from}");
+                let behind = 128 + len.next_multiple_of(8);
+                assert_eq!((other.read_words::<1>(120), other.read_words::<1>(behind)), ([0], [0]));
+            }
+        }
+    }
+}
