@@ -162,7 +162,10 @@ impl<M: Memory> Endpoint<M> {
         let message = wanted.message && self.inbound.as_ref().is_some_and(Receiver::has_something);
         message
             || self.outbound.as_mut().is_some_and(|outbound| {
-                wanted.room.is_some_and(|slot_len| outbound.has_room(slot_len))
+                // To look for room may show a liar, and who waits for room has to hear of that.
+                wanted
+                    .room
+                    .is_some_and(|slot_len| outbound.has_room(slot_len) || outbound.has_liar())
                     || wanted.taken && outbound.is_taken()
             })
     }
@@ -299,7 +302,7 @@ mod tests {
         let tail = sending.outbound().unwrap().tail();
         let cursor = crate::layout::cursor_offset(0);
         receiving.control.memory().store(cursor, tail + 1, Site::CursorPublish);
-        assert!(!sending.has(Wanted { room: Some(4096), ..Wanted::default() }));
+        assert!(sending.has(Wanted { room: Some(4096), ..Wanted::default() }), "there is a fault");
         // What it has lent others may still read.
         send(&mut sending, &mut receiving);
         let full = Err(Refused::Blocked(crate::chain::Blocked::Full));
