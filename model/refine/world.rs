@@ -495,7 +495,8 @@ impl<R: Runtime> World<R> {
             }
             // It may not while something that it lends is returned.
             self.doze_broker();
-            if self.is_asleep || self.is_over() {
+            // It may have died on the way to sleep, which is still to be noted.
+            if self.is_asleep || has_ended {
                 break;
             }
         }
