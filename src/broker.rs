@@ -19,6 +19,7 @@ use crate::memory::{Foreign, Memory, Region, RegionError};
 use crate::message::ClientId;
 use crate::patience::Patience;
 use crate::port::NAP;
+use crate::sleep_bound::SleepBound;
 use crate::sys::lifeline::{acts, looks};
 use crate::sys::place::Bound;
 use crate::sys::socket::{Credentials, Received, Sent, Socket, timespec};
@@ -157,6 +158,7 @@ impl Broker {
     /// Only if the kernel refuses to wait for events. Nothing that a client does ends a broker.
     pub fn run(mut self) -> io::Result<Report> {
         let mut patience = Patience::new(SPINS, YIELDS);
+        let mut sleep_bound = SleepBound::new();
         let mut busy = 0;
         while !self.stop.is_asked() {
             let worked = self.turn();
@@ -172,14 +174,17 @@ impl Broker {
                 continue;
             }
             let parked = self.core.park();
-            let naps = self.short_of_memory || parked && self.core.may_be_overlooked();
-            self.look(match parked {
-                _ if naps => Some(NAP),
-                // Without a deadline: an idle bus uses no processor time (P11).
-                true => None,
-                // Whatever keeps it from work, it must not be deaf.
-                false => Some(Duration::ZERO),
-            })?;
+            let retry = self.short_of_memory.then_some(NAP);
+            let timeout = match parked {
+                // No timeout, or one that grows: an idle bus uses no processor time (P11).
+                true => {
+                    let bound = sleep_bound.at_most(self.core.first_bounded_sleep());
+                    retry.into_iter().chain(bound).min()
+                }
+                // Work is pending but blocked: take what the sockets hold without waiting.
+                false => retry.or(Some(Duration::ZERO)),
+            };
+            self.look(timeout)?;
             if parked {
                 self.core.unpark();
             }

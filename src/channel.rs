@@ -242,9 +242,9 @@ impl Receiver {
         self.0.wait_for_message(deadline)
     }
 
-    /// Prepares to sleep in an event loop of the caller's own, see [`Client::arm`].
-    pub fn arm(&mut self) -> bool {
-        self.0.arm()
+    /// Prepares to sleep in an event loop of the caller's own, see [`Client::prepare_wait`].
+    pub fn prepare_wait(&mut self) -> crate::Wait {
+        self.0.prepare_wait()
     }
 
     /// From now on payloads lie in the sender's pages and are not copied, on the promise that the

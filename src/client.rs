@@ -15,7 +15,7 @@ use crate::fault::Fault;
 use crate::limits::Limits;
 use crate::memory::{PeersAreHonest, Region};
 use crate::message::{ClientId, Envelope, Message, Slot, Tag};
-use crate::port::{NAP, Port};
+use crate::port::Port;
 use crate::sys::socket::Socket;
 use std::collections::VecDeque;
 use std::io;
@@ -474,26 +474,56 @@ impl Client {
         Ok(true)
     }
 
-    /// Prepares to sleep in an event loop of the caller's own: the last call before each sleep,
-    /// since every other call may take the ring that would have ended it. Returns whether there is
-    /// nothing to receive, so that the caller may wait for [`as_fd`](AsFd::as_fd) to become
-    /// readable. Then it calls [`try_recv`](Client::try_recv) until there is nothing.
+    /// Prepares to sleep in an event loop of the caller's own. It is the last call before each sleep:
+    /// every other call may take the packet that would have ended the sleep.
     ///
-    /// While the kernel has no memory for a ring that is due, and in a process that has forbidden itself
-    /// `membarrier` since it connected, nobody may sleep for long. Then it waits for 10 milliseconds at
-    /// most, and says false.
-    pub fn arm(&mut self) -> bool {
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use rustix::event::{PollFd, PollFlags, poll};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let bus = dir.path().join("bus");
+    /// # let broker = llmp::Broker::bind(&bus)?;
+    /// # std::thread::spawn(move || broker.run());
+    /// # let mut sender = llmp::Client::connect(&bus)?;
+    /// # let mut client = llmp::Client::connect(&bus)?;
+    /// # sender.send(1, b"hello")?;
+    /// loop {
+    ///     if let llmp::Wait::Readable { timeout } = client.prepare_wait() {
+    ///         let timeout = timeout.map(TryInto::try_into).transpose()?;
+    ///         poll(&mut [PollFd::new(&client, PollFlags::IN)], timeout.as_ref())?;
+    ///     }
+    ///     if let Some(message) = client.try_recv()? {
+    ///         assert_eq!(message.payload, b"hello");
+    ///         break;
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn prepare_wait(&mut self) -> Wait {
         self.port.pump();
         let wanted = Wanted { message: true, ..Wanted::default() };
         if !self.inbox.messages.is_empty() || !self.port.arm(wanted) {
-            return false;
+            return Wait::Ready;
         }
-        let may_sleep_long = self.port.may_sleep_long();
-        if !may_sleep_long {
-            self.port.wait_for_packet(Some(Instant::now() + NAP));
-        }
-        may_sleep_long
+        Wait::Readable { timeout: self.port.sleep_at_most() }
     }
+}
+
+/// How an event loop may wait, see [`Client::prepare_wait`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Don't wait: a message is there, or the connection has ended.
+    Ready,
+    /// Wait until [`as_fd`](AsFd::as_fd) is readable.
+    Readable {
+        /// Wait no longer than this; `None`: without limit. Then call
+        /// [`try_recv`](Client::try_recv), whether or not the descriptor is readable.
+        ///
+        /// A client that has received a stream without a sleep may miss a wake-up, for as long as a
+        /// store takes to reach another processor. A client that could not wake its peer, as the
+        /// kernel had no memory for it, tries again.
+        timeout: Option<Duration>,
+    },
 }
 
 #[cold]
@@ -502,7 +532,7 @@ fn grow(buffer: &mut Vec<u8>, len: usize) {
 }
 
 impl AsFd for Client {
-    /// The connection: readable when the client was [armed](Client::arm) and there is something
+    /// The connection: readable when the client has [prepared](Client::prepare_wait) to wait and there is something
     /// to receive, or when the connection has ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.port.socket.as_fd()

@@ -1,7 +1,7 @@
-//! A control region: what a process tells its peers beside its chain; how to sleep and wake
+//! A control region: what a process tells its peers beside its chain, and how it sleeps and wakes
 //! without losing a wake-up.
 //!
-//! The region's owner alone writes it; peers map it read-only. It holds one *parked word* and one
+//! The owner alone writes the region; peers map it read-only. It holds one *parked word*, and one
 //! *cursor* for every chain that the owner reads.
 //!
 //! Sleeping and waking, with the sleeper on the left:
@@ -13,25 +13,28 @@
 //!            block on the doorbell
 //! ```
 //!
-//! No wake-up is lost (P10): either the sleeper's second look sees what was published, or the
-//! publisher sees `parked`. Both fences are in one total order, and whichever comes second sees
-//! what stood before the first.
+//! No wake-up is lost (P10). Both fences are in one total order. If the sleeper's fence comes first,
+//! the publisher sees `parked`. If the publisher's fence comes first, the sleeper's second look sees
+//! what was published.
 //!
-//! A fence costs the publisher more than the message does. Where the kernel can make all other
-//! processes fence, the sleeper may have it do so (a *barrier*) and says in its region that it will;
-//! then the publisher, who must have registered to be reached, only keeps the compiler from moving
-//! its look in front of its store. Wherever it is when the barrier comes: it has stored, and the
-//! second look sees it; or it has not yet, and it will see `parked`.
+//! # Polling
 //!
-//! A barrier costs a thousand fences. So it is for those who read a stream and hardly ever sleep: the
-//! flag that promises it stands in the parked word while its owner is awake, and the sleep that makes
-//! the barrier takes it back. From then on publishers fence, until a whole page was read without a
-//! sleep. Nobody overlooks that it was taken back: whoever had seen the flag has been reached by the
-//! barrier since, and does not see it again.
+//! The publisher's fence costs more than the message does, as it waits until earlier stores have
+//! left the processor. A receiver that reads a stream hardly ever sleeps. So it may set a flag in its
+//! parked word: it *polls*. Publishers that see the flag leave out their fence and don't ring.
 //!
-//! A ring to somebody who is awake already costs him one byte to read, and nothing else. The
-//! sleeps are numbered, so that each is rung once and rings don't fill the socket of a process that
-//! has been stopped.
+//! The number of the next sleep takes the flag back. A publisher may miss that: its processor may
+//! have read the flag before the publisher's store became visible. Such a store is on its way, and
+//! becomes visible in a finite time. So the sleeper bounds every sleep from now on: it sleeps for at
+//! most as long as the time since it took the flag back, looks again, and sleeps again. A message
+//! that needs the time *d* to become visible is found after 2*d* at most, whatever *d* is; and an
+//! idle process wakes once each time its idle time has doubled.
+//!
+//! Nothing here asks the kernel to make another process fence. `membarrier(2)` offers that, and
+//! does not always do it: `docs/lab/membarrier.md`.
+//!
+//! A ring to a process that is awake costs it one byte to read, and nothing else. The sleeps are
+//! numbered: each is rung once, so that rings don't fill the socket of a stopped process.
 
 use crate::fault::Fault;
 use crate::layout::*;
@@ -46,8 +49,11 @@ pub struct Control<M> {
     sleeps: u64,
     /// How often it had when it came to the end of a page last.
     sleeps_at_turn: u64,
-    /// Whether the owner makes a barrier before it sleeps next, and has said so.
-    barrier: bool,
+    /// Whether the flag stands in the parked word, and whether the owner may set it.
+    is_polling: bool,
+    may_poll: bool,
+    /// The number of the sleep that took the flag back last; zero if none has.
+    first_bounded: u64,
 }
 
 /// A peer's doorbell, as somebody sees it who may have to ring it.
@@ -56,21 +62,28 @@ pub struct Doorbell<M> {
     control: Control<M>,
     /// The last sleep for which it was rung.
     rung: u64,
+    /// Whether the owner polled when its parked word was read last. If it did not, there is no point
+    /// in looking for the flag before the fence.
+    polled: bool,
+}
+
+#[inline]
+fn is_polling(word: u64) -> bool {
+    word & CONTROL_POLLING != 0
 }
 
 impl<M: Memory> Doorbell<M> {
     /// The doorbell of the owner of `control`.
     pub fn new(control: Control<M>) -> Self {
-        Doorbell { control, rung: 0 }
+        Doorbell { control, rung: 0, polled: false }
     }
 
-    /// Whether the owner must not be looked at without a fence: it makes no barrier before it sleeps,
-    /// or that does not reach us.
+    /// Whether the owner polls: it need not be rung, and no fence is needed to find that out.
     #[inline]
-    pub fn needs_fence(&self) -> bool {
-        let memory = &self.control.memory;
-        let word = || memory.load(CONTROL_PARKED, Site::PromiseRead);
-        !(memory.is_reached() && word() & CONTROL_BARRIER != 0)
+    pub fn is_polling(&mut self) -> bool {
+        self.polled =
+            self.polled && is_polling(self.control.memory.load(CONTROL_PARKED, Site::PollingRead));
+        self.polled
     }
 
     /// After something was published and [`ring_fence`](Control::ring_fence) was called:
@@ -79,7 +92,9 @@ impl<M: Memory> Doorbell<M> {
     /// [`not_rung`](Doorbell::not_rung) takes that back.
     #[inline]
     pub fn must_ring(&mut self) -> bool {
-        let sleep = self.control.memory.load(CONTROL_PARKED, Site::RingRead) & !CONTROL_BARRIER;
+        let word = self.control.memory.load(CONTROL_PARKED, Site::RingRead);
+        self.polled = is_polling(word);
+        let sleep = word & !CONTROL_POLLING;
         sleep != 0 && core::mem::replace(&mut self.rung, sleep) != sleep
     }
 
@@ -99,9 +114,7 @@ impl<M: Memory> Control<M> {
         assert!(cursor_offset(cursors) <= memory.region_len());
         let cursors = u32::try_from(cursors).expect("a region is not that large");
         memory.write_words(0, [CONTROL_MAGIC, halves(VERSION, cursors)]);
-        let mut control = Control { memory, sleeps: 0, sleeps_at_turn: 0, barrier: false };
-        control.turned();
-        control
+        Control::new(memory)
     }
 
     /// Checks a peer's region, in which `slot` is the number of our link's cursor.
@@ -125,7 +138,18 @@ impl<M: Memory> Control<M> {
             let (found, expected) = (low(version).into(), VERSION.into());
             return Err(Fault::Control { what: "the version", found, expected });
         }
-        Ok(Control { memory, sleeps: 0, sleeps_at_turn: 0, barrier: false })
+        Ok(Control::new(memory))
+    }
+
+    fn new(memory: M) -> Self {
+        Control {
+            memory,
+            sleeps: 0,
+            sleeps_at_turn: 0,
+            is_polling: false,
+            may_poll: true,
+            first_bounded: 0,
+        }
     }
 
     /// The region itself.
@@ -165,55 +189,57 @@ impl<M: Memory> Control<M> {
         self.memory.store(cursor_offset(slot) + CONTROL_TAKEN, 0, Site::TakenPublish);
     }
 
-    /// The owner says that it is about to sleep. It must look again at everything it waits for
-    /// before it does, and must not sleep for long if it [may be
-    /// overlooked](Control::may_be_overlooked).
+    /// The owner says that it is about to sleep. Before it does, it must look again at everything
+    /// that it waits for. [`first_bounded_sleep`](Control::first_bounded_sleep) says how long it may
+    /// sleep.
     pub fn park(&mut self) {
         self.sleeps += 1;
-        // Takes the flag back, if it was there: who publishes from now on makes a fence.
+        // Takes the flag back: publishers that see the number fence.
         self.memory.store(CONTROL_PARKED, self.sleeps, Site::ParkStore);
-        if self.barrier {
-            // pairs with RingOrder, and with RingFence
-            self.barrier = !self.memory.barrier(Site::ParkBarrier);
-        } else {
-            // pairs with RingFence
-            self.memory.fence(Site::ParkFence);
+        if core::mem::take(&mut self.is_polling) {
+            self.first_bounded = self.sleeps;
         }
+        // pairs with RingFence
+        self.memory.fence(Site::ParkFence);
     }
 
-    /// After [`park`](Control::park): whether somebody may not see that the owner sleeps, since the
-    /// barrier that it had promised could not be made. A process may forbid itself that after it
-    /// has connected.
-    pub fn may_be_overlooked(&self) -> bool {
-        self.barrier
+    /// The sleep since which publishers may have missed that the owner sleeps; `None` if it has never
+    /// polled. From that sleep on, the owner sleeps for at most as long as the time since it began.
+    pub fn first_bounded_sleep(&self) -> Option<u64> {
+        (self.first_bounded != 0).then_some(self.first_bounded)
     }
 
     /// The owner is awake.
     pub fn unpark(&self) {
-        let word = if self.barrier { CONTROL_BARRIER } else { 0 };
-        self.memory.store(CONTROL_PARKED, word, Site::ParkClear);
+        self.memory.store(CONTROL_PARKED, 0, Site::ParkClear);
     }
 
-    /// The owner has come to the end of a page. If it has not slept in it, it reads a stream, and
-    /// will make a barrier before it does.
+    /// The owner has come to the end of a page. If it has not slept in that page, it reads a stream,
+    /// and [polls](crate::control#polling).
     pub fn turned(&mut self) {
         let sleeps_before = core::mem::replace(&mut self.sleeps_at_turn, self.sleeps);
-        if sleeps_before == self.sleeps && !self.barrier && self.memory.has_barrier() {
-            self.barrier = true;
-            self.memory.store(CONTROL_PARKED, CONTROL_BARRIER, Site::BarrierPromise);
+        if sleeps_before == self.sleeps && self.may_poll && !self.is_polling {
+            self.poll();
         }
     }
 
-    /// Comes between everything that was published and [`must_ring`](Doorbell::must_ring); one
-    /// fence serves for many peers, and is needed if [one of them](Doorbell::needs_fence) does.
+    /// The owner never polls, so that its sleeps are never bounded.
+    pub fn never_poll(&mut self) {
+        self.may_poll = false;
+    }
+
+    /// The owner, awake, says that it polls.
+    pub fn poll(&mut self) {
+        self.is_polling = true;
+        self.memory.store(CONTROL_PARKED, CONTROL_POLLING, Site::PollingStore);
+    }
+
+    /// Comes between everything that was published and [`must_ring`](Doorbell::must_ring). One fence
+    /// serves for many peers.
     #[inline]
-    pub fn ring_fence(&self, is_needed: impl FnOnce() -> bool) {
-        // pairs with ParkBarrier
-        self.memory.fence(Site::RingOrder);
-        if is_needed() {
-            // pairs with ParkFence, and with ParkBarrier
-            self.memory.fence(Site::RingFence);
-        }
+    pub fn ring_fence(&self) {
+        // pairs with ParkFence
+        self.memory.fence(Site::RingFence);
     }
 }
 
@@ -236,34 +262,30 @@ mod tests {
     }
 
     #[test]
-    fn no_fence_is_needed_only_towards_who_makes_barriers_that_reach_us() {
-        for word in [0, 1, CONTROL_BARRIER] {
-            let memory = Region::heap(control_len(1));
-            Control::create(memory.clone(), 1);
-            memory.store(CONTROL_PARKED, word, Site::ParkStore);
-            let doorbell = Doorbell::new(Control::check(memory.clone(), 0).unwrap());
-            assert_eq!(doorbell.needs_fence(), word != CONTROL_BARRIER || !memory.is_reached());
-        }
-    }
-
-    #[test]
-    fn a_barrier_is_promised_by_who_reads_a_page_without_a_sleep_and_made_once() {
+    fn a_reader_of_a_whole_page_polls_and_bounds_its_sleeps_from_then_on() {
         let memory = Region::heap(control_len(1));
         let mut owner = Control::create(memory.clone(), 1);
-        let promised = if memory.has_barrier() { CONTROL_BARRIER } else { 0 };
-        let word = || memory.load(CONTROL_PARKED, Site::RingRead);
-        for _ in 0..2 {
-            assert_eq!(word(), promised);
+        let mut doorbell = Doorbell::new(Control::check(memory.clone(), 0).unwrap());
+        owner.park();
+        owner.unpark();
+        assert_eq!(owner.first_bounded_sleep(), None, "it has never polled");
+        owner.turned();
+        assert!(!doorbell.is_polling(), "it has slept in that page");
+        for first in [2, 4] {
+            owner.turned();
+            assert!(!doorbell.is_polling(), "that is seen behind the next fence");
+            assert!(!doorbell.must_ring(), "it is awake");
+            assert!(doorbell.is_polling());
             for _ in 0..2 {
                 owner.park();
-                assert!(!owner.may_be_overlooked());
-                assert_eq!(word(), owner.sleeps, "the promise is taken back while it sleeps");
+                assert!(!doorbell.is_polling(), "the sleep takes the flag back");
+                assert!(doorbell.must_ring());
+                assert_eq!(owner.first_bounded_sleep(), Some(first));
                 owner.unpark();
-                assert_eq!(word(), 0, "and not made again by waking up");
+                assert!(!doorbell.is_polling(), "waking up does not set it again");
             }
             owner.turned();
-            assert_eq!(word(), 0, "it has slept in that page");
-            owner.turned();
+            assert!(!doorbell.is_polling(), "it has slept in that page");
         }
     }
 

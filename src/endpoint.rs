@@ -128,9 +128,9 @@ impl<M: Memory> Endpoint<M> {
         self.inbound.as_mut().is_some_and(Receiver::give_up) && self.must_ring()
     }
 
-    /// Says that it is about to sleep and looks again. Returns whether it may block until it is
-    /// rung (not for long if it [may be overlooked](Endpoint::may_be_overlooked)), and whether the
-    /// peer must be rung before.
+    /// Says that it is about to sleep and looks again. Returns whether it may block until it is rung,
+    /// and whether the peer must be rung before.
+    /// [`first_bounded_sleep`](Endpoint::first_bounded_sleep) says how long it may block.
     pub fn park(&mut self, wanted: Wanted) -> (bool, bool) {
         let gave_up = self.inbound.as_mut().is_some_and(Receiver::give_up);
         self.control.park();
@@ -142,9 +142,19 @@ impl<M: Memory> Endpoint<M> {
         (may_sleep, ring)
     }
 
-    /// Whether the peer may not see that it sleeps, see [`Control::may_be_overlooked`].
-    pub fn may_be_overlooked(&self) -> bool {
-        self.control.may_be_overlooked()
+    /// See [`Control::first_bounded_sleep`].
+    pub fn first_bounded_sleep(&self) -> Option<u64> {
+        self.control.first_bounded_sleep()
+    }
+
+    /// See [`Control::poll`].
+    pub fn poll_from_now(&mut self) {
+        self.control.poll();
+    }
+
+    /// See [`Control::never_poll`].
+    pub fn never_poll(&mut self) {
+        self.control.never_poll();
     }
 
     /// The peer could not be rung.
@@ -173,7 +183,10 @@ impl<M: Memory> Endpoint<M> {
     /// After something was published: whether the peer sleeps.
     #[inline(always)]
     fn must_ring(&mut self) -> bool {
-        self.control.ring_fence(|| self.doorbell.needs_fence());
+        if self.doorbell.is_polling() {
+            return false;
+        }
+        self.control.ring_fence();
         self.doorbell.must_ring()
     }
 

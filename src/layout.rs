@@ -103,11 +103,12 @@ pub const FLAG_EXTENDED: u8 = 1;
 pub const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"LLMPctrl");
 /// Offset of the version (low half) and the number of cursors (high half).
 pub const CONTROL_VERSION: usize = 8;
-/// Offset of the parked word: while the owner sleeps, the number of the sleep; else zero, or this flag.
+/// Offset of the parked word. It is the number of the sleep while the owner sleeps, and otherwise
+/// zero or [`CONTROL_POLLING`].
 pub const CONTROL_PARKED: usize = LINE;
-/// Flag in the parked word: before it sleeps next, the owner makes a barrier in all processes that
-/// have registered.
-pub const CONTROL_BARRIER: u64 = 1 << 63;
+/// Flag in the parked word: the owner polls, and publishers need no fence towards it. Its sleeps
+/// are bounded from then on.
+pub const CONTROL_POLLING: u64 = 1 << 63;
 /// Offset of the first cursor.
 pub const CONTROL_CURSORS: usize = 2 * LINE;
 /// How far behind a cursor its *taken* word stands.

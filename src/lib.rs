@@ -63,6 +63,7 @@ mod message;
 pub mod order;
 mod patience;
 mod port;
+mod sleep_bound;
 mod sys;
 pub mod wire;
 
@@ -70,7 +71,7 @@ pub use access::Access;
 pub use broker::{Broker, BrokerBuilder, Report, StopHandle};
 pub use bus::Bus;
 pub use channel::{Listener, Receiver, Sender, channel};
-pub use client::{Batch, Client, ClientBuilder};
+pub use client::{Batch, Client, ClientBuilder, Wait};
 pub use error::{BindError, BusError, ConnectError, Ended, RecvError, SendError};
 pub use fault::Fault;
 pub use limits::{Limits, LimitsError};

@@ -21,8 +21,6 @@ mod crashing;
 mod heap;
 mod hostile;
 #[cfg(feature = "loom")]
-mod interrupts;
-#[cfg(feature = "loom")]
 mod loom;
 mod mapped;
 mod part;
@@ -34,8 +32,6 @@ mod shuttle;
 
 pub use crashing::{Crashing, Lifeline};
 pub use hostile::{Hostile, Mischief};
-#[cfg(feature = "loom")]
-pub use interrupts::Interrupts;
 #[cfg(feature = "loom")]
 pub use loom::LoomMemory;
 pub use mapped::{Foreign, RegionError, Unfit};
@@ -77,17 +73,6 @@ pub trait Memory: Clone {
 
     /// A fence of the calling thread; it belongs to no place in the region.
     fn fence(&self, site: Site);
-
-    /// Whether [`barrier`](Memory::barrier) is to be had.
-    fn has_barrier(&self) -> bool;
-
-    /// A fence of the calling thread and, between its beginning and its end, of every running
-    /// thread of every process that is [reached](Memory::is_reached). Returns whether it was made.
-    fn barrier(&self, site: Site) -> bool;
-
-    /// Whether the barriers of other processes reach the threads of this one. Once they do, they
-    /// always will.
-    fn is_reached(&self) -> bool;
 
     /// Has the processor fetch the cache line at `at`, in the region or behind it: a hint, and no
     /// access.

@@ -16,10 +16,6 @@ pub enum Access {
     Store,
     /// A fence.
     Fence,
-    /// A fence for the compiler alone: the machine may still reorder, until somebody's `Barrier`.
-    Compiler,
-    /// A fence of the calling thread and of every running thread of every registered process.
-    Barrier,
 }
 
 macro_rules! sites {
@@ -53,8 +49,7 @@ macro_rules! sites {
                 match self { $(Site::$name => $partner,)* }
             }
 
-            /// The weaker orderings that exist. A fence weakened to `Relaxed` is no fence at all, a
-            /// barrier is a fence of its own thread.
+            /// The weaker orderings that exist. A fence weakened to `Relaxed` is no fence at all.
             pub const fn weaker(self) -> &'static [Ordering] {
                 match self { $(Site::$name => &[$($weaker),*],)* }
             }
@@ -88,18 +83,14 @@ sites! {
     ParkFence: Fence SeqCst, pairs "RingFence", weaker [AcqRel, Release, Acquire, Relaxed];
     /// The sleeper is awake again.
     ParkClear: Store Relaxed, pairs "a ring too many is harmless, and whoever wakes looks at everything", weaker [];
-    /// The owner, awake, promises that it makes a `ParkBarrier` before it sleeps next.
-    BarrierPromise: Store Relaxed, pairs "who reads what was there before makes a fence too many", weaker [];
+    /// The owner, awake, says that it polls.
+    PollingStore: Store Relaxed, pairs "a publisher that reads the older word makes a fence too many", weaker [];
     /// Between publishing (a commit or a cursor) and looking whether the other side sleeps.
     RingFence: Fence SeqCst, pairs "ParkFence", weaker [AcqRel, Release, Acquire, Relaxed];
-    /// In the place of `ParkFence` where the kernel makes everybody else fence, too.
-    ParkBarrier: Barrier SeqCst, pairs "RingOrder", weaker [Relaxed];
-    /// In the place of `RingFence` towards a sleeper that makes a `ParkBarrier`.
-    RingOrder: Compiler SeqCst, pairs "ParkBarrier", weaker [];
-    /// Does the other side promise a barrier before it sleeps?
-    PromiseRead: Load Relaxed, pairs "ordered by the RingOrder before it", weaker [];
+    /// Does the other side poll?
+    PollingRead: Load Relaxed, pairs "a sleeper that has polled bounds its sleeps", weaker [];
     /// Does the other side sleep?
-    RingRead: Load Relaxed, pairs "ordered by the RingFence or RingOrder before it", weaker [];
+    RingRead: Load Relaxed, pairs "ordered by the RingFence before it", weaker [];
 }
 
 /// The orderings of one run: production's, except for the sites that were weakened.
@@ -143,10 +134,6 @@ mod tests {
                 (_, Relaxed) => &[],
                 (Access::Load, Acquire) | (Access::Store, Release) => &[Relaxed],
                 (Access::Fence, SeqCst) => &[AcqRel, Release, Acquire, Relaxed],
-                (Access::Barrier, SeqCst) => &[Relaxed],
-                // No model knows the compiler; what it must not move is a mutant of the order of
-                // steps.
-                (Access::Compiler, SeqCst) => &[],
                 other => panic!("{site:?} is {other:?}: say what is weaker than that"),
             };
             assert_eq!(site.weaker(), weaker, "{site:?}");

@@ -9,6 +9,7 @@ use crate::limits::Limits;
 use crate::memory::{Foreign, Region, Unfit};
 use crate::message::{ClientId, Envelope, Slot};
 use crate::patience::Patience;
+use crate::sleep_bound::SleepBound;
 use crate::sys::socket::{Received, Sent, Socket};
 use crate::wire::{ByeReason, Packet};
 use std::time::{Duration, Instant};
@@ -23,8 +24,7 @@ const EMPTY_LOOKS: u32 = 64;
 /// How long who never sleeps doesn't look at the connection, which takes a system call.
 const DEAF: Duration = Duration::from_millis(1);
 
-/// How long one sleeps who may miss a ring, or has something to send for which the kernel has no
-/// memory.
+/// The longest sleep of a process that has something to send for which the kernel has no memory.
 pub(crate) const NAP: Duration = Duration::from_millis(10);
 
 /// Packets and page turns taken at one go, so that a hostile peer can't keep us here.
@@ -50,6 +50,7 @@ pub(crate) struct Port {
     /// When who never sleeps has looked at the connection last.
     heard: Instant,
     patience: Patience,
+    sleep_bound: SleepBound,
 }
 
 impl Port {
@@ -67,6 +68,7 @@ impl Port {
             headway: Headway::new(limits.budget() as u64 / 4),
             heard: Instant::now(),
             patience: Patience::new(SPINS, YIELDS),
+            sleep_bound: SleepBound::new(),
         }
     }
 
@@ -449,14 +451,14 @@ impl Port {
         }
         // While the peer has not been told of our pages, there is something to write, too.
         let untold = self.endpoint.notice().is_some() && !self.starved;
-        let naps = !self.may_sleep_long();
-        if !untold && !naps && deadline.is_none() {
+        let at_most = self.sleep_at_most();
+        if !untold && at_most.is_none() && deadline.is_none() {
             let received = self.socket.receive_blocking();
             self.wake(received);
             return true;
         }
-        let nap = naps.then(|| Instant::now() + NAP);
-        let until = deadline.into_iter().chain(nap).min();
+        let bound = at_most.map(|at_most| Instant::now() + at_most);
+        let until = deadline.into_iter().chain(bound).min();
         let happened = self.socket.wait(untold, until);
         let received = self.socket.receive();
         self.wake(received);
@@ -464,12 +466,14 @@ impl Port {
             return true;
         }
         // An error of `poll` itself (no memory) is nothing to wait for; look again.
-        naps || happened.unwrap_or(true)
+        at_most.is_some() || happened.unwrap_or(true)
     }
 
-    /// Once armed: whether nothing has to be done before the peer rings.
-    pub fn may_sleep_long(&self) -> bool {
-        !self.starved && !self.endpoint.may_be_overlooked()
+    /// Once armed: how long the sleep may last that begins now; `None`: until the peer rings.
+    pub fn sleep_at_most(&mut self) -> Option<Duration> {
+        let retry = self.starved.then_some(NAP);
+        let bound = self.sleep_bound.at_most(self.endpoint.first_bounded_sleep());
+        retry.into_iter().chain(bound).min()
     }
 
     /// Waits for the next packet, whatever it is. Returns whether there may be one.

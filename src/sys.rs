@@ -4,6 +4,5 @@ pub(crate) mod closer;
 #[allow(unsafe_code)]
 mod credentials;
 pub mod lifeline;
-pub(crate) mod membarrier;
 pub(crate) mod place;
 pub(crate) mod socket;

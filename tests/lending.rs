@@ -134,7 +134,7 @@ fn what_the_dead_have_lent_is_received_and_then_let_go() {
     ear.hear_until_end(&mut receiver, 0);
     assert_eq!(ear.heard_of(id), COUNT);
     // Gives up what it has received.
-    receiver.arm();
+    receiver.prepare_wait();
     wait_until("the broker lets go of the dead's pages", || {
         // The control regions and first pages of the two that live.
         holdings(broker.pid()).foreign.0 == 4

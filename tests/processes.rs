@@ -6,7 +6,7 @@ use common::PATIENCE;
 use common::bus::{Bus, Place};
 use common::content::{END, Ear, SMALL, payload, send};
 use common::proc::{activity, holdings, maps, wait_asleep};
-use llmp::{Broker, Client, Ended, RecvError};
+use llmp::{Broker, Client, Ended, RecvError, Wait};
 use std::collections::HashSet;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -196,7 +196,7 @@ fn a_stopped_receiver_that_is_killed_frees_the_bus() {
             ear.hear(&message);
         }
         // Gives up what it has read.
-        other.arm();
+        other.prepare_wait();
     }
     sender.send(END, b"").unwrap();
     ear.hear_until_end(&mut other, 0);
@@ -224,7 +224,7 @@ fn fill(sender: &mut Client, other: &mut Client, ear: &mut Ear, broker: i32) -> 
             moved = true;
         }
         // Gives up the page that it has read.
-        moved |= !other.arm();
+        moved |= other.prepare_wait() == Wait::Ready;
         if !moved {
             wait_asleep(broker);
             let again = sender.try_send(tag, &payload(sender.id().0, tag));

@@ -160,7 +160,7 @@ fn a_client_that_is_busy_after_it_was_armed_hears_of_the_orderly_end() {
     let mut bus = Bus::new(Broker::builder());
     let mut a = bus.connect();
     let mut b = bus.connect();
-    assert!(b.arm());
+    assert_eq!(b.prepare_wait(), llmp::Wait::Readable { timeout: None });
     let mut send = |i: u32| {
         a.send(i, b"").unwrap();
         a.flush().unwrap();

@@ -1,6 +1,7 @@
 //! The processes of one measurement: this program, started again in its roles.
 
 use crate::role::{Part, Role};
+use crate::watchdog;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
@@ -8,9 +9,6 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
-
-/// After this time without a word, something hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What came of a role.
 #[derive(Debug, Deserialize)]
@@ -135,7 +133,8 @@ impl Children {
 
     /// The rest of a line that begins like this.
     fn hear(&mut self, beginning: &str) -> Result<String> {
-        match self.lines.recv_timeout(PATIENCE) {
+        watchdog::step();
+        match self.lines.recv_timeout(watchdog::longest_step()) {
             Ok((i, line)) => match line.strip_prefix(beginning) {
                 Some(rest) => Ok(rest.to_owned()),
                 None if line == "ended" => {
@@ -148,7 +147,12 @@ impl Children {
                     None => self.hear(beginning),
                 },
             },
-            Err(RecvTimeoutError::Timeout) => bail!("nobody says anything any more"),
+            Err(RecvTimeoutError::Timeout) => {
+                let processes = self.children.iter().map(|(child, _)| child.id());
+                let threads = |pid| format!("process {pid}:\n{}", watchdog::threads(pid));
+                let threads: String = processes.map(threads).collect();
+                bail!("no process has said anything for {:?}\n{threads}", watchdog::longest_step())
+            }
             Err(RecvTimeoutError::Disconnected) => bail!("everybody is gone"),
         }
     }

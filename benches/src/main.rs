@@ -19,6 +19,7 @@ mod role;
 mod stats;
 mod targets;
 mod verdict;
+mod watchdog;
 mod workloads;
 
 use anyhow::{Context, Result, bail};
@@ -169,6 +170,7 @@ fn run(options: &Options, workload: &str) -> Result<()> {
     if is_nothing {
         bail!("nothing is left to be measured; see --help");
     }
+    watchdog::start(plan.seconds);
     let measured = measure::measure(&plan, cells)?;
     print!("{}", report::table(&measured));
     let text = serde_json::to_string_pretty(&report::json(&measured, report::machine()))?;

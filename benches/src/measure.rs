@@ -217,6 +217,7 @@ fn sample(plan: &Plan, cell: &Cell) -> Result<Sample> {
 }
 
 fn try_sample(plan: &Plan, cell: &Cell) -> Result<Sample> {
+    crate::watchdog::step();
     // In memory, as some peers map files of it.
     let dir = tempfile::Builder::new().prefix("llmp-bench-").tempdir_in("/dev/shm")?;
     let run = Run { plan, dir, cpus: cpus()? };

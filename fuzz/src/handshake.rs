@@ -149,7 +149,7 @@ fn use_client(client: Result<Client, ConnectError>, seen: &mut Seen) {
         Ok(mut client) => {
             seen.mark("connected");
             for _ in 0..64 {
-                client.arm();
+                client.prepare_wait();
                 if let Err(SendError::Ended(ended)) = client.try_send(1, &[0; 100]) {
                     ended_by(&ended, seen);
                 }
@@ -187,7 +187,7 @@ fn hostile_channel(side: u8, input: &mut Input, seen: &mut Seen) {
         llmp::Receiver::over(theirs).map(|mut receiver| {
             seen.mark("channel receiver");
             for _ in 0..64 {
-                receiver.arm();
+                receiver.prepare_wait();
                 let _ = receiver.try_recv();
             }
         })

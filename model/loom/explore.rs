@@ -1,7 +1,7 @@
 //! Runs a scenario under loom and says how far it was explored.
 
-use crate::scenario::{self, Runtime, Who, mailbox};
-use llmp::memory::{Interrupts, Reordered, Reordering, Swap};
+use crate::scenario::{Bounds, Runtime, Who, mailbox};
+use llmp::memory::{Reordered, Reordering, Swap};
 use llmp::order::{Access, Orders, Site};
 use std::any::Any;
 use std::fmt::{Display, Formatter};
@@ -9,7 +9,7 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 mailbox!(Mailbox, loom);
@@ -28,67 +28,22 @@ pub struct Loom {
     /// one. Who only sends would hold back for ever what waits for a cursor.
     only_brokers: bool,
     in_order: Arc<Reordering<llmp::memory::LoomMemory>>,
-    interrupts: Option<Arc<Interrupts>>,
-}
-
-impl Loom {
-    /// The same, with a kernel that can make all threads fence. For the execution's first thread.
-    pub fn with_barriers(&self) -> Self {
-        let interrupts = Arc::new(Interrupts::default());
-        interrupts.comes();
-        Loom { interrupts: Some(interrupts), ..self.clone() }
-    }
-
-    /// Does what may block. To a thread that is blocked nobody's barrier waits.
-    fn blocked<T>(interrupts: Option<&Interrupts>, wait: impl FnOnce() -> T) -> T {
-        interrupts.into_iter().for_each(Interrupts::goes);
-        let result = wait();
-        interrupts.into_iter().for_each(Interrupts::comes);
-        result
-    }
-}
-
-/// A mailbox at which a thread can block.
-pub struct LoomMailbox<T> {
-    mailbox: Mailbox<T>,
-    interrupts: Option<Arc<Interrupts>>,
-}
-
-impl<T> Clone for LoomMailbox<T> {
-    fn clone(&self) -> Self {
-        LoomMailbox { mailbox: self.mailbox.clone(), interrupts: self.interrupts.clone() }
-    }
-}
-
-impl<T: Send + 'static> scenario::Mailbox<T> for LoomMailbox<T> {
-    fn put(&self, item: T) {
-        self.mailbox.put(item);
-    }
-
-    fn take(&self) -> Option<T> {
-        self.mailbox.take()
-    }
-
-    fn wait(&self) -> T {
-        Loom::blocked(self.interrupts.as_deref(), || self.mailbox.wait())
-    }
+    bounds: Bounds,
+    /// By process: whether it has seen that its peer polls.
+    saw_polling: Arc<[Arc<AtomicBool>; 2]>,
 }
 
 impl Runtime for Loom {
     type Memory = LoomMemory;
-    type Mailbox<T: Send + 'static> = LoomMailbox<T>;
+    type Mailbox<T: Send + 'static> = Mailbox<T>;
 
     fn memory(&self, len: usize) -> LoomMemory {
         let memory = llmp::memory::LoomMemory::new(len, &self.orders);
-        let memory = match &self.interrupts {
-            Some(interrupts) => memory.with_barriers(interrupts),
-            None => memory,
-        };
         Reordered::new(memory, &self.order_of_steps)
     }
 
     fn seen_by(&self, memory: &LoomMemory, who: Who) -> LoomMemory {
-        match &self.orders_of {
+        let memory = match &self.orders_of {
             Some((process, orders)) if process.is(who) => {
                 memory.clone().map(|memory| memory.with_orders(orders))
             }
@@ -96,25 +51,31 @@ impl Runtime for Loom {
                 memory.clone().in_run(&self.in_order)
             }
             _ => memory.clone(),
+        };
+        match self.saw_polling.get(usize::from(who)) {
+            Some(saw_polling) => memory.map(|memory| memory.noting_polling(saw_polling)),
+            None => memory,
         }
     }
 
-    fn mailbox<T: Send + 'static>(&self) -> LoomMailbox<T> {
-        LoomMailbox { mailbox: Mailbox::default(), interrupts: self.interrupts.clone() }
+    fn has_left_out_a_fence(&self, who: Who) -> bool {
+        self.saw_polling[usize::from(who)].swap(false, Ordering::Relaxed)
+    }
+
+    fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    fn mailbox<T: Send + 'static>(&self) -> Mailbox<T> {
+        Mailbox::default()
     }
 
     fn spawn<T: Send + 'static>(
         &self,
         thread: impl FnOnce() -> T + Send + 'static,
     ) -> Box<dyn FnOnce() -> T> {
-        let (interrupts, ours) = (self.interrupts.clone(), self.interrupts.clone());
-        let thread = loom::thread::spawn(move || {
-            interrupts.iter().for_each(|interrupts| interrupts.comes());
-            let result = thread();
-            interrupts.iter().for_each(|interrupts| interrupts.goes());
-            result
-        });
-        Box::new(move || Loom::blocked(ours.as_deref(), || thread.join().unwrap()))
+        let thread = loom::thread::spawn(thread);
+        Box::new(move || thread.join().unwrap())
     }
 }
 
@@ -128,6 +89,8 @@ pub enum Protocol {
     WeakenedIn(Process, Site, Ordering),
     /// One step comes too late.
     Swapped(Swap),
+    /// A process that has polled does not bound all of its sleeps.
+    Unbounded(Bounds),
 }
 
 /// A process, in a scenario that says who accesses what.
@@ -155,11 +118,13 @@ impl Protocol {
                 .map(|process| Protocol::WeakenedIn(process, site, Ordering::Relaxed))
         });
         let swapped = Swap::ALL.iter().map(|swap| Protocol::Swapped(*swap));
-        Site::ALL.iter().flat_map(weakened).chain(in_one).chain(swapped)
+        let unbounded = [Bounds::First, Bounds::None].map(Protocol::Unbounded);
+        Site::ALL.iter().flat_map(weakened).chain(in_one).chain(swapped).chain(unbounded)
     }
 
     fn begin(self) -> Loom {
         let (mut orders, mut orders_of, mut swap) = (Orders::production(), None, None);
+        let mut bounds = Bounds::All;
         match self {
             Protocol::Production => {}
             Protocol::Weakened(site, ordering) => orders = Orders::weakened(site, ordering),
@@ -167,6 +132,7 @@ impl Protocol {
                 orders_of = Some((process, Arc::new(Orders::weakened(site, ordering))));
             }
             Protocol::Swapped(swapped) => swap = Some(swapped),
+            Protocol::Unbounded(bounded) => bounds = bounded,
         }
         let thread = || format!("{:?}", loom::thread::current().id());
         let only_brokers = swap.is_some_and(|swap| swap.then.contains(&Site::TakenPublish));
@@ -176,7 +142,8 @@ impl Protocol {
             order_of_steps: Reordering::new(swap, thread),
             only_brokers,
             in_order: Reordering::new(None, thread),
-            interrupts: None,
+            bounds,
+            saw_polling: Arc::default(),
         }
     }
 }
@@ -188,14 +155,13 @@ impl Display for Protocol {
             Protocol::Weakened(site, Ordering::Relaxed) if is_fence(*site) => {
                 write!(f, "{site:?} as no fence")
             }
-            Protocol::Weakened(site, _) if site.access() == Access::Barrier => {
-                write!(f, "{site:?} as a fence")
-            }
             Protocol::Weakened(site, ordering) => write!(f, "{site:?} as {ordering:?}"),
             Protocol::WeakenedIn(process, site, ordering) => {
                 write!(f, "{site:?} as {ordering:?} in a {}", format!("{process:?}").to_lowercase())
             }
             Protocol::Swapped(swap) => write!(f, "{swap}"),
+            Protocol::Unbounded(Bounds::First) => write!(f, "polled, one sleep bounded"),
+            Protocol::Unbounded(_) => write!(f, "polled, no sleep bounded"),
         }
     }
 }

@@ -68,23 +68,23 @@ fn p9_p10_a_sleeping_sender_and_a_sleeping_receiver_are_woken() {
 }
 
 #[test]
-fn p10_a_sleeping_receiver_that_makes_a_barrier_is_woken() {
-    models::WAKE_RECEIVER_BARRIER.check();
+fn p10_a_receiver_that_polls_and_then_sleeps_goes_on() {
+    models::WAKE_RECEIVER_POLLING.check();
 }
 
 #[test]
-fn p9_p10_a_sleeping_sender_that_makes_a_barrier_is_woken() {
-    models::WAKE_SENDER_BARRIER.check();
+fn p9_p10_a_sender_that_polls_and_then_sleeps_goes_on() {
+    models::WAKE_SENDER_POLLING.check();
 }
 
 #[test]
-fn p9_p10_a_sender_that_sleeps_with_a_barrier_and_again_without_is_woken() {
-    models::WAKE_SENDER_TWICE_BARRIER.check();
+fn p9_p10_a_sender_that_polls_and_then_sleeps_twice_goes_on() {
+    models::WAKE_SENDER_TWICE_POLLING.check();
 }
 
 #[test]
-fn p9_p10_both_are_woken_that_make_barriers() {
-    models::WAKE_BOTH_BARRIER.check();
+fn p9_p10_both_poll_and_sleep_and_go_on() {
+    models::WAKE_BOTH_POLLING.check();
 }
 
 #[test]

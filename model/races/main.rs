@@ -21,7 +21,7 @@ mod memory;
 mod scenario;
 
 use bus::Script;
-use doorbell::{Waiting, both_sleep, sender_sleeps};
+use doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
 use llmp::memory::Lifeline;
 use llmp::order::{Access, Orders, Site};
 use memory::PlainMemory;
@@ -77,8 +77,12 @@ fn run(orders: Orders) {
         println!("{name}: {:.2} s", start.elapsed().as_secs_f64());
     };
     timed("three receivers", &|| deliver(&threads, LONG));
-    timed("both sleep", &|| both_sleep(&threads, limits(3, 3), 5_000, Waiting::Sleeps));
-    timed("a sender sleeps", &|| (0..RUNS).for_each(|_| sender_sleeps(&threads, limits(2, 2), 1)));
+    timed("both sleep", &|| {
+        both_sleep(&threads, limits(3, 3), 5_000, Waiting::Sleeps, Polling::Never)
+    });
+    timed("a sender sleeps", &|| {
+        (0..RUNS).for_each(|_| sender_sleeps(&threads, limits(2, 2), 1, Polling::Never))
+    });
     timed("dropped claims", &|| drop_claims(&threads, Size { receivers: 1, ..LONG }));
     timed("joining", &|| (0..RUNS).for_each(|_| join_during_reuse(&threads, SHORT, 9)));
     timed("leaving", &|| (0..RUNS).for_each(|_| leave_during_reuse(&threads, SHORT)));

@@ -90,18 +90,6 @@ impl Memory for PlainMemory {
         }
     }
 
-    fn has_barrier(&self) -> bool {
-        false
-    }
-
-    fn barrier(&self, _: Site) -> bool {
-        false
-    }
-
-    fn is_reached(&self) -> bool {
-        false
-    }
-
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
         core::array::from_fn(|i| self.read(at + 8 * i))
     }

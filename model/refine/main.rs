@@ -34,7 +34,7 @@ mod schedules;
 mod world;
 
 use bus::{Script, run};
-use doorbell::{Waiting, both_sleep, sender_sleeps};
+use doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
 use llmp::memory::Lifeline;
 use scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse,
@@ -107,10 +107,13 @@ fn p8_chains_are_behaviours_of_the_specification() {
 #[test]
 fn p9_p10_a_channel_whose_ends_sleep_is_a_behaviour_of_the_specification() {
     let limits = chain_limits(2, 2);
-    refine("both_sleep", 1000, limits.budget(), true, move |runtime| {
-        both_sleep(runtime, limits, 12, Waiting::Sleeps);
-    });
+    for (name, polling) in [("both_sleep", Polling::Never), ("both_poll_and_sleep", Polling::Both)]
+    {
+        refine(name, 1000, limits.budget(), true, move |runtime| {
+            both_sleep(runtime, limits, 12, Waiting::Sleeps, polling);
+        });
+    }
     refine("sender_sleeps", 1000, limits.budget(), true, move |runtime| {
-        sender_sleeps(runtime, limits, 1);
+        sender_sleeps(runtime, limits, 1, Polling::Both);
     });
 }

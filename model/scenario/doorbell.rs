@@ -1,8 +1,14 @@
 //! Sleeping and waking: two endpoints, each with a doorbell at which it blocks, and which one of
 //! them may die beside. A lost wake-up is a deadlock, which the checker reports.
+//!
+//! A process that has polled bounds its sleeps (`llmp::control`). Here time passes when the other
+//! process blocks or ends: then every store that it has made is visible. This ends a bounded sleep,
+//! and only if that process has left out a fence. So these models show that a bounded sleep is
+//! needed for a store that was made without a fence, and for no other. Where both poll, the first
+//! bounded sleep of each may also end before anything is visible.
 
 use crate::scenario::chain::control_memory;
-use crate::scenario::{Descriptors, Mailbox, Note, Runtime, Who};
+use crate::scenario::{Bounds, Descriptors, Mailbox, Note, Runtime, Who};
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
 use llmp::control::Control;
 use llmp::endpoint::{Endpoint, Wanted};
@@ -19,9 +25,19 @@ pub enum Waiting {
     Polls,
 }
 
-/// What comes over a connection beside descriptors.
+/// Whether processes poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polling {
+    Never,
+    /// From the beginning, and then after each page that they have read without a sleep.
+    Both,
+}
+
+/// What comes over a connection beside descriptors, and what else ends a sleep.
 enum Bell {
     Ring,
+    /// Time has passed: it ends a bounded sleep.
+    Time,
     /// The other process is gone. The kernel says so, whenever it died.
     HangUp,
 }
@@ -42,6 +58,8 @@ struct End<R: Runtime> {
     peers_bell: R::Mailbox<Bell>,
     /// Whether the other process is known to be gone.
     hung_up: bool,
+    /// The sleep that took the flag back last, as far as it has slept since.
+    first_bounded: Option<u64>,
     socket: Descriptors<R::Memory>,
     /// Number of the next message.
     next: u64,
@@ -52,6 +70,7 @@ fn channel<R: Runtime>(
     runtime: &R,
     limits: Limits,
     lives: [Lifeline; 2],
+    polling: Polling,
 ) -> Option<(End<R>, End<R>)> {
     let [sender_life, receiver_life] = &lives;
     let by_sender =
@@ -80,8 +99,18 @@ fn channel<R: Runtime>(
     let mut sending = Endpoint::new(sends, theirs, Some((outbound, 0)), None);
     sending.told();
     let ours = Control::check(by_receiver(&ours), 0).unwrap();
-    let receiving = Endpoint::new(receives, ours, None, Some(inbound));
+    let mut receiving = Endpoint::new(receives, ours, None, Some(inbound));
+    for endpoint in [&mut sending, &mut receiving] {
+        match polling {
+            Polling::Never => endpoint.never_poll(),
+            Polling::Both => endpoint.poll_from_now(),
+        }
+    }
     let bells = (runtime.mailbox::<Bell>(), runtime.mailbox::<Bell>());
+    if polling == Polling::Both {
+        bells.0.put(Bell::Time);
+        bells.1.put(Bell::Time);
+    }
     let socket: Descriptors<R::Memory> = Descriptors::default();
     let end = |who, endpoint, life, bell: &R::Mailbox<Bell>, peers_bell: &R::Mailbox<Bell>| End {
         runtime: runtime.clone(),
@@ -92,6 +121,7 @@ fn channel<R: Runtime>(
         bell: bell.clone(),
         peers_bell: peers_bell.clone(),
         hung_up: false,
+        first_bounded: None,
         socket: socket.clone(),
         next: 0,
     };
@@ -101,9 +131,9 @@ fn channel<R: Runtime>(
 }
 
 /// Both ends live for ever.
-fn endless<R: Runtime>(runtime: &R, limits: Limits) -> (End<R>, End<R>) {
+fn endless<R: Runtime>(runtime: &R, limits: Limits, polling: Polling) -> (End<R>, End<R>) {
     let lives = [Lifeline::endless(), Lifeline::endless()];
-    channel(runtime, limits, lives).expect("nobody dies")
+    channel(runtime, limits, lives, polling).expect("no process dies")
 }
 
 impl<R: Runtime> End<R> {
@@ -124,9 +154,37 @@ impl<R: Runtime> End<R> {
         if may_sleep && !self.life.is_over() {
             let (by, Wanted { message, room, .. }) = (self.who, wanted);
             self.runtime.note(Note::Sleeps { by, message, room: room.is_some() });
-            self.hung_up |= matches!(self.bell.wait(), Bell::HangUp);
+            let is_bounded = self.is_bounded();
+            self.let_time_pass();
+            loop {
+                match self.bell.wait() {
+                    Bell::Time if !is_bounded => {}
+                    bell => {
+                        self.hung_up |= matches!(bell, Bell::HangUp);
+                        break;
+                    }
+                }
+            }
             self.runtime.note(Note::Wakes { by });
             self.endpoint.unpark();
+        }
+    }
+
+    /// Whether the sleep that begins is bounded.
+    fn is_bounded(&mut self) -> bool {
+        let first = self.endpoint.first_bounded_sleep();
+        let is_first = std::mem::replace(&mut self.first_bounded, first) != first;
+        match self.runtime.bounds() {
+            Bounds::All => first.is_some(),
+            Bounds::First => first.is_some() && is_first,
+            Bounds::None => false,
+        }
+    }
+
+    /// This process blocks or ends: all that it has stored is visible.
+    fn let_time_pass(&self) {
+        if self.runtime.has_left_out_a_fence(self.who) {
+            self.peers_bell.put(Bell::Time);
         }
     }
 
@@ -141,6 +199,7 @@ impl<R: Runtime> End<R> {
             self.runtime.note(Note::Ended { who: self.who });
             self.peers_bell.put(Bell::HangUp);
         }
+        self.let_time_pass();
     }
 
     /// Sends the next message. Returns whether there was room.
@@ -225,8 +284,14 @@ impl<R: Runtime> End<R> {
 
 /// A sender and a receiver that both sleep whenever they can't go on: the receiver for a message,
 /// the sender for room. [P9 P10]
-pub fn both_sleep<R: Runtime>(runtime: &R, limits: Limits, messages: u64, waiting: Waiting) {
-    let (mut sending, mut receiving) = endless(runtime, limits);
+pub fn both_sleep<R: Runtime>(
+    runtime: &R,
+    limits: Limits,
+    messages: u64,
+    waiting: Waiting,
+    polling: Polling,
+) {
+    let (mut sending, mut receiving) = endless(runtime, limits, polling);
     let receiver = runtime.spawn(move || receiving.receive_until(messages, waiting));
     sending.send_until(messages);
     receiver();
@@ -243,7 +308,8 @@ pub fn until_death<R: Runtime>(
     messages: u64,
     lives: [Lifeline; 2],
 ) -> (u64, u64) {
-    let Some((mut sending, mut receiving)) = channel(runtime, limits, lives) else {
+    let ends = channel(runtime, limits, lives, Polling::Never);
+    let Some((mut sending, mut receiving)) = ends else {
         return (0, 0);
     };
     let receiver = runtime.spawn(move || {
@@ -257,8 +323,8 @@ pub fn until_death<R: Runtime>(
 /// A sender that sleeps for room, and a receiver that never sleeps: only what it gives up on the
 /// way can wake the sender, who has `more` messages to send than there is room for. The receiver
 /// gives up room for as many before it waits elsewhere. [P9 P10]
-pub fn sender_sleeps<R: Runtime>(runtime: &R, limits: Limits, more: u64) {
-    let (mut sending, mut receiving) = endless(runtime, limits);
+pub fn sender_sleeps<R: Runtime>(runtime: &R, limits: Limits, more: u64, polling: Polling) {
+    let (mut sending, mut receiving) = endless(runtime, limits, polling);
     while sending.send() {}
     let full = sending.next;
     let has_sent = runtime.mailbox::<()>();

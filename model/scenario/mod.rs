@@ -36,11 +36,33 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// Writes down what no access of memory shows.
     fn note(&self, _: Note) {}
 
+    /// Whether the process has published something, since this was asked last, without a fence and
+    /// without a look who sleeps, as its peer polls.
+    fn has_left_out_a_fence(&self, _: Who) -> bool {
+        false
+    }
+
+    /// How a process that has polled bounds its sleeps in this run.
+    fn bounds(&self) -> Bounds {
+        Bounds::All
+    }
+
     /// Starts a thread; the result waits for it.
     fn spawn<T: Send + 'static>(
         &self,
         thread: impl FnOnce() -> T + Send + 'static,
     ) -> Box<dyn FnOnce() -> T>;
+}
+
+/// Which sleeps are bounded of a process that has polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "the mistakes are for loom")]
+pub enum Bounds {
+    All,
+    /// A mistake: the sleep that takes the flag back, and no later one.
+    First,
+    /// A mistake.
+    None,
 }
 
 /// The kernel's part of a connection: what is put in is there, in order, and happened before it

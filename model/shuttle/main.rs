@@ -14,7 +14,7 @@ mod runtime;
 mod scenario;
 
 use bus::{Script, run, run_lending};
-use doorbell::{Waiting, both_sleep, sender_sleeps};
+use doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
 use llmp::memory::Lifeline;
 use runtime::Shuttle;
 use scenario::chain::{
@@ -233,15 +233,21 @@ fn p8_a_chain_with_many_receivers_and_reuses() {
 
 #[test]
 fn p9_p10_both_ends_of_a_channel_sleep_and_are_woken() {
-    explore("both_sleep", 1000, || both_sleep(&Shuttle, chain_limits(2, 2), 12, Waiting::Sleeps));
+    for (name, polling) in [("both_sleep", Polling::Never), ("both_poll_and_sleep", Polling::Both)]
+    {
+        // Without weak memory no store becomes visible late: here no sleep needs a bound.
+        let scenario =
+            move || both_sleep(&Shuttle, chain_limits(2, 2), 12, Waiting::Sleeps, polling);
+        explore(name, 1000, scenario);
+    }
 }
 
 #[test]
 fn p9_p10_a_sender_is_woken_by_a_receiver_that_never_sleeps() {
     // Under random schedules alone: a priority schedule may never let the sender run.
-    let scenario = || both_sleep(&Shuttle, chain_limits(2, 2), 12, Waiting::Polls);
+    let scenario = || both_sleep(&Shuttle, chain_limits(2, 2), 12, Waiting::Polls, Polling::Both);
     explore_under("polling_receiver", 1000, &[Kind::Random], scenario);
-    let scenario = || sender_sleeps(&Shuttle, chain_limits(2, 2), 1);
+    let scenario = || sender_sleeps(&Shuttle, chain_limits(2, 2), 1, Polling::Both);
     explore_under("sender_sleeps", 1000, &[Kind::Random], scenario);
 }
 

@@ -8,7 +8,7 @@ impl Bus {
         match action {
             Action::Park { by } => {
                 let process = self.process_mut(by);
-                process.is_parked = true;
+                (process.is_parked, process.is_polling) = (true, false);
                 process.rung_by = Set::default();
                 process.second_look = Some(SecondLook::default());
             }
@@ -19,9 +19,22 @@ impl Bus {
             }
             Action::Unpark { by } => {
                 let process = self.process_mut(by);
-                process.is_parked = false;
+                (process.is_parked, process.is_polling) = (false, false);
                 process.rung_by = Set::default();
                 process.second_look = None;
+            }
+            Action::Poll { by } => {
+                let process = self.process_mut(by);
+                rules.demand(!process.is_parked, 10, "it sleeps and says that it polls")?;
+                process.is_polling = true;
+            }
+            Action::PollingRead { by, of, polls } => {
+                let peer = self.process(of);
+                let is_right = peer.is_liar || polls == peer.is_polling;
+                rules.demand(is_right, 13, "not what stands there")?;
+                if polls {
+                    self.process_mut(by).owes.remove(of);
+                }
             }
             Action::RingFence { by } => {
                 // It has no effect on anybody else, but may be forgotten.

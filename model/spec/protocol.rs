@@ -156,6 +156,15 @@ pub enum Action {
     Unpark {
         by: Id,
     },
+    /// Says that it polls: nothing that is stored for it needs a fence or a ring.
+    Poll {
+        by: Id,
+    },
+    PollingRead {
+        by: Id,
+        of: Id,
+        polls: bool,
+    },
     RingFence {
         by: Id,
     },
@@ -245,6 +254,8 @@ impl Bus {
             Park { .. }
             | ParkFence { .. }
             | Unpark { .. }
+            | Poll { .. }
+            | PollingRead { .. }
             | RingFence { .. }
             | RingRead { .. }
             | Ring { .. }
@@ -302,9 +313,10 @@ impl Bus {
             Action::End { process } => {
                 let it = self.process_mut(process);
                 // Its memory stays as it is; what it owed is gone with it.
-                let Process { is_liar, is_parked, rung_by, .. } = *it;
+                let Process { is_liar, is_parked, is_polling, rung_by, .. } = *it;
                 let life = Life::Ended;
-                *it = Process { life, is_liar, is_parked, rung_by, ..Process::default() };
+                *it =
+                    Process { life, is_liar, is_parked, is_polling, rung_by, ..Process::default() };
                 for id in self.ids().filter(|id| (*id == BROKER) != (process == BROKER)) {
                     self.process_mut(id).bell = true;
                 }

@@ -242,24 +242,12 @@ impl<M: Memory + Send + Sync + 'static> Memory for Broken<M> {
     fn fence(&self, site: Site) {
         let is_left_out = match self.how {
             Sabotage::NoParkFence => site == Site::ParkFence,
-            Sabotage::NoRingFence => matches!(site, Site::RingFence | Site::RingOrder),
+            Sabotage::NoRingFence => site == Site::RingFence,
             _ => false,
         };
         if !is_left_out {
             self.memory.fence(site);
         }
-    }
-
-    fn has_barrier(&self) -> bool {
-        self.memory.has_barrier()
-    }
-
-    fn barrier(&self, site: Site) -> bool {
-        matches!(self.how, Sabotage::NoParkFence) || self.memory.barrier(site)
-    }
-
-    fn is_reached(&self) -> bool {
-        self.memory.is_reached()
     }
 
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {

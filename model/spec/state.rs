@@ -253,8 +253,10 @@ pub struct Process {
     pub life: Life,
     /// It keeps to no rule, and what is read from its memory may be anything.
     pub is_liar: bool,
-    /// Its parked word is not zero.
+    /// Its parked word names a sleep.
     pub is_parked: bool,
+    /// Its parked word says that it polls.
+    pub is_polling: bool,
     /// Who has rung for this very sleep.
     pub rung_by: Set,
     /// Something waits in its sockets.

@@ -196,20 +196,6 @@ impl<M: Memory> Memory for Traced<M> {
         self.push(|who, _| Event::Fence { who, site });
     }
 
-    fn has_barrier(&self) -> bool {
-        self.memory.has_barrier()
-    }
-
-    fn barrier(&self, site: Site) -> bool {
-        let is_made = self.memory.barrier(site);
-        self.push(|who, _| Event::Fence { who, site });
-        is_made
-    }
-
-    fn is_reached(&self) -> bool {
-        self.memory.is_reached()
-    }
-
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
         let words = self.memory.read_words(at);
         self.push(|who, region| Event::ReadWords { who, region, at });

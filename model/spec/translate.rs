@@ -12,7 +12,7 @@ use crate::state::*;
 use crate::trace::Event;
 use llmp::layout::*;
 use llmp::order::Site;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 const UNIT: usize = SLOT_ALIGN;
 
@@ -46,8 +46,6 @@ pub struct Translator {
     pairs: BTreeMap<(usize, u32), [u64; 2]>,
     /// Whose chain the broker reads as which cursor.
     cursors: BTreeMap<usize, Who>,
-    /// Who lets the compiler move nothing behind its look for sleepers.
-    ordered: BTreeSet<Who>,
     pub actions: u64,
 }
 
@@ -62,7 +60,6 @@ impl Translator {
             tags: BTreeMap::new(),
             pairs: BTreeMap::new(),
             cursors: BTreeMap::new(),
-            ordered: BTreeSet::new(),
             actions: 0,
         }
     }
@@ -85,12 +82,8 @@ impl Translator {
                 self.uses.insert(*region, Use::Control(*of));
                 Ok(())
             }
-            Event::Fence { who: by, site: Site::ParkFence | Site::ParkBarrier } => {
+            Event::Fence { who: by, site: Site::ParkFence } => {
                 self.act(Action::ParkFence { by: *by })
-            }
-            Event::Fence { who, site: Site::RingOrder } => {
-                self.ordered.insert(*who);
-                Ok(())
             }
             Event::Fence { who: by, .. } => self.act(Action::RingFence { by: *by }),
             Event::WriteWords { who, region, at, words } if words[0] == PAGE_MAGIC && *at == 0 => {
@@ -160,15 +153,13 @@ impl Translator {
             Event::Load { value, site: Site::CursorRead, .. } => {
                 self.act(Action::Learn { chain: who, by: of, cursor: position(value) })
             }
-            // The fence of this publisher is made by the sleeper.
-            Event::Load { value: CONTROL_BARRIER, site: Site::PromiseRead, .. }
-                if self.ordered.contains(&who) =>
-            {
-                self.act(Action::RingFence { by: who })
+            Event::Store { site: Site::PollingStore, .. } => self.act(Action::Poll { by: who }),
+            Event::Load { value, site: Site::PollingRead, .. } => {
+                let polls = value & CONTROL_POLLING != 0;
+                self.act(Action::PollingRead { by: who, of, polls })
             }
             Event::Load { value, site: Site::RingRead, .. } => {
-                self.ordered.remove(&who);
-                let parked = value & !CONTROL_BARRIER != 0;
+                let parked = value & !CONTROL_POLLING != 0;
                 self.act(Action::RingRead { by: who, of, parked })
             }
             _ => Ok(()),

@@ -287,8 +287,8 @@ impl<M: Memory> Core<M> {
     }
 
     /// Says that the broker is about to sleep and looks again. Returns whether it may block until
-    /// it is rung or something happens on a connection; not for long if it [may be
-    /// overlooked](Core::may_be_overlooked).
+    /// it is rung or something happens on a connection.
+    /// [`first_bounded_sleep`](Core::first_bounded_sleep) says how long it may block.
     pub fn park(&mut self) -> bool {
         self.control.park();
         let may_sleep = self.actions.is_empty() && !self.has_work();
@@ -298,9 +298,9 @@ impl<M: Memory> Core<M> {
         may_sleep
     }
 
-    /// Whether a client may not see that the broker sleeps, see [`Control::may_be_overlooked`].
-    pub fn may_be_overlooked(&self) -> bool {
-        self.control.may_be_overlooked()
+    /// See [`Control::first_bounded_sleep`].
+    pub fn first_bounded_sleep(&self) -> Option<u64> {
+        self.control.first_bounded_sleep()
     }
 
     /// The broker is awake again.

@@ -4,7 +4,7 @@
 mod kernel;
 
 use super::*;
-use crate::{Client, ClientBuilder};
+use crate::{Client, ClientBuilder, Wait};
 use std::thread::{self, JoinHandle};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -93,7 +93,7 @@ fn a_broker_that_ends_without_memory_for_its_rings_does_not_burn_the_processor()
         Broker::builder().chain_budget(64 * 1024).max_message_len(4096).page_len(16 * 1024);
     let mut broker = builder.bind(place.path().join("bus")).unwrap();
     let (mut sender, mut asleep) = (client(&mut broker), client(&mut broker));
-    assert!(asleep.arm());
+    assert_eq!(asleep.prepare_wait(), Wait::Readable { timeout: None });
     // All that there is room for on the bus and in the sender's chain.
     let mut broker = kernel::refusing(libc::SYS_sendmsg, libc::ENOBUFS, move || {
         serve(&mut broker);

@@ -94,18 +94,6 @@ impl<M: Memory> Memory for Crashing<M> {
         }
     }
 
-    fn has_barrier(&self) -> bool {
-        self.memory.has_barrier()
-    }
-
-    fn barrier(&self, site: Site) -> bool {
-        self.lifeline.is_over() || self.memory.barrier(site)
-    }
-
-    fn is_reached(&self) -> bool {
-        self.memory.is_reached()
-    }
-
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
         if self.lifeline.is_over() { [0; N] } else { self.memory.read_words(at) }
     }

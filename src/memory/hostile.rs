@@ -67,18 +67,6 @@ impl<M: Memory, F: Mischief> Memory for Hostile<M, F> {
         self.memory.fence(site);
     }
 
-    fn has_barrier(&self) -> bool {
-        self.memory.has_barrier()
-    }
-
-    fn barrier(&self, site: Site) -> bool {
-        self.memory.barrier(site)
-    }
-
-    fn is_reached(&self) -> bool {
-        self.memory.is_reached()
-    }
-
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
         let honest = self.memory.read_words::<N>(at);
         core::array::from_fn(|i| self.tamper(at + 8 * i, honest[i]))

@@ -1,12 +1,12 @@
 //! Memory that loom explores: every interleaving and every reordering that C11 allows.
 
-use super::interrupts::Interrupts;
 use super::{Intent, Memory, Offset};
-use crate::order::{Access, Orders, Site};
+use crate::layout::CONTROL_POLLING;
+use crate::order::{Orders, Site};
 use loom::sync::atomic::{AtomicU64, fence};
 use std::cell::UnsafeCell;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A region of loom's atomic words.
 ///
@@ -16,8 +16,8 @@ use std::sync::atomic::Ordering;
 pub struct LoomMemory {
     words: Arc<Vec<Word>>,
     orders: Arc<Orders>,
-    /// If there are barriers in this run.
-    interrupts: Option<Arc<Interrupts>>,
+    /// Set when this process sees that its peer polls, and so leaves out its fence.
+    saw_polling: Arc<AtomicBool>,
 }
 
 struct Word(UnsafeCell<AtomicU64>);
@@ -65,7 +65,7 @@ impl LoomMemory {
     pub fn new(len: usize, orders: &Arc<Orders>) -> Self {
         assert!(len.is_multiple_of(8));
         let words = (0..len / 8).map(|_| Word(UnsafeCell::new(AtomicU64::new(0)))).collect();
-        LoomMemory { words: Arc::new(words), orders: orders.clone(), interrupts: None }
+        LoomMemory { words: Arc::new(words), orders: orders.clone(), saw_polling: Arc::default() }
     }
 
     /// The same region, as somebody accesses it with other orderings.
@@ -74,18 +74,10 @@ impl LoomMemory {
         LoomMemory { orders: orders.clone(), ..self }
     }
 
-    /// The same in a run in which there are barriers.
+    /// The same region, as a process accesses it that notes here when it sees that its peer polls.
     #[must_use]
-    pub fn with_barriers(self, interrupts: &Arc<Interrupts>) -> Self {
-        LoomMemory { interrupts: Some(interrupts.clone()), ..self }
-    }
-
-    /// The calling thread's barrier comes between this access and the one before, if somebody
-    /// waits for it.
-    fn interrupt(&self) {
-        if let Some(interrupts) = &self.interrupts {
-            interrupts.serve();
-        }
+    pub fn noting_polling(self, saw_polling: &Arc<AtomicBool>) -> Self {
+        LoomMemory { saw_polling: saw_polling.clone(), ..self }
     }
 
     fn word(&self, at: usize) -> &Word {
@@ -109,36 +101,23 @@ impl Memory for LoomMemory {
     }
 
     fn load(&self, at: usize, site: Site) -> u64 {
-        self.interrupt();
-        self.word(at).atomic().load(self.orders.of(site))
+        let value = self.word(at).atomic().load(self.orders.of(site));
+        if site == Site::PollingRead && value & CONTROL_POLLING != 0 {
+            // Not loom's: the model's book-keeping orders nothing.
+            self.saw_polling.store(true, Ordering::Relaxed);
+        }
+        value
     }
 
     fn store(&self, at: usize, value: u64, site: Site) {
-        self.interrupt();
         self.word(at).atomic().store(value, self.orders.of(site));
     }
 
     fn fence(&self, site: Site) {
-        match (site.access(), self.orders.of(site)) {
-            (Access::Compiler, _) | (_, Ordering::Relaxed) => {}
-            (_, order) => fence(order),
+        match self.orders.of(site) {
+            Ordering::Relaxed => {}
+            order => fence(order),
         }
-    }
-
-    fn has_barrier(&self) -> bool {
-        self.interrupts.is_some()
-    }
-
-    fn barrier(&self, site: Site) -> bool {
-        fence(Ordering::SeqCst);
-        if let (Some(interrupts), Ordering::SeqCst) = (&self.interrupts, self.orders.of(site)) {
-            interrupts.everybody();
-        }
-        self.interrupts.is_some()
-    }
-
-    fn is_reached(&self) -> bool {
-        self.interrupts.is_some()
     }
 
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {

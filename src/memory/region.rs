@@ -12,13 +12,12 @@
 //! copy may be torn. That is why a region is reached through sender and receiver.
 
 use super::{Intent, Memory, Part};
-use crate::order::{Access, Site};
+use crate::order::Site;
 use crate::sys::lifeline::{acts, looks};
-use crate::sys::membarrier;
 use core::any::Any;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering, compiler_fence, fence};
+use core::sync::atomic::{AtomicU64, Ordering, fence};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -367,24 +366,7 @@ impl Memory for Region {
     #[inline(always)]
     fn fence(&self, site: Site) {
         acts(site.name());
-        match site.access() {
-            Access::Compiler => compiler_fence(site.ordering()),
-            _ => fence(site.ordering()),
-        }
-    }
-
-    fn has_barrier(&self) -> bool {
-        membarrier::is_available()
-    }
-
-    fn barrier(&self, site: Site) -> bool {
-        acts(site.name());
-        membarrier::everywhere()
-    }
-
-    #[inline(always)]
-    fn is_reached(&self) -> bool {
-        membarrier::is_registered()
+        fence(site.ordering());
     }
 
     #[inline(always)]

@@ -66,9 +66,7 @@ swaps! {
     Store(Site::CommitPublish), behind RingRead: "who sleeps for a message is not seen, and misses it";
     Store(Site::CursorPublish), behind RingRead: "who sleeps for room is not seen, and misses it";
     Store(Site::TakenPublish), behind RingRead: "who sleeps until all is taken is not seen, and misses it";
-    Store(Site::CommitPublish), behind PromiseRead: "who sleeps a second time, without a barrier, misses a message";
-    Store(Site::CursorPublish), behind PromiseRead: "who sleeps a second time, without a barrier, misses room";
-    Store(Site::BarrierPromise), behind ParkStore: "who sleeps says that it is awake";
+    Store(Site::PollingStore), behind ParkStore: "a process that sleeps says that it polls";
     Store(Site::CommitPublish), behind CursorPublish | TakenPublish: "what a broker gives up, or says it has taken, is lost if it dies now";
     Store(Site::ParkClear), behind ParkStore: "somebody awake is rung, once";
 }
@@ -254,18 +252,6 @@ impl<M: Memory> Memory for Reordered<M> {
 
     fn fence(&self, site: Site) {
         self.memory.fence(site);
-    }
-
-    fn has_barrier(&self) -> bool {
-        self.memory.has_barrier()
-    }
-
-    fn barrier(&self, site: Site) -> bool {
-        self.memory.barrier(site)
-    }
-
-    fn is_reached(&self) -> bool {
-        self.memory.is_reached()
     }
 
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {

@@ -66,18 +66,6 @@ impl Memory for ShuttleMemory {
     /// shuttle knows only sequential consistency, in which a fence does nothing.
     fn fence(&self, _: Site) {}
 
-    fn has_barrier(&self) -> bool {
-        false
-    }
-
-    fn barrier(&self, _: Site) -> bool {
-        false
-    }
-
-    fn is_reached(&self) -> bool {
-        false
-    }
-
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
         core::array::from_fn(|i| self.word(at + 8 * i).load(Ordering::SeqCst))
     }

@@ -44,6 +44,21 @@ pub fn maps(pid: i32) -> String {
     fs::read_to_string(format!("/proc/{pid}/maps")).unwrap()
 }
 
+/// What each thread of a process does: its name, its state, and the system call in which it is.
+pub fn threads(pid: i32) -> String {
+    let read =
+        |task: &std::path::Path, file| fs::read_to_string(task.join(file)).unwrap_or_default();
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().filter_map(Result::ok);
+    tasks
+        .map(|task| {
+            let (name, status) = (read(&task.path(), "comm"), read(&task.path(), "status"));
+            let state = status.lines().find(|line| line.starts_with("State")).unwrap_or_default();
+            let call = read(&task.path(), "syscall");
+            format!("{}: {state}; system call {}\n", name.trim(), call.trim())
+        })
+        .collect()
+}
+
 /// The fields of `/proc/PID/stat` behind the name: the first is the state.
 fn stat(pid: i32) -> Vec<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();

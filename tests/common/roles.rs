@@ -3,7 +3,7 @@
 use super::PATIENCE;
 use super::child::ROLE;
 use super::content::{END, Ear, MEDIUM, WIDE, check, payload, send};
-use llmp::{Broker, Client, Ended, Message, Receiver, RecvError, SendError, Sender};
+use llmp::{Broker, Client, Ended, Message, Receiver, RecvError, SendError, Sender, Wait};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::fmt::Display;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -29,6 +29,7 @@ pub fn play() {
     let words: Vec<&str> = words.lines().collect();
     match words[..] {
         ["broker", path, limits] => broker(path, limits),
+        ["restless-broker", path, cpu] => restless_broker(path, cpu.parse().unwrap()),
         ["exchange", path, count] => exchange(path, count.parse().unwrap()),
         ["sender", path, how] => sender(path, how),
         ["burst", path, count] => burst(path, count.parse().unwrap()),
@@ -76,6 +77,32 @@ fn broker(path: &str, limits: &str) {
     say("ready");
     let report = broker.run().unwrap();
     say(format_args!("ended {} {}", report.clients, report.faults));
+}
+
+/// The processors on which this process may run.
+pub fn processors() -> Vec<usize> {
+    let allowed = rustix::thread::sched_getaffinity(None).unwrap();
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect()
+}
+
+/// Keeps the calling thread on this processor.
+pub fn pin(cpu: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    rustix::thread::sched_setaffinity(None, &set).unwrap();
+}
+
+/// Serves the bus on this processor, on which other threads of this process come and go.
+fn restless_broker(path: &str, cpu: usize) {
+    pin(cpu);
+    std::thread::spawn(|| {
+        loop {
+            // It inherits the processor.
+            std::thread::spawn(|| {}).join().unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    });
+    broker(path, "[]");
 }
 
 /// Sends `count` messages and receives everybody's, three clients being on the bus; says a hash
@@ -190,8 +217,9 @@ fn echo(path: &str) {
     let mut client = Client::connect(path).unwrap();
     say(format_args!("id {}", client.id()));
     loop {
-        if client.arm() {
-            poll(&mut [PollFd::new(&client, PollFlags::IN)], None).unwrap();
+        if let Wait::Readable { timeout } = client.prepare_wait() {
+            let timeout = timeout.map(|timeout| timeout.try_into().unwrap());
+            poll(&mut [PollFd::new(&client, PollFlags::IN)], timeout.as_ref()).unwrap();
         }
         loop {
             let tag = match client.try_recv() {

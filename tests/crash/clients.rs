@@ -150,7 +150,7 @@ const JOINING: &[&str] = &[
     "CommitRead",
     "read bytes",
     "CursorPublish",
-    "RingOrder",
+    "RingFence",
     "RingRead",
     "send Bye",
     "close a connection",

@@ -133,13 +133,7 @@ pub fn at_every_step(name: &str, expected: &[&str], mut die: impl FnMut(&Step) -
         kinds.len() - 1,
         start.elapsed().as_secs_f64()
     ));
-    // Where the kernel has no barriers, there are fences.
-    let is_kind = |known: &str, kind: &str| {
-        known == kind
-            || known == "ParkFence" && kind == "ParkBarrier"
-            || known == "RingFence" && kind == "RingOrder"
-    };
-    let is_missing = |kind: &&&str| !kinds.iter().any(|known| is_kind(known, kind));
+    let is_missing = |kind: &&&str| !kinds.iter().any(|known| known == **kind);
     let missing: Vec<_> = expected.iter().filter(is_missing).collect();
     assert!(missing.is_empty(), "nobody died before {missing:?}, but before {kinds:?}");
 }

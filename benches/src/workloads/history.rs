@@ -54,6 +54,7 @@ fn measure(path: PathBuf, messages: u64) -> Result<Figures> {
     };
     for _ in 0..messages / BATCH as u64 {
         carry()?;
+        crate::watchdog::step();
     }
     let times = (0..TIMED).map(|_| carry()).collect::<Result<Vec<_>>>()?;
     let mut joined = Vec::new();

@@ -174,10 +174,11 @@ fn bus(path: PathBuf, sleepers: usize, cpu: usize) -> Result<Bell> {
 
 fn sleeping_client(mut client: llmp::Client) -> Sleeper {
     Box::new(move |about_to_sleep| {
-        let may_sleep = client.arm();
+        let wait = client.prepare_wait();
         about_to_sleep();
-        if may_sleep {
-            poll(&mut [PollFd::new(&client, PollFlags::IN)], None)?;
+        if let llmp::Wait::Readable { timeout } = wait {
+            let timeout = timeout.map(TryInto::try_into).transpose()?;
+            poll(&mut [PollFd::new(&client, PollFlags::IN)], timeout.as_ref())?;
         }
         client.recv()?;
         let at = monotonic_ns();

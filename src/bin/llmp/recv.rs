@@ -3,7 +3,7 @@
 use crate::arguments;
 use crate::failure::Failure;
 use crate::format;
-use llmp::{Client, Ended, RecvError};
+use llmp::{Client, Ended, RecvError, Wait};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -76,8 +76,9 @@ fn receive(
                 }
                 if is_idle {
                     out.flush()?;
-                    if client.arm() {
+                    if let Wait::Readable { timeout } = client.prepare_wait() {
                         let left = arguments.timeout.map(|t| t.saturating_sub(last.elapsed()));
+                        let left = left.into_iter().chain(timeout).min();
                         wait(client, out.get_ref(), interrupt, left)?;
                     }
                 }

@@ -202,10 +202,12 @@ impl<M: Memory> Core<M> {
         if !moved {
             return;
         }
-        // One fence for everything that was stored above and everybody who may wait for it.
-        let needs_fence =
-            |link: &Link<M>| link.doorbell.as_ref().is_some_and(Doorbell::needs_fence);
-        self.control.ring_fence(|| self.links.iter().any(needs_fence));
+        // One fence for everything that was stored above, and for all clients that may wait for it.
+        let may_sleep =
+            |link: &mut Link<M>| link.doorbell.as_mut().is_some_and(|bell| !bell.is_polling());
+        if self.links.iter_mut().any(may_sleep) {
+            self.control.ring_fence();
+        }
         for link in &mut self.links {
             let gave_up = core::mem::take(&mut link.moved);
             let concerned = gave_up || published && link.roles.has(Roles::RECEIVE);

@@ -7,7 +7,7 @@ use super::note::{ClientReport, Note, or_tell, tell};
 use super::outgoing::Outgoing;
 use crate::arguments;
 use crate::failure::Failure;
-use llmp::{Client, SendError};
+use llmp::{Client, SendError, Wait};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use std::time::{Duration, Instant};
 
@@ -93,8 +93,10 @@ impl Exchange {
                 Err(SendError::InboxFull { .. }) => {}
                 Err(error) => return Err(error.into()),
             },
-            None if self.client.arm() => self.names.wait_with(&self.client)?,
-            None => {}
+            None => match self.client.prepare_wait() {
+                Wait::Readable { timeout } => self.names.wait_with(&self.client, timeout)?,
+                Wait::Ready => {}
+            },
         }
         Ok(())
     }

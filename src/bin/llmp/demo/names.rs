@@ -10,6 +10,7 @@ use std::ffi::OsStr;
 use std::io::{self, Stdin, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// All clients are connected.
 pub const GO: u8 = b'G';
@@ -97,10 +98,16 @@ impl Names {
         if len == 0 { Err(parent_is_gone()) } else { Ok(()) }
     }
 
-    /// Waits for a name or for `other` to become readable.
-    pub fn wait_with(&self, other: &impl std::os::fd::AsFd) -> Result<(), Failure> {
+    /// Waits for a name or for `other` to become readable, at most so long.
+    pub fn wait_with(
+        &self,
+        other: &impl std::os::fd::AsFd,
+        timeout: Option<Duration>,
+    ) -> Result<(), Failure> {
+        // Longer than the kernel can count is without limit.
+        let timeout = timeout.and_then(|timeout| timeout.try_into().ok());
         let mut fds = [PollFd::new(other, PollFlags::IN), PollFd::new(&self.input, PollFlags::IN)];
-        match poll(&mut fds, None) {
+        match poll(&mut fds, timeout.as_ref()) {
             // After the end of the list, only the end of the parent can be there.
             Ok(_) if self.ended && !fds[1].revents().is_empty() => Err(parent_is_gone()),
             Ok(_) | Err(Errno::INTR) => Ok(()),

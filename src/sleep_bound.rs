@@ -1,0 +1,50 @@
+//! How long a process may sleep that publishers may have missed, see
+//! [`control`](crate::control#polling).
+
+use std::time::{Duration, Instant};
+
+/// The first bounded sleep. A store is visible to other processors far sooner; the kernel's timers
+/// are about as coarse.
+const SHORTEST: Duration = Duration::from_micros(100);
+
+/// Bounds the sleeps of one process.
+#[derive(Debug)]
+pub(crate) struct SleepBound {
+    /// The sleep that took the polling flag back, and when it began.
+    first: u64,
+    began: Instant,
+}
+
+impl SleepBound {
+    pub fn new() -> Self {
+        SleepBound { first: 0, began: Instant::now() }
+    }
+
+    /// How long the sleep may last that begins now; `None`: without limit. `first` is
+    /// [`first_bounded_sleep`](crate::control::Control::first_bounded_sleep).
+    pub fn at_most(&mut self, first: Option<u64>) -> Option<Duration> {
+        let first = first?;
+        let now = Instant::now();
+        if self.first != first {
+            (self.first, self.began) = (first, now);
+        }
+        Some(now.duration_since(self.began).max(SHORTEST))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sleep_lasts_no_longer_than_the_time_since_the_flag_was_taken_back() {
+        let mut bound = SleepBound::new();
+        assert_eq!(bound.at_most(None), None);
+        assert_eq!(bound.at_most(Some(3)), Some(SHORTEST));
+        let began = Instant::now();
+        while began.elapsed() < 5 * SHORTEST {}
+        let later = bound.at_most(Some(3)).unwrap();
+        assert!((5 * SHORTEST..=began.elapsed() + SHORTEST).contains(&later), "{later:?}");
+        assert_eq!(bound.at_most(Some(4)), Some(SHORTEST), "another flag, taken back just now");
+    }
+}
