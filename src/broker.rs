@@ -21,12 +21,12 @@ use crate::patience::Patience;
 use crate::port::NAP;
 use crate::sleep_bound::SleepBound;
 use crate::sys::lifeline::{acts, looks};
-use crate::sys::place::Bound;
+use crate::sys::place::{Bound, Watch};
 use crate::sys::socket::{Credentials, Received, Sent, Socket, timespec};
 use crate::wire::{ByeReason, Packet, Refusal, Roles};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -36,7 +36,8 @@ use std::time::{Duration, Instant};
 
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;
-const FIRST_CONNECTION: u64 = 2;
+const WATCH: u64 = 2;
+const FIRST_CONNECTION: u64 = 3;
 
 /// Turns without work before the broker sleeps, and those behind them that let others run.
 const SPINS: u32 = 5;
@@ -47,8 +48,12 @@ const TURNS_BETWEEN_LOOKS: u32 = 64;
 const PACKETS_AT_ONCE: usize = 1024;
 /// Connections taken at one go, so that whoever floods the listener doesn't keep it either.
 const CONNECTIONS_AT_ONCE: usize = 64;
+/// A receiver that holds up the bus for so long is named in the log.
+const HELD_UP: Duration = Duration::from_secs(1);
+/// A client has to join within this time after it has connected.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the broker, when it is told to end, goes on taking what is there already.
-const LAST_CALL: Duration = Duration::from_secs(1);
+const LAST_CALL: Duration = Duration::from_millis(500);
 
 /// The broker of a bus.
 ///
@@ -74,7 +79,13 @@ pub struct Broker {
     bound: Bound,
     epoll: OwnedFd,
     stop: StopHandle,
+    /// Tells when the socket is removed.
+    watch: Option<Watch>,
+    /// Since when a receiver has held up the bus, and whether that has been logged.
+    held_up: Option<(Instant, bool)>,
     connections: BTreeMap<u64, Connection>,
+    /// Connections that have not joined the bus yet; the oldest one is the first.
+    joining: BTreeSet<u64>,
     tokens: HashMap<ClientId, u64>,
     next_token: u64,
     short_of_memory: bool,
@@ -184,7 +195,7 @@ impl Broker {
                 // Work is pending but blocked: take what the sockets hold without waiting.
                 false => retry.or(Some(Duration::ZERO)),
             };
-            self.look(timeout)?;
+            self.look(self.bounded(timeout))?;
             if parked {
                 self.core.unpark();
             }
@@ -223,6 +234,110 @@ impl Broker {
             self.tell_pages();
         }
         worked
+    }
+
+    /// The timeout of a look, no longer than until something of the broker's own is due.
+    fn bounded(&self, timeout: Option<Duration>) -> Option<Duration> {
+        let held_up = self.held_up.filter(|(_, is_told)| !is_told);
+        let held_up = held_up.map(|(since, _)| since + HELD_UP);
+        let oldest = self.joining.first().and_then(|token| self.connections.get(token));
+        let joining = oldest.map(|connection| connection.began + HANDSHAKE_TIMEOUT);
+        let due = held_up.into_iter().chain(joining).min();
+        let due = due.map(|due| due.saturating_duration_since(Instant::now()));
+        timeout.into_iter().chain(due).min()
+    }
+
+    /// Logs which client holds up the bus, once each time that one has for [`HELD_UP`].
+    fn log_hold_up(&mut self) {
+        let Some((client, bytes)) = self.core.holds_up() else {
+            if let Some((since, true)) = self.held_up.take() {
+                log::warn!("the bus goes on after {:.1} s", since.elapsed().as_secs_f64());
+            }
+            return;
+        };
+        let (since, is_told) = self.held_up.get_or_insert((Instant::now(), false));
+        let waited = since.elapsed();
+        if *is_told || waited < HELD_UP {
+            return;
+        }
+        *is_told = true;
+        let process = self.connection(client).map_or(0, |connection| connection.process);
+        log::warn!(
+            "client {client} (process {process}) has not received for {:.1} s and holds up the bus: {bytes} bytes wait for it",
+            waited.as_secs_f64()
+        );
+    }
+
+    /// Disconnects clients that have connected and don't join.
+    fn expire(&mut self) {
+        while let Some(&oldest) = self.joining.first() {
+            let connection = self.connections.get(&oldest);
+            if connection.is_some_and(|c| c.began.elapsed() < HANDSHAKE_TIMEOUT) {
+                return;
+            }
+            self.drop_joining(oldest, "has not joined in time");
+        }
+    }
+
+    fn drop_joining(&mut self, token: u64, why: &str) {
+        self.joining.remove(&token);
+        let Some(connection) = self.connections.remove(&token) else { return };
+        self.report.refused += 1;
+        log::warn!("process {} {why} and is disconnected", connection.process);
+        if let Some(client) = connection.client() {
+            self.tokens.remove(&client);
+            self.core.hung_up(client);
+        }
+        connection.socket.close_elsewhere();
+    }
+
+    /// A full broker makes room for a newcomer: of the process that has the most connections that
+    /// have not joined, the oldest one goes. Returns whether there was one.
+    fn make_room_for_newcomer(&mut self) -> bool {
+        let mut counts: HashMap<i32, (usize, u64)> = HashMap::new();
+        for token in self.joining.iter().rev() {
+            if let Some(connection) = self.connections.get(token) {
+                let (count, oldest) = counts.entry(connection.process).or_default();
+                (*count, *oldest) = (*count + 1, *token);
+            }
+        }
+        let Some(&(_, oldest)) = counts.values().max() else { return false };
+        self.drop_joining(oldest, "holds a place without joining");
+        true
+    }
+
+    /// The socket may have been removed under the broker: then it is made anew.
+    fn look_after_socket(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.drain();
+        }
+        if self.bound.is_there() {
+            return;
+        }
+        // Clients that had connected already are not lost.
+        self.accept();
+        let path = self.bound.path().display().to_string();
+        match self.rebind() {
+            Ok(()) => log::warn!("the socket {path} was removed; it is made anew"),
+            Err(error) => log::error!(
+                "the socket {path} was removed and can't be made anew, so that no client can connect: {error}"
+            ),
+        }
+    }
+
+    fn rebind(&mut self) -> Result<(), BindError> {
+        let system = |step| move |source: io::Error| BindError::System { step, source };
+        let watch_it = "watch the listener";
+        let _ = epoll::delete(&self.epoll, &self.bound.listener);
+        self.bound.rebind(&self.access)?;
+        self.bound.listener.set_nonblocking().map_err(system("make the listener non-blocking"))?;
+        let data = EventData::new_u64(LISTENER);
+        epoll::add(&self.epoll, &self.bound.listener, data, EventFlags::IN)
+            .map_err(|errno| system(watch_it)(errno.into()))?;
+        if let Some(watch) = &self.watch {
+            watch.add(self.bound.path());
+        }
+        Ok(())
     }
 
     fn make_page(&self, len: usize) -> Result<Region, RegionError> {
@@ -332,6 +447,7 @@ impl Broker {
             match event.data.u64() {
                 LISTENER => self.accept(),
                 STOP => {}
+                WATCH => self.look_after_socket(),
                 token => {
                     let flags = event.flags;
                     if flags.contains(EventFlags::OUT) {
@@ -343,6 +459,8 @@ impl Broker {
         }
         self.tell_pages();
         self.tell_census();
+        self.expire();
+        self.log_hold_up();
         Ok(())
     }
 
@@ -360,11 +478,12 @@ impl Broker {
                     return;
                 }
             };
-            let refusal = match socket.credentials() {
-                Ok(peer) if !self.access.admits(peer) => Some(Refusal::User),
-                Ok(_) if self.connections.len() >= self.max_clients => Some(Refusal::Crowded),
-                Ok(_) => None,
-                Err(_) => continue,
+            let Ok(peer) = socket.credentials() else { continue };
+            let refusal = match () {
+                () if !self.access.admits(peer) => Some(Refusal::User),
+                () if self.connections.len() < self.max_clients => None,
+                () if self.make_room_for_newcomer() => None,
+                () => Some(Refusal::Crowded),
             };
             if let Some(refusal) = refusal {
                 self.refuse(socket, refusal);
@@ -378,14 +497,23 @@ impl Broker {
                 log::warn!("a connection could not be watched: {error}");
                 continue;
             }
-            self.connections.insert(token, Connection::new(socket));
+            self.connections.insert(token, Connection::new(socket, peer.process));
+            self.joining.insert(token);
         }
     }
 
     fn refuse(&mut self, socket: Socket, refusal: Refusal) {
         self.report.refused += 1;
         let Credentials { user, process } = socket.credentials().unwrap_or_default();
-        log::warn!("process {process} of user {user} was refused: {refusal:?}");
+        let why = match refusal {
+            Refusal::User => "the broker does not admit this user (--access)".to_owned(),
+            Refusal::Crowded => format!(
+                "{} clients are connected, and no more are admitted (--max-clients)",
+                self.max_clients
+            ),
+            refusal => refusal.to_string(),
+        };
+        log::warn!("process {process} of user {user} was refused: {why}");
         socket.send(&Packet::Refused(refusal), None);
         socket.close_elsewhere();
     }
@@ -449,6 +577,7 @@ impl Broker {
             },
             Phase::Greeted(client) => {
                 connection.join(client, packet, descriptor, &mut self.core)?;
+                self.joining.remove(&token);
                 self.report.clients += 1;
                 log::info!("client {client} has joined");
                 self.tell(token);

@@ -38,6 +38,27 @@ impl Bus {
     }
 }
 
+impl Bus {
+    /// The bus as a word of a shell's command line, in quotes where it needs them.
+    ///
+    /// ```
+    /// assert_eq!(llmp::Bus::from("logs").shell_word(), "logs");
+    /// assert_eq!(llmp::Bus::from("./my logs").shell_word(), "'./my logs'");
+    /// ```
+    pub fn shell_word(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+/// A word as a shell reads it.
+pub(crate) fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.into(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 impl From<&str> for Bus {
     fn from(bus: &str) -> Self {
         if bus.contains('/') { Bus::Path(bus.into()) } else { Bus::Name(bus.into()) }

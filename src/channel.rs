@@ -7,7 +7,7 @@ use crate::chain::{FIRST_PAGE, Receiver as ChainReceiver, Start, Stats};
 use crate::client::{Client, open};
 use crate::control::Control;
 use crate::endpoint::Endpoint;
-use crate::error::{BindError, ConnectError, Ended, RecvError, SendError};
+use crate::error::{BindError, ConnectError, Ended, RecvError, SendError, WaitError};
 use crate::fault::Fault;
 use crate::handshake::{
     Greeted, HelloError, PATIENCE, answer, check_hello, control_region, fault, map_control, send,
@@ -47,13 +47,15 @@ pub fn channel() -> Result<(Sender, Receiver), ConnectError> {
     Ok((Sender::at(port, broker), Receiver::at(receiver)))
 }
 
-/// The sending end of a channel.
+/// The sending end of a channel, or a client of a bus that sends only
+/// ([`Client::connect_sender`]).
 #[derive(Debug)]
-pub struct Sender(Client);
+pub struct Sender(pub(crate) Client);
 
-/// The receiving end of a channel.
+/// The receiving end of a channel, or a client of a bus that receives only
+/// ([`Client::connect_receiver`]).
 #[derive(Debug)]
-pub struct Receiver(Client);
+pub struct Receiver(pub(crate) Client);
 
 /// Waits for the sending end of a channel.
 #[derive(Debug)]
@@ -128,6 +130,58 @@ impl Sender {
         self.0.send_with(envelope, len, fill)
     }
 
+    /// Sends a message; waits for room until the deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Full`] if there was no room in time, or another one; then nothing was written.
+    pub fn send_deadline(
+        &mut self,
+        tag: impl Into<Tag>,
+        payload: &[u8],
+        deadline: Instant,
+    ) -> Result<(), SendError> {
+        self.0.send_deadline(tag, payload, deadline)
+    }
+
+    /// Sends a message; waits for room for at most this time, see [`Client::send_timeout`].
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Full`] if there was no room in time, or another one; then nothing was written.
+    pub fn send_timeout(
+        &mut self,
+        tag: impl Into<Tag>,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Result<(), SendError> {
+        self.0.send_timeout(tag, payload, timeout)
+    }
+
+    /// This client's id on the bus; 1 in a channel.
+    pub fn id(&self) -> ClientId {
+        self.0.id()
+    }
+
+    /// How many clients receive now; `None` in a channel.
+    pub fn receivers(&mut self) -> Option<usize> {
+        self.0.receivers()
+    }
+
+    /// Waits until so many clients receive, see [`Client::wait_for_receivers`].
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError::NotWatching`] in a channel, which has one receiver; [`WaitError::Ended`] if the
+    /// connection ends before.
+    pub fn wait_for_receivers(
+        &mut self,
+        count: usize,
+        deadline: Option<Instant>,
+    ) -> Result<bool, WaitError> {
+        self.0.wait_for_receivers(count, deadline)
+    }
+
     /// Sends a message if there is room.
     ///
     /// # Errors
@@ -150,6 +204,15 @@ impl Sender {
     /// [`SendError::Ended`] if it ends before.
     pub fn flush(&mut self) -> Result<(), SendError> {
         self.0.flush()
+    }
+
+    /// Waits until the receiver has taken everything, for at most this time. Returns whether it has.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Ended`] if it ends before.
+    pub fn flush_timeout(&mut self, timeout: Duration) -> Result<bool, SendError> {
+        self.0.flush_timeout(timeout)
     }
 
     /// The limits of the channel, set by the receiver.
@@ -180,7 +243,7 @@ impl Receiver {
     /// [`BindError`] says what to do about it.
     pub fn listen_with(bus: impl Into<Bus>, limits: Limits) -> Result<Listener, BindError> {
         let limits = limits.in_os_pages()?;
-        let bound = Bound::at(&bus.into())?;
+        let bound = Bound::at(&bus.into(), &Access::SameUser)?;
         Ok(Listener { bound, limits, access: Access::SameUser })
     }
 
@@ -221,6 +284,15 @@ impl Receiver {
     #[inline]
     pub fn try_recv(&mut self) -> Result<Option<Message<'_>>, RecvError> {
         self.0.try_recv()
+    }
+
+    /// The next message; waits for it until the deadline. `None` if none came.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError`] when there will be none any more.
+    pub fn recv_deadline(&mut self, deadline: Instant) -> Result<Option<Message<'_>>, RecvError> {
+        self.0.recv_deadline(deadline)
     }
 
     /// The next message; waits for it so long. `None` if none came.
@@ -264,6 +336,9 @@ impl Listener {
     /// Which users are admitted; only this process's own if nothing is said.
     #[must_use]
     pub fn access(mut self, access: Access) -> Self {
+        if let Err(error) = self.bound.open_to(&access) {
+            log::warn!("the socket can't be opened to other users: {error}");
+        }
         self.access = access;
         self
     }

@@ -9,8 +9,9 @@ pub use builder::ClientBuilder;
 use crate::access::Access;
 use crate::bus::Bus;
 use crate::chain::{Glance, Sender as ChainSender, Stats};
+use crate::channel::{Receiver, Sender};
 use crate::endpoint::Wanted;
-use crate::error::{ConnectError, Ended, RecvError, SendError};
+use crate::error::{ConnectError, Ended, PathTooLong, RecvError, SendError, WaitError};
 use crate::fault::Fault;
 use crate::limits::Limits;
 use crate::memory::{PeersAreHonest, Region};
@@ -20,7 +21,6 @@ use crate::sys::socket::Socket;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Messages and payload bytes moved to the inbox before another look for room: others may send as
@@ -31,14 +31,18 @@ const BYTES_TAKEN_IN_AT_ONCE: usize = 256 * 1024;
 /// Own messages passed over in one call of [`Client::try_recv`].
 const OWN_AT_ONCE: usize = 4096;
 
-/// Opens the socket of a bus and looks who listens there.
+/// Connects to the socket of a bus, and checks which user listens there.
 pub(crate) fn open(bus: &Bus, access: &Access) -> Result<Socket, ConnectError> {
     let path = bus.socket_path()?;
+    PathTooLong::check(&path)?;
     let socket = Socket::connect(&path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            ConnectError::NoBus { bus: bus.to_string(), path: path.clone() }
+            let elsewhere = match bus {
+                Bus::Name(name) => crate::sys::place::elsewhere(name, &path),
+                Bus::Path(_) => None,
+            };
+            ConnectError::NoBus { bus: bus.to_string(), path: path.clone(), elsewhere }
         }
-        _ if Path::new(&path).as_os_str().len() > 107 => too_long(&path),
         _ => ConnectError::Socket { path: path.clone(), source },
     })?;
     let peer = socket.credentials();
@@ -47,11 +51,6 @@ pub(crate) fn open(bus: &Bus, access: &Access) -> Result<Socket, ConnectError> {
         return Err(ConnectError::Stranger { user: peer.user });
     }
     Ok(socket)
-}
-
-fn too_long(path: &Path) -> ConnectError {
-    let text = "a socket's path has at most 107 bytes; choose a shorter one";
-    ConnectError::Socket { path: path.to_owned(), source: io::Error::other(text) }
 }
 
 /// Messages that came in while the client waited for room to send.
@@ -80,7 +79,7 @@ impl Inbox {
 /// ```
 ///
 /// A client that waits in an event loop of its own polls its descriptor ([`AsFd`]) for reading,
-/// after [`arm`](Client::arm) has said that it may.
+/// after [`prepare_wait`](Client::prepare_wait) has said that it may.
 #[derive(Debug)]
 pub struct Client {
     port: Port,
@@ -101,6 +100,38 @@ impl Client {
         Self::builder().connect(bus)
     }
 
+    /// Connects to send only. A process that sends and does not receive should connect like this:
+    /// a [`Client`] that never receives holds up the bus when the broadcast chain is full.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let bus = dir.path().join("bus");
+    /// # let broker = llmp::Broker::bind(&bus)?;
+    /// # std::thread::spawn(move || broker.run());
+    /// let mut receiver = llmp::Client::connect_receiver(&bus)?;
+    /// let mut sender = llmp::Client::connect_sender(&bus)?;
+    /// sender.send(7, b"hello")?;
+    /// assert_eq!(receiver.recv()?.payload, b"hello");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] says what to do about it.
+    pub fn connect_sender(bus: impl Into<Bus>) -> Result<Sender, ConnectError> {
+        Self::builder().connect_sender(bus)
+    }
+
+    /// Connects to receive only.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] says what to do about it.
+    pub fn connect_receiver(bus: impl Into<Bus>) -> Result<Receiver, ConnectError> {
+        Self::builder().connect_receiver(bus)
+    }
+
     /// How to connect otherwise.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
@@ -114,6 +145,10 @@ impl Client {
     pub(crate) fn with_own_messages(mut self) -> Self {
         self.own_messages = true;
         self
+    }
+
+    pub(crate) fn set_watches_receivers(&mut self) {
+        self.port.watches_receivers = true;
     }
 
     pub(crate) fn set_honest(&mut self, promise: PeersAreHonest) {
@@ -157,9 +192,81 @@ impl Client {
     ///
     /// [`SendError`]; then nothing of the message was written.
     pub fn send_envelope(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
+        self.send_envelope_by(envelope, payload, None)
+    }
+
+    /// Sends a message; waits for room until the deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Full`] if there was no room in time, or another one; then nothing was written.
+    pub fn send_deadline(
+        &mut self,
+        tag: impl Into<Tag>,
+        payload: &[u8],
+        deadline: Instant,
+    ) -> Result<(), SendError> {
+        self.send_envelope_by(Envelope::tagged(tag), payload, Some(deadline))
+    }
+
+    /// Sends a message; waits for room for at most this time.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use llmp::SendError;
+    /// use std::time::Duration;
+    ///
+    /// let (mut sender, receiver) = llmp::channel()?;
+    /// let full = loop {
+    ///     if let Err(error) = sender.send_timeout(1, &[7; 4096], Duration::from_millis(10)) {
+    ///         break error;
+    ///     }
+    /// };
+    /// assert!(matches!(full, SendError::Full));
+    /// # drop(receiver);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Full`] if there was no room in time, or another one; then nothing was written.
+    pub fn send_timeout(
+        &mut self,
+        tag: impl Into<Tag>,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Result<(), SendError> {
+        // A timeout beyond the end of time is none.
+        self.send_envelope_by(Envelope::tagged(tag), payload, Instant::now().checked_add(timeout))
+    }
+
+    /// Sends a message with flags or an origin; waits for room for at most this time.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Full`] if there was no room in time, or another one; then nothing was written.
+    pub fn send_envelope_timeout(
+        &mut self,
+        envelope: Envelope,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Result<(), SendError> {
+        // A timeout beyond the end of time is none.
+        self.send_envelope_by(envelope, payload, Instant::now().checked_add(timeout))
+    }
+
+    fn send_envelope_by(
+        &mut self,
+        envelope: Envelope,
+        payload: &[u8],
+        deadline: Option<Instant>,
+    ) -> Result<(), SendError> {
         loop {
             match self.try_send_envelope(envelope, payload) {
-                Err(SendError::Full) => self.wait_for_room(&envelope, payload.len())?,
+                Err(SendError::Full) if deadline.is_some_and(|d| d <= Instant::now()) => {
+                    return Err(SendError::Full);
+                }
+                Err(SendError::Full) => self.wait_for_room(&envelope, payload.len(), deadline)?,
                 other => return other,
             }
         }
@@ -218,7 +325,7 @@ impl Client {
                 Ok(())
             });
             match room {
-                Err(SendError::Full) => self.wait_for_room(&envelope, len)?,
+                Err(SendError::Full) => self.wait_for_room(&envelope, len, None)?,
                 Err(error) => return Err(error),
                 Ok(()) => {
                     self.port.publish();
@@ -233,16 +340,21 @@ impl Client {
         Batch::new(self)
     }
 
-    /// Waits until there may be room for a message.
+    /// Waits until there may be room for a message, or the deadline has passed.
     #[cold]
-    fn wait_for_room(&mut self, envelope: &Envelope, len: usize) -> Result<(), SendError> {
+    fn wait_for_room(
+        &mut self,
+        envelope: &Envelope,
+        len: usize,
+        deadline: Option<Instant>,
+    ) -> Result<(), SendError> {
         if self.inbox.bytes > self.inbox.limit {
             return Err(SendError::InboxFull { bytes: self.inbox.bytes });
         }
         self.take_in();
         let message = self.port.endpoint.inbound().is_some();
         let room = Some(ChainSender::<Region>::room_for(envelope, len));
-        self.port.wait(Wanted { message, room, taken: false }, None);
+        self.port.wait(Wanted { message, room, taken: false }, deadline);
         Ok(())
     }
 
@@ -416,12 +528,48 @@ impl Client {
         }
     }
 
+    /// Why the connection has ended, if it has. Messages that arrived before can still be received.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let bus = dir.path().join("bus");
+    /// let broker = llmp::Broker::bind(&bus)?;
+    /// let stop = broker.stop_handle();
+    /// let thread = std::thread::spawn(move || broker.run());
+    /// let mut client = llmp::Client::connect(&bus)?;
+    /// assert_eq!(client.ended(), None);
+    /// stop.stop();
+    /// thread.join().unwrap()?;
+    /// assert_eq!(client.ended(), Some(llmp::Ended::Closed));
+    /// # Ok(()) }
+    /// ```
+    pub fn ended(&mut self) -> Option<Ended> {
+        self.port.pump();
+        self.port.ended.clone()
+    }
+
     /// Waits until the broker has taken everything that was sent.
     ///
     /// # Errors
     ///
     /// [`SendError::Ended`] if it ends before.
     pub fn flush(&mut self) -> Result<(), SendError> {
+        self.flush_by(None).map(drop)
+    }
+
+    /// Waits until the broker has taken everything that was sent, for at most this time. Returns
+    /// whether it has.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Ended`] if it ends before.
+    pub fn flush_timeout(&mut self, timeout: Duration) -> Result<bool, SendError> {
+        // A timeout beyond the end of time is none.
+        self.flush_by(Instant::now().checked_add(timeout))
+    }
+
+    fn flush_by(&mut self, deadline: Option<Instant>) -> Result<bool, SendError> {
         let message = self.port.endpoint.inbound().is_some();
         let wanted = Wanted { message, room: None, taken: true };
         loop {
@@ -431,40 +579,45 @@ impl Client {
                 return Err(self.port.fail(fault).into());
             }
             if is_taken {
-                return Ok(());
+                return Ok(true);
             }
             if let Some(ended) = &self.port.ended {
                 return Err(ended.clone().into());
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Ok(false);
             }
             if self.inbox.bytes > self.inbox.limit {
                 return Err(SendError::InboxFull { bytes: self.inbox.bytes });
             }
             self.take_in();
-            self.port.wait(wanted, None);
+            self.port.wait(wanted, deadline);
         }
     }
 
-    /// How many clients receive now, as far as we have heard. Only after
-    /// [`watch_receivers`](ClientBuilder::watch_receivers).
-    pub fn receivers(&mut self) -> usize {
+    /// How many clients receive now, as far as this client has heard. It hears of it after
+    /// [`watch_receivers`](ClientBuilder::watch_receivers), or as a [`Sender`]; `None` otherwise.
+    pub fn receivers(&mut self) -> Option<usize> {
         self.port.pump();
-        self.port.receivers.unwrap_or(0) as usize
+        let watches = self.port.watches_receivers;
+        watches.then(|| self.port.receivers.unwrap_or(0) as usize)
     }
 
-    /// Waits until so many clients receive. Only after
-    /// [`watch_receivers`](ClientBuilder::watch_receivers).
+    /// Waits until so many clients receive, or the deadline has passed. Returns whether so many
+    /// receive.
     ///
     /// # Errors
     ///
-    /// [`Ended`] if the connection ends before.
+    /// [`WaitError::NotWatching`] without [`watch_receivers`](ClientBuilder::watch_receivers);
+    /// [`WaitError::Ended`] if the connection ends before.
     pub fn wait_for_receivers(
         &mut self,
         count: usize,
         deadline: Option<Instant>,
-    ) -> Result<bool, Ended> {
-        while self.receivers() < count {
+    ) -> Result<bool, WaitError> {
+        while self.receivers().ok_or(WaitError::NotWatching)? < count {
             if let Some(ended) = &self.port.ended {
-                return Err(ended.clone());
+                return Err(ended.clone().into());
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return Ok(false);

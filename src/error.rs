@@ -1,11 +1,37 @@
 //! What callers get to hear when something goes wrong, and what to do next.
 
+use crate::bus::quoted;
 use crate::fault::Fault;
 use crate::limits::LimitsError;
 use crate::memory::RegionError;
 use crate::wire::Refusal;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// The path of a socket is longer than the kernel can take.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the path of the socket has {} bytes, at most {MAX_SOCKET_PATH} are possible: {}; choose a shorter path, or change to the directory and use a relative one",
+    path.as_os_str().len(),
+    path.display()
+)]
+pub struct PathTooLong {
+    /// The socket's path.
+    pub path: PathBuf,
+}
+
+/// The longest path that a Unix socket's address holds, in bytes (unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
+
+impl PathTooLong {
+    /// An error if the path is too long.
+    pub(crate) fn check(path: &Path) -> Result<(), PathTooLong> {
+        match path.as_os_str().len() > MAX_SOCKET_PATH {
+            true => Err(PathTooLong { path: path.to_owned() }),
+            false => Ok(()),
+        }
+    }
+}
 
 /// Why a bus has no place.
 #[derive(Debug, thiserror::Error)]
@@ -29,12 +55,23 @@ pub enum BindError {
     /// The bus has no place.
     #[error(transparent)]
     Bus(#[from] BusError),
-    /// Somebody listens there already.
+    /// A broker, or a channel's receiver, listens there already.
     #[error("there is already a broker at {}; stop it or choose another name", path.display())]
     InUse {
         /// The socket's path.
         path: PathBuf,
     },
+    /// Something that is no socket has this path.
+    #[error("{what} lies at {}; choose another path", path.display())]
+    Occupied {
+        /// The socket's path.
+        path: PathBuf,
+        /// What lies there: "a directory", for example.
+        what: &'static str,
+    },
+    /// The path has no room in a socket's address.
+    #[error(transparent)]
+    TooLong(#[from] PathTooLong),
     /// The socket can't be made.
     #[error("cannot listen at {}: {source}", path.display())]
     Socket {
@@ -66,14 +103,20 @@ pub enum ConnectError {
     /// The bus has no place.
     #[error(transparent)]
     Bus(#[from] BusError),
-    /// Nobody listens there.
-    #[error("no bus '{bus}' ({} is not there or nobody listens); start it with: llmp broker {bus}", path.display())]
+    /// No broker listens there.
+    #[error("no bus '{bus}': no broker listens at {}{}", path.display(), elsewhere_hint(bus, elsewhere.as_deref()))]
     NoBus {
         /// What was asked for.
         bus: String,
         /// The socket's path.
         path: PathBuf,
+        /// Where a bus of this name listens instead: another process of the same user may have
+        /// another runtime directory.
+        elsewhere: Option<PathBuf>,
     },
+    /// The path has no room in a socket's address.
+    #[error(transparent)]
+    TooLong(#[from] PathTooLong),
     /// The socket can't be reached.
     #[error("cannot connect to {}: {source}", path.display())]
     Socket {
@@ -83,7 +126,7 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// The other side does not want us.
-    #[error("the bus refused this connection: {0}")]
+    #[error("refused: {0}")]
     Refused(#[from] Refusal),
     /// The other side belongs to another user, and that was not allowed.
     #[error("the bus belongs to user {user}; connect with access for others if you trust them")]
@@ -111,6 +154,17 @@ pub enum ConnectError {
         /// What the kernel answered.
         source: io::Error,
     },
+}
+
+/// What to do about a bus that is not there, as a command that can be pasted.
+fn elsewhere_hint(bus: &str, elsewhere: Option<&Path>) -> String {
+    match elsewhere {
+        Some(path) => {
+            let path = quoted(&path.display().to_string());
+            format!("; a bus of this name listens at {path}: use this path")
+        }
+        None => format!("; start it with: llmp broker {}", quoted(bus)),
+    }
 }
 
 /// Why a connection has ended. What had arrived before can still be received, but after a fault: then
@@ -166,6 +220,20 @@ pub enum SendError {
     /// The client connected without a chain of its own.
     #[error("this client connected to receive only")]
     ReceiveOnly,
+}
+
+/// Why a client can't wait for receivers.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// The connection has ended.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+    /// The client did not ask how many clients receive.
+    #[error(
+        "this client does not hear how many clients receive; build it with `watch_receivers()`, or connect with `Client::connect_sender`"
+    )]
+    NotWatching,
 }
 
 /// Why nothing can be received any more.

@@ -72,7 +72,9 @@ pub use broker::{Broker, BrokerBuilder, Report, StopHandle};
 pub use bus::Bus;
 pub use channel::{Listener, Receiver, Sender, channel};
 pub use client::{Batch, Client, ClientBuilder, Wait};
-pub use error::{BindError, BusError, ConnectError, Ended, RecvError, SendError};
+pub use error::{
+    BindError, BusError, ConnectError, Ended, PathTooLong, RecvError, SendError, WaitError,
+};
 pub use fault::Fault;
 pub use limits::{Limits, LimitsError};
 pub use message::{ClientId, Envelope, Flags, Message, Origin, Slot, Tag};

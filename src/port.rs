@@ -37,7 +37,8 @@ pub(crate) struct Port {
     pub limits: Limits,
     /// Our id on the bus.
     pub id: ClientId,
-    /// How many clients receive, if we asked to know.
+    /// Whether this side has asked how many clients receive, and what it has heard.
+    pub watches_receivers: bool,
     pub receivers: Option<u32>,
     /// Why the connection has ended. What was committed before can still be received.
     pub ended: Option<Ended>,
@@ -60,6 +61,7 @@ impl Port {
             endpoint,
             limits,
             id,
+            watches_receivers: false,
             receivers: None,
             ended: None,
             armed: false,

@@ -63,24 +63,26 @@ impl Roles {
 #[non_exhaustive]
 pub enum Refusal {
     /// Another version of the protocol.
-    #[error("it speaks version {broker} of the protocol, this program version {ours}; use the same release of llmp on both sides", ours = crate::layout::VERSION)]
+    #[error("the bus speaks version {broker} of the protocol, this program version {ours}; use the same release of llmp on both sides", ours = crate::layout::VERSION)]
     Version {
         /// The version that the other side speaks.
         broker: u32,
     },
     /// Another user.
     #[error(
-        "it belongs to another user and admits only its own; start it with access for others, or run as that user"
+        "the bus belongs to another user and does not admit this one; start its broker with --access, or run as that user"
     )]
     User,
     /// No more clients are admitted.
-    #[error("it has as many clients as it admits; raise its limit of clients")]
+    #[error(
+        "the bus has as many clients as it admits; start its broker with a higher --max-clients"
+    )]
     Crowded,
     /// The roles asked for are not to be had here.
-    #[error("it does not offer what was asked for: a channel takes senders only")]
+    #[error("the roles that were asked for are not to be had here: a channel takes senders only")]
     Roles,
     /// A code that this version does not know.
-    #[error("it gave the reason {0}, which this version does not know")]
+    #[error("the bus gave the reason {0}, which this version does not know")]
     Other(u32),
 }
 

@@ -264,6 +264,6 @@ fn clients_killed_while_they_wait_leave_no_trace_in_the_broker() {
             broker.says(&format!("log client {id} has left"));
         }
         assert_eq!(holdings(broker.pid()), before);
-        wait_until("the watcher hears of it", || watcher.receivers() == 1);
+        wait_until("the watcher hears of it", || watcher.receivers() == Some(1));
     }
 }

@@ -56,7 +56,10 @@ fn a_ring_for_which_there_was_no_memory_is_sent_by_who_finds_no_room() {
     let (mut sender, mut receiver) = llmp::channel().unwrap();
     // From now on the chain has all its pages, and the receiver knows them.
     fill(&mut sender);
-    while receiver.try_recv().unwrap().is_some() {}
+    while receiver.try_recv().unwrap().is_some() {
+        // A receiver that never prepares to sleep polls, and finds what comes without a ring.
+        receiver.prepare_wait();
+    }
     let received = sleeper(receiver);
     let mut sender = refusing(libc::SYS_sendmsg, libc::ENOBUFS, move || {
         fill(&mut sender);

@@ -3,12 +3,11 @@
 
 use super::input::Input;
 use super::program::arguments::{self, Command, Format, Instead, Program};
-use super::program::lines::{Lines, Next};
+use super::program::lines::{Lines, Oversize, Piece};
 use super::program::{format, values};
 use super::seen::Seen;
 use llmp::{Access, Bus, ClientId, Flags, Message, Tag};
 use std::ffi::OsString;
-use std::io::{self, BufReader, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 pub use super::seeds::command_line::WORDS;
@@ -127,49 +126,39 @@ fn size(text: &str) -> Option<usize> {
     usize::try_from(value).ok()
 }
 
-/// An input that comes in pieces, with signals in between.
-struct Pieces<'a> {
-    rest: &'a [u8],
-    lens: Input<'a>,
-}
-
-impl Read for Pieces<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let len = match self.lens.byte() {
-            255 => return Err(io::ErrorKind::Interrupted.into()),
-            byte => 1 + usize::from(byte % 32),
-        };
-        let len = len.min(buffer.len()).min(self.rest.len());
-        let (now, later) = self.rest.split_at(len);
-        buffer[..len].copy_from_slice(now);
-        self.rest = later;
-        Ok(len)
-    }
-}
-
-/// However an input comes in, its lines are what lies between its newlines.
+/// However an input comes in, its lines are what lies between its newlines; a line above the limit
+/// stops none behind it.
 fn lines(input: &mut Input, seen: &mut Seen) {
-    let (max_len, capacity) = (input.below(40), 1 + input.below(40));
-    let lens = input.below(32);
-    let lens = Input::new(input.bytes(lens));
+    let (max_len, piece_len) = (input.below(40), 1 + input.below(40));
+    let oversize = [Oversize::Error, Oversize::Skip, Oversize::Split][input.below(3)];
     let text = input.rest();
-    let mut lines =
-        Lines::new(BufReader::with_capacity(capacity, Pieces { rest: text, lens }), max_len);
-    let ended = text.strip_suffix(b"\n").unwrap_or(text);
-    let expected: Vec<_> = match text {
-        [] => Vec::new(),
-        _ => ended.split(|byte| *byte == b'\n').collect(),
+    let (mut lines, mut found) = (Lines::new(max_len, oversize), Vec::new());
+    let mut take = |piece: Piece<'_>| {
+        found.push(match piece {
+            Piece::Line(line) => Ok(line.to_vec()),
+            Piece::TooLong(number) => Err(number),
+        });
+        Ok::<(), ()>(())
     };
-    for line in expected {
-        let next = lines.next().expect("memory can be read");
-        if line.len() > max_len {
-            seen.mark("too long a line");
-            return assert_eq!(next, Next::TooLong);
-        }
-        seen.mark("a line");
-        assert_eq!(next, Next::Line(line));
+    for piece in text.chunks(piece_len) {
+        lines.push(piece, &mut take).expect("nothing fails");
     }
-    assert_eq!(lines.next().expect("memory can be read"), Next::End);
+    lines.finish(&mut take).expect("nothing fails");
+    let ended = text.strip_suffix(b"\n").unwrap_or(text);
+    let mut expected = Vec::new();
+    for (line, number) in ended.split(|byte| *byte == b'\n').zip(1..).filter(|_| !text.is_empty()) {
+        if line.len() <= max_len {
+            seen.mark("a line");
+            expected.push(Ok(line.to_vec()));
+        } else if oversize == Oversize::Split && max_len > 0 {
+            seen.mark("a line in parts");
+            expected.extend(line.chunks(max_len).map(|part| Ok(part.to_vec())));
+        } else {
+            seen.mark("too long a line");
+            expected.push(Err(number));
+        }
+    }
+    assert_eq!(found, expected);
 }
 
 /// What is written can be had back.

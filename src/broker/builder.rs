@@ -1,7 +1,7 @@
 //! Setting up a broker.
 
 use super::core::{Core, LEND_FROM, TurnBudget};
-use super::{Broker, FIRST_CONNECTION, LISTENER, Report, STOP, StopHandle};
+use super::{Broker, FIRST_CONNECTION, LISTENER, Report, STOP, StopHandle, WATCH};
 use crate::access::Access;
 use crate::bus::Bus;
 use crate::error::BindError;
@@ -11,11 +11,11 @@ use crate::layout::OS_PAGE;
 use crate::limits::Limits;
 use crate::memory::Region;
 use crate::sys::lifeline::acts;
-use crate::sys::place::Bound;
+use crate::sys::place::{Bound, Watch};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -123,7 +123,7 @@ impl BrokerBuilder {
         let affordable = (descriptors - max_lent).clamp(1, MOST_CLIENTS);
         let max_clients = self.max_clients.unwrap_or(1024).min(affordable);
 
-        let bound = Bound::at(&bus.into())?;
+        let bound = Bound::at(&bus.into(), &self.access)?;
         let first = Region::shared("llmp-page", limits.page_len())?;
         let mut core = Core::new(limits, control_region(max_clients)?, max_clients, first);
         core.set_turn_budget(self.turn_budget);
@@ -151,6 +151,8 @@ impl BrokerBuilder {
         };
         add(&bound.listener, LISTENER).map_err(system("watch the listener"))?;
         add(&stop, STOP).map_err(system("watch the eventfd"))?;
+        // Without it, a removed socket goes unnoticed.
+        let watch = Watch::new(bound.path()).filter(|watch| add(watch, WATCH).is_ok());
         Ok(Broker {
             id: u64::from_le_bytes(id),
             core,
@@ -160,7 +162,10 @@ impl BrokerBuilder {
             bound,
             epoll,
             stop: StopHandle { event: Arc::new(stop), asked: Arc::default() },
+            watch,
+            held_up: None,
             connections: BTreeMap::new(),
+            joining: BTreeSet::new(),
             tokens: HashMap::new(),
             next_token: FIRST_CONNECTION,
             short_of_memory: false,

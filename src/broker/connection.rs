@@ -11,6 +11,7 @@ use crate::sys::socket::{Sent, Socket};
 use crate::wire::{Packet, Refusal, Roles};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +34,17 @@ pub(super) struct Connection {
     /// How many clients receive, as it was told last.
     census: Option<usize>,
     watched_writable: bool,
+    /// The process that connected, as the kernel says.
+    pub process: i32,
+    /// When it connected.
+    pub began: Instant,
 }
 
 impl Connection {
-    pub fn new(socket: Socket) -> Self {
+    pub fn new(socket: Socket, process: i32) -> Self {
         Connection {
+            process,
+            began: Instant::now(),
             socket,
             phase: Phase::Fresh,
             roles: Roles(0),

@@ -326,6 +326,14 @@ impl<M: Memory> Core<M> {
         })
     }
 
+    /// The receiver that holds up the bus, if one does: the client, and the bytes of the broadcast
+    /// chain that it has not left yet.
+    pub fn holds_up(&self) -> Option<(ClientId, u64)> {
+        self.waiting?;
+        let (client, bytes) = self.broadcast.slowest()?;
+        Some((ClientId(client), bytes))
+    }
+
     /// Whether the last [`turn`](Core::turn) left something for want of room.
     pub fn is_blocked(&self) -> bool {
         self.waiting.is_some()

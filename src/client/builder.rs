@@ -3,10 +3,12 @@
 use super::{Client, open};
 use crate::access::Access;
 use crate::bus::Bus;
-use crate::error::ConnectError;
+use crate::channel::{Receiver, Sender};
+use crate::error::{ConnectError, Ended};
 use crate::handshake::Greeted;
 use crate::memory::PeersAreHonest;
 use crate::wire::Roles;
+use std::time::{Duration, Instant};
 
 /// How to connect to a bus.
 #[derive(Clone, Debug)]
@@ -16,6 +18,7 @@ pub struct ClientBuilder {
     own_messages: bool,
     inbox_limit: usize,
     honest: Option<PeersAreHonest>,
+    wait: Option<Duration>,
 }
 
 impl Default for ClientBuilder {
@@ -26,12 +29,16 @@ impl Default for ClientBuilder {
             own_messages: false,
             inbox_limit: 64 << 20,
             honest: None,
+            wait: None,
         }
     }
 }
 
+/// How often a client that waits for its bus looks for it.
+const LOOK_FOR_BUS: Duration = Duration::from_millis(20);
+
 impl ClientBuilder {
-    /// Sends only. Nobody has to wait for this client, whatever it does.
+    /// Sends only. The bus never waits for this client.
     #[must_use]
     pub fn send_only(mut self) -> Self {
         self.roles = Roles(self.roles.0 & !Roles::RECEIVE.0 | Roles::SEND.0);
@@ -66,6 +73,29 @@ impl ClientBuilder {
         self
     }
 
+    /// Waits for the bus for at most this time if it is not there yet; `Duration::MAX` waits without
+    /// limit. Without this, [`connect`](ClientBuilder::connect) fails at once.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let bus = dir.path().join("bus");
+    /// # let place = bus.clone();
+    /// let client = std::thread::spawn(move || {
+    ///     llmp::Client::builder().wait_for_bus(Duration::from_secs(10)).connect(place)
+    /// });
+    /// let broker = llmp::Broker::bind(&bus)?;
+    /// std::thread::spawn(move || broker.run());
+    /// assert!(client.join().unwrap().is_ok());
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn wait_for_bus(mut self, timeout: Duration) -> Self {
+        self.wait = Some(timeout);
+        self
+    }
+
     /// How much memory what comes in while a [`send`](Client::send) waits for room may take, in
     /// bytes; 64 MiB if nothing is said.
     #[must_use]
@@ -74,8 +104,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Received payloads are not copied but lie in the broker's pages, on the promise that the
-    /// broker is honest.
+    /// Received payloads are not copied. They lie in the pages of the broker, or of the client that
+    /// sent them, on the promise that the broker **and all clients** of the bus are honest.
     #[must_use]
     pub fn borrow_payloads(mut self, promise: PeersAreHonest) -> Self {
         self.honest = Some(promise);
@@ -88,12 +118,46 @@ impl ClientBuilder {
     ///
     /// [`ConnectError`] says what to do about it.
     pub fn connect(self, bus: impl Into<Bus>) -> Result<Client, ConnectError> {
-        let socket = open(&bus.into(), &self.access)?;
-        let (port, broker) = Greeted::hello(socket, self.roles)?.join()?.start()?;
+        let bus = bus.into();
+        let began = Instant::now();
+        let (port, broker) = loop {
+            let port = open(&bus, &self.access)
+                .and_then(|socket| Greeted::hello(socket, self.roles)?.join()?.start());
+            match port {
+                // The broker may have ended while it was greeted.
+                Err(
+                    ConnectError::NoBus { .. } | ConnectError::Ended(Ended::Closed | Ended::Died),
+                ) if self.wait.is_some_and(|wait| began.elapsed() < wait) => {
+                    std::thread::sleep(LOOK_FOR_BUS);
+                }
+                port => break port?,
+            }
+        };
         let mut client = Client::at(port, broker);
         client.own_messages = self.own_messages;
         client.honest = self.honest;
         client.inbox.limit = self.inbox_limit;
+        if self.roles.has(Roles::WATCH) {
+            client.set_watches_receivers();
+        }
         Ok(client)
+    }
+
+    /// Connects to send only, see [`Client::connect_sender`].
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] says what to do about it.
+    pub fn connect_sender(self, bus: impl Into<Bus>) -> Result<Sender, ConnectError> {
+        self.send_only().watch_receivers().connect(bus).map(Sender)
+    }
+
+    /// Connects to receive only, see [`Client::connect_receiver`].
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] says what to do about it.
+    pub fn connect_receiver(self, bus: impl Into<Bus>) -> Result<Receiver, ConnectError> {
+        self.receive_only().connect(bus).map(Receiver)
     }
 }

@@ -143,6 +143,12 @@ impl Region {
     pub fn shared(name: &str, len: usize) -> Result<Region, RegionError> {
         let len = len.next_multiple_of(crate::layout::OS_PAGE);
         let failed = |step| move |source: io::Error| RegionError { step, len, source };
+        // Beyond this limit the kernel would end the process with SIGXFSZ.
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+        if limit.is_some_and(|limit| limit < len as u64) {
+            let text = "the limit on file sizes (`ulimit -f`) is below that; raise it";
+            return Err(failed("reserve")(io::Error::new(io::ErrorKind::FileTooLarge, text)));
+        }
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         acts("create a memfd");
         // Newer kernels warn once when neither this flag nor its opposite is given; older ones

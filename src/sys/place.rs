@@ -2,23 +2,23 @@
 
 use super::lifeline::acts;
 use super::socket::{Listener, Socket};
-use crate::bus::Bus;
-use crate::error::BindError;
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use crate::access::Access;
+use crate::bus::{Bus, quoted};
+use crate::error::{BindError, PathTooLong};
+use rustix::fs::{FlockOperation, Mode, OFlags, inotify};
 use rustix::io::Errno;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The directory of buses that have a name and no path: `$XDG_RUNTIME_DIR/llmp`, or else
 /// `llmp-UID` in the directory for temporary files. It is this user's own.
 pub(crate) fn directory() -> io::Result<PathBuf> {
     let user = rustix::process::geteuid().as_raw();
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let directory = match runtime.filter(|dir| dir.is_absolute() && dir.is_dir()) {
+    let directory = match runtime_directory(user) {
         Some(dir) => dir.join("llmp"),
-        None => std::env::temp_dir().join(format!("llmp-{user}")),
+        None => temporary_directory(user),
     };
     acts("make the directory");
     match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
@@ -26,14 +26,42 @@ pub(crate) fn directory() -> io::Result<PathBuf> {
         _ => {}
     }
     let found = std::fs::symlink_metadata(&directory)?;
-    if !found.is_dir() || found.uid() != user || found.mode() & 0o077 != 0 {
-        let text = format!(
-            "{} is not a directory of this user alone; remove it, or give the bus a path",
-            directory.display()
-        );
+    let is_ours = found.is_dir() && found.uid() == user;
+    if !is_ours || found.mode() & 0o077 != 0 {
+        let path = quoted(&directory.display().to_string());
+        let text = match is_ours {
+            true => format!("{path} is open to other users; close it with: chmod 700 {path}"),
+            false => format!("{path} is not a directory of this user"),
+        };
         return Err(io::Error::other(text));
     }
     Ok(directory)
+}
+
+/// `$XDG_RUNTIME_DIR`, if it is this user's: `sudo` may have left that of another user.
+fn runtime_directory(user: u32) -> Option<PathBuf> {
+    let dir = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
+    let found = std::fs::metadata(&dir).ok()?;
+    (dir.is_absolute() && found.is_dir() && found.uid() == user).then_some(dir)
+}
+
+fn temporary_directory(user: u32) -> PathBuf {
+    std::env::temp_dir().join(format!("llmp-{user}"))
+}
+
+/// Where else a bus of this name may listen that another process of this user, or the user who has
+/// left us `$XDG_RUNTIME_DIR`, has started.
+pub(crate) fn elsewhere(name: &str, not: &Path) -> Option<PathBuf> {
+    let user = rustix::process::geteuid().as_raw();
+    let left = std::env::var_os("XDG_RUNTIME_DIR").map(|dir| PathBuf::from(dir).join("llmp"));
+    let directories = [
+        left.filter(|dir| dir.is_absolute()),
+        Some(PathBuf::from(format!("/run/user/{user}/llmp"))),
+        Some(temporary_directory(user)),
+        Some(PathBuf::from(format!("/tmp/llmp-{user}"))),
+    ];
+    let sockets = directories.into_iter().flatten().map(|dir| dir.join(format!("{name}.sock")));
+    sockets.filter(|path| path != not).find(|path| is_socket(path) && !is_stale(path))
 }
 
 /// A listener with its place in the file system, which is cleaned up with it.
@@ -45,13 +73,48 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
-    /// Listens at the place of a bus.
-    pub fn at(bus: &Bus) -> Result<Self, BindError> {
+    /// Listens at the place of a bus, which the users that `access` names can reach.
+    pub fn at(bus: &Bus, access: &Access) -> Result<Self, BindError> {
         let path = bus.socket_path()?;
-        Self::bind(&path).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::InUse { path },
-            _ => BindError::Socket { path, source },
-        })
+        PathTooLong::check(&path)?;
+        Self::bind(&path, access).inspect(|bound| bound.warn_of_closed_doors(access)).map_err(
+            |source| match source.kind() {
+                io::ErrorKind::AddrInUse => match obstacle(&path) {
+                    Some(what) => BindError::Occupied { path, what },
+                    None => BindError::InUse { path },
+                },
+                _ => BindError::Socket { path, source },
+            },
+        )
+    }
+
+    /// Lets the users that `access` names connect.
+    pub fn open_to(&self, access: &Access) -> io::Result<()> {
+        if !access.is_shared() {
+            return Ok(());
+        }
+        // To connect takes write permission. Who is admitted, the broker decides (P16).
+        acts("open the socket to other users");
+        std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o666))
+    }
+
+    /// Only root, as a rule, gets through a directory that is closed to other users.
+    fn warn_of_closed_doors(&self, access: &Access) {
+        if access.is_shared()
+            && let Some(directory) = closed_directory(&self.path)
+        {
+            log::warn!(
+                "other users can't reach {}, since {} is closed to them; give the bus a path in an open directory, for example /tmp/NAME.sock",
+                self.path.display(),
+                directory.display()
+            );
+        }
+    }
+
+    /// Whether the path still names our socket.
+    pub fn is_there(&self) -> bool {
+        let found = std::fs::symlink_metadata(&self.path);
+        found.is_ok_and(|found| (found.dev(), found.ino()) == self.inode)
     }
 
     pub fn path(&self) -> &Path {
@@ -59,7 +122,7 @@ impl Bound {
     }
 
     /// Listens at `path`. The socket of a process that has died is replaced.
-    fn bind(path: &Path) -> io::Result<Self> {
+    fn bind(path: &Path, access: &Access) -> io::Result<Self> {
         // Two brokers that start at the same time must not take each other's socket for stale.
         let _lock = lock_directory(path)?;
         let listener = match Listener::bind(path) {
@@ -72,27 +135,97 @@ impl Bound {
         };
         acts("ask for our socket's inode");
         let found = std::fs::symlink_metadata(path)?;
-        Ok(Bound { listener, path: path.to_owned(), inode: (found.dev(), found.ino()) })
+        let inode = (found.dev(), found.ino());
+        let bound = Bound { listener, path: path.to_owned(), inode };
+        bound.open_to(access)?;
+        Ok(bound)
+    }
+}
+
+impl Bound {
+    /// Listens at the same path again, after the socket was removed.
+    pub fn rebind(&mut self, access: &Access) -> Result<(), BindError> {
+        let path = self.path.clone();
+        let bound = Self::at(&Bus::Path(path), access)?;
+        // The old socket's path is not ours to remove.
+        *self = bound;
+        Ok(())
+    }
+}
+
+/// Hears of what happens to a socket's path (inotify(7)).
+#[derive(Debug)]
+pub(crate) struct Watch(OwnedFd);
+
+impl Watch {
+    /// Watches a path. `None` if the kernel has no more watches for this user.
+    pub fn new(path: &Path) -> Option<Self> {
+        acts("make an inotify");
+        let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK);
+        let watch = Watch(fd.ok()?);
+        watch.add(path).then_some(watch)
+    }
+
+    /// Watches another path, too. Returns whether it does.
+    pub fn add(&self, path: &Path) -> bool {
+        use inotify::WatchFlags;
+        // While it is bound, a removed socket has no link left, which is a change of its attributes.
+        let events = WatchFlags::ATTRIB | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
+        acts("watch the socket");
+        inotify::add_watch(&self.0, path, events).is_ok()
+    }
+
+    /// Takes all events.
+    pub fn drain(&self) {
+        let mut events = [0u8; 4096];
+        while rustix::io::read(&self.0, &mut events).is_ok_and(|len| len > 0) {}
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
 impl Drop for Bound {
     fn drop(&mut self) {
         // Only if it is still ours.
-        let found = std::fs::symlink_metadata(&self.path);
-        if found.is_ok_and(|found| (found.dev(), found.ino()) == self.inode) {
+        if self.is_there() {
             acts("remove our socket");
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// Whether there is a socket to which nobody listens.
+fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
+
+/// Whether there is a socket at which no process listens.
 fn is_stale(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|f| f.file_type().is_socket());
     let refused = |e: io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
-    is_socket && Socket::connect(path).err().is_some_and(refused)
+    is_socket(path) && Socket::connect(path).err().is_some_and(refused)
+}
+
+/// What lies at the path, if it is no socket.
+fn obstacle(path: &Path) -> Option<&'static str> {
+    let kind = std::fs::symlink_metadata(path).ok()?.file_type();
+    match () {
+        () if kind.is_socket() => None,
+        () if kind.is_dir() => Some("a directory"),
+        () if kind.is_symlink() && std::fs::metadata(path).is_err() => Some("a dangling link"),
+        () if kind.is_symlink() => Some("a link"),
+        () if kind.is_fifo() => Some("a named pipe"),
+        () => Some("a file"),
+    }
+}
+
+/// The first directory above the path that other users may not search.
+fn closed_directory(path: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(path).ok()?;
+    let is_closed = |dir: &&Path| std::fs::metadata(dir).is_ok_and(|f| f.mode() & 0o001 == 0);
+    path.ancestors().skip(1).filter(is_closed).last().map(Path::to_owned)
 }
 
 /// Locks the directory of `path` until the descriptor is closed.

@@ -42,7 +42,7 @@ fn a_killed_broker_is_an_error_and_its_socket_no_obstacle() {
     let mut bus = Bus::new();
     let receiver = connected(&bus);
     bus.broker.signal(Signal::KILL);
-    let line = only_line(&receiver.output(), 1);
+    let line = only_line(&receiver.output(), 4);
     assert!(line.contains("died or was killed"), "{line}");
     bus.broker.child().wait().unwrap();
     assert!(std::path::Path::new(&bus.path).exists());
@@ -86,7 +86,7 @@ fn a_full_disk_is_an_error() {
 #[test]
 fn a_receiver_that_waits_in_vain_fails() {
     let bus = Bus::new();
-    let line = only_line(&bus.recv(&["--timeout", "0.1"]).output(), 1);
+    let line = only_line(&bus.recv(&["--timeout", "0.1"]).output(), 3);
     assert!(line.contains("no message came within 0.1 s"), "{line}");
 }
 
@@ -95,7 +95,7 @@ fn a_sender_waits_for_receivers_says_so_and_can_be_told_not_to() {
     let mut bus = Bus::new();
     let file = bus.file("input", b"one\n");
     bus.send(&file, &["--lines", "--receivers", "0"]).stdout();
-    let line = only_line(&bus.send(&file, &["--timeout", "0.1"]).output(), 1);
+    let line = only_line(&bus.send(&file, &["--timeout", "0.1"]).output(), 3);
     assert!(line.contains("0 of 1 receivers") && line.contains("--receivers 0"), "{line}");
 
     let mut sender = bus.send(&file, &["--lines"]);
@@ -113,13 +113,13 @@ fn a_sender_waits_for_receivers_says_so_and_can_be_told_not_to() {
     let mut stderr = BufReader::new(sender.child().stderr.take().unwrap());
     stderr.read_line(&mut String::new()).unwrap();
     bus.end();
-    assert_eq!(sender.output().status.code(), Some(1));
+    assert_eq!(sender.output().status.code(), Some(4));
     line.clear();
     stderr.read_line(&mut line).unwrap();
-    assert!(line.contains("closed by its broker"), "{line}");
+    assert!(line.contains("the broker has ended the bus"), "{line}");
 }
 
-fn silent(path: &str) -> OwnedFd {
+pub fn silent(path: &str) -> OwnedFd {
     let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
     rustix::net::connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
     socket
@@ -197,8 +197,16 @@ fn a_broker_with_few_descriptors_admits_few_clients() {
     stderr.read_line(&mut String::new()).unwrap();
     let mut sender = llmp::Client::builder().send_only().connect(path.as_str()).unwrap();
     let mut receiver = llmp::Client::connect(path.as_str()).unwrap();
+    // Silent connections give way to clients, and clients that have joined don't.
     let _strangers: Vec<_> = (0..100).map(|_| silent(&path)).collect();
-    let refused = llmp::Client::connect(path.as_str()).unwrap_err();
+    let mut clients = Vec::new();
+    let refused = loop {
+        assert!(clients.len() < 20, "more clients than descriptors");
+        match llmp::Client::connect_sender(path.as_str()) {
+            Ok(client) => clients.push(client),
+            Err(error) => break error,
+        }
+    };
     assert!(refused.to_string().contains("as many clients as it admits"), "{refused}");
     let large = noise(2 << 20);
     for _ in 0..10 {

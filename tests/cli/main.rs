@@ -2,8 +2,11 @@
 #![cfg(feature = "cli")]
 
 mod demo;
+mod diagnosis;
 mod ends;
 mod exchange;
+mod inherited;
+mod life;
 mod mistakes;
 
 use rustix::process::{Pid, Signal, kill_process};

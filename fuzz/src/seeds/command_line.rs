@@ -73,10 +73,11 @@ fn line(words: &[&str]) -> Vec<u8> {
     seed.0
 }
 
-/// An input of the splitter: the longest line, the buffer, the pieces in which it comes.
-fn lines(max_len: u8, capacity: u8, pieces: &[u8], text: &[u8]) -> Vec<u8> {
-    let seed = Seed::default().byte(2).byte(max_len).byte(capacity - 1);
-    seed.byte(pieces.len() as u8).bytes(pieces).bytes(text).0
+/// An input of the splitter: the longest line, the length of the pieces in which the text comes, what
+/// to do with longer lines, and the text.
+fn lines(max_len: u8, piece_len: u8, oversize: u8, text: &[u8]) -> Vec<u8> {
+    let seed = Seed::default().byte(2).byte(max_len).byte(piece_len - 1);
+    seed.byte(oversize).bytes(text).0
 }
 
 fn message(payload: &[u8]) -> Vec<u8> {
@@ -100,6 +101,10 @@ pub fn seeds() -> Seeds {
         ("recv_of_no_format", &["recv", "logs", "--format", "xml"]),
         ("a_wrong_option", &["recv", "logs", "--cuont", "1"]),
         ("a_wrong_option_of_two_lines", &["recv", "logs", "a\n\nUsage: b"]),
+        ("recv_waiting", &["recv", "logs", "--wait", "--until-eof", "--reconnect", "--tag", "7"]),
+        ("send_waiting", &["send", "logs", "--wait=0.5", "--eof", "--oversize", "split"]),
+        ("ready", &["broker", "logs", "--ready-fd", "1"]),
+        ("no_number", &["recv", "logs", "--count", "abc"]),
         ("no_bus", &["recv"]),
         ("a_hidden_bus", &["recv", ".hidden"]),
         ("an_empty_bus", &["recv", ""]),
@@ -140,16 +145,18 @@ pub fn seeds() -> Seeds {
         seeds.push((format!("value_{i}"), Seed::default().byte(1).bytes(value.as_bytes()).0));
     }
     seeds.push(("value_no_text".to_owned(), Seed::default().byte(1).byte(0xff).0));
-    for (name, max_len, capacity, pieces, text) in [
-        ("empty", 4, 1, &[][..], &b""[..]),
-        ("one", 4, 8, &[31], b"abc"),
-        ("newlines", 4, 3, &[1, 255, 2], b"\n\n\n"),
-        ("in_pieces", 8, 2, &[0, 0, 255, 255, 1, 3], b"ab\ncdefgh\n\xff\0\r\nlast"),
-        ("at_the_limit", 4, 16, &[2], b"1234\n1234"),
-        ("above_the_limit", 4, 16, &[2], b"1234\n12345\nnever"),
-        ("nothing_fits", 0, 1, &[], b"\n\nx"),
+    for (name, max_len, piece_len, oversize, text) in [
+        ("empty", 4, 1, 0, &b""[..]),
+        ("one", 4, 8, 0, b"abc"),
+        ("newlines", 4, 3, 0, b"\n\n\n"),
+        ("in_pieces", 8, 2, 0, b"ab\ncdefgh\n\xff\0\r\nlast"),
+        ("at_the_limit", 4, 16, 0, b"1234\n1234"),
+        ("above_the_limit", 4, 16, 0, b"1234\n12345\nthen"),
+        ("left_out", 4, 3, 1, b"12345\n1\n12345"),
+        ("in_parts", 4, 3, 2, b"12345678\n123456789\n\n1"),
+        ("nothing_fits", 0, 1, 2, b"\n\nx"),
     ] {
-        seeds.push((format!("lines_{name}"), lines(max_len, capacity, pieces, text)));
+        seeds.push((format!("lines_{name}"), lines(max_len, piece_len, oversize, text)));
     }
     for (name, payload) in [
         ("empty", &b""[..]),

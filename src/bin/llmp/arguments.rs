@@ -1,11 +1,13 @@
 //! What can be asked for on the command line.
 
-use super::failure::Failure;
+use super::failure::{Failure, STATUSES};
+use super::lines::Oversize;
 use super::values;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use llmp::{Access, Bus};
+use llmp::broker::core::LEND_FROM;
+use llmp::{Access, Bus, Limits};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,13 +15,13 @@ use std::time::Duration;
 
 /// Processes of one machine exchange messages through shared memory.
 ///
-/// A bus has one broker. Clients connect to it by the bus's name, or by the path of its socket if
-/// there is a slash in it. Every receiver gets every message that is sent while it is connected,
-/// once, and all of them in the same order.
+/// A bus has one broker. Clients connect to it by its name, or by the path of its socket: an argument
+/// with a slash is a path. Every receiver gets every message that is sent while it is connected, once.
+/// All receivers get all messages in the same order.
 #[derive(Debug, Parser)]
-#[command(name = "llmp", version, after_help = PROGRAM_HELP)]
+#[command(name = "llmp", version, after_help = format!("{PROGRAM_HELP}\n\n{STATUSES}"))]
 pub struct Program {
-    /// Tells on stderr who comes and goes; the variable RUST_LOG says it more finely
+    /// Log joins and leaves to stderr (RUST_LOG for more)
     #[arg(short, long, global = true)]
     pub verbose: bool,
     /// The command.
@@ -33,20 +35,18 @@ Examples, each line in its own terminal:
   llmp recv logs
   journalctl -f | llmp send logs --lines
 To see it work on your own files, and how fast:
-  llmp demo ~/Documents
-
-Status: 0 done; 1 failed on the way; 2 no such bus, refused, or a wrong option.";
+  llmp demo ~/Documents";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Runs the broker of a bus until it is told to end (SIGINT or SIGTERM)
+    /// Run the broker of a bus until SIGINT, SIGTERM or SIGHUP ends it
     Broker(Broker),
-    /// Sends lines, a stream or files to all who receive
+    /// Send lines, a stream or files to all receivers
     Send(Send),
-    /// Receives what is sent from now on and writes it to standard output
+    /// Receive what is sent from now on and write it to standard output
     Recv(Recv),
-    /// Lets three processes exchange the files of a directory, checks each, and measures
+    /// Let three processes exchange the files of a directory; check each, and measure
     Demo(Demo),
     /// The broker of a demo.
     #[command(hide = true)]
@@ -67,7 +67,7 @@ pub struct Place {
 /// Whose broker is trusted.
 #[derive(Args, Debug)]
 pub struct Trust {
-    /// Whose broker to connect to: same-user, everybody, or user ids like 0,1000
+    /// Users whose broker to connect to: same-user, everybody, or user ids like 0,1000
     #[arg(long, value_name = "WHO", default_value = "same-user", value_parser = values::access)]
     pub access: Access,
 }
@@ -79,25 +79,37 @@ pub struct Broker {
     /// The bus.
     #[command(flatten)]
     pub place: Place,
-    /// Length of an ordinary page [default: 256KiB]
-    #[arg(long, value_name = "BYTES", value_parser = values::size)]
+    /// Length of an ordinary page.
+    #[arg(long, value_name = "BYTES", value_parser = values::size,
+        help = default("Length of an ordinary page", Limits::PAGE_LEN))]
     pub page_len: Option<usize>,
-    /// The longest message [default: 3MiB]
-    #[arg(long, value_name = "BYTES", value_parser = values::size)]
+    /// The longest message.
+    #[arg(long, value_name = "BYTES", value_parser = values::size,
+        help = default("The longest message", Limits::MAX_MESSAGE_LEN))]
     pub max_message_len: Option<usize>,
-    /// The most shared memory that each process takes [default: 8MiB, or what two of the longest
-    /// messages need]
-    #[arg(long, value_name = "BYTES", value_parser = values::size)]
+    /// The most shared memory of each process.
+    #[arg(long, value_name = "BYTES", value_parser = values::size,
+        help = default("The most shared memory of each process; at least twice the longest message", Limits::BUDGET))]
     pub chain_budget: Option<usize>,
-    /// From this length on messages are lent, not copied, to their receivers [default: 8KiB]
-    #[arg(long, value_name = "BYTES", value_parser = values::size)]
+    /// From what length on messages are passed by reference.
+    #[arg(long, value_name = "BYTES", value_parser = values::size,
+        help = default("Pass messages of at least BYTES by reference instead of copying", LEND_FROM))]
     pub lend_from: Option<usize>,
-    /// How many clients are admitted at a time [default: 1024]
+    /// The most clients at a time [default: 1024]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub max_clients: Option<u32>,
-    /// Who may connect: same-user, everybody, or user ids like 0,1000
+    /// Users that may connect: same-user, everybody, or user ids like 0,1000. The socket is opened to
+    /// others; the directories above it must be, too
     #[arg(long, value_name = "WHO", default_value = "same-user", value_parser = values::access)]
     pub access: Access,
+    /// Write the line "ready PATH" to this descriptor once clients can connect; 1 is standard output
+    #[arg(long, value_name = "N", value_parser = values::descriptor)]
+    pub ready_fd: Option<u32>,
+}
+
+/// A help text with its default, which the library's constant says.
+fn default(text: &str, bytes: usize) -> String {
+    format!("{text} [default: {}]", values::size_text(bytes))
 }
 
 const BROKER_HELP: &str = "\
@@ -106,10 +118,12 @@ Sizes are bytes, or end in KiB, MiB or GiB.
 Examples:
   llmp broker logs
   llmp broker ./logs.sock --max-message-len 64MiB
-  llmp broker /run/logs.sock --access everybody
+  llmp broker /tmp/logs.sock --access everybody
+  llmp broker logs --ready-fd 1
 
-A name stands for a socket in $XDG_RUNTIME_DIR/llmp, or else in a directory of the user's own
-below /tmp. A killed broker can simply be started again.";
+A name stands for a socket in $XDG_RUNTIME_DIR/llmp, or else in a directory of this user below
+/tmp. A broker that was killed can be started again. Under systemd (Type=notify) it says when it is
+ready.";
 
 /// `llmp send`
 #[derive(Args, Debug)]
@@ -119,24 +133,39 @@ pub struct Send {
     #[command(flatten)]
     pub place: Place,
     /// A number by which receivers tell kinds of messages apart
-    #[arg(long, value_name = "T", default_value_t = 0)]
+    #[arg(long, value_name = "T", default_value_t = 0, value_parser = values::tag)]
     pub tag: u32,
-    /// Every line is a message, without its newline
+    /// Send each line as a message, without its newline
     #[arg(long, conflicts_with = "chunk")]
     pub lines: bool,
-    /// Every so many bytes are a message; without this, what comes in at one go is one, up to 64KiB
+    /// Split the input into messages of BYTES [default: one message per read, up to 64KiB]
     #[arg(long, value_name = "BYTES", value_parser = values::chunk_len)]
     pub chunk: Option<usize>,
-    /// Waits until so many clients receive; 0 sends at once
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub receivers: usize,
-    /// Waits for receivers only so long, then fails
+    /// What to do with a line above the limit of the bus
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Oversize::Error)]
+    pub oversize: Oversize,
+    /// Wait until N clients receive, and fail if fewer are left at the end; 0 sends at once
+    /// [default: wait for 1]
+    #[arg(long, value_name = "N", value_parser = values::receivers)]
+    pub receivers: Option<usize>,
+    /// Fail if the receivers have not connected within SECONDS
     #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
     pub timeout: Option<Duration>,
+    /// Say at the end that the transfer has ended, for `recv --until-eof`
+    #[arg(long)]
+    pub eof: bool,
+    /// Wait for the bus if it is not there yet, for at most SECONDS if they are given
+    #[arg(long, value_name = "SECONDS", value_parser = values::seconds, num_args = 0..=1,
+        require_equals = true, default_missing_value = values::FOR_EVER)]
+    pub wait: Option<Duration>,
+    /// Go on when the broker has ended and another one serves the bus. What the first one may not
+    /// have taken is sent again, so that receivers may get a message twice
+    #[arg(long)]
+    pub reconnect: bool,
     /// Whose broker.
     #[command(flatten)]
     pub trust: Trust,
-    /// What to send; standard input if nothing is said, or for '-'
+    /// What to send [default: standard input, as for '-']
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
 }
@@ -145,7 +174,7 @@ const SEND_HELP: &str = "\
 Examples:
   journalctl -f | llmp send logs --lines
   echo stop | llmp send control --lines --tag 7
-  llmp send video film.mkv              # elsewhere: llmp recv video --format raw > film.mkv
+  llmp send video --eof film.mkv
   llmp send logs --receivers 3 --timeout 10 --lines notes.txt
 
 It ends when the broker has taken everything. While the slowest receiver holds all of the bus's
@@ -158,18 +187,28 @@ pub struct Recv {
     /// The bus.
     #[command(flatten)]
     pub place: Place,
-    /// Only messages with this tag
-    #[arg(long, value_name = "T")]
+    /// Receive only messages with this tag
+    #[arg(long, value_name = "T", value_parser = values::tag)]
     pub tag: Option<u32>,
-    /// Ends after so many messages
-    #[arg(long, value_name = "N")]
+    /// End after N messages
+    #[arg(long, value_name = "N", value_parser = values::whole)]
     pub count: Option<u64>,
     /// How messages are written
     #[arg(long, value_enum, default_value_t = Format::Lines)]
     pub format: Format,
-    /// Fails if no message comes for so long
+    /// Fail if no message comes for SECONDS
     #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
     pub timeout: Option<Duration>,
+    /// End when a sender says that its transfer has ended (`send --eof`)
+    #[arg(long)]
+    pub until_eof: bool,
+    /// Wait for the bus if it is not there yet, for at most SECONDS if they are given
+    #[arg(long, value_name = "SECONDS", value_parser = values::seconds, num_args = 0..=1,
+        require_equals = true, default_missing_value = values::FOR_EVER)]
+    pub wait: Option<Duration>,
+    /// Go on when the broker has ended and another one serves the bus
+    #[arg(long)]
+    pub reconnect: bool,
     /// Whose broker.
     #[command(flatten)]
     pub trust: Trust,
@@ -191,12 +230,12 @@ const RECV_HELP: &str = "\
 Examples:
   llmp recv logs
   llmp recv control --tag 7 --count 1 --timeout 60
-  llmp recv video --format raw > film.mkv
+  llmp recv video --wait --until-eof --format raw > film.mkv
   llmp recv logs --format json | jq -r .payload
 
-It gets what is sent after it has connected. It ends with status 0 after --count messages, when
-the broker ends in order, when its standard output is closed, and with Ctrl-C; with status 1 when
-the broker was killed.";
+It gets what is sent after it has connected. It ends after --count messages, at the end of a
+transfer with --until-eof, when the broker ends, when its standard output is closed, and with Ctrl-C.
+The status says which: see llmp --help.";
 
 /// `llmp demo`
 #[derive(Args, Debug)]

@@ -2,11 +2,11 @@
 
 use crate::arguments;
 use crate::failure::{Failure, say};
+use crate::interrupt::Interrupt;
+use crate::ready;
 use crate::values::human;
-use llmp::{Broker, StopHandle};
+use llmp::Broker;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 /// Serves a bus until a signal ends it.
 pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
@@ -29,8 +29,16 @@ pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
     }
     raise_descriptor_limit();
     let broker = builder.bind(bus)?;
-    stop_on_signals(broker.stop_handle())?;
+    let stop = broker.stop_handle();
+    let _interrupt = Interrupt::catch(move || {
+        ready::tell_supervisor("STOPPING=1");
+        stop.stop();
+    })?;
     say(format_args!("bus '{bus}' listens at {}; Ctrl-C ends it", broker.path().display()));
+    if let Some(fd) = arguments.ready_fd {
+        ready::write_line(fd, broker.path())?;
+    }
+    ready::tell_supervisor("READY=1");
     let report = broker.run().map_err(|error| {
         Failure::other(format!("the broker can't wait for its clients any more: {error}"))
     })?;
@@ -49,21 +57,4 @@ fn raise_descriptor_limit() {
     limit.current = limit.maximum;
     // If not, the limit stays what it is, and the broker refuses or waits.
     let _ = setrlimit(Resource::Nofile, limit);
-}
-
-/// The first signal ends the broker in order, the next one at once.
-fn stop_on_signals(stop: StopHandle) -> Result<(), Failure> {
-    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]);
-    let mut signals =
-        signals.map_err(|error| Failure::other(format!("signals can't be caught: {error}")))?;
-    std::thread::spawn(move || {
-        let mut asked = false;
-        for signal in signals.forever() {
-            if std::mem::replace(&mut asked, true) {
-                std::process::exit(128 + signal);
-            }
-            stop.stop();
-        }
-    });
-    Ok(())
 }

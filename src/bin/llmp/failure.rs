@@ -1,14 +1,28 @@
 //! Why a command did not do what it was asked for, in one line, and the status it ends with.
 
-use llmp::{BindError, ConnectError, Ended, RecvError, SendError};
+use llmp::{BindError, ConnectError, Ended, RecvError, SendError, WaitError};
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+/// The table of the statuses that commands end with, for `--help`. Each has one meaning.
+pub const STATUSES: &str = "\
+Exit status:
+  0    done
+  1    failed on the way: input, output, memory, a message above the limit
+  2    a wrong option, no such bus, or refused by its broker
+  3    not in time: --timeout or --wait has passed
+  4    the broker, or a receiver that was waited for, left before all was done
+  128+N  ended by signal N";
+
+/// Everything that has no status of its own.
+const OTHER: u8 = 1;
 /// What is wrong lies in what was asked for: a missing bus, a wrong option.
 const USAGE: u8 = 2;
-/// Everything else.
-const OTHER: u8 = 1;
+/// A time that was given has passed.
+const LATE: u8 = 3;
+/// The other side left.
+const LEFT: u8 = 4;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -26,6 +40,21 @@ impl Failure {
     /// Something went wrong on the way.
     pub fn other(text: impl Display) -> Self {
         Failure { status: OTHER, text: text.to_string() }
+    }
+
+    /// It did not happen in time.
+    pub fn late(text: impl Display) -> Self {
+        Failure { status: LATE, text: text.to_string() }
+    }
+
+    /// The other side left before all was done.
+    pub fn left(text: impl Display) -> Self {
+        Failure { status: LEFT, text: text.to_string() }
+    }
+
+    /// A signal has ended the command.
+    pub fn signal(signal: i32) -> Self {
+        Failure::silent(u8::try_from(128 + signal).unwrap_or(OTHER))
     }
 
     /// Ends with this status and says nothing, because everything was said.
@@ -73,10 +102,9 @@ impl From<ConnectError> for Failure {
             ConnectError::Stranger { user } => Failure::usage(format!(
                 "the bus belongs to user {user}; if you trust them, connect with --access {user}"
             )),
-            ConnectError::Silent { .. }
-            | ConnectError::Ended(_)
-            | ConnectError::Memory(_)
-            | ConnectError::System { .. } => Failure::other(error),
+            ConnectError::Ended(ended) => ended.into(),
+            ConnectError::Silent { .. } => Failure::late(error),
+            ConnectError::Memory(_) | ConnectError::System { .. } => Failure::other(error),
             _ => Failure::usage(error),
         }
     }
@@ -84,14 +112,25 @@ impl From<ConnectError> for Failure {
 
 impl From<Ended> for Failure {
     fn from(ended: Ended) -> Self {
-        Failure::other(match ended {
-            Ended::Closed => "the bus was closed by its broker".into(),
-            Ended::Died => "the broker died or was killed; start it again with: llmp broker".into(),
-            Ended::Expelled => {
-                "the broker ended this connection for a fault; its log says which".into()
+        match ended {
+            Ended::Closed => Failure::left("the broker has ended the bus"),
+            Ended::Died => {
+                Failure::left("the broker died or was killed; start it again with: llmp broker")
             }
-            ended => format!("the connection to the broker has ended: {ended}"),
-        })
+            Ended::Expelled => Failure::left(
+                "the broker ended this connection for a protocol error; its log says which",
+            ),
+            ended => Failure::left(format!("the connection to the broker has ended: {ended}")),
+        }
+    }
+}
+
+impl From<WaitError> for Failure {
+    fn from(error: WaitError) -> Self {
+        match error {
+            WaitError::Ended(ended) => ended.into(),
+            error => Failure::other(error),
+        }
     }
 }
 

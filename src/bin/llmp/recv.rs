@@ -1,43 +1,69 @@
 //! `llmp recv`
 
 use crate::arguments;
-use crate::failure::Failure;
+use crate::failure::{Failure, say};
 use crate::format;
+use crate::interrupt::Interrupt;
+use crate::values::{END_OF_TRANSFER, connect_error, is_closed};
 use llmp::{Client, Ended, RecvError, Wait};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// Output is written in pieces of at least this size, or when there is nothing more to receive.
 const BUFFER_LEN: usize = 64 * 1024;
+/// What had arrived before a deadline is received behind it, for at most this time.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// Writes what is received to standard output.
 pub fn run(arguments: arguments::Recv) -> Result<(), Failure> {
-    let interrupt = Interrupt::catch()
-        .map_err(|error| Failure::other(format!("signals can't be caught: {error}")))?;
-    let builder = Client::builder().receive_only().access(arguments.trust.access.clone());
-    let mut client = builder.connect(&arguments.place.bus)?;
-    let stdout = io::stdout().as_fd().try_clone_to_owned();
-    let mut out = BufWriter::with_capacity(BUFFER_LEN, File::from(stdout.map_err(cannot_write)?));
-    let end = receive(&arguments, &mut client, &mut out, &interrupt);
-    match end.and_then(|end| out.flush().map(|()| end)) {
-        Ok(End::Done) => Ok(()),
-        Ok(End::Recv(RecvError::Ended(Ended::Closed))) => Ok(()),
-        Ok(End::Recv(error)) => Err(error.into()),
-        Ok(End::Timeout(timeout)) => {
-            Err(Failure::other(format!("no message came within {} s", timeout.as_secs_f64())))
-        }
-        // Whoever read it has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(cannot_write(error)),
+    let interrupt = Interrupt::catch(|| {})?;
+    if is_closed(&io::stdout()) {
+        return Err(Failure::other("standard output is closed"));
     }
+    let mut client = connect(&arguments, arguments.wait)?;
+    let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(cannot_write)?;
+    let out = BufWriter::with_capacity(BUFFER_LEN, Output(File::from(stdout)));
+    let mut receiving = Receiving { left: arguments.count.unwrap_or(u64::MAX), out, interrupt };
+    loop {
+        let end = receiving.receive(&arguments, &mut client);
+        let end = end.and_then(|end| receiving.out.flush().map(|()| end));
+        return match end {
+            Ok(End::Done) => Ok(()),
+            Ok(End::Recv(RecvError::Ended(ended @ (Ended::Closed | Ended::Died))))
+                if arguments.reconnect =>
+            {
+                say(format_args!("{}; waiting until the bus is there again", Failure::from(ended)));
+                client = connect(&arguments, Some(Duration::MAX))?;
+                continue;
+            }
+            // Without a number of messages to wait for, the end of the bus is the end of the work.
+            Ok(End::Recv(RecvError::Ended(Ended::Closed)))
+                if arguments.count.is_none() && !arguments.until_eof =>
+            {
+                Ok(())
+            }
+            Ok(End::Recv(error)) => Err(receiving.incomplete(&arguments, &error.into())),
+            Ok(End::Timeout(timeout)) => {
+                Err(Failure::late(format!("no message came within {} s", timeout.as_secs_f64())))
+            }
+            // The reader of a pipe has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) => Err(cannot_write(error)),
+        };
+    }
+}
+
+fn connect(arguments: &arguments::Recv, wait: Option<Duration>) -> Result<Client, Failure> {
+    let mut builder = Client::builder().receive_only().access(arguments.trust.access.clone());
+    if let Some(wait) = wait {
+        builder = builder.wait_for_bus(wait);
+    }
+    let client = builder.connect(&arguments.place.bus);
+    client.map_err(|error| connect_error(error, wait.is_some()))
 }
 
 fn cannot_write(error: io::Error) -> Failure {
@@ -52,87 +78,104 @@ enum End {
     Timeout(Duration),
 }
 
-fn receive(
-    arguments: &arguments::Recv,
-    client: &mut Client,
-    out: &mut BufWriter<File>,
-    interrupt: &Interrupt,
-) -> io::Result<End> {
-    let mut left = arguments.count.unwrap_or(u64::MAX);
-    let mut last = Instant::now();
-    while left > 0 && !interrupt.is_there() {
-        match client.try_recv() {
-            Err(error) => return Ok(End::Recv(error)),
-            Ok(Some(message)) if arguments.tag.is_none_or(|tag| tag == message.tag.0) => {
-                format::write(out, arguments.format, &message)?;
-                left -= 1;
-                last = Instant::now();
-            }
-            // Messages with other tags don't count.
-            Ok(other) => {
-                let is_idle = other.is_none();
-                if let Some(timeout) = arguments.timeout.filter(|&t| last.elapsed() >= t) {
-                    return Ok(End::Timeout(timeout));
+struct Receiving {
+    /// Messages that are still wanted.
+    left: u64,
+    out: BufWriter<Output>,
+    interrupt: Interrupt,
+}
+
+impl Receiving {
+    fn receive(&mut self, arguments: &arguments::Recv, client: &mut Client) -> io::Result<End> {
+        let mut last = Instant::now();
+        while self.left > 0 && !self.interrupt.is_there() {
+            let message = match client.try_recv() {
+                Err(error) => return Ok(End::Recv(error)),
+                Ok(message) => message,
+            };
+            let is_idle = message.is_none();
+            if let Some(message) = message
+                && arguments.tag.is_none_or(|tag| tag == message.tag.0)
+            {
+                // Without a payload, it says only that a transfer has ended.
+                if message.flags == END_OF_TRANSFER && message.payload.is_empty() {
+                    if arguments.until_eof {
+                        return Ok(End::Done);
+                    }
+                    continue;
                 }
-                if is_idle {
-                    out.flush()?;
-                    if let Wait::Readable { timeout } = client.prepare_wait() {
-                        let left = arguments.timeout.map(|t| t.saturating_sub(last.elapsed()));
-                        let left = left.into_iter().chain(timeout).min();
-                        wait(client, out.get_ref(), interrupt, left)?;
+                format::write(&mut self.out, arguments.format, &message)?;
+                self.left -= 1;
+                last = Instant::now();
+                continue;
+            }
+            // Messages with other tags don't count. What came before the deadline does, also behind
+            // such messages.
+            let late = |t: &Duration| {
+                last.elapsed() >= *t + if is_idle { Duration::ZERO } else { LAST_LOOK }
+            };
+            if let Some(timeout) = arguments.timeout.filter(late) {
+                return Ok(End::Timeout(timeout));
+            }
+            if is_idle {
+                self.out.flush()?;
+                if let Wait::Readable { timeout } = client.prepare_wait() {
+                    let left = arguments.timeout.map(|t| t.saturating_sub(last.elapsed()));
+                    self.wait(client, left.into_iter().chain(timeout).min())?;
+                }
+            }
+        }
+        Ok(End::Done)
+    }
+
+    /// Waits until there is something to receive or to know, at most so long.
+    fn wait(&self, client: &Client, timeout: Option<Duration>) -> io::Result<()> {
+        // Longer than the kernel can count is without limit.
+        let timeout: Option<Timespec> = timeout.and_then(|timeout| timeout.try_into().ok());
+        let mut fds = [
+            PollFd::new(client, PollFlags::IN),
+            PollFd::new(&self.interrupt, PollFlags::IN),
+            // Errors alone: whether the reader of a pipe has gone.
+            PollFd::new(&self.out.get_ref().0, PollFlags::empty()),
+        ];
+        match poll(&mut fds, timeout.as_ref()) {
+            Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(_) if !fds[2].revents().is_empty() => Err(io::ErrorKind::BrokenPipe.into()),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// The end of the bus came before the end of the work.
+    fn incomplete(&self, arguments: &arguments::Recv, why: &Failure) -> Failure {
+        match arguments.count {
+            Some(count) => {
+                Failure::left(format!("{why}; {} of {count} messages came", count - self.left))
+            }
+            None => Failure::left(why),
+        }
+    }
+}
+
+/// Standard output, which may be non-blocking: another program may have set it so.
+struct Output(File);
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.0.write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    match poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], None) {
+                        Ok(_) | Err(Errno::INTR) => {}
+                        Err(error) => return Err(error.into()),
                     }
                 }
+                written => return written,
             }
         }
     }
-    Ok(End::Done)
-}
 
-/// Waits until there is something to receive or to know, at most so long.
-fn wait(
-    client: &Client,
-    out: &File,
-    interrupt: &Interrupt,
-    timeout: Option<Duration>,
-) -> io::Result<()> {
-    let timeout = timeout.map(|timeout| Timespec {
-        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: timeout.subsec_nanos().into(),
-    });
-    let mut fds = [
-        PollFd::new(client, PollFlags::IN),
-        PollFd::new(&interrupt.signalled, PollFlags::IN),
-        // Errors alone: whether the reader of a pipe has gone.
-        PollFd::new(out, PollFlags::empty()),
-    ];
-    match poll(&mut fds, timeout.as_ref()) {
-        Err(Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
-        Ok(_) if !fds[2].revents().is_empty() => Err(io::ErrorKind::BrokenPipe.into()),
-        Ok(_) => Ok(()),
-    }
-}
-
-/// Ctrl-C and the like: the first ends this process in order, the next one at once.
-struct Interrupt {
-    asked: Arc<AtomicBool>,
-    signalled: OwnedFd,
-}
-
-impl Interrupt {
-    fn catch() -> io::Result<Self> {
-        let asked = Arc::new(AtomicBool::new(false));
-        let (signalled, write) = UnixStream::pair()?;
-        for signal in [SIGINT, SIGTERM] {
-            signal_hook::flag::register_conditional_shutdown(signal, 130, asked.clone())?;
-            signal_hook::flag::register(signal, asked.clone())?;
-            signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
-        }
-        Ok(Interrupt { asked, signalled: signalled.into() })
-    }
-
-    fn is_there(&self) -> bool {
-        // Relaxed: nothing but the flag itself is read
-        self.asked.load(Ordering::Relaxed)
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }

@@ -2,10 +2,16 @@
 
 use crate::arguments;
 use crate::failure::{Failure, say};
-use crate::lines::{Lines, Next};
-use llmp::{Client, Tag};
+use crate::interrupt::Interrupt;
+use crate::lines::{Lines, Oversize, Piece};
+use crate::values::{END_OF_TRANSFER, connect_error, is_closed};
+use llmp::{Client, Ended, Envelope, SendError, Tag};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,115 +19,292 @@ use std::time::{Duration, Instant};
 const READ_LEN: usize = 64 * 1024;
 /// After this time of waiting, the user is told why nothing happens.
 const SILENT_WAIT: Duration = Duration::from_secs(1);
+/// With `--reconnect`: so many bytes are kept that the broker may not have taken yet.
+const KEPT_LEN: usize = 1 << 20;
 
 /// Sends the input and waits until the broker has taken it.
 pub fn run(arguments: arguments::Send) -> Result<(), Failure> {
-    let builder = Client::builder().send_only().watch_receivers();
-    let client = builder.access(arguments.trust.access.clone()).connect(&arguments.place.bus)?;
-    let mut sending = Sending { client, tag: Tag(arguments.tag) };
-    let max = sending.client.limits().max_message_len();
+    let interrupt = Interrupt::catch(|| {})?;
+    let client = connect(&arguments, arguments.wait)?;
+    let max = client.limits().max_message_len();
     if let Some(chunk) = arguments.chunk.filter(|&chunk| chunk > max) {
         return Err(Failure::usage(format!(
             "--chunk {chunk} is above the limit of this bus, {max} bytes; start the broker with a higher --max-message-len"
         )));
     }
-    sending.wait_for_receivers(&arguments)?;
+    let mut sending =
+        Sending { arguments: &arguments, client, interrupt, kept: VecDeque::new(), kept_len: 0 };
+    sending.wait_for_receivers()?;
     let stdin = [Path::new("-").to_owned()];
     let files = if arguments.files.is_empty() { &stdin[..] } else { &arguments.files };
+    let mut complete = true;
     for path in files {
-        let (name, input): (_, Box<dyn Read>) = match path.as_os_str().as_encoded_bytes() {
-            b"-" => ("standard input".into(), Box::new(io::stdin().lock())),
-            _ => {
-                let name = path.display().to_string();
-                let file = File::open(path);
-                let file = file.map_err(|error| cannot_read(&name, &error))?;
-                (name, Box::new(file))
-            }
-        };
-        match arguments.chunk {
-            _ if arguments.lines => sending.lines(&name, input, max)?,
-            Some(len) => sending.chunks(&name, input, len)?,
-            None => sending.stream(&name, input, READ_LEN.min(max))?,
-        }
+        complete &= sending.file(path, max)?;
     }
-    Ok(sending.client.flush()?)
+    if arguments.eof {
+        sending.send(Envelope { flags: END_OF_TRANSFER, ..Envelope::default() }, b"")?;
+    }
+    sending.flush()?;
+    sending.check_receivers()?;
+    if complete { Ok(()) } else { Err(Failure::silent(1)) }
+}
+
+fn connect(arguments: &arguments::Send, wait: Option<Duration>) -> Result<Client, Failure> {
+    let mut builder = Client::builder().send_only().watch_receivers();
+    if let Some(wait) = wait {
+        builder = builder.wait_for_bus(wait);
+    }
+    let client = builder.access(arguments.trust.access.clone()).connect(&arguments.place.bus);
+    client.map_err(|error| connect_error(error, wait.is_some()))
 }
 
 fn cannot_read(name: &str, error: &io::Error) -> Failure {
     Failure::other(format!("cannot read {name}: {error}"))
 }
 
-struct Sending {
+struct Sending<'a> {
+    arguments: &'a arguments::Send,
     client: Client,
-    tag: Tag,
+    interrupt: Interrupt,
+    /// With `--reconnect`: what the broker may not have taken yet, and its length.
+    kept: VecDeque<(Envelope, Vec<u8>)>,
+    kept_len: usize,
 }
 
-impl Sending {
-    fn wait_for_receivers(&mut self, arguments: &arguments::Send) -> Result<(), Failure> {
-        let arguments::Send { receivers: count, timeout, place, .. } = arguments;
-        let (count, bus, started) = (*count, &place.bus, Instant::now());
+impl Sending<'_> {
+    fn wait_for_receivers(&mut self) -> Result<(), Failure> {
+        let arguments::Send { timeout, place, .. } = self.arguments;
+        let count = self.arguments.receivers.unwrap_or(1);
+        let (bus, started) = (place.bus.shell_word(), Instant::now());
         // A time beyond the end of all times is none.
         let deadline = timeout.and_then(|timeout| started.checked_add(timeout));
-        let silent = started + SILENT_WAIT;
-        let first = deadline.map_or(silent, |deadline| deadline.min(silent));
-        if self.client.wait_for_receivers(count, Some(first))? {
-            return Ok(());
-        }
-        if deadline != Some(first) {
-            let now = self.client.receivers();
-            say(format_args!(
-                "waiting for receivers ({now} of {count}); start one with: llmp recv {bus} (or send at once with --receivers 0)"
-            ));
-            if self.client.wait_for_receivers(count, deadline)? {
-                return Ok(());
+        let mut is_told = false;
+        while !self.client.wait_for_receivers(count, Some(next_look(deadline)))? {
+            self.check_interrupt()?;
+            let now = self.client.receivers().unwrap_or(0);
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Err(Failure::late(format!(
+                    "{now} of {count} receivers were there in time; start one with: llmp recv {bus}, or send at once with --receivers 0"
+                )));
             }
-        }
-        let now = self.client.receivers();
-        Err(Failure::other(format!(
-            "{now} of {count} receivers were there in time; start one with: llmp recv {bus}, or send at once with --receivers 0"
-        )))
-    }
-
-    fn lines(&mut self, name: &str, input: impl Read, max: usize) -> Result<(), Failure> {
-        let mut lines = Lines::new(BufReader::with_capacity(READ_LEN, input), max);
-        for number in 1u64.. {
-            match lines.next().map_err(|error| cannot_read(name, &error))? {
-                Next::Line(line) => self.client.send(self.tag, line)?,
-                Next::End => break,
-                Next::TooLong => {
-                    self.client.flush()?;
-                    return Err(Failure::other(format!(
-                        "line {number} of {name} is above the limit of {max} bytes (the lines before it were sent); start the broker with a higher --max-message-len"
-                    )));
-                }
+            if !std::mem::replace(&mut is_told, true) {
+                say(format_args!(
+                    "waiting for receivers ({now} of {count}); start one with: llmp recv {bus} (or send at once with --receivers 0)"
+                ));
             }
         }
         Ok(())
     }
 
-    /// Messages of `len` bytes each; only the last of an input may be shorter.
-    fn chunks(&mut self, name: &str, mut input: impl Read, len: usize) -> Result<(), Failure> {
-        let mut chunk = Vec::new();
+    /// If receivers were asked for, so many must be there at the end, too.
+    fn check_receivers(&mut self) -> Result<(), Failure> {
+        let now = self.client.receivers().unwrap_or(0);
+        match self.arguments.receivers {
+            Some(count) if now < count => Err(Failure::left(format!(
+                "{now} of {count} receivers are left; the others left before all was sent"
+            ))),
+            None if now == 0 => {
+                say("no receiver is left; the last one left before all was sent");
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_interrupt(&self) -> Result<(), Failure> {
+        self.interrupt.signal().map_or(Ok(()), |signal| Err(Failure::signal(signal)))
+    }
+
+    /// Sends a file, or standard input. Returns whether all of it was sent.
+    fn file(&mut self, path: &Path, max: usize) -> Result<bool, Failure> {
+        let (name, mut input) = match path.as_os_str().as_encoded_bytes() {
+            b"-" => {
+                let name = "standard input".to_owned();
+                let stdin = io::stdin();
+                if is_closed(&stdin) {
+                    return Err(Failure::other("standard input is closed"));
+                }
+                let owned = stdin.as_fd().try_clone_to_owned();
+                (name.clone(), File::from(owned.map_err(|error| cannot_read(&name, &error))?))
+            }
+            _ => {
+                let name = path.display().to_string();
+                let file = File::open(path);
+                let file = file.map_err(|error| cannot_read(&name, &error))?;
+                (name, file)
+            }
+        };
+        match self.arguments.chunk {
+            _ if self.arguments.lines => self.lines(&name, &mut input, max),
+            Some(len) => self.chunks(&name, &mut input, len).map(|()| true),
+            None => self.stream(&name, &mut input, READ_LEN.min(max)).map(|()| true),
+        }
+    }
+
+    fn lines(&mut self, name: &str, input: &mut File, max: usize) -> Result<bool, Failure> {
+        let oversize = self.arguments.oversize;
+        let (mut lines, mut complete) = (Lines::new(max, oversize), true);
+        let mut buffer = vec![0; READ_LEN];
+        let mut take = |sending: &mut Self, piece: Piece<'_>| match piece {
+            Piece::Line(line) => sending.send(Envelope::default(), line),
+            Piece::TooLong(number) => {
+                say(format_args!(
+                    "line {number} of {name} is above the limit of {max} bytes and was left out; start the broker with a higher --max-message-len, or use --oversize split"
+                ));
+                complete &= oversize != Oversize::Error;
+                Ok(())
+            }
+        };
         loop {
-            chunk.clear();
-            let read = input.by_ref().take(len as u64).read_to_end(&mut chunk);
-            if read.map_err(|error| cannot_read(name, &error))? == 0 {
+            match self.read(name, input, &mut buffer)? {
+                0 => break lines.finish(|piece| take(self, piece))?,
+                len => lines.push(&buffer[..len], |piece| take(self, piece))?,
+            }
+        }
+        Ok(complete)
+    }
+
+    /// Messages of `len` bytes each; only the last of an input may be shorter.
+    fn chunks(&mut self, name: &str, input: &mut File, len: usize) -> Result<(), Failure> {
+        let (mut chunk, mut filled) = (vec![0; len], 0);
+        loop {
+            let read = self.read(name, input, &mut chunk[filled..])?;
+            filled += read;
+            if filled == len || read == 0 && filled > 0 {
+                self.send(Envelope::default(), &chunk[..filled])?;
+                filled = 0;
+            }
+            if read == 0 {
                 return Ok(());
             }
-            self.client.send(self.tag, &chunk)?;
         }
     }
 
     /// What comes in at one go is a message, so that nothing that came in has to wait.
-    fn stream(&mut self, name: &str, mut input: impl Read, len: usize) -> Result<(), Failure> {
+    fn stream(&mut self, name: &str, input: &mut File, len: usize) -> Result<(), Failure> {
         let mut buffer = vec![0; len.max(1)];
         loop {
-            match input.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(len) => self.client.send(self.tag, &buffer[..len])?,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(cannot_read(name, &error)),
+            match self.read(name, input, &mut buffer)? {
+                0 => return Ok(()),
+                len => self.send(Envelope::default(), &buffer[..len])?,
             }
         }
     }
+
+    /// Reads what is there; waits while nothing is. Meanwhile it hears of the end of the bus.
+    fn read(&mut self, name: &str, input: &mut File, buffer: &mut [u8]) -> Result<usize, Failure> {
+        loop {
+            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+            // What is kept has to be taken before a long wait, so that it need not be kept.
+            let timeout = (!self.kept.is_empty()).then_some(&at_once);
+            let mut fds = [
+                PollFd::new(input, PollFlags::IN),
+                PollFd::new(&self.client, PollFlags::IN),
+                PollFd::new(&self.interrupt, PollFlags::IN),
+            ];
+            let ready = match poll(&mut fds, timeout) {
+                Err(Errno::INTR) => continue,
+                ready => ready.map_err(|error| cannot_read(name, &error.into()))?,
+            };
+            let [input_ready, client_ready] = [0, 1].map(|i| !fds[i].revents().is_empty());
+            self.check_interrupt()?;
+            if ready == 0 {
+                self.flush()?;
+            }
+            if client_ready && let Some(ended) = self.client.ended() {
+                self.reconnect(ended)?;
+            }
+            if input_ready {
+                match input.read(buffer) {
+                    Err(e)
+                        if [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock]
+                            .contains(&e.kind()) => {}
+                    read => return read.map_err(|error| cannot_read(name, &error)),
+                }
+            }
+        }
+    }
+
+    /// Sends a message; waits for room, and says why.
+    fn send(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), Failure> {
+        let envelope = Envelope { tag: Tag(self.arguments.tag), ..envelope };
+        if self.arguments.reconnect {
+            self.kept.push_back((envelope, payload.to_vec()));
+            self.kept_len += payload.len() + size_of::<(Envelope, Vec<u8>)>();
+        }
+        match self.send_now(envelope, payload) {
+            Err(SendError::Ended(ended)) => self.reconnect(ended)?,
+            result => result?,
+        }
+        if self.kept_len > KEPT_LEN { self.flush() } else { Ok(()) }
+    }
+
+    fn send_now(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
+        let mut is_told = false;
+        loop {
+            match self.client.try_send_envelope(envelope, payload) {
+                Err(SendError::Full) => {}
+                result => return result,
+            }
+            match self.client.send_envelope_timeout(envelope, payload, SILENT_WAIT) {
+                Err(SendError::Full) if !std::mem::replace(&mut is_told, true) => {
+                    self.tell_waiting("this message waits for room");
+                }
+                Err(SendError::Full) => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn tell_waiting(&self, what: &str) {
+        say(format_args!(
+            "{what}: a receiver does not keep up, and the bus waits for it; the broker's log names it"
+        ));
+    }
+
+    /// Waits until the broker has taken everything.
+    fn flush(&mut self) -> Result<(), Failure> {
+        let mut is_told = false;
+        loop {
+            match self.client.flush_timeout(SILENT_WAIT) {
+                Ok(true) => break,
+                Ok(false) if !std::mem::replace(&mut is_told, true) => {
+                    self.tell_waiting("the broker has not taken all that was sent");
+                }
+                Ok(false) => {}
+                Err(SendError::Ended(ended)) => self.reconnect(ended)?,
+                Err(error) => return Err(error.into()),
+            }
+            self.check_interrupt()?;
+        }
+        (self.kept_len, _) = (0, self.kept.clear());
+        Ok(())
+    }
+
+    /// The connection has ended: with `--reconnect`, waits for the bus and sends again what its
+    /// broker may not have taken.
+    fn reconnect(&mut self, ended: Ended) -> Result<(), Failure> {
+        if !self.arguments.reconnect {
+            return Err(ended.into());
+        }
+        let mut ended = Some(ended);
+        while let Some(why) = ended.take() {
+            say(format_args!("{}; waiting until the bus is there again", Failure::from(why)));
+            self.client = connect(self.arguments, Some(Duration::MAX))?;
+            self.wait_for_receivers()?;
+            for (envelope, payload) in self.kept.clone() {
+                match self.send_now(envelope, &payload) {
+                    Err(SendError::Ended(again)) => ended = Some(again),
+                    result => result?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// When to look again whether something else has happened.
+fn next_look(deadline: Option<Instant>) -> Instant {
+    let look = Instant::now() + SILENT_WAIT;
+    deadline.map_or(look, |deadline| deadline.min(look))
 }

@@ -1,7 +1,10 @@
 //! How values are written on the command line: sizes, users, durations, buses.
 
-use llmp::{Access, Bus};
+use super::failure::Failure;
+use llmp::{Access, Bus, ConnectError, Flags};
+use rustix::fs::OFlags;
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
@@ -39,8 +42,14 @@ pub fn access(text: &str) -> Result<Access, String> {
     users.map(Access::Users).map_err(|_| help.into())
 }
 
+/// What stands for a time without limit.
+pub const FOR_EVER: &str = "forever";
+
 /// Seconds, with a fraction or without.
 pub fn seconds(text: &str) -> Result<Duration, String> {
+    if text == FOR_EVER {
+        return Ok(Duration::MAX);
+    }
     let seconds: f64 = text.parse().map_err(|_| "give seconds, like 5 or 0.5")?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
@@ -58,6 +67,56 @@ pub fn bus(text: OsString) -> Result<Bus, String> {
                 .into())
         }
         _ => Ok(bus),
+    }
+}
+
+/// The flags of a message that says, without a payload, that a transfer has ended.
+pub const END_OF_TRANSFER: Flags = Flags(1);
+
+/// Why connecting has failed. A bus that did not come in time is late.
+pub fn connect_error(error: ConnectError, has_waited: bool) -> Failure {
+    match error {
+        ConnectError::NoBus { .. } if has_waited => Failure::late(error),
+        error => error.into(),
+    }
+}
+
+/// Whether a standard stream was closed when this process began. The Rust runtime opens `/dev/null`
+/// for reading and writing in its place; a shell's redirection opens it for one of both.
+pub fn is_closed(stream: &impl AsFd) -> bool {
+    let null = rustix::fs::stat("/dev/null").map(|null| null.st_rdev);
+    let found = rustix::fs::fstat(stream).map(|found| found.st_rdev);
+    let flags = rustix::fs::fcntl_getfl(stream);
+    let is_null = matches!((null, found), (Ok(null), Ok(found)) if null == found && null != 0);
+    is_null && flags.is_ok_and(|flags| flags.contains(OFlags::RDWR))
+}
+
+/// A whole number.
+pub fn whole(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "give a whole number, like 5".into())
+}
+
+/// A number of receivers.
+pub fn receivers(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "give a whole number, like 2".into())
+}
+
+/// A tag: a number of 32 bits.
+pub fn tag(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("give a whole number from 0 to {}", u32::MAX))
+}
+
+/// The number of a descriptor.
+pub fn descriptor(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "give the number of a descriptor, like 3".into())
+}
+
+/// How long a name stands for, with the size that a constant of the library has.
+pub fn size_text(bytes: usize) -> String {
+    match bytes {
+        bytes if bytes >= 1 << 20 && bytes.is_multiple_of(1 << 20) => format!("{}MiB", bytes >> 20),
+        bytes if bytes.is_multiple_of(1 << 10) => format!("{}KiB", bytes >> 10),
+        bytes => bytes.to_string(),
     }
 }
 

@@ -198,6 +198,12 @@ impl<M: Memory> Sender<M> {
         unannounce(all(&mut self.chain, &mut self.free, &mut self.lent), &peer.notices);
     }
 
+    /// The receiver that has left the fewest pages, and the bytes that it has not left yet.
+    pub fn slowest(&self) -> Option<(u32, u64)> {
+        let slowest = self.receivers.iter().min_by_key(|peer| peer.seen)?;
+        Some((slowest.id, self.tail() - slowest.seen))
+    }
+
     /// The next thing that receiver `id` must be told; [`told`](Sender::told) when that is done.
     pub fn notice(&self, id: u32) -> Option<Notice> {
         self.receivers.iter().find(|peer| peer.id == id)?.notices.front().copied()

@@ -1,0 +1,99 @@
+//! Signals that end a command, and what it inherits about them.
+
+use super::failure::Failure;
+use rustix::event::{EventfdFlags, eventfd};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::iterator::Signals;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+
+/// A command ends this long after its first signal at the latest, even inside a blocked write.
+const GRACE: Duration = Duration::from_millis(900);
+
+/// Whether a signal has asked this process to end. The first signal asks it, the next one ends it.
+pub struct Interrupt {
+    signal: Arc<AtomicI32>,
+    asked: Arc<OwnedFd>,
+}
+
+impl Interrupt {
+    /// Catches SIGINT, SIGTERM and SIGHUP; SIGHUP only if it is not ignored, as under `nohup`. Calls
+    /// `then` when the first one comes.
+    pub fn catch(then: impl FnOnce() + Send + 'static) -> Result<Self, Failure> {
+        let cannot = |error: &dyn std::fmt::Display| {
+            Failure::other(format!("cannot catch signals: {error}"))
+        };
+        // A limit on file sizes is an error of the write, then.
+        let unused = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(SIGXFSZ, unused).map_err(|error| cannot(&error))?;
+        let mut wanted = vec![SIGINT, SIGTERM];
+        if !is_ignored(SIGHUP) {
+            wanted.push(SIGHUP);
+        }
+        let mut signals = Signals::new(&wanted).map_err(|error| cannot(&error))?;
+        unblock(&wanted);
+        let asked = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let asked = Arc::new(asked.map_err(|error| cannot(&error))?);
+        let signal = Arc::new(AtomicI32::new(0));
+        let interrupt = Interrupt { signal: signal.clone(), asked: asked.clone() };
+        let catching = move || {
+            let Some(first) = signals.forever().next() else { return };
+            // Relaxed: nothing but the number itself is read.
+            signal.store(first, Ordering::Relaxed);
+            let _ = rustix::io::write(&asked, &1u64.to_ne_bytes());
+            then();
+            let end = Instant::now() + GRACE;
+            while Instant::now() < end && signals.pending().next().is_none() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            std::process::exit(128 + first);
+        };
+        // The limit on processes (`ulimit -u`) counts threads.
+        std::thread::Builder::new().name("llmp-signals".into()).spawn(catching).map_err(
+            |error| {
+                Failure::other(format!(
+                    "cannot start a thread: {error}; raise the limit on processes (`ulimit -u`)"
+                ))
+            },
+        )?;
+        Ok(interrupt)
+    }
+
+    /// The signal that has asked this process to end.
+    pub fn signal(&self) -> Option<i32> {
+        Some(self.signal.load(Ordering::Relaxed)).filter(|&signal| signal != 0)
+    }
+
+    /// Whether a signal has come.
+    pub fn is_there(&self) -> bool {
+        self.signal().is_some()
+    }
+}
+
+impl AsFd for Interrupt {
+    /// Readable once a signal has come.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.asked.as_fd()
+    }
+}
+
+/// Whether this process has inherited that the signal is ignored.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal - 1) & 1 == 1
+}
+
+/// A supervisor may have started us with these signals blocked, so that nothing could end us.
+fn unblock(signals: &[i32]) {
+    use nix::sys::signal::{SigSet, Signal};
+    let mut set = SigSet::empty();
+    for signal in signals.iter().filter_map(|&signal| Signal::try_from(signal).ok()) {
+        set.add(signal);
+    }
+    // If not, they stay blocked, and SIGKILL is left.
+    let _ = set.thread_unblock();
+}

@@ -1,0 +1,160 @@
+//! What a user reads when something is wrong: what it is, and a command that mends it.
+
+use crate::{Bus, Process, broker, llmp, only_line};
+use std::io::BufRead;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+/// What `llmp broker` says of a path at which it can't listen.
+fn refused(path: &str) -> String {
+    only_line(&Process::start(&mut llmp(&["broker", path])).output(), 2)
+}
+
+#[test]
+fn what_lies_at_the_sockets_path_is_named_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(at("file"), "kept").unwrap();
+    std::fs::create_dir(at("dir")).unwrap();
+    std::os::unix::fs::symlink("/nowhere", at("dangling")).unwrap();
+    for (name, what) in
+        [("file", "a file"), ("dir", "a directory"), ("dangling", "a dangling link")]
+    {
+        let line = refused(&at(name));
+        assert!(
+            line.contains(&format!("{what} lies at ")) && line.contains("choose another path"),
+            "{line}"
+        );
+        assert!(std::fs::symlink_metadata(at(name)).is_ok());
+    }
+    assert_eq!(std::fs::read(at("file")).unwrap(), b"kept");
+    let long = at(&"x".repeat(120));
+    for command in ["broker", "recv"] {
+        let line = only_line(&Process::start(&mut llmp(&[command, &long])).output(), 2);
+        assert!(line.contains("at most 107 are possible"), "{line}");
+    }
+}
+
+#[test]
+fn a_bus_of_another_runtime_directory_is_found_and_named() {
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut command = llmp(&["broker", "logs", "--ready-fd", "1"]);
+    let mut running =
+        Process::start(command.env("XDG_RUNTIME_DIR", "").env("TMPDIR", theirs.path()));
+    let mut line = String::new();
+    let stdout = running.child().stdout.take().unwrap();
+    std::io::BufReader::new(stdout).read_line(&mut line).unwrap();
+    let socket = line.trim().strip_prefix("ready ").unwrap().to_owned();
+    // Another runtime directory, as from cron or ssh, and the same directory for temporary files.
+    let mut command = llmp(&["recv", "logs"]);
+    command.env("XDG_RUNTIME_DIR", ours.path()).env("TMPDIR", theirs.path());
+    let line = only_line(&Process::start(&mut command).output(), 2);
+    assert!(line.contains(&format!("a bus of this name listens at {socket}")), "{line}");
+    let mut command = llmp(&["recv", "another bus"]);
+    command.env("XDG_RUNTIME_DIR", ours.path()).env("TMPDIR", theirs.path());
+    let line = only_line(&Process::start(&mut command).output(), 2);
+    assert!(line.trim_end().ends_with("start it with: llmp broker 'another bus'"), "{line}");
+}
+
+#[test]
+fn numbers_that_are_none_are_answered_by_an_example() {
+    for (arguments, example) in [
+        (["recv", "logs", "--count", "abc"], "give a whole number, like 5"),
+        (["recv", "logs", "--tag", "-1"], "give a whole number from 0 to 4294967295"),
+        (["send", "logs", "--receivers", "x"], "give a whole number, like 2"),
+        (["broker", "logs", "--ready-fd", "x"], "give the number of a descriptor, like 3"),
+    ] {
+        let arguments: Vec<String> = match arguments {
+            // With an equals sign, a value may begin with a dash.
+            [command, bus, option, value] => {
+                vec![command.into(), bus.into(), format!("{option}={value}")]
+            }
+        };
+        let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let line = only_line(&Process::start(&mut llmp(&words)).output(), 2);
+        assert!(line.contains(example), "{line}");
+    }
+}
+
+// P16
+#[test]
+fn access_for_others_opens_the_socket_and_warns_of_closed_directories() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bus.sock");
+    let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o700)).unwrap();
+    let mut command = llmp(&["broker", path.to_str().unwrap(), "--access", "everybody"]);
+    let mut closed = Process::start(&mut command);
+    let mut stderr = std::io::BufReader::new(closed.child().stderr.take().unwrap());
+    let mut line = String::new();
+    stderr.read_line(&mut line).unwrap();
+    assert!(line.contains("other users can't reach"), "{line}");
+    stderr.read_line(&mut line).unwrap();
+    assert_eq!(mode(), 0o666);
+    closed.signal(rustix::process::Signal::TERM);
+    closed.stdout();
+
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let (open, _stderr) = broker(path.to_str().unwrap(), &["--access", "everybody"]);
+    assert_eq!(mode(), 0o666);
+    drop(open);
+    let (own, _stderr) = broker(path.to_str().unwrap(), &[]);
+    assert_eq!(mode() & 0o022, 0, "only this user's");
+    drop(own);
+}
+
+#[test]
+fn the_client_that_holds_up_the_bus_is_named_in_the_log() {
+    let mut bus =
+        Bus::with(&["--page-len", "4KiB", "--max-message-len", "1000", "--chain-budget", "64KiB"]);
+    let slow = bus.recv(&["--count", "1000000", "--timeout", "100"]);
+    let file = bus.file("input", &vec![b'x'; 1 << 20]);
+    let sending = bus.send(&file, &["--chunk", "500"]);
+    // Once something has come through, it is stopped.
+    let pid = slow.0.as_ref().unwrap().id();
+    let mut slow = slow;
+    let mut byte = [0; 1];
+    std::io::Read::read_exact(slow.child().stdout.as_mut().unwrap(), &mut byte).unwrap();
+    slow.signal(rustix::process::Signal::STOP);
+    let mut line = String::new();
+    bus.stderr.read_line(&mut line).unwrap();
+    assert!(
+        line.contains(&format!("(process {pid})")) && line.contains("holds up the bus"),
+        "{line}"
+    );
+    slow.signal(rustix::process::Signal::CONT);
+    let mut line = String::new();
+    bus.stderr.read_line(&mut line).unwrap();
+    assert!(line.contains("the bus goes on"), "{line}");
+    drop(slow);
+    drop(sending);
+}
+
+#[test]
+fn a_socket_that_was_removed_is_made_anew_and_no_second_broker_starts_beside_it() {
+    let mut bus = Bus::new();
+    let mut old = llmp::Client::connect(bus.path.as_str()).unwrap();
+    std::fs::remove_file(&bus.path).unwrap();
+    let mut line = String::new();
+    bus.stderr.read_line(&mut line).unwrap();
+    assert!(line.contains("was removed; it is made anew"), "{line}");
+    let line = refused(&bus.path);
+    assert!(line.contains("there is already a broker"), "{line}");
+    let mut new = llmp::Client::connect(bus.path.as_str()).unwrap();
+    old.send(1, b"from an old client to a new one").unwrap();
+    let message = new.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert_eq!(message.expect("a message").payload, b"from an old client to a new one");
+    assert!(bus.end().contains("clients 2"), "and its socket is removed at the end");
+    assert!(!std::path::Path::new(&bus.path).exists());
+}
+
+#[test]
+fn silent_connections_take_no_places_from_clients() {
+    let bus = Bus::with(&["--max-clients", "8"]);
+    let silent: Vec<_> = (0..32).map(|_| crate::ends::silent(&bus.path)).collect();
+    let begin = Instant::now();
+    let clients: Vec<_> =
+        (0..7).map(|_| llmp::Client::connect(bus.path.as_str()).unwrap()).collect();
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    drop((silent, clients));
+}
