@@ -33,7 +33,7 @@ const PROGRAM_HELP: &str = "\
 Examples, each line in its own terminal:
   llmp broker logs
   llmp recv logs
-  journalctl -f | llmp send logs --lines
+  tail -f app.log | llmp send logs --lines
 To see it work on your own files, and how fast:
   llmp demo ~/Documents";
 
@@ -172,7 +172,7 @@ pub struct Send {
 
 const SEND_HELP: &str = "\
 Examples:
-  journalctl -f | llmp send logs --lines
+  tail -f app.log | llmp send logs --lines
   echo stop | llmp send control --lines --tag 7
   llmp send video --eof film.mkv
   llmp send logs --receivers 3 --timeout 10 --lines notes.txt
@@ -231,7 +231,7 @@ Examples:
   llmp recv logs
   llmp recv control --tag 7 --count 1 --timeout 60
   llmp recv video --wait --until-eof --format raw > film.mkv
-  llmp recv logs --format json | jq -r .payload
+  llmp recv logs --format json > log.json
 
 It gets what is sent after it has connected. It ends after --count messages, at the end of a
 transfer with --until-eof, when the broker ends, when its standard output is closed, and with Ctrl-C.
