@@ -5,6 +5,7 @@ mod demo;
 mod diagnosis;
 mod ends;
 mod exchange;
+mod help;
 mod inherited;
 mod life;
 mod mistakes;
