@@ -29,7 +29,9 @@ pub fn play() {
     let words: Vec<&str> = words.lines().collect();
     match words[..] {
         ["broker", path, limits] => broker(path, limits),
-        ["restless-broker", path, cpu] => restless_broker(path, cpu.parse().unwrap()),
+        ["restless-broker", path, cpu, limits] => {
+            restless_broker(path, cpu.parse().unwrap(), limits)
+        }
         ["exchange", path, count] => exchange(path, count.parse().unwrap()),
         ["sender", path, how] => sender(path, how),
         ["burst", path, count] => burst(path, count.parse().unwrap()),
@@ -93,7 +95,7 @@ pub fn pin(cpu: usize) {
 }
 
 /// Serves the bus on this processor, on which other threads of this process come and go.
-fn restless_broker(path: &str, cpu: usize) {
+fn restless_broker(path: &str, cpu: usize, limits: &str) {
     pin(cpu);
     std::thread::spawn(|| {
         loop {
@@ -102,7 +104,7 @@ fn restless_broker(path: &str, cpu: usize) {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
     });
-    broker(path, "[]");
+    broker(path, limits);
 }
 
 /// Sends `count` messages and receives everybody's, three clients being on the bus; says a hash
