@@ -50,6 +50,8 @@ const PACKETS_AT_ONCE: usize = 1024;
 const CONNECTIONS_AT_ONCE: usize = 64;
 /// A receiver that holds up the bus for so long is named in the log.
 const HELD_UP: Duration = Duration::from_secs(1);
+/// A client that does not read its connection for so long, while others wait for it, is disconnected.
+const UNREAD_LIMIT: Duration = Duration::from_secs(10);
 /// A client has to join within this time after it has connected.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the broker, when it is told to end, goes on taking what is there already.
@@ -242,7 +244,11 @@ impl Broker {
         let held_up = held_up.map(|(since, _)| since + HELD_UP);
         let oldest = self.joining.first().and_then(|token| self.connections.get(token));
         let joining = oldest.map(|connection| connection.began + HANDSHAKE_TIMEOUT);
-        let due = held_up.into_iter().chain(joining).min();
+        // Only while one holds up the bus: then there are few turns.
+        let unread = self.held_up.and_then(|_| {
+            self.connections.values().filter_map(|c| c.unread_at(UNREAD_LIMIT)).min()
+        });
+        let due = held_up.into_iter().chain(joining).chain(unread).min();
         let due = due.map(|due| due.saturating_duration_since(Instant::now()));
         timeout.into_iter().chain(due).min()
     }
@@ -266,6 +272,19 @@ impl Broker {
             "client {client} (process {process}) has not received for {:.1} s and holds up the bus: {bytes} bytes wait for it",
             waited.as_secs_f64()
         );
+    }
+
+    /// While the bus is held up: disconnects clients whose full sockets keep others waiting.
+    fn disconnect_unread(&mut self) {
+        if self.held_up.is_none() {
+            return;
+        }
+        let now = Instant::now();
+        let is_unread = |c: &Connection| c.unread_at(UNREAD_LIMIT).is_some_and(|at| at <= now);
+        let unread = self.connections.iter().filter(|(_, c)| is_unread(c)).map(|(t, _)| *t);
+        for token in unread.collect::<Vec<_>>() {
+            self.fail(token, Fault::UnreadConnection { seconds: UNREAD_LIMIT.as_secs() });
+        }
     }
 
     /// Disconnects clients that have connected and don't join.
@@ -461,6 +480,7 @@ impl Broker {
         self.tell_census();
         self.expire();
         self.log_hold_up();
+        self.disconnect_unread();
         Ok(())
     }
 

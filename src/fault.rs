@@ -74,6 +74,14 @@ pub enum Fault {
     /// A client that had been removed already.
     #[error("it had been removed already")]
     Expelled,
+    /// It does not read its connection, and others wait for what has no room there.
+    #[error(
+        "it has not read its connection for {seconds} s, so that no more pages can be announced to it"
+    )]
+    UnreadConnection {
+        /// For how long, in seconds.
+        seconds: u64,
+    },
     /// A dead peer's chain holds more than its memory can.
     #[error("its chain went on after its connection had ended")]
     Endless,

@@ -44,9 +44,27 @@ pub enum LimitsError {
         /// The message limit that asks for it, in bytes.
         max_message_len: usize,
     },
+    /// The broker could not map the pages of so many clients.
+    #[error(
+        "{clients} clients with up to {pages} pages each are more than a process may map ({maps} mappings, half of vm.max_map_count): use longer pages, smaller budgets or fewer clients, or raise vm.max_map_count"
+    )]
+    Mappings {
+        /// The clients asked for.
+        clients: usize,
+        /// The most pages of a client's chain.
+        pages: usize,
+        /// The mappings that the broker uses for clients' pages at the most.
+        maps: usize,
+    },
 }
 
 impl Limits {
+    /// The most pages of a peer's chain: they are ordinary ones, and the budget and one longest page
+    /// bound their lengths together.
+    pub(crate) fn most_pages(&self) -> usize {
+        self.receiver_budget() / self.page_len() + 1
+    }
+
     /// Page length if nothing else is said.
     pub const PAGE_LEN: usize = 256 * 1024;
     /// Budget of a chain if nothing else is said.

@@ -103,7 +103,7 @@ fn another_version_is_refused_clearly_on_both_sides() {
     let answer = stranger.next().unwrap().0;
     assert_eq!(answer, Packet::Refused(Refusal::Version { broker: VERSION }));
     assert!(stranger.next().is_none());
-    bus.logs("was refused: Version");
+    bus.logs("was refused: the bus speaks version");
     honest.finish();
 
     let limits = (&llmp::Limits::default()).into();
@@ -137,7 +137,10 @@ fn another_user_is_refused_clearly_on_both_sides() {
         let error = Client::connect(bus.path()).unwrap_err();
         assert!(matches!(error, ConnectError::Refused(Refusal::User)), "{error}");
     }
-    bus.logs(&format!("process {} of user {} was refused: User", std::process::id(), user()));
+    let (process, user_id) = (std::process::id(), user());
+    bus.logs(&format!(
+        "process {process} of user {user_id} was refused: the broker does not admit"
+    ));
     let builder = Client::builder().access(Access::Users(vec![user() + 1]));
     let error = builder.connect(bus.path()).unwrap_err();
     assert!(matches!(error, ConnectError::Stranger { user: found } if found == user()));
@@ -153,7 +156,7 @@ fn more_clients_than_are_admitted_are_refused_until_one_leaves() {
         assert!(matches!(error, ConnectError::Refused(Refusal::Crowded)), "{error}");
     }
     let [mut a, mut b, c] = clients;
-    bus.logs("was refused: Crowded");
+    bus.logs("was refused: 3 clients are connected, and no more are admitted");
     let id = c.id().0;
     drop(c);
     bus.has_left(id);
@@ -262,4 +265,19 @@ fn a_message_above_the_limit_is_refused_before_anything_is_written() {
     for expected in [&[7; 10_000][..], b"next"] {
         assert_eq!(b.recv_timeout(PATIENCE).unwrap().unwrap().payload, expected);
     }
+}
+
+// P9, P12
+#[test]
+fn a_receiver_that_never_reads_its_connection_does_not_stop_the_bus() {
+    // More pages than its socket has room for announcements.
+    let bus = Bus::new(Broker::builder().page_len(4096).max_message_len(1000));
+    let deaf = Raw::join(bus.path(), Roles::RECEIVE);
+    deaf.start();
+    let mut sender = Client::connect_sender(bus.path()).unwrap();
+    while sender.send_timeout(1, &[7; 1000], std::time::Duration::from_millis(200)).is_ok() {}
+    bus.logs(&format!("client {} (process {}) has not received", deaf.id, std::process::id()));
+    bus.expels(deaf.id, "it has not read its connection for 10 s");
+    sender.send_timeout(1, b"the bus goes on", PATIENCE).unwrap();
+    assert!(sender.flush_timeout(PATIENCE).unwrap());
 }

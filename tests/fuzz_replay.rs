@@ -92,7 +92,8 @@ fn every_oracle_holds_for_every_seed_and_former_finding_and_gets_everywhere() {
 
 type Run = Box<dyn FnMut(&[u8]) -> Seen>;
 
-/// What some seed must reach. Of the faults two are missing: `Endless` needs a dead client that
+/// What some seed must reach. Of the faults three are missing: `UnreadConnection` needs ten seconds;
+/// `Endless` needs a dead client that
 /// goes on, see the broker's core; `TakenBack` a commit word that vanishes under a client. What
 /// `live_page` finds is up to the machine.
 const SOMETIMES: &[&str] = &[

@@ -8,7 +8,7 @@ use crate::error::BindError;
 use crate::handshake::control_region;
 use crate::hook::Hook;
 use crate::layout::OS_PAGE;
-use crate::limits::Limits;
+use crate::limits::{Limits, LimitsError};
 use crate::memory::Region;
 use crate::sys::lifeline::acts;
 use crate::sys::place::{Bound, Watch};
@@ -19,6 +19,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+/// The clients that are admitted if no other number is set.
+const DEFAULT_CLIENTS: usize = 1024;
 /// A cursor each, in a control region of bearable length.
 const MOST_CLIENTS: usize = 100_000;
 /// Descriptors that are not for connections: standard streams, our own regions, the broadcast
@@ -62,8 +64,9 @@ impl BrokerBuilder {
         self
     }
 
-    /// How many clients are admitted at a time: 1024 if nothing is said, at most 100,000, and fewer
-    /// if this process may not open so many descriptors (`ulimit -n`).
+    /// The most clients at a time: 1024 by default, at most 100,000. Fewer are admitted if this process
+    /// may not open so many descriptors (`ulimit -n`), or, by default, if it may not map so many pages
+    /// (`vm.max_map_count`).
     #[must_use]
     pub fn max_clients(mut self, clients: usize) -> Self {
         self.max_clients = Some(clients);
@@ -110,18 +113,13 @@ impl BrokerBuilder {
     ///
     /// [`BindError`] says what to do about it.
     pub fn bind(self, bus: impl Into<Bus>) -> Result<Broker, BindError> {
-        let page_len = self.page_len.unwrap_or(Limits::PAGE_LEN);
-        let max_message_len = self.max_message_len.unwrap_or(Limits::MAX_MESSAGE_LEN);
-        let rounded = page_len.min(1 << 31).next_multiple_of(OS_PAGE);
-        let least = Limits::least_budget(rounded, max_message_len);
-        let budget = self.budget.unwrap_or(Limits::BUDGET.max(least));
-        let limits = Limits::new(page_len, max_message_len, budget)?.in_os_pages()?;
+        let (limits, most_clients) = self.limits()?;
         let lend_from = self.lend_from.unwrap_or(LEND_FROM);
-        let lends = self.hook.is_none() && lend_from <= max_message_len;
+        let lends = self.hook.is_none() && lend_from <= limits.max_message_len();
         let descriptors = descriptors();
         let max_lent = if lends { descriptors / 4 } else { 0 };
         let affordable = (descriptors - max_lent).clamp(1, MOST_CLIENTS);
-        let max_clients = self.max_clients.unwrap_or(1024).min(affordable);
+        let max_clients = most_clients.min(affordable);
 
         let bound = Bound::at(&bus.into(), &self.access)?;
         let first = Region::shared("llmp-page", limits.page_len())?;
@@ -172,6 +170,46 @@ impl BrokerBuilder {
             report: Report::default(),
         })
     }
+}
+
+impl BrokerBuilder {
+    /// The limits of the bus, and how many clients' pages this process may map. A page length that
+    /// was not set grows with the number of clients that was.
+    fn limits(&self) -> Result<(Limits, usize), BindError> {
+        let max_message_len = self.max_message_len.unwrap_or(Limits::MAX_MESSAGE_LEN);
+        let maps = mappings();
+        let mut page_len = self.page_len.unwrap_or(Limits::PAGE_LEN);
+        loop {
+            let rounded = page_len.min(1 << 31).next_multiple_of(OS_PAGE);
+            let least = Limits::least_budget(rounded, max_message_len);
+            let budget = self.budget.unwrap_or(Limits::BUDGET.max(least));
+            let limits = Limits::new(page_len, max_message_len, budget)?.in_os_pages()?;
+            // One more each for the control region.
+            let pages = limits.most_pages() + 1;
+            let affordable = (maps / pages).max(1);
+            match self.max_clients {
+                None => return Ok((limits, DEFAULT_CLIENTS.min(affordable))),
+                Some(clients) if clients.min(MOST_CLIENTS) <= affordable => {
+                    return Ok((limits, clients));
+                }
+                Some(clients) => {
+                    let longer = Limits::new(2 * page_len, max_message_len, budget);
+                    if self.page_len.is_some() || longer.is_err() {
+                        return Err(LimitsError::Mappings { clients, pages, maps }.into());
+                    }
+                    page_len *= 2;
+                }
+            }
+        }
+    }
+}
+
+/// How many mappings there are for clients' pages: half of those that a process may have. The others
+/// are for the rest of the process.
+fn mappings() -> usize {
+    let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok();
+    // The kernel's own default, if it does not say.
+    limit.and_then(|limit| limit.trim().parse().ok()).unwrap_or(65530) / 2
 }
 
 /// How many descriptors there are for connections and lent pages, which leave enough for the

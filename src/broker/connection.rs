@@ -11,7 +11,7 @@ use crate::sys::socket::{Sent, Socket};
 use crate::wire::{Packet, Refusal, Roles};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,8 @@ pub(super) struct Connection {
     step: Option<Packet>,
     /// How many clients receive, as it was told last.
     census: Option<usize>,
-    watched_writable: bool,
+    /// Since when its socket has been full.
+    full_since: Option<Instant>,
     /// The process that connected, as the kernel says.
     pub process: i32,
     /// When it connected.
@@ -50,8 +51,13 @@ impl Connection {
             roles: Roles(0),
             step: None,
             census: None,
-            watched_writable: false,
+            full_since: None,
         }
+    }
+
+    /// When the peer has not read its full socket for so long.
+    pub fn unread_at(&self, limit: Duration) -> Option<Instant> {
+        self.full_since.map(|since| since + limit)
     }
 
     pub fn client(&self) -> Option<ClientId> {
@@ -135,7 +141,11 @@ impl Connection {
         let Some(client) = self.client() else { return Sent::Yes };
         while let Some(notice) = core.notice(client) {
             match tell(&self.socket, notice, |id| core.page(id)) {
-                Sent::Yes => core.told(client),
+                Sent::Yes => {
+                    core.told(client);
+                    // It reads, if slowly.
+                    self.full_since = self.full_since.map(|_| Instant::now());
+                }
                 // A hang-up comes up as an event.
                 other => return other,
             }
@@ -166,11 +176,11 @@ impl Connection {
 
     /// Asks to be woken when there is room in the socket again, or no longer.
     pub fn watch_writable(&mut self, epoll: &OwnedFd, token: u64, writable: bool) {
-        if self.watched_writable != writable {
+        if self.full_since.is_some() != writable {
             let flags = if writable { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
             acts("watch for room");
             if epoll::modify(epoll, &self.socket, EventData::new_u64(token), flags).is_ok() {
-                self.watched_writable = writable;
+                self.full_since = writable.then(Instant::now);
             }
         }
     }

@@ -149,6 +149,25 @@ fn a_socket_that_was_removed_is_made_anew_and_no_second_broker_starts_beside_it(
 }
 
 #[test]
+fn more_clients_than_mappings_are_refused_or_get_longer_pages() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bus.sock").to_str().unwrap().to_owned();
+    let options = ["broker", &path, "--page-len", "4KiB", "--max-clients", "1000"];
+    let line = only_line(&Process::start(&mut llmp(&options)).output(), 2);
+    assert!(line.contains("1000 clients") && line.contains("vm.max_map_count"), "{line}");
+    // As many as there may be, and with each the most that it may announce, stay below the limit.
+    let (_broker, _stderr) = broker(&path, &["--max-clients", "1000"]);
+    let client = llmp::Client::connect(path.as_str()).unwrap();
+    let limits = client.limits();
+    let longest = limits.max_message_len() + limits.page_len();
+    let pages = (limits.budget() + longest) / limits.page_len();
+    let most = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap();
+    let most: usize = most.trim().parse().unwrap();
+    assert!(1000 * pages <= most / 2, "{pages} pages of {limits:?}");
+    assert!(limits.page_len() > llmp::Limits::PAGE_LEN);
+}
+
+#[test]
 fn silent_connections_take_no_places_from_clients() {
     let bus = Bus::with(&["--max-clients", "8"]);
     let silent: Vec<_> = (0..32).map(|_| crate::ends::silent(&bus.path)).collect();

@@ -95,7 +95,8 @@ pub struct Broker {
     #[arg(long, value_name = "BYTES", value_parser = values::size,
         help = default("Pass messages of at least BYTES by reference instead of copying", LEND_FROM))]
     pub lend_from: Option<usize>,
-    /// The most clients at a time [default: 1024]
+    /// The most clients at a time [default: 1024, or fewer if this process has too few descriptors or
+    /// mappings]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub max_clients: Option<u32>,
     /// Users that may connect: same-user, everybody, or user ids like 0,1000. The socket is opened to
