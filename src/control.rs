@@ -94,8 +94,8 @@ impl<M: Memory> Doorbell<M> {
     pub fn must_ring(&mut self) -> bool {
         let word = self.control.memory.load(CONTROL_PARKED, Site::RingRead);
         self.polled = is_polling(word);
-        let sleep = word & !CONTROL_POLLING;
-        sleep != 0 && core::mem::replace(&mut self.rung, sleep) != sleep
+        let is_asleep = !self.polled && word != 0;
+        is_asleep && core::mem::replace(&mut self.rung, word) != word
     }
 
     /// The ring could not be sent.
@@ -302,6 +302,9 @@ mod tests {
             owner.unpark();
             assert!(!doorbell.must_ring());
         }
+        // A polling owner is awake, whatever else stands there.
+        owner.memory().store(CONTROL_PARKED, CONTROL_POLLING | 77, Site::ParkStore);
+        assert!(!doorbell.must_ring());
         // Awake again before anybody has looked.
         owner.park();
         owner.unpark();

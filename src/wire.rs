@@ -355,7 +355,10 @@ impl Packet {
     pub fn decode(bytes: &[u8], descriptors: usize) -> Result<Packet, WireError> {
         let packet = Self::decode_bytes(bytes)?;
         let (kind, expected) = (packet.kind(), packet.descriptors());
-        if descriptors != expected {
+        // Another version may send some with its greeting; it is refused all the same.
+        let is_other =
+            matches!(packet, Packet::Hello { version, .. } if version != crate::layout::VERSION);
+        if descriptors != expected && !is_other {
             return Err(WireError::Descriptors { kind, found: descriptors, expected });
         }
         Ok(packet)
@@ -396,10 +399,17 @@ impl Packet {
                 let Two { first, second, .. } = body(bytes)?;
                 Packet::Refused(match first.get() {
                     REFUSED_VERSION => Refusal::Version { broker: second.get() },
-                    _ if second.get() != 0 => return Err(WireError::Reserved(kind)),
-                    REFUSED_USER => Refusal::User,
-                    REFUSED_CROWDED => Refusal::Crowded,
-                    REFUSED_ROLES => Refusal::Roles,
+                    code @ (REFUSED_USER | REFUSED_CROWDED | REFUSED_ROLES) => {
+                        if second.get() != 0 {
+                            return Err(WireError::Reserved(kind));
+                        }
+                        match code {
+                            REFUSED_USER => Refusal::User,
+                            REFUSED_CROWDED => Refusal::Crowded,
+                            _ => Refusal::Roles,
+                        }
+                    }
+                    // A later version may say more.
                     code => Refusal::Other(code),
                 })
             }
@@ -503,10 +513,12 @@ mod tests {
 
     #[test]
     fn a_refusal_with_a_detail_that_it_can_not_have_is_refused() {
-        for code in [REFUSED_USER, REFUSED_CROWDED, REFUSED_ROLES, 99] {
-            let bytes = [REFUSED, 0, 0, 0, code as u8, 0, 0, 0, 1, 0, 0, 0];
-            assert_eq!(Packet::decode(&bytes, 0), Err(WireError::Reserved(REFUSED)));
+        let bytes = |code: u32| [REFUSED, 0, 0, 0, code as u8, 0, 0, 0, 1, 0, 0, 0];
+        for code in [REFUSED_USER, REFUSED_CROWDED, REFUSED_ROLES] {
+            assert_eq!(Packet::decode(&bytes(code), 0), Err(WireError::Reserved(REFUSED)));
         }
+        let unknown = Packet::Refused(Refusal::Other(99));
+        assert_eq!(Packet::decode(&bytes(99), 0), Ok(unknown), "a later version may say more");
     }
 
     #[test]
@@ -514,5 +526,6 @@ mod tests {
         let bytes = [HELLO, 0, 0, 0, 9, 0, 0, 0, 1, 2, 3];
         let expected = Packet::Hello { version: 9, roles: Roles(0) };
         assert_eq!(Packet::decode(&bytes, 0), Ok(expected));
+        assert_eq!(Packet::decode(&bytes, 1), Ok(expected), "and whatever comes with it");
     }
 }

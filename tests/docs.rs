@@ -126,3 +126,34 @@ fn atomics_are_used_behind_the_memory_trait_alone() {
         }
     }
 }
+
+#[test]
+fn defaults_named_in_texts_are_those_of_the_code() {
+    use llmp::Limits;
+    let size = |bytes: usize| match bytes >= 1 << 20 {
+        true => format!("{} MiB", bytes >> 20),
+        false => format!("{} KiB", bytes >> 10),
+    };
+    let [by_ref, page, message, budget] =
+        [llmp::broker::core::LEND_FROM, Limits::PAGE_LEN, Limits::MAX_MESSAGE_LEN, Limits::BUDGET]
+            .map(size);
+    let named = [
+        ("README.md", format!("A\nmessage of {by_ref} or more need not be copied")),
+        (
+            "README.md",
+            format!("A message has at most {message}, and a chain takes at most {budget}"),
+        ),
+        ("src/broker/builder.rs", format!("rounded up to a multiple of 4096; {page} if nothing")),
+        ("src/broker/builder.rs", format!("The longest payload in bytes; {message} if nothing")),
+        ("src/broker/builder.rs", format!("if nothing is said {budget}, or what two messages")),
+        ("src/broker/builder.rs", format!("in between. {by_ref} if nothing is said")),
+    ];
+    for (file, text) in named {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/");
+        let content = std::fs::read_to_string(format!("{path}{file}")).unwrap();
+        // Line breaks and the marks of comments are no part of a text.
+        let plain =
+            |text: &str| text.replace("///", " ").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(plain(&content).contains(&plain(&text)), "{file} does not say: {text}");
+    }
+}
