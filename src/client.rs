@@ -312,6 +312,8 @@ impl Client {
         let envelope = Envelope { sender: self.port.id, ..envelope };
         let mut fill = Some(fill);
         loop {
+            // Until it ends: if `fill` panics, what was appended is discarded by the next operation.
+            self.port.begin();
             let mut filled = Ok(());
             let room = self.port.with_room(|endpoint| {
                 let Some(outbound) = endpoint.outbound_mut() else { return Ok(()) };
@@ -325,11 +327,16 @@ impl Client {
                 Ok(())
             });
             match room {
-                Err(SendError::Full) => self.wait_for_room(&envelope, len, None)?,
-                Err(error) => return Err(error),
                 Ok(()) => {
-                    self.port.publish();
+                    self.port.finish();
                     return Ok(filled);
+                }
+                Err(error) => {
+                    self.port.discard_unfinished();
+                    match error {
+                        SendError::Full => self.wait_for_room(&envelope, len, None)?,
+                        error => return Err(error),
+                    }
                 }
             }
         }
@@ -570,6 +577,7 @@ impl Client {
     }
 
     fn flush_by(&mut self, deadline: Option<Instant>) -> Result<bool, SendError> {
+        self.port.discard_unfinished();
         let message = self.port.endpoint.inbound().is_some();
         let wanted = Wanted { message, room: None, taken: true };
         loop {

@@ -42,6 +42,9 @@ pub(crate) struct Port {
     pub receivers: Option<u32>,
     /// Why the connection has ended. What was committed before can still be received.
     pub ended: Option<Ended>,
+    /// Whether a batch, or a message that is filled in place, has begun and not ended. If another
+    /// operation finds it set, the guard was forgotten or a panic has unwound it.
+    unfinished: bool,
     /// Whether the parked word may be set, from [`arm`](Port::arm).
     armed: bool,
     /// Whether the kernel had no memory for a ring or a page's descriptor, which are still due.
@@ -64,6 +67,7 @@ impl Port {
             watches_receivers: false,
             receivers: None,
             ended: None,
+            unfinished: false,
             armed: false,
             starved: false,
             empty_looks: 0,
@@ -77,7 +81,8 @@ impl Port {
     /// Sends one message if there is room.
     #[inline(always)]
     pub fn try_send(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
-        if self.fits(&envelope, payload.len())
+        if !self.unfinished
+            && self.fits(&envelope, payload.len())
             && let Ok(must_ring) = self.endpoint.send(envelope, payload)
         {
             if must_ring {
@@ -91,6 +96,7 @@ impl Port {
     #[cold]
     #[inline(never)]
     fn try_send_elsewhere(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
+        self.discard_unfinished();
         let mut must_ring = false;
         self.with_room(|endpoint| {
             must_ring = endpoint.send(envelope, payload)?;
@@ -100,6 +106,27 @@ impl Port {
             self.ring();
         }
         Ok(())
+    }
+
+    /// A batch, or a message that is filled in place, begins.
+    pub fn begin(&mut self) {
+        self.discard_unfinished();
+        self.unfinished = true;
+    }
+
+    /// It ends: what was appended becomes visible.
+    pub fn finish(&mut self) {
+        self.unfinished = false;
+        self.publish();
+    }
+
+    /// It ends, or its guard was forgotten or unwound: what was appended was never there.
+    pub fn discard_unfinished(&mut self) {
+        if std::mem::take(&mut self.unfinished)
+            && let Some(outbound) = self.endpoint.outbound_mut()
+        {
+            outbound.abort();
+        }
     }
 
     /// Appends one message to what is published next, if there is room.
@@ -180,7 +207,7 @@ impl Port {
 
     /// Makes visible what was appended.
     #[inline]
-    pub fn publish(&mut self) {
+    fn publish(&mut self) {
         if self.endpoint.publish() {
             self.ring();
         }

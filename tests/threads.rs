@@ -175,3 +175,54 @@ fn a_client_that_is_busy_after_it_was_armed_hears_of_the_orderly_end() {
     }
     assert_eq!(b.recv().unwrap_err(), RecvError::Ended(Ended::Closed));
 }
+
+// P3
+#[test]
+fn a_guard_that_is_forgotten_or_unwound_publishes_nothing_and_blocks_nothing() {
+    let long = [7; 200_000];
+    type Leave = fn(&mut llmp::Sender, &[u8]);
+    let leave: [Leave; 3] = [
+        |sender, _| {
+            let mut batch = sender.batch();
+            batch.send(1, b"never").unwrap();
+            std::mem::forget(batch);
+        },
+        // Over a page turn.
+        |sender, long| {
+            let mut batch = sender.batch();
+            for _ in 0..3 {
+                batch.send(1, long).unwrap();
+            }
+            std::mem::forget(batch);
+        },
+        |sender, long| {
+            let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let envelope = llmp::Envelope::tagged(1u32);
+                let _ = sender
+                    .send_with(envelope, long.len(), |_| -> Result<(), ()> { panic!("unwinds") });
+            }));
+            assert!(unwound.is_err());
+        },
+    ];
+    for leave in leave {
+        let (mut sender, mut receiver) = llmp::channel().unwrap();
+        sender.send(2, &long).unwrap();
+        leave(&mut sender, &long);
+        assert_eq!(receiver.recv().unwrap().tag.0, 2);
+        assert!(receiver.try_recv().unwrap().is_none(), "never published");
+        // It says what it has taken.
+        receiver.prepare_wait();
+        assert!(sender.flush_timeout(std::time::Duration::from_secs(20)).unwrap());
+        leave(&mut sender, &long);
+        sender.send(3, &long).unwrap();
+        leave(&mut sender, &long);
+        let mut batch = sender.batch();
+        batch.send(4, &long).unwrap();
+        batch.commit();
+        for tag in [3, 4] {
+            let message = receiver.recv().unwrap();
+            assert!((message.tag.0, message.payload) == (tag, &long[..]));
+        }
+        assert!(receiver.try_recv().unwrap().is_none());
+    }
+}

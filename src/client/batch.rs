@@ -4,17 +4,28 @@ use super::Client;
 use crate::error::SendError;
 use crate::message::{Envelope, Tag};
 
-/// Messages that become visible together. Dropped without a [`commit`](Batch::commit), none of
-/// them was ever there.
+/// Messages that become visible together. Dropped or forgotten without a [`commit`](Batch::commit),
+/// none of them was ever there.
+///
+/// ```
+/// let (mut sender, mut receiver) = llmp::channel()?;
+/// let mut batch = sender.batch();
+/// batch.send(1, b"one")?;
+/// batch.send(2, b"two")?;
+/// batch.commit();
+/// assert_eq!(receiver.recv()?.payload, b"one");
+/// assert_eq!(receiver.recv()?.payload, b"two");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Batch<'a> {
     client: &'a mut Client,
-    committed: bool,
 }
 
 impl<'a> Batch<'a> {
     pub(super) fn new(client: &'a mut Client) -> Self {
-        Batch { client, committed: false }
+        client.port.begin();
+        Batch { client }
     }
 
     /// Adds a message to the batch.
@@ -31,18 +42,14 @@ impl<'a> Batch<'a> {
     }
 
     /// Makes the batch visible.
-    pub fn commit(mut self) {
-        self.committed = true;
-        self.client.port.publish();
+    pub fn commit(self) {
+        self.client.port.finish();
     }
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        if !self.committed
-            && let Some(outbound) = self.client.port.endpoint.outbound_mut()
-        {
-            outbound.abort();
-        }
+        // Nothing, if it was committed.
+        self.client.port.discard_unfinished();
     }
 }
