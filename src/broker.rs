@@ -83,6 +83,9 @@ pub struct Broker {
     stop: StopHandle,
     /// Tells when the socket is removed.
     watch: Option<Watch>,
+    /// When the listener is watched again, after no connection could be accepted.
+    accept_again: Option<Instant>,
+    accept_failed: bool,
     /// Since when a receiver has held up the bus, and whether that has been logged.
     held_up: Option<(Instant, bool)>,
     connections: BTreeMap<u64, Connection>,
@@ -248,7 +251,7 @@ impl Broker {
         let unread = self.held_up.and_then(|_| {
             self.connections.values().filter_map(|c| c.unread_at(UNREAD_LIMIT)).min()
         });
-        let due = held_up.into_iter().chain(joining).chain(unread).min();
+        let due = held_up.into_iter().chain(joining).chain(unread).chain(self.accept_again).min();
         let due = due.map(|due| due.saturating_duration_since(Instant::now()));
         timeout.into_iter().chain(due).min()
     }
@@ -284,6 +287,21 @@ impl Broker {
         let unread = self.connections.iter().filter(|(_, c)| is_unread(c)).map(|(t, _)| *t);
         for token in unread.collect::<Vec<_>>() {
             self.fail(token, Fault::UnreadConnection { seconds: UNREAD_LIMIT.as_secs() });
+        }
+    }
+
+    /// After no connection could be accepted: tries again, and watches the listener if that works.
+    fn retry_accept(&mut self) {
+        if self.accept_again.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.accept_again = None;
+        self.accept();
+        let data = EventData::new_u64(LISTENER);
+        if self.accept_again.is_none()
+            && epoll::add(&self.epoll, &self.bound.listener, data, EventFlags::IN).is_err()
+        {
+            self.accept_again = Some(Instant::now() + NAP);
         }
     }
 
@@ -479,6 +497,7 @@ impl Broker {
         self.tell_pages();
         self.tell_census();
         self.expire();
+        self.retry_accept();
         self.log_hold_up();
         self.disconnect_unread();
         Ok(())
@@ -489,12 +508,18 @@ impl Broker {
             let accepted = spare(&self.epoll).and_then(|_spare| self.bound.listener.accept());
             let socket = match accepted {
                 Ok(socket) => socket,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.accept_failed = false;
+                    return;
+                }
                 Err(error) => {
-                    log::warn!("a connection could not be accepted: {error}");
-                    // Out of descriptors, most likely: the connection stays in the queue, and
-                    // asking at once would burn the processor.
-                    std::thread::sleep(Duration::from_millis(10));
+                    // Out of descriptors, most likely. The connection stays in the queue, so that the
+                    // listener stays readable: it is not watched for a while.
+                    if !std::mem::replace(&mut self.accept_failed, true) {
+                        log::warn!("a connection could not be accepted: {error}; trying again");
+                    }
+                    let _ = epoll::delete(&self.epoll, &self.bound.listener);
+                    self.accept_again = Some(Instant::now() + NAP);
                     return;
                 }
             };

@@ -173,16 +173,16 @@ fn elsewhere_hint(bus: &str, elsewhere: Option<&Path>) -> String {
 #[non_exhaustive]
 pub enum Ended {
     /// In order: the other side has said so.
-    #[error("closed: the other side has ended the bus in order")]
+    #[error("the peer shut the bus down")]
     Closed,
     /// Without a word: the other process is gone.
-    #[error("the other side is gone without a word: its process died or was killed")]
+    #[error("connection lost: the peer process exited or was killed")]
     Died,
     /// The other side saw a fault in what we did; its log says which.
-    #[error("the other side ended this connection for a fault; its log says which")]
+    #[error("the peer ended this connection for a protocol error; its log says which")]
     Expelled,
     /// We saw a fault in what the other side did.
-    #[error("the other side broke the protocol: {0}")]
+    #[error("the peer broke the protocol: {0}")]
     Fault(#[from] Fault),
 }
 
@@ -205,7 +205,7 @@ pub enum SendError {
     Full,
     /// There is no room, and so much has come in meanwhile that it must be received first.
     #[error(
-        "{bytes} bytes came in while this message waited for room; receive them first, or connect as a sender only"
+        "inbox full: {bytes} bytes arrived while this message waited for room; call `recv` first, or connect with `Client::connect_sender`"
     )]
     InboxFull {
         /// What is waiting to be received, in bytes.

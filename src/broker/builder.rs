@@ -162,6 +162,8 @@ impl BrokerBuilder {
             stop: StopHandle { event: Arc::new(stop), asked: Arc::default() },
             watch,
             held_up: None,
+            accept_again: None,
+            accept_failed: false,
             connections: BTreeMap::new(),
             joining: BTreeSet::new(),
             tokens: HashMap::new(),

@@ -152,7 +152,9 @@ impl<M: Memory> Core<M> {
 
     /// Sets how much is taken from one client at a time.
     pub fn set_turn_budget(&mut self, budget: TurnBudget) {
-        self.turn_budget = budget;
+        // With a budget of nothing, nothing would ever be taken.
+        self.turn_budget =
+            TurnBudget { messages: budget.messages.max(1), bytes: budget.bytes.max(1) };
     }
 
     /// Sets how long the broadcast chain is before a page is written again, see

@@ -32,6 +32,9 @@ impl<M: Memory> Sender<M> {
         if lent + memory.region_len() > self.limits.budget() || self.next_page >= LENT_IDS {
             return None;
         }
+        if self.next_page == u32::MAX {
+            return None;
+        }
         let page = self.announce(memory);
         let id = page.id;
         let until = self.position();

@@ -84,7 +84,9 @@ impl<M: Memory> Sender<M> {
         // Never beyond the budget (P6). Free pages that are too small for this message may make
         // room for a larger one.
         let fits = self.pages_len - free_len + wanted <= self.limits.budget();
-        Err(if fits { Blocked::NeedPage(wanted) } else { Blocked::Full })
+        // Ids are never used again, so that they can come to an end.
+        let has_id = self.next_page < u32::MAX;
+        Err(if fits && has_id { Blocked::NeedPage(wanted) } else { Blocked::Full })
     }
 
     /// A page to go on in.
