@@ -177,3 +177,30 @@ fn silent_connections_take_no_places_from_clients() {
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     drop((silent, clients));
 }
+
+// P16
+#[test]
+fn a_user_whom_the_namespace_does_not_map_is_not_the_same_user() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let path = dir.path().join("bus.sock").to_str().unwrap().to_owned();
+    // A namespace that maps no user: there, every user is 65534, the broker's own included.
+    let mut unshare = std::process::Command::new("unshare");
+    unshare.args(["--user", env!("CARGO_BIN_EXE_llmp"), "broker", &path]).env_remove("RUST_LOG");
+    unshare.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+    let mut broker = Process::start(&mut unshare);
+    let mut stderr = std::io::BufReader::new(broker.child().stderr.take().unwrap());
+    let mut line = String::new();
+    stderr.read_line(&mut line).unwrap();
+    if !line.contains("listens at") {
+        println!("SKIPPED: no user namespace can be made here: {line}");
+        return;
+    }
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
+    let options = ["recv", &path, "--access", "everybody"];
+    let line = only_line(&Process::start(&mut llmp(&options)).output(), 2);
+    assert!(line.contains("does not admit this one"), "{line}");
+    let mut line = String::new();
+    stderr.read_line(&mut line).unwrap();
+    assert!(line.contains("was refused: the broker does not admit this user"), "{line}");
+}
