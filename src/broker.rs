@@ -26,6 +26,7 @@ use crate::sys::socket::{Credentials, Received, Sent, Socket, timespec};
 use crate::wire::{ByeReason, Packet, Refusal, Roles};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -52,6 +53,8 @@ const CONNECTIONS_AT_ONCE: usize = 64;
 const HELD_UP: Duration = Duration::from_secs(1);
 /// A client that does not read its connection for so long, while others wait for it, is disconnected.
 const UNREAD_LIMIT: Duration = Duration::from_secs(10);
+/// How often a broker tries to make a removed socket anew.
+const REBIND_AGAIN: Duration = Duration::from_secs(1);
 /// A client has to join within this time after it has connected.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the broker, when it is told to end, goes on taking what is there already.
@@ -86,6 +89,8 @@ pub struct Broker {
     /// When the listener is watched again, after no connection could be accepted.
     accept_again: Option<Instant>,
     accept_failed: bool,
+    /// When a removed socket is made anew, after that has failed.
+    rebind_again: Option<Instant>,
     /// Since when a receiver has held up the bus, and whether that has been logged.
     held_up: Option<(Instant, bool)>,
     connections: BTreeMap<u64, Connection>,
@@ -180,8 +185,8 @@ impl Broker {
             let worked = self.turn();
             if worked {
                 patience.found();
-                busy += 1;
-                if busy % TURNS_BETWEEN_LOOKS == 0 {
+                busy = (busy + 1) % TURNS_BETWEEN_LOOKS;
+                if busy == 0 {
                     self.look(Some(Duration::ZERO))?;
                 }
                 continue;
@@ -200,6 +205,7 @@ impl Broker {
                 // Work is pending but blocked: take what the sockets hold without waiting.
                 false => retry.or(Some(Duration::ZERO)),
             };
+            self.log_hold_up();
             self.look(self.bounded(timeout))?;
             if parked {
                 self.core.unpark();
@@ -245,13 +251,14 @@ impl Broker {
     fn bounded(&self, timeout: Option<Duration>) -> Option<Duration> {
         let held_up = self.held_up.filter(|(_, is_told)| !is_told);
         let held_up = held_up.map(|(since, _)| since + HELD_UP);
-        let oldest = self.joining.first().and_then(|token| self.connections.get(token));
+        let oldest = self.joining.iter().find_map(|token| self.connections.get(token));
         let joining = oldest.map(|connection| connection.began + HANDSHAKE_TIMEOUT);
         // Only while one holds up the bus: then there are few turns.
         let unread = self.held_up.and_then(|_| {
-            self.connections.values().filter_map(|c| c.unread_at(UNREAD_LIMIT)).min()
+            self.connections.values().filter_map(|connection| self.unread_at(connection)).min()
         });
-        let due = held_up.into_iter().chain(joining).chain(unread).chain(self.accept_again).min();
+        let again = self.accept_again.into_iter().chain(self.rebind_again);
+        let due = held_up.into_iter().chain(joining).chain(unread).chain(again).min();
         let due = due.map(|due| due.saturating_duration_since(Instant::now()));
         timeout.into_iter().chain(due).min()
     }
@@ -277,13 +284,22 @@ impl Broker {
         );
     }
 
+    /// When the client has kept others waiting for [`UNREAD_LIMIT`], because it does not read its full
+    /// socket and pages can't be announced to it.
+    fn unread_at(&self, connection: &Connection) -> Option<Instant> {
+        let (held_up, _) = self.held_up?;
+        let full = connection.full_since?;
+        self.core.notice(connection.client()?)?;
+        Some(held_up.max(full) + UNREAD_LIMIT)
+    }
+
     /// While the bus is held up: disconnects clients whose full sockets keep others waiting.
     fn disconnect_unread(&mut self) {
         if self.held_up.is_none() {
             return;
         }
         let now = Instant::now();
-        let is_unread = |c: &Connection| c.unread_at(UNREAD_LIMIT).is_some_and(|at| at <= now);
+        let is_unread = |c: &Connection| self.unread_at(c).is_some_and(|at| at <= now);
         let unread = self.connections.iter().filter(|(_, c)| is_unread(c)).map(|(t, _)| *t);
         for token in unread.collect::<Vec<_>>() {
             self.fail(token, Fault::UnreadConnection { seconds: UNREAD_LIMIT.as_secs() });
@@ -321,6 +337,7 @@ impl Broker {
         let Some(connection) = self.connections.remove(&token) else { return };
         self.report.refused += 1;
         log::warn!("process {} {why} and is disconnected", connection.process);
+        connection.socket.send(&Packet::Refused(Refusal::Crowded), None);
         if let Some(client) = connection.client() {
             self.tokens.remove(&client);
             self.core.hung_up(client);
@@ -338,7 +355,8 @@ impl Broker {
                 (*count, *oldest) = (*count + 1, *token);
             }
         }
-        let Some(&(_, oldest)) = counts.values().max() else { return false };
+        let most = counts.values().max_by_key(|(count, oldest)| (*count, Reverse(*oldest)));
+        let Some(&(_, oldest)) = most else { return false };
         self.drop_joining(oldest, "holds a place without joining");
         true
     }
@@ -355,17 +373,25 @@ impl Broker {
         self.accept();
         let path = self.bound.path().display().to_string();
         match self.rebind() {
-            Ok(()) => log::warn!("the socket {path} was removed; it is made anew"),
-            Err(error) => log::error!(
-                "the socket {path} was removed and can't be made anew, so that no client can connect: {error}"
-            ),
+            Ok(()) => {
+                log::warn!("the socket {path} was removed; it is made anew");
+                (self.accept_again, self.rebind_again) = (None, None);
+            }
+            Err(error) => {
+                if self.rebind_again.is_none() {
+                    log::error!(
+                        "the socket {path} was removed and can't be made anew, so that no client can connect: {error}; trying again"
+                    );
+                }
+                self.rebind_again = Some(Instant::now() + REBIND_AGAIN);
+            }
         }
     }
 
     fn rebind(&mut self) -> Result<(), BindError> {
         let system = |step| move |source: io::Error| BindError::System { step, source };
         let watch_it = "watch the listener";
-        let _ = epoll::delete(&self.epoll, &self.bound.listener);
+        // The old listener is closed with the old socket.
         self.bound.rebind(&self.access)?;
         self.bound.listener.set_nonblocking().map_err(system("make the listener non-blocking"))?;
         let data = EventData::new_u64(LISTENER);
@@ -497,6 +523,9 @@ impl Broker {
         self.tell_pages();
         self.tell_census();
         self.expire();
+        if self.rebind_again.is_some_and(|at| at <= Instant::now()) {
+            self.look_after_socket();
+        }
         self.retry_accept();
         self.log_hold_up();
         self.disconnect_unread();
@@ -641,6 +670,7 @@ impl Broker {
     /// after that, its mappings are let go (P7).
     fn hung_up(&mut self, token: u64) {
         let Some(connection) = self.connections.remove(&token) else { return };
+        self.joining.remove(&token);
         if let Some(client) = connection.client() {
             self.tokens.remove(&client);
             self.core.hung_up(client);

@@ -72,7 +72,7 @@ impl Sender {
     ///
     /// [`ConnectError`] says what to do about it.
     pub fn connect(bus: impl Into<Bus>) -> Result<Self, ConnectError> {
-        Self::handshake(open(&bus.into(), &Access::SameUser)?)
+        Self::handshake(open(&bus.into(), &Access::SameUser, false)?)
     }
 
     /// Makes the channel over a connected `SOCK_SEQPACKET` socket. The other end must be in

@@ -13,6 +13,7 @@ use crate::channel::{Receiver, Sender};
 use crate::endpoint::Wanted;
 use crate::error::{ConnectError, Ended, PathTooLong, RecvError, SendError, WaitError};
 use crate::fault::Fault;
+use crate::handshake::PATIENCE;
 use crate::limits::Limits;
 use crate::memory::{PeersAreHonest, Region};
 use crate::message::{ClientId, Envelope, Message, Slot, Tag};
@@ -32,14 +33,18 @@ const BYTES_TAKEN_IN_AT_ONCE: usize = 256 * 1024;
 const OWN_AT_ONCE: usize = 4096;
 
 /// Connects to the socket of a bus, and checks which user listens there.
-pub(crate) fn open(bus: &Bus, access: &Access) -> Result<Socket, ConnectError> {
+///
+/// A bus that is not there is looked for elsewhere only if it is not waited for.
+pub(crate) fn open(bus: &Bus, access: &Access, waits: bool) -> Result<Socket, ConnectError> {
     let path = bus.socket_path()?;
     PathTooLong::check(&path)?;
-    let socket = Socket::connect(&path).map_err(|source| match source.kind() {
+    let deadline = Instant::now() + PATIENCE;
+    let socket = Socket::connect(&path, deadline).map_err(|source| match source.kind() {
+        io::ErrorKind::WouldBlock => ConnectError::Silent { seconds: PATIENCE.as_secs() },
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             let elsewhere = match bus {
-                Bus::Name(name) => crate::sys::place::elsewhere(name, &path),
-                Bus::Path(_) => None,
+                Bus::Name(name) if !waits => crate::sys::place::elsewhere(name, &path),
+                _ => None,
             };
             ConnectError::NoBus { bus: bus.to_string(), path: path.clone(), elsewhere }
         }

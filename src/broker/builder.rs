@@ -164,6 +164,7 @@ impl BrokerBuilder {
             held_up: None,
             accept_again: None,
             accept_failed: false,
+            rebind_again: None,
             connections: BTreeMap::new(),
             joining: BTreeSet::new(),
             tokens: HashMap::new(),

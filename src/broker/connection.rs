@@ -11,7 +11,7 @@ use crate::sys::socket::{Sent, Socket};
 use crate::wire::{Packet, Refusal, Roles};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(super) struct Connection {
     /// How many clients receive, as it was told last.
     census: Option<usize>,
     /// Since when its socket has been full.
-    full_since: Option<Instant>,
+    pub full_since: Option<Instant>,
     /// The process that connected, as the kernel says.
     pub process: i32,
     /// When it connected.
@@ -53,11 +53,6 @@ impl Connection {
             census: None,
             full_since: None,
         }
-    }
-
-    /// When the peer has not read its full socket for so long.
-    pub fn unread_at(&self, limit: Duration) -> Option<Instant> {
-        self.full_since.map(|since| since + limit)
     }
 
     pub fn client(&self) -> Option<ClientId> {

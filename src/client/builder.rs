@@ -121,13 +121,14 @@ impl ClientBuilder {
         let bus = bus.into();
         let began = Instant::now();
         let (port, broker) = loop {
-            let port = open(&bus, &self.access)
+            let waits = self.wait.is_some_and(|wait| began.elapsed() < wait);
+            let port = open(&bus, &self.access, waits)
                 .and_then(|socket| Greeted::hello(socket, self.roles)?.join()?.start());
             match port {
                 // The broker may have ended while it was greeted.
                 Err(
                     ConnectError::NoBus { .. } | ConnectError::Ended(Ended::Closed | Ended::Died),
-                ) if self.wait.is_some_and(|wait| began.elapsed() < wait) => {
+                ) if waits => {
                     std::thread::sleep(LOOK_FOR_BUS);
                 }
                 port => break port?,

@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// The directory of buses that have a name and no path: `$XDG_RUNTIME_DIR/llmp`, or else
 /// `llmp-UID` in the directory for temporary files. It is this user's own.
@@ -205,7 +206,8 @@ fn is_socket(path: &Path) -> bool {
 /// Whether there is a socket at which no process listens.
 fn is_stale(path: &Path) -> bool {
     let refused = |e: io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
-    is_socket(path) && Socket::connect(path).err().is_some_and(refused)
+    // A listener whose queue is full is none that is dead.
+    is_socket(path) && Socket::connect(path, Instant::now()).err().is_some_and(refused)
 }
 
 /// What lies at the path, if it is no socket.

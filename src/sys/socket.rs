@@ -58,10 +58,26 @@ impl Socket {
         Ok((Self::from_fd(a), Self::from_fd(b)))
     }
 
-    pub fn connect(path: &Path) -> io::Result<Self> {
+    /// Connects. While the listener's queue is full, it tries again until the deadline: that can't be
+    /// waited for, and a stopped process never empties its queue.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if the queue was full until the deadline; what else the kernel answers.
+    pub fn connect(path: &Path, deadline: Instant) -> io::Result<Self> {
         let socket = unix_socket()?;
+        let address = SocketAddrUnix::new(path)?;
+        rustix::io::ioctl_fionbio(&socket, true)?;
         acts("connect");
-        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+        loop {
+            match rustix::net::connect(&socket, &address) {
+                Ok(()) => break,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if Instant::now() < deadline => std::thread::sleep(QUEUE_AGAIN),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        rustix::io::ioctl_fionbio(&socket, false)?;
         Ok(Self::from_fd(socket))
     }
 
@@ -218,6 +234,9 @@ pub(crate) fn timespec(duration: Duration) -> Timespec {
         tv_nsec: duration.subsec_nanos().into(),
     }
 }
+
+/// How often a connection to a full queue is tried.
+const QUEUE_AGAIN: Duration = Duration::from_millis(5);
 
 fn unix_socket() -> io::Result<OwnedFd> {
     acts("make a socket");

@@ -99,29 +99,29 @@ fn access_for_others_opens_the_socket_and_warns_of_closed_directories() {
     assert_eq!(mode(), 0o666);
     drop(open);
     let (own, _stderr) = broker(path.to_str().unwrap(), &[]);
-    assert_eq!(mode() & 0o022, 0, "only this user's");
+    assert_eq!(mode() & 0o002, 0, "not open to others");
     drop(own);
 }
 
 #[test]
 fn the_client_that_holds_up_the_bus_is_named_in_the_log() {
-    let mut bus =
-        Bus::with(&["--page-len", "4KiB", "--max-message-len", "1000", "--chain-budget", "64KiB"]);
-    let slow = bus.recv(&["--count", "1000000", "--timeout", "100"]);
-    let file = bus.file("input", &vec![b'x'; 1 << 20]);
-    let sending = bus.send(&file, &["--chunk", "500"]);
-    // Once something has come through, it is stopped.
-    let pid = slow.0.as_ref().unwrap().id();
-    let mut slow = slow;
-    let mut byte = [0; 1];
-    std::io::Read::read_exact(slow.child().stdout.as_mut().unwrap(), &mut byte).unwrap();
+    let mut bus = Bus::with(&["--page-len", "4KiB", "--max-message-len", "1000"]);
+    let out = bus.dir.path().join("out");
+    let stdout = std::fs::File::create(&out).unwrap();
+    let mut slow = Process::start(llmp(&["recv", &bus.path, "--format", "raw"]).stdout(stdout));
+    let pid = slow.child().id();
+    // Far more than the bus holds.
+    let file = bus.file("input", &vec![b'x'; 128 << 20]);
+    let sending = bus.send(&file, &["--chunk", "1000"]);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::fs::metadata(&out).unwrap().len() == 0 {
+        assert!(Instant::now() < deadline, "nothing comes through");
+    }
     slow.signal(rustix::process::Signal::STOP);
     let mut line = String::new();
     bus.stderr.read_line(&mut line).unwrap();
-    assert!(
-        line.contains(&format!("(process {pid})")) && line.contains("holds up the bus"),
-        "{line}"
-    );
+    let named = line.contains(&format!("(process {pid})")) && line.contains("holds up the bus");
+    assert!(named, "{line}");
     slow.signal(rustix::process::Signal::CONT);
     let mut line = String::new();
     bus.stderr.read_line(&mut line).unwrap();
@@ -203,4 +203,33 @@ fn a_user_whom_the_namespace_does_not_map_is_not_the_same_user() {
     let mut line = String::new();
     stderr.read_line(&mut line).unwrap();
     assert!(line.contains("was refused: the broker does not admit this user"), "{line}");
+}
+
+#[test]
+fn a_stopped_broker_with_a_full_queue_is_reported_in_time() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    let mut bus = Bus::new();
+    bus.broker.signal(rustix::process::Signal::STOP);
+    let (family, kind) = (rustix::net::AddressFamily::UNIX, rustix::net::SocketType::SEQPACKET);
+    let address = rustix::net::SocketAddrUnix::new(bus.path.as_str()).unwrap();
+    let mut queue = Vec::new();
+    loop {
+        let flags = rustix::net::SocketFlags::NONBLOCK | rustix::net::SocketFlags::CLOEXEC;
+        let socket = rustix::net::socket_with(family, kind, flags, None).unwrap();
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => queue.push(socket),
+            Err(error) => break assert_eq!(error, rustix::io::Errno::AGAIN),
+        }
+    }
+    let began = Instant::now();
+    // It holds its place, though it does not answer.
+    assert!(refused(&bus.path).contains("there is already a broker"));
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let line = only_line(&Process::start(&mut llmp(&["recv", &bus.path])).output(), 3);
+    assert!(line.contains("has not answered within 10 s"), "{line}");
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    bus.broker.signal(rustix::process::Signal::CONT);
+    drop(queue);
 }

@@ -65,6 +65,18 @@ fn a_receiver_ends_quietly_with_a_signal() {
 }
 
 #[test]
+fn a_receiver_that_a_signal_has_kept_from_its_work_says_so() {
+    let bus = Bus::new();
+    for options in [&["--count", "5"][..], &["--until-eof"]] {
+        let mut receiver = bus.recv(options);
+        let mut sender = llmp::Client::connect_sender(bus.path.as_str()).unwrap();
+        assert!(sender.wait_for_receivers(1, None).unwrap());
+        receiver.signal(Signal::TERM);
+        assert_eq!(receiver.output().status.code(), Some(128 + 15));
+    }
+}
+
+#[test]
 fn a_receiver_ends_when_nobody_reads_its_output_even_if_nothing_comes() {
     let bus = Bus::new();
     let mut receiver = bus.recv(&[]);
@@ -120,7 +132,10 @@ fn a_sender_waits_for_receivers_says_so_and_can_be_told_not_to() {
 }
 
 pub fn silent(path: &str) -> OwnedFd {
-    let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+    // Not for the processes that other tests start meanwhile.
+    let flags = rustix::net::SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, kind, flags, None).unwrap();
     rustix::net::connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
     socket
 }
@@ -194,7 +209,9 @@ fn a_broker_with_few_descriptors_admits_few_clients() {
     shell.args(["-c", script, env!("CARGO_BIN_EXE_llmp"), &path]);
     let mut broker = Process::start(shell.stderr(std::process::Stdio::piped()));
     let mut stderr = BufReader::new(broker.child().stderr.take().unwrap());
-    stderr.read_line(&mut String::new()).unwrap();
+    let mut line = String::new();
+    stderr.read_line(&mut line).unwrap();
+    assert!(line.contains("listens at"), "{line}");
     let mut sender = llmp::Client::builder().send_only().connect(path.as_str()).unwrap();
     let mut receiver = llmp::Client::connect(path.as_str()).unwrap();
     // Silent connections give way to clients, and clients that have joined don't.

@@ -70,7 +70,6 @@ fn commands_that_reconnect_go_over_to_the_next_broker_and_lose_nothing() {
     writeln!(stdin, "three").unwrap();
     let all = hear_until("three");
     drop(stdin);
-    assert!(all.iter().filter(|word| *word == "three").count() == 1, "{all:?}");
     assert_eq!(sender.output().status.code(), Some(0));
     let firsts: Vec<_> = ["one", "two", "three"]
         .map(|word| all.iter().position(|heard| heard == word).expect("nothing is lost"))
@@ -144,7 +143,7 @@ fn a_sender_whose_receivers_have_left_says_so() {
         drop(receiver);
         let _ = sender.child();
         let text = only_line(&sender.output(), status);
-        assert!(text.contains("left before all was sent"), "{text}");
+        assert!(text.contains("may not have got all of it"), "{text}");
     }
 }
 

@@ -31,8 +31,8 @@ pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
     let broker = builder.bind(bus)?;
     let stop = broker.stop_handle();
     let _interrupt = Interrupt::catch(move || {
-        ready::tell_supervisor("STOPPING=1");
         stop.stop();
+        ready::tell_supervisor("STOPPING=1");
     })?;
     say(format_args!("bus '{bus}' listens at {}; Ctrl-C ends it", broker.path().display()));
     if let Some(fd) = arguments.ready_fd {

@@ -62,6 +62,11 @@ impl Failure {
         Failure { status, text: String::new() }
     }
 
+    /// Whether a time has passed.
+    pub fn is_late(&self) -> bool {
+        self.status == LATE
+    }
+
     /// What the program ends with.
     pub fn status(&self) -> u8 {
         self.status
@@ -114,9 +119,7 @@ impl From<Ended> for Failure {
     fn from(ended: Ended) -> Self {
         match ended {
             Ended::Closed => Failure::left("the broker has ended the bus"),
-            Ended::Died => {
-                Failure::left("the broker died or was killed; start it again with: llmp broker")
-            }
+            Ended::Died => Failure::left("the broker died or was killed; start it again"),
             Ended::Expelled => Failure::left(
                 "the broker ended this connection for a protocol error; its log says which",
             ),

@@ -32,7 +32,10 @@ pub fn tell_supervisor(state: &str) {
             Some(name) => SocketAddr::from_abstract_name(name)?,
             None => SocketAddr::from_pathname(Path::new(std::str::from_utf8(name).unwrap_or("")))?,
         };
-        UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address)?;
+        let socket = UnixDatagram::unbound()?;
+        // A supervisor that does not read must not hold up the broker.
+        socket.set_nonblocking(true)?;
+        socket.send_to_addr(state.as_bytes(), &address)?;
         Ok(())
     };
     if let Err(error) = send() {

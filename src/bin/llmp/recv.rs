@@ -17,27 +17,38 @@ use std::time::{Duration, Instant};
 const BUFFER_LEN: usize = 64 * 1024;
 /// What had arrived before a deadline is received behind it, for at most this time.
 const LAST_LOOK: Duration = Duration::from_secs(1);
+/// While the bus is away, it looks so often after other things.
+const SLICE: Duration = Duration::from_millis(200);
 
 /// Writes what is received to standard output.
 pub fn run(arguments: arguments::Recv) -> Result<(), Failure> {
     let interrupt = Interrupt::catch(|| {})?;
     if is_closed(&io::stdout()) {
-        return Err(Failure::other("standard output is closed"));
+        say("standard output is closed, or /dev/null: what is received is lost");
     }
     let mut client = connect(&arguments, arguments.wait)?;
     let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(cannot_write)?;
     let out = BufWriter::with_capacity(BUFFER_LEN, Output(File::from(stdout)));
-    let mut receiving = Receiving { left: arguments.count.unwrap_or(u64::MAX), out, interrupt };
+    let left = arguments.count.unwrap_or(u64::MAX);
+    let mut receiving = Receiving { left, last: Instant::now(), out, interrupt };
     loop {
         let end = receiving.receive(&arguments, &mut client);
         let end = end.and_then(|end| receiving.out.flush().map(|()| end));
         return match end {
             Ok(End::Done) => Ok(()),
+            // Without a number of messages to wait for, it ends as it was told.
+            Ok(End::Signal(_)) if arguments.count.is_none() && !arguments.until_eof => Ok(()),
+            Ok(End::Signal(signal)) => Err(Failure::signal(signal)),
             Ok(End::Recv(RecvError::Ended(ended @ (Ended::Closed | Ended::Died))))
                 if arguments.reconnect =>
             {
                 say(format_args!("{}; waiting until the bus is there again", Failure::from(ended)));
-                client = connect(&arguments, Some(Duration::MAX))?;
+                match receiving.reconnect(&arguments)? {
+                    Ok(again) => client = again,
+                    Err(End::Timeout(timeout)) => return Err(no_message(timeout)),
+                    // The reader of its output has gone, or a signal came.
+                    Err(_) => return Ok(()),
+                }
                 continue;
             }
             // Without a number of messages to wait for, the end of the bus is the end of the work.
@@ -66,6 +77,10 @@ fn connect(arguments: &arguments::Recv, wait: Option<Duration>) -> Result<Client
     client.map_err(|error| connect_error(error, wait.is_some()))
 }
 
+fn no_message(timeout: Duration) -> Failure {
+    Failure::late(format!("no message came within {} s", timeout.as_secs_f64()))
+}
+
 fn cannot_write(error: io::Error) -> Failure {
     Failure::other(format!("cannot write to standard output: {error}"))
 }
@@ -76,19 +91,25 @@ enum End {
     Done,
     Recv(RecvError),
     Timeout(Duration),
+    Signal(i32),
 }
 
 struct Receiving {
     /// Messages that are still wanted.
     left: u64,
+    /// When the last one came.
+    last: Instant,
     out: BufWriter<Output>,
     interrupt: Interrupt,
 }
 
 impl Receiving {
     fn receive(&mut self, arguments: &arguments::Recv, client: &mut Client) -> io::Result<End> {
-        let mut last = Instant::now();
-        while self.left > 0 && !self.interrupt.is_there() {
+        while self.left > 0 {
+            if let Some(signal) = self.interrupt.signal() {
+                return Ok(End::Signal(signal));
+            }
+            let last = self.last;
             let message = match client.try_recv() {
                 Err(error) => return Ok(End::Recv(error)),
                 Ok(message) => message,
@@ -106,14 +127,13 @@ impl Receiving {
                 }
                 format::write(&mut self.out, arguments.format, &message)?;
                 self.left -= 1;
-                last = Instant::now();
+                self.last = Instant::now();
                 continue;
             }
             // Messages with other tags don't count. What came before the deadline does, also behind
             // such messages.
-            let late = |t: &Duration| {
-                last.elapsed() >= *t + if is_idle { Duration::ZERO } else { LAST_LOOK }
-            };
+            let more = if is_idle { Duration::ZERO } else { LAST_LOOK };
+            let late = |t: &Duration| last.elapsed() >= t.saturating_add(more);
             if let Some(timeout) = arguments.timeout.filter(late) {
                 return Ok(End::Timeout(timeout));
             }
@@ -126,6 +146,25 @@ impl Receiving {
             }
         }
         Ok(End::Done)
+    }
+
+    /// Waits until the bus is there again. Meanwhile it looks after its deadline and its output.
+    fn reconnect(&self, arguments: &arguments::Recv) -> Result<Result<Client, End>, Failure> {
+        loop {
+            match connect(arguments, Some(SLICE)) {
+                Err(failure) if failure.is_late() => {}
+                client => return client.map(Ok),
+            }
+            if let Some(timeout) = arguments.timeout.filter(|t| self.last.elapsed() >= *t) {
+                return Ok(Err(End::Timeout(timeout)));
+            }
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let mut out = [PollFd::new(&self.out.get_ref().0, PollFlags::empty())];
+            if poll(&mut out, Some(&now)).is_ok_and(|ready| ready > 0) || self.interrupt.is_there()
+            {
+                return Ok(Err(End::Done));
+            }
+        }
     }
 
     /// Waits until there is something to receive or to know, at most so long.

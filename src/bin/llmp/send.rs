@@ -5,7 +5,7 @@ use crate::failure::{Failure, say};
 use crate::interrupt::Interrupt;
 use crate::lines::{Lines, Oversize, Piece};
 use crate::values::{END_OF_TRANSFER, connect_error, is_closed};
-use llmp::{Client, Ended, Envelope, SendError, Tag};
+use llmp::{Client, Ended, Envelope, SendError, Tag, WaitError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -34,18 +34,22 @@ pub fn run(arguments: arguments::Send) -> Result<(), Failure> {
     }
     let mut sending =
         Sending { arguments: &arguments, client, interrupt, kept: VecDeque::new(), kept_len: 0 };
-    sending.wait_for_receivers()?;
+    if let Some(ended) = sending.wait_for_receivers()? {
+        sending.reconnect(ended)?;
+    }
     let stdin = [Path::new("-").to_owned()];
     let files = if arguments.files.is_empty() { &stdin[..] } else { &arguments.files };
     let mut complete = true;
     for path in files {
         complete &= sending.file(path, max)?;
     }
+    sending.flush()?;
+    // Before receivers hear of the end of the transfer, and leave.
+    sending.check_receivers()?;
     if arguments.eof {
         sending.send(Envelope { flags: END_OF_TRANSFER, ..Envelope::default() }, b"")?;
+        sending.flush()?;
     }
-    sending.flush()?;
-    sending.check_receivers()?;
     if complete { Ok(()) } else { Err(Failure::silent(1)) }
 }
 
@@ -72,14 +76,21 @@ struct Sending<'a> {
 }
 
 impl Sending<'_> {
-    fn wait_for_receivers(&mut self) -> Result<(), Failure> {
+    /// Waits for receivers. Returns why the connection has ended, if it has and `--reconnect` is given.
+    fn wait_for_receivers(&mut self) -> Result<Option<Ended>, Failure> {
         let arguments::Send { timeout, place, .. } = self.arguments;
         let count = self.arguments.receivers.unwrap_or(1);
         let (bus, started) = (place.bus.shell_word(), Instant::now());
         // A time beyond the end of all times is none.
         let deadline = timeout.and_then(|timeout| started.checked_add(timeout));
         let mut is_told = false;
-        while !self.client.wait_for_receivers(count, Some(next_look(deadline)))? {
+        loop {
+            match self.client.wait_for_receivers(count, Some(next_look(deadline))) {
+                Ok(true) => return Ok(None),
+                Ok(false) => {}
+                Err(WaitError::Ended(ended)) if self.arguments.reconnect => return Ok(Some(ended)),
+                Err(error) => return Err(error.into()),
+            }
             self.check_interrupt()?;
             let now = self.client.receivers().unwrap_or(0);
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -93,7 +104,6 @@ impl Sending<'_> {
                 ));
             }
         }
-        Ok(())
     }
 
     /// If receivers were asked for, so many must be there at the end, too.
@@ -101,10 +111,10 @@ impl Sending<'_> {
         let now = self.client.receivers().unwrap_or(0);
         match self.arguments.receivers {
             Some(count) if now < count => Err(Failure::left(format!(
-                "{now} of {count} receivers are left; the others left before all was sent"
+                "{now} of {count} receivers are left at the end; the others may not have got all of it"
             ))),
             None if now == 0 => {
-                say("no receiver is left; the last one left before all was sent");
+                say("no receiver is left at the end; the last one may not have got all of it");
                 Ok(())
             }
             _ => Ok(()),
@@ -122,7 +132,7 @@ impl Sending<'_> {
                 let name = "standard input".to_owned();
                 let stdin = io::stdin();
                 if is_closed(&stdin) {
-                    return Err(Failure::other("standard input is closed"));
+                    say("standard input is closed, or /dev/null: nothing is read from it");
                 }
                 let owned = stdin.as_fd().try_clone_to_owned();
                 (name.clone(), File::from(owned.map_err(|error| cannot_read(&name, &error))?))
@@ -211,7 +221,11 @@ impl Sending<'_> {
             if ready == 0 {
                 self.flush()?;
             }
-            if client_ready && let Some(ended) = self.client.ended() {
+            // What is there is sent, or is the end of the input, before the end of the bus counts.
+            if client_ready
+                && let Some(ended) = self.client.ended()
+                && (!input_ready || self.arguments.reconnect)
+            {
                 self.reconnect(ended)?;
             }
             if input_ready {
@@ -291,8 +305,11 @@ impl Sending<'_> {
         while let Some(why) = ended.take() {
             say(format_args!("{}; waiting until the bus is there again", Failure::from(why)));
             self.client = connect(self.arguments, Some(Duration::MAX))?;
-            self.wait_for_receivers()?;
+            ended = self.wait_for_receivers()?;
             for (envelope, payload) in self.kept.clone() {
+                if ended.is_some() {
+                    break;
+                }
                 match self.send_now(envelope, &payload) {
                     Err(SendError::Ended(again)) => ended = Some(again),
                     result => result?,
