@@ -131,14 +131,18 @@ pub fn drain(socket: &OwnedFd) -> bool {
     }
 }
 
-/// What is understood is written as it was read, and a greeting of another version aside nothing
-/// is understood that could be written otherwise.
+/// What is understood is written as it was read. A greeting of another version, and a refusal for a
+/// reason of another version, may hold more than this one understands.
 pub fn decode(bytes: &[u8]) -> Result<(), WireError> {
     let packet = (0..2).map(|descriptors| Packet::decode(bytes, descriptors));
     let packet = packet.reduce(Result::or).expect("two attempts")?;
     let mut again = [0; MAX_PACKET];
     let len = packet.encode(&mut again);
-    let is_foreign = matches!(packet, Packet::Hello { version, .. } if version != VERSION);
+    let is_foreign = match packet {
+        Packet::Hello { version, .. } => version != VERSION,
+        Packet::Refused(reason) => matches!(reason, Refusal::Other(_)),
+        _ => false,
+    };
     assert!(is_foreign || again[..len] == *bytes, "{packet:?} is not what was read");
     Ok(())
 }

@@ -119,7 +119,7 @@ Sizes are bytes, or end in KiB, MiB or GiB.
 Examples:
   llmp broker logs
   llmp broker ./logs.sock --max-message-len 64MiB
-  llmp broker /tmp/logs.sock --access everybody
+  llmp broker ./logs.sock --access everybody
   llmp broker logs --ready-fd 1
 
 A name stands for a socket in $XDG_RUNTIME_DIR/llmp, or else in a directory of this user below
