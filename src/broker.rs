@@ -337,7 +337,6 @@ impl Broker {
         let Some(connection) = self.connections.remove(&token) else { return };
         self.report.refused += 1;
         log::warn!("process {} {why} and is disconnected", connection.process);
-        connection.socket.send(&Packet::Refused(Refusal::Crowded), None);
         if let Some(client) = connection.client() {
             self.tokens.remove(&client);
             self.core.hung_up(client);
@@ -357,6 +356,10 @@ impl Broker {
         }
         let most = counts.values().max_by_key(|(count, oldest)| (*count, Reverse(*oldest)));
         let Some(&(_, oldest)) = most else { return false };
+        if let Some(Connection { phase: Phase::Fresh, socket, .. }) = self.connections.get(&oldest)
+        {
+            socket.send(&Packet::Refused(Refusal::Crowded), None);
+        }
         self.drop_joining(oldest, "holds a place without joining");
         true
     }
@@ -367,6 +370,7 @@ impl Broker {
             watch.drain();
         }
         if self.bound.is_there() {
+            self.rebind_again = None;
             return;
         }
         // Clients that had connected already are not lost.
@@ -375,7 +379,7 @@ impl Broker {
         match self.rebind() {
             Ok(()) => {
                 log::warn!("the socket {path} was removed; it is made anew");
-                (self.accept_again, self.rebind_again) = (None, None);
+                self.rebind_again = None;
             }
             Err(error) => {
                 if self.rebind_again.is_none() {
@@ -389,14 +393,14 @@ impl Broker {
     }
 
     fn rebind(&mut self) -> Result<(), BindError> {
-        let system = |step| move |source: io::Error| BindError::System { step, source };
-        let watch_it = "watch the listener";
-        // The old listener is closed with the old socket.
+        // The old listener is closed, and the kernel watches it no longer.
         self.bound.rebind(&self.access)?;
-        self.bound.listener.set_nonblocking().map_err(system("make the listener non-blocking"))?;
-        let data = EventData::new_u64(LISTENER);
-        epoll::add(&self.epoll, &self.bound.listener, data, EventFlags::IN)
-            .map_err(|errno| system(watch_it)(errno.into()))?;
+        self.bound.listener.set_nonblocking().map_err(|source| {
+            let step = "make the listener non-blocking";
+            BindError::System { step, source }
+        })?;
+        // Connections are taken, and the new listener is watched, at the end of this look.
+        self.accept_again = Some(Instant::now());
         if let Some(watch) = &self.watch {
             watch.add(self.bound.path());
         }

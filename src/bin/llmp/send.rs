@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 const READ_LEN: usize = 64 * 1024;
 /// After this time of waiting, the user is told why nothing happens.
 const SILENT_WAIT: Duration = Duration::from_secs(1);
-/// With `--reconnect`: so many bytes are kept that the broker may not have taken yet.
+/// With `--reconnect`: the most bytes that are kept because the broker may not have taken them yet.
 const KEPT_LEN: usize = 1 << 20;
 
 /// Sends the input and waits until the broker has taken it.
@@ -106,7 +106,7 @@ impl Sending<'_> {
         }
     }
 
-    /// If receivers were asked for, so many must be there at the end, too.
+    /// With `--receivers`, that number must be there at the end, too.
     fn check_receivers(&mut self) -> Result<(), Failure> {
         let now = self.client.receivers().unwrap_or(0);
         match self.arguments.receivers {
