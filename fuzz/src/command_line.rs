@@ -9,6 +9,7 @@ use super::seen::Seen;
 use llmp::{Access, Bus, ClientId, Flags, Message, Tag};
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::time::Duration;
 
 pub use super::seeds::command_line::WORDS;
 
@@ -107,7 +108,10 @@ fn value(bytes: &[u8], seen: &mut Seen) {
     }
     if let Ok(duration) = values::seconds(text) {
         seen.mark("seconds");
-        let seconds: f64 = text.parse().expect("a number");
+        let seconds: f64 = match text {
+            values::FOR_EVER => Duration::MAX.as_secs_f64(),
+            _ => text.parse().expect("a number"),
+        };
         let error = (duration.as_secs_f64() - seconds).abs();
         assert!(error <= 1e-9 + seconds * 1e-15, "{text:?} is {duration:?}");
     }
