@@ -8,7 +8,7 @@ mod forward;
 mod tests;
 
 pub use self::builder::BrokerBuilder;
-use self::connection::{Connection, Phase};
+use self::connection::{Connection, Phase, Told};
 use self::core::{Action, Core};
 use crate::access::Access;
 use crate::bus::Bus;
@@ -53,6 +53,10 @@ const CONNECTIONS_AT_ONCE: usize = 64;
 const HELD_UP: Duration = Duration::from_secs(1);
 /// A client that does not read its connection for so long, while others wait for it, is disconnected.
 const UNREAD_LIMIT: Duration = Duration::from_secs(10);
+/// After this time a client is told more, if its socket held too many descriptors; then twice as
+/// long, and so on up to the second.
+const UNREAD_AGAIN: Duration = Duration::from_millis(1);
+const UNREAD_AGAIN_AT_MOST: Duration = Duration::from_secs(1);
 /// How often a broker tries to make a removed socket anew.
 const REBIND_AGAIN: Duration = Duration::from_secs(1);
 /// A client has to join within this time after it has connected.
@@ -81,6 +85,8 @@ pub struct Broker {
     max_clients: usize,
     /// So many descriptors of clients' pages are kept, so that the pages can be lent.
     max_lent: usize,
+    /// Descriptors that may wait in one client's socket.
+    max_in_flight: usize,
     bound: Bound,
     epoll: OwnedFd,
     stop: StopHandle,
@@ -91,15 +97,32 @@ pub struct Broker {
     accept_failed: bool,
     /// When a removed socket is made anew, after that has failed.
     rebind_again: Option<Instant>,
-    /// Since when a receiver has held up the bus, and whether that has been logged.
-    held_up: Option<(Instant, bool)>,
+    held_up: Option<HeldUp>,
     connections: BTreeMap<u64, Connection>,
     /// Connections that have not joined the bus yet; the oldest one is the first.
     joining: BTreeSet<u64>,
     tokens: HashMap<ClientId, u64>,
     next_token: u64,
     short_of_memory: bool,
+    /// When clients whose sockets hold as many descriptors as they may are told more, and how long
+    /// after the last try that is.
+    unread_again: Option<(Instant, Duration)>,
     report: Report,
+}
+
+/// A receiver holds up the bus.
+#[derive(Clone, Copy)]
+struct HeldUp {
+    since: Instant,
+    /// After how long it is told next: the log once, the clients that wait each time that it has
+    /// doubled.
+    next: Duration,
+}
+
+impl HeldUp {
+    fn is_told(&self) -> bool {
+        self.next > HELD_UP
+    }
 }
 
 /// What was taken from a connection.
@@ -205,7 +228,7 @@ impl Broker {
                 // Work is pending but blocked: take what the sockets hold without waiting.
                 false => retry.or(Some(Duration::ZERO)),
             };
-            self.log_hold_up();
+            self.tell_hold_up();
             self.look(self.bounded(timeout))?;
             if parked {
                 self.core.unpark();
@@ -249,45 +272,60 @@ impl Broker {
 
     /// The timeout of a look, no longer than until something of the broker's own is due.
     fn bounded(&self, timeout: Option<Duration>) -> Option<Duration> {
-        let held_up = self.held_up.filter(|(_, is_told)| !is_told);
-        let held_up = held_up.map(|(since, _)| since + HELD_UP);
+        let held_up = self.held_up.map(|held_up| held_up.since + held_up.next);
         let oldest = self.joining.iter().find_map(|token| self.connections.get(token));
         let joining = oldest.map(|connection| connection.began + HANDSHAKE_TIMEOUT);
         // Only while one holds up the bus: then there are few turns.
         let unread = self.held_up.and_then(|_| {
             self.connections.values().filter_map(|connection| self.unread_at(connection)).min()
         });
-        let again = self.accept_again.into_iter().chain(self.rebind_again);
+        let unread_again = self.unread_again.map(|(at, _)| at);
+        let again = self.accept_again.into_iter().chain(self.rebind_again).chain(unread_again);
         let due = held_up.into_iter().chain(joining).chain(unread).chain(again).min();
         let due = due.map(|due| due.saturating_duration_since(Instant::now()));
         timeout.into_iter().chain(due).min()
     }
 
-    /// Logs which client holds up the bus, once each time that one has for [`HELD_UP`].
-    fn log_hold_up(&mut self) {
+    /// Names the client that holds up the bus, when it has for [`HELD_UP`]: in the log, and to the
+    /// clients that wait.
+    fn tell_hold_up(&mut self) {
         let Some((client, bytes)) = self.core.holds_up() else {
-            if let Some((since, true)) = self.held_up.take() {
-                log::warn!("the bus goes on after {:.1} s", since.elapsed().as_secs_f64());
+            if let Some(held_up) = self.held_up.take().filter(HeldUp::is_told) {
+                let seconds = held_up.since.elapsed().as_secs_f64();
+                log::warn!("the bus goes on after {seconds:.1} s");
             }
             return;
         };
-        let (since, is_told) = self.held_up.get_or_insert((Instant::now(), false));
-        let waited = since.elapsed();
-        if *is_told || waited < HELD_UP {
+        let began = HeldUp { since: Instant::now(), next: HELD_UP };
+        let held_up = *self.held_up.get_or_insert(began);
+        let lasted = held_up.since.elapsed();
+        if lasted < held_up.next {
             return;
         }
-        *is_told = true;
+        self.held_up = Some(HeldUp { next: 2 * lasted, ..held_up });
         let process = self.connection(client).map_or(0, |connection| connection.process);
-        log::warn!(
-            "client {client} (process {process}) has not received for {:.1} s and holds up the bus: {bytes} bytes wait for it",
-            waited.as_secs_f64()
-        );
+        if !held_up.is_told() {
+            log::warn!(
+                "client {client} (process {process}) has not received for {:.1} s and holds up the bus: {bytes} bytes wait for it",
+                lasted.as_secs_f64()
+            );
+        }
+        let millis = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
+        let process = u32::try_from(process).unwrap_or(0);
+        let news = Packet::HeldUp { client: client.0, process, millis };
+        for waiting in self.core.waiting_clients() {
+            let token = self.tokens.get(&waiting);
+            if let Some(connection) = token.and_then(|token| self.connections.get(token)) {
+                // What has no room in the socket is told later, with the time as it is then.
+                connection.socket.send(&news, None);
+            }
+        }
     }
 
     /// When the client has kept others waiting for [`UNREAD_LIMIT`], because it does not read its full
     /// socket and pages can't be announced to it.
     fn unread_at(&self, connection: &Connection) -> Option<Instant> {
-        let (held_up, _) = self.held_up?;
+        let held_up = self.held_up?.since;
         let full = connection.full_since?;
         self.core.notice(connection.client()?)?;
         Some(held_up.max(full) + UNREAD_LIMIT)
@@ -478,9 +516,29 @@ impl Broker {
     /// memory, later.
     fn tell(&mut self, token: u64) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
-        let sent = connection.tell(&mut self.core);
-        connection.watch_writable(&self.epoll, token, sent == Sent::NotNow);
-        self.short_of_memory |= sent == Sent::NoMemory;
+        let told = connection.tell(&mut self.core, self.max_in_flight);
+        connection.note(told, &self.epoll, token);
+        self.short_of_memory |= told == Told::NoMemory;
+        if told == Told::Unread && self.unread_again.is_none() {
+            self.unread_again = Some((Instant::now() + UNREAD_AGAIN, UNREAD_AGAIN));
+        }
+    }
+
+    /// Tells clients more that had as many descriptors in their sockets as they may. The time until
+    /// the next try doubles unless one of them has read, so that a stopped client costs next to nothing (P11).
+    fn retry_unread(&mut self) {
+        let Some((_, waited)) = self.unread_again.take_if(|(at, _)| *at <= Instant::now()) else {
+            return;
+        };
+        let began = Instant::now();
+        self.tell_all();
+        let mut waiting = self.connections.values().filter_map(|c| c.full_since);
+        if !waiting.any(|since| since >= began)
+            && let Some((at, wait)) = &mut self.unread_again
+        {
+            *wait = (2 * waited).min(UNREAD_AGAIN_AT_MOST);
+            *at = began + *wait;
+        }
     }
 
     /// Tells every client what it has not been told yet.
@@ -531,7 +589,8 @@ impl Broker {
             self.look_after_socket();
         }
         self.retry_accept();
-        self.log_hold_up();
+        self.retry_unread();
+        self.tell_hold_up();
         self.disconnect_unread();
         Ok(())
     }

@@ -7,7 +7,7 @@ use crate::chain::{FIRST_PAGE, Receiver as ChainReceiver, Start, Stats};
 use crate::client::{Client, open};
 use crate::control::Control;
 use crate::endpoint::Endpoint;
-use crate::error::{BindError, ConnectError, Ended, RecvError, SendError, WaitError};
+use crate::error::{BindError, ConnectError, Ended, HeldUp, RecvError, SendError, WaitError};
 use crate::fault::Fault;
 use crate::handshake::{
     Greeted, HelloError, PATIENCE, answer, check_hello, control_region, fault, map_control, send,
@@ -180,6 +180,11 @@ impl Sender {
         deadline: Option<Instant>,
     ) -> Result<bool, WaitError> {
         self.0.wait_for_receivers(count, deadline)
+    }
+
+    /// The receiver for which the bus waits, see [`Client::held_up`]; `None` in a channel.
+    pub fn held_up(&mut self) -> Option<HeldUp> {
+        self.0.held_up()
     }
 
     /// Sends a message if there is room.

@@ -11,7 +11,7 @@ use crate::bus::Bus;
 use crate::chain::{Glance, Sender as ChainSender, Stats};
 use crate::channel::{Receiver, Sender};
 use crate::endpoint::Wanted;
-use crate::error::{ConnectError, Ended, PathTooLong, RecvError, SendError, WaitError};
+use crate::error::{ConnectError, Ended, HeldUp, PathTooLong, RecvError, SendError, WaitError};
 use crate::fault::Fault;
 use crate::handshake::PATIENCE;
 use crate::limits::Limits;
@@ -227,7 +227,7 @@ impl Client {
     ///         break error;
     ///     }
     /// };
-    /// assert!(matches!(full, SendError::Full));
+    /// assert!(matches!(full, SendError::Full { .. }));
     /// # drop(receiver);
     /// # Ok(()) }
     /// ```
@@ -268,10 +268,14 @@ impl Client {
     ) -> Result<(), SendError> {
         loop {
             match self.try_send_envelope(envelope, payload) {
-                Err(SendError::Full) if deadline.is_some_and(|d| d <= Instant::now()) => {
-                    return Err(SendError::Full);
+                Err(full @ SendError::Full { .. })
+                    if deadline.is_some_and(|d| d <= Instant::now()) =>
+                {
+                    return Err(full);
                 }
-                Err(SendError::Full) => self.wait_for_room(&envelope, payload.len(), deadline)?,
+                Err(SendError::Full { .. }) => {
+                    self.wait_for_room(&envelope, payload.len(), deadline)?
+                }
                 other => return other,
             }
         }
@@ -339,7 +343,7 @@ impl Client {
                 Err(error) => {
                     self.port.discard_unfinished();
                     match error {
-                        SendError::Full => self.wait_for_room(&envelope, len, None)?,
+                        SendError::Full { .. } => self.wait_for_room(&envelope, len, None)?,
                         error => return Err(error),
                     }
                 }
@@ -559,6 +563,13 @@ impl Client {
     pub fn ended(&mut self) -> Option<Ended> {
         self.port.pump();
         self.port.ended.clone()
+    }
+
+    /// The receiver for which the bus waits, if this client's messages have not been taken for a
+    /// second because of it.
+    pub fn held_up(&mut self) -> Option<HeldUp> {
+        self.port.pump();
+        self.port.held_up()
     }
 
     /// Waits until the broker has taken everything that was sent.

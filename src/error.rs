@@ -4,9 +4,12 @@ use crate::bus::quoted;
 use crate::fault::Fault;
 use crate::limits::LimitsError;
 use crate::memory::RegionError;
+use crate::message::ClientId;
 use crate::wire::Refusal;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The path of a socket is longer than the kernel can take.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -186,6 +189,37 @@ pub enum Ended {
     Fault(#[from] Fault),
 }
 
+/// The receiver that holds up the bus: it keeps the slowest pace, and the broadcast chain is full.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HeldUp {
+    /// The receiver.
+    pub client: ClientId,
+    /// Its process, if the broker can see it.
+    pub process: Option<u32>,
+    /// For how long the bus has been waiting for it.
+    pub lasted: Duration,
+}
+
+impl fmt::Display for HeldUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "client {}", self.client)?;
+        if let Some(process) = self.process {
+            write!(f, " (process {process})")?;
+        }
+        write!(f, " has held up the bus for {:.1} s", self.lasted.as_secs_f64())
+    }
+}
+
+fn full(held_up: Option<&HeldUp>) -> String {
+    let why =
+        "there is no room: a receiver is too slow, and its unread messages fill the memory budget";
+    match held_up {
+        Some(held_up) => format!("{why}; {held_up}"),
+        None => why.into(),
+    }
+}
+
 /// Why a message was not sent. Nothing of it was written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -200,9 +234,13 @@ pub enum SendError {
         /// The limit in bytes.
         max: usize,
     },
-    /// There is no room now, and the call was not to wait.
-    #[error("the chain is full: the slowest receiver holds its whole budget")]
-    Full,
+    /// There is no room: the call does not wait, or there was none in time.
+    #[error("{}", full(held_up.as_ref()))]
+    Full {
+        /// The receiver for which the bus waits. `None` if the broker has not named one: it does
+        /// after a second.
+        held_up: Option<HeldUp>,
+    },
     /// There is no room, and so much has come in meanwhile that it must be received first.
     #[error(
         "inbox full: {bytes} bytes arrived while this message waited for room; call `recv` first, or connect with `Client::connect_sender`"

@@ -49,7 +49,7 @@
 //! ```
 
 /// The protocol version. Both sides of a connection must have the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Bytes in one atomic word.
 pub const WORD: usize = 8;

@@ -2,7 +2,7 @@
 
 use crate::chain::{Blocked, Event, Glance, Notice, Refused, Sender};
 use crate::endpoint::{Endpoint, Wanted};
-use crate::error::{Ended, RecvError, SendError};
+use crate::error::{Ended, HeldUp, RecvError, SendError};
 use crate::fault::Fault;
 use crate::headway::Headway;
 use crate::limits::Limits;
@@ -30,6 +30,17 @@ pub(crate) const NAP: Duration = Duration::from_millis(10);
 /// Packets and page turns taken at one go, so that a hostile peer can't keep us here.
 const AT_ONCE: usize = 4096;
 
+/// News of a receiver that holds up the bus.
+#[derive(Debug)]
+struct HeldUpNews {
+    client: ClientId,
+    process: u32,
+    lasted: Duration,
+    heard: Instant,
+    /// The end of our chain when it came.
+    tail: u64,
+}
+
 #[derive(Debug)]
 pub(crate) struct Port {
     pub socket: Socket,
@@ -40,6 +51,8 @@ pub(crate) struct Port {
     /// Whether this side has asked how many clients receive, and what it has heard.
     pub watches_receivers: bool,
     pub receivers: Option<u32>,
+    /// What the broker said last about a receiver that holds up the bus.
+    held_up: Option<HeldUpNews>,
     /// Why the connection has ended. What was committed before can still be received.
     pub ended: Option<Ended>,
     /// Whether a batch, or a message that is filled in place, has begun and not ended. If another
@@ -66,6 +79,7 @@ impl Port {
             id,
             watches_receivers: false,
             receivers: None,
+            held_up: None,
             ended: None,
             unfinished: false,
             armed: false,
@@ -202,7 +216,26 @@ impl Port {
                 return Err(ended.clone().into());
             }
         }
-        if blocked == Blocked::Full || !told { Err(SendError::Full) } else { Ok(()) }
+        if blocked == Blocked::Full || !told { Err(self.full()) } else { Ok(()) }
+    }
+
+    /// There is no room: names the receiver for which the bus waits, if the broker has.
+    pub fn full(&self) -> SendError {
+        SendError::Full { held_up: self.held_up() }
+    }
+
+    /// The receiver that holds up the bus, as far as the broker has said.
+    pub fn held_up(&self) -> Option<HeldUp> {
+        // What was said before our chain went on is over.
+        let news = self.held_up.as_ref().filter(|news| news.tail == self.tail())?;
+        let HeldUpNews { client, process, lasted, heard, .. } = *news;
+        let process = (process != 0).then_some(process);
+        Some(HeldUp { client, process, lasted: lasted.saturating_add(heard.elapsed()) })
+    }
+
+    /// The end of our chain.
+    fn tail(&self) -> u64 {
+        self.endpoint.outbound().map_or(0, Sender::tail)
     }
 
     /// Makes visible what was appended.
@@ -309,6 +342,15 @@ impl Port {
             }
             (Packet::Forget { id }, _, Some(inbound)) => inbound.forget_page(id)?,
             (Packet::Census { receivers }, ..) => self.receivers = Some(receivers),
+            (Packet::HeldUp { client, process, millis }, ..) => {
+                self.held_up = Some(HeldUpNews {
+                    client: ClientId(client),
+                    process,
+                    lasted: Duration::from_millis(millis),
+                    heard: Instant::now(),
+                    tail: self.tail(),
+                });
+            }
             (Packet::Bye(reason), ..) => {
                 self.ended.get_or_insert(match reason {
                     ByeReason::Closed | ByeReason::Other(_) => Ended::Closed,

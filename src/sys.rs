@@ -6,3 +6,5 @@ mod credentials;
 pub mod lifeline;
 pub(crate) mod place;
 pub(crate) mod socket;
+#[allow(unsafe_code)]
+mod unread;

@@ -155,6 +155,8 @@ pub enum Packet {
     Bye(ByeReason),
     /// So many clients receive now.
     Census { receivers: u32 },
+    /// This receiver has held up the bus for `millis`. Its process is 0 if it is unknown.
+    HeldUp { client: u32, process: u32, millis: u64 },
 }
 
 /// Why a packet is not understood.
@@ -227,6 +229,7 @@ bodies! {
         page_len: U64, max_message_len: U64, budget: U64
     }
     StartBody { page: U32, position: U64, message: U64 }
+    HeldUpBody { client: U32, process: U32, millis: U64 }
 }
 
 const RING: u8 = 1;
@@ -239,6 +242,7 @@ const FORGET: u8 = 7;
 const START: u8 = 8;
 const BYE: u8 = 9;
 const CENSUS: u8 = 10;
+const HELD_UP: u8 = 11;
 
 const REFUSED_VERSION: u32 = 1;
 const REFUSED_USER: u32 = 2;
@@ -262,6 +266,7 @@ impl Packet {
             Packet::Start(_) => START,
             Packet::Bye(_) => BYE,
             Packet::Census { .. } => CENSUS,
+            Packet::HeldUp { .. } => HELD_UP,
         }
     }
 
@@ -278,6 +283,7 @@ impl Packet {
             Packet::Start(_) => "send Start",
             Packet::Bye(_) => "send Bye",
             Packet::Census { .. } => "send Census",
+            Packet::HeldUp { .. } => "send HeldUp",
         }
     }
 
@@ -344,6 +350,14 @@ impl Packet {
             })
             .as_bytes()),
             Packet::Census { receivers } => put(one(receivers).as_bytes()),
+            Packet::HeldUp { client, process, millis } => put(HeldUpBody {
+                kind,
+                zero,
+                client: client.into(),
+                process: process.into(),
+                millis: millis.into(),
+            }
+            .as_bytes()),
         }
     }
 
@@ -433,6 +447,14 @@ impl Packet {
                 code => ByeReason::Other(code),
             }),
             CENSUS => Packet::Census { receivers: body::<One>(bytes)?.value.get() },
+            HELD_UP => {
+                let body: HeldUpBody = body(bytes)?;
+                Packet::HeldUp {
+                    client: body.client.get(),
+                    process: body.process.get(),
+                    millis: body.millis.get(),
+                }
+            }
             kind => return Err(WireError::Kind(kind)),
         })
     }
@@ -471,13 +493,17 @@ mod tests {
         let byes = [ByeReason::Closed, ByeReason::Fault, ByeReason::Other(99)];
         let mut packets = vec![
             Packet::Ring,
-            Packet::Hello { version: 1, roles: Roles::SEND.and(Roles::RECEIVE) },
+            Packet::Hello {
+                version: crate::layout::VERSION,
+                roles: Roles::SEND.and(Roles::RECEIVE),
+            },
             Packet::Welcome { version: 1, client: 2, cursor: 3, broker: 4, limits },
             Packet::Join,
             Packet::Page { id: 5 },
             Packet::Forget { id: 6 },
             Packet::Start(start),
             Packet::Census { receivers: 3 },
+            Packet::HeldUp { client: 3, process: 4711, millis: 1 << 40 },
         ];
         packets.extend(refusals.map(Packet::Refused));
         packets.extend(byes.map(Packet::Bye));

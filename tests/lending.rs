@@ -72,7 +72,7 @@ fn what_was_passed_comes_back_although_there_is_more_to_take_and_nobody_sends() 
     while full_since.elapsed() < Duration::from_millis(300) {
         match sender.try_send(sent, &payload(sent)) {
             Ok(()) => (sent, full_since) = (sent + 1, Instant::now()),
-            Err(SendError::Full) => thread::yield_now(),
+            Err(SendError::Full { .. }) => thread::yield_now(),
             Err(error) => panic!("{error}"),
         }
     }
@@ -101,9 +101,9 @@ fn a_slow_receiver_leaves_its_own_budget_to_who_sends() {
         assert!(Instant::now() < deadline, "{sent} sent of {least}");
         match sender.try_send(sent, &payload(sent)) {
             Ok(()) => sent += 1,
-            Err(SendError::Full) if sent as usize >= least => break,
+            Err(SendError::Full { .. }) if sent as usize >= least => break,
             // The broker has not got so far yet.
-            Err(SendError::Full) => std::thread::yield_now(),
+            Err(SendError::Full { .. }) => std::thread::yield_now(),
             Err(error) => panic!("{error}"),
         }
     }

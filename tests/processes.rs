@@ -216,7 +216,7 @@ fn fill(sender: &mut Client, other: &mut Client, ear: &mut Ear, broker: i32) -> 
                 number += 1;
                 continue;
             }
-            Err(error) => assert!(matches!(error, llmp::SendError::Full), "{error}"),
+            Err(error) => assert!(matches!(error, llmp::SendError::Full { .. }), "{error}"),
         }
         let mut moved = false;
         while let Some(message) = other.try_recv().unwrap() {

@@ -66,7 +66,7 @@ fn a_ring_for_which_there_was_no_memory_is_sent_by_who_finds_no_room() {
         sender
     });
     assert!(received.recv_timeout(WHILE).is_err(), "nobody has rung");
-    assert!(matches!(sender.try_send(1, &[7; 4096]), Err(SendError::Full)));
+    assert!(matches!(sender.try_send(1, &[7; 4096]), Err(SendError::Full { .. })));
     assert_eq!(received.recv_timeout(PATIENCE).unwrap(), [7; 4096]);
 }
 

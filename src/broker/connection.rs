@@ -1,6 +1,7 @@
 //! One client's connection as the broker sees it: from the greeting to its pages.
 
 use super::core::Core;
+use crate::chain::Notice;
 use crate::fault::Fault;
 use crate::handshake::{HelloError, check_hello, map_control};
 use crate::memory::{Foreign, Region};
@@ -24,6 +25,32 @@ pub(super) enum Phase {
     Joined(ClientId),
 }
 
+/// How far telling a client has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// It has been told everything.
+    All,
+    /// Its socket is full; try again when it is writable.
+    NotNow,
+    /// Its socket holds as many descriptors as it may. The kernel does not say when it has taken them.
+    Unread,
+    /// The kernel has no memory. It does not say when to try again.
+    NoMemory,
+    /// A hang-up comes up as an event.
+    HungUp,
+}
+
+impl From<Sent> for Told {
+    fn from(sent: Sent) -> Self {
+        match sent {
+            Sent::Yes => Told::All,
+            Sent::NotNow => Told::NotNow,
+            Sent::NoMemory => Told::NoMemory,
+            Sent::HungUp => Told::HungUp,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Connection {
     pub socket: Socket,
@@ -33,8 +60,13 @@ pub(super) struct Connection {
     step: Option<Packet>,
     /// How many clients receive, as it was told last.
     census: Option<usize>,
-    /// Since when its socket has been full.
+    /// Since when something for it has had to wait: its socket is full, or holds as many descriptors
+    /// as it may.
     pub full_since: Option<Instant>,
+    /// Whether it is watched for room in its socket.
+    is_watched: bool,
+    /// Descriptors that were sent since its socket was seen empty.
+    in_flight: usize,
     /// The process that connected, as the kernel says.
     pub process: i32,
     /// When it connected.
@@ -52,6 +84,8 @@ impl Connection {
             step: None,
             census: None,
             full_since: None,
+            is_watched: false,
+            in_flight: 0,
         }
     }
 
@@ -132,35 +166,48 @@ impl Connection {
     /// Tells the client about the broadcast chain's pages, then where it starts, then how many
     /// clients receive: as much as it does not know yet and can be sent. Before it has joined, that it
     /// is welcome.
-    pub fn tell(&mut self, core: &mut Core<Region>) -> Sent {
-        let Some(client) = self.client() else { return Sent::Yes };
+    ///
+    /// No more than `max_in_flight` descriptors wait in its socket: the kernel counts those of all
+    /// sockets together, and beyond a limit it takes no more for any.
+    pub fn tell(&mut self, core: &mut Core<Region>, max_in_flight: usize) -> Told {
+        let Some(client) = self.client() else { return Told::All };
         while let Some(notice) = core.notice(client) {
+            if self.in_flight >= max_in_flight {
+                if !self.socket.is_read() {
+                    return Told::Unread;
+                }
+                self.in_flight = 0;
+            }
             match tell(&self.socket, notice, |id| core.page(id)) {
                 Sent::Yes => {
                     core.told(client);
+                    self.in_flight += usize::from(matches!(notice, Notice::Page(_)));
                     // It reads, if slowly.
                     self.full_since = self.full_since.map(|_| Instant::now());
                 }
                 // A hang-up comes up as an event.
-                other => return other,
+                other => return Told::from(other),
             }
         }
         if let Some(step) = &self.step {
             let control = core.control().descriptor();
             let control = control.filter(|_| step.descriptors() > 0);
             match self.socket.send(step, control) {
-                Sent::Yes => self.step = None,
-                other => return other,
+                Sent::Yes => {
+                    self.in_flight += step.descriptors();
+                    self.step = None;
+                }
+                other => return Told::from(other),
             }
         }
         if self.misses(core.receivers()) {
             let receivers = core.receivers();
             match self.socket.send(&Packet::Census { receivers: receivers as u32 }, None) {
                 Sent::Yes => self.census = Some(receivers),
-                other => return other,
+                other => return Told::from(other),
             }
         }
-        Sent::Yes
+        Told::All
     }
 
     /// Whether it asked to be told how many clients receive, and was last told another number.
@@ -169,13 +216,21 @@ impl Connection {
         is_watching && self.census != Some(receivers)
     }
 
-    /// Asks to be woken when there is room in the socket again, or no longer.
-    pub fn watch_writable(&mut self, epoll: &OwnedFd, token: u64, writable: bool) {
-        if self.full_since.is_some() != writable {
+    /// Notes what became of telling it something; asks to be woken when there is room in a full
+    /// socket again, or no longer.
+    pub fn note(&mut self, told: Told, epoll: &OwnedFd, token: u64) {
+        match told {
+            Told::NotNow | Told::Unread => {
+                self.full_since.get_or_insert_with(Instant::now);
+            }
+            Told::All | Told::NoMemory | Told::HungUp => self.full_since = None,
+        }
+        let writable = told == Told::NotNow;
+        if self.is_watched != writable {
             let flags = if writable { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
             acts("watch for room");
             if epoll::modify(epoll, &self.socket, EventData::new_u64(token), flags).is_ok() {
-                self.full_since = writable.then(Instant::now);
+                self.is_watched = writable;
             }
         }
     }

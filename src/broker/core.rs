@@ -331,9 +331,26 @@ impl<M: Memory> Core<M> {
     /// The receiver that holds up the bus, if one does: the client, and the bytes of the broadcast
     /// chain that it has not left yet.
     pub fn holds_up(&self) -> Option<(ClientId, u64)> {
-        self.waiting?;
+        if self.waiting.is_none() && !self.links.iter().any(|link| self.lends_much_of(link)) {
+            return None;
+        }
         let (client, bytes) = self.broadcast.slowest()?;
         Some((ClientId(client), bytes))
+    }
+
+    /// The clients that wait, as far as the broker can tell, while the bus is held up.
+    pub fn waiting_clients(&self) -> impl Iterator<Item = ClientId> + '_ {
+        let waits =
+            |link: &&Link<M>| self.waiting.is_some() && link.is_due() || self.lends_much_of(link);
+        self.links.iter().filter(waits).map(|link| link.id)
+    }
+
+    /// Whether receivers hold half of a client's budget or more by messages that were lent.
+    fn lends_much_of(&self, link: &Link<M>) -> bool {
+        let held = link.lending.held_from().zip(link.inbound.as_ref());
+        held.is_some_and(|(from, inbound)| {
+            inbound.position() - from >= self.limits.budget() as u64 / 2
+        })
     }
 
     /// Whether the last [`turn`](Core::turn) left something for want of room.

@@ -130,3 +130,60 @@ fn who_watches_is_told_the_last_number_whatever_has_happened_within_one_look() {
     serve(&mut broker);
     assert_eq!(watching.receivers(), Some(1), "itself");
 }
+
+/// Descriptors that wait in a socket's queue, as the kernel counts them.
+fn in_flight(socket: &Socket) -> usize {
+    use std::os::fd::{AsFd, AsRawFd};
+    let info = format!("/proc/self/fdinfo/{}", socket.as_fd().as_raw_fd());
+    let info = std::fs::read_to_string(info).unwrap();
+    let count = info.lines().find_map(|line| line.strip_prefix("scm_fds:"));
+    count.unwrap().trim().parse().unwrap()
+}
+
+// P12
+#[test]
+fn a_client_that_does_not_read_holds_few_descriptors_in_flight() {
+    let place = tempfile::tempdir().unwrap();
+    let builder = Broker::builder().page_len(4096).max_message_len(1000).chain_budget(256 * 4096);
+    let mut broker = builder.lend_from(usize::MAX).bind(place.path().join("bus")).unwrap();
+    broker.max_in_flight = 8;
+    let (mut sender, mut reader) = (client(&mut broker), client(&mut broker));
+    let mut fill = |broker: &mut Broker| {
+        for _ in 0..4 {
+            // As much as both chains hold, so that the broadcast chain makes all its pages.
+            while sender.try_send(1, &[7; 1000]).is_ok() {}
+            serve(broker);
+            while reader.try_recv().unwrap().is_some() {}
+            while sender.try_recv().unwrap().is_some() {}
+            serve(broker);
+        }
+    };
+    fill(&mut broker);
+    let socket = Socket::connect(broker.path(), Instant::now()).unwrap();
+    let hello = Packet::Hello { version: crate::layout::VERSION, roles: Roles::RECEIVE };
+    assert_eq!(socket.send(&hello, None), Sent::Yes);
+    serve(&mut broker);
+    serve(&mut broker);
+    assert_eq!(in_flight(&socket), 1, "the broker's control region");
+    let control = crate::handshake::control_region(1).unwrap();
+    let control = crate::control::Control::create(control, 1);
+    assert_eq!(socket.send(&Packet::Join, control.memory().descriptor()), Sent::Yes);
+    serve(&mut broker);
+    serve(&mut broker);
+    assert_eq!(in_flight(&socket), 8);
+    assert!(broker.unread_again.is_some(), "it is tried again");
+    fill(&mut broker);
+    assert_eq!(in_flight(&socket), 8, "however long it does not read");
+    // It reads, and is told everything up to its start.
+    let deadline = Instant::now() + PATIENCE;
+    let (mut pages, mut is_in) = (0, false);
+    while !is_in && Instant::now() < deadline {
+        serve(&mut broker);
+        match socket.receive() {
+            Received::Packet(Packet::Page { .. }, _) => pages += 1,
+            Received::Packet(Packet::Start(_), _) => is_in = true,
+            _ => {}
+        }
+    }
+    assert!(is_in && pages > 32, "{pages} pages");
+}

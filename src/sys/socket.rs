@@ -123,6 +123,12 @@ impl Socket {
         self.send(&Packet::Ring, None) != Sent::NoMemory
     }
 
+    /// Whether the peer has taken every packet that was sent. `false` if the kernel does not say.
+    pub fn is_read(&self) -> bool {
+        looks("ask what is unread", self.place());
+        super::unread::is_empty(self.fd.as_fd())
+    }
+
     /// Ends the connection while the descriptor stays.
     pub fn shut_down(&self) {
         acts("shut a connection down");

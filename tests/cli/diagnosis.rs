@@ -104,15 +104,24 @@ fn access_for_others_opens_the_socket_and_warns_of_closed_directories() {
 }
 
 #[test]
-fn the_client_that_holds_up_the_bus_is_named_in_the_log() {
-    let mut bus = Bus::with(&["--page-len", "4KiB", "--max-message-len", "1000"]);
+fn the_client_that_holds_up_the_bus_is_named() {
+    holds_up(&["--page-len", "4KiB", "--max-message-len", "1000"], "1000");
+}
+
+#[test]
+fn the_client_that_keeps_a_senders_pages_is_named() {
+    holds_up(&["--lend-from", "4KiB"], "60000");
+}
+
+fn holds_up(options: &[&str], chunk: &str) {
+    let mut bus = Bus::with(options);
     let out = bus.dir.path().join("out");
     let stdout = std::fs::File::create(&out).unwrap();
     let mut slow = Process::start(llmp(&["recv", &bus.path, "--format", "raw"]).stdout(stdout));
     let pid = slow.child().id();
     // Far more than the bus holds.
     let file = bus.file("input", &vec![b'x'; 128 << 20]);
-    let sending = bus.send(&file, &["--chunk", "1000"]);
+    let mut sending = bus.send(&file, &["--chunk", chunk]);
     let deadline = Instant::now() + Duration::from_secs(20);
     while std::fs::metadata(&out).unwrap().len() == 0 {
         assert!(Instant::now() < deadline, "nothing comes through");
@@ -122,6 +131,11 @@ fn the_client_that_holds_up_the_bus_is_named_in_the_log() {
     bus.stderr.read_line(&mut line).unwrap();
     let named = line.contains(&format!("(process {pid})")) && line.contains("holds up the bus");
     assert!(named, "{line}");
+    // The sender says so, too.
+    let said = std::io::BufReader::new(sending.child().stderr.take().unwrap()).lines();
+    let named = said.map(Result::unwrap).find(|line| line.contains("has held up the bus")).unwrap();
+    assert!(named.contains("waits for room: client "), "{named}");
+    assert!(named.contains(&format!("(process {pid})")), "{named}");
     slow.signal(rustix::process::Signal::CONT);
     let mut line = String::new();
     bus.stderr.read_line(&mut line).unwrap();

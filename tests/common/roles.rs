@@ -202,7 +202,7 @@ fn stuck(path: &str) {
         let tag = MEDIUM | number;
         match client.try_send(tag, &payload(id, tag)) {
             Ok(()) => number += 1,
-            Err(SendError::Full) => break,
+            Err(SendError::Full { .. }) => break,
             Err(error) => panic!("{error}"),
         }
     }

@@ -85,7 +85,7 @@ fn send_at_once(client: &mut Client, tags: &[u32]) -> bool {
     let mut batch = client.batch();
     for tag in tags {
         match batch.send(*tag, &payload(id, *tag)) {
-            Err(SendError::Full) => return false,
+            Err(SendError::Full { .. }) => return false,
             sent => sent.unwrap(),
         }
     }

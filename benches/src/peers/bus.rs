@@ -77,7 +77,7 @@ impl Client for LlmpClient {
         }
         match self.client.try_send(1, message) {
             Ok(()) => Ok(true),
-            Err(llmp::SendError::Full) => Ok(false),
+            Err(llmp::SendError::Full { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

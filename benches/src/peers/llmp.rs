@@ -62,7 +62,7 @@ impl crate::peer::Sender for Sending {
         }
         match self.sender.try_send(TAG, message) {
             Ok(()) => Ok(true),
-            Err(SendError::Full) => Ok(false),
+            Err(SendError::Full { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
@@ -72,7 +72,7 @@ impl crate::peer::Sender for Sending {
         for sent in 0..count {
             match batch.send(TAG, content.message()) {
                 Ok(()) => {}
-                Err(SendError::Full) => {
+                Err(SendError::Full { .. }) => {
                     content.take_back();
                     batch.commit();
                     return Ok(sent);

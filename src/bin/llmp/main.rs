@@ -12,6 +12,7 @@ mod lines;
 mod ready;
 mod recv;
 mod send;
+mod status;
 mod values;
 
 use arguments::{Command, Program};

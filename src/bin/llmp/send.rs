@@ -4,6 +4,7 @@ use crate::arguments;
 use crate::failure::{Failure, say};
 use crate::interrupt::Interrupt;
 use crate::lines::{Lines, Oversize, Piece};
+use crate::status::Status;
 use crate::values::{END_OF_TRANSFER, connect_error, is_closed};
 use llmp::{Client, Ended, Envelope, SendError, Tag, WaitError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -254,38 +255,32 @@ impl Sending<'_> {
     }
 
     fn send_now(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
-        let mut is_told = false;
+        match self.client.try_send_envelope(envelope, payload) {
+            Err(SendError::Full { .. }) => {}
+            result => return result,
+        }
+        let mut status = Status::new();
         loop {
-            match self.client.try_send_envelope(envelope, payload) {
-                Err(SendError::Full) => {}
-                result => return result,
-            }
             match self.client.send_envelope_timeout(envelope, payload, SILENT_WAIT) {
-                Err(SendError::Full) if !std::mem::replace(&mut is_told, true) => {
-                    self.tell_waiting("this message waits for room");
+                Err(SendError::Full { held_up }) => {
+                    status.waits("this message waits for room", held_up.as_ref());
                 }
-                Err(SendError::Full) => {}
                 result => return result,
             }
         }
     }
 
-    fn tell_waiting(&self, what: &str) {
-        say(format_args!(
-            "{what}: a receiver does not keep up, and the bus waits for it; the broker's log names it"
-        ));
-    }
-
     /// Waits until the broker has taken everything.
     fn flush(&mut self) -> Result<(), Failure> {
-        let mut is_told = false;
+        let mut status = Status::new();
         loop {
             match self.client.flush_timeout(SILENT_WAIT) {
                 Ok(true) => break,
-                Ok(false) if !std::mem::replace(&mut is_told, true) => {
-                    self.tell_waiting("the broker has not taken all that was sent");
+                Ok(false) => {
+                    let held_up = self.client.held_up();
+                    let what = "the broker has not taken all that was sent";
+                    status.waits(what, held_up.as_ref());
                 }
-                Ok(false) => {}
                 Err(SendError::Ended(ended)) => self.reconnect(ended)?,
                 Err(error) => return Err(error.into()),
             }

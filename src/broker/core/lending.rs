@@ -61,6 +61,11 @@ impl Lending {
         }
     }
 
+    /// The position in the client's chain of the first message that is still lent.
+    pub fn held_from(&self) -> Option<u64> {
+        self.held.front().map(|held| held.at)
+    }
+
     /// Lends a message, if that can be. `None`: it has to be copied.
     pub fn lend<M: Memory>(
         &mut self,

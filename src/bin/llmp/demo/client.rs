@@ -66,7 +66,7 @@ impl Exchange {
             };
             match self.client.try_send(tag, payload) {
                 Ok(()) => self.outgoing.sent(),
-                Err(SendError::Full) => return Ok(i > 0),
+                Err(SendError::Full { .. }) => return Ok(i > 0),
                 Err(error) => return Err(error.into()),
             }
         }

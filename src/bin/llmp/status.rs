@@ -1,0 +1,45 @@
+//! Saying why nothing moves: a line that counts in a terminal, otherwise one when there is news.
+
+use crate::failure::say;
+use indicatif::ProgressBar;
+use llmp::HeldUp;
+use std::io::{IsTerminal, stderr};
+
+/// Shows what a command waits for. In a terminal the line goes when the wait is over.
+pub struct Status {
+    line: Option<ProgressBar>,
+    is_told: bool,
+    is_named: bool,
+}
+
+impl Status {
+    /// Nothing is shown yet.
+    pub fn new() -> Self {
+        Status { line: None, is_told: false, is_named: false }
+    }
+
+    /// `what` waits, for a receiver that the broker may have named.
+    pub fn waits(&mut self, what: &str, held_up: Option<&HeldUp>) {
+        let text = match held_up {
+            Some(held_up) => format!("{what}: {held_up}"),
+            None => format!("{what}: a receiver is too slow, and the bus waits for it"),
+        };
+        let is_news = !self.is_told || held_up.is_some() && !self.is_named;
+        (self.is_told, self.is_named) = (true, self.is_named || held_up.is_some());
+        if stderr().is_terminal() {
+            let line = self.line.get_or_insert_with(ProgressBar::new_spinner);
+            line.set_message(format!("llmp: {text}"));
+            line.tick();
+        } else if is_news {
+            say(text);
+        }
+    }
+}
+
+impl Drop for Status {
+    fn drop(&mut self) {
+        if let Some(line) = &self.line {
+            line.finish_and_clear();
+        }
+    }
+}
