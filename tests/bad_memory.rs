@@ -51,7 +51,7 @@ type Writes = fn(&Region);
 fn every_lie_in_a_page_is_named_and_costs_nobody_else_anything() {
     const ROWS: &[(Words, &str)] = &[
         (&[(0, 1)], "page 0: magic number 0x0000000000000001 instead of"),
-        (&[(PAGE_VERSION, 2)], "page 0: version and header length 0x2 instead of 0x4000000001"),
+        (&[(PAGE_VERSION, 1)], "page 0: version and header length 0x1 instead of 0x4000000002"),
         (&[(PAGE_LENGTH, 1 << 40)], "page 0: its header says 1099511627776 bytes"),
         (&[(PAGE_LENGTH, 0)], "page 0: its header says 0 bytes"),
         (&[(PAGE_ID, 5)], "page 0: its header names page 5"),
@@ -162,7 +162,7 @@ fn a_control_region_that_is_none_is_named() {
     let honest = Honest::pair(&bus);
     let rows: &[(Words, &str)] = &[
         (&[(0, 7)], "control region: the magic number is 0x7 instead of"),
-        (&[(CONTROL_VERSION, 2)], "control region: the version is 0x2 instead of 0x1"),
+        (&[(CONTROL_VERSION, 1)], "control region: the version is 0x1 instead of 0x2"),
     ];
     for (words, fault) in rows {
         let raw = Raw::greet(bus.path(), Roles::SEND);
