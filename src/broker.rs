@@ -747,7 +747,8 @@ impl Broker {
             Some(client) => self.core.expel(client, Some(fault)),
             None => {
                 self.report.faults += 1;
-                log::warn!("a stranger is disconnected: {fault}");
+                let process = self.connections.get(&token).map_or(0, |c| c.process);
+                log::warn!("process {process} is disconnected before it has joined: {fault}");
                 if let Some(connection) = self.connections.remove(&token) {
                     connection.socket.close_elsewhere();
                 }

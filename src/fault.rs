@@ -30,13 +30,15 @@ pub enum Fault {
     #[error("page {page}: it begins with message {found} instead of {expected}")]
     PageFirst { page: u32, found: u64, expected: u64 },
     /// A message of a kind that does not exist.
-    #[error("page {page}, offset {at}: message kind {found}")]
+    #[error("page {page}, offset {at}: unknown message kind {found}")]
     Kind { page: u32, at: usize, found: u8 },
     /// A message that reaches beyond its page or its limit.
-    #[error("page {page}, offset {at}: a message of {found} bytes where {room} have room")]
+    #[error("page {page}, offset {at}: message length {found} exceeds the {room} bytes available")]
     Length { page: u32, at: usize, found: u32, room: usize },
     /// A lent message whose payload reaches beyond the page that it names.
-    #[error("page {page}: {len} bytes lent at offset {offset}, in a page of {page_len}")]
+    #[error(
+        "page {page}: a payload of {len} bytes at offset {offset} exceeds its page of {page_len}"
+    )]
     Loan { page: u32, offset: u64, len: usize, page_len: usize },
     /// Bits that must be zero are not.
     #[error("page {page}, offset {at}: reserved bits are set in {found:#x}")]
@@ -51,10 +53,10 @@ pub enum Fault {
     #[error("{found} bytes of pages, the chain's budget is {budget}")]
     OverBudget { found: usize, budget: usize },
     /// The page that is being read was taken back.
-    #[error("page {page} was taken back while it was being read")]
+    #[error("page {page} was removed while it was being read")]
     PageInUse { page: u32 },
     /// A start position outside the page it names.
-    #[error("page {page}: position {position} is not a place for a message in it")]
+    #[error("page {page}: start position {position} is not a valid slot")]
     Start { page: u32, position: u64 },
     /// A control region does not begin like one.
     #[error("control region: {what} is {found:#x} instead of {expected:#x}")]
@@ -69,21 +71,21 @@ pub enum Fault {
     #[error("cursor at position {found}, nothing is sent beyond {tail}")]
     CursorAhead { found: u64, tail: u64 },
     /// A committed message that is there no more.
-    #[error("a committed message was taken back")]
+    #[error("a committed message was removed from its page")]
     TakenBack,
     /// A client that had been removed already.
-    #[error("it had been removed already")]
+    #[error("the client was removed before")]
     Expelled,
     /// It does not read its connection, and others wait for what has no room there.
     #[error(
-        "it has not read its connection for {seconds} s, so that no more pages can be announced to it"
+        "the client has not read its connection for {seconds} s, and pages for it do not fit into the socket"
     )]
     UnreadConnection {
         /// For how long, in seconds.
         seconds: u64,
     },
     /// A dead peer's chain holds more than its memory can.
-    #[error("its chain went on after its connection had ended")]
+    #[error("the chain grew after the connection had ended")]
     Endless,
     /// Something on the control socket that does not belong there.
     #[error("on the control socket: {0}")]

@@ -79,7 +79,7 @@ pub enum Refusal {
     )]
     Crowded,
     /// The roles asked for are not to be had here.
-    #[error("the roles that were asked for are not to be had here: a channel takes senders only")]
+    #[error("these roles are not offered here: a channel accepts senders only")]
     Roles,
     /// A code that this version does not know.
     #[error("the bus gave the reason {0}, which this version does not know")]
@@ -164,10 +164,10 @@ pub enum Packet {
 #[non_exhaustive]
 pub enum WireError {
     /// A packet without a byte, or of a kind that does not exist.
-    #[error("a packet of kind {0}")]
+    #[error("unknown packet kind {0}")]
     Kind(u8),
     /// A packet that is longer or shorter than its kind.
-    #[error("a packet of kind {kind} with {found} bytes instead of {expected}")]
+    #[error("packet kind {kind}: {found} bytes instead of {expected}")]
     Length {
         /// Its kind.
         kind: u8,
@@ -177,7 +177,7 @@ pub enum WireError {
         expected: usize,
     },
     /// A packet with too many or too few descriptors.
-    #[error("a packet of kind {kind} with {found} descriptors instead of {expected}")]
+    #[error("packet kind {kind}: {found} descriptors instead of {expected}")]
     Descriptors {
         /// Its kind.
         kind: u8,
@@ -188,17 +188,17 @@ pub enum WireError {
     },
     /// Descriptors that did not arrive: it sent too many, or we have no room for them.
     #[error(
-        "a packet whose descriptors did not all arrive: too many were sent, or this process has too many open (raise its limit, see `ulimit -n`)"
+        "a packet lost its descriptors: too many were sent, or this process has too many open files (raise its limit, see `ulimit -n`)"
     )]
     Cut,
     /// Bytes that must be zero are not.
-    #[error("a packet of kind {0} with reserved bytes set")]
+    #[error("packet kind {0}: reserved bytes are not zero")]
     Reserved(u8),
     /// A greeting that is not one.
-    #[error("a greeting that begins with {0:#018x}")]
+    #[error("the greeting begins with {0:#018x}, which is not llmp")]
     Magic(u64),
     /// A packet that has no business here and now.
-    #[error("a packet of kind {kind} {when}")]
+    #[error("unexpected packet of kind {kind} {when}")]
     Unexpected {
         /// Its kind.
         kind: u8,
@@ -206,7 +206,7 @@ pub enum WireError {
         when: &'static str,
     },
     /// Limits that don't fit together.
-    #[error("limits that can't be: {0}")]
+    #[error("invalid limits: {0}")]
     Limits(#[from] LimitsError),
 }
 

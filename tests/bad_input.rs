@@ -37,7 +37,7 @@ fn a_descriptor_that_could_change_under_its_reader_is_refused_whatever_it_is() {
     let pipe = std::io::pipe().unwrap();
     let without = |seal: SealFlags| memfd(PAGE, seals().difference(seal));
     let rows: [(&str, OwnedFd, &str); 9] = [
-        ("a pipe", pipe.0.into(), "the descriptor is no memfd"),
+        ("a pipe", pipe.0.into(), "the descriptor is not a memfd"),
         // On a tmpfs a file answers like a memfd that has no seals.
         ("a file", file(PAGE as u64), "memfd"),
         ("no F_SEAL_SHRINK", without(SealFlags::SHRINK), "lacks the seals F_SEAL_SHRINK"),
@@ -220,15 +220,15 @@ fn every_packet_that_does_not_belong_there_is_named_and_costs_its_sender_the_con
     let id_of = |id| encoded(Packet::Page { id });
     let hello = encoded(Packet::Hello { version: VERSION, roles: Roles::SEND });
     let rows = [
-        (vec![0xee], 0, "a packet of kind 238"),
-        (vec![1, 2], 0, "a packet of kind 1 with 2 bytes instead of 1"),
-        (vec![7; 65], 0, "a packet of kind 7 with 65 bytes instead of 8"),
-        (vec![7, 0, 1, 0, 0, 0, 0, 0], 0, "a packet of kind 7 with reserved bytes set"),
-        (hello, 0, "a packet of kind 2 from a client that has joined"),
-        (id_of(0), 0, "a packet of kind 6 with 0 descriptors instead of 1"),
-        (id_of(0), 2, "a packet of kind 6 with 2 descriptors instead of 1"),
+        (vec![0xee], 0, "packet kind 238"),
+        (vec![1, 2], 0, "packet kind 1: 2 bytes instead of 1"),
+        (vec![7; 65], 0, "packet kind 7: 65 bytes instead of 8"),
+        (vec![7, 0, 1, 0, 0, 0, 0, 0], 0, "packet kind 7: reserved bytes are not zero"),
+        (hello, 0, "packet of kind 2 from a client that has joined"),
+        (id_of(0), 0, "packet kind 6: 0 descriptors instead of 1"),
+        (id_of(0), 2, "packet kind 6: 2 descriptors instead of 1"),
         (id_of(0), 4, "descriptors instead of 1"),
-        (encoded(Packet::Ring), 1, "a packet of kind 1 with 1 descriptors instead of 0"),
+        (encoded(Packet::Ring), 1, "packet kind 1: 1 descriptors instead of 0"),
         (id_of(3), 1, "the next page is 3, which never arrived"),
         (encoded(Packet::Forget { id: 0 }), 0, "the next page is 0, which never arrived"),
     ];
@@ -243,7 +243,7 @@ fn every_packet_that_does_not_belong_there_is_named_and_costs_its_sender_the_con
         stranger.send_bytes(&bytes, &[]);
         assert!(stranger.next().is_none());
     }
-    bus.logs("a stranger is disconnected: on the control socket");
+    bus.logs("is disconnected before it has joined: on the control socket");
     honest.finish();
 }
 
@@ -277,7 +277,7 @@ fn a_receiver_that_never_reads_its_connection_does_not_stop_the_bus() {
     let mut sender = Client::connect_sender(bus.path()).unwrap();
     while sender.send_timeout(1, &[7; 1000], std::time::Duration::from_millis(200)).is_ok() {}
     bus.logs(&format!("client {} (process {}) has not received", deaf.id, std::process::id()));
-    bus.expels(deaf.id, "it has not read its connection for 10 s");
+    bus.expels(deaf.id, "the client has not read its connection for 10 s");
     sender.send_timeout(1, b"the bus goes on", PATIENCE).unwrap();
     assert!(sender.flush_timeout(PATIENCE).unwrap());
 }

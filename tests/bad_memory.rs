@@ -55,15 +55,15 @@ fn every_lie_in_a_page_is_named_and_costs_nobody_else_anything() {
         (&[(PAGE_LENGTH, 1 << 40)], "page 0: its header says 1099511627776 bytes"),
         (&[(PAGE_LENGTH, 0)], "page 0: its header says 0 bytes"),
         (&[(PAGE_ID, 5)], "page 0: its header names page 5"),
-        (&[(PAGE_BASE, PAGE as u64)], "page 0: position 64 is not a place for a message"),
-        (&[(PAGE_BASE, 48)], "page 0: position 64 is not a place for a message"),
-        (&[(PAGE_BASE, u64::MAX)], "page 0: position 64 is not a place for a message"),
-        (&[(SLOT, message(u32::MAX))], "page 0, offset 64: a message of 4294967295 bytes"),
-        (&[(SLOT, message(4096))], "page 0, offset 64: a message of 4096 bytes where 4000 have"),
-        (&[(SLOT, message(4001))], "page 0, offset 64: a message of 4001 bytes where 4000 have"),
-        (&[(SLOT, commit_word(0, 9, 0, 0))], "page 0, offset 64: message kind 9"),
-        (&[(SLOT, commit_word(8, 0, 0, 0))], "page 0, offset 64: message kind 0"),
-        (&[(SLOT, commit_word(8, KIND_LENT, 0, 0))], "page 0, offset 64: message kind 3"),
+        (&[(PAGE_BASE, PAGE as u64)], "page 0: start position 64 is not a valid slot"),
+        (&[(PAGE_BASE, 48)], "page 0: start position 64 is not a valid slot"),
+        (&[(PAGE_BASE, u64::MAX)], "page 0: start position 64 is not a valid slot"),
+        (&[(SLOT, message(u32::MAX))], "page 0, offset 64: message length 4294967295 exceeds"),
+        (&[(SLOT, message(4096))], "page 0, offset 64: message length 4096 exceeds the 4000 bytes"),
+        (&[(SLOT, message(4001))], "page 0, offset 64: message length 4001 exceeds the 4000 bytes"),
+        (&[(SLOT, commit_word(0, 9, 0, 0))], "page 0, offset 64: unknown message kind 9"),
+        (&[(SLOT, commit_word(8, 0, 0, 0))], "page 0, offset 64: unknown message kind 0"),
+        (&[(SLOT, commit_word(8, KIND_LENT, 0, 0))], "page 0, offset 64: unknown message kind 3"),
         (&[(SLOT, commit_word(8, KIND_MESSAGE, 2, 0))], "offset 64: reserved bits are set in"),
         (&[(SLOT, commit_word(8, KIND_EOP, 0, 0))], "offset 64: reserved bits are set in"),
         (&[(TAG, halves(0, 1)), (SLOT, NEXT)], "offset 64: reserved bits are set in"),
@@ -151,7 +151,7 @@ fn pages_beyond_the_budget_or_taken_back_in_use_are_named() {
     raw.page(0, &page);
     raw.socket.send(&Packet::Forget { id: 0 }, &[]);
     raw.is_expelled();
-    bus.expels(raw.id, "page 0 was taken back while it was being read");
+    bus.expels(raw.id, "page 0 was removed while it was being read");
     honest.finish();
 }
 
@@ -310,7 +310,7 @@ fn a_broker_that_lies_is_named_to_its_client() {
     let lies: [(Packet, Writes, &str); 3] = [
         (welcome, |_| {}, "control region: the magic number is 0x0"),
         (welcome, |r| r.write_words(0, [CONTROL_MAGIC, 9]), "control region: the version is 0x9"),
-        (Packet::Ring, |_| {}, "a packet of kind 1 instead of a welcome"),
+        (Packet::Ring, |_| {}, "packet of kind 1 instead of a welcome"),
     ];
     for (packet, write, fault) in lies {
         let accept = common::raw::RawSocket::listen(&place.path());

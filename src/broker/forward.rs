@@ -58,7 +58,9 @@ pub(super) fn forward<M: Memory>(
         match broadcast.append(envelope, payload) {
             Err(Refused::Blocked(blocked)) => return Err(Refused::Blocked(blocked)),
             Err(Refused::TooLong { len, max }) => {
-                log::warn!("a hook made a message of {len} bytes, {max} are allowed: dropped");
+                log::warn!(
+                    "a hook returned a message of {len} bytes, above the limit of {max}; it is dropped"
+                );
             }
             Ok(()) => {}
         }

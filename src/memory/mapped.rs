@@ -29,7 +29,7 @@ pub struct RegionError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
     /// It is no memfd at all.
-    #[error("the descriptor is no memfd")]
+    #[error("the descriptor is not a memfd")]
     NoMemfd,
     /// It could still be changed by others, or shrink under its reader.
     #[error("the memfd lacks the seals {missing}")]

@@ -39,6 +39,6 @@ pub fn tell_supervisor(state: &str) {
         Ok(())
     };
     if let Err(error) = send() {
-        log::warn!("the supervisor at NOTIFY_SOCKET can't be told {state}: {error}");
+        log::warn!("cannot send {state} to the supervisor at NOTIFY_SOCKET: {error}");
     }
 }

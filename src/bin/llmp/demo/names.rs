@@ -55,7 +55,11 @@ impl Names {
         names.fill()?;
         match names.read.first() {
             Some(&GO) => names.at = 1,
-            _ => return Err(Failure::other("this is no client of a demo; start one: llmp demo")),
+            _ => {
+                return Err(Failure::other(
+                    "this command is internal; start a demo with: llmp demo",
+                ));
+            }
         }
         Ok(names)
     }

@@ -88,7 +88,7 @@ pub fn tell(note: &Note) -> Result<(), Failure> {
     let told = serde_json::to_string(note).map_err(io::Error::from);
     // Standard output passes a line on as soon as it is complete.
     let told = told.and_then(|line| writeln!(io::stdout(), "{line}"));
-    told.map_err(|error| Failure::other(format!("the demo's parent hears nothing: {error}")))
+    told.map_err(|error| Failure::other(format!("cannot write to the demo's parent: {error}")))
 }
 
 /// Runs a process of a demo; why it failed is told to the parent, who tells the user.
