@@ -4,6 +4,7 @@ mod builder;
 mod connection;
 pub mod core;
 mod forward;
+mod retired;
 #[cfg(test)]
 mod tests;
 
@@ -85,7 +86,7 @@ pub struct Broker {
     max_clients: usize,
     /// So many descriptors of clients' pages are kept, so that the pages can be lent.
     max_lent: usize,
-    /// Descriptors that may wait in one client's socket.
+    /// Descriptors that may wait in all sockets together; each client has its share.
     max_in_flight: usize,
     bound: Bound,
     epoll: OwnedFd,
@@ -107,6 +108,8 @@ pub struct Broker {
     /// When clients whose sockets hold as many descriptors as they may are told more, and how long
     /// after the last try that is.
     unread_again: Option<(Instant, Duration)>,
+    /// Processes that may still read pages in place.
+    retired: retired::Retired,
     report: Report,
 }
 
@@ -372,7 +375,7 @@ impl Broker {
 
     fn drop_joining(&mut self, token: u64, why: &str) {
         self.joining.remove(&token);
-        let Some(connection) = self.connections.remove(&token) else { return };
+        let Some(connection) = self.take_connection(token) else { return };
         self.report.refused += 1;
         log::warn!("process {} {why} and is disconnected", connection.process);
         if let Some(client) = connection.client() {
@@ -484,7 +487,7 @@ impl Broker {
     }
 
     fn remove(&mut self, client: ClientId, fault: Option<Fault>) {
-        let connection = self.tokens.remove(&client).and_then(|t| self.connections.remove(&t));
+        let connection = self.tokens.remove(&client).and_then(|t| self.take_connection(t));
         match fault {
             Some(fault) => {
                 self.report.faults += 1;
@@ -496,6 +499,15 @@ impl Broker {
             }
             None => log::info!("client {client} has left"),
         }
+    }
+
+    /// Takes a connection out that has ended.
+    fn take_connection(&mut self, token: u64) -> Option<Connection> {
+        let connection = self.connections.remove(&token)?;
+        if connection.reads_in_place() {
+            self.retired.add(connection.process, connection.socket.peer_pidfd());
+        }
+        Some(connection)
     }
 
     fn connection(&mut self, client: ClientId) -> Option<&mut Connection> {
@@ -515,8 +527,9 @@ impl Broker {
     /// Tells a client what it has not been told yet; what has no room in its socket, or finds no
     /// memory, later.
     fn tell(&mut self, token: u64) {
+        let share = (self.max_in_flight / self.connections.len().max(1)).max(1);
         let Some(connection) = self.connections.get_mut(&token) else { return };
-        let told = connection.tell(&mut self.core, self.max_in_flight);
+        let told = connection.tell(&mut self.core, share);
         connection.note(told, &self.epoll, token);
         self.short_of_memory |= told == Told::NoMemory;
         if told == Told::Unread && self.unread_again.is_none() {
@@ -699,19 +712,28 @@ impl Broker {
         descriptor: Option<Foreign>,
     ) -> Result<(), Fault> {
         let Some(connection) = self.connections.get_mut(&token) else { return Ok(()) };
-        let roles = Roles::SEND.and(Roles::RECEIVE).and(Roles::WATCH);
+        let roles = Roles::SEND.and(Roles::RECEIVE).and(Roles::WATCH).and(Roles::IN_PLACE);
         match connection.phase {
-            Phase::Fresh => match connection.greet(packet, roles, self.id, &mut self.core)? {
-                Ok(client) => {
-                    self.tokens.insert(client, token);
-                    self.tell(token);
-                }
-                Err(refusal) => {
-                    if let Some(connection) = self.connections.remove(&token) {
-                        self.refuse(connection.socket, refusal);
+            Phase::Fresh => {
+                let in_place =
+                    matches!(packet, Packet::Hello { roles, .. } if roles.has(Roles::IN_PLACE));
+                let greeted = match in_place && !self.retired.admits(connection.process) {
+                    true => Err(Refusal::InPlace),
+                    false => connection.greet(packet, roles, self.id, &mut self.core)?,
+                };
+                match greeted {
+                    Ok(client) => {
+                        self.tokens.insert(client, token);
+                        self.tell(token);
+                    }
+                    Err(refusal) => {
+                        self.joining.remove(&token);
+                        if let Some(connection) = self.connections.remove(&token) {
+                            self.refuse(connection.socket, refusal);
+                        }
                     }
                 }
-            },
+            }
             Phase::Greeted(client) => {
                 connection.join(client, packet, descriptor, &mut self.core)?;
                 self.joining.remove(&token);
@@ -732,7 +754,7 @@ impl Broker {
     /// A connection has ended; what its client had committed is still taken. Its descriptor and,
     /// after that, its mappings are let go (P7).
     fn hung_up(&mut self, token: u64) {
-        let Some(connection) = self.connections.remove(&token) else { return };
+        let Some(connection) = self.take_connection(token) else { return };
         self.joining.remove(&token);
         if let Some(client) = connection.client() {
             self.tokens.remove(&client);

@@ -394,6 +394,7 @@ impl Welcoming {
             }
         }
         let control = Control::create(control_region(1)?, 1);
+        control.give_place(0, CLIENT);
         let alleged = (&limits).into();
         let welcome = Packet::Welcome {
             version: VERSION,

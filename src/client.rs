@@ -388,6 +388,10 @@ impl Client {
             let (envelope, id) = (inbound.envelope(&slot), inbound.next_message());
             let mut payload = vec![0; slot.payload_len()];
             inbound.read(&slot, &mut payload);
+            if !inbound.is_whole() {
+                self.port.removed();
+                return;
+            }
             inbound.advance(&slot);
             self.inbox.bytes += Inbox::cost(&payload);
             self.inbox.messages.push_back((envelope, id, payload));
@@ -416,7 +420,7 @@ impl Client {
     #[inline(always)]
     pub fn try_recv(&mut self) -> Result<Option<Message<'_>>, RecvError> {
         match self.glance() {
-            Some(Glance::Message(slot)) if self.is_for_us(&slot) => Ok(self.take(&slot)),
+            Some(Glance::Message(slot)) if self.is_for_us(&slot) => self.take(&slot).map(Some),
             Some(Glance::Nothing) => {
                 self.port.looked_in_vain();
                 Ok(None)
@@ -438,13 +442,13 @@ impl Client {
             && let Some(slot) = self.port.endpoint.glance_at_lent(alleged)
             && self.is_for_us(&slot)
         {
-            return Ok(self.take(&slot));
+            return self.take(&slot).map(Some);
         }
         if !self.inbox.messages.is_empty() {
             return Ok(self.pop_inbox());
         }
         let Some(slot) = self.next()? else { return Ok(None) };
-        Ok(self.take(&slot))
+        self.take(&slot).map(Some)
     }
 
     #[inline(always)]
@@ -454,28 +458,39 @@ impl Client {
 
     /// Takes the message that was found.
     #[inline(always)]
-    fn take(&mut self, slot: &Slot) -> Option<Message<'_>> {
-        let inbound = self.port.endpoint.inbound_mut()?;
-        let (envelope, id) = (inbound.envelope(slot), inbound.next_message());
+    fn take(&mut self, slot: &Slot) -> Result<Message<'_>, RecvError> {
+        let envelope = match self.honest {
+            Some(_) => self.port.endpoint.inbound().map(|inbound| inbound.envelope(slot)),
+            None => self.copy(slot),
+        };
+        let Some(envelope) = envelope else { return Err(self.port.removed().into()) };
+        let inbound = self.port.endpoint.inbound_mut().ok_or(RecvError::SendOnly)?;
+        let id = inbound.next_message();
         inbound.advance(slot);
-        let len = slot.payload_len();
         let payload = match self.honest {
             // The page stays ours until the next call moves the cursor, which needs `&mut self`.
             Some(promise) => {
                 let (page, at) = inbound.payload(slot);
-                page.bytes(at, len, promise)
+                page.bytes(at, slot.payload_len(), promise)
             }
-            None => {
-                // Grows to the longest message, which the limits bound, and is not cleared anew.
-                if self.buffer.len() < len {
-                    grow(&mut self.buffer, len);
-                }
-                inbound.read(slot, &mut self.buffer[..len]);
-                &self.buffer[..len]
-            }
+            None => &self.buffer[..slot.payload_len()],
         };
         let Envelope { tag, flags, sender, origin } = envelope;
-        Some(Message { tag, flags, sender, id, origin, payload })
+        Ok(Message { tag, flags, sender, id, origin, payload })
+    }
+
+    /// Copies a message out of the page. `None` if the page may have been written meanwhile, as the
+    /// peer waits for us no more.
+    #[inline(always)]
+    fn copy(&mut self, slot: &Slot) -> Option<Envelope> {
+        let inbound = self.port.endpoint.inbound()?;
+        // Grows to the longest message, which the limits bound, and is not cleared anew.
+        if self.buffer.len() < slot.payload_len() {
+            grow(&mut self.buffer, slot.payload_len());
+        }
+        let envelope = inbound.envelope(slot);
+        inbound.read(slot, &mut self.buffer[..slot.payload_len()]);
+        inbound.is_whole().then_some(envelope)
     }
 
     #[cold]
@@ -496,7 +511,7 @@ impl Client {
         if let Some(Glance::Message(slot)) = self.glance()
             && self.is_for_us(&slot)
         {
-            return self.take(&slot).ok_or(RecvError::SendOnly);
+            return self.take(&slot);
         }
         while !self.wait_for_message(None)? {}
         // It is there, unless the broker has taken back what it had committed.

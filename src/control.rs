@@ -183,10 +183,36 @@ impl<M: Memory> Control<M> {
         self.memory.load(cursor_offset(slot) + CONTROL_TAKEN, Site::TakenRead)
     }
 
-    /// Takes back what a former reader in `slot` said. Nobody may be using the slot.
-    pub(crate) fn reset_cursor(&self, slot: usize) {
+    /// The id of the client that has the place of cursor `slot`; zero once nothing waits for it any
+    /// more.
+    #[inline(always)]
+    pub(crate) fn member(&self, slot: usize) -> u64 {
+        self.memory.load(cursor_offset(slot) + CONTROL_MEMBER, Site::MemberRead)
+    }
+
+    /// Nothing waits any more for the client that has a place: pages that it reads may be written.
+    pub(crate) fn end_membership(&self, slot: usize) {
+        self.memory.store(cursor_offset(slot) + CONTROL_MEMBER, 0, Site::MemberStore);
+    }
+
+    /// Pages that begin before `position`, in the chain that the owner reads as `slot`, are not
+    /// written again. Comes before the cursor that gives them up.
+    pub(crate) fn retire(&self, slot: usize, position: u64) {
+        self.memory.store(cursor_offset(slot) + CONTROL_RETIRED, position, Site::RetiredPublish);
+    }
+
+    /// The position before which pages are not written again. The cursor was read before.
+    pub(crate) fn retired(&self, slot: usize) -> u64 {
+        self.memory.load(cursor_offset(slot) + CONTROL_RETIRED, Site::RetiredRead)
+    }
+
+    /// Gives a place to a client, and takes back what a former one in it was told. That one's
+    /// membership has ended.
+    pub fn give_place(&self, slot: usize, client: u32) {
         self.memory.store(cursor_offset(slot), 0, Site::CursorPublish);
         self.memory.store(cursor_offset(slot) + CONTROL_TAKEN, 0, Site::TakenPublish);
+        self.retire(slot, 0);
+        self.memory.store(cursor_offset(slot) + CONTROL_MEMBER, client.into(), Site::MemberStore);
     }
 
     /// The owner says that it is about to sleep. Before it does, it must look again at everything

@@ -43,7 +43,7 @@ impl<M: Memory> Endpoint<M> {
         inbound: Option<Receiver<M>>,
     ) -> Self {
         let outbound = outbound.map(|(mut sender, cursor)| {
-            sender.admit(PEER, peer.clone(), cursor);
+            sender.admit_in_place(PEER, peer.clone(), cursor);
             sender
         });
         Endpoint { control, doorbell: Doorbell::new(peer), outbound, inbound }
@@ -202,6 +202,12 @@ impl<M: Memory> Endpoint<M> {
         }
     }
 
+    /// Whether the peer waits for what this end reads, see [`Receiver::is_whole`].
+    #[inline(always)]
+    pub fn is_whole(&self) -> bool {
+        self.inbound.as_ref().is_none_or(Receiver::is_whole)
+    }
+
     /// The fault of the peer if its cursor lied.
     pub fn lie(&mut self) -> Option<Fault> {
         self.outbound.as_mut()?.take_liar().map(|(_, fault)| fault)
@@ -224,6 +230,7 @@ mod tests {
         let peers =
             |control: &Control<Region>| Control::check(control.memory().clone(), 0).unwrap();
         let (ours, theirs) = (control(), control());
+        theirs.give_place(0, 1);
         let (to_us, to_them) = (peers(&ours), peers(&theirs));
         let first = Region::heap(limits.page_len());
         let sender = Sender::new(1, limits, first.clone());

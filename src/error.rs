@@ -170,8 +170,8 @@ fn elsewhere_hint(bus: &str, elsewhere: Option<&Path>) -> String {
     }
 }
 
-/// Why a connection has ended. What had arrived before can still be received, but after a fault: then
-/// nobody waits for the receiver any more, and what it reads may be written again.
+/// Why a connection has ended. What had arrived before can still be received, but after a protocol
+/// error or a removal: then pages that were not read may be written again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Ended {
@@ -181,6 +181,11 @@ pub enum Ended {
     /// Without a word: the other process is gone.
     #[error("connection lost: the peer process exited or was killed")]
     Died,
+    /// The other side waits for us no more, and may write pages again that we have not read.
+    #[error(
+        "the broker disconnected this client; what it had not received is lost, and the broker's log says why"
+    )]
+    Removed,
     /// The other side saw a fault in what we did; its log says which.
     #[error("the peer ended this connection for a protocol error; its log says which")]
     Expelled,

@@ -73,6 +73,9 @@ pub enum Fault {
     /// A committed message that is there no more.
     #[error("a committed message was removed from its page")]
     TakenBack,
+    /// The broker no longer waits for this client.
+    #[error("the broker no longer counts this client as a member")]
+    Removed,
     /// A client that had been removed already.
     #[error("the client was removed before")]
     Expelled,

@@ -79,7 +79,7 @@ impl Greeted {
         } else {
             None
         };
-        let endpoint = Endpoint::new(control.clone(), peer, outbound, None);
+        let endpoint = Endpoint::new(control.clone(), peer.clone(), outbound, None);
         let mut port = Port::new(socket, endpoint, limits, client);
         // If it has hung up, it may have said why: that is the next answer.
         while matches!(port.tell_peer(), Sent::NotNow | Sent::NoMemory) {
@@ -89,7 +89,7 @@ impl Greeted {
             // Not the socket is full, which is new, but the kernel short of something.
             std::thread::sleep(NAP);
         }
-        Ok(Joined { port, control, roles, broker, deadline })
+        Ok(Joined { port, control, place: (peer, cursor), roles, broker, deadline })
     }
 }
 
@@ -98,6 +98,8 @@ impl Greeted {
 pub(crate) struct Joined {
     port: Port,
     control: Control<Region>,
+    /// Our place in the broker's control region.
+    place: (Control<Region>, usize),
     roles: Roles,
     pub broker: u64,
     deadline: Instant,
@@ -106,7 +108,7 @@ pub(crate) struct Joined {
 impl Joined {
     /// The last step: we are in. Returns the other side's id, too.
     pub fn start(self) -> Result<(Port, u64), ConnectError> {
-        let Joined { mut port, control, roles, broker, deadline } = self;
+        let Joined { mut port, control, place, roles, broker, deadline } = self;
         let mut pages: Vec<(u32, Region)> = Vec::new();
         let start = loop {
             match answer(&port.socket, deadline)? {
@@ -126,7 +128,9 @@ impl Joined {
         };
         if roles.has(Roles::RECEIVE) {
             let receiver = Receiver::new(port.limits, BROKER, pages, start, control, 0);
-            port.endpoint.receive_from(receiver.map_err(Ended::from)?);
+            let (peer, cursor) = place;
+            let receiver = receiver.map_err(Ended::from)?.in_place(peer, cursor, port.id.0);
+            port.endpoint.receive_from(receiver);
         }
         Ok((port, broker))
     }

@@ -43,8 +43,8 @@
 //! ```text
 //!   0     magic, version, number of cursors
 //!   64    parked word
-//!   128   cursor 0, taken 0
-//!   192   cursor 1, taken 1
+//!   128   place 0: cursor, taken, member, retired
+//!   192   place 1: cursor, taken, member, retired
 //!   ...
 //! ```
 
@@ -113,6 +113,12 @@ pub const CONTROL_POLLING: u64 = 1 << 63;
 pub const CONTROL_CURSORS: usize = 2 * LINE;
 /// How far behind a cursor its *taken* word stands.
 pub const CONTROL_TAKEN: usize = WORD;
+/// How far behind a cursor its *member* word stands: the id of the client that has the place, and
+/// zero as soon as nothing waits for that client any more.
+pub const CONTROL_MEMBER: usize = 2 * WORD;
+/// How far behind a cursor its *retired* word stands: pages that begin before it are not written
+/// again.
+pub const CONTROL_RETIRED: usize = 3 * WORD;
 
 /// Bytes that a slot takes in a page.
 ///
@@ -168,7 +174,7 @@ const _: () = {
     assert!(SLOT_EXTENSION == 2 * WORD && SLOT_ALIGN.is_multiple_of(WORD));
     assert!(SLOT_LENT == 2 * WORD);
     assert!(CONTROL_VERSION + WORD <= CONTROL_PARKED);
-    assert!(CONTROL_PARKED + LINE == CONTROL_CURSORS && CONTROL_TAKEN + WORD <= LINE);
+    assert!(CONTROL_PARKED + LINE == CONTROL_CURSORS && CONTROL_RETIRED + WORD <= LINE);
     assert!(cursor_offset(1) - cursor_offset(0) == LINE);
     assert!(commit_word(0, KIND_EOP, 0, 0) != 0);
 };

@@ -77,6 +77,20 @@ sites! {
     TakenPublish: Store Release, pairs "TakenRead", weaker [Relaxed];
     /// The sender looks how far a receiver that lends has taken.
     TakenRead: Load Acquire, pairs "TakenPublish", weaker [Relaxed];
+    /// A broker says which client has a place, and that nothing waits for that client any more.
+    MemberStore: Store Relaxed, pairs "ordered by the ReuseFence, or the CursorPublish, that follows it", weaker [];
+    /// A receiver that has copied a payload, or a sender that has read a cursor, looks whether the
+    /// place is still its own.
+    MemberRead: Load Relaxed, pairs "ordered by the CopyFence, or the CursorRead, before it", weaker [];
+    /// Between taking a used page, as every receiver that counts has left it, and writing it again.
+    ReuseFence: Fence Release, pairs "CopyFence", weaker [Relaxed];
+    /// Between copying a payload and looking whether the page could have been written meanwhile.
+    CopyFence: Fence Acquire, pairs "ReuseFence", weaker [Relaxed];
+    /// A broker says which pages of a client may still be read in place, by a receiver for which
+    /// nothing waits any more.
+    RetiredPublish: Store Relaxed, pairs "ordered by the CursorPublish that follows it", weaker [];
+    /// A sender looks which pages it must not write again.
+    RetiredRead: Load Relaxed, pairs "ordered by the CursorRead before it", weaker [];
     /// The sleeper announces that it is about to sleep.
     ParkStore: Store Relaxed, pairs "ordered by the ParkFence that follows it", weaker [];
     /// Between announcing sleep and looking again.
@@ -132,7 +146,8 @@ mod tests {
         for site in Site::ALL {
             let weaker: &[Ordering] = match (site.access(), site.ordering()) {
                 (_, Relaxed) => &[],
-                (Access::Load, Acquire) | (Access::Store, Release) => &[Relaxed],
+                (Access::Load | Access::Fence, Acquire)
+                | (Access::Store | Access::Fence, Release) => &[Relaxed],
                 (Access::Fence, SeqCst) => &[AcqRel, Release, Acquire, Relaxed],
                 other => panic!("{site:?} is {other:?}: say what is weaker than that"),
             };

@@ -370,8 +370,23 @@ impl Port {
     /// Ends the connection for a fault of the peer.
     pub fn fail(&mut self, fault: Fault) -> Ended {
         // The peer shall not wait for us, however long the owner keeps this.
+        let is_removed = fault == Fault::Removed || !self.endpoint.is_whole();
         self.socket.shut_down();
+        if is_removed {
+            return self.removed();
+        }
         self.ended.get_or_insert(Ended::Fault(fault)).clone()
+    }
+
+    /// The peer waits for us no more: what we read may be written meanwhile.
+    #[cold]
+    pub fn removed(&mut self) -> Ended {
+        self.socket.shut_down();
+        match &self.ended {
+            // It has said why, or will not.
+            Some(ended @ (Ended::Expelled | Ended::Fault(_))) => ended.clone(),
+            _ => self.ended.insert(Ended::Removed).clone(),
+        }
     }
 
     /// What stands at its place in the chain, unless there is something else to do first.
@@ -426,7 +441,9 @@ impl Port {
     /// be written again.
     fn may_read(&self) -> Result<(), Ended> {
         match &self.ended {
-            Some(ended @ (Ended::Expelled | Ended::Fault(_))) => Err(ended.clone()),
+            Some(ended @ (Ended::Expelled | Ended::Removed | Ended::Fault(_))) => {
+                Err(ended.clone())
+            }
             _ => Ok(()),
         }
     }

@@ -45,10 +45,18 @@ impl Roles {
     pub const RECEIVE: Roles = Roles(2);
     /// It wants to hear how many clients receive.
     pub const WATCH: Roles = Roles(4);
+    /// It reads payloads where they lie, and does not copy them.
+    pub const IN_PLACE: Roles = Roles(8);
 
     /// Whether all of `roles` are among these.
     pub fn has(self, roles: Roles) -> bool {
         self.0 & roles.0 == roles.0
+    }
+
+    /// These roles but for those.
+    #[must_use]
+    pub fn without(self, roles: Roles) -> Roles {
+        Roles(self.0 & !roles.0)
     }
 
     /// These roles and those.
@@ -81,6 +89,11 @@ pub enum Refusal {
     /// The roles asked for are not to be had here.
     #[error("these roles are not offered here: a channel accepts senders only")]
     Roles,
+    /// Too many pages are kept for clients that read payloads in place and whose connections have ended.
+    #[error(
+        "the bus keeps as many pages as it may for clients that borrowed payloads and were disconnected; connect without `borrow_payloads`, or end the processes that were disconnected"
+    )]
+    InPlace,
     /// A code that this version does not know.
     #[error("the bus gave the reason {0}, which this version does not know")]
     Other(u32),
@@ -248,6 +261,7 @@ const REFUSED_VERSION: u32 = 1;
 const REFUSED_USER: u32 = 2;
 const REFUSED_CROWDED: u32 = 3;
 const REFUSED_ROLES: u32 = 4;
+const REFUSED_IN_PLACE: u32 = 5;
 
 const BYE_CLOSED: u32 = 1;
 const BYE_FAULT: u32 = 2;
@@ -329,6 +343,7 @@ impl Packet {
                     Refusal::User => (REFUSED_USER, 0),
                     Refusal::Crowded => (REFUSED_CROWDED, 0),
                     Refusal::Roles => (REFUSED_ROLES, 0),
+                    Refusal::InPlace => (REFUSED_IN_PLACE, 0),
                     Refusal::Other(code) => (code, 0),
                 };
                 put(Two { kind, zero, first: code.into(), second: detail.into() }.as_bytes())
@@ -413,14 +428,15 @@ impl Packet {
                 let Two { first, second, .. } = body(bytes)?;
                 Packet::Refused(match first.get() {
                     REFUSED_VERSION => Refusal::Version { broker: second.get() },
-                    code @ (REFUSED_USER | REFUSED_CROWDED | REFUSED_ROLES) => {
+                    code @ (REFUSED_USER | REFUSED_CROWDED | REFUSED_ROLES | REFUSED_IN_PLACE) => {
                         if second.get() != 0 {
                             return Err(WireError::Reserved(kind));
                         }
                         match code {
                             REFUSED_USER => Refusal::User,
                             REFUSED_CROWDED => Refusal::Crowded,
-                            _ => Refusal::Roles,
+                            REFUSED_ROLES => Refusal::Roles,
+                            _ => Refusal::InPlace,
                         }
                     }
                     // A later version may say more.
@@ -488,6 +504,7 @@ mod tests {
             Refusal::User,
             Refusal::Crowded,
             Refusal::Roles,
+            Refusal::InPlace,
             Refusal::Other(99),
         ];
         let byes = [ByeReason::Closed, ByeReason::Fault, ByeReason::Other(99)];
@@ -540,7 +557,7 @@ mod tests {
     #[test]
     fn a_refusal_with_a_detail_that_it_can_not_have_is_refused() {
         let bytes = |code: u32| [REFUSED, 0, 0, 0, code as u8, 0, 0, 0, 1, 0, 0, 0];
-        for code in [REFUSED_USER, REFUSED_CROWDED, REFUSED_ROLES] {
+        for code in [REFUSED_USER, REFUSED_CROWDED, REFUSED_ROLES, REFUSED_IN_PLACE] {
             assert_eq!(Packet::decode(&bytes(code), 0), Err(WireError::Reserved(REFUSED)));
         }
         let unknown = Packet::Refused(Refusal::Other(99));

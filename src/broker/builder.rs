@@ -23,8 +23,6 @@ use std::sync::Arc;
 const DEFAULT_CLIENTS: usize = 1024;
 /// A cursor each, in a control region of bearable length.
 const MOST_CLIENTS: usize = 100_000;
-/// Descriptors that wait in one client's socket, where the process may open many.
-const MOST_IN_FLIGHT: usize = 64;
 /// Descriptors that are not for connections: standard streams, our own regions, the broadcast
 /// chain's pages (32 if nothing is said), and some for the rest of the process.
 const SPARE_DESCRIPTORS: usize = 64;
@@ -159,7 +157,9 @@ impl BrokerBuilder {
             access: self.access,
             max_clients,
             max_lent,
-            max_in_flight: max_in_flight(max_clients),
+            // For one user, the kernel lets as many wait in all sockets together as a process may open
+            // (`ETOOMANYREFS`, unix(7)).
+            max_in_flight: descriptors / 2,
             bound,
             epoll,
             stop: StopHandle { event: Arc::new(stop), asked: Arc::default() },
@@ -174,6 +174,7 @@ impl BrokerBuilder {
             next_token: FIRST_CONNECTION,
             short_of_memory: false,
             unread_again: None,
+            retired: Default::default(),
             report: Report::default(),
         })
     }
@@ -226,13 +227,6 @@ fn descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     limit.saturating_sub(SPARE_DESCRIPTORS)
-}
-
-/// How many descriptors may wait in one client's socket. For one user, the kernel lets as many wait in
-/// all sockets together as a process may open (`ETOOMANYREFS`, unix(7)): half of that is for all
-/// clients, of which none may take the others' part.
-fn max_in_flight(max_clients: usize) -> usize {
-    (descriptors() / 2 / max_clients.max(1)).clamp(1, MOST_IN_FLIGHT)
 }
 
 fn system(step: &'static str) -> impl Fn(Errno) -> BindError {

@@ -148,8 +148,13 @@ impl Connection {
         may_lend: bool,
     ) -> Result<(), Fault> {
         match (packet, descriptor) {
-            // After a Bye comes the hang-up, which says the same.
-            (Packet::Ring | Packet::Bye(_), _) => Ok(()),
+            // After a Bye comes the hang-up.
+            (Packet::Ring, _) => Ok(()),
+            (Packet::Bye(_), _) => {
+                self.roles = self.roles.without(Roles::IN_PLACE);
+                core.reads_no_further(client);
+                Ok(())
+            }
             (Packet::Page { id }, Some(descriptor)) if self.roles.has(Roles::SEND) => {
                 let map = if may_lend { map_page_to_lend } else { map_page };
                 core.page_arrived(client, id, map(descriptor, core.limits())?)?;
@@ -208,6 +213,11 @@ impl Connection {
             }
         }
         Told::All
+    }
+
+    /// Whether its process may still be reading pages in place.
+    pub fn reads_in_place(&self) -> bool {
+        self.roles.has(Roles::IN_PLACE) && matches!(self.phase, Phase::Joined(_))
     }
 
     /// Whether it asked to be told how many clients receive, and was last told another number.

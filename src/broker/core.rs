@@ -173,9 +173,8 @@ impl<M: Memory> Core<M> {
         // Ids are never used again, so that they can come to an end.
         let next_client = self.next_client.checked_add(1)?;
         let cursor = self.free_cursors.pop_front()?;
-        // A former client in this place may have left something.
-        self.control.reset_cursor(cursor);
         let client = ClientId(self.next_client);
+        self.control.give_place(cursor, client.0);
         self.next_client = next_client;
         self.links.push(Link {
             id: client,
@@ -266,7 +265,7 @@ impl<M: Memory> Core<M> {
     /// The client's connection has ended, and everything that it held has been taken in. What the
     /// client had committed is still taken (P4); then it is removed.
     pub fn hung_up(&mut self, client: ClientId) {
-        self.broadcast.strike(client.0);
+        self.end_membership(client);
         if let Some(link) = self.link_mut(client) {
             link.doorbell = None;
             // A dead chain holds no more than its pages.
@@ -275,14 +274,38 @@ impl<M: Memory> Core<M> {
         }
     }
 
+    /// The client has said that it reads no further, so that no page need be kept for it.
+    pub fn reads_no_further(&mut self, client: ClientId) {
+        if let Some(link) = self.link_mut(client) {
+            link.roles = link.roles.without(Roles::IN_PLACE);
+        }
+    }
+
+    /// Nothing waits for the client any more. It may live and read on (P8): a client that copies sees
+    /// that its membership has ended, and for one that reads in place all pages that it may be in are
+    /// kept as they are.
+    fn end_membership(&mut self, client: ClientId) {
+        let Some(link) = self.links.iter().find(|link| link.id == client) else { return };
+        self.control.end_membership(link.cursor);
+        let reads_in_place = link.roles.has(Roles::IN_PLACE);
+        let Some(left) = self.broadcast.strike(client.0).filter(|_| reads_in_place) else { return };
+        self.broadcast.retire();
+        for link in &self.links {
+            if let Some(inbound) = link.inbound.as_ref().filter(|_| link.lending.holds_behind(left))
+            {
+                self.control.retire(link.cursor, inbound.position());
+            }
+        }
+    }
+
     /// Removes a client at once, for the fault that it has made.
     pub fn expel(&mut self, client: ClientId, fault: Option<Fault>) {
         let Some(i) = self.links.iter().position(|link| link.id == client) else { return };
+        self.end_membership(client);
         let link = self.links.remove(i);
         if i < self.first {
             self.first -= 1;
         }
-        self.broadcast.strike(client.0);
         self.recall(&link);
         self.free_cursors.push_back(link.cursor);
         self.actions.push(Action::Remove(client, fault));

@@ -146,7 +146,8 @@ fn a_client_that_does_not_read_holds_few_descriptors_in_flight() {
     let place = tempfile::tempdir().unwrap();
     let builder = Broker::builder().page_len(4096).max_message_len(1000).chain_budget(256 * 4096);
     let mut broker = builder.lend_from(usize::MAX).bind(place.path().join("bus")).unwrap();
-    broker.max_in_flight = 8;
+    // Two clients, and the one that does not read.
+    broker.max_in_flight = 3 * 8;
     let (mut sender, mut reader) = (client(&mut broker), client(&mut broker));
     let mut fill = |broker: &mut Broker| {
         for _ in 0..4 {

@@ -18,7 +18,7 @@ use crate::fault::Fault;
 use crate::layout::*;
 use crate::limits::Limits;
 use crate::memory::{Intent, Memory, Part};
-use crate::message::{Alleged, Checked, Envelope, Loan, Origin, Place, Slot};
+use crate::message::{self, Alleged, Checked, Envelope, Loan, Origin, Slot};
 use crate::order::Site;
 
 /// Bytes of lent payload that are passed before the cursor is stored.
@@ -52,6 +52,16 @@ pub struct Receiver<M> {
     cursor: u64,
     /// The taken word as we stored it last; zero while the cursor says as much.
     taken: u64,
+    /// Where the sender says whether it waits for us.
+    place: Option<Place<M>>,
+}
+
+/// A client's place in the control region of a broker.
+#[derive(Debug)]
+struct Place<M> {
+    control: Control<M>,
+    slot: usize,
+    client: u32,
 }
 
 /// What a receiver finds at its place.
@@ -132,6 +142,7 @@ impl<M: Memory> Receiver<M> {
             slot,
             cursor: 0,
             taken: 0,
+            place: None,
         })
     }
 
@@ -150,6 +161,22 @@ impl<M: Memory> Receiver<M> {
         let page = super::FIRST_PAGE;
         let start = Start { page, position: PAGE_HEADER as u64, message: 0 };
         Self::new(limits, owner, vec![(page, first)], start, control, slot)
+    }
+
+    /// The same receiver, as a client that has the place `slot` in the sender's control region.
+    #[must_use]
+    pub fn in_place(self, control: Control<M>, slot: usize, client: u32) -> Self {
+        Receiver { place: Some(Place { control, slot, client }), ..self }
+    }
+
+    /// After a payload was copied: whether the copy is whole. The sender writes a page again only
+    /// when all have left it for whom it waits; it may wait for us no more.
+    #[inline(always)]
+    pub fn is_whole(&self) -> bool {
+        let Some(place) = &self.place else { return true };
+        // pairs with ReuseFence
+        self.page.fence(Site::CopyFence);
+        place.control.member(place.slot) == u64::from(place.client)
     }
 
     /// Takes one step.
@@ -223,8 +250,8 @@ impl<M: Memory> Receiver<M> {
     }
 
     #[inline(always)]
-    fn place(&self) -> Place {
-        Place {
+    fn place(&self) -> message::Place {
+        message::Place {
             page: self.id,
             page_len: self.page.region_len(),
             at: self.at,

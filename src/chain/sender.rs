@@ -50,6 +50,8 @@ pub struct Sender<M> {
     pages_len: usize,
     /// While there is less than this in pages, none is written again.
     lap: usize,
+    /// Pages that begin before this position are not written again.
+    retired: u64,
     /// Receivers struck because their cursor lied; taken by the owner.
     liars: Vec<(u32, Fault)>,
     stats: Stats,
@@ -80,6 +82,7 @@ impl<M: Memory> Sender<M> {
             next_page: super::FIRST_PAGE + 1,
             pages_len: len,
             lap: 0,
+            retired: 0,
             liars: Vec::new(),
             stats: Stats { page_bytes, page_bytes_peak: page_bytes, ..Stats::default() },
         }
@@ -192,6 +195,10 @@ impl<M: Memory> Sender<M> {
     #[cold]
     fn turn(&mut self, slot_len: usize) -> Result<(), Blocked> {
         let mut page = self.take_free(slot_len)?;
+        if page.used {
+            // pairs with CopyFence: who finds anything of what follows, finds that it was struck
+            page.memory.fence(Site::ReuseFence);
+        }
         page.base = self.writing.base + self.page.region_len() as u64;
         let header = PageHeader {
             id: page.id,

@@ -109,6 +109,7 @@ impl ClientBuilder {
     #[must_use]
     pub fn borrow_payloads(mut self, promise: PeersAreHonest) -> Self {
         self.honest = Some(promise);
+        self.roles = self.roles.and(Roles::IN_PLACE);
         self
     }
 

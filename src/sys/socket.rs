@@ -86,6 +86,12 @@ impl Socket {
         super::credentials::of(self.fd.as_fd())
     }
 
+    /// A pidfd of the process that connected. `None` if it has ended, or before Linux 6.5.
+    pub fn peer_pidfd(&self) -> Option<OwnedFd> {
+        acts("ask for a pidfd");
+        super::credentials::pidfd_of(self.fd.as_fd())
+    }
+
     /// Closes the socket of a peer that may have left something in it that blocks.
     pub fn close_elsewhere(self) {
         close_elsewhere(self.fd);

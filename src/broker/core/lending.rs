@@ -66,6 +66,11 @@ impl Lending {
         self.held.front().map(|held| held.at)
     }
 
+    /// Whether anything is lent behind this position of the broadcast chain.
+    pub fn holds_behind(&self, position: u64) -> bool {
+        self.held.back().is_some_and(|held| held.until > position)
+    }
+
     /// Lends a message, if that can be. `None`: it has to be copied.
     pub fn lend<M: Memory>(
         &mut self,

@@ -10,7 +10,10 @@
 //!   only when the next page's header has been checked, and then beyond this page's end;
 //! * *joining*: it is admitted by the sender itself between two operations, at the tail, and the
 //!   cursor that counts from then on is the tail until it has stored one of its own;
-//! * *leaving or dead*: it is struck, and only its owner's word, or the kernel's, strikes it.
+//! * *leaving or dead*: it is struck, and only its owner's word, or the kernel's, strikes it;
+//! * *struck, and reads on*: a receiver that copies looks at its member word after each copy, and
+//!   the [`ReuseFence`](crate::order::Site::ReuseFence) comes before a page is written again. For one
+//!   that reads in place the pages that are in use are *retired*: dropped when all have left them.
 //!
 //! Which page is next is a question of speed alone. A page that everybody has just left lies in the
 //! caches of those who have read it, from where it is fetched back more slowly than from the memory
@@ -56,6 +59,9 @@ pub(super) struct Peer<M> {
     id: u32,
     control: Control<M>,
     slot: usize,
+    /// The client that has the place of its cursor, as long as it waits for us. `None` in a region
+    /// whose owner has one sender, and tells it by the connection alone.
+    member: Option<u32>,
     /// The highest cursor it has shown, or the position at which it was admitted.
     seen: u64,
     /// What it has not been told yet, in order.
@@ -122,7 +128,12 @@ impl<M: Memory> Sender<M> {
     fn reclaim(&mut self) {
         let left = self.left_by_all();
         while self.chain.len() > 1 && self.chain[0].end() <= left {
-            self.free.extend(self.chain.pop_front());
+            let Some(page) = self.chain.pop_front() else { return };
+            match page.base < self.retired {
+                // The mapping of the receiver that still reads it keeps it alive.
+                true => self.forget(&page),
+                false => self.free.push_back(page),
+            }
         }
     }
 
@@ -132,9 +143,11 @@ impl<M: Memory> Sender<M> {
         let tail = left;
         let liars = &mut self.liars;
         let (chain, free, lent) = (&mut self.chain, &mut self.free, &mut self.lent);
+        let retired = &mut self.retired;
         self.receivers.retain_mut(|peer| match peer.position(tail) {
             Ok(position) => {
                 left = left.min(position);
+                *retired = peer.retired().max(*retired);
                 true
             }
             Err(fault) => {
@@ -189,15 +202,33 @@ impl<M: Memory> Sender<M> {
             page.unannounced += 1;
             notices.push_back(Notice::Page(page.id));
         }
-        self.receivers.push(Peer { id, control, slot, seen: position, notices });
+        self.receivers.push(Peer { id, control, slot, member: None, seen: position, notices });
         Start { page: self.chain[current].id, position, message }
     }
 
-    /// Strikes a receiver that has left or died: nothing waits for it any more.
-    pub fn strike(&mut self, id: u32) {
-        let Some(i) = self.receivers.iter().position(|peer| peer.id == id) else { return };
+    /// Admits a receiver in whose control region the owner of this chain has the place `slot`, and
+    /// reads there whether the receiver still waits for it.
+    pub fn admit_in_place(&mut self, id: u32, control: Control<M>, slot: usize) -> Start {
+        let start = self.admit(id, control, slot);
+        if let Some(peer) = self.receivers.last_mut() {
+            peer.member = Some(self.owner);
+        }
+        start
+    }
+
+    /// Strikes a receiver that has left or died: nothing waits for it any more. Returns the position
+    /// that it had left, if that is not the end of what was published.
+    pub fn strike(&mut self, id: u32) -> Option<u64> {
+        let i = self.receivers.iter().position(|peer| peer.id == id)?;
         let peer = self.receivers.swap_remove(i);
         unannounce(all(&mut self.chain, &mut self.free, &mut self.lent), &peer.notices);
+        (peer.seen < self.tail()).then_some(peer.seen)
+    }
+
+    /// No page that is in use now is written again: a receiver that was struck may read it in place.
+    /// Its own mapping keeps it alive (P6, P8).
+    pub fn retire(&mut self) {
+        self.retired = self.position();
     }
 
     /// The receiver that has left the fewest pages, and the bytes that it has not left yet.
@@ -266,13 +297,26 @@ fn unannounce<'a, M: 'a>(
 impl<M: Memory> Peer<M> {
     /// Whether the receiver has taken everything before `end`, as far as it said last.
     pub(super) fn has_taken(&self, end: u64) -> bool {
-        self.seen == end || self.control.taken(self.slot) == end
+        self.seen == end || self.control.taken(self.slot) == end && self.is_ours()
+    }
+
+    /// Whether the place whose words were just read is still that of this chain's owner.
+    fn is_ours(&self) -> bool {
+        self.member.is_none_or(|member| self.control.member(self.slot) == member.into())
+    }
+
+    /// The position before which it says that pages are not to be written again.
+    fn retired(&self) -> u64 {
+        self.member.map_or(0, |_| self.control.retired(self.slot))
     }
 
     /// How far the receiver is, at least. A cursor of zero says nothing; any other must lie
     /// between the last one and the tail (P12).
     fn position(&mut self, tail: u64) -> Result<u64, Fault> {
         let found = self.control.cursor(self.slot);
+        if !self.is_ours() {
+            return Err(Fault::Removed);
+        }
         if found != 0 {
             if found < self.seen {
                 return Err(Fault::CursorBackwards { found, seen: self.seen });
