@@ -191,7 +191,7 @@ impl<M: Memory> Control<M> {
     }
 
     /// Nothing waits any more for the client that has a place: pages that it reads may be written.
-    pub(crate) fn end_membership(&self, slot: usize) {
+    pub fn end_membership(&self, slot: usize) {
         self.memory.store(cursor_offset(slot) + CONTROL_MEMBER, 0, Site::MemberStore);
     }
 

@@ -129,7 +129,12 @@ impl Joined {
         if roles.has(Roles::RECEIVE) {
             let receiver = Receiver::new(port.limits, BROKER, pages, start, control, 0);
             let (peer, cursor) = place;
-            let receiver = receiver.map_err(Ended::from)?.in_place(peer, cursor, port.id.0);
+            let receiver = receiver.map_err(|fault| match peer.member(cursor) {
+                client if client == u64::from(port.id.0) => Ended::from(fault),
+                // The broker has disconnected us on our way in, and gone on.
+                _ => Ended::Removed,
+            })?;
+            let receiver = receiver.in_place(peer, cursor, port.id.0);
             port.endpoint.receive_from(receiver);
         }
         Ok((port, broker))

@@ -29,6 +29,7 @@ pub struct Loom {
     only_brokers: bool,
     in_order: Arc<Reordering<llmp::memory::LoomMemory>>,
     bounds: Bounds,
+    is_racing: bool,
     /// By process: whether it has seen that its peer polls.
     saw_polling: Arc<[Arc<AtomicBool>; 2]>,
 }
@@ -39,6 +40,7 @@ impl Runtime for Loom {
 
     fn memory(&self, len: usize) -> LoomMemory {
         let memory = llmp::memory::LoomMemory::new(len, &self.orders);
+        let memory = if self.is_racing { memory.racing() } else { memory };
         Reordered::new(memory, &self.order_of_steps)
     }
 
@@ -56,6 +58,10 @@ impl Runtime for Loom {
             Some(saw_polling) => memory.map(|memory| memory.noting_polling(saw_polling)),
             None => memory,
         }
+    }
+
+    fn racing(&self) -> Self {
+        Loom { is_racing: true, ..self.clone() }
     }
 
     fn has_left_out_a_fence(&self, who: Who) -> bool {
@@ -143,6 +149,7 @@ impl Protocol {
             only_brokers,
             in_order: Reordering::new(None, thread),
             bounds,
+            is_racing: false,
             saw_polling: Arc::default(),
         }
     }

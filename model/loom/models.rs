@@ -7,6 +7,7 @@ use crate::scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse, limits,
 };
 use crate::scenario::lending::{self, Lives, broker_asleep, flush, lend, lend_asleep};
+use crate::scenario::struck;
 use llmp::wire::Roles;
 
 const ONE_PAGE: Size = Size { messages_per_page: 4, pages: 2, messages: 3, receivers: 1, steps: 4 };
@@ -98,6 +99,17 @@ pub const WAKE_SENDER_TWICE_POLLING: Model = model("wake_sender_twice_polling", 
 pub const WAKE_BOTH_POLLING: Model = model("wake_both_polling", Some(2), |loom| {
     both_sleep(loom, limits(1, 2), 4, Waiting::Sleeps, Polling::Both);
 });
+
+/// Pages + 2 messages, so that each page is written again under the reader.
+pub const STRUCK: Model = model("struck_copies", Some(3), |loom| struck::copies(loom, 4, 4));
+
+pub const STRUCK_IN_PLACE: Model =
+    model("struck_in_place", None, |loom| struck::reads_in_place(loom, 4, 4));
+
+pub const LEND_STRUCK: Model = model("lend_struck", Some(3), lending::struck_copies);
+
+pub const LEND_STRUCK_IN_PLACE: Model =
+    model("lend_struck_in_place", None, lending::struck_in_place);
 
 /// What a broker has given up, it has sent on: whoever sees the one sees the other.
 pub const BROKER: Model = model("broker_sends_on", Some(4), |loom| {

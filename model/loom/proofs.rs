@@ -48,6 +48,26 @@ fn p8_a_receiver_leaves_for_good_during_reuse() {
 }
 
 #[test]
+fn p8_a_struck_receiver_that_copies_takes_nothing_torn() {
+    models::STRUCK.check();
+}
+
+#[test]
+fn p8_a_struck_receiver_that_reads_in_place_sees_no_change() {
+    models::STRUCK_IN_PLACE.check();
+}
+
+#[test]
+fn p8_a_struck_receiver_copies_nothing_torn_of_a_clients_page() {
+    models::LEND_STRUCK.check();
+}
+
+#[test]
+fn p8_a_struck_receiver_in_a_clients_page_sees_no_change() {
+    models::LEND_STRUCK_IN_PLACE.check();
+}
+
+#[test]
 fn p3_a_batch_is_visible_at_once() {
     models::BATCH.check();
 }

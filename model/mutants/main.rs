@@ -48,6 +48,12 @@ enum Subject {
     Returns,
     /// What a broker says that it has taken, while it lends it.
     Taken,
+    /// A receiver that copies, and reads on after it was struck: in the broker's pages.
+    Struck,
+    /// The same in a client's pages.
+    StruckLent,
+    /// The same of one that reads in place.
+    StruckInPlace,
 }
 
 /// A model that judges, with the number of preemptions that it permits itself here: mistakes show
@@ -75,6 +81,9 @@ const JUDGES: &[Judge] = &[
     Judge { model: models::WAKE_BOTH_POLLING, subject: Subject::Polling, bound: 2 },
     Judge { model: models::LEND, subject: Subject::Lending, bound: 3 },
     Judge { model: models::LEND_BROKER_ASLEEP, subject: Subject::Returns, bound: 3 },
+    Judge { model: models::STRUCK, subject: Subject::Struck, bound: 2 },
+    Judge { model: models::LEND_STRUCK, subject: Subject::StruckLent, bound: 2 },
+    Judge { model: models::LEND_STRUCK_IN_PLACE, subject: Subject::StruckInPlace, bound: 2 },
     Judge { model: models::LEND_FLUSH, subject: Subject::Taken, bound: 3 },
 ];
 
@@ -109,6 +118,19 @@ fn subjects(mutant: Protocol) -> &'static [Subject] {
         | Protocol::Swapped(Swap { first: Step::Store(Site::TakenPublish), .. }) => {
             &[Subject::Taken]
         }
+        Protocol::Weakened(Site::ReuseFence | Site::CopyFence, _) => {
+            &[Subject::Struck, Subject::StruckLent]
+        }
+        Protocol::Swapped(Swap { first: Step::Store(Site::MemberStore), .. }) => {
+            &[Subject::Struck, Subject::StruckLent]
+        }
+        Protocol::Swapped(Swap { then: [Site::MemberRead], .. }) => {
+            &[Subject::Struck, Subject::StruckLent]
+        }
+        Protocol::Swapped(Swap {
+            first: Step::Store(Site::RetiredPublish) | Step::Look(Site::CursorRead),
+            ..
+        }) => &[Subject::StruckInPlace],
         // Of one process, only a broker publishes and gives up in one breath.
         Protocol::Swapped(Swap { first: Step::Store(Site::CommitPublish), then, .. })
             if then.contains(&Site::CursorPublish) =>

@@ -8,10 +8,10 @@ use llmp::memory::Memory;
 use llmp::{ClientId, Envelope, Flags, Limits, Tag};
 
 /// Payload of a model's message in bytes: one word, so that loom has little to track.
-const PAYLOAD: usize = 8;
+pub const PAYLOAD: usize = 8;
 
 /// The client whose chain it is.
-const OWNER: u32 = 7;
+pub const OWNER: u32 = 7;
 
 /// The processes in a run that is written down.
 const SENDER: Who = 0;
@@ -36,11 +36,11 @@ pub fn control_memory<R: Runtime>(runtime: &R) -> R::Memory {
     runtime.memory(192)
 }
 
-fn payload(number: u64) -> [u8; PAYLOAD] {
+pub fn payload(number: u64) -> [u8; PAYLOAD] {
     (number ^ 0x5a5a_0000_1234_5678).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()
 }
 
-fn envelope(number: u64) -> Envelope {
+pub fn envelope(number: u64) -> Envelope {
     Envelope {
         tag: Tag(number as u32),
         flags: Flags(number as u16),
@@ -110,6 +110,12 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
         self.runtime.note(Note::Ended { who: who(id) });
         self.runtime.note(Note::Struck { who: who(id) });
         self.sender.strike(id);
+    }
+
+    /// What a receiver that was struck reads in place is not written again.
+    #[allow(dead_code, reason = "not every checker strikes one that reads on")]
+    pub fn retire(&mut self) {
+        self.sender.retire();
     }
 
     fn tell(&mut self) {

@@ -85,6 +85,7 @@ fn channel<R: Runtime>(
     }
     let sends = Control::create(by_sender(&ours), 1);
     let receives = Control::create(by_receiver(&theirs), 1);
+    receives.give_place(0, 1);
     let first = runtime.memory(limits.page_len());
     let outbound = Sender::new(1, limits, by_sender(&first));
     if lives.iter().any(Lifeline::is_over) {

@@ -102,7 +102,11 @@ fn broadcast_limits() -> Limits {
 }
 
 /// The three, connected. `None` if one died before.
-fn connect<R: Runtime>(runtime: &R, lives: &Lives) -> Option<(Client<R>, Broker<R>, Client<R>)> {
+fn connect<R: Runtime>(
+    runtime: &R,
+    lives: &Lives,
+    receives: Roles,
+) -> Option<(Client<R>, Broker<R>, Client<R>)> {
     let limits = broadcast_limits();
     let by_broker =
         |memory: &R::Memory| Crashing::new(runtime.seen_by(memory, BROKER), lives.broker.clone());
@@ -113,7 +117,7 @@ fn connect<R: Runtime>(runtime: &R, lives: &Lives) -> Option<(Client<R>, Broker<
     let bell = runtime.mailbox::<Bell>();
     let mut links = Vec::new();
     let mut join = |who: Who, life: &Lifeline| {
-        let roles = if who == SENDER { Roles::SEND } else { Roles::RECEIVE };
+        let roles = if who == SENDER { Roles::SEND } else { receives };
         let by_client =
             |memory: &R::Memory| Crashing::new(runtime.seen_by(memory, who), life.clone());
         let memory = control_memory(runtime);
@@ -137,7 +141,8 @@ fn connect<R: Runtime>(runtime: &R, lives: &Lives) -> Option<(Client<R>, Broker<
         });
         let inbound = (who == RECEIVER).then(|| {
             let pages = vec![(0, by_client(&first))];
-            Receiver::new(limits, 0, pages, start, own.clone(), 0).unwrap()
+            let receiver = Receiver::new(limits, 0, pages, start, own.clone(), 0).unwrap();
+            receiver.in_place(peer.clone(), reserved.cursor, client.0)
         });
         let mut endpoint = Endpoint::new(own, peer, outbound, inbound);
         endpoint.told();
@@ -177,7 +182,17 @@ fn lent<R: Runtime>(
     lent: u64,
     lives: &Lives,
 ) -> Option<(Client<R>, Broker<R>, Client<R>)> {
-    let (mut sender, mut broker, mut receiver) = connect(runtime, lives)?;
+    lent_to(runtime, lent, lives, Roles::RECEIVE)
+}
+
+/// The same with a receiver of these roles.
+fn lent_to<R: Runtime>(
+    runtime: &R,
+    lent: u64,
+    lives: &Lives,
+    receives: Roles,
+) -> Option<(Client<R>, Broker<R>, Client<R>)> {
+    let (mut sender, mut broker, mut receiver) = connect(runtime, lives, receives)?;
     let is_over = || [&lives.sender, &lives.broker, &lives.receiver].iter().any(|l| l.is_over());
     while sender.next < COPIED + lent && !is_over() {
         sender.send();
@@ -337,7 +352,10 @@ impl<R: Runtime> Client<R> {
         if !self.life.is_over() {
             self.to_broker.send(self.pages, page);
         }
-        self.endpoint.told();
+        // That the broker is to forget a page may come later.
+        while self.endpoint.notice().is_some() {
+            self.endpoint.told();
+        }
         self.pages += 1;
         true
     }
@@ -533,6 +551,46 @@ fn end<R: Runtime>(
     let pages = receiver.endpoint.inbound().unwrap().pages_len();
     assert_eq!(pages, broadcast_limits().page_len(), "pages of the dead");
     true
+}
+
+/// A receiver that copies is struck and reads on in the sender's pages. What it takes is whole. [P8]
+pub fn struck_copies<R: Runtime>(runtime: &R) {
+    struck(&runtime.racing(), Roles::RECEIVE);
+}
+
+/// A receiver that reads in place is struck and reads on in the sender's pages, which are not written
+/// again. [P8]
+pub fn struck_in_place<R: Runtime>(runtime: &R) {
+    struck(runtime, Roles::RECEIVE.and(Roles::IN_PLACE));
+}
+
+fn struck<R: Runtime>(runtime: &R, roles: Roles) {
+    let lives = Lives::endless();
+    let (mut sender, mut broker, mut receiver) = lent_to(runtime, COPIED, &lives, roles).unwrap();
+    let in_place = roles.has(Roles::IN_PLACE);
+    receiver.take_in();
+    let reads = runtime.spawn(move || {
+        for _ in 0..COPIED {
+            let inbound = receiver.endpoint.inbound_mut().unwrap();
+            let Ok(Event::Message(slot)) = inbound.poll() else { panic!("it was sent before") };
+            let mut number = [0; 8];
+            inbound.read(&slot, &mut number);
+            if !in_place && !inbound.is_whole() {
+                return;
+            }
+            assert_eq!(u64::from_le_bytes(number), receiver.next, "torn, or mixed up");
+            inbound.advance(&slot);
+            receiver.next += 1;
+        }
+    });
+    // In the other thread, so that there is little to explore: broker and sender.
+    broker.core.hung_up(ClientId(RECEIVER.into()));
+    let messages = sender.next + 2;
+    while sender.next < messages {
+        broker.turn();
+        sender.send();
+    }
+    reads();
 }
 
 /// The broker sleeps until what it lends is returned, the sender until its page is, the receiver

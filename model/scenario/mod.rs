@@ -9,6 +9,8 @@ pub mod chain;
 #[allow(dead_code, reason = "not every checker has all of it")]
 pub mod lending;
 mod note;
+#[allow(dead_code, reason = "not every checker has it")]
+pub mod struck;
 
 pub use note::{Note, Who};
 
@@ -28,6 +30,12 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// A region as one process sees it: in a run that is written down, whose accesses they are.
     fn seen_by(&self, memory: &Self::Memory, _: Who) -> Self::Memory {
         memory.clone()
+    }
+
+    /// The same runtime, with memory in which payloads may be read while they are written.
+    #[must_use]
+    fn racing(&self) -> Self {
+        self.clone()
     }
 
     /// Says whose parked word and cursors the region holds.

@@ -85,7 +85,11 @@ impl Translator {
             Event::Fence { who: by, site: Site::ParkFence } => {
                 self.act(Action::ParkFence { by: *by })
             }
-            Event::Fence { who: by, .. } => self.act(Action::RingFence { by: *by }),
+            Event::Fence { who: by, site: Site::RingFence } => {
+                self.act(Action::RingFence { by: *by })
+            }
+            // These order a look at a place against pages that are written again.
+            Event::Fence { .. } => Ok(()),
             Event::WriteWords { who, region, at, words } if words[0] == PAGE_MAGIC && *at == 0 => {
                 self.header(*who, *region, words)
             }

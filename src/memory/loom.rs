@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct LoomMemory {
     words: Arc<Vec<Word>>,
     orders: Arc<Orders>,
+    /// Whether words and bytes that are not atomic accesses of the protocol may race.
+    is_racing: bool,
     /// Set when this process sees that its peer polls, and so leaves out its fence.
     saw_polling: Arc<AtomicBool>,
 }
@@ -39,7 +41,10 @@ impl Word {
         }
     }
 
-    fn read(&self) -> u64 {
+    fn read(&self, is_racing: bool) -> u64 {
+        if is_racing {
+            return self.atomic().load(Ordering::Relaxed);
+        }
         // SAFETY: loom stops the model when this races with a write.
         #[allow(unsafe_code)]
         unsafe {
@@ -47,7 +52,10 @@ impl Word {
         }
     }
 
-    fn write(&self, value: u64) {
+    fn write(&self, value: u64, is_racing: bool) {
+        if is_racing {
+            return self.atomic().store(value, Ordering::Relaxed);
+        }
         // SAFETY: loom's threads run one at a time, and this doesn't switch between them. loom
         // stops the model when it races with any other access.
         #[allow(unsafe_code)]
@@ -65,7 +73,19 @@ impl LoomMemory {
     pub fn new(len: usize, orders: &Arc<Orders>) -> Self {
         assert!(len.is_multiple_of(8));
         let words = (0..len / 8).map(|_| Word(UnsafeCell::new(AtomicU64::new(0)))).collect();
-        LoomMemory { words: Arc::new(words), orders: orders.clone(), saw_polling: Arc::default() }
+        LoomMemory {
+            words: Arc::new(words),
+            orders: orders.clone(),
+            is_racing: false,
+            saw_polling: Arc::default(),
+        }
+    }
+
+    /// The same region, in which words and bytes may be read and written at the same time: these
+    /// accesses are relaxed atomic ones. So a model can show that what was read meanwhile is not used.
+    #[must_use]
+    pub fn racing(self) -> Self {
+        LoomMemory { is_racing: true, ..self }
     }
 
     /// The same region, as somebody accesses it with other orderings.
@@ -121,18 +141,18 @@ impl Memory for LoomMemory {
     }
 
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
-        core::array::from_fn(|i| self.word(at + 8 * i).read())
+        core::array::from_fn(|i| self.word(at + 8 * i).read(self.is_racing))
     }
 
     fn write_words<const N: usize>(&self, at: usize, words: [u64; N]) {
         for (i, word) in words.into_iter().enumerate() {
-            self.word(at + 8 * i).write(word);
+            self.word(at + 8 * i).write(word, self.is_racing);
         }
     }
 
     fn read_bytes(&self, at: usize, into: &mut [u8]) {
         for (i, part) in into.chunks_mut(8).enumerate() {
-            let word = self.word(at + 8 * i).read().to_le_bytes();
+            let word = self.word(at + 8 * i).read(self.is_racing).to_le_bytes();
             part.copy_from_slice(&word[..part.len()]);
         }
     }
@@ -141,7 +161,7 @@ impl Memory for LoomMemory {
         for (i, part) in from.chunks(8).enumerate() {
             let mut word = [0; 8];
             word[..part.len()].copy_from_slice(part);
-            self.word(at + 8 * i).write(u64::from_le_bytes(word));
+            self.word(at + 8 * i).write(u64::from_le_bytes(word), self.is_racing);
         }
     }
 }

@@ -6,7 +6,7 @@
 //! production code: the step is held back, or done once more, on its way to the memory.
 
 use super::{Intent, Memory, Offset};
-use crate::layout::{CONTROL_TAKEN, PAGE_BASE, WORD};
+use crate::layout::{CONTROL_RETIRED, CONTROL_TAKEN, PAGE_BASE, WORD};
 use crate::order::Site;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,6 +28,8 @@ pub enum Step {
     ReadPayload,
     /// A broker looks how far those are that read what it lends.
     LookAtReaders,
+    /// An atomic load. What should come behind it is looked at before.
+    Look(Site),
 }
 
 /// Two steps of one process, of which the first comes too late: behind the second.
@@ -51,7 +53,7 @@ macro_rules! swaps {
     };
 }
 
-use Step::{LookAtReaders, ReadPayload, Store, WritePage, WritePayload, WriteSlot};
+use Step::{Look, LookAtReaders, ReadPayload, Store, WritePage, WritePayload, WriteSlot};
 
 swaps! {
     WritePayload, behind CommitPublish: "a receiver takes a payload that is not there yet";
@@ -68,13 +70,17 @@ swaps! {
     Store(Site::TakenPublish), behind RingRead: "who sleeps until all is taken is not seen, and misses it";
     Store(Site::PollingStore), behind ParkStore: "a process that sleeps says that it polls";
     Store(Site::CommitPublish), behind CursorPublish | TakenPublish: "what a broker gives up, or says it has taken, is lost if it dies now";
+    Store(Site::MemberStore), behind CommitPublish | CursorPublish: "a receiver takes what was written over its message, after it was struck";
+    ReadPayload, behind MemberRead: "a receiver takes what was written while it copied";
+    Store(Site::RetiredPublish), behind CursorPublish: "a client writes what a struck receiver reads in place";
+    Look(Site::CursorRead), behind RetiredRead: "a client writes what a struck receiver reads in place";
     Store(Site::ParkClear), behind ParkStore: "somebody awake is rung, once";
 }
 
 impl std::fmt::Display for Swap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.first {
-            Store(site) => write!(f, "{site:?}")?,
+            Store(site) | Look(site) => write!(f, "{site:?}")?,
             step => write!(f, "{step:?}")?,
         }
         let then: Vec<_> = self.then.iter().map(|site| format!("{site:?}")).collect();
@@ -89,13 +95,24 @@ pub struct Reordering<M> {
     thread: fn() -> String,
     held: Mutex<Vec<Held<M>>>,
     regions: AtomicUsize,
+    /// Where a word is that is looked at too early, and what was found.
+    early: Mutex<Early<M>>,
 }
+
+/// By thread: a region and an offset, and the value.
+type Early<M> = Vec<(String, M, usize, Option<u64>)>;
 
 impl<M: Memory> Reordering<M> {
     /// All steps in their order, or two of them swapped in every process. `thread` names the
     /// calling thread.
     pub fn new(swap: Option<Swap>, thread: fn() -> String) -> Arc<Self> {
-        Arc::new(Reordering { swap, thread, held: Mutex::default(), regions: AtomicUsize::new(0) })
+        Arc::new(Reordering {
+            swap,
+            thread,
+            held: Mutex::default(),
+            regions: AtomicUsize::new(0),
+            early: Mutex::default(),
+        })
     }
 
     fn held(&self) -> MutexGuard<'_, Vec<Held<M>>> {
@@ -197,6 +214,45 @@ impl<M: Memory> Reordered<M> {
         self.run.swap.is_some_and(|swap| swap.first == step)
     }
 
+    /// Whether what `site` finds is what an earlier look has found.
+    fn is_looked_at_early(&self, site: Site) -> bool {
+        matches!(site, Site::MemberRead | Site::RetiredRead)
+            && self.run.swap.is_some_and(|swap| swap.then == [site])
+    }
+
+    fn early(&self) -> MutexGuard<'_, Early<M>> {
+        self.run.early.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks now at what is asked for later.
+    fn look_early(&self, memory: &M, at: usize) {
+        let value = memory.load(at, Site::RetiredRead);
+        let me = (self.run.thread)();
+        let mut early = self.early();
+        early.retain(|(thread, ..)| *thread != me);
+        early.push((me, memory.clone(), at, Some(value)));
+    }
+
+    /// The same, at the place that was asked for last.
+    fn look_early_again(&self) {
+        let me = (self.run.thread)();
+        let last = self.early().iter().find(|(thread, ..)| *thread == me).cloned();
+        if let Some((_, memory, at, _)) = last.filter(|_| self.is_looked_at_early(Site::MemberRead))
+        {
+            self.look_early(&memory, at);
+        }
+    }
+
+    /// What was found early, once. The place is kept for the next look.
+    fn looked_early(&self, at: usize) -> Option<u64> {
+        let me = (self.run.thread)();
+        let found = self.early().iter_mut().find(|(thread, ..)| *thread == me).map(|e| e.3.take());
+        if found.is_none() {
+            self.early().push((me, self.memory.clone(), at, None));
+        }
+        found.flatten()
+    }
+
     fn hold(&self, at: usize, access: Access) {
         let thread = (self.run.thread)();
         let (region, memory) = (self.region, self.memory.clone());
@@ -229,7 +285,13 @@ impl<M: Memory> Memory for Reordered<M> {
     }
 
     fn load(&self, at: usize, site: Site) -> u64 {
-        let value = self.memory.load(at, site);
+        if site == Site::CursorRead && self.is_moved(Look(site)) {
+            self.look_early(&self.memory, at + CONTROL_RETIRED);
+        }
+        let value = match self.is_looked_at_early(site) {
+            true => self.looked_early(at).unwrap_or_else(|| self.memory.load(at, site)),
+            false => self.memory.load(at, site),
+        };
         self.passed(at, site);
         value
     }
@@ -271,8 +333,9 @@ impl<M: Memory> Memory for Reordered<M> {
     }
 
     fn read_bytes(&self, at: usize, into: &mut [u8]) {
+        self.look_early_again();
         self.memory.read_bytes(at, into);
-        if self.is_moved(ReadPayload) {
+        if self.is_moved(ReadPayload) && !self.is_looked_at_early(Site::MemberRead) {
             // The last one alone: what was given up before may be written.
             let me = (self.run.thread)();
             self.run.held().retain(|h| h.thread != me);

@@ -127,7 +127,11 @@ impl<M: Memory> Sender<M> {
     /// Moves the pages that every receiver has left from the chain to the free ones.
     fn reclaim(&mut self) {
         let left = self.left_by_all();
-        while self.chain.len() > 1 && self.chain[0].end() <= left {
+        let is_left = |chain: &VecDeque<Page<M>>| chain.len() > 1 && chain[0].end() <= left;
+        if !is_left(&self.chain) || !self.look_at_places() {
+            return;
+        }
+        while is_left(&self.chain) {
             let Some(page) = self.chain.pop_front() else { return };
             match page.base < self.retired {
                 // The mapping of the receiver that still reads it keeps it alive.
@@ -143,20 +147,32 @@ impl<M: Memory> Sender<M> {
         let tail = left;
         let liars = &mut self.liars;
         let (chain, free, lent) = (&mut self.chain, &mut self.free, &mut self.lent);
-        let retired = &mut self.retired;
         self.receivers.retain_mut(|peer| match peer.position(tail) {
             Ok(position) => {
                 left = left.min(position);
-                *retired = peer.retired().max(*retired);
                 true
             }
             Err(fault) => {
+                let fault = if peer.is_ours() { fault } else { Fault::Removed };
                 unannounce(all(chain, free, lent), &peer.notices);
                 liars.push((peer.id, fault));
                 false
             }
         });
         left
+    }
+
+    /// After the cursors were read that let pages go: looks which of these must not be written again.
+    /// Returns whether the places of the cursors are still those of this chain's owner.
+    fn look_at_places(&mut self) -> bool {
+        for peer in &self.receivers {
+            self.retired = peer.retired().max(self.retired);
+        }
+        let removed = self.receivers.iter().find(|peer| !peer.is_ours()).map(|peer| peer.id);
+        if let Some(id) = removed.filter(|_| !self.has_liar()) {
+            self.liars.push((id, Fault::Removed));
+        }
+        removed.is_none()
     }
 
     /// From now on no page is written again while the chain has less than `bytes` in pages, which is
@@ -297,12 +313,12 @@ fn unannounce<'a, M: 'a>(
 impl<M: Memory> Peer<M> {
     /// Whether the receiver has taken everything before `end`, as far as it said last.
     pub(super) fn has_taken(&self, end: u64) -> bool {
-        self.seen == end || self.control.taken(self.slot) == end && self.is_ours()
+        (self.seen == end || self.control.taken(self.slot) == end) && self.is_ours()
     }
 
     /// Whether the place whose words were just read is still that of this chain's owner.
-    fn is_ours(&self) -> bool {
-        self.member.is_none_or(|member| self.control.member(self.slot) == member.into())
+    pub(super) fn is_ours(&self) -> bool {
+        self.member.is_none_or(|member| self.control.member(self.slot) == u64::from(member))
     }
 
     /// The position before which it says that pages are not to be written again.
@@ -314,9 +330,6 @@ impl<M: Memory> Peer<M> {
     /// between the last one and the tail (P12).
     fn position(&mut self, tail: u64) -> Result<u64, Fault> {
         let found = self.control.cursor(self.slot);
-        if !self.is_ours() {
-            return Err(Fault::Removed);
-        }
         if found != 0 {
             if found < self.seen {
                 return Err(Fault::CursorBackwards { found, seen: self.seen });

@@ -1,0 +1,89 @@
+//! A receiver that is struck and reads on: its connection has ended, or the broker has lost its
+//! patience, and its process lives.
+
+use super::chain::{OWNER, PAYLOAD, Sending, Step, control_memory, envelope, limits, payload};
+use super::{Descriptors, Runtime};
+use llmp::chain::{Event, Receiver};
+use llmp::control::Control;
+use llmp::memory::Memory;
+
+/// The receiver, and the id under which it has its place.
+const RECEIVER: u32 = 1;
+
+/// A receiver that copies. What it takes is what was sent, however far the sender, which waits for it
+/// no more, has come in writing its pages again. [P8]
+pub fn copies<R: Runtime>(runtime: &R, messages: u64, steps: usize) {
+    struck(&runtime.racing(), messages, steps, false);
+}
+
+/// A receiver that reads in place. Its pages are retired, so that nothing is ever written where it
+/// reads. [P8]
+pub fn reads_in_place<R: Runtime>(runtime: &R, messages: u64, steps: usize) {
+    struck(runtime, messages, steps, true);
+}
+
+fn struck<R: Runtime>(runtime: &R, messages: u64, steps: usize, in_place: bool) {
+    let limits = limits(1, 2);
+    let mut sending = Sending::new(runtime, limits);
+    // The sender's own control region, in which the receiver has its place.
+    let place = control_memory(runtime);
+    let places = Control::create(place.clone(), 1);
+    places.give_place(0, RECEIVER);
+    let memory = control_memory(runtime);
+    let control = Control::create(memory.clone(), 1);
+    let socket: Descriptors<R::Memory> = Descriptors::default();
+    let start = sending.admit(RECEIVER, memory, socket.clone());
+    // A page each.
+    for _ in 0..2 {
+        assert_eq!(sending.send(), Step::Done);
+    }
+    let mut pages = Vec::new();
+    while let Some(page) = socket.receive() {
+        pages.push(page);
+    }
+    let receiver = Receiver::new(limits, OWNER, pages, start, control, 0).unwrap();
+    let mut receiver = receiver.in_place(Control::check(place, 0).unwrap(), 0, RECEIVER);
+    let reads = runtime.spawn(move || {
+        for _ in 0..steps {
+            if !take(&mut receiver, in_place) {
+                return;
+            }
+        }
+    });
+    places.end_membership(0);
+    sending.strike(RECEIVER);
+    if in_place {
+        sending.retire();
+    }
+    while sending.next() < messages {
+        assert_eq!(sending.send(), Step::Done, "nothing waits for a receiver that is struck");
+    }
+    reads();
+}
+
+/// Takes a step. Returns whether to go on: the receiver has not found yet that it was struck.
+fn take<M: Memory>(receiver: &mut Receiver<M>, in_place: bool) -> bool {
+    match receiver.poll() {
+        Ok(Event::Empty | Event::Turned) => true,
+        Ok(Event::Message(slot)) => {
+            let number = receiver.next_message();
+            let mut copy = [0; PAYLOAD];
+            let found = receiver.envelope(&slot);
+            // What it finds may be any message by now.
+            let len = slot.payload_len();
+            assert_eq!(len, PAYLOAD, "all have this length");
+            receiver.read(&slot, &mut copy);
+            if !in_place && !receiver.is_whole() {
+                return false;
+            }
+            assert_eq!(copy, payload(number), "payload of message {number}");
+            assert_eq!(found, envelope(number));
+            receiver.advance(&slot);
+            true
+        }
+        Ok(Event::Unknown(_)) | Err(_) => {
+            assert!(!receiver.is_whole(), "an honest sender makes no fault");
+            false
+        }
+    }
+}
