@@ -21,6 +21,7 @@ use crate::message::ClientId;
 use crate::patience::Patience;
 use crate::port::NAP;
 use crate::sleep_bound::SleepBound;
+use crate::sys::fork::Owner;
 use crate::sys::lifeline::{acts, looks};
 use crate::sys::place::{Bound, Watch};
 use crate::sys::socket::{Credentials, Received, Sent, Socket, timespec};
@@ -79,7 +80,14 @@ const LAST_CALL: Duration = Duration::from_millis(500);
 /// thread.join().unwrap()?;
 /// # Ok(()) }
 /// ```
+///
+/// # Forks
+///
+/// A broker belongs to the process that binds it. A daemon forks first and binds then: in a forked
+/// child, [`run`](Broker::run) answers an error, and to drop the broker or to
+/// [stop](StopHandle::stop) it leaves the parent's bus as it is.
 pub struct Broker {
+    owner: Owner,
     id: u64,
     core: Core<Region>,
     access: Access,
@@ -140,14 +148,19 @@ enum Taken {
 /// Ends a broker from another thread or from a signal handler's thread.
 #[derive(Clone, Debug)]
 pub struct StopHandle {
+    owner: Owner,
     event: Arc<OwnedFd>,
     asked: Arc<AtomicBool>,
 }
 
 impl StopHandle {
     /// Tells the broker to end: it takes what is there, tells its clients, and returns from
-    /// [`Broker::run`].
+    /// [`Broker::run`]. Does nothing in a forked child of the broker's process.
     pub fn stop(&self) {
+        // The parent's broker, which is not asked, would find its event for ever.
+        if !self.owner.is_here() {
+            return;
+        }
         self.asked.store(true, Ordering::Release);
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
     }
@@ -202,13 +215,16 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Only if the kernel refuses to wait for events. Nothing that a client does ends a broker.
+    /// If the kernel refuses to wait for events, or in a forked child of the process that bound the
+    /// broker. Nothing that a client does ends a broker.
     pub fn run(mut self) -> io::Result<Report> {
+        self.check_owner()?;
         let mut patience = Patience::new(SPINS, YIELDS);
         let mut sleep_bound = SleepBound::new();
         let mut busy = 0;
         while !self.stop.is_asked() {
             let worked = self.turn();
+            self.check_owner()?;
             if worked {
                 patience.found();
                 busy = (busy + 1) % TURNS_BETWEEN_LOOKS;
@@ -238,16 +254,31 @@ impl Broker {
             }
         }
         self.end();
+        self.check_owner()?;
         self.report.broadcast = self.core.stats();
         let control_len = self.core.control().region_len() as u64;
         self.report.shared_bytes_peak = self.report.broadcast.page_bytes_peak + control_len;
         Ok(self.report)
     }
 
+    /// An error in a forked child.
+    fn check_owner(&self) -> io::Result<()> {
+        match self.owner.is_here() {
+            true => Ok(()),
+            false => Err(io::Error::other(
+                "this broker was bound before a fork; bind in the process that runs it",
+            )),
+        }
+    }
+
     /// One turn, and everything that follows from it. Returns whether there was anything to do.
     fn turn(&mut self) -> bool {
         let was_short = std::mem::take(&mut self.short_of_memory);
         let turn = self.core.turn();
+        // A hook may have forked.
+        if !self.owner.is_here() {
+            return false;
+        }
         let mut worked = turn.taken > 0;
         if let Some(Blocked::NeedPage(len)) = turn.blocked {
             match self.make_page(len) {
@@ -784,7 +815,7 @@ impl Broker {
         // It stays readable from now on; nobody could wait for anything else beside it.
         acts("watch the eventfd no longer");
         let _ = epoll::delete(&self.epoll, &self.stop.event);
-        while Instant::now() < deadline {
+        while Instant::now() < deadline && self.owner.is_here() {
             if self.turn() {
                 continue;
             }
@@ -803,7 +834,9 @@ impl Broker {
                 std::thread::sleep(NAP);
             }
         }
-        self.say_bye(deadline);
+        if self.owner.is_here() {
+            self.say_bye(deadline);
+        }
     }
 
     /// Tells everybody that this is the end, those who are behind as soon as they can hear it.

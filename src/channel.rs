@@ -16,6 +16,7 @@ use crate::layout::{PAGE_HEADER, VERSION};
 use crate::limits::Limits;
 use crate::message::{ClientId, Envelope, Message, Tag};
 use crate::port::{Port, map_page};
+use crate::sys::fork::Owner;
 use crate::sys::place::Bound;
 use crate::sys::socket::Socket;
 use crate::wire::{Packet, Refusal, Roles};
@@ -60,6 +61,7 @@ pub struct Receiver(pub(crate) Client);
 /// Waits for the sending end of a channel.
 #[derive(Debug)]
 pub struct Listener {
+    owner: Owner,
     bound: Bound,
     limits: Limits,
     access: Access,
@@ -249,7 +251,7 @@ impl Receiver {
     pub fn listen_with(bus: impl Into<Bus>, limits: Limits) -> Result<Listener, BindError> {
         let limits = limits.in_os_pages()?;
         let bound = Bound::at(&bus.into(), &Access::SameUser)?;
-        Ok(Listener { bound, limits, access: Access::SameUser })
+        Ok(Listener { owner: Owner::here(), bound, limits, access: Access::SameUser })
     }
 
     /// Makes the channel over a connected `SOCK_SEQPACKET` socket. The other end must be in
@@ -341,7 +343,9 @@ impl Listener {
     /// Which users are admitted; only this process's own if nothing is said.
     #[must_use]
     pub fn access(mut self, access: Access) -> Self {
-        if let Err(error) = self.bound.open_to(&access) {
+        if self.owner.is_here()
+            && let Err(error) = self.bound.open_to(&access)
+        {
             log::warn!("the socket can't be opened to other users: {error}");
         }
         self.access = access;
@@ -353,7 +357,11 @@ impl Listener {
     /// # Errors
     ///
     /// [`ConnectError`] if somebody came who is no sender, or not admitted; the listener goes on.
+    /// [`ConnectError::Forked`] in a forked child of the process that listens.
     pub fn accept(&self) -> Result<Receiver, ConnectError> {
+        if !self.owner.is_here() {
+            return Err(ConnectError::Forked);
+        }
         let system = |step| move |source| ConnectError::System { step, source };
         let socket = self.bound.listener.accept().map_err(system("accept a connection"))?;
         let peer = socket.credentials().map_err(system("ask who connects"))?;

@@ -85,6 +85,18 @@ impl Inbox {
 ///
 /// A client that waits in an event loop of its own polls its descriptor ([`AsFd`]) for reading,
 /// after [`prepare_wait`](Client::prepare_wait) has said that it may.
+///
+/// # Forks
+///
+/// A client belongs to the process that connects. In a forked child each operation answers
+/// [`Ended::Forked`], and to drop the client leaves the parent's connection as it is. A child connects
+/// anew; `examples/fork_server.rs` shows how.
+///
+/// A payload that was [borrowed](ClientBuilder::borrow_payloads) before the fork may change in the
+/// child when the parent goes on: copy it before. A child that lives long drops its parent's
+/// clients: while it holds them, other processes don't hear of the parent's death.
+///
+/// All this holds for a [`Sender`] and a [`Receiver`], too.
 #[derive(Debug)]
 pub struct Client {
     port: Port,
@@ -324,13 +336,15 @@ impl Client {
             // Until it ends: if `fill` panics, what was appended is discarded by the next operation.
             self.port.begin();
             let mut filled = Ok(());
+            let owner = self.port.owner();
             let room = self.port.with_room(|endpoint| {
                 let Some(outbound) = endpoint.outbound_mut() else { return Ok(()) };
                 let mut claim = outbound.claim(envelope, len)?;
                 if let Some(fill) = fill.take() {
                     filled = fill(claim.payload());
                 }
-                if filled.is_ok() {
+                // `fill` may have forked.
+                if filled.is_ok() && owner.is_here() {
                     claim.commit();
                 }
                 Ok(())
@@ -338,6 +352,7 @@ impl Client {
             match room {
                 Ok(()) => {
                     self.port.finish();
+                    self.port.check_owner()?;
                     return Ok(filled);
                 }
                 Err(error) => {
@@ -444,6 +459,7 @@ impl Client {
         {
             return self.take(&slot).map(Some);
         }
+        self.port.check_owner()?;
         if !self.inbox.messages.is_empty() {
             return Ok(self.pop_inbox());
         }
@@ -548,6 +564,7 @@ impl Client {
     /// [`RecvError`] when there will be none any more.
     #[inline]
     pub fn wait_for_message(&mut self, deadline: Option<Instant>) -> Result<bool, RecvError> {
+        self.port.check_owner()?;
         loop {
             if !self.inbox.messages.is_empty() || self.next()?.is_some() {
                 return Ok(true);
@@ -577,7 +594,7 @@ impl Client {
     /// ```
     pub fn ended(&mut self) -> Option<Ended> {
         self.port.pump();
-        self.port.ended.clone()
+        self.port.ended().cloned()
     }
 
     /// The receiver for which the bus waits, if this client's messages have not been taken for a
@@ -608,6 +625,7 @@ impl Client {
     }
 
     fn flush_by(&mut self, deadline: Option<Instant>) -> Result<bool, SendError> {
+        self.port.check_owner()?;
         self.port.discard_unfinished();
         let message = self.port.endpoint.inbound().is_some();
         let wanted = Wanted { message, room: None, taken: true };
@@ -620,7 +638,7 @@ impl Client {
             if is_taken {
                 return Ok(true);
             }
-            if let Some(ended) = &self.port.ended {
+            if let Some(ended) = self.port.ended() {
                 return Err(ended.clone().into());
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -635,10 +653,11 @@ impl Client {
     }
 
     /// How many clients receive now, as far as this client has heard. It hears of it after
-    /// [`watch_receivers`](ClientBuilder::watch_receivers), or as a [`Sender`]; `None` otherwise.
+    /// [`watch_receivers`](ClientBuilder::watch_receivers), or as a [`Sender`]; `None` otherwise, and in
+    /// a forked child.
     pub fn receivers(&mut self) -> Option<usize> {
         self.port.pump();
-        let watches = self.port.watches_receivers;
+        let watches = self.port.watches_receivers && self.port.owner().is_here();
         watches.then(|| self.port.receivers.unwrap_or(0) as usize)
     }
 
@@ -654,8 +673,9 @@ impl Client {
         count: usize,
         deadline: Option<Instant>,
     ) -> Result<bool, WaitError> {
+        self.port.check_owner()?;
         while self.receivers().ok_or(WaitError::NotWatching)? < count {
-            if let Some(ended) = &self.port.ended {
+            if let Some(ended) = self.port.ended() {
                 return Err(ended.clone().into());
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {

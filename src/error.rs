@@ -146,6 +146,9 @@ pub enum ConnectError {
     /// The connection ended before it was made.
     #[error(transparent)]
     Ended(#[from] Ended),
+    /// This process is a forked child of the one that listens.
+    #[error("this listener belongs to the process that forked; listen in the child")]
+    Forked,
     /// No shared memory.
     #[error(transparent)]
     Memory(#[from] RegionError),
@@ -170,8 +173,9 @@ fn elsewhere_hint(bus: &str, elsewhere: Option<&Path>) -> String {
     }
 }
 
-/// Why a connection has ended. What had arrived before can still be received, but after a protocol
-/// error or a removal: then pages that were not read may be written again.
+/// Why a connection has ended. What had arrived before can still be received, but for three cases.
+/// After a protocol error or a removal, pages that were not read may be written again. What had
+/// arrived before a fork is the parent's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Ended {
@@ -192,6 +196,9 @@ pub enum Ended {
     /// We saw a fault in what the other side did.
     #[error("the peer broke the protocol: {0}")]
     Fault(#[from] Fault),
+    /// This process is a forked child of the one that connected. There, the connection goes on.
+    #[error("this handle belongs to the process that forked; connect in the child")]
+    Forked,
 }
 
 /// The receiver that holds up the bus: it keeps the slowest pace, and the broadcast chain is full.

@@ -10,6 +10,7 @@ use crate::memory::{Foreign, Region, Unfit};
 use crate::message::{ClientId, Envelope, Slot};
 use crate::patience::Patience;
 use crate::sleep_bound::SleepBound;
+use crate::sys::fork::{Gate, Owner};
 use crate::sys::socket::{Received, Sent, Socket};
 use crate::wire::{ByeReason, Packet};
 use std::time::{Duration, Instant};
@@ -53,8 +54,16 @@ pub(crate) struct Port {
     pub receivers: Option<u32>,
     /// What the broker said last about a receiver that holds up the bus.
     held_up: Option<HeldUpNews>,
+    /// The process whose connection this is.
+    owner: Owner,
     /// Why the connection has ended. What was committed before can still be received.
-    pub ended: Option<Ended>,
+    ended: Option<Ended>,
+    /// Whether messages can be appended: the connection has not ended.
+    appends: Gate,
+    /// Whether they can be sent, too: nothing is unfinished.
+    sends: Gate,
+    /// Whether a look at the chain is enough: the connection has not ended, and it is not armed.
+    looks: Gate,
     /// Whether a batch, or a message that is filled in place, has begun and not ended. If another
     /// operation finds it set, the guard was forgotten or a panic has unwound it.
     unfinished: bool,
@@ -72,7 +81,12 @@ pub(crate) struct Port {
 
 impl Port {
     pub fn new(socket: Socket, endpoint: Endpoint<Region>, limits: Limits, id: ClientId) -> Self {
+        let owner = Owner::here();
         Port {
+            owner,
+            appends: Gate::of(owner),
+            sends: Gate::of(owner),
+            looks: Gate::of(owner),
             socket,
             endpoint,
             limits,
@@ -92,11 +106,49 @@ impl Port {
         }
     }
 
+    /// Why the connection has ended, as far as is known.
+    pub fn ended(&self) -> Option<&Ended> {
+        self.ended.as_ref()
+    }
+
+    /// The process whose connection this is.
+    pub fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// An error in a forked child. For the child the connection ends, and nothing that it shares with
+    /// its parent is touched.
+    pub fn check_owner(&mut self) -> Result<(), Ended> {
+        if self.owner.is_here() {
+            return Ok(());
+        }
+        self.ended = Some(Ended::Forked);
+        self.set_gates();
+        Err(Ended::Forked)
+    }
+
+    /// The connection has ended, if it had not before. Returns why.
+    fn end(&mut self, why: Ended) -> Ended {
+        let ended = self.ended.get_or_insert(why).clone();
+        self.set_gates();
+        ended
+    }
+
+    fn set_gates(&mut self) {
+        let is_open = self.ended.is_none();
+        self.appends.set(self.owner, is_open);
+        self.sends.set(self.owner, is_open && !self.unfinished);
+        self.looks.set(self.owner, is_open && !self.armed);
+    }
+
     /// Sends one message if there is room.
     #[inline(always)]
     pub fn try_send(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
-        if !self.unfinished
-            && self.fits(&envelope, payload.len())
+        // Apart from what follows: the compiler would fold both into a longer computation.
+        if !self.sends.is_open() {
+            return self.try_send_elsewhere(envelope, payload);
+        }
+        if self.fits(&envelope, payload.len())
             && let Ok(must_ring) = self.endpoint.send(envelope, payload)
         {
             if must_ring {
@@ -125,28 +177,37 @@ impl Port {
     /// A batch, or a message that is filled in place, begins.
     pub fn begin(&mut self) {
         self.discard_unfinished();
-        self.unfinished = true;
+        self.set_unfinished(true);
+    }
+
+    fn set_unfinished(&mut self, unfinished: bool) {
+        self.unfinished = unfinished;
+        self.set_gates();
     }
 
     /// It ends: what was appended becomes visible.
     pub fn finish(&mut self) {
-        self.unfinished = false;
-        self.publish();
+        self.set_unfinished(false);
+        if self.check_owner().is_ok() {
+            self.publish();
+        }
     }
 
     /// It ends, or its guard was forgotten or unwound: what was appended was never there.
     pub fn discard_unfinished(&mut self) {
-        if std::mem::take(&mut self.unfinished)
-            && let Some(outbound) = self.endpoint.outbound_mut()
-        {
-            outbound.abort();
+        if self.unfinished {
+            self.set_unfinished(false);
+            if let Some(outbound) = self.endpoint.outbound_mut() {
+                outbound.abort();
+            }
         }
     }
 
     /// Appends one message to what is published next, if there is room.
     #[inline(always)]
     pub fn append(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
-        if self.fits(&envelope, payload.len())
+        if self.appends.is_open()
+            && self.fits(&envelope, payload.len())
             && let Some(outbound) = self.endpoint.outbound_mut()
             && outbound.append(envelope, payload).is_ok()
         {
@@ -163,10 +224,10 @@ impl Port {
         })
     }
 
-    /// Whether a message can be sent at once, without anything that takes longer.
+    /// Whether a message has room, without anything that takes longer.
     #[inline(always)]
     fn fits(&self, envelope: &Envelope, len: usize) -> bool {
-        self.ended.is_none() && self.endpoint.outbound().is_some_and(|out| out.fits(envelope, len))
+        self.endpoint.outbound().is_some_and(|out| out.fits(envelope, len))
     }
 
     /// Runs what writes to the chain, and provides what it is blocked for. What it wrote is not
@@ -175,6 +236,7 @@ impl Port {
         &mut self,
         mut write: impl FnMut(&mut Endpoint<Region>) -> Result<(), Refused>,
     ) -> Result<(), SendError> {
+        self.check_owner()?;
         if let Some(ended) = &self.ended {
             return Err(ended.clone().into());
         }
@@ -294,6 +356,9 @@ impl Port {
 
     /// Takes everything that the socket holds.
     pub fn pump(&mut self) {
+        if self.check_owner().is_err() {
+            return;
+        }
         self.disarm();
         if self.starved {
             self.retry();
@@ -352,7 +417,7 @@ impl Port {
                 });
             }
             (Packet::Bye(reason), ..) => {
-                self.ended.get_or_insert(match reason {
+                self.end(match reason {
                     ByeReason::Closed | ByeReason::Other(_) => Ended::Closed,
                     ByeReason::Fault => Ended::Expelled,
                 });
@@ -364,7 +429,7 @@ impl Port {
 
     /// The other process is gone; what it had committed is received first (P5).
     fn hung_up(&mut self) -> Ended {
-        self.ended.get_or_insert(Ended::Died).clone()
+        self.end(Ended::Died)
     }
 
     /// Ends the connection for a fault of the peer.
@@ -375,24 +440,22 @@ impl Port {
         if is_removed {
             return self.removed();
         }
-        self.ended.get_or_insert(Ended::Fault(fault)).clone()
+        self.end(Ended::Fault(fault))
     }
 
     /// The peer waits for us no more: what we read may be written meanwhile.
     #[cold]
     pub fn removed(&mut self) -> Ended {
         self.socket.shut_down();
-        match &self.ended {
-            // It has said why, or will not.
-            Some(ended @ (Ended::Expelled | Ended::Fault(_))) => ended.clone(),
-            _ => self.ended.insert(Ended::Removed).clone(),
-        }
+        // Unless it has said why: that is known better now.
+        self.ended.take_if(|ended| matches!(ended, Ended::Closed | Ended::Died));
+        self.end(Ended::Removed)
     }
 
     /// What stands at its place in the chain, unless there is something else to do first.
     #[inline(always)]
     pub fn glance(&self) -> Option<Glance> {
-        if self.armed || self.ended.is_some() { None } else { self.endpoint.glance() }
+        if self.looks.is_open() { self.endpoint.glance() } else { None }
     }
 
     /// The next message, if there is one. It stays until [`Receiver::advance`](crate::chain::Receiver::advance).
@@ -441,7 +504,7 @@ impl Port {
     /// be written again.
     fn may_read(&self) -> Result<(), Ended> {
         match &self.ended {
-            Some(ended @ (Ended::Expelled | Ended::Removed | Ended::Fault(_))) => {
+            Some(ended @ (Ended::Expelled | Ended::Removed | Ended::Fault(_) | Ended::Forked)) => {
                 Err(ended.clone())
             }
             _ => Ok(()),
@@ -574,8 +637,12 @@ impl Port {
     /// Says that we sleep, unless something of what is wanted is there. Returns whether the
     /// caller may block on the socket.
     pub fn arm(&mut self, wanted: Wanted) -> bool {
+        if self.check_owner().is_err() {
+            return false;
+        }
         let (may_sleep, ring) = self.endpoint.park(wanted);
         self.armed = may_sleep;
+        self.set_gates();
         if ring {
             self.ring();
         }
@@ -586,6 +653,7 @@ impl Port {
         if self.armed {
             self.endpoint.unpark();
             self.armed = false;
+            self.set_gates();
         }
     }
 
@@ -597,8 +665,8 @@ impl Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
-        // An orderly end, to be told from a death.
-        if self.ended.is_none() {
+        // An orderly end, to be told from a death. In a forked child the connection goes on.
+        if self.ended.is_none() && self.owner.is_here() {
             self.socket.send(&Packet::Bye(ByeReason::Closed), None);
         }
     }

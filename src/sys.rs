@@ -3,6 +3,8 @@
 pub(crate) mod closer;
 #[allow(unsafe_code)]
 mod credentials;
+#[allow(unsafe_code)]
+pub(crate) mod fork;
 pub mod lifeline;
 pub(crate) mod place;
 pub(crate) mod socket;

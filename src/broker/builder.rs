@@ -10,6 +10,7 @@ use crate::hook::Hook;
 use crate::layout::OS_PAGE;
 use crate::limits::{Limits, LimitsError};
 use crate::memory::Region;
+use crate::sys::fork::Owner;
 use crate::sys::lifeline::acts;
 use crate::sys::place::{Bound, Watch};
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -151,7 +152,9 @@ impl BrokerBuilder {
         add(&stop, STOP).map_err(system("watch the eventfd"))?;
         // Without it, a removed socket goes unnoticed.
         let watch = Watch::new(bound.path()).filter(|watch| add(watch, WATCH).is_ok());
+        let owner = Owner::here();
         Ok(Broker {
+            owner,
             id: u64::from_le_bytes(id),
             core,
             access: self.access,
@@ -162,7 +165,7 @@ impl BrokerBuilder {
             max_in_flight: descriptors / 2,
             bound,
             epoll,
-            stop: StopHandle { event: Arc::new(stop), asked: Arc::default() },
+            stop: StopHandle { owner, event: Arc::new(stop), asked: Arc::default() },
             watch,
             held_up: None,
             accept_again: None,

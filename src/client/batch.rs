@@ -41,7 +41,7 @@ impl<'a> Batch<'a> {
         self.client.port.append(envelope, payload)
     }
 
-    /// Makes the batch visible.
+    /// Makes the batch visible. In a forked child it does nothing.
     pub fn commit(self) {
         self.client.port.finish();
     }

@@ -1,9 +1,11 @@
 //! Shared memory of the kernel: sealed memfds and their mappings.
 
 use super::Region;
+use crate::sys::fork::Hole;
 use crate::sys::lifeline::{AtDrop, acts};
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
+use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
@@ -121,9 +123,12 @@ impl Foreign {
 /// The region of a sealed memfd that came.
 #[allow(unsafe_code)]
 fn read_only(map: MmapRaw, descriptor: Option<Arc<OwnedFd>>) -> Region {
+    let (start, len) = (map.as_mut_ptr(), map.len());
+    // A forked child inherits it, so that what it has borrowed there stays.
+    let owner = Arc::new((AtDrop::new("unmap"), map));
     // SAFETY: the mapping is shared with this `Region` alone, is readable, page-aligned, and
     // can't shrink since it is sealed.
-    unsafe { region(map, false, descriptor) }
+    unsafe { region(start, len, false, owner, descriptor) }
 }
 
 fn names(seals: SealFlags) -> String {
@@ -135,6 +140,10 @@ impl Region {
     ///
     /// `len` is rounded up to a multiple of 4096 bytes. The memory is there when this returns:
     /// it can't run out later, in the middle of a write.
+    ///
+    /// In a child of `fork`, the region is private memory of the child: zero at first, and no other
+    /// process sees what is written there. In a child of a bare `clone`, there is nothing: do not
+    /// use it.
     ///
     /// # Errors
     ///
@@ -167,25 +176,51 @@ impl Region {
         acts("keep it from forks");
         // A child that we fork must not inherit the writable mapping.
         map.advise(Advice::DontFork).map_err(failed("map"))?;
+        let (start, map_len) = (map.as_mut_ptr(), map.len());
+        let map = Writable { hole: Hole::at(start, map_len), map: Some(map) };
         acts("seal it");
         // After the mapping exists: F_SEAL_FUTURE_WRITE lets it live on.
         rustix::fs::fcntl_add_seals(memfd.as_fd(), SEALS).map_err(|e| failed("seal")(e.into()))?;
+        let descriptor = Some(Arc::new(memfd));
         // SAFETY: the mapping is shared with this `Region` alone, is writable and page-aligned,
         // and can't shrink since it is sealed.
-        Ok(unsafe { region(map, true, Some(Arc::new(memfd))) })
+        Ok(unsafe { region(start, map_len, true, Arc::new(map), descriptor) })
+    }
+}
+
+/// A writable mapping, which a forked child does not have.
+#[derive(Debug)]
+struct Writable {
+    map: Option<MmapRaw>,
+    hole: Hole,
+}
+
+impl Drop for Writable {
+    fn drop(&mut self) {
+        if self.hole.is_here() {
+            acts("unmap");
+        } else {
+            // Whatever lies there in a child is not ours.
+            std::mem::forget(self.map.take());
+        }
     }
 }
 
 /// # Safety
 ///
-/// Nobody else uses the mapping, which is as long as it says for as long as it lives, readable,
-/// and writable if `writable`.
+/// `len` bytes from `start` are a mapping, which `owner` alone has, for as long as it lives. It is
+/// readable, and writable if `writable`.
 #[allow(unsafe_code)]
-unsafe fn region(map: MmapRaw, writable: bool, descriptor: Option<Arc<OwnedFd>>) -> Region {
-    let len = map.len();
-    let start = NonNull::new(map.as_mut_ptr()).expect("the kernel maps nothing at address zero");
+unsafe fn region(
+    start: *mut u8,
+    len: usize,
+    writable: bool,
+    owner: Arc<dyn Any + Send + Sync>,
+    descriptor: Option<Arc<OwnedFd>>,
+) -> Region {
+    let start = NonNull::new(start).expect("the kernel maps nothing at address zero");
     // SAFETY: the caller's promise; mappings are page-aligned and their lengths whole pages.
-    unsafe { Region::new(start, len, writable, Arc::new((AtDrop::new("unmap"), map)), descriptor) }
+    unsafe { Region::new(start, len, writable, owner, descriptor) }
 }
 
 #[cfg(test)]

@@ -1,0 +1,303 @@
+//! Which process made a handle, and what a forked child finds where the handle's memory was.
+//!
+//! A forked child has a copy of each handle of its parent. The connection behind the copy is the
+//! parent's, and the memory that the parent writes is not mapped in the child (`MADV_DONTFORK`).
+//! So a handle knows its [`Owner`], and does nothing in any other process.
+//!
+//! **The mark.** A word says which process this is. It lies in a page that the kernel wipes in each
+//! child (`MADV_WIPEONFORK`), whether `fork` or a bare `clone` made it. A handle keeps the mark under
+//! which it was made, and one comparison tells whether the process is still the same. The first handle
+//! that a child makes gives it a new mark.
+//!
+//! **The holes.** Where a writable mapping lay, a child has a hole, in which its allocator could put
+//! other memory. A pointer into the mapping would reach that. After `fork`, before anything else
+//! runs, the child fills each hole with private memory. No handler runs after a bare `clone`.
+
+use super::lifeline::acts;
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+
+/// The word with the mark of this process; null until the first handle is made.
+static MARK: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
+/// The word if the kernel has no page for it. Only the handler of forks wipes it.
+static WITHOUT_A_PAGE: AtomicU64 = AtomicU64::new(0);
+/// The marks given until now, by this process and those that it was forked from: no two of them have
+/// the same.
+static GIVEN: AtomicU64 = AtomicU64::new(0);
+
+/// The mark of no process. A wiped word is 0, and marks count from 1.
+const NO_PROCESS: u64 = u64::MAX;
+
+/// The process that made a handle.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owner {
+    word: &'static AtomicU64,
+    mark: u64,
+}
+
+impl Owner {
+    /// This process.
+    pub fn here() -> Self {
+        let word = word();
+        // Relaxed, here and below: the word says nothing about other memory.
+        let mark = word.load(Ordering::Relaxed);
+        if mark != 0 {
+            return Owner { word, mark };
+        }
+        let new = GIVEN.fetch_add(1, Ordering::Relaxed) + 1;
+        // Another thread may have given one meanwhile.
+        let given = word.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed);
+        Owner { word, mark: given.err().unwrap_or(new) }
+    }
+
+    /// Whether this process is the one that made the handle, and no child of it.
+    #[inline(always)]
+    pub fn is_here(&self) -> bool {
+        self.word.load(Ordering::Relaxed) == self.mark
+    }
+}
+
+/// A gate that a handle passes in the process that made it, as long as it is open: one comparison for
+/// both.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gate(Owner);
+
+impl Gate {
+    /// An open gate.
+    pub fn of(owner: Owner) -> Self {
+        Gate(owner)
+    }
+
+    pub fn set(&mut self, owner: Owner, is_open: bool) {
+        self.0.mark = if is_open { owner.mark } else { NO_PROCESS };
+    }
+
+    #[inline(always)]
+    pub fn is_open(&self) -> bool {
+        self.0.is_here()
+    }
+}
+
+/// The word with the mark of this process.
+fn word() -> &'static AtomicU64 {
+    // pairs with the exchange in `make_word`
+    let word = NonNull::new(MARK.load(Ordering::Acquire)).unwrap_or_else(make_word);
+    // SAFETY: the word is a static, or lies in a page that is never unmapped, zero or written by
+    // atomic instructions alone.
+    unsafe { word.as_ref() }
+}
+
+/// Makes the word, and has each forked child look after what it inherits.
+#[cold]
+fn make_word() -> NonNull<AtomicU64> {
+    let page = wiped_page();
+    let word = page.unwrap_or(NonNull::from(&WITHOUT_A_PAGE));
+    let (null, new) = (ptr::null_mut(), word.as_ptr());
+    // No lock: a child that was forked meanwhile could wait for it without end.
+    match MARK.compare_exchange(null, new, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {
+            acts("watch for forks");
+            // Without memory for that, the mark alone is left.
+            // SAFETY: the handler only loads, stores and maps, which is allowed in a child.
+            unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+            word
+        }
+        Err(other) => {
+            if let Some(page) = page {
+                // SAFETY: it was mapped here, and no other thread has seen it.
+                let _ = unsafe { munmap(page.as_ptr().cast(), WORD_LEN) };
+            }
+            NonNull::new(other).unwrap_or(word)
+        }
+    }
+}
+
+/// The kernel rounds it up to a page.
+const WORD_LEN: usize = size_of::<AtomicU64>();
+
+/// A zeroed page that the kernel wipes in each child.
+fn wiped_page() -> Option<NonNull<AtomicU64>> {
+    let read_write = ProtFlags::READ | ProtFlags::WRITE;
+    acts("map the mark");
+    // SAFETY: the kernel chooses a place where nothing lies.
+    let page = unsafe { mmap_anonymous(ptr::null_mut(), WORD_LEN, read_write, MapFlags::PRIVATE) };
+    let page = page.ok()?;
+    acts("have the mark wiped in children");
+    // If the kernel refuses, the handler of forks wipes the word.
+    // SAFETY: the advice changes nothing in this process.
+    let _ = unsafe { madvise(page, WORD_LEN, Advice::LinuxWipeOnFork) };
+    NonNull::new(page.cast())
+}
+
+/// The first that runs in a child of `fork`. It takes no lock and no memory from the allocator.
+extern "C" fn in_child() {
+    word().store(0, Ordering::Relaxed);
+    let mut table = Some(&HOLES);
+    while let Some(Table { ranges, next }) = table {
+        ranges.iter().for_each(Range::fill);
+        // SAFETY: a table that is linked lives for ever.
+        table = unsafe { next.load(Ordering::Acquire).as_ref() };
+    }
+}
+
+/// A range of addresses, in bytes. Its start is 0 while it is free, and [`TAKEN`] until its length is
+/// there, so that a child never sees the one without the other.
+#[derive(Debug)]
+struct Range {
+    start: AtomicUsize,
+    len: AtomicUsize,
+}
+
+/// The start of a range that is about to be known.
+const TAKEN: usize = 1;
+
+impl Range {
+    /// In a forked child: fills the hole with private memory, and the range is free again.
+    fn fill(&self) {
+        // pairs with the store in `Hole::at`
+        let start = self.start.load(Ordering::Acquire);
+        if start > TAKEN {
+            let len = self.len.load(Ordering::Relaxed);
+            // What is written there reaches no other process. Without room for that, nothing can be
+            // read or written there.
+            let read_write = ProtFlags::READ | ProtFlags::WRITE;
+            if !matches!(map_at(start, len, read_write), Ok(()) | Err(Errno::EXIST)) {
+                let _ = map_at(start, len, ProtFlags::empty());
+            }
+        }
+        self.start.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Maps private memory, if nothing lies there.
+fn map_at(start: usize, len: usize, access: ProtFlags) -> Result<(), Errno> {
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
+    let at = ptr::with_exposed_provenance_mut(start);
+    // SAFETY: with this flag, the kernel replaces nothing.
+    unsafe { mmap_anonymous(at, len, access, flags) }.map(drop)
+}
+
+/// Ranges. More follow when all of them are in use; no table is ever freed.
+struct Table {
+    ranges: [Range; 255],
+    next: AtomicPtr<Table>,
+}
+
+/// The holes that a forked child of this process has to fill.
+static HOLES: Table = Table::EMPTY;
+
+impl Table {
+    #[allow(clippy::declare_interior_mutable_const, reason = "each use is a table of its own")]
+    const EMPTY: Table = Table {
+        ranges: [const { Range { start: AtomicUsize::new(0), len: AtomicUsize::new(0) } }; 255],
+        next: AtomicPtr::new(ptr::null_mut()),
+    };
+
+    /// A free range, which is the caller's now.
+    fn take(&'static self) -> &'static Range {
+        let mut table = self;
+        loop {
+            let relaxed = Ordering::Relaxed;
+            let is_ours = |r: &&Range| r.start.compare_exchange(0, TAKEN, relaxed, relaxed).is_ok();
+            if let Some(range) = table.ranges.iter().find(is_ours) {
+                return range;
+            }
+            table = table.next();
+        }
+    }
+
+    /// The table behind this one. It is made if there is none.
+    fn next(&'static self) -> &'static Table {
+        let mut next = self.next.load(Ordering::Acquire);
+        if next.is_null() {
+            let new = Box::into_raw(Box::new(Table::EMPTY));
+            let (null, ordering) = (ptr::null_mut(), Ordering::AcqRel);
+            next = match self.next.compare_exchange(null, new, ordering, Ordering::Acquire) {
+                Ok(_) => new,
+                Err(other) => {
+                    // SAFETY: it was made above, and no other thread has seen it.
+                    drop(unsafe { Box::from_raw(new) });
+                    other
+                }
+            };
+        }
+        // SAFETY: it is not null, and a table that is linked lives for ever.
+        unsafe { &*next }
+    }
+}
+
+/// The hole that a writable mapping of this process leaves in a forked child.
+#[derive(Debug)]
+pub(crate) struct Hole {
+    owner: Owner,
+    range: &'static Range,
+}
+
+impl Hole {
+    /// `len` bytes from `start` are mapped, and not mapped in a forked child.
+    pub fn at(start: *mut u8, len: usize) -> Self {
+        // The owner first: it has the child fill its holes.
+        let owner = Owner::here();
+        let range = HOLES.take();
+        range.len.store(len, Ordering::Relaxed);
+        // pairs with the load in `Range::fill`: its length is there before
+        range.start.store(start.expose_provenance(), Ordering::Release);
+        Hole { owner, range }
+    }
+
+    /// Whether the mapping is there: not in a forked child.
+    pub fn is_here(&self) -> bool {
+        self.owner.is_here()
+    }
+}
+
+impl Drop for Hole {
+    fn drop(&mut self) {
+        // A child has given the range back, perhaps to another hole.
+        if self.is_here() {
+            self.range.start.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_is_passed_while_it_is_open() {
+        let owner = Owner::here();
+        let mut gate = Gate::of(owner);
+        assert!(gate.is_open());
+        gate.set(owner, false);
+        assert!(!gate.is_open());
+        gate.set(owner, true);
+        assert!(gate.is_open());
+    }
+
+    #[test]
+    fn a_hole_is_known_as_long_as_its_mapping_is_there() {
+        // No mapping lies there, and this process does not fork.
+        const START: usize = 64 << 10;
+        let hole = Hole::at(ptr::without_provenance_mut(START), 4096);
+        let range = hole.range;
+        let start = || range.start.load(Ordering::Relaxed);
+        assert_eq!((start(), range.len.load(Ordering::Relaxed)), (START, 4096));
+        drop(hole);
+        // Another thread may have taken it.
+        assert_ne!(start(), START);
+    }
+
+    #[test]
+    fn there_are_ranges_for_more_mappings_than_one_table_holds() {
+        let table: &'static Table = Box::leak(Box::new(Table::EMPTY));
+        let mut all: Vec<*const Range> = (0..1000).map(|_| ptr::from_ref(table.take())).collect();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 1000, "no range is taken twice");
+        table.ranges[7].start.store(0, Ordering::Relaxed);
+        assert!(ptr::eq(table.take(), &table.ranges[7]), "a free one is taken again");
+    }
+}
