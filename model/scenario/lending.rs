@@ -583,13 +583,14 @@ fn struck<R: Runtime>(runtime: &R, roles: Roles) {
             receiver.next += 1;
         }
     });
-    // In the other thread, so that there is little to explore: broker and sender.
+    let sends = runtime.spawn(move || {
+        for _ in 0..3 {
+            sender.send();
+        }
+    });
     broker.core.hung_up(ClientId(RECEIVER.into()));
-    let messages = sender.next + 2;
-    while sender.next < messages {
-        broker.turn();
-        sender.send();
-    }
+    broker.turn();
+    sends();
     reads();
 }
 

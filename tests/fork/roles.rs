@@ -27,7 +27,7 @@ pub fn inbox(path: &Path) {
             break error;
         }
     };
-    assert!(matches!(full, SendError::Full), "{full}");
+    assert!(matches!(full, SendError::Full { .. }), "{full}");
     for way in ["fork", "clone"] {
         in_child(way, || is_forked(client.try_recv()));
         in_child(way, || is_forked(client.recv()));
