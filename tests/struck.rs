@@ -1,0 +1,158 @@
+//! Receivers that are struck and read on: their connection has ended, and their process lives.
+
+use llmp::memory::PeersAreHonest;
+use llmp::{
+    Broker, BrokerBuilder, Client, ClientBuilder, ConnectError, Ended, RecvError, SendError,
+};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+const BUDGET: usize = 64 * 1024;
+const LEN: usize = 1000;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Bus {
+    path: PathBuf,
+    stop: llmp::StopHandle,
+    thread: Option<JoinHandle<llmp::Report>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Bus {
+    /// A bus with small pages, whose messages are all copied or all passed by reference.
+    fn new(by_reference: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bus");
+        let builder: BrokerBuilder = Broker::builder().page_len(4096).max_message_len(LEN);
+        let builder = builder.lend_from(if by_reference { 0 } else { usize::MAX });
+        let broker = builder.chain_budget(BUDGET).bind(&path).unwrap();
+        let stop = broker.stop_handle();
+        let thread = Some(std::thread::spawn(move || broker.run().unwrap()));
+        Bus { path, stop, thread, _dir: dir }
+    }
+
+    fn client(&self) -> ClientBuilder {
+        Client::builder().receive_only()
+    }
+
+    /// Sends so many messages, each filled with its number, to a receiver that takes them all.
+    fn send(&self, sender: &mut Client, reader: &mut Client, numbers: std::ops::Range<u32>) {
+        let deadline = Instant::now() + PATIENCE;
+        for number in numbers {
+            while let Err(error) = sender.try_send(number, &payload(number)) {
+                assert!(matches!(error, SendError::Full { .. }), "{error}");
+                assert!(Instant::now() < deadline, "message {number} finds no room");
+                while reader.try_recv().unwrap().is_some() {}
+            }
+        }
+        while !sender.flush_timeout(Duration::from_millis(1)).unwrap() {
+            assert!(Instant::now() < deadline, "the broker finds no room");
+            while reader.try_recv().unwrap().is_some() {}
+        }
+        while reader.try_recv().unwrap().is_some() {}
+    }
+}
+
+impl Drop for Bus {
+    fn drop(&mut self) {
+        self.stop.stop();
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+fn payload(number: u32) -> Vec<u8> {
+    number.to_le_bytes().repeat(LEN / 4)
+}
+
+#[allow(unsafe_code)]
+fn promise() -> PeersAreHonest {
+    // SAFETY: every process of these buses is this one, which uses the library alone.
+    unsafe { PeersAreHonest::promise() }
+}
+
+/// Ends a client's connection behind its back.
+fn shut_down(connection: &OwnedFd) {
+    rustix::net::shutdown(connection, rustix::net::Shutdown::Both).unwrap();
+}
+
+// P8
+#[test]
+fn a_borrowed_payload_stays_when_its_receiver_is_struck() {
+    for by_reference in [false, true] {
+        let bus = Bus::new(by_reference);
+        let mut sender = Client::builder().send_only().connect(&bus.path).unwrap();
+        let mut reader = bus.client().connect(&bus.path).unwrap();
+        // So that pages are known and can be passed by reference.
+        bus.send(&mut sender, &mut reader, 0..100);
+        let mut borrower = bus.client().borrow_payloads(promise()).connect(&bus.path).unwrap();
+        let connection = borrower.as_fd().try_clone_to_owned().unwrap();
+        bus.send(&mut sender, &mut reader, 100..108);
+        for number in 100..107 {
+            assert_eq!(borrower.recv().unwrap().payload, payload(number));
+        }
+        let borrowed = borrower.recv().unwrap();
+        assert_eq!(borrowed.payload, payload(107));
+        shut_down(&connection);
+        // Far more than all pages hold.
+        bus.send(&mut sender, &mut reader, 108..2000);
+        assert_eq!(borrowed.payload, payload(107), "by reference: {by_reference}");
+        assert!(sender.stats().page_bytes_peak <= BUDGET as u64);
+    }
+}
+
+// P8, P12
+#[test]
+fn a_struck_receiver_copies_what_was_sent_or_hears_that_it_was_removed() {
+    for by_reference in [false, true] {
+        let bus = Bus::new(by_reference);
+        let mut sender = Client::builder().send_only().connect(&bus.path).unwrap();
+        let mut reader = bus.client().connect(&bus.path).unwrap();
+        bus.send(&mut sender, &mut reader, 0..100);
+        let mut struck = bus.client().connect(&bus.path).unwrap();
+        let connection = struck.as_fd().try_clone_to_owned().unwrap();
+        bus.send(&mut sender, &mut reader, 100..120);
+        assert_eq!(struck.recv().unwrap().payload, payload(100));
+        shut_down(&connection);
+        bus.send(&mut sender, &mut reader, 120..2000);
+        let error = (101..).find_map(|number| match struck.recv() {
+            Ok(message) => {
+                assert_eq!(message.payload, payload(number), "by reference: {by_reference}");
+                None
+            }
+            Err(error) => Some(error),
+        });
+        assert_eq!(error, Some(RecvError::Ended(Ended::Removed)), "by reference: {by_reference}");
+    }
+}
+
+// P6
+#[test]
+fn a_process_that_may_keep_pages_may_not_borrow_again() {
+    let bus = Bus::new(false);
+    let mut sender = Client::builder().send_only().connect(&bus.path).unwrap();
+    let mut reader = bus.client().connect(&bus.path).unwrap();
+    let borrow = || bus.client().borrow_payloads(promise()).connect(&bus.path);
+    // One that leaves in order has said that it reads no further.
+    for _ in 0..8 {
+        let mut borrower = borrow().unwrap();
+        bus.send(&mut sender, &mut reader, 0..1);
+        borrower.recv().unwrap();
+    }
+    let borrower = borrow().unwrap();
+    bus.send(&mut sender, &mut reader, 1..2);
+    shut_down(&borrower.as_fd().try_clone_to_owned().unwrap());
+    let deadline = Instant::now() + PATIENCE;
+    let refused = loop {
+        match borrow() {
+            // The broker may not have seen the hang-up yet.
+            Ok(client) => drop(client),
+            Err(error) => break error,
+        }
+        assert!(Instant::now() < deadline, "it is let in for ever");
+    };
+    assert!(matches!(refused, ConnectError::Refused(_)), "{refused}");
+    assert!(refused.to_string().contains("connect without `borrow_payloads`"), "{refused}");
+    bus.client().connect(&bus.path).unwrap();
+}
