@@ -21,6 +21,7 @@ use crate::message::ClientId;
 use crate::patience::Patience;
 use crate::port::NAP;
 use crate::sleep_bound::SleepBound;
+use crate::sys::closer;
 use crate::sys::fork::Owner;
 use crate::sys::lifeline::{acts, looks};
 use crate::sys::place::{Bound, Watch};
@@ -30,6 +31,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Display;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -96,6 +98,9 @@ pub struct Broker {
     max_lent: usize,
     /// Descriptors that may wait in all sockets together; each client has its share.
     max_in_flight: usize,
+    /// With fewer connections, and descriptors that are being closed, there is room for all descriptors
+    /// that a packet can have.
+    roomy: usize,
     bound: Bound,
     epoll: OwnedFd,
     stop: StopHandle,
@@ -162,6 +167,7 @@ impl StopHandle {
             return;
         }
         self.asked.store(true, Ordering::Release);
+        acts("write to the eventfd");
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
     }
 
@@ -255,6 +261,9 @@ impl Broker {
         }
         self.end();
         self.check_owner()?;
+        for connection in std::mem::take(&mut self.connections).into_values() {
+            connection.socket.hang_up();
+        }
         self.report.broadcast = self.core.stats();
         let control_len = self.core.control().region_len() as u64;
         self.report.shared_bytes_peak = self.report.broadcast.page_bytes_peak + control_len;
@@ -386,6 +395,7 @@ impl Broker {
         self.accept_again = None;
         self.accept();
         let data = EventData::new_u64(LISTENER);
+        acts("watch the listener again");
         if self.accept_again.is_none()
             && epoll::add(&self.epoll, &self.bound.listener, data, EventFlags::IN).is_err()
         {
@@ -413,7 +423,7 @@ impl Broker {
             self.tokens.remove(&client);
             self.core.hung_up(client);
         }
-        connection.socket.close_elsewhere();
+        connection.socket.hang_up();
     }
 
     /// A full broker makes room for a newcomer: of the process that has the most connections that
@@ -525,7 +535,7 @@ impl Broker {
                 log::warn!("client {client} is disconnected: {fault}");
                 if let Some(connection) = connection {
                     connection.socket.send(&Packet::Bye(ByeReason::Fault), None);
-                    connection.socket.close_elsewhere();
+                    connection.socket.hang_up();
                 }
             }
             None => log::info!("client {client} has left"),
@@ -639,8 +649,25 @@ impl Broker {
         Ok(())
     }
 
+    /// Takes no connection for a while. Those that wait stay in the queue, so that the listener stays
+    /// readable: it is not watched meanwhile.
+    fn accept_later(&mut self, why: impl Display) {
+        if !std::mem::replace(&mut self.accept_failed, true) {
+            log::warn!("a connection could not be accepted: {why}; trying again");
+        }
+        acts("watch the listener no longer");
+        let _ = epoll::delete(&self.epoll, &self.bound.listener);
+        self.accept_again = Some(Instant::now() + NAP);
+    }
+
     fn accept(&mut self) {
         for _ in 0..CONNECTIONS_AT_ONCE {
+            if !closer::has_room() {
+                let held = closer::held();
+                return self.accept_later(format_args!(
+                    "{held} descriptors that clients have sent, against the protocol, can't be closed yet"
+                ));
+            }
             let accepted = spare(&self.epoll).and_then(|_spare| self.bound.listener.accept());
             let socket = match accepted {
                 Ok(socket) => socket,
@@ -648,16 +675,8 @@ impl Broker {
                     self.accept_failed = false;
                     return;
                 }
-                Err(error) => {
-                    // Out of descriptors, most likely. The connection stays in the queue, so that the
-                    // listener stays readable: it is not watched for a while.
-                    if !std::mem::replace(&mut self.accept_failed, true) {
-                        log::warn!("a connection could not be accepted: {error}; trying again");
-                    }
-                    let _ = epoll::delete(&self.epoll, &self.bound.listener);
-                    self.accept_again = Some(Instant::now() + NAP);
-                    return;
-                }
+                // Out of descriptors, most likely.
+                Err(error) => return self.accept_later(error),
             };
             let Ok(peer) = socket.credentials() else { continue };
             let refusal = match () {
@@ -696,7 +715,7 @@ impl Broker {
         };
         log::warn!("process {process} of user {user} was refused: {why}");
         socket.send(&Packet::Refused(refusal), None);
-        socket.close_elsewhere();
+        socket.hang_up();
     }
 
     /// Takes what a connection holds. Returns whether nothing is left.
@@ -713,7 +732,12 @@ impl Broker {
     fn take_packet(&mut self, token: u64) -> Taken {
         let Some(connection) = self.connections.get(&token) else { return Taken::Nothing };
         let mut taken = Taken::Packet;
-        let result = match connection.socket.receive() {
+        let held = closer::held();
+        let received = match held < closer::QUEUE && self.connections.len() + held < self.roomy {
+            true => connection.socket.receive(),
+            false => connection.socket.receive_sparingly(),
+        };
+        let result = match received {
             Received::Nothing => return Taken::Nothing,
             Received::HungUp => {
                 self.hung_up(token);
@@ -791,6 +815,7 @@ impl Broker {
             self.tokens.remove(&client);
             self.core.hung_up(client);
         }
+        connection.socket.hang_up();
     }
 
     fn fail(&mut self, token: u64, fault: Fault) {
@@ -803,7 +828,7 @@ impl Broker {
                 let process = self.connections.get(&token).map_or(0, |c| c.process);
                 log::warn!("process {process} is disconnected before it has joined: {fault}");
                 if let Some(connection) = self.connections.remove(&token) {
-                    connection.socket.close_elsewhere();
+                    connection.socket.hang_up();
                 }
             }
         }
@@ -866,5 +891,6 @@ impl Broker {
 /// page of a client's could be received, and the client would lose its connection for what the
 /// broker lacks.
 fn spare(any: &OwnedFd) -> io::Result<OwnedFd> {
+    acts("take a spare descriptor");
     Ok(rustix::io::fcntl_dupfd_cloexec(any, 0)?)
 }

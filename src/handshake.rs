@@ -65,6 +65,10 @@ impl Greeted {
             }
             packet => return Err(fault(packet.unexpected("instead of a welcome"))),
         };
+        if !roles.has(Roles::RECEIVE) {
+            // The broker's control region was the last that it had to send.
+            socket.refuse_descriptors();
+        }
         let limits = limits.check().and_then(Limits::in_os_pages);
         let limits = limits.map_err(|error| fault(WireError::from(error)))?;
         let peer = map_control(descriptor.ok_or(fault(packet.unexpected("without its region")))?);

@@ -6,6 +6,8 @@ mod credentials;
 #[allow(unsafe_code)]
 pub(crate) mod fork;
 pub mod lifeline;
+#[allow(unsafe_code)]
+mod options;
 pub(crate) mod place;
 pub(crate) mod socket;
 #[allow(unsafe_code)]

@@ -13,6 +13,7 @@ use crate::memory::Region;
 use crate::sys::fork::Owner;
 use crate::sys::lifeline::acts;
 use crate::sys::place::{Bound, Watch};
+use crate::sys::socket::MAX_DESCRIPTORS;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
@@ -163,6 +164,7 @@ impl BrokerBuilder {
             // For one user, the kernel lets as many wait in all sockets together as a process may open
             // (`ETOOMANYREFS`, unix(7)).
             max_in_flight: descriptors / 2,
+            roomy: descriptors.saturating_sub(max_lent + MAX_DESCRIPTORS),
             bound,
             epoll,
             stop: StopHandle { owner, event: Arc::new(stop), asked: Arc::default() },

@@ -135,6 +135,10 @@ impl Connection {
         };
         self.step = Some(Packet::Start(core.join(client, map_control(descriptor)?)?));
         self.phase = Phase::Joined(client);
+        if !self.roles.has(Roles::SEND) {
+            // It has no pages to send.
+            self.socket.refuse_descriptors();
+        }
         Ok(())
     }
 

@@ -2,12 +2,12 @@
 
 use super::Region;
 use crate::sys::fork::Hole;
-use crate::sys::lifeline::{AtDrop, acts};
+use crate::sys::lifeline::{AtDrop, acts, looks};
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::any::Any;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -58,12 +58,15 @@ pub enum Unfit {
 #[derive(Debug)]
 pub struct Foreign(Option<OwnedFd>);
 
+/// More memory than this, in bytes, takes long to free: 0.1 ms for each MiB.
+const LONG: u64 = 1 << 26;
+
 impl Drop for Foreign {
     fn drop(&mut self) {
-        // What answers this question is memory, and closes at once.
+        let closes_at_once = self.is_memory();
         if let Some(fd) = self.0.take() {
             acts("close a descriptor that came");
-            if rustix::fs::fcntl_get_seals(&fd).is_err() {
+            if !closes_at_once {
                 crate::sys::closer::close_elsewhere(fd);
             }
         }
@@ -83,8 +86,12 @@ impl Foreign {
     /// # Errors
     ///
     /// [`Unfit`] says what is wrong with it.
-    pub fn map(self, min_len: usize, max_len: usize) -> Result<Region, Unfit> {
-        self.checked(min_len, max_len).map(|map| read_only(map, None))
+    pub fn map(mut self, min_len: usize, max_len: usize) -> Result<Region, Unfit> {
+        let map = self.checked(min_len, max_len)?;
+        acts("close a descriptor that came");
+        // The mapping keeps the memory: this close is not the last.
+        drop(self.0.take());
+        Ok(read_only(map, None))
     }
 
     /// The same, of a region that can be [handed on](Region::descriptor): the descriptor stays
@@ -96,6 +103,15 @@ impl Foreign {
     pub fn map_to_hand_on(mut self, min_len: usize, max_len: usize) -> Result<Region, Unfit> {
         let map = self.checked(min_len, max_len)?;
         Ok(read_only(map, self.0.take().map(Arc::new)))
+    }
+
+    /// Whether it is memory that closes at once: it can't grow, and is not long.
+    pub(crate) fn is_memory(&self) -> bool {
+        let Some(fd) = &self.0 else { return false };
+        looks("is it memory", fd.as_raw_fd() as usize);
+        let is_sealed = |seals: SealFlags| seals.contains(SealFlags::GROW);
+        rustix::fs::fcntl_get_seals(fd).is_ok_and(is_sealed)
+            && rustix::fs::fstat(fd).is_ok_and(|found| found.st_size as u64 <= LONG)
     }
 
     fn checked(&self, min_len: usize, max_len: usize) -> Result<MmapRaw, Unfit> {

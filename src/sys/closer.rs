@@ -2,13 +2,237 @@
 //!
 //! The last close of a descriptor may block for as long as its maker likes: a TCP socket with
 //! `SO_LINGER` and unsent data, a file of a user's own file system. That must not hold up a broker
-//! (P12). The same is true of a socket that still holds such a descriptor.
+//! (P12). The same is true of a socket that still holds such a descriptor. So all of them go to one
+//! thread of the process, the *closer*:
+//!
+//! ```text
+//!   close_elsewhere        made with the first descriptor, or later if it can't be
+//!   ---------------> queue ------------------------------------------------------> closed
+//! ```
+//!
+//! While the closer can't be made, or a close blocks, the descriptors stay open. With [`QUEUE`] of
+//! them there is no [room](has_room): a broker accepts no new connection, and takes from the joined
+//! ones only what it needs. So no peer makes the process grow.
 
+use super::lifeline::acts;
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Closes `fd` in a thread of its own; here, if there can be no thread.
+/// With so many descriptors, the one that is being closed included, the queue is full. What has
+/// been received all the same is still taken.
+pub(crate) const QUEUE: usize = 256;
+
+/// The closer's stack in bytes; what the C library needs is added to it.
+const STACK: usize = 64 * 1024;
+
+/// A descriptor to be closed.
+pub(super) enum Closing {
+    /// It came from a peer.
+    Foreign(OwnedFd),
+    /// A connection with a peer. It has been shut down, and something is left in it.
+    Connection(OwnedFd),
+}
+
+/// This process's closer, or that of the process that has forked it.
+static CLOSER: AtomicPtr<Closer<Closing>> = AtomicPtr::new(null_mut());
+
+/// Closes a descriptor that a peer has sent. Never blocks.
 pub(crate) fn close_elsewhere(fd: OwnedFd) {
-    // Rare: a peer whose descriptor this is loses its connection for it. If no thread can be made,
-    // the closure, and the descriptor in it, is dropped here.
-    let _ = std::thread::Builder::new().name("llmp-close".into()).spawn(move || drop(fd));
+    push(Closing::Foreign(fd));
+}
+
+pub(super) fn push(closing: Closing) {
+    acts("leave a descriptor to the closer");
+    of_this_process().push(closing);
+}
+
+/// Whether the queue has room for what newcomers may send.
+pub(crate) fn has_room() -> bool {
+    held() == 0 || of_this_process().has_room()
+}
+
+/// How many descriptors wait to be closed.
+pub(crate) fn held() -> usize {
+    current().map_or(0, |closer| closer.held.load(Ordering::Relaxed))
+}
+
+fn close(closing: Closing) {
+    acts("close elsewhere");
+    match closing {
+        Closing::Foreign(fd) => close_here(fd),
+        Closing::Connection(fd) => super::socket::close_with_content(fd),
+    }
+}
+
+/// Closes a descriptor that a peer has sent. May block, which only the closer may.
+pub(super) fn close_here(fd: OwnedFd) {
+    // Without a time to linger, a TCP socket sends what it holds after the close. Not in the broker's
+    // thread: another process may hold the socket's lock.
+    let _ = rustix::net::sockopt::set_socket_linger(&fd, None);
+    drop(fd);
+}
+
+#[allow(unsafe_code)]
+fn current() -> Option<&'static Closer<Closing>> {
+    let current = CLOSER.load(Ordering::Acquire);
+    // SAFETY: it is null or comes from `of_this_process`, which never frees what it has stored.
+    unsafe { current.as_ref() }
+}
+
+/// A process that was forked has the memory of the other's closer, not its thread. A lock in there
+/// may be held for ever, so such a process makes a closer of its own. The descriptors that it has
+/// inherited with the other's queue stay open.
+fn of_this_process() -> &'static Closer<Closing> {
+    let process = std::process::id();
+    loop {
+        let known = current();
+        if let Some(closer) = known.filter(|closer| closer.process == process) {
+            return closer;
+        }
+        let new = Box::into_raw(Box::new(Closer::new(process, close)));
+        let known = known.map_or(null_mut(), |known| std::ptr::from_ref(known).cast_mut());
+        // AcqRel: pairs with itself and with the load in `current`. If another thread was quicker,
+        // these few bytes are lost, once.
+        let _ = CLOSER.compare_exchange(known, new, Ordering::AcqRel, Ordering::Acquire);
+    }
+}
+
+/// A queue and the one thread that empties it.
+struct Closer<T> {
+    process: u32,
+    close: fn(T),
+    /// What waits and what is being closed. Relaxed: it is a number, and orders nothing.
+    held: AtomicUsize,
+    queue: Mutex<Queue<T>>,
+    news: Condvar,
+}
+
+struct Queue<T> {
+    waiting: VecDeque<T>,
+    has_thread: bool,
+}
+
+impl<T: Send + 'static> Closer<T> {
+    fn new(process: u32, close: fn(T)) -> Self {
+        let queue = Mutex::new(Queue { waiting: VecDeque::new(), has_thread: false });
+        Closer { process, close, held: AtomicUsize::new(0), queue, news: Condvar::new() }
+    }
+
+    fn push(&'static self, closing: T) {
+        let mut queue = self.lock();
+        self.held.fetch_add(1, Ordering::Relaxed);
+        queue.waiting.push_back(closing);
+        self.start(&mut queue);
+        self.news.notify_one();
+    }
+
+    fn has_room(&'static self) -> bool {
+        // The thread that could not be made before may be possible now.
+        self.start(&mut self.lock());
+        self.held.load(Ordering::Relaxed) < QUEUE
+    }
+
+    fn start(&'static self, queue: &mut Queue<T>) {
+        if !queue.has_thread && !queue.waiting.is_empty() {
+            let builder = std::thread::Builder::new().name("llmp-close".into()).stack_size(STACK);
+            queue.has_thread = builder.spawn(|| self.run()).is_ok();
+        }
+    }
+
+    fn run(&self) {
+        let mut queue = self.lock();
+        loop {
+            match queue.waiting.pop_front() {
+                Some(closing) => {
+                    drop(queue);
+                    (self.close)(closing);
+                    self.held.fetch_sub(1, Ordering::Relaxed);
+                    queue = self.lock();
+                }
+                None => queue = self.news.wait(queue).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue<T>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[path = "../../tests/common/kernel.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod kernel;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::{Duration, Instant};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Blocks until its sender is dropped.
+    type Blocks = Receiver<()>;
+
+    fn closer() -> &'static Closer<Blocks> {
+        Box::leak(Box::new(Closer::new(0, |blocks: Blocks| _ = blocks.recv())))
+    }
+
+    fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so() {
+            assert!(Instant::now() < deadline, "waited in vain until {what}");
+            std::thread::yield_now();
+        }
+    }
+
+    // P12
+    #[test]
+    fn a_close_that_never_returns_fills_the_queue_and_blocks_no_caller() {
+        let closer = closer();
+        let (mut open, began) = (Vec::new(), Instant::now());
+        for _ in 0..QUEUE {
+            assert!(closer.has_room());
+            let (sender, blocks) = channel();
+            open.push(sender);
+            closer.push(blocks);
+        }
+        assert!(!closer.has_room());
+        // What is over the bound is still taken.
+        closer.push(channel().1);
+        assert!(began.elapsed() < PATIENCE);
+        assert_eq!(closer.held.load(Ordering::Relaxed), QUEUE + 1);
+        open.drain(..2);
+        wait_until("there is room", || closer.has_room());
+        drop(open);
+        wait_until("all is closed", || closer.held.load(Ordering::Relaxed) == 0);
+    }
+
+    #[test]
+    fn without_a_thread_what_waits_stays_open_until_there_is_one() {
+        let closer = closer();
+        let (open, blocks) = channel();
+        kernel::refusing(libc::SYS_clone3, libc::EAGAIN, || {
+            closer.push(blocks);
+            assert!(closer.has_room());
+            assert_eq!(closer.held.load(Ordering::Relaxed), 1);
+        });
+        assert!(open.send(()).is_ok(), "it was closed");
+        assert!(closer.has_room());
+        wait_until("it is closed", || closer.held.load(Ordering::Relaxed) == 0);
+    }
+
+    #[test]
+    fn a_process_that_was_forked_makes_a_closer_of_its_own() {
+        let (ours, theirs) = (of_this_process(), Closer::new(1, close));
+        assert!(std::ptr::eq(ours, of_this_process()));
+        CLOSER.store(Box::into_raw(Box::new(theirs)), Ordering::Release);
+        let own = of_this_process();
+        assert_eq!(own.process, std::process::id());
+        assert!(std::ptr::eq(own, of_this_process()));
+    }
 }

@@ -1,8 +1,9 @@
 //! The control socket: packets with descriptors, the doorbell, and the news of death.
 
-use super::closer::close_elsewhere;
+use super::closer::{self, Closing};
 pub(crate) use super::credentials::Credentials;
-use super::lifeline::{AtDrop, acts, looks};
+use super::lifeline::{acts, looks};
+use super::options;
 use crate::memory::Foreign;
 use crate::wire::{MAX_PACKET, Packet, WireError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -12,7 +13,7 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -21,9 +22,11 @@ use std::time::{Duration, Instant};
 /// [`receive_blocking`](Socket::receive_blocking).
 #[derive(Debug)]
 pub(crate) struct Socket {
-    _closing: AtDrop,
-    fd: OwnedFd,
+    fd: ManuallyDrop<OwnedFd>,
 }
+
+/// The most descriptors that the kernel lets a packet have (`SCM_MAX_FD`).
+pub(crate) const MAX_DESCRIPTORS: usize = 253;
 
 /// What a look at the socket brings.
 #[derive(Debug)]
@@ -48,12 +51,13 @@ pub(crate) enum Sent {
 
 impl Socket {
     pub fn from_fd(fd: OwnedFd) -> Self {
-        Socket { _closing: AtDrop::new("close a connection"), fd }
+        Socket { fd: ManuallyDrop::new(fd) }
     }
 
     /// Two connected sockets.
     pub fn pair() -> io::Result<(Self, Self)> {
         let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+        acts("make a pair of sockets");
         let (a, b) = rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None)?;
         Ok((Self::from_fd(a), Self::from_fd(b)))
     }
@@ -92,9 +96,28 @@ impl Socket {
         super::credentials::pidfd_of(self.fd.as_fd())
     }
 
-    /// Closes the socket of a peer that may have left something in it that blocks.
-    pub fn close_elsewhere(self) {
-        close_elsewhere(self.fd);
+    /// Ends the connection, whatever the peer has left in it. Never blocks.
+    pub fn hang_up(self) {
+        // Nothing can come any more between the last look and the close.
+        self.shut_down();
+    }
+
+    /// The peer has no business to send descriptors from now on. Linux 6.16 and later refuse them to it;
+    /// otherwise they arrive, and are a fault.
+    pub fn refuse_descriptors(&self) {
+        acts("refuse descriptors");
+        let _ = options::refuse_descriptors(self.fd.as_fd());
+    }
+
+    /// Whether nothing is left to be received.
+    fn is_empty(&self) -> bool {
+        looks("is anything left", self.place());
+        match peek(self.fd.as_fd()) {
+            Err(Errno::AGAIN) => true,
+            // The end, or a packet without a byte, which may have others behind it.
+            Ok((0, false)) => !has_packet(self.fd.as_fd()),
+            _ => false,
+        }
     }
 
     /// Sends a packet with its descriptor, if it has one.
@@ -111,7 +134,7 @@ impl Socket {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         acts(packet.name());
         let sent = rustix::io::retry_on_intr(|| {
-            rustix::net::sendmsg(&self.fd, &[IoSlice::new(&bytes[..len])], &mut control, flags)
+            rustix::net::sendmsg(self, &[IoSlice::new(&bytes[..len])], &mut control, flags)
         });
         match sent {
             Ok(_) => Sent::Yes,
@@ -138,7 +161,7 @@ impl Socket {
     /// Ends the connection while the descriptor stays.
     pub fn shut_down(&self) {
         acts("shut a connection down");
-        let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
+        let _ = rustix::net::shutdown(self, rustix::net::Shutdown::Both);
     }
 
     /// Takes the next packet, without waiting for one.
@@ -158,30 +181,42 @@ impl Socket {
         }
     }
 
+    /// Takes the next packet, without waiting for one, where there is little room for descriptors: a
+    /// packet with others than one of memory stays in the socket, and is garbage.
+    pub fn receive_sparingly(&self) -> Received {
+        let (mut bytes, mut space) = ([0; MAX_PACKET], [MaybeUninit::uninit(); SPACE_FOR_ONE]);
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        looks("peek", self.place());
+        let found = rustix::net::recvmsg(self, &mut parts, &mut control, flags);
+        // They are second descriptors: none of these closes is the last one.
+        let descriptors = foreign(&mut control);
+        let is_cut = found.is_ok_and(|found| found.flags.contains(ReturnFlags::CTRUNC));
+        if is_cut || !descriptors.iter().all(Foreign::is_memory) {
+            return Received::Garbage(WireError::Cut);
+        }
+        drop(descriptors);
+        self.receive()
+    }
+
     fn receive_with(&self, flags: RecvFlags) -> Received {
         // One byte more than the longest packet shows that one is too long.
         let mut bytes = [0; MAX_PACKET + 1];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        // With room for all that a packet can have: what has none is closed by the kernel, here.
+        let mut space = [MaybeUninit::uninit(); SPACE];
         let flags = flags | RecvFlags::CMSG_CLOEXEC;
         looks("receive", self.place());
         let (received, control) = loop {
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let mut parts = [IoSliceMut::new(&mut bytes)];
-            match rustix::net::recvmsg(&self.fd, &mut parts, &mut control, flags) {
+            match rustix::net::recvmsg(self, &mut parts, &mut control, flags) {
                 // The other side has hung up with packets of ours unread. The kernel says so once,
                 // before it hands out what was sent to us, and all of that still counts (P4, P5).
                 Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(Errno::AGAIN) => return Received::Nothing,
                 Err(_) => return Received::HungUp,
-                Ok(received) => {
-                    let mut descriptors = Vec::new();
-                    for message in control.drain() {
-                        if let RecvAncillaryMessage::ScmRights(rights) = message {
-                            descriptors.extend(rights.map(Foreign::new));
-                        }
-                    }
-                    break (received, descriptors);
-                }
+                Ok(received) => break (received, foreign(&mut control)),
             }
         };
         acts("has received");
@@ -222,7 +257,7 @@ impl Socket {
         looks("wait for a connection", self.place());
         loop {
             let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
-            let mut fds = [PollFd::new(&self.fd, interest)];
+            let mut fds = [PollFd::new(self, interest)];
             match poll(&mut fds, left.map(timespec).as_ref()) {
                 Ok(0) => return Ok(false),
                 Ok(_) => return Ok(true),
@@ -231,6 +266,77 @@ impl Socket {
             }
         }
     }
+}
+
+impl Drop for Socket {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        let is_empty = self.is_empty();
+        acts("close a connection");
+        // SAFETY: nothing uses it any more: it is taken once, here, and `self` is gone then.
+        let fd = unsafe { ManuallyDrop::take(&mut self.fd) };
+        // What a peer has left in it is closed with it, and may block.
+        if !is_empty {
+            closer::push(Closing::Connection(fd));
+        }
+    }
+}
+
+/// Takes what is left in a connection, and closes all of it. May block, which only the closer may.
+pub(super) fn close_with_content(fd: OwnedFd) {
+    // So that nothing more comes.
+    let _ = rustix::net::shutdown(&fd, rustix::net::Shutdown::Both);
+    let mut space = [MaybeUninit::uninit(); SPACE + SPACE_FOR_TIME];
+    while has_packet(fd.as_fd()) {
+        let (mut bytes, mut control) = ([0; MAX_PACKET], RecvAncillaryBuffer::new(&mut space));
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        if rustix::net::recvmsg(&fd, &mut parts, &mut control, flags).is_err() {
+            return;
+        }
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                rights.for_each(closer::close_here);
+            }
+        }
+    }
+}
+
+/// Whether there is a packet, and be it one without a byte.
+fn has_packet(socket: BorrowedFd<'_>) -> bool {
+    // Each packet has a time then, for which `peek` has no room. The end has none.
+    options::stamp(socket).is_ok() && matches!(peek(socket), Ok((_, true)))
+}
+
+/// The length of the next packet, which stays, and whether something beside bytes comes with it.
+fn peek(socket: BorrowedFd<'_>) -> rustix::io::Result<(usize, bool)> {
+    loop {
+        let (mut bytes, mut control) = ([0; MAX_PACKET], RecvAncillaryBuffer::default());
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        match rustix::net::recvmsg(socket, &mut parts, &mut control, flags) {
+            // The latter comes once, see `receive_with`.
+            Err(Errno::INTR | Errno::CONNRESET) => {}
+            found => return found.map(|f| (f.bytes, f.flags.contains(ReturnFlags::CTRUNC))),
+        }
+    }
+}
+
+/// Room for all descriptors that a packet can have, for one, and for the time of a packet.
+const SPACE: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS));
+const SPACE_FOR_ONE: usize = rustix::cmsg_space!(ScmRights(1));
+const SPACE_FOR_TIME: usize = 64;
+
+/// The descriptors that came with a packet.
+#[inline]
+fn foreign(control: &mut RecvAncillaryBuffer<'_>) -> Vec<Foreign> {
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights.map(Foreign::new));
+        }
+    }
+    descriptors
 }
 
 impl AsFd for Socket {
@@ -284,6 +390,17 @@ impl Listener {
     }
 }
 
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Those that wait in the queue may have sent something that blocks when it is closed.
+        acts("shut the listener down");
+        let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both);
+        while let Ok(socket) = self.accept() {
+            socket.hang_up();
+        }
+    }
+}
+
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -311,5 +428,40 @@ mod tests {
         }
         assert!(matches!(ours.receive(), Received::HungUp));
         assert!(matches!(ours.receive(), Received::HungUp));
+    }
+
+    #[test]
+    fn only_a_connection_in_which_nothing_is_left_is_empty() {
+        let (ours, theirs) = Socket::pair().unwrap();
+        let send = |bytes: &[u8]| {
+            rustix::net::send(&theirs, bytes, SendFlags::empty()).unwrap();
+        };
+        assert!(ours.is_empty());
+        // The first has no byte, like the end.
+        for bytes in [&b""[..], b"", b"1"] {
+            send(bytes);
+        }
+        theirs.shut_down();
+        for _ in 0..3 {
+            assert!(!ours.is_empty());
+            rustix::net::recv(&ours, &mut [0; 8], RecvFlags::DONTWAIT).unwrap();
+        }
+        assert!(ours.is_empty());
+        drop(theirs);
+        assert!(ours.is_empty());
+    }
+
+    #[test]
+    fn descriptors_are_refused_to_a_peer_that_has_no_business_to_send_some() {
+        let (ours, theirs) = Socket::pair().unwrap();
+        if options::refuse_descriptors(ours.fd.as_fd()).is_err() {
+            return println!("SKIPPED: this kernel does not refuse descriptors");
+        }
+        let page = Packet::Page { id: 0 };
+        assert_eq!(theirs.send(&page, Some(ours.fd.as_fd())), Sent::HungUp);
+        assert!(matches!(ours.receive(), Received::Nothing));
+        assert!(theirs.ring());
+        assert!(matches!(ours.receive(), Received::Packet(Packet::Ring, None)));
+        assert_eq!(ours.send(&page, Some(ours.fd.as_fd())), Sent::Yes);
     }
 }

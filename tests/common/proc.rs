@@ -59,6 +59,18 @@ pub fn threads(pid: i32) -> String {
         .collect()
 }
 
+/// How many threads a process has.
+pub fn thread_count(pid: i32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let count = status.lines().find_map(|line| line.strip_prefix("Threads:")).unwrap();
+    count.trim().parse().unwrap()
+}
+
+/// How many descriptors a process has.
+pub fn descriptor_count(pid: i32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
 /// The fields of `/proc/PID/stat` behind the name: the first is the state.
 fn stat(pid: i32) -> Vec<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();

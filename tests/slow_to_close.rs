@@ -1,0 +1,255 @@
+//! Descriptors whose last close blocks for as long as their maker likes: TCP sockets with `SO_LINGER`
+//! and unsent data. A peer sends them to a real broker in every way that there is. Other clients'
+//! messages go on meanwhile, and the broker's process does not grow (P12).
+
+mod common;
+
+use common::PATIENCE;
+use common::bus::Place;
+use common::child::Child;
+use common::proc::{descriptor_count, thread_count, wait_until};
+use common::raw::{Raw, RawSocket, region};
+use llmp::Client;
+use llmp::layout::VERSION;
+use llmp::wire::{Packet, Roles};
+use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io::{ErrorKind, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// Not a test: the child processes begin here.
+#[test]
+fn child() {
+    common::roles::play();
+}
+
+/// How long a close of a [`Slow`] blocks.
+const LINGER: Duration = Duration::from_secs(30);
+/// How long a message may take on a bus that goes on.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// TCP connections whose other sides never read.
+struct Net {
+    listener: TcpListener,
+    others: Vec<TcpStream>,
+}
+
+impl Net {
+    fn new() -> Self {
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // Quickly full.
+        set_socket_recv_buffer_size(&listener, 4096).unwrap();
+        Net { listener, others: Vec::new() }
+    }
+
+    /// A connection that blocks whoever closes it.
+    fn slow(&mut self) -> OwnedFd {
+        let mut stream = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
+        self.others.push(self.listener.accept().unwrap().0);
+        stream.set_nonblocking(true).unwrap();
+        loop {
+            match stream.write(&[0; 1 << 16]) {
+                Ok(_) => {}
+                Err(error) => break assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+        }
+        stream.set_nonblocking(false).unwrap();
+        set_socket_linger(&stream, Some(LINGER)).unwrap();
+        stream.into()
+    }
+
+    /// A socket in which such a connection is: nothing of the broker's can keep its close from blocking.
+    fn nested(&mut self) -> OwnedFd {
+        let (outer, inner) = pair();
+        assert!(RawSocket(inner).send_bytes(b"x", &[self.slow().as_fd()]));
+        outer
+    }
+}
+
+fn pair() -> (OwnedFd, OwnedFd) {
+    let (family, kind) = (rustix::net::AddressFamily::UNIX, rustix::net::SocketType::SEQPACKET);
+    let flags = rustix::net::SocketFlags::CLOEXEC;
+    rustix::net::socketpair(family, kind, flags, None).unwrap()
+}
+
+/// A broker in a process of its own, and two honest clients.
+struct Bus {
+    place: Place,
+    broker: Child,
+    sender: Client,
+    receiver: Client,
+    threads: usize,
+    descriptors: usize,
+}
+
+impl Bus {
+    fn new() -> Self {
+        let place = Place::new();
+        let broker = place.broker(&[8192, 10_000, 64 << 10]);
+        let mut bus = Bus {
+            sender: place.sender(),
+            receiver: Client::builder().receive_only().connect(place.path()).unwrap(),
+            threads: thread_count(broker.pid()),
+            descriptors: 0,
+            broker,
+            place,
+        };
+        // Until the chains have all their pages.
+        (0..2000).for_each(|_| bus.exchange());
+        bus.descriptors = descriptor_count(bus.broker.pid());
+        bus
+    }
+
+    /// A message comes through at once, and the broker has no more than one thread more.
+    #[track_caller]
+    fn exchange(&mut self) {
+        let began = Instant::now();
+        self.sender.send(1, b"goes on").unwrap();
+        let message = self.receiver.recv_timeout(PATIENCE).unwrap().expect("the bus stands still");
+        assert_eq!(message.payload, b"goes on");
+        assert!(began.elapsed() < AT_ONCE, "the bus stood still for {:?}", began.elapsed());
+        assert!(thread_count(self.broker.pid()) <= self.threads + 1);
+    }
+
+    fn go_on(&mut self, time: Duration) {
+        let began = Instant::now();
+        while began.elapsed() < time {
+            self.exchange();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn stranger(&self) -> RawSocket {
+        RawSocket::connect(&self.place.path())
+    }
+
+    fn hello(&self) -> RawSocket {
+        let stranger = self.stranger();
+        assert!(stranger.send(&Packet::Hello { version: VERSION, roles: Roles::SEND }, &[]));
+        stranger
+    }
+
+    /// Everything that strangers have sent is closed.
+    #[track_caller]
+    fn all_is_closed(&mut self) {
+        let (pid, descriptors) = (self.broker.pid(), self.descriptors);
+        wait_until("the broker has closed everything", || descriptor_count(pid) == descriptors);
+        self.exchange();
+    }
+}
+
+/// A packet with `count` descriptors, of which number `slow` is slow to close.
+fn among(net: &mut Net, count: usize, slow: usize) -> impl FnOnce(&RawSocket, &[u8]) + use<> {
+    let (slow_fd, other) = (net.slow(), region(8192));
+    move |socket, bytes| {
+        let other = other.descriptor().unwrap();
+        let of = |i| if i == slow { slow_fd.as_fd() } else { other };
+        let descriptors: Vec<BorrowedFd<'_>> = (0..count).map(of).collect();
+        assert!(socket.send_bytes(bytes, &descriptors));
+    }
+}
+
+// P12
+#[test]
+fn a_descriptor_that_is_slow_to_close_holds_up_nobody_however_it_comes() {
+    let (mut net, mut bus) = (Net::new(), Bus::new());
+    let page = [6, 0, 0, 0, 0, 0, 0, 0];
+    for (count, slow) in [(1, 0), (4, 2), (253, 200)] {
+        for bytes in [&page[..], b"", b"?"] {
+            println!("number {slow} of {count} descriptors with {bytes:?}");
+            // The last close is the broker's: this process's own comes before it hears of the packet.
+            bus.broker.stop();
+            let stranger = bus.stranger();
+            among(&mut net, count, slow)(&stranger, bytes);
+            drop(stranger);
+            bus.broker.go_on();
+            bus.go_on(Duration::from_millis(200));
+
+            let joined = Raw::join(&bus.place.path(), Roles::SEND);
+            joined.start();
+            bus.broker.stop();
+            among(&mut net, count, slow)(&joined.socket, bytes);
+            bus.broker.go_on();
+            bus.go_on(Duration::from_millis(200));
+            assert!(joined.socket.bye().is_some() || bytes.is_empty(), "it was not expelled");
+        }
+    }
+    bus.all_is_closed();
+}
+
+// P12
+#[test]
+fn what_is_left_in_a_connection_that_ends_holds_up_nobody() {
+    let (mut net, mut bus) = (Net::new(), Bus::new());
+    // Each of these ends the connection: a fault, or a packet without a byte.
+    for end in [&b"?"[..], b""] {
+        for greets in [false, true] {
+            let stranger = if greets { bus.hello() } else { bus.stranger() };
+            bus.broker.stop();
+            stranger.send_bytes(end, &[]);
+            for bytes in [&b""[..], b"", b"more"] {
+                among(&mut net, 3, 1)(&stranger, bytes);
+            }
+            bus.broker.go_on();
+            bus.go_on(Duration::from_millis(200));
+            while stranger.next().is_some() {}
+        }
+    }
+    bus.all_is_closed();
+}
+
+// P12
+#[test]
+fn three_hundred_of_them_make_no_thread_and_are_closed() {
+    let (mut net, mut bus) = (Net::new(), Bus::new());
+    for i in 0..300 {
+        let stranger = if i % 2 == 0 { bus.hello() } else { bus.stranger() };
+        among(&mut net, 2, i % 2)(&stranger, b"?");
+        bus.exchange();
+    }
+    bus.all_is_closed();
+}
+
+// P9, P12
+#[test]
+fn a_close_that_does_not_end_costs_joined_clients_nothing_and_newcomers_wait() {
+    let (mut net, mut bus) = (Net::new(), Bus::new());
+    let nested = net.nested();
+    assert!(bus.stranger().send_bytes(b"?", &[nested.as_fd()]));
+    drop(nested);
+    // As many as have room beside it, and more.
+    let (joined, pid) = (Raw::join(&bus.place.path(), Roles::SEND), bus.broker.pid());
+    joined.start();
+    let before = descriptor_count(pid);
+    let (reader, _writer) = std::io::pipe().unwrap();
+    for _ in 0..2 {
+        bus.stranger().send_bytes(b"?", &[reader.as_fd(); 250]);
+    }
+    wait_until("the queue is full", || descriptor_count(pid) >= before + 256);
+    let full = descriptor_count(pid);
+    // Of what comes now, nothing is taken.
+    joined.socket.send_bytes(b"?", &[reader.as_fd(); 253]);
+    assert!(joined.socket.bye().is_some(), "it was not expelled");
+    let newcomer = std::thread::spawn({
+        let path = bus.place.path();
+        move || Client::connect(path).map(drop)
+    });
+    bus.go_on(Duration::from_secs(3));
+    // Honest clients go on sending pages, too.
+    bus.sender.send(2, &[7; 10_000]).unwrap();
+    assert_eq!(bus.receiver.recv_timeout(PATIENCE).unwrap().unwrap().payload, [7; 10_000]);
+    assert!(
+        descriptor_count(pid) <= full + 64,
+        "{full} descriptors, then {}",
+        descriptor_count(pid)
+    );
+    assert!(!newcomer.is_finished(), "a newcomer was let in");
+    // Nobody waits for these bytes any more: the close ends.
+    net.others.clear();
+    newcomer.join().unwrap().unwrap();
+    bus.all_is_closed();
+}
