@@ -1,9 +1,10 @@
 //! `llmp broker`
 
 use crate::arguments;
-use crate::failure::{Failure, say};
+use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::ready;
+use crate::stderr;
 use crate::values::human;
 use llmp::Broker;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -34,7 +35,10 @@ pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
         stop.stop();
         ready::tell_supervisor("STOPPING=1");
     })?;
-    say(format_args!("bus '{bus}' listens at {}; Ctrl-C ends it", broker.path().display()));
+    stderr::line(format_args!(
+        "bus '{bus}' listens at {}; Ctrl-C ends it",
+        broker.path().display()
+    ));
     if let Some(fd) = arguments.ready_fd {
         ready::write_line(fd, broker.path())?;
     }
@@ -45,7 +49,7 @@ pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
     let messages = report.broadcast.messages;
     let bytes = human(report.broadcast.payload_bytes);
     let llmp::Report { clients, faults, refused, .. } = report;
-    say(format_args!(
+    stderr::line(format_args!(
         "bus '{bus}' has ended: clients {clients}, messages {messages} ({bytes}), faults {faults}, refused {refused}"
     ));
     Ok(())

@@ -13,6 +13,7 @@ mod ready;
 mod recv;
 mod send;
 mod status;
+mod stderr;
 mod values;
 
 use arguments::{Command, Program};
@@ -48,5 +49,6 @@ fn log_to_stderr(program: &Program) {
             let level = record.level().as_str().to_lowercase();
             writeln!(out, "llmp: {level}: {}", record.args())
         })
+        .target(env_logger::Target::Pipe(Box::new(stderr::Log)))
         .init();
 }
