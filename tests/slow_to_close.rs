@@ -88,8 +88,12 @@ struct Bus {
 
 impl Bus {
     fn new() -> Self {
+        Self::with(&[8192, 10_000, 64 << 10])
+    }
+
+    fn with(limits: &[usize]) -> Self {
         let place = Place::new();
-        let broker = place.broker(&[8192, 10_000, 64 << 10]);
+        let broker = place.broker(limits);
         let mut bus = Bus {
             sender: place.sender(),
             receiver: Client::builder().receive_only().connect(place.path()).unwrap(),
@@ -208,7 +212,9 @@ fn three_hundred_of_them_make_no_thread_and_are_closed() {
     let (mut net, mut bus) = (Net::new(), Bus::new());
     for i in 0..300 {
         let stranger = if i % 2 == 0 { bus.hello() } else { bus.stranger() };
+        bus.broker.stop();
         among(&mut net, 2, i % 2)(&stranger, b"?");
+        bus.broker.go_on();
         bus.exchange();
     }
     bus.all_is_closed();
@@ -219,8 +225,10 @@ fn three_hundred_of_them_make_no_thread_and_are_closed() {
 fn a_close_that_does_not_end_costs_joined_clients_nothing_and_newcomers_wait() {
     let (mut net, mut bus) = (Net::new(), Bus::new());
     let nested = net.nested();
+    bus.broker.stop();
     assert!(bus.stranger().send_bytes(b"?", &[nested.as_fd()]));
     drop(nested);
+    bus.broker.go_on();
     // As many as have room beside it, and more.
     let (joined, pid) = (Raw::join(&bus.place.path(), Roles::SEND), bus.broker.pid());
     joined.start();
@@ -251,5 +259,23 @@ fn a_close_that_does_not_end_costs_joined_clients_nothing_and_newcomers_wait() {
     // Nobody waits for these bytes any more: the close ends.
     net.others.clear();
     newcomer.join().unwrap().unwrap();
+    bus.all_is_closed();
+}
+
+// P12
+#[test]
+fn more_descriptors_than_the_broker_may_have_hold_up_nobody() {
+    let mut net = Net::new();
+    let mut bus = Bus::with(&[8192, 10_000, 64 << 10, 1000, 80]);
+    for joins in [false, true] {
+        let raw = joins.then(|| Raw::join(&bus.place.path(), Roles::SEND));
+        let stranger = raw.map_or_else(|| bus.hello(), |raw| raw.socket);
+        bus.broker.stop();
+        among(&mut net, 253, 200)(&stranger, b"?");
+        bus.broker.go_on();
+        bus.go_on(Duration::from_secs(1));
+        while stranger.next().is_some() {}
+    }
+    net.others.clear();
     bus.all_is_closed();
 }

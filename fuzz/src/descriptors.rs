@@ -8,24 +8,44 @@ use llmp::memory::{Memory, Region};
 use llmp::{Envelope, Limits};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::pipe::PipeFlags;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// How many kinds there are.
-pub const KINDS: usize = 12;
+pub const KINDS: usize = 14;
 pub const CONTROL: u8 = 0;
 pub const PAGE: u8 = 1;
 /// As long as a channel wants it if nothing is said.
 pub const ORDINARY_PAGE: u8 = 10;
+pub const EVENTFD: u8 = 11;
+pub const SLOW: u8 = 12;
+pub const SLOW_INSIDE: u8 = 13;
+
+/// How long the close of what is slow to close blocks.
+const LINGER: Duration = Duration::from_secs(60);
 
 /// Something with a descriptor.
 pub enum Sendable {
     Fd(OwnedFd),
     Region(Region),
+    /// Its last close blocks until the other side of a TCP connection is closed.
+    Slow(OwnedFd, TcpStream),
 }
 
 impl Sendable {
+    /// Lets go of it here. Returns what keeps it slow to close where it was sent.
+    pub fn let_go(self) -> Option<KeepSlow> {
+        let Sendable::Slow(fd, other) = self else { return None };
+        // If it is not there, or no more, this close is the last one.
+        let closing = std::thread::spawn(move || drop(fd));
+        Some(KeepSlow { other: Some(other), closing: Some(closing) })
+    }
+
     /// `owner` is whose page is expected.
     pub fn arbitrary(input: &mut Input, owner: u32) -> Sendable {
         Self::of_kind(input.below(KINDS) as u8, input, owner)
@@ -51,6 +71,8 @@ impl Sendable {
                 let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
                 rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)
             }
+            SLOW => return slow(),
+            SLOW_INSIDE => return slow_inside(),
             _ => eventfd(0, EventfdFlags::CLOEXEC),
         };
         Self::Fd(fd.expect("the kernel has one"))
@@ -60,8 +82,49 @@ impl Sendable {
 impl AsFd for Sendable {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Sendable::Fd(fd) => fd.as_fd(),
+            Sendable::Fd(fd) | Sendable::Slow(fd, _) => fd.as_fd(),
             Sendable::Region(region) => region.descriptor().expect("it is our own"),
+        }
+    }
+}
+
+/// A TCP connection with data that the other side does not read.
+fn slow() -> Sendable {
+    let make = || {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        // Quickly full.
+        sockopt::set_socket_recv_buffer_size(&listener, 4096)?;
+        let mut stream = TcpStream::connect(listener.local_addr()?)?;
+        sockopt::set_socket_send_buffer_size(&stream, 4096)?;
+        let (other, _) = listener.accept()?;
+        stream.set_nonblocking(true)?;
+        while stream.write(&[0; 1 << 14]).is_ok() {}
+        stream.set_nonblocking(false)?;
+        sockopt::set_socket_linger(&stream, Some(LINGER))?;
+        std::io::Result::Ok(Sendable::Slow(stream.into(), other))
+    };
+    make().expect("the kernel has TCP")
+}
+
+/// A socket in which such a connection is.
+fn slow_inside() -> Sendable {
+    let Sendable::Slow(inner, other) = slow() else { unreachable!() };
+    let (outer, into) = super::packets::pair();
+    super::packets::send(&into, b"x", &[inner.as_fd()]);
+    Sendable::Slow(outer, other)
+}
+
+/// While it is there, what was sent is slow to close.
+pub struct KeepSlow {
+    other: Option<TcpStream>,
+    closing: Option<JoinHandle<()>>,
+}
+
+impl Drop for KeepSlow {
+    fn drop(&mut self) {
+        drop(self.other.take());
+        if let Some(closing) = self.closing.take() {
+            closing.join().expect("to close is no panic");
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Any packets with any descriptors, against a real broker and against clients that connect.
 //!
 //! A hostile session costs nobody else anything: honest clients of the same broker go on (P12),
-//! and no descriptor stays (P7).
+//! no descriptor stays (P7), and there are no more threads than before and the closer.
 
-use super::descriptors;
+use super::descriptors::{self, KeepSlow};
 use super::input::Input;
 use super::packets::{decode, drain, pair, send_all, socket};
 use super::seen::Seen;
@@ -31,6 +31,7 @@ pub struct Bus {
     sender: Client,
     receiver: Client,
     said: u64,
+    threads: usize,
     false_path: PathBuf,
     false_broker: OwnedFd,
     _directory: tempfile::TempDir,
@@ -68,12 +69,14 @@ impl Bus {
             sender,
             receiver,
             said: 0,
+            threads: 0,
             false_path,
             false_broker,
             _directory: directory,
         };
         // Until all chains have all their pages.
         (0..2000).for_each(|_| bus.exchange());
+        bus.threads = entries("/proc/self/task") + 1;
         bus
     }
 
@@ -83,40 +86,44 @@ impl Bus {
             Ok(()) => seen.mark("decoded"),
             Err(error) => seen.fault(&error.into()),
         }
-        let before = descriptors_open();
+        let (before, began) = (entries("/proc/self/fd"), Instant::now());
         let mut input = Input::new(bytes);
-        match input.below(4) as u8 {
+        let keep_slow = match input.below(4) as u8 {
             CLIENT => self.hostile_client(&mut input),
             BROKER => self.hostile_broker(&mut input, &mut seen),
             side => hostile_channel(side, &mut input, &mut seen),
-        }
+        };
         self.exchange();
-        // What a stranger sent is closed in a thread of its own. That thread must have ended too: a
-        // leak checker that looks while it starts or ends sees memory that nobody owns.
+        // Nothing has waited for what is slow to close, which would take longer.
+        assert!(began.elapsed() < PATIENCE, "that took {:?}", began.elapsed());
+        drop(keep_slow);
+        // What a stranger sent is closed in another thread.
         let deadline = Instant::now() + PATIENCE;
-        while descriptors_open() != before || is_closing() {
+        while entries("/proc/self/fd") != before || entries("/proc/self/task") > self.threads {
             assert!(Instant::now() < deadline, "descriptors or threads stay");
             std::thread::yield_now();
         }
         seen
     }
 
-    fn hostile_client(&mut self, input: &mut Input) {
+    fn hostile_client(&mut self, input: &mut Input) -> Vec<KeepSlow> {
         // Ids are given in turn, so that the next one is known.
         let before = Client::builder().send_only().connect(&self.path).expect("a client").id();
         let socket = socket();
         let address = SocketAddrUnix::new(&self.path).expect("a short path");
         rustix::net::connect(&socket, &address).expect("the broker listens");
-        send_all(&socket, input, before.0 + 1);
+        let keep_slow = send_all(&socket, input, before.0 + 1);
         wait_for_end(&socket);
+        keep_slow
     }
 
-    fn hostile_broker(&mut self, input: &mut Input, seen: &mut Seen) {
+    fn hostile_broker(&mut self, input: &mut Input, seen: &mut Seen) -> Vec<KeepSlow> {
         let path = self.false_path.clone();
         let client = std::thread::spawn(move || Client::connect(&path));
         let socket = rustix::net::accept(&self.false_broker).expect("a client connects");
-        send_all(&socket, input, 0);
+        let keep_slow = send_all(&socket, input, 0);
         use_client(client.join().expect("no panic"), seen);
+        keep_slow
     }
 
     /// One honest message from one honest client to the other, whatever comes in between.
@@ -173,9 +180,9 @@ fn ended_by(ended: &Ended, seen: &mut Seen) {
 }
 
 /// The two ends of a channel, whose other end is the input.
-fn hostile_channel(side: u8, input: &mut Input, seen: &mut Seen) {
+fn hostile_channel(side: u8, input: &mut Input, seen: &mut Seen) -> Vec<KeepSlow> {
     let (ours, theirs) = pair();
-    send_all(&ours, input, 1);
+    let keep_slow = send_all(&ours, input, 1);
     let ended = if side == CHANNEL_RECEIVER {
         llmp::Sender::over(theirs).map(|mut sender| {
             seen.mark("channel sender");
@@ -197,6 +204,7 @@ fn hostile_channel(side: u8, input: &mut Input, seen: &mut Seen) {
         Err(ConnectError::Silent { .. }) => panic!("the peer has hung up, and we waited"),
         _ => {}
     }
+    keep_slow
 }
 
 /// Waits until the broker has let go of a connection.
@@ -209,17 +217,7 @@ fn wait_for_end(socket: &OwnedFd) {
     }
 }
 
-/// Descriptors of this process.
-fn descriptors_open() -> usize {
-    std::fs::read_dir("/proc/self/fd").expect("Linux has /proc").count()
-}
-
-/// Whether a thread that closes a stranger's descriptor has not ended yet. Before it has its name
-/// it has not closed anything.
-fn is_closing() -> bool {
-    let threads = std::fs::read_dir("/proc/self/task").expect("Linux has /proc");
-    threads.filter_map(Result::ok).any(|thread| {
-        // Gone, if its name can't be read.
-        std::fs::read(thread.path().join("comm")).is_ok_and(|name| name == b"llmp-close\n")
-    })
+/// How many descriptors or threads this process has.
+fn entries(directory: &str) -> usize {
+    std::fs::read_dir(directory).expect("Linux has /proc").count()
 }

@@ -1,6 +1,6 @@
 //! A hostile session's packets, with their descriptors.
 
-use super::descriptors::{Sendable, limits};
+use super::descriptors::{KeepSlow, Sendable, limits};
 use super::input::Input;
 use llmp::chain::Start;
 use llmp::layout::VERSION;
@@ -11,7 +11,7 @@ use rustix::net::{
 };
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Kinds of packets in an input. What is beyond them is raw bytes.
 pub const RING: u8 = 0;
@@ -43,25 +43,35 @@ pub fn pair() -> (OwnedFd, OwnedFd) {
     pair.expect("the kernel has sockets")
 }
 
-/// Sends all that the input says, then says that this was all.
-pub fn send_all(socket: &OwnedFd, input: &mut Input, owner: u32) {
+/// The most descriptors that the kernel lets a packet have.
+const MAX_DESCRIPTORS: usize = 253;
+
+/// Sends all that the input says, then says that this was all. Returns what keeps some of that from
+/// being closed quickly.
+pub fn send_all(socket: &OwnedFd, input: &mut Input, owner: u32) -> Vec<KeepSlow> {
+    let mut keep_slow = Vec::new();
     for _ in 0..64 {
         if input.is_over() {
             break;
         }
         let bytes = packet(input);
+        // Of three kinds at most, and then the same again.
+        let count = usize::from(input.byte()).min(MAX_DESCRIPTORS);
         let sendables: Vec<_> =
-            (0..input.below(4)).map(|_| Sendable::arbitrary(input, owner)).collect();
+            (0..count.min(3)).map(|_| Sendable::arbitrary(input, owner)).collect();
         let asks_for_memory = matches!(
             Packet::decode(&bytes, 1),
             Ok(Packet::Welcome { limits, .. }) if limits.page_len > LONGEST_PAGE
         );
         if !asks_for_memory {
-            send(socket, &bytes, &sendables);
+            let descriptors = sendables.iter().map(AsFd::as_fd).cycle().take(count);
+            send(socket, &bytes, &descriptors.collect::<Vec<_>>());
         }
+        keep_slow.extend(sendables.into_iter().filter_map(Sendable::let_go));
         drain(socket);
     }
     let _ = rustix::net::shutdown(socket, Shutdown::Write);
+    keep_slow
 }
 
 fn packet(input: &mut Input) -> Vec<u8> {
@@ -106,12 +116,11 @@ fn packet(input: &mut Input) -> Vec<u8> {
     bytes[..len].to_vec()
 }
 
-fn send(socket: &OwnedFd, bytes: &[u8], sendables: &[Sendable]) {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+pub fn send(socket: &OwnedFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let descriptors: Vec<_> = sendables.iter().map(AsFd::as_fd).collect();
     if !descriptors.is_empty() {
-        assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     // Whether the other side has had enough of us already is its business.

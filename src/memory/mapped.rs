@@ -302,6 +302,21 @@ mod tests {
     }
 
     #[test]
+    fn only_short_memory_that_can_not_grow_is_closed_at_once() {
+        let memfd = |len: u64, seals: SealFlags| {
+            let fd = rustix::fs::memfd_create("llmp-test", MemfdFlags::ALLOW_SEALING).unwrap();
+            rustix::fs::ftruncate(&fd, len).unwrap();
+            rustix::fs::fcntl_add_seals(&fd, seals).unwrap();
+            Foreign::new(fd)
+        };
+        assert!(memfd(LONG, SEALS).is_memory());
+        assert!(!memfd(LONG + 4096, SEALS).is_memory());
+        assert!(!memfd(4096, SEALS.difference(SealFlags::GROW)).is_memory());
+        assert!(!Foreign::new(tempfile::tempfile().unwrap().into()).is_memory());
+        assert!(!Foreign::new(std::io::pipe().unwrap().0.into()).is_memory());
+    }
+
+    #[test]
     fn a_region_outlives_the_handle_that_made_it() {
         let theirs = {
             let ours = Region::shared("llmp-test", 4096).unwrap();

@@ -26,7 +26,7 @@ impl Place {
     }
 
     /// Starts a broker process there; `limits` are page length, longest message and budget, and
-    /// then perhaps from what length on messages are lent.
+    /// then perhaps from what length on messages are lent, and how many descriptors it may have.
     pub fn broker(&self, limits: &[usize]) -> Child {
         let mut broker = self.child("broker", &[&format!("{limits:?}")]);
         broker.says("ready");

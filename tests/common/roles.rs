@@ -5,6 +5,7 @@ use super::child::ROLE;
 use super::content::{END, Ear, MEDIUM, WIDE, check, payload, send};
 use llmp::{Broker, Client, Ended, Message, Receiver, RecvError, SendError, Sender, Wait};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use std::fmt::Display;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
@@ -67,8 +68,12 @@ fn broker(path: &str, limits: &str) {
     if let [page_len, max_message_len, budget, ..] = limits[..] {
         builder = builder.page_len(page_len).max_message_len(max_message_len).chain_budget(budget);
     }
-    if let [_, _, _, lend_from] = limits[..] {
+    if let [_, _, _, lend_from, ..] = limits[..] {
         builder = builder.lend_from(lend_from);
+    }
+    if let [_, _, _, _, descriptors] = limits[..] {
+        let limit = Some(descriptors as u64);
+        setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit }).unwrap();
     }
     let broker = builder.bind(path).unwrap();
     let stop = broker.stop_handle();

@@ -4,10 +4,13 @@
 use crate::common::PATIENCE;
 use crate::common::bus::Place;
 use crate::common::content::{Ear, STEADY, payload};
+use crate::common::raw::RawSocket;
 use crate::every_step::{
     End, Step, Victim, alone, at_every_step, wait_until_nothing_is_left, within_patience,
 };
 use llmp::{Broker, Client, ClientBuilder, ConnectError, Ended, RecvError, SendError};
+use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ChildStdin;
@@ -49,10 +52,24 @@ fn listen(mut client: Client, sender: u32) -> JoinHandle<(u32, Ended)> {
     })
 }
 
-/// Two receivers and a sender, which sleeps until everything is taken after every few messages.
+/// Sends a descriptor that is not to be sent, and hears how the broker, if it lives, hangs up.
+fn stranger(path: &Path) {
+    let Ok(address) = SocketAddrUnix::new(path) else { return };
+    let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None).unwrap();
+    if rustix::net::connect(&socket, &address).is_ok() {
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let stranger = RawSocket(socket);
+        stranger.send_bytes(b"?", &[reader.as_fd()]);
+        let _ = rustix::net::recv(&stranger.0, &mut [0; 1], RecvFlags::empty());
+    }
+}
+
+/// A stranger, and two receivers and a sender, which sleeps until everything is taken after every few messages.
 /// When it has sent everything, it tells the broker to end.
 fn live(path: &Path, tell: ChildStdin) -> Life {
     let mut life = Life::default();
+    stranger(path);
     let receiver = || connect(Client::builder().receive_only(), path);
     let receivers: Vec<Client> = [receiver(), receiver()].into_iter().flatten().collect();
     let Some(mut sender) = connect(Client::builder().send_only(), path) else {
@@ -140,6 +157,14 @@ fn p5_p7_a_broker_killed_at_each_of_its_steps_leaves_its_clients_what_it_had_com
         "seal it",
         "make an epoll",
         "make an eventfd",
+        "write to the eventfd",
+        "take a spare descriptor",
+        "leave a descriptor to the closer",
+        "close elsewhere",
+        "refuse descriptors",
+        "shut a connection down",
+        "shut the listener down",
+        "is anything left",
         "watch",
         "wait for events",
         "accept",

@@ -60,7 +60,15 @@ fn p4_p7_the_sender_of_a_channel_killed_at_each_of_its_steps() {
     let (heard, hears) = channel();
     // It has no end but this test's.
     std::thread::spawn(move || while heard.send(hear(&listener)).is_ok() {});
-    let steps = ["connect", "send Hello", "send Join", "send Page", "CommitPublish", "CommitFill"];
+    let steps = [
+        "connect",
+        "send Hello",
+        "refuse descriptors",
+        "send Join",
+        "send Page",
+        "CommitPublish",
+        "CommitFill",
+    ];
     at_every_step("channel sender", &steps, |step| {
         let mut victim = Victim::start(&place, "dying-channel-sender", step);
         let sent = victim.last("sent").unwrap_or(0);
@@ -166,4 +174,19 @@ fn p5_p7_the_receiver_of_a_channel_killed_at_each_of_its_steps() {
         "remove our socket",
     ];
     at_every_step("channel receiver", &steps, |step| receiver_dies(&place, step));
+}
+
+// P7
+#[test]
+fn p7_a_process_killed_at_each_step_of_a_channel_of_its_own_leaves_nothing() {
+    let _alone = alone();
+    let place = Place::new();
+    let steps = ["make a pair of sockets", "send Welcome", "CommitPublish", "close a connection"];
+    at_every_step("own channel", &steps, |step| {
+        let mut victim = Victim::start(&place, "dying-own-channel", step);
+        let heard = victim.last("heard");
+        let end = victim.end();
+        assert!(end.is_death() || heard == Some(SINGLE), "{heard:?}");
+        end
+    });
 }

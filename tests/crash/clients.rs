@@ -153,6 +153,8 @@ const JOINING: &[&str] = &[
     "RingFence",
     "RingRead",
     "send Bye",
+    "shut a connection down",
+    "is anything left",
     "close a connection",
     "unmap",
 ];

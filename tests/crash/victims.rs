@@ -28,6 +28,7 @@ pub fn play() {
         "dying-broker" => broker,
         "dying-channel-sender" => channel_sender,
         "dying-channel-receiver" => channel_receiver,
+        "dying-own-channel" => own_channel,
         _ => return roles::play(),
     };
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
@@ -148,6 +149,16 @@ fn channel_receiver(path: &str) {
             Err(error) => panic!("{error}"),
         }
         // It is given up no sooner than in the next call.
+        say(format_args!("heard {}", number + 1));
+    }
+}
+
+/// A channel whose ends are both in this process.
+fn own_channel(_: &str) {
+    let (mut sender, mut receiver) = llmp::channel().unwrap();
+    for number in 0..SINGLE {
+        sender.send(STEADY | number, b"to myself").unwrap();
+        assert_eq!(receiver.recv().unwrap().payload, b"to myself");
         say(format_args!("heard {}", number + 1));
     }
 }

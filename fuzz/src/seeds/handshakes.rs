@@ -1,7 +1,9 @@
 //! Sessions on the control socket, whole and broken off, with the descriptors they should have
 //! and all others.
 
-use super::super::descriptors::{CONTROL, KINDS, ORDINARY_PAGE, PAGE as PAGE_FD};
+use super::super::descriptors::{
+    CONTROL, EVENTFD, KINDS, ORDINARY_PAGE, PAGE as PAGE_FD, SLOW, SLOW_INSIDE,
+};
 use super::super::handshake::{BROKER, CHANNEL_RECEIVER, CHANNEL_SENDER, CLIENT};
 use super::super::packets::*;
 use super::{Seed, Seeds, named};
@@ -158,6 +160,30 @@ pub fn seeds() -> Seeds {
         seeds.push((format!("broker_page_{kind}"), page(broker()).start(0, first).0));
         let three = [3, kind, 10, 10];
         seeds.push((format!("three_descriptors_{kind}"), client().byte(JOIN).bytes(&three).0));
+    }
+    for (name, kinds) in [
+        ("strange", [EVENTFD, 6, 8]),
+        ("of_memory", [5, 5, 5]),
+        ("slow", [SLOW, EVENTFD, SLOW]),
+        ("slow_inside", [EVENTFD, SLOW_INSIDE, 7]),
+    ] {
+        for count in [4, 253] {
+            let many = |seed: Seed| seed.byte(count).bytes(&kinds);
+            let empty = |seed: Seed| many(seed.byte(RAW).byte(0));
+            let behind = |seed: Seed| many(empty(empty(seed)).byte(RING));
+            let welcome = |side| session(side).byte(WELCOME).byte(0).byte(0);
+            for (way, seed) in [
+                ("with_a_join", many(client().byte(JOIN))),
+                ("with_an_empty_packet", empty(client().join())),
+                ("behind_empty_packets", behind(session(CLIENT))),
+                ("behind_a_fault", behind(session(CLIENT).byte(RING).byte(0))),
+                ("to_a_client", many(welcome(BROKER))),
+                ("behind_a_broker", behind(broker().page(0).start(0, first))),
+                ("to_a_channel", behind(session(CHANNEL_RECEIVER).welcome().start(0, first))),
+            ] {
+                seeds.push((format!("{count}_{name}_{way}"), seed.0));
+            }
+        }
     }
     // As inputs of the decoder alone.
     let refusal = |reason| [4, 0, 0, 0, reason, 0, 0, 0, 0, 0, 0, 0];
