@@ -98,7 +98,7 @@ fn slow() -> Sendable {
         sockopt::set_socket_send_buffer_size(&stream, 4096)?;
         let (other, _) = listener.accept()?;
         stream.set_nonblocking(true)?;
-        while stream.write(&[0; 1 << 14]).is_ok() {}
+        while stream.write_all(&[0; 1 << 14]).is_ok() {}
         stream.set_nonblocking(false)?;
         sockopt::set_socket_linger(&stream, Some(LINGER))?;
         std::io::Result::Ok(Sendable::Slow(stream.into(), other))

@@ -287,7 +287,8 @@ pub(super) fn close_with_content(fd: OwnedFd) {
     // So that nothing more comes.
     let _ = rustix::net::shutdown(&fd, rustix::net::Shutdown::Both);
     let mut space = [MaybeUninit::uninit(); SPACE + SPACE_FOR_TIME];
-    while has_packet(fd.as_fd()) {
+    // Where descriptors are scarce, the broker has a better use for them. Then this close may block.
+    while has_packet(fd.as_fd()) && free_descriptors() >= 2 * MAX_DESCRIPTORS {
         let (mut bytes, mut control) = ([0; MAX_PACKET], RecvAncillaryBuffer::new(&mut space));
         let mut parts = [IoSliceMut::new(&mut bytes)];
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
@@ -300,6 +301,14 @@ pub(super) fn close_with_content(fd: OwnedFd) {
             }
         }
     }
+}
+
+/// How many descriptors this process may still open, or none if that can't be known.
+fn free_descriptors() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let open = std::fs::read_dir("/proc/self/fd").map_or(usize::MAX, Iterator::count);
+    limit.saturating_sub(open)
 }
 
 /// Whether there is a packet, and be it one without a byte.
