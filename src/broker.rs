@@ -6,7 +6,7 @@ pub mod core;
 mod forward;
 mod retired;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use self::builder::BrokerBuilder;
 use self::connection::{Connection, Phase, Told};

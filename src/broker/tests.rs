@@ -1,7 +1,7 @@
 //! The broker with its sockets, where a test must be inside.
 
 #[path = "../../tests/common/kernel.rs"]
-mod kernel;
+pub(crate) mod kernel;
 
 use super::*;
 use crate::{Client, ClientBuilder, Wait};

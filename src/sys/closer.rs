@@ -163,13 +163,9 @@ impl<T: Send + 'static> Closer<T> {
 }
 
 #[cfg(test)]
-#[path = "../../tests/common/kernel.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
-mod kernel;
-
-#[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::tests::kernel;
     use std::sync::mpsc::{Receiver, channel};
     use std::time::{Duration, Instant};
 
