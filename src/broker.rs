@@ -61,7 +61,7 @@ const UNREAD_LIMIT: Duration = Duration::from_secs(10);
 /// long, and so on up to the second.
 const UNREAD_AGAIN: Duration = Duration::from_millis(1);
 const UNREAD_AGAIN_AT_MOST: Duration = Duration::from_secs(1);
-/// How often a broker tries to make a removed socket anew.
+/// How often a broker tries to make a removed socket or lock file anew.
 const REBIND_AGAIN: Duration = Duration::from_secs(1);
 /// A client has to join within this time after it has connected.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -104,13 +104,15 @@ pub struct Broker {
     bound: Bound,
     epoll: OwnedFd,
     stop: StopHandle,
-    /// Tells when the socket is removed.
+    /// Tells when the socket or its lock file is removed.
     watch: Option<Watch>,
     /// When the listener is watched again, after no connection could be accepted.
     accept_again: Option<Instant>,
     accept_failed: bool,
-    /// When a removed socket is made anew, after that has failed.
+    /// When a removed socket or lock file is made anew, after that has failed.
     rebind_again: Option<Instant>,
+    /// It was logged that the socket or the lock file is lost.
+    place_lost: bool,
     held_up: Option<HeldUp>,
     connections: BTreeMap<u64, Connection>,
     /// Connections that have not joined the bus yet; the oldest one is the first.
@@ -446,35 +448,64 @@ impl Broker {
         true
     }
 
-    /// The socket may have been removed under the broker: then it is made anew.
+    /// The socket or its lock file may have been removed under the broker: then it is made anew.
     fn look_after_socket(&mut self) {
         if let Some(watch) = &self.watch {
             watch.drain();
         }
+        let again = Instant::now() + REBIND_AGAIN;
+        self.rebind_again = None;
+        let error = match self.keep_place() {
+            Ok(true) => return self.place_lost = false,
+            // What was made anew may have been removed before it was watched.
+            Ok(false) => return self.rebind_again = Some(again),
+            Err(error) => error,
+        };
+        self.rebind_again = Some(again);
+        if !std::mem::replace(&mut self.place_lost, true) {
+            log::error!("{error}; trying again");
+        }
+    }
+
+    /// Makes the lock file and the socket anew if they are gone. Returns whether they are watched. An
+    /// error says what to do.
+    fn keep_place(&mut self) -> Result<bool, String> {
+        let mut is_watched = true;
+        // Without the lock it must not listen anew: there may be another broker.
+        let is_new = self.bound.keep().map_err(|error| self.lock_lost(&error))?;
+        let lock = self.bound.lock_path();
+        if is_new {
+            log::warn!("the lock file {} was removed; it is made anew", lock.display());
+            is_watched &= self.watch.as_ref().is_none_or(|watch| watch.add(lock));
+        }
         if self.bound.is_there() {
-            self.rebind_again = None;
-            return;
+            return Ok(is_watched);
         }
         // Clients that had connected already are not lost.
         self.accept();
         let path = self.bound.path().display().to_string();
-        match self.rebind() {
-            Ok(()) => {
-                log::warn!("the socket {path} was removed; it is made anew");
-                self.rebind_again = None;
-            }
-            Err(error) => {
-                if self.rebind_again.is_none() {
-                    log::error!(
-                        "the socket {path} was removed and can't be made anew, so that no client can connect: {error}; trying again"
-                    );
-                }
-                self.rebind_again = Some(Instant::now() + REBIND_AGAIN);
-            }
-        }
+        is_watched &= self.rebind().map_err(|error| {
+            format!("the socket {path} was removed and can't be made anew, so that no client can connect: {error}")
+        })?;
+        log::warn!("the socket {path} was removed; it is made anew");
+        Ok(is_watched)
     }
 
-    fn rebind(&mut self) -> Result<(), BindError> {
+    fn lock_lost(&self, error: &BindError) -> String {
+        let (path, clients) = (self.bound.lock_path().display(), self.tokens.len());
+        let BindError::InUse { process, .. } = error else {
+            return format!(
+                "{error}: the lock file was removed and can't be made anew, so that a second broker may start"
+            );
+        };
+        let other = process.map_or("another process".into(), |id| format!("process {id}"));
+        format!(
+            "there are two brokers, stop one: {other} has taken the place of this one, since the lock file {path} was removed, or closed by other code in this process; {clients} clients stay with this broker, and new ones reach the other"
+        )
+    }
+
+    /// Returns whether the new socket is watched.
+    fn rebind(&mut self) -> Result<bool, BindError> {
         // The old listener is closed, and the kernel watches it no longer.
         self.bound.rebind(&self.access)?;
         self.bound.listener.set_nonblocking().map_err(|source| {
@@ -483,10 +514,7 @@ impl Broker {
         })?;
         // Connections are taken, and the new listener is watched, at the end of this look.
         self.accept_again = Some(Instant::now());
-        if let Some(watch) = &self.watch {
-            watch.add(self.bound.path());
-        }
-        Ok(())
+        Ok(self.watch.as_ref().is_none_or(|watch| watch.add(self.bound.path())))
     }
 
     fn make_page(&self, len: usize) -> Result<Region, RegionError> {

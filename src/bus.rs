@@ -15,7 +15,7 @@ pub enum Bus {
     /// The socket lies in `$XDG_RUNTIME_DIR/llmp/`, or else in a directory of the user's own
     /// below the one for temporary files.
     Name(String),
-    /// The socket lies here.
+    /// The socket lies here, and its lock file beside it: the same path with `.lock` behind it.
     Path(PathBuf),
 }
 

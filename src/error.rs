@@ -59,10 +59,20 @@ pub enum BindError {
     #[error(transparent)]
     Bus(#[from] BusError),
     /// A broker, or a channel's receiver, listens there already.
-    #[error("there is already a broker at {}; stop it or choose another name", path.display())]
+    #[error("there is already a broker at {}{}; stop it or choose another name", path.display(), named(*process))]
     InUse {
         /// The socket's path.
         path: PathBuf,
+        /// The process that serves it, if the kernel says which one.
+        process: Option<u32>,
+    },
+    /// The file beside the socket can't be locked. Its lock says which process serves the bus.
+    #[error("the lock file {} can't be used: {source}", path.display())]
+    Lock {
+        /// The lock file's path.
+        path: PathBuf,
+        /// Why not.
+        source: LockError,
     },
     /// Something that is no socket has this path.
     #[error("{what} lies at {}; choose another path", path.display())]
@@ -97,6 +107,48 @@ pub enum BindError {
         /// What the kernel answered.
         source: io::Error,
     },
+}
+
+/// Why a lock file can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// Something that is no lock file has this path.
+    #[error("{what} lies there; remove it, or choose another path for the bus")]
+    Occupied {
+        /// What lies there: "a directory", for example.
+        what: &'static str,
+    },
+    /// It belongs to another user, and that user could keep it locked.
+    #[error(
+        "it belongs to user {user}; let that user stop the broker or remove the file, or choose a path in a directory of your own"
+    )]
+    Stranger {
+        /// The user's id.
+        user: u32,
+    },
+    /// It can't be made or opened.
+    #[error("{0}; choose a path in a directory that exists and that this user may write to")]
+    Open(#[source] io::Error),
+    /// There is no room for its 4096 bytes.
+    #[error(
+        "there is no room for its 4096 bytes: {0}; make room, or choose a path on another disk"
+    )]
+    NoRoom(#[source] io::Error),
+    /// The file system has no record locks.
+    #[error(
+        "its file system does not lock files: {0}; choose a path on a local one, such as /run or /tmp"
+    )]
+    Unsupported(#[source] io::Error),
+}
+
+/// A process for a message.
+fn named(process: Option<u32>) -> String {
+    match process {
+        Some(process) if process == std::process::id() => " (in this process)".into(),
+        Some(process) => format!(" (process {process})"),
+        None => String::new(),
+    }
 }
 
 /// Why a client could not connect.

@@ -73,7 +73,8 @@ pub use bus::Bus;
 pub use channel::{Listener, Receiver, Sender, channel};
 pub use client::{Batch, Client, ClientBuilder, Wait};
 pub use error::{
-    BindError, BusError, ConnectError, Ended, HeldUp, PathTooLong, RecvError, SendError, WaitError,
+    BindError, BusError, ConnectError, Ended, HeldUp, LockError, PathTooLong, RecvError, SendError,
+    WaitError,
 };
 pub use fault::Fault;
 pub use limits::{Limits, LimitsError};

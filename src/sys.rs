@@ -7,6 +7,8 @@ mod credentials;
 pub(crate) mod fork;
 pub mod lifeline;
 #[allow(unsafe_code)]
+pub(crate) mod lock;
+#[allow(unsafe_code)]
 mod options;
 pub(crate) mod place;
 pub(crate) mod socket;

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The clients that are admitted if no other number is set.
 const DEFAULT_CLIENTS: usize = 1024;
@@ -151,9 +152,10 @@ impl BrokerBuilder {
         };
         add(&bound.listener, LISTENER).map_err(system("watch the listener"))?;
         add(&stop, STOP).map_err(system("watch the eventfd"))?;
-        // Without it, a removed socket goes unnoticed.
+        // Without it, a removed socket or lock file goes unnoticed.
         let watch = Watch::new(bound.path()).filter(|watch| add(watch, WATCH).is_ok());
         let owner = Owner::here();
+        let is_watched = watch.as_ref().is_none_or(|watch| watch.add(bound.lock_path()));
         Ok(Broker {
             owner,
             id: u64::from_le_bytes(id),
@@ -172,7 +174,9 @@ impl BrokerBuilder {
             held_up: None,
             accept_again: None,
             accept_failed: false,
-            rebind_again: None,
+            // It may be gone already.
+            rebind_again: (!is_watched).then(Instant::now),
+            place_lost: false,
             connections: BTreeMap::new(),
             joining: BTreeSet::new(),
             tokens: HashMap::new(),

@@ -1,17 +1,16 @@
 //! Where the sockets lie: a bus's name becomes a path; a dead broker's socket is no obstacle (P7).
 
-use super::lifeline::acts;
-use super::socket::{Listener, Socket};
+use super::lifeline::{acts, looks};
+use super::lock::{LockFile, is_held};
+use super::socket::Listener;
 use crate::access::Access;
 use crate::bus::{Bus, quoted};
 use crate::error::{BindError, PathTooLong};
-use rustix::fs::{FlockOperation, Mode, OFlags, inotify};
-use rustix::io::Errno;
+use rustix::fs::inotify;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// The directory of buses that have a name and no path: `$XDG_RUNTIME_DIR/llmp`, or else
 /// `llmp-UID` in the directory for temporary files. It is this user's own.
@@ -62,7 +61,7 @@ pub(crate) fn elsewhere(name: &str, not: &Path) -> Option<PathBuf> {
         Some(PathBuf::from(format!("/tmp/llmp-{user}"))),
     ];
     let sockets = directories.into_iter().flatten().map(|dir| dir.join(format!("{name}.sock")));
-    sockets.filter(|path| path != not).find(|path| is_socket(path) && !is_stale(path))
+    sockets.filter(|path| path != not).find(|path| is_socket(path) && is_held(path))
 }
 
 /// A listener with its place in the file system, which is cleaned up with it.
@@ -71,32 +70,25 @@ pub(crate) struct Bound {
     pub listener: Listener,
     path: PathBuf,
     inode: (u64, u64),
+    /// Released last, when the socket is removed.
+    lock: LockFile,
 }
 
 impl Bound {
-    /// Listens at the place of a bus, which the users that `access` names can reach.
+    /// Listens at the place of a bus, which the users that `access` names can reach. Waits for nothing.
     pub fn at(bus: &Bus, access: &Access) -> Result<Self, BindError> {
         let path = bus.socket_path()?;
         PathTooLong::check(&path)?;
-        Self::bind(&path, access).inspect(|bound| bound.warn_of_closed_doors(access)).map_err(
-            |source| match source.kind() {
-                io::ErrorKind::AddrInUse => match obstacle(&path) {
-                    Some(what) => BindError::Occupied { path, what },
-                    None => BindError::InUse { path },
-                },
-                _ => BindError::Socket { path, source },
-            },
-        )
+        let lock = LockFile::take(&path)?;
+        let (listener, inode) = listen(&path, access)?;
+        let bound = Bound { listener, path, inode, lock };
+        bound.warn_of_closed_doors(access);
+        Ok(bound)
     }
 
     /// Lets the users that `access` names connect.
     pub fn open_to(&self, access: &Access) -> io::Result<()> {
-        if !access.is_shared() {
-            return Ok(());
-        }
-        // To connect takes write permission. Who is admitted, the broker decides (P16).
-        acts("open the socket to other users");
-        std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o666))
+        open_to(&self.path, access)
     }
 
     /// Only root, as a rule, gets through a directory that is closed to other users.
@@ -122,39 +114,73 @@ impl Bound {
         &self.path
     }
 
-    /// Listens at `path`. The socket of a process that has died is replaced.
-    fn bind(path: &Path, access: &Access) -> io::Result<Self> {
-        // Two brokers that start at the same time must not take each other's socket for stale.
-        let _lock = lock_directory(path)?;
-        let listener = match Listener::bind(path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
-                acts("remove a stale socket");
-                std::fs::remove_file(path)?;
-                Listener::bind(path)?
-            }
-            other => other?,
-        };
-        acts("ask for our socket's inode");
-        let found = std::fs::symlink_metadata(path)?;
-        let inode = (found.dev(), found.ino());
-        let bound = Bound { listener, path: path.to_owned(), inode };
-        bound.open_to(access)?;
-        Ok(bound)
+    /// Where the file lies whose lock says that the place is ours.
+    pub fn lock_path(&self) -> &Path {
+        self.lock.path()
     }
-}
 
-impl Bound {
+    /// Makes sure that the place is still ours, see [`LockFile::keep`].
+    pub fn keep(&mut self) -> Result<bool, BindError> {
+        self.lock.keep()
+    }
+
     /// Listens at the same path again, after the socket was removed.
     pub fn rebind(&mut self, access: &Access) -> Result<(), BindError> {
-        let path = self.path.clone();
-        let bound = Self::at(&Bus::Path(path), access)?;
         // The old socket's path is not ours to remove.
-        *self = bound;
+        (self.listener, self.inode) = listen(&self.path, access)?;
+        self.warn_of_closed_doors(access);
         Ok(())
     }
 }
 
-/// Hears of what happens to a socket's path (inotify(7)).
+/// Listens at a path whose lock file this process has locked: a socket there is a dead process's.
+fn listen(path: &Path, access: &Access) -> Result<(Listener, (u64, u64)), BindError> {
+    let occupied = |what| BindError::Occupied { path: path.to_owned(), what };
+    let failed = |source| BindError::Socket { path: path.to_owned(), source };
+    looks("look at the socket's path", 0);
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {
+            // Our lock says nothing of it.
+            if found.uid() != rustix::process::geteuid().as_raw() {
+                return Err(occupied("a socket of another user"));
+            }
+            acts("remove a stale socket");
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                _ => {}
+            }
+        }
+        Ok(_) => return Err(occupied(obstacle(path).unwrap_or("a socket"))),
+        Err(_) => {}
+    }
+    let listener = Listener::bind(path).map_err(failed)?;
+    let finish = || {
+        acts("ask for our socket's inode");
+        let found = std::fs::symlink_metadata(path)?;
+        open_to(path, access)?;
+        Ok((found.dev(), found.ino()))
+    };
+    match finish() {
+        Ok(inode) => Ok((listener, inode)),
+        Err(error) => {
+            acts("remove our socket");
+            let _ = std::fs::remove_file(path);
+            Err(failed(error))
+        }
+    }
+}
+
+/// Lets the users that `access` names connect to a socket.
+fn open_to(socket: &Path, access: &Access) -> io::Result<()> {
+    if !access.is_shared() {
+        return Ok(());
+    }
+    // To connect takes write permission. Who is admitted, the broker decides (P16).
+    acts("open the socket to other users");
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666))
+}
+
+/// Hears of what happens to a socket and its lock file (inotify(7)).
 #[derive(Debug)]
 pub(crate) struct Watch(OwnedFd);
 
@@ -171,7 +197,11 @@ impl Watch {
     pub fn add(&self, path: &Path) -> bool {
         use inotify::WatchFlags;
         // While it is bound, a removed socket has no link left, which is a change of its attributes.
-        let events = WatchFlags::ATTRIB | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
+        // A lock file that is closed may have been closed in this process: then our lock is gone.
+        let events = WatchFlags::ATTRIB
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF
+            | WatchFlags::CLOSE;
         acts("watch the socket");
         inotify::add_watch(&self.0, path, events).is_ok()
     }
@@ -191,8 +221,8 @@ impl AsFd for Watch {
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        // Only if it is still ours.
-        if self.is_there() {
+        // Only if it is still ours, and not that of the process that has forked this one.
+        if self.lock.is_ours() && self.is_there() {
             acts("remove our socket");
             let _ = std::fs::remove_file(&self.path);
         }
@@ -203,15 +233,8 @@ fn is_socket(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
-/// Whether there is a socket at which no process listens.
-fn is_stale(path: &Path) -> bool {
-    let refused = |e: io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
-    // A listener whose queue is full is none that is dead.
-    is_socket(path) && Socket::connect(path, Instant::now()).err().is_some_and(refused)
-}
-
 /// What lies at the path, if it is no socket.
-fn obstacle(path: &Path) -> Option<&'static str> {
+pub(super) fn obstacle(path: &Path) -> Option<&'static str> {
     let kind = std::fs::symlink_metadata(path).ok()?.file_type();
     match () {
         () if kind.is_socket() => None,
@@ -228,24 +251,4 @@ fn closed_directory(path: &Path) -> Option<PathBuf> {
     let path = std::path::absolute(path).ok()?;
     let is_closed = |dir: &&Path| std::fs::metadata(dir).is_ok_and(|f| f.mode() & 0o001 == 0);
     path.ancestors().skip(1).filter(is_closed).last().map(Path::to_owned)
-}
-
-/// Locks the directory of `path` until the descriptor is closed.
-fn lock_directory(path: &Path) -> io::Result<OwnedFd> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    acts("open the directory");
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(directory, flags, Mode::empty())?;
-    acts("lock the directory");
-    // Whoever else holds it is done in a moment, unless he means harm.
-    for _ in 0..200 {
-        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => std::thread::sleep(std::time::Duration::from_millis(5)),
-            other => return other.map(|()| fd).map_err(io::Error::from),
-        }
-    }
-    Err(io::Error::other(format!("{} stays locked by another process", directory.display())))
 }

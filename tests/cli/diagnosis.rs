@@ -50,6 +50,11 @@ fn a_bus_of_another_runtime_directory_is_found_and_named() {
     command.env("XDG_RUNTIME_DIR", ours.path()).env("TMPDIR", theirs.path());
     let line = only_line(&Process::start(&mut command).output(), 2);
     assert!(line.contains(&format!("a bus of this name listens at {socket}")), "{line}");
+    // One that was killed is not named.
+    running.signal(rustix::process::Signal::KILL);
+    running.child().wait().unwrap();
+    let line = only_line(&Process::start(&mut command).output(), 2);
+    assert!(line.contains("start it with"), "{line}");
     let mut command = llmp(&["recv", "another bus"]);
     command.env("XDG_RUNTIME_DIR", ours.path()).env("TMPDIR", theirs.path());
     let line = only_line(&Process::start(&mut command).output(), 2);

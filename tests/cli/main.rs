@@ -9,6 +9,7 @@ mod help;
 mod inherited;
 mod life;
 mod mistakes;
+mod place;
 mod unread;
 
 use rustix::process::{Pid, Signal, kill_process};

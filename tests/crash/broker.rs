@@ -147,8 +147,10 @@ fn p5_p7_a_broker_killed_at_each_of_its_steps_leaves_its_clients_what_it_had_com
     let _alone = alone();
     let place = Place::new();
     let steps = [
-        "open the directory",
-        "lock the directory",
+        "open the lock file",
+        "lock the lock file",
+        "allocate the lock file",
+        "write the lock file",
         "bind",
         "remove a stale socket",
         "listen",
@@ -192,6 +194,8 @@ fn p5_p7_a_broker_killed_at_each_of_its_steps_leaves_its_clients_what_it_had_com
         "RingRead",
         "close a connection",
         "remove our socket",
+        "remove the lock file",
+        "close the lock file",
         "unmap",
     ];
     at_every_step("broker", &steps, |step| die(&place, step));

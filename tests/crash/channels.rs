@@ -172,6 +172,8 @@ fn p5_p7_the_receiver_of_a_channel_killed_at_each_of_its_steps() {
         "ParkStore",
         "send Ring",
         "remove our socket",
+        "lock the lock file",
+        "remove the lock file",
     ];
     at_every_step("channel receiver", &steps, |step| receiver_dies(&place, step));
 }

@@ -1,6 +1,6 @@
 //! Why a command did not do what it was asked for, in one line, and the status it ends with.
 
-use llmp::{BindError, ConnectError, Ended, RecvError, SendError, WaitError};
+use llmp::{BindError, ConnectError, Ended, LockError, RecvError, SendError, WaitError};
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -95,7 +95,9 @@ pub fn say(text: impl Display) {
 impl From<BindError> for Failure {
     fn from(error: BindError) -> Self {
         match error {
-            BindError::Memory(_) | BindError::System { .. } => Failure::other(error),
+            BindError::Memory(_)
+            | BindError::System { .. }
+            | BindError::Lock { source: LockError::NoRoom(_), .. } => Failure::other(error),
             _ => Failure::usage(error),
         }
     }

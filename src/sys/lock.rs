@@ -1,0 +1,349 @@
+//! The lock that says which process holds a bus's place (P7).
+//!
+//! It is a record lock (fcntl(2), `F_SETLK`) of a file beside the socket. The kernel releases it when
+//! its process dies, and a forked child does not inherit it. A flock(2), or a lock of an open file
+//! description, would live on in a child that outlives its broker.
+//!
+//! The price: the kernel also releases the lock when the process closes *any* descriptor of the file.
+//! So a process never opens a lock file that it holds a second time ([`OURS`]). If other code of the
+//! process does, the broker locks its file again ([`LockFile::keep`]).
+//!
+//! The path can be given to another file at any time. So a process holds a place only if it has locked
+//! a file *and* has found the path to name that file afterwards. The holder removes the file while it
+//! still holds the lock: a process that has opened it before locks a file without a name, and tries
+//! again. Nothing here waits.
+
+use super::lifeline::{acts, looks};
+use crate::error::{BindError, LockError};
+use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::io::Errno;
+use std::fs::{File, Metadata, Permissions};
+use std::io;
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What is allocated of the file, in bytes. A full disk can't stop a later write into it.
+const LEN: usize = 4096;
+const MAGIC: [u8; 8] = *b"LLMPlock";
+const VERSION: u32 = 1;
+/// Other users must not open the file: a read lock of theirs would keep a broker from starting.
+const MODE: u32 = 0o600;
+/// So many times another process may replace the file while we take it.
+const TRIES: u32 = 100;
+
+/// Device and number of a file.
+type Inode = (u64, u64);
+
+/// A lock file that a process has locked.
+struct Ours {
+    inode: Inode,
+    /// A forked child inherits the table, and none of the locks.
+    process: u32,
+    file: File,
+}
+
+/// The lock files of this process. It is locked while a lock file is open that is not in it, so that
+/// no thread closes a file that another thread has just locked.
+static OURS: Mutex<Vec<Ours>> = Mutex::new(Vec::new());
+
+fn ours() -> MutexGuard<'static, Vec<Ours>> {
+    OURS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn find(ours: &[Ours], inode: Inode) -> Option<usize> {
+    let process = std::process::id();
+    ours.iter().position(|held| held.process == process && held.inode == inode)
+}
+
+/// The place of a socket, held by this process. Its file is removed with it.
+#[derive(Debug)]
+pub(crate) struct LockFile {
+    socket: PathBuf,
+    path: PathBuf,
+    inode: Inode,
+    process: u32,
+}
+
+/// What came of one attempt to lock the file.
+enum Attempt {
+    Taken(Inode),
+    /// By this process, if the kernel says which one it is.
+    Held(Option<u32>),
+    /// The path names another file by now.
+    Again,
+}
+
+impl LockFile {
+    /// Takes the place of a socket. Waits for nothing.
+    pub fn take(socket: &Path) -> Result<Self, BindError> {
+        let path = beside(socket);
+        let in_use = |process| BindError::InUse { path: socket.to_owned(), process };
+        let mut ours = ours();
+        for _ in 0..TRIES {
+            match attempt(&path, &mut ours) {
+                Ok(Attempt::Taken(inode)) => {
+                    let (socket, process) = (socket.to_owned(), std::process::id());
+                    return Ok(LockFile { socket, path, inode, process });
+                }
+                Ok(Attempt::Held(process)) => return Err(in_use(process)),
+                Ok(Attempt::Again) => {}
+                Err(source) => return Err(BindError::Lock { path, source }),
+            }
+        }
+        // Other processes take and leave it all the time.
+        Err(in_use(None))
+    }
+
+    /// Makes sure that the place is still ours. Returns whether the file had to be made anew.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::InUse`] if another process has taken the place; another one if there can be no lock
+    /// file. It may be tried again.
+    pub fn keep(&mut self) -> Result<bool, BindError> {
+        {
+            let ours = ours();
+            if let Some(at) = find(&ours, self.inode)
+                && names(&self.path, self.inode)
+            {
+                let file = &ours[at].file;
+                return match lock(file) {
+                    Ok(()) => Ok(false),
+                    Err(Errno::AGAIN | Errno::ACCESS) => {
+                        let process = match holder(file) {
+                            Attempt::Held(process) => process,
+                            _ => None,
+                        };
+                        Err(BindError::InUse { path: self.socket.clone(), process })
+                    }
+                    Err(error) => {
+                        let source = LockError::Unsupported(error.into());
+                        Err(BindError::Lock { path: self.path.clone(), source })
+                    }
+                };
+            }
+        }
+        *self = Self::take(&self.socket)?;
+        Ok(true)
+    }
+
+    /// Whether this process has locked it, and not one that has forked this one.
+    pub fn is_ours(&self) -> bool {
+        self.process == std::process::id()
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        if !self.is_ours() {
+            return;
+        }
+        let mut ours = ours();
+        let Some(at) = find(&ours, self.inode) else { return };
+        let held = ours.swap_remove(at);
+        // It may have been taken from us, see `keep`.
+        if names(&self.path, self.inode) && lock(&held.file).is_ok() {
+            acts("remove the lock file");
+            let _ = std::fs::remove_file(&self.path);
+        }
+        acts("close the lock file");
+        drop(held);
+    }
+}
+
+/// Whether a living process holds the place of a socket.
+pub(crate) fn is_held(socket: &Path) -> bool {
+    let path = beside(socket);
+    let ours = ours();
+    looks("look at the lock file", 0);
+    match std::fs::symlink_metadata(&path) {
+        Ok(found) if find(&ours, inode(&found)).is_some() => return true,
+        Ok(found) if found.is_file() => {}
+        _ => return false,
+    }
+    looks("open a lock file", 0);
+    let Ok(file) = File::options().read(true).custom_flags(FLAGS).open(&path) else {
+        return false;
+    };
+    if file.metadata().is_ok_and(|found| find(&ours, inode(&found)).is_some()) {
+        keep_open(file);
+        return true;
+    }
+    matches!(holder(&file), Attempt::Held(_))
+}
+
+/// The lock file of a socket.
+fn beside(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".lock");
+    path.into()
+}
+
+/// Nothing that lies at the path can lead elsewhere, block, or become our terminal.
+const FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+
+fn attempt(path: &Path, ours: &mut Vec<Ours>) -> Result<Attempt, LockError> {
+    let process = std::process::id();
+    looks("look at the lock file", 0);
+    match std::fs::symlink_metadata(path) {
+        Ok(found) => {
+            check(path, &found)?;
+            if find(ours, inode(&found)).is_some() {
+                return Ok(Attempt::Held(Some(process)));
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(LockError::Open(error)),
+    }
+    let file = match open(path) {
+        Ok(file) => file,
+        // A link by now.
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => return Ok(Attempt::Again),
+        Err(error) => return Err(no_room(error).unwrap_or_else(LockError::Open)),
+    };
+    looks("look at the open lock file", 0);
+    let found = file.metadata().map_err(LockError::Open)?;
+    let inode = inode(&found);
+    if find(ours, inode).is_some() {
+        keep_open(file);
+        return Ok(Attempt::Held(Some(process)));
+    }
+    check(path, &found)?;
+    match lock(&file) {
+        Ok(()) => {}
+        Err(Errno::AGAIN | Errno::ACCESS) => return Ok(holder(&file)),
+        Err(error) => return Err(LockError::Unsupported(error.into())),
+    }
+    if !names(path, inode) {
+        return Ok(Attempt::Again);
+    }
+    if !is_lock_file(&file).map_err(LockError::Open)? {
+        return Err(LockError::Occupied { what: "a file that is no lock of a bus" });
+    }
+    if let Err(error) = fill(&file, &found) {
+        acts("remove the lock file");
+        let _ = std::fs::remove_file(path);
+        return Err(no_room(error).unwrap_or_else(LockError::Open));
+    }
+    ours.push(Ours { inode, process, file });
+    Ok(Attempt::Taken(inode))
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false);
+    acts("open the lock file");
+    options.mode(MODE).custom_flags(FLAGS).open(path)
+}
+
+fn inode(found: &Metadata) -> Inode {
+    (found.dev(), found.ino())
+}
+
+fn names(path: &Path, file: Inode) -> bool {
+    looks("look whether the lock file is there", 0);
+    std::fs::symlink_metadata(path).is_ok_and(|found| inode(&found) == file)
+}
+
+/// Whether a file can be our lock file. Another user could keep the lock of theirs. A second name may be
+/// that of a file of ours that another user has given this name, too, so that we write into it.
+fn check(path: &Path, found: &Metadata) -> Result<(), LockError> {
+    let user = rustix::process::geteuid().as_raw();
+    match () {
+        () if !found.is_file() => {
+            let what = super::place::obstacle(path).unwrap_or("a socket");
+            Err(LockError::Occupied { what })
+        }
+        () if found.uid() != user => Err(LockError::Stranger { user: found.uid() }),
+        () if found.nlink() > 1 => Err(LockError::Occupied { what: "a file with a second name" }),
+        () => Ok(()),
+    }
+}
+
+fn lock(file: &File) -> Result<(), Errno> {
+    acts("lock the lock file");
+    let lock = || rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive);
+    rustix::io::retry_on_intr(lock)
+}
+
+/// Which process keeps us from locking the file, if one does.
+fn holder(file: &File) -> Attempt {
+    // rustix can't take the process of a lock of an open file description, which is -1.
+    // SAFETY: zeros are a `flock`.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    looks("ask which process holds the lock", 0);
+    // SAFETY: the kernel reads and writes a `flock`, which `lock` is, and keeps nothing of it.
+    let answer = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLK, &raw mut lock) };
+    match answer {
+        0 if lock.l_type == libc::F_UNLCK as libc::c_short => Attempt::Again,
+        // Zero or less: a process that we can't see, or none.
+        0 => Attempt::Held(u32::try_from(lock.l_pid).ok().filter(|&process| process > 0)),
+        _ => Attempt::Held(None),
+    }
+}
+
+/// To close it would release the lock that we hold on it. It was moved here just now.
+fn keep_open(file: File) {
+    let _ = file.into_raw_fd();
+}
+
+/// Whether it is empty, not yet written, or a lock file. Any other file of this user is left alone.
+fn is_lock_file(file: &File) -> io::Result<bool> {
+    let mut bytes = [0; 9];
+    looks("read the lock file", 0);
+    let len = file.read_at(&mut bytes, 0)?;
+    Ok(len == 0 || (len > 8 && (bytes[..8] == MAGIC || bytes[..8] == [0; 8])))
+}
+
+/// Gives the file its memory and its content. What a dead holder has left is overwritten.
+fn fill(file: &File, found: &Metadata) -> io::Result<()> {
+    if found.mode() & 0o777 != MODE {
+        acts("close the lock file to other users");
+        file.set_permissions(Permissions::from_mode(MODE))?;
+    }
+    // Beyond this limit the kernel would end the process with SIGXFSZ.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+    if limit.is_some_and(|limit| limit < LEN as u64) {
+        let text = "the limit on file sizes (`ulimit -f`) is below that; raise it";
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+    }
+    acts("allocate the lock file");
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, LEN as u64) {
+        // Then the write below takes the memory, where it is taken at all in advance.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+        Err(error) => return Err(error.into()),
+    }
+    acts("write the lock file");
+    file.write_all_at(&content(), 0)
+}
+
+/// The holder's process and the time at which it began, in clock ticks since the machine did. They are
+/// for a person who looks into the file: the lock alone decides.
+fn content() -> [u8; LEN] {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit_once(") ").map(|(_, fields)| fields);
+    let began = fields.and_then(|fields| fields.split(' ').nth(19)?.parse::<u64>().ok());
+    let mut bytes = [0; LEN];
+    bytes[..8].copy_from_slice(&MAGIC);
+    bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    bytes[16..20].copy_from_slice(&std::process::id().to_le_bytes());
+    bytes[24..32].copy_from_slice(&began.unwrap_or(0).to_le_bytes());
+    bytes
+}
+
+/// The error if it is one of a full disk; else it comes back.
+fn no_room(error: io::Error) -> Result<LockError, io::Error> {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    match error.kind() {
+        StorageFull | QuotaExceeded | FileTooLarge => Ok(LockError::NoRoom(error)),
+        _ => Err(error),
+    }
+}
