@@ -263,9 +263,7 @@ impl Broker {
         }
         self.end();
         self.check_owner()?;
-        for connection in std::mem::take(&mut self.connections).into_values() {
-            connection.socket.hang_up();
-        }
+        self.connections.clear();
         self.report.broadcast = self.core.stats();
         let control_len = self.core.control().region_len() as u64;
         self.report.shared_bytes_peak = self.report.broadcast.page_bytes_peak + control_len;
@@ -425,7 +423,6 @@ impl Broker {
             self.tokens.remove(&client);
             self.core.hung_up(client);
         }
-        connection.socket.hang_up();
     }
 
     /// A full broker makes room for a newcomer: of the process that has the most connections that
@@ -563,7 +560,6 @@ impl Broker {
                 log::warn!("client {client} is disconnected: {fault}");
                 if let Some(connection) = connection {
                     connection.socket.send(&Packet::Bye(ByeReason::Fault), None);
-                    connection.socket.hang_up();
                 }
             }
             None => log::info!("client {client} has left"),
@@ -743,7 +739,6 @@ impl Broker {
         };
         log::warn!("process {process} of user {user} was refused: {why}");
         socket.send(&Packet::Refused(refusal), None);
-        socket.hang_up();
     }
 
     /// Takes what a connection holds. Returns whether nothing is left.
@@ -843,7 +838,6 @@ impl Broker {
             self.tokens.remove(&client);
             self.core.hung_up(client);
         }
-        connection.socket.hang_up();
     }
 
     fn fail(&mut self, token: u64, fault: Fault) {
@@ -855,9 +849,7 @@ impl Broker {
                 self.report.faults += 1;
                 let process = self.connections.get(&token).map_or(0, |c| c.process);
                 log::warn!("process {process} is disconnected before it has joined: {fault}");
-                if let Some(connection) = self.connections.remove(&token) {
-                    connection.socket.hang_up();
-                }
+                self.connections.remove(&token);
             }
         }
     }

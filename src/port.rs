@@ -669,8 +669,6 @@ impl Drop for Port {
         if self.ended.is_none() && self.owner.is_here() {
             self.socket.send(&Packet::Bye(ByeReason::Closed), None);
         }
-        // Nothing can come any more between the last look and the close.
-        self.socket.shut_down();
     }
 }
 

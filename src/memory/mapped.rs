@@ -7,7 +7,7 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::any::Any;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -105,13 +105,9 @@ impl Foreign {
         Ok(read_only(map, self.0.take().map(Arc::new)))
     }
 
-    /// Whether it is memory that closes at once: it can't grow, and is not long.
+    /// Whether it is [memory that closes at once](is_short_memory).
     pub(crate) fn is_memory(&self) -> bool {
-        let Some(fd) = &self.0 else { return false };
-        looks("is it memory", fd.as_raw_fd() as usize);
-        let is_sealed = |seals: SealFlags| seals.contains(SealFlags::GROW);
-        rustix::fs::fcntl_get_seals(fd).is_ok_and(is_sealed)
-            && rustix::fs::fstat(fd).is_ok_and(|found| found.st_size as u64 <= LONG)
+        self.0.as_ref().is_some_and(|fd| is_short_memory(fd.as_fd()))
     }
 
     fn checked(&self, min_len: usize, max_len: usize) -> Result<MmapRaw, Unfit> {
@@ -134,6 +130,14 @@ impl Foreign {
         let map = MmapOptions::new().len(len).map_raw_read_only(fd);
         map.map_err(|e| Unfit::Map(e.to_string()))
     }
+}
+
+/// Whether a descriptor is memory that closes at once: it can't grow, and is not long.
+pub(crate) fn is_short_memory(fd: BorrowedFd<'_>) -> bool {
+    looks("is it memory", fd.as_raw_fd() as usize);
+    let is_sealed = |seals: SealFlags| seals.contains(SealFlags::GROW);
+    rustix::fs::fcntl_get_seals(fd).is_ok_and(is_sealed)
+        && rustix::fs::fstat(fd).is_ok_and(|found| found.st_size as u64 <= LONG)
 }
 
 /// The region of a sealed memfd that came.

@@ -2,9 +2,10 @@
 
 use super::closer::{self, Closing};
 pub(crate) use super::credentials::Credentials;
+use super::fork::Owner;
 use super::lifeline::{acts, looks};
 use super::options;
-use crate::memory::Foreign;
+use crate::memory::{Foreign, is_short_memory};
 use crate::wire::{MAX_PACKET, Packet, WireError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -23,6 +24,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct Socket {
     fd: ManuallyDrop<OwnedFd>,
+    /// In a forked child, the connection is the parent's.
+    owner: Owner,
 }
 
 /// The most descriptors that the kernel lets a packet have (`SCM_MAX_FD`).
@@ -51,7 +54,7 @@ pub(crate) enum Sent {
 
 impl Socket {
     pub fn from_fd(fd: OwnedFd) -> Self {
-        Socket { fd: ManuallyDrop::new(fd) }
+        Socket { fd: ManuallyDrop::new(fd), owner: Owner::here() }
     }
 
     /// Two connected sockets.
@@ -94,12 +97,6 @@ impl Socket {
     pub fn peer_pidfd(&self) -> Option<OwnedFd> {
         acts("ask for a pidfd");
         super::credentials::pidfd_of(self.fd.as_fd())
-    }
-
-    /// Ends the connection, whatever the peer has left in it. Never blocks.
-    pub fn hang_up(self) {
-        // Nothing can come any more between the last look and the close.
-        self.shut_down();
     }
 
     /// The peer has no business to send descriptors from now on. Linux 6.16 and later refuse them to it;
@@ -271,15 +268,49 @@ impl Socket {
 impl Drop for Socket {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
-        let is_empty = self.is_empty();
+        let is_here = self.owner.is_here();
+        if is_here {
+            // Nothing can come any more between the last look and the close.
+            self.shut_down();
+        }
+        let is_empty = !is_here || self.is_empty();
         acts("close a connection");
         // SAFETY: nothing uses it any more: it is taken once, here, and `self` is gone then.
         let fd = unsafe { ManuallyDrop::take(&mut self.fd) };
-        // What a peer has left in it is closed with it, and may block.
-        if !is_empty {
+        // What a peer has left in it would be closed with it, and that may block.
+        if !is_empty && !take_content(&fd) {
             closer::push(Closing::Connection(fd));
         }
     }
+}
+
+/// Takes what is left in a connection that was shut down, as long as that closes at once. Returns
+/// whether nothing is left.
+fn take_content(fd: &OwnedFd) -> bool {
+    while has_packet(fd.as_fd()) {
+        // Second descriptors: none of their closes is the last one.
+        let Some(copies) = take_packet(fd, RecvFlags::PEEK) else { return false };
+        if !copies.iter().all(|copy| is_short_memory(copy.as_fd())) {
+            return false;
+        }
+        take_packet(fd, RecvFlags::empty());
+    }
+    true
+}
+
+/// The descriptors of a packet. `None` if it can't be taken, or if some were lost.
+fn take_packet(fd: &OwnedFd, flags: RecvFlags) -> Option<Vec<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); SPACE + SPACE_FOR_TIME];
+    let (mut bytes, mut control) = ([0; MAX_PACKET], RecvAncillaryBuffer::new(&mut space));
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    let flags = flags | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let found = rustix::net::recvmsg(fd, &mut parts, &mut control, flags).ok()?;
+    let rights = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(rights) => Some(rights),
+        _ => None,
+    });
+    let descriptors = rights.flatten().collect();
+    (!found.flags.contains(ReturnFlags::CTRUNC)).then_some(descriptors)
 }
 
 /// Takes what is left in a connection, and closes all of it. May block, which only the closer may.
@@ -373,7 +404,11 @@ fn unix_socket() -> io::Result<OwnedFd> {
 
 /// A socket that takes connections.
 #[derive(Debug)]
-pub(crate) struct Listener(OwnedFd);
+pub(crate) struct Listener {
+    fd: OwnedFd,
+    /// In a forked child, it is the parent's.
+    owner: Owner,
+}
 
 impl Listener {
     pub fn bind(path: &Path) -> io::Result<Self> {
@@ -382,37 +417,40 @@ impl Listener {
         rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
         acts("listen");
         rustix::net::listen(&socket, 1024)?;
-        Ok(Listener(socket))
+        Ok(Listener { fd: socket, owner: Owner::here() })
     }
 
     /// Takes a connection. Blocks unless [`set_nonblocking`](Listener::set_nonblocking).
     pub fn accept(&self) -> io::Result<Socket> {
-        looks("accept", self.0.as_raw_fd() as usize);
-        let accept = || rustix::net::accept_with(&self.0, SocketFlags::CLOEXEC);
+        looks("accept", self.fd.as_raw_fd() as usize);
+        let accept = || rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC);
         let accepted = rustix::io::retry_on_intr(accept)?;
         acts("has accepted");
         Ok(Socket::from_fd(accepted))
     }
 
     pub fn set_nonblocking(&self) -> io::Result<()> {
-        Ok(rustix::io::ioctl_fionbio(&self.0, true)?)
+        Ok(rustix::io::ioctl_fionbio(&self.fd, true)?)
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
+        if !self.owner.is_here() {
+            return;
+        }
         // Those that wait in the queue may have sent something that blocks when it is closed.
         acts("shut the listener down");
-        let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both);
+        let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
         while let Ok(socket) = self.accept() {
-            socket.hang_up();
+            drop(socket);
         }
     }
 }
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
