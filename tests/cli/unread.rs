@@ -83,7 +83,7 @@ fn a_broker_whose_log_no_process_reads_serves_its_clients_and_ends() {
     // More lines may have been left out than a second may have.
     std::thread::sleep(std::time::Duration::from_millis(100));
     fault(&path);
-    let lines = lines_until(&mut reader, "a stranger is disconnected");
+    let lines = lines_until(&mut reader, "is disconnected before it has joined");
     let missing = lines[0].strip_prefix("llmp: warn: ").unwrap().split(' ').next().unwrap();
     assert!(
         missing.parse::<u32>().unwrap() >= 3000 && lines[0].contains("are missing"),
