@@ -57,6 +57,7 @@ fn welcome(path: &Path, budget: u64) -> (OwnedFd, JoinHandle<Result<Client, Conn
 fn welcomed(socket: &OwnedFd, budget: u64) -> Region {
     let region = Region::shared("llmp-test", control_len(1)).unwrap();
     let control = Control::create(region, 1);
+    control.give_place(0, 1);
     let limits = AllegedLimits { page_len: 4096, max_message_len: 1000, budget };
     let welcome = Packet::Welcome { version: VERSION, client: 1, cursor: 0, broker: 2, limits };
     hand(socket, welcome, Some(control.memory()));

@@ -139,7 +139,10 @@ fn shared(len: usize) -> Region {
 }
 
 pub fn control() -> Region {
-    Control::create(shared(control_len(1)), 1).memory().clone()
+    let control = Control::create(shared(control_len(1)), 1);
+    // Of the client that each welcome names.
+    control.give_place(0, 7);
+    control.memory().clone()
 }
 
 /// A page as an honest sender writes it, with some messages.

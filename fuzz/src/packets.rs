@@ -25,7 +25,8 @@ pub const CENSUS: u8 = 7;
 pub const WELCOME: u8 = 8;
 pub const REFUSED: u8 = 9;
 pub const RAW: u8 = 10;
-const KINDS: usize = 11;
+pub const HELD_UP: u8 = 11;
+const KINDS: usize = 12;
 
 /// Whoever believes a welcome makes a page of the length that it says: 2 GiB are in order.
 /// A fuzzer has no memory for that.
@@ -100,6 +101,10 @@ fn packet(input: &mut Input) -> Vec<u8> {
                 }
             };
             Packet::Welcome { version: VERSION, client: 7, cursor, broker: 1, limits }
+        }
+        HELD_UP => {
+            let (client, process) = (input.byte().into(), input.byte().into());
+            Packet::HeldUp { client, process, millis: input.word() }
         }
         REFUSED => Packet::Refused(match input.below(3) {
             0 => Refusal::Version { broker: 9 },
