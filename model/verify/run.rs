@@ -52,7 +52,10 @@ fn follow(step: &Step, progress: &ProgressBar) -> std::io::Result<Vec<String>> {
     for line in BufReader::new(reader).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
         if let Some(Row { what, extent }) = heard.line(&line) {
-            progress.suspend(|| println!("| {} | {what} | {extent} |", step.label));
+            let target = if heard.target.is_empty() { &step.label } else { &heard.target };
+            let edge =
+                super::edge::of(if what.starts_with("test ") { target } else { &step.label });
+            progress.suspend(|| println!("| {} | {what} | {edge} | {extent} |", step.label));
         }
         progress.set_message(heard.target.clone());
         heard.last.push_back(line);

@@ -55,7 +55,7 @@ fn tests(full: bool) -> Step {
         label: "tests".into(),
         command,
         environment,
-        targets: TARGETS.to_vec(),
+        targets: TARGETS.iter().copied().chain(super::edge::targets()).collect(),
         needs: "",
     }
 }
