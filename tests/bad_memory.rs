@@ -6,6 +6,7 @@ mod common;
 use common::bus::Bus;
 use common::honest::Honest;
 use common::raw::{Raw, region};
+use common::regions::heap;
 use llmp::broker::core::{Action, Core, TurnBudget};
 use llmp::chain::Sender;
 use llmp::control::Control;
@@ -273,14 +274,14 @@ fn a_client_that_goes_on_appending_after_its_connection_has_ended_is_cut_off() {
 #[test]
 fn a_dead_chain_that_turns_pages_for_ever_ends() {
     let limits = Limits::new(PAGE, 1000, 32 << 10).unwrap();
-    let control = Region::heap(control_len(1));
-    let mut core = Core::new(limits, control, 1, Region::heap(PAGE));
+    let control = heap(control_len(1));
+    let mut core = Core::new(limits, control, 1, heap(PAGE));
     core.set_turn_budget(TurnBudget { messages: 1, bytes: 1 });
     let client = core.reserve(Roles::SEND).unwrap().client;
-    let own = Region::heap(control_len(1));
+    let own = heap(control_len(1));
     Control::create(own.clone(), 1);
     core.join(client, own).unwrap();
-    let pages = [Region::heap(PAGE), Region::heap(PAGE)];
+    let pages = [heap(PAGE), heap(PAGE)];
     drop(Sender::new(client.0, limits, pages[0].clone()));
     for (id, page) in (0..).zip(&pages) {
         core.page_arrived(client, id, page.clone()).unwrap();

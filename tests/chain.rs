@@ -1,6 +1,9 @@
 //! A chain in one thread, step by step: what the models explore in time, at the boundaries of
 //! space.
 
+#[path = "common/regions.rs"]
+mod regions;
+
 use llmp::chain::{Blocked, Event, Receiver, Refused, Sender};
 use llmp::control::Control;
 use llmp::layout::control_len;
@@ -8,6 +11,7 @@ use llmp::memory::Region;
 use llmp::{ClientId, Envelope, Fault, Flags, Limits, Origin, Tag};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
+use regions::heap;
 use std::collections::VecDeque;
 
 struct Chain {
@@ -17,8 +21,8 @@ struct Chain {
 
 impl Chain {
     fn new(limits: Limits) -> Self {
-        let first = Region::heap(limits.page_len());
-        let control = Control::create(Region::heap(control_len(1)), 1);
+        let first = heap(limits.page_len());
+        let control = Control::create(heap(control_len(1)), 1);
         let mut sender = Sender::new(1, limits, first.clone());
         sender.admit(0, control.clone(), 0);
         sender.told(0);
@@ -47,7 +51,7 @@ impl Chain {
     }
 
     fn add_page(&mut self, len: usize) {
-        self.sender.add_page(Region::heap(len));
+        self.sender.add_page(heap(len));
         while let Some(notice) = self.sender.notice(0) {
             match notice {
                 llmp::chain::Notice::Page(id) => {

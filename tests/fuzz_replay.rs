@@ -12,6 +12,7 @@ use llmp::layout::{PAGE_HEADER, control_len, low};
 use llmp::memory::{Hostile, Memory, Region};
 use llmp::order::Site;
 use llmp::{Envelope, Limits};
+use oracle::regions::heap;
 use oracle::seen::Seen;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -194,7 +195,7 @@ const SOMETIMES_OF_THE_PROGRAM: &[&str] = &[
 
 /// The length of a message whose length word becomes another at the `lie`th access.
 fn length_taken(lie: usize, parse: fn(Page) -> Option<usize>) -> Option<usize> {
-    let page = Region::heap(256);
+    let page = heap(256);
     let mut sender = Sender::new(1, limits(), page.clone());
     sender.send(Envelope::tagged(1), b"honest").unwrap();
     let mut accesses = 0;
@@ -221,7 +222,7 @@ fn a_parser_that_reads_a_length_twice_is_caught_and_ours_is_not() {
     }
     fn ours(page: Page) -> Option<usize> {
         let control = Hostile::new(
-            Region::heap(control_len(1)),
+            heap(control_len(1)),
             Arc::new(Mutex::new(Box::new(|_, honest| honest) as Mischief)),
         );
         let control = Control::create(control, 1);

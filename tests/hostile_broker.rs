@@ -1,5 +1,8 @@
 //! A broker that hurries, lies or floods, as its clients meet it.
 
+#[path = "common/regions.rs"]
+mod regions;
+
 use llmp::chain::{Sender as ChainSender, Start};
 use llmp::control::Control;
 use llmp::layout::{PAGE_HEADER, VERSION, control_len, cursor_offset};
@@ -7,6 +10,7 @@ use llmp::memory::{Memory, Region};
 use llmp::order::Site;
 use llmp::wire::{AllegedLimits, MAX_PACKET, Packet, Refusal};
 use llmp::{Broker, Client, ConnectError, Ended, Envelope, Fault, Limits, SendError, Sender};
+use regions::shared;
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType, socketpair,
@@ -55,7 +59,7 @@ fn welcome(path: &Path, budget: u64) -> (OwnedFd, JoinHandle<Result<Client, Conn
 
 /// Says that a client is welcome. Returns the control region, to lie in it.
 fn welcomed(socket: &OwnedFd, budget: u64) -> Region {
-    let region = Region::shared("llmp-test", control_len(1)).unwrap();
+    let region = shared("llmp-test", control_len(1)).unwrap();
     let control = Control::create(region, 1);
     control.give_place(0, 1);
     let limits = AllegedLimits { page_len: 4096, max_message_len: 1000, budget };
@@ -110,7 +114,7 @@ fn a_client_that_only_sends_hears_that_the_broker_ended_in_order() {
 fn a_page_may_be_taken_back_while_a_client_is_being_told_of_the_pages() {
     let dir = tempfile::tempdir().unwrap();
     let (socket, client) = welcome(&dir.path().join("bus"), 1 << 20);
-    let page = || Region::shared("llmp-test", 4096).unwrap();
+    let page = || shared("llmp-test", 4096).unwrap();
     let mut chain = ChainSender::new(0, Limits::new(4096, 1000, 1 << 20).unwrap(), page());
     hand(&socket, Packet::Page { id: 0 }, chain.page(0));
     hand(&socket, Packet::Page { id: 1 }, Some(&page()));
@@ -125,7 +129,7 @@ fn a_page_may_be_taken_back_while_a_client_is_being_told_of_the_pages() {
 fn a_budget_without_end_does_not_overflow() {
     let dir = tempfile::tempdir().unwrap();
     let (socket, client) = welcome(&dir.path().join("bus"), u64::MAX);
-    let page = || Region::shared("llmp-test", 4096).unwrap();
+    let page = || shared("llmp-test", 4096).unwrap();
     let chain = ChainSender::new(0, Limits::new(4096, 1000, 1 << 20).unwrap(), page());
     hand(&socket, Packet::Page { id: 0 }, chain.page(0));
     say(&socket, START);

@@ -10,10 +10,11 @@ mod common;
 
 use common::bus::Place;
 use common::child::Child;
+use common::regions::heap;
 use common::roles;
 use llmp::control::{Control, Doorbell};
 use llmp::layout::control_len;
-use llmp::memory::{Memory, Region};
+use llmp::memory::Memory;
 use llmp::order::Site;
 use llmp::{Broker, Client, Tag, Wait};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -175,7 +176,7 @@ fn a_store_without_a_fence_is_found_by_a_bounded_sleep() {
     let Some([publisher, sleeper]) = processors() else { return };
     let end = Instant::now() + seconds();
     watched(move |got_on| {
-        let (control, page) = (Region::heap(control_len(1)), Region::heap(4096));
+        let (control, page) = (heap(control_len(1)), heap(4096));
         let (rung, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let ready = Arc::new(AtomicU64::new(0));
         let mut owner = Control::create(control.clone(), 1);
@@ -183,7 +184,7 @@ fn a_store_without_a_fence_is_found_by_a_bounded_sleep() {
             let (page, rung, over, ready) =
                 (page.clone(), rung.clone(), over.clone(), ready.clone());
             let mut bell = Doorbell::new(Control::check(control.clone(), 0).unwrap());
-            let ours = Control::create(Region::heap(control_len(1)), 1);
+            let ours = Control::create(heap(control_len(1)), 1);
             std::thread::spawn(move || {
                 roles::pin(publisher);
                 let mut random = 1u64;

@@ -5,6 +5,7 @@
 //! paired runs. One thread fills a chain and empties it again: no cache line changes owner, so
 //! that every instruction counts.
 
+use crate::regions::heap;
 use llmp::chain::{Blocked, Event, Receiver, Refused, Sender};
 use llmp::control::Control;
 use llmp::layout::control_len;
@@ -65,8 +66,8 @@ impl Ours {
     fn new(len: usize) -> Self {
         let page_len = CHAIN_LEN + 65536 + 4096;
         let limits = Limits::new(page_len, len, Limits::least_budget(page_len, len)).unwrap();
-        let first = Region::heap(page_len);
-        let control = Control::create(Region::heap(control_len(1)), 1);
+        let first = heap(page_len);
+        let control = Control::create(heap(control_len(1)), 1);
         let mut sender = Sender::new(1, limits, first.clone());
         sender.admit(0, control.clone(), 0);
         sender.told(0);
@@ -78,7 +79,7 @@ impl Ours {
     fn send(&mut self, payload: &[u8]) {
         while let Err(refused) = self.sender.send(Envelope::tagged(7), payload) {
             let Refused::Blocked(Blocked::NeedPage(len)) = refused else { panic!("{refused:?}") };
-            let page = Region::heap(len);
+            let page = heap(len);
             self.sender.add_page(page.clone());
             self.sender.told(0);
             self.receiver.add_page(1, page).unwrap();

@@ -13,6 +13,8 @@ mod peers;
 mod placement;
 mod plot;
 mod pool;
+#[path = "../../tests/common/regions.rs"]
+mod regions;
 mod report;
 mod results;
 mod role;

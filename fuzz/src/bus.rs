@@ -15,6 +15,7 @@ mod mail;
 
 use super::chain::{PAGE_LEN, Sent, limits};
 use super::input::Input;
+use super::regions::heap;
 use super::seen::Seen;
 use super::world::{CONTROL, World};
 use client::{Birth, Client};
@@ -25,7 +26,6 @@ use llmp::chain::Notice;
 use llmp::control::Control;
 use llmp::endpoint::Wanted;
 use llmp::layout::cursor_offset;
-use llmp::memory::Region;
 use llmp::wire::Roles;
 use llmp::{Limits, Message};
 
@@ -63,8 +63,8 @@ pub struct Bus<W: World> {
 impl<W: World> Bus<W> {
     pub fn new(world: W, lies: Lies, input: &mut Input) -> Self {
         let limits = limits(input);
-        let control = world.honest(Region::heap(cursor_offset(CLIENTS)));
-        let first = world.honest(Region::heap(PAGE_LEN));
+        let control = world.honest(heap(cursor_offset(CLIENTS)));
+        let first = world.honest(heap(PAGE_LEN));
         let mut core = Core::new(limits, control, CLIENTS, first);
         let budget =
             TurnBudget { messages: 1 + input.below(16), bytes: 1 + input.half() as usize % 2000 };
@@ -184,7 +184,7 @@ impl<W: World> Bus<W> {
         let Some(reserved) = self.core.reserve(roles) else { return };
         let (id, cursor) = (reserved.client, reserved.cursor);
         // No longer than its only cursor needs.
-        let region = Region::heap(cursor_offset(1));
+        let region = heap(cursor_offset(1));
         let own = Control::create(self.world.honest(region.clone()), 1);
         let seen_by_broker = match lies {
             true => self.world.see(CONTROL, region),

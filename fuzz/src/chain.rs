@@ -2,6 +2,7 @@
 
 use super::input::Input;
 use super::lender::Lender;
+use super::regions::heap;
 use super::seen::Seen;
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
 use llmp::control::Control;
@@ -60,7 +61,7 @@ pub trait View {
     fn see(&self, id: u32, page: Region) -> Self::Memory;
     /// A region of so many bytes.
     fn make(&self, len: usize) -> Region {
-        Region::heap(len)
+        heap(len)
     }
     /// Whether anything but the truth was shown yet.
     fn is_tampered(&self) -> bool;
@@ -91,7 +92,7 @@ impl<V: View> Chain<V> {
         let first = view.make(limits.page_len());
         let owner = if lends { BROKER } else { 3 };
         let mut sender = Sender::new(owner, limits, first.clone());
-        let control = Region::heap(control_len(1));
+        let control = heap(control_len(1));
         sender.admit(RECEIVER, Control::create(control.clone(), 1), 0);
         // The page was sent with the handshake.
         sender.told(RECEIVER);
@@ -103,7 +104,7 @@ impl<V: View> Chain<V> {
             Err(fault) => {
                 assert!(view.is_tampered(), "{fault}");
                 seen.fault(&fault);
-                let (spare, control) = (Region::heap(PAGE_LEN), Region::heap(control_len(1)));
+                let (spare, control) = (heap(PAGE_LEN), heap(control_len(1)));
                 let _ = Sender::new(0, limits, spare.clone());
                 let spare = view.see(OWN, spare);
                 let control = Control::create(view.see(OWN, control), 1);

@@ -6,6 +6,7 @@
 
 use super::chain::{PAGE_LEN, Sent, limits};
 use super::input::Input;
+use super::regions::heap;
 use super::seen::Seen;
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
 use llmp::control::{Control, Doorbell};
@@ -30,7 +31,7 @@ pub fn run(bytes: &[u8]) -> Seen {
 
 /// Any bytes as a control region, with any number of a cursor in it.
 fn any_region(input: &mut Input, seen: &mut Seen) {
-    let region = Region::heap(WORD * (input.below(40) + 2));
+    let region = heap(WORD * (input.below(40) + 2));
     for word in 0..2.min(region.region_len() / WORD) {
         region.write_words(WORD * word, [input.word()]);
     }
@@ -108,7 +109,7 @@ struct Bus {
 
 impl Bus {
     fn new(limits: Limits, seen: Seen) -> Self {
-        let sender = Sender::new(0, limits, words(Region::heap(PAGE_LEN)));
+        let sender = Sender::new(0, limits, words(heap(PAGE_LEN)));
         let (parties, run, published) = (Vec::new(), Vec::new(), Vec::new());
         Bus { limits, sender, parties, next_id: 1, run, published, seen }
     }
@@ -173,7 +174,7 @@ impl Bus {
     fn admit(&mut self, honest: bool) {
         let (id, lie) = (self.next_id, Arc::<Mutex<Lie>>::default());
         self.next_id += 1;
-        let region = Hostile::new(Region::heap(control_len(1)), lie.clone());
+        let region = Hostile::new(heap(control_len(1)), lie.clone());
         let control = Control::create(region, 1);
         let start = self.sender.admit(id, control.clone(), 0);
         lie.lock().expect("no panic").highest = start.position;
@@ -216,7 +217,7 @@ impl Bus {
                 Ok(()) => return self.run.push(sent),
                 Err(Refused::TooLong { len, max }) => return assert!(len > max),
                 Err(Refused::Blocked(Blocked::NeedPage(len))) => {
-                    self.sender.add_page(words(Region::heap(len)));
+                    self.sender.add_page(words(heap(len)));
                 }
                 Err(Refused::Blocked(Blocked::Announce)) => self.tell(),
                 Err(Refused::Blocked(Blocked::Full)) => {

@@ -1,6 +1,7 @@
 //! Descriptors of every kind that a hostile peer can send.
 
 use super::input::Input;
+use super::regions;
 use llmp::chain::Sender;
 use llmp::control::Control;
 use llmp::layout::{OS_PAGE, WORD, control_len};
@@ -135,7 +136,7 @@ pub fn limits() -> Limits {
 }
 
 fn shared(len: usize) -> Region {
-    Region::shared("llmp-fuzz", len).expect("the kernel has memory")
+    regions::shared("llmp-fuzz", len).expect("the kernel has memory")
 }
 
 pub fn control() -> Region {

@@ -9,6 +9,7 @@ use super::bus::{Bus, Lies};
 use super::chain::{BROKER, MAX_MESSAGE_LEN, PAGE_LEN, Sent, limits};
 use super::input::Input;
 use super::lender::Lender;
+use super::regions::heap;
 use super::seen::Seen;
 use super::world::Scripted;
 use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
@@ -103,10 +104,10 @@ struct Chain {
 
 impl Chain {
     fn new(limits: Limits, lends: bool) -> Self {
-        let first = Region::heap(PAGE_LEN);
+        let first = heap(PAGE_LEN);
         let owner = if lends { BROKER } else { OWNER };
         let mut sender = Sender::new(owner, limits, first.clone());
-        let control = Control::create(Region::heap(cursor_offset(1)), 1);
+        let control = Control::create(heap(cursor_offset(1)), 1);
         sender.admit(RECEIVER, control.clone(), 0);
         sender.told(RECEIVER);
         let receiver = Receiver::from_beginning(limits, owner, first.clone(), control, 0);
@@ -160,7 +161,7 @@ impl Chain {
                 Ok(()) => return self.published.push(sent),
                 Err(Refused::TooLong { .. } | Refused::Blocked(Blocked::Full)) => return,
                 Err(Refused::Blocked(Blocked::NeedPage(len))) => {
-                    self.sender.add_page(Region::heap(len));
+                    self.sender.add_page(heap(len));
                 }
                 Err(Refused::Blocked(Blocked::Announce)) => {}
             }
@@ -181,7 +182,7 @@ impl Chain {
     fn send_or_lend(&mut self, sent: &Sent) -> Result<(), Refused> {
         let is_long = sent.is_lent() && sent.payload.len() <= MAX_MESSAGE_LEN;
         if let Some(lender) = self.lender.as_mut().filter(|_| is_long)
-            && let Some(done) = lender.lend(&mut self.sender, sent, Region::heap)
+            && let Some(done) = lender.lend(&mut self.sender, sent, heap)
         {
             self.sender.publish();
             return done;
@@ -253,7 +254,7 @@ impl Chain {
                 self.socket[0] = Packet::Page(arrival.with_a_lie(word));
             }
             (3, _) => {
-                let page = Region::heap(PAGE_LEN * (1 + input.below(4)));
+                let page = heap(PAGE_LEN * (1 + input.below(4)));
                 // Nothing but zeroes: no magic number.
                 self.socket.push_front(Packet::Page(Arrival { id, page, lie: Some(0) }));
             }
@@ -391,7 +392,7 @@ impl Arrival {
     /// The same page in which one word of the header is another, in memory of its own.
     fn with_a_lie(self, word: usize) -> Arrival {
         let len = self.page.region_len();
-        let page = Region::heap(len);
+        let page = heap(len);
         let mut bytes = vec![0; len];
         self.page.read_bytes(0, &mut bytes);
         page.write_bytes(0, &bytes);

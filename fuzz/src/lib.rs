@@ -22,6 +22,8 @@ pub mod page_bytes;
 pub mod page_mutate;
 #[cfg(feature = "cli")]
 mod program;
+#[path = "../../tests/common/regions.rs"]
+pub mod regions;
 pub mod scribbled;
 pub mod seeds;
 pub mod seen;

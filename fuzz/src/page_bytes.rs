@@ -3,6 +3,7 @@
 
 use super::chain::{BROKER, Chain, PAGE_LEN, View, limits};
 use super::input::Input;
+use super::regions::heap;
 use super::seen::Seen;
 use llmp::Fault;
 use llmp::chain::{Event, Receiver, Start};
@@ -57,7 +58,7 @@ fn raw(input: &mut Input, lends: bool) -> Seen {
             0 => PAGE_LEN,
             units => 96 + SLOT_ALIGN * units,
         };
-        let page = Region::heap(len);
+        let page = heap(len);
         page.write_bytes(0, input.bytes(len));
         let version = halves(VERSION, PAGE_HEADER as u32);
         let words = [PAGE_MAGIC, version, len as u64, halves(id, owner), base, 0];
@@ -73,7 +74,7 @@ fn raw(input: &mut Input, lends: bool) -> Seen {
     };
     let total: usize = made.iter().map(|(_, page)| page.region_len()).sum();
     let mut seen = Seen::default();
-    let control = Control::create(Region::heap(control_len(1)), 1);
+    let control = Control::create(heap(control_len(1)), 1);
     let mut receiver = match Receiver::new(limits, owner, made, start, control, 0) {
         Ok(receiver) => receiver,
         Err(fault) => {
@@ -99,7 +100,7 @@ fn pool(receiver: &mut Receiver<Region>, input: &mut Input, seen: &mut Seen) {
     for _ in 0..input.below(16) {
         let id = input.below(8) as u32;
         let done = match input.below(2) {
-            0 => receiver.add_page(id, Region::heap(PAGE_LEN)),
+            0 => receiver.add_page(id, heap(PAGE_LEN)),
             _ => receiver.forget_page(id),
         };
         if let Err(fault) = done {

@@ -7,6 +7,7 @@
 use super::chain::{OWN, View};
 use super::input::Input;
 use super::lies::Lie;
+use super::regions::{heap, shared};
 use super::world::World;
 use llmp::layout::WORD;
 use llmp::memory::{Foreign, Memory, Region};
@@ -96,8 +97,8 @@ impl View for Scribbled {
 
     fn make(&self, len: usize) -> Region {
         match self.mapped {
-            true => Region::shared("llmp-fuzz", len).expect("the kernel has memory"),
-            false => Region::heap(len),
+            true => shared("llmp-fuzz", len).expect("the kernel has memory"),
+            false => heap(len),
         }
     }
 

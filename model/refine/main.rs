@@ -14,6 +14,8 @@ mod loans;
 mod promises;
 #[path = "../spec/protocol.rs"]
 mod protocol;
+#[path = "../../tests/common/regions.rs"]
+mod regions;
 #[path = "../shuttle/runtime.rs"]
 mod runtime;
 #[path = "../spec/sabotage.rs"]

@@ -1,5 +1,6 @@
 //! One thread and its heap, and what programs on it have reached.
 
+use crate::regions::heap;
 use crate::scenario::{Mailbox, Runtime};
 use llmp::memory::Region;
 
@@ -28,7 +29,7 @@ impl Runtime for Plain {
     type Mailbox<T: Send + 'static> = NoMailbox;
 
     fn memory(&self, len: usize) -> Region {
-        Region::heap(len)
+        heap(len)
     }
 
     fn mailbox<T: Send + 'static>(&self) -> NoMailbox {

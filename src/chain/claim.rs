@@ -101,7 +101,8 @@ impl Claim<'_, crate::memory::Region> {
     pub fn payload(&mut self) -> &mut [u8] {
         let (at, len) = (self.payload_at, self.len);
         // SAFETY: the slot lies beyond the tail, where no receiver looks, and the claim borrows
-        // the sender exclusively, so that nobody else writes or claims there.
+        // the sender exclusively. One sender alone writes the region: that is the contract of
+        // `Region::new_heap`, which the crate keeps.
         unsafe { self.slot.bytes_mut(at, len) }
     }
 }

@@ -165,11 +165,26 @@ impl Region {
     /// process sees what is written there. In a child of a bare `clone`, there is nothing: do not
     /// use it.
     ///
+    /// # Safety
+    ///
+    /// As for [`new_heap`](Region::new_heap): one owner writes the region, and every handle of this
+    /// process keeps to the protocol. What other processes do is no part of it: they can only read.
+    ///
     /// # Errors
     ///
     /// [`RegionError`] when the kernel has no memory, no descriptor or no `memfd_create`.
     #[allow(unsafe_code)]
-    pub fn shared(name: &str, len: usize) -> Result<Region, RegionError> {
+    pub unsafe fn new_shared(name: &str, len: usize) -> Result<Region, RegionError> {
+        Region::shared(name, len)
+    }
+
+    /// The same within the crate, which keeps the contract of [`new_shared`](Region::new_shared).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    #[allow(unsafe_code)]
+    pub(crate) fn shared(name: &str, len: usize) -> Result<Region, RegionError> {
         let len = len.next_multiple_of(crate::layout::OS_PAGE);
         let failed = |step| move |source: io::Error| RegionError { step, len, source };
         // Beyond this limit the kernel would end the process with SIGXFSZ.

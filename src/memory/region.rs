@@ -8,8 +8,10 @@
 //! callee the compiler can't know. So neither can be read twice, split or cached behind our back.
 //! With an honest peer the protocol orders every access, and nothing races at all.
 //!
-//! The same holds for two threads of one process that use a region against the protocol: what they
-//! copy may be torn. That is why a region is reached through sender and receiver.
+//! Two threads of one process that use a region against the protocol would race, which is undefined
+//! behaviour. So outside this crate, only `unsafe` functions make a writable region
+//! ([`Region::new_heap`], [`Region::new_shared`]) or borrow its bytes ([`Region::slice`]). Within the
+//! crate, sender and receiver keep that contract; Miri checks them (`model/miri`).
 
 use super::{Intent, Memory, Part};
 use crate::order::Site;
@@ -56,6 +58,57 @@ impl PeersAreHonest {
 /// a piece of the heap.
 ///
 /// All words are little-endian in memory.
+///
+/// Safe code can read a region, but not make one that can be written. These programs would race, or
+/// have two `&mut` to the same bytes, and do not compile:
+///
+/// ```compile_fail,E0133
+/// use llmp::memory::{Memory, Region};
+/// let region = Region::new_heap(4096);
+/// let other = region.clone();
+/// std::thread::spawn(move || other.write_bytes(0, &[1; 100]));
+/// region.write_bytes(0, &[2; 100]);
+/// ```
+///
+/// ```compile_fail,E0133
+/// use llmp::memory::{Memory, Region};
+/// let region = Region::new_shared("race", 4096)?;
+/// let other = region.clone();
+/// std::thread::spawn(move || other.read_bytes(0, &mut [0; 100]));
+/// region.write_bytes(0, &[2; 100]);
+/// # Ok::<(), llmp::memory::RegionError>(())
+/// ```
+///
+/// ```compile_fail,E0133
+/// use llmp::{Envelope, Limits, chain::Sender, memory::Region};
+/// let region = Region::new_heap(4096);
+/// let limits = Limits::new(4096, 100, 8192)?;
+/// let [mut one, mut other] = [(); 2].map(|()| Sender::new(1, limits, region.clone()));
+/// let mut claims = [&mut one, &mut other].map(|s| s.claim(Envelope::default(), 8).unwrap());
+/// let [one, other] = claims.each_mut().map(|claim| claim.payload());
+/// # Ok::<(), llmp::LimitsError>(())
+/// ```
+///
+/// ```compile_fail,E0624
+/// let region = llmp::memory::Region::heap(4096);
+/// ```
+///
+/// ```compile_fail,E0624
+/// let region = llmp::memory::Region::shared("race", 4096);
+/// ```
+///
+/// The same calls as an `unsafe` program, whose one handle writes:
+///
+/// ```
+/// use llmp::{Envelope, Limits, chain::Sender, memory::Region};
+/// // SAFETY: the sender alone has the regions.
+/// let (heap, shared) = unsafe { (Region::new_heap(4096), Region::new_shared("page", 4096)?) };
+/// for region in [heap, shared] {
+///     let mut sender = Sender::new(1, Limits::new(4096, 100, 8192)?, region);
+///     sender.claim(Envelope::default(), 8).unwrap().payload().fill(7);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Region {
     start: NonNull<u8>,
@@ -165,12 +218,27 @@ impl Region {
     /// The bytes stay as they are for as long as the caller holds its cursor back: the caller
     /// ties the slice to the borrow that keeps the cursor from moving.
     #[inline(always)]
-    pub fn bytes(&self, at: usize, len: usize, _: PeersAreHonest) -> &[u8] {
-        let whole = self.whole();
-        looks("read in place", whole.place(at));
-        let start = whole.at(at, len, self.len);
-        // SAFETY: `len` readable bytes that live as long as `self`; that nobody writes them
-        // meanwhile is what `PeersAreHonest` promises.
+    pub(crate) fn bytes(&self, at: usize, len: usize, _: PeersAreHonest) -> &[u8] {
+        looks("read in place", self.whole().place(at));
+        // SAFETY: the caller holds its cursor back, and until that has passed them, nobody writes
+        // these bytes: that is what `PeersAreHonest` promises.
+        unsafe { self.slice(at, len) }
+    }
+
+    /// `len` bytes at `at`, a multiple of 8, without a copy.
+    ///
+    /// # Safety
+    ///
+    /// Nothing writes these bytes while the slice lives: no process and no handle of this one.
+    ///
+    /// # Panics
+    ///
+    /// If they are not all in the region.
+    #[inline(always)]
+    pub unsafe fn slice(&self, at: usize, len: usize) -> &[u8] {
+        let start = self.whole().at(at, len, self.len);
+        // SAFETY: `len` readable bytes that live as long as `self`; nothing writes them meanwhile,
+        // as the caller promises.
         unsafe { core::slice::from_raw_parts(start, len) }
     }
 }

@@ -8,6 +8,7 @@ pub mod honest;
 pub mod logs;
 pub mod proc;
 pub mod raw;
+pub mod regions;
 pub mod roles;
 
 use std::time::Duration;

@@ -2,6 +2,7 @@
 //! into memory of its own. No more than any process could do.
 
 use super::PATIENCE;
+use super::regions::shared;
 use llmp::chain::{Sender, Start};
 use llmp::control::Control;
 use llmp::layout::{VERSION, control_len, cursor_offset};
@@ -120,7 +121,7 @@ impl Raw {
         let Some((Packet::Welcome { client, limits, .. }, Some(_))) = socket.next() else {
             panic!("no welcome");
         };
-        let control = Region::shared("llmp-control", control_len(1)).unwrap();
+        let control = shared("llmp-control", control_len(1)).unwrap();
         Control::create(control.clone(), 1);
         Raw { socket, id: client, limits: limits.check().unwrap(), control }
     }
@@ -176,7 +177,7 @@ impl Raw {
 
 /// Memory as everybody has it: sealed, and written by its owner alone.
 pub fn region(len: usize) -> Region {
-    Region::shared("llmp-page", len).unwrap()
+    shared("llmp-page", len).unwrap()
 }
 
 /// A memfd with these seals.

@@ -1,6 +1,7 @@
 //! Handles of every kind, and what the kernel knows of them.
 
 use crate::common::PATIENCE;
+use crate::common::regions::shared;
 use llmp::memory::{Memory, Region};
 use llmp::order::Site;
 use llmp::{Broker, Client, Listener, Receiver, Sender, StopHandle, Wait};
@@ -35,7 +36,7 @@ impl Handles {
             listener: Receiver::listen(&places[0]).unwrap(),
             stop: broker.stop_handle(),
             broker: Some(broker),
-            region: Region::shared("llmp-test", 1 << 20).unwrap(),
+            region: shared("llmp-test", 1 << 20).unwrap(),
             places,
             sent: 0,
         };

@@ -2,6 +2,7 @@
 //! performed then, and stays within its first page.
 
 use crate::peers::llmp::promise;
+use crate::regions::heap;
 use anyhow::{Result, bail, ensure};
 use llmp::broker::core::{Core, Reserved};
 use llmp::chain::Sender;
@@ -103,14 +104,14 @@ struct Bus {
 impl Bus {
     fn new(clients: usize) -> Result<Self> {
         let (limits, page_len) = (Limits::default(), Limits::PAGE_LEN);
-        let control = Region::heap(control_len(clients));
-        let mut core = Core::new(limits, control, clients, Region::heap(page_len));
+        let control = heap(control_len(clients));
+        let mut core = Core::new(limits, control, clients, heap(page_len));
         let clients = (0..clients).map(|_| {
             let roles = Roles::SEND.and(Roles::RECEIVE);
             let Some(Reserved { client, cursor }) = core.reserve(roles) else { bail!("no place") };
-            let control = Control::create(Region::heap(control_len(1)), 1);
+            let control = Control::create(heap(control_len(1)), 1);
             core.join(client, control.memory().clone())?;
-            let first = Region::heap(page_len);
+            let first = heap(page_len);
             let mut sender = Sender::new(client.0, limits, first.clone());
             let ours = Control::check(core.control().clone(), cursor)?;
             sender.admit(0, ours, cursor);

@@ -5,6 +5,7 @@
 use super::growth::allow_many_descriptors;
 use crate::measure::{Cell, Figures};
 use crate::placement::{cpus, pin};
+use crate::regions::shared;
 use crate::stats::Spread;
 use anyhow::{Context, Result, bail};
 use llmp::broker::core::Core;
@@ -76,13 +77,13 @@ struct Bus {
 impl Bus {
     fn with_clients(clients: usize) -> Result<Self> {
         let limits = Limits::default();
-        let control = Region::shared("control", control_len(clients))?;
-        let page = || Region::shared("page", limits.page_len());
+        let control = shared("control", control_len(clients))?;
+        let page = || shared("page", limits.page_len());
         let mut core = Core::new(limits, control.clone(), clients, page()?);
         let mut last = None;
         for _ in 0..clients {
             let reserved = core.reserve(Roles::SEND.and(Roles::RECEIVE)).context("no place")?;
-            let peer = Control::create(Region::shared("control", control_len(1))?, 1);
+            let peer = Control::create(shared("control", control_len(1))?, 1);
             core.join(reserved.client, peer.memory().clone())?;
             let first = page()?;
             last = Some((reserved, Sender::new(reserved.client.0, limits, first.clone())));
@@ -99,7 +100,7 @@ impl Bus {
             match self.sender.send(Envelope::tagged(1), &PAYLOAD) {
                 Ok(()) => return Ok(()),
                 Err(Refused::Blocked(Blocked::NeedPage(len))) => {
-                    let page = Region::shared("page", len)?;
+                    let page = shared("page", len)?;
                     self.sender.add_page(page.clone());
                     while let Some(Notice::Page(id)) = self.sender.notice(0) {
                         self.core.page_arrived(self.id, id, page.clone())?;
@@ -127,7 +128,7 @@ impl Bus {
             let turn = self.core.turn();
             match turn.blocked {
                 None if turn.taken > 0 => return Ok(()),
-                Some(Blocked::NeedPage(len)) => self.core.add_page(Region::shared("page", len)?),
+                Some(Blocked::NeedPage(len)) => self.core.add_page(shared("page", len)?),
                 Some(Blocked::Announce) => self.announce(),
                 _ => bail!("{turn:?}"),
             }

@@ -2,13 +2,13 @@
 
 use super::super::chain::{MAX_MESSAGE_LEN, PAGE_LEN};
 use super::super::input::Input;
+use super::super::regions::heap;
 use super::super::world::{CONTROL, World};
 use super::client::{Mail, News};
 use super::{Bus, CLIENTS};
 use llmp::broker::core::Action;
 use llmp::chain::{Blocked, Notice};
 use llmp::layout::WORD;
-use llmp::memory::Region;
 use llmp::{ClientId, Fault};
 
 impl<W: World> Bus<W> {
@@ -33,7 +33,7 @@ impl<W: World> Bus<W> {
         let mut worked = turn.taken > 0;
         match turn.blocked {
             Some(Blocked::NeedPage(len)) => {
-                self.core.add_page(self.world.honest(Region::heap(len)));
+                self.core.add_page(self.world.honest(heap(len)));
                 worked = true;
             }
             Some(Blocked::Full) => self.seen.mark("broadcast chain full"),

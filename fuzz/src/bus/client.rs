@@ -1,6 +1,7 @@
 //! A client of a bus without sockets: production's endpoint, and mailboxes for its packets.
 
 use super::super::chain::{PAGE_LEN, Sent};
+use super::super::regions::heap;
 use super::super::seen::Seen;
 use super::super::world::World;
 use super::ledger::Ledger;
@@ -75,7 +76,7 @@ pub struct Birth<M> {
 impl<M: Memory> Client<M> {
     pub fn new<W: World<Memory = M>>(world: &W, limits: Limits, birth: Birth<M>) -> Self {
         let Birth { id, lies, own, peer, cursor, pages, start } = birth;
-        let (first, region) = (Region::heap(PAGE_LEN), own.memory().clone());
+        let (first, region) = (heap(PAGE_LEN), own.memory().clone());
         let sender = Sender::new(id.0, limits, world.honest(first.clone()));
         let inbound = start.map(|start| {
             let inbound = Receiver::new(limits, 0, pages, start, own.clone(), 0);
@@ -124,7 +125,7 @@ impl<M: Memory> Client<M> {
                 Ok(()) => return self.run.push(sent),
                 Err(Refused::TooLong { len, max }) => return assert!(len > max),
                 Err(Refused::Blocked(Blocked::NeedPage(len))) => {
-                    let region = Region::heap(len);
+                    let region = heap(len);
                     outbound.add_page(world.honest(region.clone()));
                     self.regions.push((self.next_page, region));
                     self.next_page += 1;

@@ -3,6 +3,7 @@
 
 use super::super::chain::PAGE_LEN;
 use super::super::input::Input;
+use super::super::regions::heap;
 use super::super::world::World;
 use super::Bus;
 use super::client::Mail;
@@ -25,7 +26,7 @@ impl<W: World> Bus<W> {
             (3, Some(mail)) => outbox.push_back(mail),
             (4, _) => outbox.push_front(Mail::Forget(id)),
             (5, _) => outbox.push_back(Mail::Forget(id)),
-            (6, _) => outbox.push_back(Mail::Page { id, page: Region::heap(PAGE_LEN) }),
+            (6, _) => outbox.push_back(Mail::Page { id, page: heap(PAGE_LEN) }),
             (7, Some(Mail::Page { page, .. })) => outbox[0] = Mail::Page { id, page },
             (8, Some(Mail::Page { id, .. })) => {
                 outbox[0] = Mail::Page { id, page: foreign(owner, id, input) };
@@ -40,7 +41,7 @@ impl<W: World> Bus<W> {
 pub fn foreign(owner: u32, id: u32, input: &mut Input) -> Region {
     let (what, by) = (input.below(5), input.byte());
     let len = if what == 1 { PAGE_LEN + 16 * by as usize } else { PAGE_LEN };
-    let page = Region::heap(len);
+    let page = heap(len);
     let limits = llmp::Limits::new(PAGE_LEN, 64, 4 * PAGE_LEN).expect("these fit together");
     let other = if what == 0 { owner.wrapping_add(by.into()) } else { owner };
     Sender::new(other, limits, page.clone());
