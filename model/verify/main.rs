@@ -45,6 +45,8 @@ enum Name {
     Tests,
     /// The fuzz targets, with AddressSanitizer.
     Fuzz,
+    /// The protocol over memory of the heap, with Miri.
+    Miri,
     /// The tests with threads, with ThreadSanitizer. Only in the full run.
     Threads,
 }

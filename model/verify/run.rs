@@ -70,6 +70,14 @@ fn follow(step: &Step, progress: &ProgressBar) -> std::io::Result<Vec<String>> {
             shortfall.push(format!("the test target {wanted} has passed no test"));
         }
     }
+    if step.seeds > 0 {
+        progress
+            .suspend(|| println!("| {} | {} | {} seeds |", step.label, heard.miri, heard.seeds));
+        if heard.seeds != step.seeds {
+            shortfall
+                .push(format!("{} of {} seeds have run to their end", heard.seeds, step.seeds));
+        }
+    }
     if !status.success() {
         let last = Vec::from(heard.last);
         let shown = if heard.failures.is_empty() { last } else { heard.failures };
@@ -88,6 +96,9 @@ fn follow(step: &Step, progress: &ProgressBar) -> std::io::Result<Vec<String>> {
 struct Heard {
     /// The test target that is running.
     target: String,
+    /// What has run in Miri, and with how many seeds.
+    miri: String,
+    seeds: u32,
     /// Those that have passed a test.
     passed: Vec<String>,
     shortfall: Vec<String>,
@@ -106,6 +117,10 @@ impl Heard {
         }
         if let Some(path) = line.trim().strip_prefix("Running ") {
             self.target = target_of(path).to_owned();
+        }
+        if let Some(what) = line.strip_prefix("miri: ") {
+            self.miri = what.to_owned();
+            self.seeds += 1;
         }
         if let Some(result) = line.strip_prefix("test result: ok. ") {
             let (count, time) = (result.split(';').next()?, result.rsplit(' ').next()?);

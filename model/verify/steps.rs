@@ -11,6 +11,8 @@ pub struct Step {
     pub environment: Vec<(&'static str, String)>,
     /// Test targets each of which must have run tests, by their files.
     pub targets: Vec<&'static str>,
+    /// Miri's seeds, each of which must have run all of the test target.
+    pub seeds: u32,
     /// What must be installed beside stable Rust.
     pub needs: &'static str,
 }
@@ -30,6 +32,18 @@ pub fn steps(full: bool, fuzz_seconds: Option<u32>) -> Vec<Step> {
     let mut steps = vec![tests(full)];
     let seconds = fuzz_seconds.unwrap_or(if full { 300 } else { 20 });
     steps.extend(fuzz_targets().into_iter().map(|target| fuzz(&target, seconds)));
+    let seeds = if full { 32 } else { 4 };
+    steps.extend([
+        miri("miri, stacked borrows", seeds, "-Zmiri-strict-provenance", "words"),
+        // Without weak memory it takes payloads of all lengths, see `model/miri/lengths.rs`.
+        miri(
+            "miri, tree borrows",
+            seeds,
+            "-Zmiri-strict-provenance -Zmiri-tree-borrows \
+              -Zmiri-disable-weak-memory-emulation",
+            "all",
+        ),
+    ]);
     if full {
         steps.push(threads());
     }
@@ -56,6 +70,7 @@ fn tests(full: bool) -> Step {
         command,
         environment,
         targets: TARGETS.iter().copied().chain(super::edge::targets()).collect(),
+        seeds: 0,
         needs: "",
     }
 }
@@ -80,7 +95,22 @@ fn fuzz(target: &str, seconds: u32) -> Step {
     ));
     let label = format!("fuzz {target}");
     let needs = "a nightly toolchain and cargo-fuzz (cargo install cargo-fuzz)";
-    Step { name: Name::Fuzz, label, command, environment: vec![], targets: vec![], needs }
+    Step { name: Name::Fuzz, label, command, environment: vec![], targets: vec![], seeds: 0, needs }
+}
+
+/// The protocol over memory of the heap, in Miri, once for each seed.
+fn miri(label: &str, seeds: u32, flags: &str, lengths: &str) -> Step {
+    let command =
+        format!("cargo +nightly miri test --no-default-features --test miri -- {lengths}");
+    Step {
+        name: Name::Miri,
+        label: label.to_owned(),
+        command: words(&command),
+        environment: vec![("MIRIFLAGS", format!("{flags} -Zmiri-many-seeds=0..{seeds}"))],
+        targets: vec![],
+        seeds,
+        needs: "a nightly toolchain with Miri (rustup component add miri rust-src --toolchain nightly)",
+    }
 }
 
 fn threads() -> Step {
@@ -92,5 +122,5 @@ fn threads() -> Step {
     let (name, label) = (Name::Threads, "threads".to_owned());
     let environment = vec![("RUSTFLAGS", "-Zsanitizer=thread".to_owned())];
     let needs = "a nightly toolchain with rust-src (rustup +nightly component add rust-src)";
-    Step { name, label, command, environment, targets: vec!["tests/threads.rs"], needs }
+    Step { name, label, command, environment, targets: vec!["tests/threads.rs"], seeds: 0, needs }
 }

@@ -1,0 +1,100 @@
+//! The protocol over production's memory on the heap, for Miri, which sees data races, aliased
+//! references, accesses out of bounds and reads of what was never written.
+//!
+//! ```text
+//! MIRIFLAGS="-Zmiri-strict-provenance -Zmiri-many-seeds=0..8" \
+//!     cargo +nightly miri test --no-default-features --test miri
+//! ```
+//!
+//! A seed decides how the threads take turns and which of the permitted values a load returns. The
+//! scenarios are the models'; those of [`lengths`] add what a model's words don't have. Without Miri
+//! this is a stress test of a moment.
+//!
+//! With `-- CommitRead` and `-Zmiri-disable-weak-memory-emulation`, that site is relaxed: Miri must
+//! report a data race. The same for the other sites by which messages and pages are handed over.
+
+#[path = "../scenario/doorbell.rs"]
+mod doorbell;
+mod lengths;
+#[path = "../../tests/common/regions.rs"]
+mod regions;
+#[path = "../scenario/mod.rs"]
+mod scenario;
+mod weakened;
+
+use doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
+use lengths::Lengths;
+use llmp::memory::Region;
+use llmp::order::Site;
+use scenario::chain::{
+    Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse, limits,
+};
+use scenario::lending::{self, Lives, lend};
+use scenario::{Runtime, mailbox, struck};
+use weakened::Weakened;
+
+mailbox!(StdMailbox, std);
+
+/// Threads and the heap.
+#[derive(Clone)]
+struct Heap;
+
+impl Runtime for Heap {
+    type Memory = Region;
+    type Mailbox<T: Send + 'static> = StdMailbox<T>;
+
+    fn memory(&self, len: usize) -> Region {
+        regions::heap(len)
+    }
+
+    fn mailbox<T: Send + 'static>(&self) -> StdMailbox<T> {
+        StdMailbox::default()
+    }
+
+    fn spawn<T: Send + 'static>(
+        &self,
+        thread: impl FnOnce() -> T + Send + 'static,
+    ) -> Box<dyn FnOnce() -> T> {
+        let thread = std::thread::spawn(thread);
+        Box::new(move || thread.join().unwrap())
+    }
+}
+
+const SHORT: Size = Size { messages_per_page: 2, pages: 3, messages: 20, receivers: 2, steps: 40 };
+const LENT: lending::Size = lending::Size { lent: 2, messages: 6, tries: 4, turns: 4, steps: 4 };
+
+/// Runs all scenarios, and says how many.
+fn scenarios() -> usize {
+    let heap = &Heap;
+    let one = Size { receivers: 1, ..SHORT };
+    let scenarios: [&dyn Fn(); 9] = [
+        &|| deliver(heap, SHORT),
+        &|| drop_claims(heap, one),
+        &|| join_during_reuse(heap, SHORT, 4),
+        &|| leave_during_reuse(heap, SHORT),
+        &|| batch(heap, Size { messages: 6, steps: 20, ..one }),
+        &|| both_sleep(heap, limits(2, 2), 10, Waiting::Sleeps, Polling::Never),
+        &|| sender_sleeps(heap, limits(2, 2), 1, Polling::Never),
+        &|| assert!(!lend(heap, LENT, &Lives::endless()), "all live"),
+        &|| struck::reads_in_place(heap, 6, 10),
+    ];
+    for scenario in scenarios {
+        scenario();
+    }
+    scenarios.len()
+}
+
+fn main() {
+    let asked = std::env::args().nth(1).unwrap_or_default();
+    if let Some(site) = Site::ALL.iter().find(|site| site.name() == asked) {
+        weakened::relax(*site);
+        lengths::seen_through(Weakened);
+        println!("{asked} as Relaxed: no race is seen");
+        std::process::exit(1);
+    }
+    let models = scenarios();
+    let lengths = if asked == "words" { Lengths::WholeWords } else { Lengths::All };
+    lengths::copied(lengths);
+    lengths::borrowed(lengths);
+    println!("miri: {models} scenarios of the models, payloads of {lengths}");
+}
