@@ -346,7 +346,11 @@ impl Broker {
             return;
         }
         self.held_up = Some(HeldUp { next: 2 * lasted, ..held_up });
-        let process = self.connection(client).map_or(0, |connection| connection.process);
+        let process = self.connection(client).map_or(0, |connection| {
+            // It may take nothing any more and say nothing: only a packet to it shows that.
+            let _ = connection.socket.ring();
+            connection.process
+        });
         if !held_up.is_told() {
             log::warn!(
                 "client {client} (process {process}) has not received for {:.1} s and holds up the bus: {bytes} bytes wait for it",
