@@ -11,16 +11,21 @@ use crate::error::{BindError, ConnectError, Ended, HeldUp, RecvError, SendError,
 use crate::fault::Fault;
 use crate::handshake::{
     Greeted, HelloError, PATIENCE, answer, check_hello, control_region, fault, map_control, send,
+    understand,
 };
 use crate::layout::{PAGE_HEADER, VERSION};
 use crate::limits::Limits;
+use crate::memory::{Foreign, Region};
 use crate::message::{ClientId, Envelope, Message, Tag};
 use crate::port::{Port, map_page};
 use crate::sys::fork::Owner;
 use crate::sys::place::Bound;
-use crate::sys::socket::Socket;
+use crate::sys::socket::{Socket, wait_for_any};
 use crate::wire::{Packet, Refusal, Roles};
+use std::collections::VecDeque;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A channel inside this process, for two of its threads; or, with [`Sender::over`] and
@@ -41,9 +46,9 @@ pub fn channel() -> Result<(Sender, Receiver), ConnectError> {
     let pair = Socket::pair().map_err(|source| ConnectError::System { step, source })?;
     // Step by step, since both sides are in one thread.
     let greeted = Greeted::hello(pair.0, Roles::SEND)?;
-    let welcoming = Welcoming::hello(pair.1, Limits::default())?;
+    let welcoming = Welcoming::new(pair.1, Limits::default()).greet()?;
     let joined = greeted.join()?;
-    let receiver = welcoming.start()?;
+    let receiver = welcoming.finish()?;
     let (port, broker) = joined.start()?;
     Ok((Sender::at(port, broker), Receiver::at(receiver)))
 }
@@ -65,6 +70,8 @@ pub struct Listener {
     bound: Bound,
     limits: Limits,
     access: Access,
+    /// Senders on their way in; the oldest one is the first.
+    joining: Mutex<VecDeque<Welcoming>>,
 }
 
 impl Sender {
@@ -251,7 +258,12 @@ impl Receiver {
     pub fn listen_with(bus: impl Into<Bus>, limits: Limits) -> Result<Listener, BindError> {
         let limits = limits.in_os_pages()?;
         let bound = Bound::at(&bus.into(), &Access::SameUser)?;
-        Ok(Listener { owner: Owner::here(), bound, limits, access: Access::SameUser })
+        bound.listener.set_nonblocking().map_err(|source| {
+            let step = "make the listener non-blocking";
+            BindError::System { step, source }
+        })?;
+        let (owner, access, joining) = (Owner::here(), Access::SameUser, Mutex::default());
+        Ok(Listener { owner, bound, limits, access, joining })
     }
 
     /// Makes the channel over a connected `SOCK_SEQPACKET` socket. The other end must be in
@@ -265,8 +277,7 @@ impl Receiver {
     }
 
     fn handshake(socket: Socket, limits: Limits) -> Result<Self, ConnectError> {
-        let port = Welcoming::hello(socket, limits)?.start()?;
-        Ok(Self::at(port))
+        Ok(Self::at(Welcoming::new(socket, limits).finish()?))
     }
 
     fn at(port: Port) -> Self {
@@ -354,90 +365,192 @@ impl Listener {
 
     /// Waits for the next sender. Each sender has a channel of its own.
     ///
+    /// Several senders may be on their way in at the same time, so that a silent one holds up no
+    /// other. The first that is ready is returned, and the others wait for the next call. Each has
+    /// 10 seconds. Of more than 64, the oldest is disconnected.
+    ///
     /// # Errors
     ///
-    /// [`ConnectError`] if somebody came who is no sender, or not admitted; the listener goes on.
-    /// [`ConnectError::Forked`] in a forked child of the process that listens.
+    /// [`ConnectError`] if a process came that is no sender, is not admitted, or did not join in time;
+    /// the listener goes on. [`ConnectError::Forked`] in a forked child of the process that listens.
     pub fn accept(&self) -> Result<Receiver, ConnectError> {
         if !self.owner.is_here() {
             return Err(ConnectError::Forked);
         }
-        let system = |step| move |source| ConnectError::System { step, source };
-        let socket = self.bound.listener.accept().map_err(system("accept a connection"))?;
+        let mut joining = self.joining.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(port) = self.next_joined(&mut joining)? {
+                return Ok(Receiver::at(port));
+            }
+            if self.take_newcomer(&mut joining)? {
+                continue;
+            }
+            let deadline = joining.front().map(|oldest| oldest.deadline);
+            let sockets = joining.iter().map(|welcoming| &welcoming.socket);
+            wait_for_any(&self.bound.listener, sockets, deadline)
+                .map_err(system("wait for a connection"))?;
+        }
+    }
+
+    /// Goes on with all senders on their way in, as far as that is possible without waiting. Returns
+    /// the first one that has joined.
+    fn next_joined(&self, joining: &mut VecDeque<Welcoming>) -> Result<Option<Port>, ConnectError> {
+        for i in 0..joining.len() {
+            while let Some(welcoming) = joining.get(i) {
+                let received = understand(welcoming.socket.receive());
+                if matches!(received, Ok(None)) {
+                    if Instant::now() < welcoming.deadline {
+                        break;
+                    }
+                    joining.remove(i);
+                    return Err(ConnectError::Silent { seconds: PATIENCE.as_secs() });
+                }
+                let Some(welcoming) = joining.remove(i) else { break };
+                let Some((packet, descriptor)) = received? else { break };
+                match welcoming.take(packet, descriptor)? {
+                    Progress::Joined(port) => return Ok(Some(*port)),
+                    Progress::Waits(welcoming) => joining.insert(i, welcoming),
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes a connection. Returns whether there was one.
+    fn take_newcomer(&self, joining: &mut VecDeque<Welcoming>) -> Result<bool, ConnectError> {
+        let socket = match self.bound.listener.accept() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            accepted => accepted.map_err(system("accept a connection"))?,
+        };
         let peer = socket.credentials().map_err(system("ask who connects"))?;
         if !self.access.admits(peer) {
             send(&socket, &Packet::Refused(Refusal::User), None)?;
             return Err(ConnectError::Stranger { user: peer.user });
         }
-        Receiver::handshake(socket, self.limits)
+        if joining.len() == JOINING_AT_ONCE {
+            log::warn!("{JOINING_AT_ONCE} connections have not joined; the oldest is disconnected");
+            joining.pop_front();
+        }
+        joining.push_back(Welcoming::new(socket, self.limits));
+        Ok(true)
     }
+}
+
+/// Senders that may be on their way in to a listener at the same time.
+const JOINING_AT_ONCE: usize = 64;
+
+fn system(step: &'static str) -> impl FnOnce(io::Error) -> ConnectError {
+    move |source| ConnectError::System { step, source }
 }
 
 /// The id of a channel's only client.
 const CLIENT: u32 = 1;
 
-/// The accepting side of the handshake, after its first step.
+/// The accepting side of the handshake.
+#[derive(Debug)]
 struct Welcoming {
     socket: Socket,
-    control: Control<crate::memory::Region>,
     limits: Limits,
     deadline: Instant,
+    step: Step,
+}
+
+/// What the accepting side waits for.
+#[derive(Debug)]
+enum Step {
+    /// The sender's `Hello`.
+    Hello,
+    /// Its `Join`, with its control region.
+    Join { ours: Control<Region> },
+    /// Its first page.
+    Page { ours: Control<Region>, peer: Control<Region> },
+}
+
+/// How far a packet has brought the handshake.
+enum Progress {
+    Waits(Welcoming),
+    Joined(Box<Port>),
 }
 
 impl Welcoming {
-    /// Takes the greeting and answers it.
-    fn hello(socket: Socket, limits: Limits) -> Result<Self, ConnectError> {
-        let deadline = Instant::now() + PATIENCE;
-        let (packet, _) = answer(&socket, deadline)?;
-        match check_hello(packet, Roles::SEND) {
-            Ok(Roles::SEND) => {}
-            Err(HelloError::Wire(error)) => return Err(fault(error)),
-            Err(HelloError::Refused(refusal)) => {
-                send(&socket, &Packet::Refused(refusal), None)?;
-                return Err(refusal.into());
-            }
-            Ok(_) => {
-                send(&socket, &Packet::Refused(Refusal::Roles), None)?;
-                return Err(Refusal::Roles.into());
-            }
-        }
-        let control = Control::create(control_region(1)?, 1);
-        control.give_place(0, CLIENT);
-        let alleged = (&limits).into();
-        let welcome = Packet::Welcome {
-            version: VERSION,
-            client: CLIENT,
-            cursor: 0,
-            broker: 0,
-            limits: alleged,
-        };
-        send(&socket, &welcome, Some(control.memory()))?;
-        Ok(Welcoming { socket, control, limits, deadline })
+    fn new(socket: Socket, limits: Limits) -> Self {
+        Welcoming { socket, limits, deadline: Instant::now() + PATIENCE, step: Step::Hello }
     }
 
-    /// Takes what the sender brings and lets it start.
-    fn start(self) -> Result<Port, ConnectError> {
-        let Welcoming { socket, control, limits, deadline } = self;
-        let peer = match answer(&socket, deadline)? {
-            (Packet::Join, Some(descriptor)) => map_control(descriptor).map_err(Ended::from)?,
-            (packet, _) => return Err(fault(packet.unexpected("instead of a join"))),
-        };
-        let peer = Control::check(peer, 0).map_err(Ended::from)?;
-        let page = match answer(&socket, deadline)? {
-            (Packet::Page { id: FIRST_PAGE }, Some(descriptor)) => {
-                map_page(descriptor, &limits).map_err(Ended::from)?
+    /// Waits for the greeting, and answers it.
+    fn greet(self) -> Result<Self, ConnectError> {
+        let (packet, descriptor) = answer(&self.socket, self.deadline)?;
+        match self.take(packet, descriptor)? {
+            Progress::Waits(welcoming) => Ok(welcoming),
+            Progress::Joined(_) => Err(Ended::Died.into()),
+        }
+    }
+
+    /// Waits until the sender has joined.
+    fn finish(mut self) -> Result<Port, ConnectError> {
+        loop {
+            let (packet, descriptor) = answer(&self.socket, self.deadline)?;
+            match self.take(packet, descriptor)? {
+                Progress::Joined(port) => return Ok(*port),
+                Progress::Waits(welcoming) => self = welcoming,
             }
-            (Packet::Page { id }, _) => {
+        }
+    }
+
+    /// Takes the next packet, and answers it.
+    fn take(self, packet: Packet, descriptor: Option<Foreign>) -> Result<Progress, ConnectError> {
+        let Welcoming { socket, limits, deadline, step } = self;
+        let step = match (step, packet, descriptor) {
+            (Step::Hello, packet, _) => Step::Join { ours: welcome(&socket, packet, &limits)? },
+            (Step::Join { ours }, Packet::Join, Some(descriptor)) => {
+                let peer = map_control(descriptor).map_err(Ended::from)?;
+                Step::Page { ours, peer: Control::check(peer, 0).map_err(Ended::from)? }
+            }
+            (Step::Join { .. }, packet, _) => {
+                return Err(fault(packet.unexpected("instead of a join")));
+            }
+            (Step::Page { ours, peer }, Packet::Page { id: FIRST_PAGE }, Some(descriptor)) => {
+                let page = map_page(descriptor, &limits).map_err(Ended::from)?;
+                let inbound = ChainReceiver::from_beginning(limits, CLIENT, page, ours.clone(), 0);
+                let inbound = inbound.map_err(Ended::from)?;
+                let start = Start { page: FIRST_PAGE, position: PAGE_HEADER as u64, message: 0 };
+                send(&socket, &Packet::Start(start), None)?;
+                let endpoint = Endpoint::new(ours, peer, None, Some(inbound));
+                let port = Port::new(socket, endpoint, limits, ClientId(0));
+                return Ok(Progress::Joined(Box::new(port)));
+            }
+            (Step::Page { .. }, Packet::Page { id }, _) => {
                 let fault = Fault::UnknownPage { page: FIRST_PAGE, at: 0, next: id };
                 return Err(Ended::from(fault).into());
             }
-            (packet, _) => return Err(fault(packet.unexpected("instead of the first page"))),
+            (Step::Page { .. }, packet, _) => {
+                return Err(fault(packet.unexpected("instead of the first page")));
+            }
         };
-        let inbound = ChainReceiver::from_beginning(limits, CLIENT, page, control.clone(), 0);
-        let inbound = inbound.map_err(Ended::from)?;
-        let start = Start { page: FIRST_PAGE, position: PAGE_HEADER as u64, message: 0 };
-        send(&socket, &Packet::Start(start), None)?;
-        let endpoint = Endpoint::new(control, peer, None, Some(inbound));
-        Ok(Port::new(socket, endpoint, limits, ClientId(0)))
+        Ok(Progress::Waits(Welcoming { socket, limits, deadline, step }))
     }
+}
+
+/// Answers a greeting. Returns our control region, which the sender has been sent.
+fn welcome(
+    socket: &Socket,
+    packet: Packet,
+    limits: &Limits,
+) -> Result<Control<Region>, ConnectError> {
+    let refuse = |refusal: Refusal| -> Result<_, ConnectError> {
+        send(socket, &Packet::Refused(refusal), None)?;
+        Err(refusal.into())
+    };
+    match check_hello(packet, Roles::SEND) {
+        Ok(Roles::SEND) => {}
+        Ok(_) => return refuse(Refusal::Roles),
+        Err(HelloError::Refused(refusal)) => return refuse(refusal),
+        Err(HelloError::Wire(error)) => return Err(fault(error)),
+    }
+    let control = Control::create(control_region(1)?, 1);
+    control.give_place(0, CLIENT);
+    let (version, limits) = (VERSION, limits.into());
+    let welcome = Packet::Welcome { version, client: CLIENT, cursor: 0, broker: 0, limits };
+    send(socket, &welcome, Some(control.memory()))?;
+    Ok(control)
 }

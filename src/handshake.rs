@@ -175,28 +175,32 @@ pub(crate) fn answer(
         if Instant::now() > deadline {
             return Err(ConnectError::Silent { seconds: PATIENCE.as_secs() });
         }
-        match socket.receive() {
-            Received::Packet(Packet::Bye(reason), _) => {
-                return Err(match reason {
-                    ByeReason::Fault => Ended::Expelled,
-                    _ => Ended::Closed,
-                }
-                .into());
-            }
-            Received::Packet(packet, descriptor) => {
-                return Ok((packet, descriptor));
-            }
-            Received::Garbage(error) => return Err(fault(error)),
-            Received::HungUp => return Err(Ended::Died.into()),
-            Received::Nothing => {
-                let waited = socket.wait(false, Some(deadline));
-                let waited = waited
-                    .map_err(|source| ConnectError::System { step: "wait for the bus", source })?;
-                if !waited {
-                    return Err(ConnectError::Silent { seconds: PATIENCE.as_secs() });
-                }
-            }
+        if let Some(answer) = understand(socket.receive())? {
+            return Ok(answer);
         }
+        let waited = socket.wait(false, Some(deadline));
+        let waited =
+            waited.map_err(|source| ConnectError::System { step: "wait for the bus", source })?;
+        if !waited {
+            return Err(ConnectError::Silent { seconds: PATIENCE.as_secs() });
+        }
+    }
+}
+
+/// What the other side has said, if it has said anything. An error if that ends the connection.
+pub(crate) fn understand(
+    received: Received,
+) -> Result<Option<(Packet, Option<Foreign>)>, ConnectError> {
+    match received {
+        Received::Packet(Packet::Bye(reason), _) => Err(match reason {
+            ByeReason::Fault => Ended::Expelled,
+            _ => Ended::Closed,
+        }
+        .into()),
+        Received::Packet(packet, descriptor) => Ok(Some((packet, descriptor))),
+        Received::Garbage(error) => Err(fault(error)),
+        Received::HungUp => Err(Ended::Died.into()),
+        Received::Nothing => Ok(None),
     }
 }
 

@@ -459,6 +459,26 @@ impl AsFd for Listener {
     }
 }
 
+/// Blocks until a connection or a packet on one of these sockets can be taken, one of them hangs up,
+/// or the deadline has passed.
+pub(crate) fn wait_for_any<'a>(
+    listener: &'a Listener,
+    sockets: impl Iterator<Item = &'a Socket>,
+    deadline: Option<Instant>,
+) -> io::Result<()> {
+    looks("wait for connections", listener.fd.as_raw_fd() as usize);
+    let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
+    fds.extend(sockets.map(|socket| PollFd::new(socket, PollFlags::IN)));
+    loop {
+        let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+        match poll(&mut fds, left.map(timespec).as_ref()) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,99 @@
+//! A channel's listener with processes that connect to it and say nothing.
+
+mod common;
+
+use common::PATIENCE;
+use common::bus::Place;
+use common::raw::RawSocket;
+use llmp::layout::VERSION;
+use llmp::wire::{Packet, Roles};
+use llmp::{ConnectError, Listener, Receiver, Sender};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Not a test: the child processes begin here.
+#[test]
+fn child() {
+    common::roles::play();
+}
+
+/// Less than the time that a silent process has.
+const SOON: Duration = Duration::from_secs(5);
+
+fn sender(path: PathBuf) -> std::thread::JoinHandle<Result<(), ConnectError>> {
+    std::thread::spawn(move || {
+        let mut sender = Sender::connect(path)?;
+        sender.send(7, b"hello").unwrap();
+        // Its receiver may have taken that and be gone already.
+        let _ = sender.flush_timeout(PATIENCE);
+        Ok(())
+    })
+}
+
+/// Takes the next sender and hears it.
+#[track_caller]
+fn accepts(listener: &Listener, within: Duration) {
+    let began = Instant::now();
+    let mut receiver = listener.accept().unwrap();
+    assert!(began.elapsed() < within, "accepted after {:?}", began.elapsed());
+    assert_eq!(receiver.recv_timeout(PATIENCE).unwrap().unwrap().payload, b"hello");
+}
+
+// P9, P12
+#[test]
+fn silent_processes_hold_up_no_sender() {
+    let place = Place::new();
+    let listener = Receiver::listen(place.path()).unwrap();
+    let silent: Vec<_> = (0..8).map(|_| RawSocket::connect(&place.path())).collect();
+    let greeted = RawSocket::connect(&place.path());
+    assert!(greeted.send(&Packet::Hello { version: VERSION, roles: Roles::SEND }, &[]));
+    for _ in 0..3 {
+        let sender = sender(place.path());
+        accepts(&listener, SOON);
+        sender.join().unwrap().unwrap();
+    }
+    assert!(matches!(greeted.next(), Some((Packet::Welcome { .. }, Some(_)))));
+    // What has not joined in time is an error of its own, and the listener goes on.
+    let began = Instant::now();
+    for _ in 0..silent.len() + 1 {
+        let error = listener.accept().unwrap_err();
+        assert!(matches!(error, ConnectError::Silent { .. }), "{error}");
+    }
+    assert!(began.elapsed() < PATIENCE, "all of them wait at the same time");
+    let sender = sender(place.path());
+    accepts(&listener, SOON);
+    sender.join().unwrap().unwrap();
+}
+
+// P12
+#[test]
+fn of_too_many_silent_processes_the_oldest_goes() {
+    let place = Place::new();
+    let listener = Receiver::listen(place.path()).unwrap();
+    let silent: Vec<_> = (0..64).map(|_| RawSocket::connect(&place.path())).collect();
+    let sender = sender(place.path());
+    accepts(&listener, SOON);
+    sender.join().unwrap().unwrap();
+    assert!(silent[0].next().is_none(), "the oldest is disconnected");
+    // A later one may still join.
+    assert!(silent[1].send(&Packet::Hello { version: VERSION, roles: Roles::SEND }, &[]));
+    std::thread::scope(|scope| {
+        scope.spawn(|| listener.accept().unwrap_err());
+        assert!(matches!(silent[1].next(), Some((Packet::Welcome { .. }, Some(_)))));
+        drop(silent);
+    });
+}
+
+// P12
+#[test]
+fn a_stranger_is_an_error_and_costs_no_other_its_place() {
+    let place = Place::new();
+    let listener = Receiver::listen(place.path()).unwrap();
+    let stranger = RawSocket::connect(&place.path());
+    assert!(stranger.send(&Packet::Join, &[]));
+    let sender = sender(place.path());
+    let error = listener.accept().unwrap_err();
+    assert!(error.to_string().contains("broke the protocol"), "{error}");
+    accepts(&listener, SOON);
+    sender.join().unwrap().unwrap();
+}
