@@ -1,6 +1,12 @@
 //! How large pages, messages and chains may become.
 
-use crate::layout::{OS_PAGE, PAGE_HEADER, SLOT_ALIGN, SLOT_HEADER, slot_len};
+use crate::layout::{PAGE_HEADER, SLOT_ALIGN, SLOT_HEADER, slot_len};
+
+/// The unit in which this machine's kernel hands out memory, in bytes: 4096, or more, 65,536 for
+/// example.
+pub(crate) fn os_page() -> usize {
+    rustix::param::page_size().max(crate::layout::OS_PAGE)
+}
 
 /// The limits of one chain, in bytes. A broker sets them for its bus and tells its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +114,12 @@ impl Limits {
     /// These limits for memory of the kernel, which comes in whole pages: what a page really
     /// takes is what is counted.
     pub(crate) fn in_os_pages(self) -> Result<Self, LimitsError> {
-        Self::new(self.page_len.next_multiple_of(OS_PAGE), self.max_message_len, self.budget)
+        self.in_pages_of(os_page())
+    }
+
+    /// The same for a kernel whose pages have `os_page` bytes.
+    fn in_pages_of(self, os_page: usize) -> Result<Self, LimitsError> {
+        Self::new(self.page_len.next_multiple_of(os_page), self.max_message_len, self.budget)
     }
 
     /// The smallest budget that goes with a page length and a message limit, in bytes. Values out
@@ -164,8 +175,12 @@ impl Limits {
 
     /// The lengths that a page of a peer may have in the kernel's units.
     pub(crate) fn page_bounds(&self) -> (usize, usize) {
-        let least = self.page_len.next_multiple_of(OS_PAGE);
-        (least, self.max_page_len().next_multiple_of(OS_PAGE))
+        self.page_bounds_in(os_page())
+    }
+
+    fn page_bounds_in(&self, os_page: usize) -> (usize, usize) {
+        let least = self.page_len.next_multiple_of(os_page);
+        (least, self.max_page_len().next_multiple_of(os_page))
     }
 }
 
@@ -201,6 +216,22 @@ mod tests {
         assert!(Limits::new(96, 16, 384).unwrap().in_os_pages().is_err());
         let limits = Limits::new(96, 16, 8192).unwrap().in_os_pages().unwrap();
         assert_eq!(limits.page_len(), 4096);
+    }
+
+    // P6
+    #[test]
+    fn a_budget_counts_what_a_kernel_with_long_pages_really_takes() {
+        const LONG: usize = 65_536;
+        let limits = Limits::new(4096, 100_000, 1 << 20).unwrap().in_pages_of(LONG).unwrap();
+        assert_eq!(limits.page_len(), LONG);
+        // Each page takes whole pages of the kernel, so that no budget is exceeded by rounding.
+        assert_eq!(limits.page_bounds_in(LONG), (LONG, 2 * LONG));
+        assert_eq!(limits.max_page_len(), 2 * LONG);
+        // The other side of a connection rounds the same lengths again, and finds them.
+        assert_eq!(limits.in_pages_of(LONG), Ok(limits));
+        // What can't hold two pages there is refused, and the error says what is needed.
+        let error = Limits::new(4096, 16, 8192).unwrap().in_pages_of(LONG).unwrap_err();
+        assert!(matches!(error, LimitsError::Budget { min: 131_072, .. }), "{error}");
     }
 
     #[test]

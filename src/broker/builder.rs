@@ -7,8 +7,7 @@ use crate::bus::Bus;
 use crate::error::BindError;
 use crate::handshake::control_region;
 use crate::hook::Hook;
-use crate::layout::OS_PAGE;
-use crate::limits::{Limits, LimitsError};
+use crate::limits::{Limits, LimitsError, os_page};
 use crate::memory::Region;
 use crate::sys::fork::Owner;
 use crate::sys::lifeline::acts;
@@ -197,7 +196,7 @@ impl BrokerBuilder {
         let maps = mappings();
         let mut page_len = self.page_len.unwrap_or(Limits::PAGE_LEN);
         loop {
-            let rounded = page_len.min(1 << 31).next_multiple_of(OS_PAGE);
+            let rounded = page_len.min(1 << 31).next_multiple_of(os_page());
             let least = Limits::least_budget(rounded, max_message_len);
             let budget = self.budget.unwrap_or(Limits::BUDGET.max(least));
             let limits = Limits::new(page_len, max_message_len, budget)?.in_os_pages()?;

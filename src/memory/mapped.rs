@@ -158,7 +158,7 @@ fn names(seals: SealFlags) -> String {
 impl Region {
     /// A new zeroed region of shared memory, which only this process can write, now and later.
     ///
-    /// `len` is rounded up to a multiple of 4096 bytes. The memory is there when this returns:
+    /// `len` is rounded up to a multiple of the kernel's page size, 4096 bytes or more. The memory is there when this returns:
     /// it can't run out later, in the middle of a write.
     ///
     /// In a child of `fork`, the region is private memory of the child: zero at first, and no other
@@ -185,7 +185,7 @@ impl Region {
     /// As there.
     #[allow(unsafe_code)]
     pub(crate) fn shared(name: &str, len: usize) -> Result<Region, RegionError> {
-        let len = len.next_multiple_of(crate::layout::OS_PAGE);
+        let len = len.next_multiple_of(crate::limits::os_page());
         let failed = |step| move |source: io::Error| RegionError { step, len, source };
         // Beyond this limit the kernel would end the process with SIGXFSZ.
         let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
