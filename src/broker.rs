@@ -1,5 +1,6 @@
 //! The broker with its sockets. What it decides is decided in [`core`].
 
+mod allowance;
 mod builder;
 mod connection;
 pub mod core;
@@ -125,6 +126,7 @@ pub struct Broker {
     unread_again: Option<(Instant, Duration)>,
     /// Processes that may still read pages in place.
     retired: retired::Retired,
+    allowance: allowance::Allowance,
     report: Report,
 }
 
@@ -725,7 +727,7 @@ impl Broker {
                 log::warn!("a connection could not be watched: {error}");
                 continue;
             }
-            self.connections.insert(token, Connection::new(socket, peer.process));
+            self.connections.insert(token, Connection::new(socket, peer));
             self.joining.insert(token);
         }
     }
@@ -799,9 +801,17 @@ impl Broker {
             Phase::Fresh => {
                 let in_place =
                     matches!(packet, Packet::Hello { roles, .. } if roles.has(Roles::IN_PLACE));
-                let greeted = match in_place && !self.retired.admits(connection.process) {
-                    true => Err(Refusal::InPlace),
-                    false => connection.greet(packet, roles, self.id, &mut self.core)?,
+                let is_greeting = matches!(packet, Packet::Hello { .. });
+                let (user, now) = (connection.user, Instant::now());
+                let greeted = match () {
+                    () if in_place && !self.retired.admits(connection.process) => {
+                        Err(Refusal::InPlace)
+                    }
+                    () if is_greeting && !self.core.has_ids() => Err(Refusal::NoIds),
+                    () if is_greeting && !self.allowance.admits(user, now) => {
+                        Err(Refusal::TooOften)
+                    }
+                    () => connection.greet(packet, roles, self.id, &mut self.core)?,
                 };
                 match greeted {
                     Ok(client) => {
@@ -818,6 +828,7 @@ impl Broker {
             }
             Phase::Greeted(client) => {
                 connection.join(client, packet, descriptor, &mut self.core)?;
+                self.allowance.joined(connection.user, Instant::now());
                 self.joining.remove(&token);
                 self.report.clients += 1;
                 log::info!("client {client} has joined");

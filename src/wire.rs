@@ -94,6 +94,14 @@ pub enum Refusal {
         "the bus keeps as many pages as it may for clients that borrowed payloads and were disconnected; connect without `borrow_payloads`, or end the processes that were disconnected"
     )]
     InPlace,
+    /// All ids of clients are used up.
+    #[error("the bus has given all ids that there are for clients; restart its broker")]
+    NoIds,
+    /// This user's clients have joined so often that ids would not last.
+    #[error(
+        "this user's programs have connected so often that the bus admits 32 of them a second; keep connections open instead of making new ones, or restart the broker"
+    )]
+    TooOften,
     /// A code that this version does not know.
     #[error("the bus gave the reason {0}, which this version does not know")]
     Other(u32),
@@ -262,6 +270,8 @@ const REFUSED_USER: u32 = 2;
 const REFUSED_CROWDED: u32 = 3;
 const REFUSED_ROLES: u32 = 4;
 const REFUSED_IN_PLACE: u32 = 5;
+const REFUSED_NO_IDS: u32 = 6;
+const REFUSED_TOO_OFTEN: u32 = 7;
 
 const BYE_CLOSED: u32 = 1;
 const BYE_FAULT: u32 = 2;
@@ -344,6 +354,8 @@ impl Packet {
                     Refusal::Crowded => (REFUSED_CROWDED, 0),
                     Refusal::Roles => (REFUSED_ROLES, 0),
                     Refusal::InPlace => (REFUSED_IN_PLACE, 0),
+                    Refusal::NoIds => (REFUSED_NO_IDS, 0),
+                    Refusal::TooOften => (REFUSED_TOO_OFTEN, 0),
                     Refusal::Other(code) => (code, 0),
                 };
                 put(Two { kind, zero, first: code.into(), second: detail.into() }.as_bytes())
@@ -428,7 +440,7 @@ impl Packet {
                 let Two { first, second, .. } = body(bytes)?;
                 Packet::Refused(match first.get() {
                     REFUSED_VERSION => Refusal::Version { broker: second.get() },
-                    code @ (REFUSED_USER | REFUSED_CROWDED | REFUSED_ROLES | REFUSED_IN_PLACE) => {
+                    code @ REFUSED_USER..=REFUSED_TOO_OFTEN => {
                         if second.get() != 0 {
                             return Err(WireError::Reserved(kind));
                         }
@@ -436,7 +448,9 @@ impl Packet {
                             REFUSED_USER => Refusal::User,
                             REFUSED_CROWDED => Refusal::Crowded,
                             REFUSED_ROLES => Refusal::Roles,
-                            _ => Refusal::InPlace,
+                            REFUSED_IN_PLACE => Refusal::InPlace,
+                            REFUSED_NO_IDS => Refusal::NoIds,
+                            _ => Refusal::TooOften,
                         }
                     }
                     // A later version may say more.
@@ -505,6 +519,8 @@ mod tests {
             Refusal::Crowded,
             Refusal::Roles,
             Refusal::InPlace,
+            Refusal::NoIds,
+            Refusal::TooOften,
             Refusal::Other(99),
         ];
         let byes = [ByeReason::Closed, ByeReason::Fault, ByeReason::Other(99)];
@@ -557,7 +573,7 @@ mod tests {
     #[test]
     fn a_refusal_with_a_detail_that_it_can_not_have_is_refused() {
         let bytes = |code: u32| [REFUSED, 0, 0, 0, code as u8, 0, 0, 0, 1, 0, 0, 0];
-        for code in [REFUSED_USER, REFUSED_CROWDED, REFUSED_ROLES, REFUSED_IN_PLACE] {
+        for code in REFUSED_USER..=REFUSED_TOO_OFTEN {
             assert_eq!(Packet::decode(&bytes(code), 0), Err(WireError::Reserved(REFUSED)));
         }
         let unknown = Packet::Refused(Refusal::Other(99));

@@ -183,6 +183,7 @@ impl BrokerBuilder {
             short_of_memory: false,
             unread_again: None,
             retired: Default::default(),
+            allowance: Default::default(),
             report: Report::default(),
         })
     }

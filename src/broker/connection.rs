@@ -8,7 +8,7 @@ use crate::memory::{Foreign, Region};
 use crate::message::ClientId;
 use crate::port::{map_page, map_page_to_lend, tell};
 use crate::sys::lifeline::acts;
-use crate::sys::socket::{Sent, Socket};
+use crate::sys::socket::{Credentials, Sent, Socket};
 use crate::wire::{Packet, Refusal, Roles};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use std::os::fd::OwnedFd;
@@ -69,14 +69,17 @@ pub(super) struct Connection {
     in_flight: usize,
     /// The process that connected, as the kernel says.
     pub process: i32,
+    /// Its user.
+    pub user: u32,
     /// When it connected.
     pub began: Instant,
 }
 
 impl Connection {
-    pub fn new(socket: Socket, process: i32) -> Self {
+    pub fn new(socket: Socket, peer: Credentials) -> Self {
         Connection {
-            process,
+            process: peer.process,
+            user: peer.user,
             began: Instant::now(),
             socket,
             phase: Phase::Fresh,

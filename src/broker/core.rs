@@ -10,11 +10,13 @@
 //!
 //! What is done in a turn stands in `turn`, and how long messages go without a copy in `lending`.
 
+mod ids;
 mod lending;
 #[cfg(test)]
 mod tests;
 mod turn;
 
+use self::ids::Ids;
 use self::lending::Lending;
 use self::turn::Share;
 pub use self::turn::{Turn, TurnBudget};
@@ -58,7 +60,7 @@ pub struct Core<M> {
     links: Vec<Link<M>>,
     /// The link whose turn comes first.
     first: usize,
-    next_client: u32,
+    ids: Ids,
     /// The one that was left first comes first: who was expelled may still look at its former one.
     free_cursors: VecDeque<usize>,
     /// The bytes in a page that the message takes which had no room.
@@ -90,6 +92,8 @@ struct Link<M> {
     id: ClientId,
     cursor: usize,
     roles: Roles,
+    /// Whether it has joined, so that others may know its id.
+    is_known: bool,
     doorbell: Option<Doorbell<M>>,
     /// Whether its connection has been looked through since an unknown page was named.
     drain: Drain,
@@ -130,7 +134,7 @@ impl<M: Memory> Core<M> {
             broadcast: Sender::new(0, limits, first),
             links: Vec::new(),
             first: 0,
-            next_client: 1,
+            ids: Ids::new(),
             free_cursors: (0..cursors).collect(),
             waiting: None,
             share: None,
@@ -168,18 +172,25 @@ impl<M: Memory> Core<M> {
         self.broadcast.settle()
     }
 
+    /// Whether there is an id for a new client. Those of clients that have joined are never given
+    /// again, so that they can come to an end.
+    pub fn has_ids(&self) -> bool {
+        self.ids.has_some()
+    }
+
     /// A place for a new client, if there is one.
     pub fn reserve(&mut self, roles: Roles) -> Option<Reserved> {
-        // Ids are never used again, so that they can come to an end.
-        let next_client = self.next_client.checked_add(1)?;
+        if !self.has_ids() {
+            return None;
+        }
         let cursor = self.free_cursors.pop_front()?;
-        let client = ClientId(self.next_client);
+        let client = ClientId(self.ids.give()?);
         self.control.give_place(cursor, client.0);
-        self.next_client = next_client;
         self.links.push(Link {
             id: client,
             cursor,
             roles,
+            is_known: false,
             doorbell: None,
             inbound: None,
             drain: Drain::NotNeeded,
@@ -200,6 +211,7 @@ impl<M: Memory> Core<M> {
         let Some(link) = self.links.iter_mut().find(|link| link.id == client) else {
             return Err(Fault::Expelled);
         };
+        link.is_known = true;
         link.doorbell = Some(Doorbell::new(peer.clone()));
         if link.roles.has(Roles::RECEIVE) {
             return Ok(self.broadcast.admit(client.0, peer, 0));
@@ -216,6 +228,7 @@ impl<M: Memory> Core<M> {
     pub fn page_arrived(&mut self, client: ClientId, id: u32, page: M) -> Result<(), Fault> {
         let (limits, control) = (self.limits, self.control.clone());
         let Some(link) = self.link_mut(client) else { return Ok(()) };
+        link.is_known = true;
         if let Some(inbound) = &mut link.inbound {
             return inbound.add_page(id, page);
         }
@@ -308,6 +321,9 @@ impl<M: Memory> Core<M> {
         }
         self.recall(&link);
         self.free_cursors.push_back(link.cursor);
+        if !link.is_known {
+            self.ids.take_back(client.0);
+        }
         self.actions.push(Action::Remove(client, fault));
     }
 
@@ -403,6 +419,7 @@ impl<M: Memory> Core<M> {
 
     /// What is to be done. Empty afterwards.
     pub fn take_actions(&mut self) -> Vec<Action> {
+        self.ids.all_removed();
         core::mem::take(&mut self.actions)
     }
 

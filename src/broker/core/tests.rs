@@ -96,8 +96,42 @@ fn no_client_gets_an_id_that_was_used_before() {
     let limits = Limits::new(256, 64, 4096).unwrap();
     let (control, first) = (Region::heap(control_len(1)), Region::heap(256));
     let mut core = Core::new(limits, control, 1, first);
-    core.next_client = u32::MAX;
+    core.ids.exhaust();
+    let last = core.reserve(Roles::SEND).unwrap().client;
+    assert_eq!(last, ClientId(u32::MAX - 1));
+    core.join(last, peer_control()).unwrap();
+    core.expel(last, None);
+    core.take_actions();
+    assert!(!core.has_ids());
     assert_eq!(core.reserve(Roles::SEND), None);
+}
+
+#[test]
+fn an_id_whose_client_never_joined_is_given_again_once_it_is_removed() {
+    let limits = Limits::new(256, 64, 4096).unwrap();
+    let (control, first) = (Region::heap(control_len(2)), Region::heap(256));
+    let mut core = Core::new(limits, control.clone(), 2, first);
+    let first = core.reserve(Roles::SEND).unwrap().client;
+    // Far more greetings than there are ids would not use them up.
+    core.ids.exhaust();
+    for _ in 0..10 {
+        let silent = core.reserve(Roles::SEND).unwrap().client;
+        assert_ne!(silent, first);
+        core.hung_up(silent);
+        core.turn();
+        // Its removal is still to come, and would hit the next client of this id.
+        assert!(!core.has_ids());
+        assert_eq!(core.take_actions(), [Action::Remove(silent, None)]);
+    }
+    let next = core.reserve(Roles::SEND).unwrap();
+    assert_eq!(next.client, ClientId(u32::MAX - 1));
+    let member = cursor_offset(next.cursor) + crate::layout::CONTROL_MEMBER;
+    assert_eq!(control.load(member, Site::MemberRead), u64::from(next.client.0));
+}
+
+/// The control region of a client.
+fn peer_control() -> Region {
+    Control::create(Region::heap(control_len(1)), 1).memory().clone()
 }
 
 #[test]

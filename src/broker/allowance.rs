@@ -1,0 +1,91 @@
+//! How many clients of one user may join, so that ids last for years (P12).
+//!
+//! There are 2³² ids. Each user may use up a sixteenth of them at once, more than a million joins
+//! an hour for ten days, and 32 a second from then on. So one user needs four years for all of them.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// Ids that a user may use up at once.
+const AT_ONCE: u64 = 1 << 28;
+/// After this time, a user may use up one more.
+const ONE_MORE: Duration = Duration::from_nanos(1_000_000_000 / 32);
+/// With more users than this, those that have not used up anything lately are forgotten.
+const USERS: usize = 1024;
+
+/// What each user may use up.
+#[derive(Debug, Default)]
+pub(super) struct Allowance {
+    /// When a user may use up as many ids as at first.
+    paid_back: HashMap<u32, Instant>,
+}
+
+impl Allowance {
+    /// Whether another client of this user may join.
+    pub fn admits(&self, user: u32, now: Instant) -> bool {
+        let used = self.paid_back.get(&user).map(|at| at.saturating_duration_since(now));
+        used.is_none_or(|used| used + ONE_MORE <= all())
+    }
+
+    /// A client of this user has joined.
+    pub fn joined(&mut self, user: u32, now: Instant) {
+        if self.paid_back.len() >= USERS {
+            self.paid_back.retain(|_, at| *at > now);
+        }
+        let at = self.paid_back.entry(user).or_insert(now);
+        *at = (*at).max(now) + ONE_MORE;
+    }
+}
+
+/// How long it takes until a user who has used up all may use up as much again.
+fn all() -> Duration {
+    Duration::from_nanos((ONE_MORE.as_nanos() as u64).saturating_mul(AT_ONCE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const YEAR: u64 = 365 * 24 * 3600;
+
+    // P12
+    #[test]
+    fn one_user_needs_years_for_all_ids() {
+        let ids = u64::from(u32::MAX) - AT_ONCE;
+        let years = ONE_MORE.as_nanos() as u64 * ids / 1_000_000_000 / YEAR;
+        assert!(years >= 3, "{years} years");
+    }
+
+    #[test]
+    fn a_user_who_has_used_up_all_gets_one_id_at_a_time() {
+        let (mut allowance, now) = (Allowance::default(), Instant::now());
+        for _ in 0..1000 {
+            assert!(allowance.admits(7, now));
+            allowance.joined(7, now);
+        }
+        // So many that it takes long to count to there.
+        allowance.paid_back.insert(7, now + all());
+        assert!(!allowance.admits(7, now));
+        assert!(allowance.admits(8, now), "another user");
+        for i in 1..10 {
+            let later = now + ONE_MORE * i;
+            assert!(allowance.admits(7, later));
+            allowance.joined(7, later);
+            assert!(!allowance.admits(7, later));
+        }
+        // Greeted clients that join later are counted, too: nothing is won by greeting many.
+        for _ in 0..100 {
+            allowance.joined(7, now);
+        }
+        assert!(!allowance.admits(7, now + 100 * ONE_MORE));
+    }
+
+    #[test]
+    fn users_who_have_not_joined_lately_are_forgotten() {
+        let (mut allowance, now) = (Allowance::default(), Instant::now());
+        for user in 0..10 * USERS as u32 {
+            allowance.joined(user, now + user * 2 * ONE_MORE);
+        }
+        assert!(allowance.paid_back.len() <= USERS);
+    }
+}
