@@ -10,7 +10,7 @@ mod retired;
 pub(crate) mod tests;
 
 pub use self::builder::BrokerBuilder;
-use self::connection::{Connection, Phase, Told};
+use self::connection::{Connection, Phase, Stuck, Told};
 use self::core::{Action, Core};
 use crate::access::Access;
 use crate::bus::Bus;
@@ -121,6 +121,10 @@ pub struct Broker {
     tokens: HashMap<ClientId, u64>,
     next_token: u64,
     short_of_memory: bool,
+    /// Connections in which something is stuck for want of room in this process, and when that is
+    /// tried again.
+    stuck: BTreeSet<u64>,
+    stuck_again: Option<Instant>,
     /// When clients whose sockets hold as many descriptors as they may are told more, and how long
     /// after the last try that is.
     unread_again: Option<(Instant, Duration)>,
@@ -152,6 +156,8 @@ enum Taken {
     Nothing,
     Ring,
     Packet,
+    /// Something is left that this process has no room for.
+    Stuck,
 }
 
 /// Ends a broker from another thread or from a signal handler's thread.
@@ -326,6 +332,7 @@ impl Broker {
         });
         let unread_again = self.unread_again.map(|(at, _)| at);
         let again = self.accept_again.into_iter().chain(self.rebind_again).chain(unread_again);
+        let again = again.chain(self.stuck_again);
         let due = held_up.into_iter().chain(joining).chain(unread).chain(again).min();
         let due = due.map(|due| due.saturating_duration_since(Instant::now()));
         timeout.into_iter().chain(due).min()
@@ -544,6 +551,9 @@ impl Broker {
                     // Only if nothing is left; else it comes up again.
                     if token.is_none_or(|token| self.take_packets(token)) {
                         self.core.drained(client);
+                    } else if token.is_some_and(|token| self.stuck.contains(&token)) {
+                        // It comes up again when there is room.
+                        done = false;
                     } else {
                         self.core.not_drained(client);
                     }
@@ -662,6 +672,9 @@ impl Broker {
                     if flags.contains(EventFlags::OUT) {
                         self.tell(token);
                     }
+                    if flags.contains(EventFlags::HUP) {
+                        self.stuck_is_gone(token);
+                    }
                     self.take_event(token);
                 }
             }
@@ -674,6 +687,7 @@ impl Broker {
         }
         self.retry_accept();
         self.retry_unread();
+        self.retry_stuck();
         self.tell_hold_up();
         self.disconnect_unread();
         Ok(())
@@ -749,7 +763,8 @@ impl Broker {
 
     /// Takes what a connection holds. Returns whether nothing is left.
     fn take_packets(&mut self, token: u64) -> bool {
-        (0..PACKETS_AT_ONCE).any(|_| self.take_packet(token) == Taken::Nothing)
+        let mut taken = (0..PACKETS_AT_ONCE).map(|_| self.take_packet(token));
+        taken.find(|taken| matches!(taken, Taken::Nothing | Taken::Stuck)) == Some(Taken::Nothing)
     }
 
     /// Takes what a connection has become readable for. Behind a ring there is hardly ever anything
@@ -760,11 +775,18 @@ impl Broker {
 
     fn take_packet(&mut self, token: u64) -> Taken {
         let Some(connection) = self.connections.get(&token) else { return Taken::Nothing };
+        if connection.stuck.is_some() {
+            return Taken::Stuck;
+        }
         let mut taken = Taken::Packet;
         let held = closer::held();
         let received = match held < closer::QUEUE && self.connections.len() + held < self.roomy {
-            true => connection.socket.receive(),
+            true => Some(connection.socket.receive()),
             false => connection.socket.receive_sparingly(),
+        };
+        let Some(received) = received else {
+            self.put_aside(token, Stuck::InSocket, "it has no free descriptor (`ulimit -n`)");
+            return Taken::Stuck;
         };
         let result = match received {
             Received::Nothing => return Taken::Nothing,
@@ -773,11 +795,17 @@ impl Broker {
                 return Taken::Nothing;
             }
             Received::Garbage(error) => Err(error.into()),
-            Received::Packet(packet, descriptor) => {
+            Received::Packet(packet, mut descriptor) => {
                 if let Packet::Ring = packet {
                     taken = Taken::Ring;
                 }
-                self.on_packet(token, packet, descriptor)
+                match self.on_packet(token, packet, &mut descriptor) {
+                    Err(fault) if fault.is_lack() => {
+                        self.put_aside(token, Stuck::Packet(packet, descriptor), fault);
+                        return Taken::Stuck;
+                    }
+                    result => result,
+                }
             }
         };
         match result {
@@ -789,11 +817,85 @@ impl Broker {
         }
     }
 
+    /// Puts aside what this process has no room for, which is not the client's fault.
+    fn put_aside(&mut self, token: u64, stuck: Stuck, why: impl Display) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        if self.stuck.is_empty() {
+            let process = connection.process;
+            log::error!(
+                "the broker has no room for what process {process} has sent: {why}; what that process sends waits until there is room"
+            );
+        }
+        connection.put_aside(stuck, &self.epoll, token);
+        self.stuck.insert(token);
+        self.stuck_again.get_or_insert_with(|| Instant::now() + NAP);
+    }
+
+    /// Tries again to take what there was no room for.
+    fn retry_stuck(&mut self) {
+        if self.stuck_again.take_if(|at| *at <= Instant::now()).is_none() {
+            return;
+        }
+        let (mut left, before) = (BTreeSet::new(), std::mem::take(&mut self.stuck));
+        for token in before {
+            let Some(connection) = self.connections.get_mut(&token) else { continue };
+            let result = match connection.stuck.take() {
+                None => continue,
+                Some(Stuck::InSocket) if spare(&self.epoll).is_ok() => Ok(()),
+                Some(Stuck::InSocket) => {
+                    connection.stuck = Some(Stuck::InSocket);
+                    left.insert(token);
+                    continue;
+                }
+                Some(Stuck::Packet(packet, mut descriptor)) => {
+                    match self.on_packet(token, packet, &mut descriptor) {
+                        Err(fault) if fault.is_lack() => {
+                            if let Some(connection) = self.connections.get_mut(&token) {
+                                connection.stuck = Some(Stuck::Packet(packet, descriptor));
+                                left.insert(token);
+                            }
+                            continue;
+                        }
+                        result => result,
+                    }
+                }
+            };
+            self.go_on(token, result);
+        }
+        self.stuck.append(&mut left);
+        if !self.stuck.is_empty() {
+            self.stuck_again = Some(Instant::now() + NAP);
+        }
+    }
+
+    /// Takes packets of a connection again in which something was stuck.
+    fn go_on(&mut self, token: u64, result: Result<(), Fault>) {
+        if let Some(connection) = self.connections.get_mut(&token) {
+            connection.go_on(&self.epoll, token);
+            if let Some(client) = connection.client() {
+                self.core.not_drained(client);
+            }
+        }
+        match result {
+            Ok(()) => self.tell(token),
+            Err(fault) => self.fail(token, fault),
+        }
+    }
+
+    /// A connection in which something is stuck has ended. It stays until that is taken, but nothing
+    /// waits for its client any more.
+    fn stuck_is_gone(&mut self, token: u64) {
+        let connection = self.connections.get(&token).filter(|c| c.stuck.is_some());
+        if let Some(client) = connection.and_then(Connection::client) {
+            self.core.is_gone(client);
+        }
+    }
+
     fn on_packet(
         &mut self,
         token: u64,
         packet: Packet,
-        descriptor: Option<Foreign>,
+        descriptor: &mut Option<Foreign>,
     ) -> Result<(), Fault> {
         let Some(connection) = self.connections.get_mut(&token) else { return Ok(()) };
         let roles = Roles::SEND.and(Roles::RECEIVE).and(Roles::WATCH).and(Roles::IN_PLACE);

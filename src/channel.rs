@@ -502,15 +502,15 @@ impl Welcoming {
         let Welcoming { socket, limits, deadline, step } = self;
         let step = match (step, packet, descriptor) {
             (Step::Hello, packet, _) => Step::Join { ours: welcome(&socket, packet, &limits)? },
-            (Step::Join { ours }, Packet::Join, Some(descriptor)) => {
-                let peer = map_control(descriptor).map_err(Ended::from)?;
+            (Step::Join { ours }, Packet::Join, Some(mut descriptor)) => {
+                let peer = map_control(&mut descriptor).map_err(Ended::from)?;
                 Step::Page { ours, peer: Control::check(peer, 0).map_err(Ended::from)? }
             }
             (Step::Join { .. }, packet, _) => {
                 return Err(fault(packet.unexpected("instead of a join")));
             }
-            (Step::Page { ours, peer }, Packet::Page { id: FIRST_PAGE }, Some(descriptor)) => {
-                let page = map_page(descriptor, &limits).map_err(Ended::from)?;
+            (Step::Page { ours, peer }, Packet::Page { id: FIRST_PAGE }, Some(mut descriptor)) => {
+                let page = map_page(&mut descriptor, &limits).map_err(Ended::from)?;
                 let inbound = ChainReceiver::from_beginning(limits, CLIENT, page, ours.clone(), 0);
                 let inbound = inbound.map_err(Ended::from)?;
                 let start = Start { page: FIRST_PAGE, position: PAGE_HEADER as u64, message: 0 };

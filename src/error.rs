@@ -226,7 +226,7 @@ fn elsewhere_hint(bus: &str, elsewhere: Option<&Path>) -> String {
 }
 
 /// Why a connection has ended. What had arrived before can still be received, but for three cases.
-/// After a protocol error or a removal, pages that were not read may be written again. What had
+/// After an error on this side or a removal, pages that were not read may be written again. What had
 /// arrived before a fork is the parent's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -247,10 +247,22 @@ pub enum Ended {
     Expelled,
     /// We saw a fault in what the other side did.
     #[error("the peer broke the protocol: {0}")]
-    Fault(#[from] Fault),
+    Fault(#[source] Fault),
+    /// This process has no room for what the other side has sent.
+    #[error("the connection could not go on for want of room in this process: {0}")]
+    Lack(#[source] Fault),
     /// This process is a forked child of the one that connected. There, the connection goes on.
     #[error("this handle belongs to the process that forked; connect in the child")]
     Forked,
+}
+
+impl From<Fault> for Ended {
+    fn from(fault: Fault) -> Self {
+        match fault.is_lack() {
+            true => Ended::Lack(fault),
+            false => Ended::Fault(fault),
+        }
+    }
 }
 
 /// The receiver that holds up the bus: it keeps the slowest pace, and the broadcast chain is full.

@@ -97,3 +97,16 @@ pub enum Fault {
     #[error("{what}: {source}")]
     Descriptor { what: &'static str, source: crate::memory::Unfit },
 }
+
+impl Fault {
+    /// Whether it is none of the peer's: this process lacks room for what came. (A broker that looks
+    /// before it takes a packet finds out in another way.)
+    pub(crate) fn is_lack(&self) -> bool {
+        use crate::memory::Unfit;
+        use crate::wire::WireError;
+        matches!(
+            self,
+            Fault::Descriptor { source: Unfit::Lack(_), .. } | Fault::Wire(WireError::Cut)
+        )
+    }
+}

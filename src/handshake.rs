@@ -30,9 +30,9 @@ pub(crate) fn control_region(cursors: usize) -> Result<Region, RegionError> {
 }
 
 /// Maps the control region that a peer has sent.
-pub(crate) fn map_control(descriptor: Foreign) -> Result<Region, Fault> {
+pub(crate) fn map_control(descriptor: &mut Foreign) -> Result<Region, Fault> {
     let what = "a control region";
-    let map = descriptor.map(control_len(1), MAX_CONTROL_LEN);
+    let map = descriptor.try_map(control_len(1), MAX_CONTROL_LEN);
     map.map_err(|source| Fault::Descriptor { what, source })
 }
 
@@ -71,7 +71,8 @@ impl Greeted {
         }
         let limits = limits.check().and_then(Limits::in_os_pages);
         let limits = limits.map_err(|error| fault(WireError::from(error)))?;
-        let peer = map_control(descriptor.ok_or(fault(packet.unexpected("without its region")))?);
+        let mut descriptor = descriptor.ok_or(fault(packet.unexpected("without its region")))?;
+        let peer = map_control(&mut descriptor);
         let peer = peer.and_then(|region| Control::check(region, cursor)).map_err(Ended::from)?;
 
         // Before it is sent: the other side looks into it as soon as it has it.
@@ -117,8 +118,8 @@ impl Joined {
         let start = loop {
             match answer(&port.socket, deadline)? {
                 (Packet::Start(start), _) => break start,
-                (Packet::Page { id }, Some(descriptor)) if roles.has(Roles::RECEIVE) => {
-                    let page = map_page(descriptor, &port.limits).map_err(Ended::from)?;
+                (Packet::Page { id }, Some(mut descriptor)) if roles.has(Roles::RECEIVE) => {
+                    let page = map_page(&mut descriptor, &port.limits).map_err(Ended::from)?;
                     admit_page(&port.limits, &mut pages, id, page).map_err(Ended::from)?;
                 }
                 // The chain goes on while we are being told of its pages.
@@ -205,7 +206,7 @@ pub(crate) fn understand(
 }
 
 pub(crate) fn fault(error: WireError) -> ConnectError {
-    Ended::Fault(error.into()).into()
+    Ended::from(Fault::from(error)).into()
 }
 
 pub(crate) fn send(

@@ -402,8 +402,8 @@ impl Port {
     fn on_packet(&mut self, packet: Packet, descriptor: Option<Foreign>) -> Result<(), Fault> {
         match (packet, descriptor, self.endpoint.inbound_mut()) {
             (Packet::Ring, ..) => {}
-            (Packet::Page { id }, Some(descriptor), Some(inbound)) => {
-                inbound.add_page(id, map_page(descriptor, &self.limits)?)?;
+            (Packet::Page { id }, Some(mut descriptor), Some(inbound)) => {
+                inbound.add_page(id, map_page(&mut descriptor, &self.limits)?)?;
             }
             (Packet::Forget { id }, _, Some(inbound)) => inbound.forget_page(id)?,
             (Packet::Census { receivers }, ..) => self.receivers = Some(receivers),
@@ -440,7 +440,7 @@ impl Port {
         if is_removed {
             return self.removed();
         }
-        self.end(Ended::Fault(fault))
+        self.end(fault.into())
     }
 
     /// The peer waits for us no more: what we read may be written meanwhile.
@@ -504,10 +504,8 @@ impl Port {
     /// be written again.
     fn may_read(&self) -> Result<(), Ended> {
         match &self.ended {
-            Some(ended @ (Ended::Expelled | Ended::Removed | Ended::Fault(_) | Ended::Forked)) => {
-                Err(ended.clone())
-            }
-            _ => Ok(()),
+            Some(Ended::Closed | Ended::Died) | None => Ok(()),
+            Some(ended) => Err(ended.clone()),
         }
     }
 
@@ -689,15 +687,15 @@ pub(crate) fn tell<'a>(
 }
 
 /// Maps a page that a peer has sent.
-pub(crate) fn map_page(descriptor: Foreign, limits: &Limits) -> Result<Region, Fault> {
+pub(crate) fn map_page(descriptor: &mut Foreign, limits: &Limits) -> Result<Region, Fault> {
     let (min, max) = limits.page_bounds();
-    descriptor.map(min, max).map_err(unfit)
+    descriptor.try_map(min, max).map_err(unfit)
 }
 
 /// Maps a page that a peer has sent and that others will be sent in turn.
-pub(crate) fn map_page_to_lend(descriptor: Foreign, limits: &Limits) -> Result<Region, Fault> {
+pub(crate) fn map_page_to_lend(descriptor: &mut Foreign, limits: &Limits) -> Result<Region, Fault> {
     let (min, max) = limits.page_bounds();
-    descriptor.map_to_hand_on(min, max).map_err(unfit)
+    descriptor.try_map_to_hand_on(min, max).map_err(unfit)
 }
 
 fn unfit(source: Unfit) -> Fault {

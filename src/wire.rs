@@ -207,11 +207,14 @@ pub enum WireError {
         /// Descriptors that its kind has.
         expected: usize,
     },
-    /// Descriptors that did not arrive: it sent too many, or we have no room for them.
+    /// Descriptors that did not arrive, as we have no room for them.
     #[error(
-        "a packet lost its descriptors: too many were sent, or this process has too many open files (raise its limit, see `ulimit -n`)"
+        "a packet lost its descriptor, as this process has too many open files; raise its limit (`ulimit -n`)"
     )]
     Cut,
+    /// Descriptors that no packet has, where there is no room to take them.
+    #[error("a packet with several descriptors, or one that is no memory")]
+    Foreign,
     /// Bytes that must be zero are not.
     #[error("packet kind {0}: reserved bytes are not zero")]
     Reserved(u8),

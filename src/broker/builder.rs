@@ -181,6 +181,8 @@ impl BrokerBuilder {
             tokens: HashMap::new(),
             next_token: FIRST_CONNECTION,
             short_of_memory: false,
+            stuck: BTreeSet::new(),
+            stuck_again: None,
             unread_again: None,
             retired: Default::default(),
             allowance: Default::default(),

@@ -51,6 +51,15 @@ impl From<Sent> for Told {
     }
 }
 
+/// Something that this process has no room for. That is not the client's fault.
+#[derive(Debug)]
+pub(super) enum Stuck {
+    /// Its memory can't be mapped.
+    Packet(Packet, Option<Foreign>),
+    /// There is no descriptor for it: it is still in the socket.
+    InSocket,
+}
+
 #[derive(Debug)]
 pub(super) struct Connection {
     pub socket: Socket,
@@ -65,6 +74,8 @@ pub(super) struct Connection {
     pub full_since: Option<Instant>,
     /// Whether it is watched for room in its socket.
     is_watched: bool,
+    /// What came and waits until this process has room for it. Behind it wait all later packets.
+    pub stuck: Option<Stuck>,
     /// Descriptors that were sent since its socket was seen empty.
     in_flight: usize,
     /// The process that connected, as the kernel says.
@@ -88,6 +99,7 @@ impl Connection {
             census: None,
             full_since: None,
             is_watched: false,
+            stuck: None,
             in_flight: 0,
         }
     }
@@ -130,7 +142,7 @@ impl Connection {
         &mut self,
         client: ClientId,
         packet: Packet,
-        descriptor: Option<Foreign>,
+        descriptor: &mut Option<Foreign>,
         core: &mut Core<Region>,
     ) -> Result<(), Fault> {
         let (Packet::Join, Some(descriptor)) = (packet, descriptor) else {
@@ -150,7 +162,7 @@ impl Connection {
         &mut self,
         client: ClientId,
         packet: Packet,
-        descriptor: Option<Foreign>,
+        descriptor: &mut Option<Foreign>,
         core: &mut Core<Region>,
         may_lend: bool,
     ) -> Result<(), Fault> {
@@ -243,12 +255,30 @@ impl Connection {
             Told::All | Told::NoMemory | Told::HungUp => self.full_since = None,
         }
         let writable = told == Told::NotNow;
-        if self.is_watched != writable {
-            let flags = if writable { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
-            acts("watch for room");
-            if epoll::modify(epoll, &self.socket, EventData::new_u64(token), flags).is_ok() {
-                self.is_watched = writable;
-            }
+        if self.is_watched != writable && self.stuck.is_none() {
+            self.watch(writable, epoll, token);
         }
+    }
+
+    fn watch(&mut self, writable: bool, epoll: &OwnedFd, token: u64) {
+        let flags = if writable { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+        acts("watch for room");
+        if epoll::modify(epoll, &self.socket, EventData::new_u64(token), flags).is_ok() {
+            self.is_watched = writable;
+        }
+    }
+
+    /// Puts aside what this process has no room for. What else comes waits in the socket, which is
+    /// not watched meanwhile, but for a hang-up: that comes up once.
+    pub fn put_aside(&mut self, stuck: Stuck, epoll: &OwnedFd, token: u64) {
+        self.stuck = Some(stuck);
+        acts("watch for a hang-up alone");
+        // The kernel needs no memory for that.
+        let _ = epoll::modify(epoll, &self.socket, EventData::new_u64(token), EventFlags::ONESHOT);
+    }
+
+    /// There was room for what had been put aside.
+    pub fn go_on(&mut self, epoll: &OwnedFd, token: u64) {
+        self.watch(false, epoll, token);
     }
 }

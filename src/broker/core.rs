@@ -287,6 +287,12 @@ impl<M: Memory> Core<M> {
         }
     }
 
+    /// The client's connection has ended. What it holds is not all taken in yet, so that
+    /// [`hung_up`](Core::hung_up) is still to come.
+    pub fn is_gone(&mut self, client: ClientId) {
+        self.end_membership(client);
+    }
+
     /// The client has said that it reads no further, so that no page need be kept for it.
     pub fn reads_no_further(&mut self, client: ClientId) {
         if let Some(link) = self.link_mut(client) {

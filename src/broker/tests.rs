@@ -188,3 +188,123 @@ fn a_client_that_does_not_read_holds_few_descriptors_in_flight() {
     }
     assert!(is_in && pages > 32, "{pages} pages");
 }
+
+/// What came while the kernel mapped nothing.
+#[track_caller]
+fn is_stuck(broker: &mut Broker) {
+    let deadline = Instant::now() + PATIENCE;
+    while broker.stuck.is_empty() {
+        assert!(Instant::now() < deadline, "nothing is stuck");
+        serve(broker);
+    }
+    // However often it is tried again.
+    for _ in 0..10 {
+        thread::sleep(NAP);
+        serve(broker);
+    }
+    assert_eq!(broker.stuck.len(), 1);
+}
+
+// P3, P12
+#[test]
+fn a_page_that_can_not_be_mapped_waits_until_there_is_room() {
+    let place = tempfile::tempdir().unwrap();
+    let builder = Broker::builder().page_len(4096).max_message_len(1000).chain_budget(16 * 4096);
+    let mut broker = builder.bind(place.path().join("bus")).unwrap();
+    let (mut sender, mut other) = (client(&mut broker), client(&mut broker));
+    let mut receiver = client(&mut broker);
+    for tag in 0..20 {
+        sender.send(tag, &[7; 1000]).unwrap();
+    }
+    let mut broker = kernel::refusing(libc::SYS_mmap, libc::ENOMEM, move || {
+        is_stuck(&mut broker);
+        assert!(broker.core.park(), "it sleeps until the next try");
+        broker.core.unpark();
+        broker
+    });
+    // Others are served meanwhile.
+    other.send(1000, b"goes on").unwrap();
+    serve(&mut broker);
+    thread::sleep(NAP);
+    let deadline = Instant::now() + PATIENCE;
+    let mut heard = Vec::new();
+    while heard.len() < 21 {
+        assert!(Instant::now() < deadline, "{heard:?} alone have arrived");
+        serve(&mut broker);
+        while let Some(message) = receiver.try_recv().unwrap() {
+            heard.push(message.tag.0);
+        }
+    }
+    heard.retain(|tag| *tag != 1000);
+    assert_eq!(heard, (0..20).collect::<Vec<_>>());
+    assert!(broker.stuck.is_empty());
+    assert_eq!(broker.report.faults, 0);
+}
+
+// P4, P7
+#[test]
+fn what_a_dead_client_left_is_taken_once_there_is_room() {
+    let place = tempfile::tempdir().unwrap();
+    let builder = Broker::builder().page_len(4096).max_message_len(1000).chain_budget(16 * 4096);
+    let mut broker = builder.bind(place.path().join("bus")).unwrap();
+    let (mut sender, mut receiver) = (client(&mut broker), client(&mut broker));
+    for tag in 0..12 {
+        sender.send(tag, &[7; 1000]).unwrap();
+    }
+    let mut broker = kernel::refusing(libc::SYS_mmap, libc::ENOMEM, move || {
+        is_stuck(&mut broker);
+        drop(sender);
+        kernel::idling(|| {
+            let until = Instant::now() + WHILE;
+            while Instant::now() < until {
+                broker.look(broker.bounded(Some(WHILE))).unwrap();
+            }
+        });
+        assert_eq!(broker.connections.len(), 2);
+        broker
+    });
+    let deadline = Instant::now() + PATIENCE;
+    let mut next = 0;
+    while next < 12 || broker.connections.len() > 1 {
+        assert!(Instant::now() < deadline, "{next} have arrived");
+        serve(&mut broker);
+        while let Some(message) = receiver.try_recv().unwrap() {
+            assert_eq!(message.tag.0, next);
+            next += 1;
+        }
+    }
+    assert_eq!(broker.report.faults, 0);
+}
+
+// P12
+#[test]
+fn a_client_whose_region_can_not_be_mapped_joins_when_there_is_room() {
+    let place = tempfile::tempdir().unwrap();
+    let mut broker = Broker::bind(place.path().join("bus")).unwrap();
+    let client = connecting(&broker, Client::builder());
+    let mut broker = kernel::refusing(libc::SYS_mmap, libc::ENOMEM, move || {
+        is_stuck(&mut broker);
+        broker
+    });
+    assert_eq!(let_in(&mut broker, client).id(), ClientId(1));
+    assert_eq!(broker.report.faults, 0);
+}
+
+// P12
+#[test]
+fn a_client_without_room_for_a_page_says_what_it_lacks() {
+    let place = tempfile::tempdir().unwrap();
+    let builder = Broker::builder().page_len(4096).max_message_len(1000).chain_budget(16 * 4096);
+    let mut broker = builder.bind(place.path().join("bus")).unwrap();
+    let (mut sender, mut receiver) = (client(&mut broker), client(&mut broker));
+    for tag in 0..12 {
+        sender.send(tag, &[7; 1000]).unwrap();
+    }
+    serve(&mut broker);
+    let error = kernel::refusing(libc::SYS_mmap, libc::ENOMEM, move || {
+        (0..12).find_map(|_| receiver.try_recv().err())
+    });
+    let text = error.unwrap().to_string();
+    assert!(text.contains("for want of room in this process"), "{text}");
+    assert!(text.contains("ulimit -v"), "{text}");
+}

@@ -5,6 +5,7 @@ use crate::sys::fork::Hole;
 use crate::sys::lifeline::{AtDrop, acts, looks};
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
 use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -52,6 +53,11 @@ pub enum Unfit {
     /// The kernel refused to map it.
     #[error("the memfd could not be mapped: {0}")]
     Map(String),
+    /// This process has no room to map it, which is not its sender's fault.
+    #[error(
+        "this process has no room to map it ({0}); give it more address space (`ulimit -v`), memory or memory maps (vm.max_map_count)"
+    )]
+    Lack(String),
 }
 
 /// A descriptor that a peer sent and that has not been looked at yet.
@@ -87,6 +93,11 @@ impl Foreign {
     ///
     /// [`Unfit`] says what is wrong with it.
     pub fn map(mut self, min_len: usize, max_len: usize) -> Result<Region, Unfit> {
+        self.try_map(min_len, max_len)
+    }
+
+    /// The same; if it can't be mapped, the descriptor stays for another try.
+    pub(crate) fn try_map(&mut self, min_len: usize, max_len: usize) -> Result<Region, Unfit> {
         let map = self.checked(min_len, max_len)?;
         acts("close a descriptor that came");
         // The mapping keeps the memory: this close is not the last.
@@ -96,11 +107,11 @@ impl Foreign {
 
     /// The same, of a region that can be [handed on](Region::descriptor): the descriptor stays
     /// open as long as it.
-    ///
-    /// # Errors
-    ///
-    /// [`Unfit`] says what is wrong with it.
-    pub fn map_to_hand_on(mut self, min_len: usize, max_len: usize) -> Result<Region, Unfit> {
+    pub(crate) fn try_map_to_hand_on(
+        &mut self,
+        min_len: usize,
+        max_len: usize,
+    ) -> Result<Region, Unfit> {
         let map = self.checked(min_len, max_len)?;
         Ok(read_only(map, self.0.take().map(Arc::new)))
     }
@@ -128,7 +139,12 @@ impl Foreign {
         let len = len.ok_or(Unfit::Length { found, min: min_len, max: max_len })?;
         acts("map what came");
         let map = MmapOptions::new().len(len).map_raw_read_only(fd);
-        map.map_err(|e| Unfit::Map(e.to_string()))
+        map.map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::NOMEM | Errno::AGAIN | Errno::NFILE | Errno::MFILE) => {
+                Unfit::Lack(error.to_string())
+            }
+            _ => Unfit::Map(error.to_string()),
+        })
     }
 }
 

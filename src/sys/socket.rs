@@ -185,7 +185,9 @@ impl Socket {
 
     /// Takes the next packet, without waiting for one, where there is little room for descriptors: a
     /// packet with others than one of memory stays in the socket, and is garbage.
-    pub fn receive_sparingly(&self) -> Received {
+    ///
+    /// `None` if this process has no descriptor free for one that came. It stays in the socket, too.
+    pub fn receive_sparingly(&self) -> Option<Received> {
         let (mut bytes, mut space) = ([0; MAX_PACKET], [MaybeUninit::uninit(); SPACE_FOR_ONE]);
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(&mut bytes)];
@@ -195,11 +197,14 @@ impl Socket {
         // They are second descriptors: none of these closes is the last one.
         let descriptors = foreign(&mut control);
         let is_cut = found.is_ok_and(|found| found.flags.contains(ReturnFlags::CTRUNC));
+        if is_cut && descriptors.is_empty() && rustix::io::fcntl_dupfd_cloexec(self, 0).is_err() {
+            return None;
+        }
         if is_cut || !descriptors.iter().all(Foreign::is_memory) {
-            return Received::Garbage(WireError::Cut);
+            return Some(Received::Garbage(WireError::Foreign));
         }
         drop(descriptors);
-        self.receive()
+        Some(self.receive())
     }
 
     fn receive_with(&self, flags: RecvFlags) -> Received {
