@@ -27,7 +27,7 @@ use crate::sys::fork::Owner;
 use crate::sys::lifeline::{acts, looks};
 use crate::sys::place::{Bound, Watch};
 use crate::sys::socket::{Credentials, Received, Sent, Socket, timespec};
-use crate::wire::{ByeReason, Packet, Refusal, Roles};
+use crate::wire::{ByeReason, Packet, Refusal, Roles, WireError};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use std::cmp::Reverse;
@@ -794,6 +794,7 @@ impl Broker {
                 self.hung_up(token);
                 return Taken::Nothing;
             }
+            Received::Lost(_) => Err(WireError::Cut.into()),
             Received::Garbage(error) => Err(error.into()),
             Received::Packet(packet, mut descriptor) => {
                 if let Packet::Ring = packet {
@@ -941,6 +942,9 @@ impl Broker {
                     && self.core.lendable() < self.max_lent
                     && spare(&self.epoll).is_ok();
                 connection.on_packet(client, packet, descriptor, &mut self.core, may_lend)?;
+                if let Packet::Again { .. } = packet {
+                    self.tell(token);
+                }
             }
         }
         Ok(())

@@ -199,6 +199,7 @@ pub(crate) fn understand(
         }
         .into()),
         Received::Packet(packet, descriptor) => Ok(Some((packet, descriptor))),
+        Received::Lost(_) => Err(fault(WireError::Cut)),
         Received::Garbage(error) => Err(fault(error)),
         Received::HungUp => Err(Ended::Died.into()),
         Received::Nothing => Ok(None),

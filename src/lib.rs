@@ -58,6 +58,7 @@ mod headway;
 pub mod hook;
 pub mod layout;
 mod limits;
+mod lost;
 pub mod memory;
 mod message;
 pub mod order;

@@ -6,13 +6,14 @@ use crate::error::{Ended, HeldUp, RecvError, SendError};
 use crate::fault::Fault;
 use crate::headway::Headway;
 use crate::limits::Limits;
+use crate::lost::{Again, Lost};
 use crate::memory::{Foreign, Region, Unfit};
 use crate::message::{ClientId, Envelope, Slot};
 use crate::patience::Patience;
 use crate::sleep_bound::SleepBound;
 use crate::sys::fork::{Gate, Owner};
 use crate::sys::socket::{Received, Sent, Socket};
-use crate::wire::{ByeReason, Packet};
+use crate::wire::{ByeReason, Packet, WireError};
 use std::time::{Duration, Instant};
 
 /// Looks before it sleeps, and those behind them that let others run.
@@ -71,6 +72,9 @@ pub(crate) struct Port {
     armed: bool,
     /// Whether the kernel had no memory for a ring or a page's descriptor, which are still due.
     starved: bool,
+    /// Pages whose descriptors were lost here, and those that the peer has lost.
+    lost: Lost,
+    again: Again,
     empty_looks: u32,
     headway: Headway,
     /// When who never sleeps has looked at the connection last.
@@ -98,6 +102,8 @@ impl Port {
             unfinished: false,
             armed: false,
             starved: false,
+            lost: Lost::new(),
+            again: Again::default(),
             empty_looks: 0,
             headway: Headway::new(limits.budget() as u64 / 4),
             heard: Instant::now(),
@@ -323,9 +329,10 @@ impl Port {
 
     /// Tells the peer about our pages.
     pub fn tell_peer(&mut self) -> Sent {
-        while let Some(notice) = self.endpoint.notice() {
+        while let Some(notice) = self.notice() {
             let outbound = self.endpoint.outbound();
             match tell(&self.socket, notice, |id| outbound.and_then(|out| out.page(id))) {
+                Sent::Yes if self.again.told() => {}
                 Sent::Yes => self.endpoint.told(),
                 other => {
                     self.starved |= other == Sent::NoMemory;
@@ -334,6 +341,19 @@ impl Port {
             }
         }
         Sent::Yes
+    }
+
+    /// What the peer must be told next.
+    fn notice(&self) -> Option<Notice> {
+        self.again.notice().or_else(|| self.endpoint.notice())
+    }
+
+    /// Asks for a page again whose descriptor was lost. If that can't be sent now, it is tried again
+    /// like that.
+    fn ask_again(&mut self) {
+        if let Some(id) = self.lost.to_ask(Instant::now()) {
+            self.socket.send(&Packet::Again { id }, None);
+        }
     }
 
     /// Rings the peer. Without memory for that it is tried again by whatever comes next: the next
@@ -366,8 +386,11 @@ impl Port {
         for _ in 0..AT_ONCE {
             let received = self.socket.receive();
             if !self.on_received(received) {
-                return;
+                break;
             }
+        }
+        if !self.lost.is_empty() && self.ended.is_none() {
+            self.ask_again();
         }
     }
 
@@ -390,6 +413,13 @@ impl Port {
                 return false;
             }
             Received::Garbage(error) => error.into(),
+            Received::Lost(Packet::Page { id }) if self.endpoint.inbound().is_some() => {
+                match self.lost.lost(id) {
+                    true => return true,
+                    false => WireError::Cut.into(),
+                }
+            }
+            Received::Lost(_) => WireError::Cut.into(),
             Received::Packet(packet, descriptor) => match self.on_packet(packet, descriptor) {
                 Ok(()) => return true,
                 Err(fault) => fault,
@@ -400,11 +430,22 @@ impl Port {
     }
 
     fn on_packet(&mut self, packet: Packet, descriptor: Option<Foreign>) -> Result<(), Fault> {
+        if let (Packet::Again { id }, Some(outbound)) = (packet, self.endpoint.outbound()) {
+            // One that is gone will be, or was, followed by its `Forget`.
+            if outbound.page(id).is_some() {
+                self.again.ask(id);
+                self.tell_peer();
+            }
+            return Ok(());
+        }
         match (packet, descriptor, self.endpoint.inbound_mut()) {
             (Packet::Ring, ..) => {}
             (Packet::Page { id }, Some(mut descriptor), Some(inbound)) => {
                 inbound.add_page(id, map_page(&mut descriptor, &self.limits)?)?;
+                self.lost.found(id);
             }
+            // Nothing names a page any more that was lost and is forgotten.
+            (Packet::Forget { id }, _, Some(_)) if self.lost.found(id) => {}
             (Packet::Forget { id }, _, Some(inbound)) => inbound.forget_page(id)?,
             (Packet::Census { receivers }, ..) => self.receivers = Some(receivers),
             (Packet::HeldUp { client, process, millis }, ..) => {
@@ -494,7 +535,12 @@ impl Port {
                 Event::Message(slot) => return Ok(Some(slot)),
                 Event::Turned => {}
                 Event::Empty => return self.on_empty().map(|()| None),
-                Event::Unknown(next) => self.fetch(next)?,
+                Event::Unknown(next) => {
+                    self.fetch(next)?;
+                    if self.lost.contains(next) {
+                        return Ok(None);
+                    }
+                }
             }
         }
         Ok(None)
@@ -559,6 +605,8 @@ impl Port {
         self.pump();
         self.may_read()?;
         match self.endpoint.poll() {
+            // It was asked for again.
+            Ok((Event::Unknown(id), _)) if self.lost.contains(id) && self.ended.is_none() => Ok(()),
             Ok((Event::Unknown(_), _)) => {
                 let fault = self.endpoint.inbound().map(|inbound| inbound.unknown_page(next));
                 match (self.ended.clone(), fault) {
@@ -579,6 +627,9 @@ impl Port {
     /// Waits until something of what is wanted may be there, the connection ends, or the deadline
     /// has passed. Returns false in the last case alone.
     pub fn wait(&mut self, wanted: Wanted, deadline: Option<Instant>) -> bool {
+        if !self.lost.is_empty() && self.ended.is_none() {
+            return self.wait_for_lost(deadline);
+        }
         loop {
             if self.endpoint.has(wanted) || self.ended.is_some() {
                 self.patience.found();
@@ -599,7 +650,7 @@ impl Port {
             return true;
         }
         // While the peer has not been told of our pages, there is something to write, too.
-        let untold = self.endpoint.notice().is_some() && !self.starved;
+        let untold = self.notice().is_some() && !self.starved;
         let at_most = self.sleep_at_most();
         if !untold && at_most.is_none() && deadline.is_none() {
             let received = self.socket.receive_blocking();
@@ -618,9 +669,19 @@ impl Port {
         at_most.is_some() || happened.unwrap_or(true)
     }
 
+    /// While a page is missing that was lost, the chain has something, and not all of it can be taken.
+    #[cold]
+    fn wait_for_lost(&mut self, deadline: Option<Instant>) -> bool {
+        let soon = Instant::now() + NAP;
+        let until = deadline.map_or(soon, |deadline| deadline.min(soon));
+        let happened = self.socket.wait(self.again.notice().is_some(), Some(until));
+        self.pump();
+        happened.unwrap_or(true) || deadline.is_none_or(|deadline| Instant::now() < deadline)
+    }
+
     /// Once armed: how long the sleep may last that begins now; `None`: until the peer rings.
     pub fn sleep_at_most(&mut self) -> Option<Duration> {
-        let retry = self.starved.then_some(NAP);
+        let retry = (self.starved || !self.lost.is_empty()).then_some(NAP);
         let bound = self.sleep_bound.at_most(self.endpoint.first_bounded_sleep());
         retry.into_iter().chain(bound).min()
     }
@@ -638,7 +699,9 @@ impl Port {
         if self.check_owner().is_err() {
             return false;
         }
-        let (may_sleep, ring) = self.endpoint.park(wanted);
+        // What stands behind a page that was lost is no reason to be awake.
+        let message = wanted.message && self.lost.is_empty();
+        let (may_sleep, ring) = self.endpoint.park(Wanted { message, ..wanted });
         self.armed = may_sleep;
         self.set_gates();
         if ring {

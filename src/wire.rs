@@ -178,6 +178,8 @@ pub enum Packet {
     Census { receivers: u32 },
     /// This receiver has held up the bus for `millis`. Its process is 0 if it is unknown.
     HeldUp { client: u32, process: u32, millis: u64 },
+    /// The descriptor of this page was lost in the receiver's process: it asks for another one.
+    Again { id: u32 },
 }
 
 /// Why a packet is not understood.
@@ -267,6 +269,7 @@ const START: u8 = 8;
 const BYE: u8 = 9;
 const CENSUS: u8 = 10;
 const HELD_UP: u8 = 11;
+const AGAIN: u8 = 12;
 
 const REFUSED_VERSION: u32 = 1;
 const REFUSED_USER: u32 = 2;
@@ -294,6 +297,7 @@ impl Packet {
             Packet::Bye(_) => BYE,
             Packet::Census { .. } => CENSUS,
             Packet::HeldUp { .. } => HELD_UP,
+            Packet::Again { .. } => AGAIN,
         }
     }
 
@@ -311,6 +315,7 @@ impl Packet {
             Packet::Bye(_) => "send Bye",
             Packet::Census { .. } => "send Census",
             Packet::HeldUp { .. } => "send HeldUp",
+            Packet::Again { .. } => "send Again",
         }
     }
 
@@ -364,7 +369,9 @@ impl Packet {
                 put(Two { kind, zero, first: code.into(), second: detail.into() }.as_bytes())
             }
             Packet::Join => put(Empty { kind, zero }.as_bytes()),
-            Packet::Page { id } | Packet::Forget { id } => put(one(id).as_bytes()),
+            Packet::Page { id } | Packet::Forget { id } | Packet::Again { id } => {
+                put(one(id).as_bytes())
+            }
             Packet::Start(Start { page, position, message }) => put(StartBody {
                 kind,
                 zero,
@@ -389,6 +396,11 @@ impl Packet {
             }
             .as_bytes()),
         }
+    }
+
+    /// Reads a packet whose descriptor was lost on its way into this process.
+    pub(crate) fn decode_lost(bytes: &[u8]) -> Option<Packet> {
+        Self::decode_bytes(bytes).ok().filter(|packet| packet.descriptors() == 1)
     }
 
     /// Reads a packet that came with `descriptors` descriptors.
@@ -466,6 +478,7 @@ impl Packet {
             }
             PAGE => Packet::Page { id: body::<One>(bytes)?.value.get() },
             FORGET => Packet::Forget { id: body::<One>(bytes)?.value.get() },
+            AGAIN => Packet::Again { id: body::<One>(bytes)?.value.get() },
             START => {
                 let body: StartBody = body(bytes)?;
                 Packet::Start(Start {
@@ -540,6 +553,7 @@ mod tests {
             Packet::Start(start),
             Packet::Census { receivers: 3 },
             Packet::HeldUp { client: 3, process: 4711, millis: 1 << 40 },
+            Packet::Again { id: 9 },
         ];
         packets.extend(refusals.map(Packet::Refused));
         packets.extend(byes.map(Packet::Bye));

@@ -26,7 +26,8 @@ pub const WELCOME: u8 = 8;
 pub const REFUSED: u8 = 9;
 pub const RAW: u8 = 10;
 pub const HELD_UP: u8 = 11;
-const KINDS: usize = 12;
+pub const AGAIN: u8 = 12;
+const KINDS: usize = 13;
 
 /// Whoever believes a welcome makes a page of the length that it says: 2 GiB are in order.
 /// A fuzzer has no memory for that.
@@ -111,6 +112,11 @@ fn packet(input: &mut Input) -> Vec<u8> {
             1 => Refusal::User,
             _ => Refusal::Other(99),
         }),
+        HELD_UP => {
+            let (client, process) = (input.byte().into(), input.byte().into());
+            Packet::HeldUp { client, process, millis: input.word() }
+        }
+        AGAIN => Packet::Again { id: input.byte().into() },
         _ => {
             let len = input.below(MAX_PACKET + 16);
             return input.bytes(len).to_vec();

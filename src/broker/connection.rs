@@ -4,6 +4,7 @@ use super::core::Core;
 use crate::chain::Notice;
 use crate::fault::Fault;
 use crate::handshake::{HelloError, check_hello, map_control};
+use crate::lost::Again;
 use crate::memory::{Foreign, Region};
 use crate::message::ClientId;
 use crate::port::{map_page, map_page_to_lend, tell};
@@ -76,6 +77,8 @@ pub(super) struct Connection {
     is_watched: bool,
     /// What came and waits until this process has room for it. Behind it wait all later packets.
     pub stuck: Option<Stuck>,
+    /// Pages of which it has asked for another descriptor.
+    again: Again,
     /// Descriptors that were sent since its socket was seen empty.
     in_flight: usize,
     /// The process that connected, as the kernel says.
@@ -100,6 +103,7 @@ impl Connection {
             full_since: None,
             is_watched: false,
             stuck: None,
+            again: Again::default(),
             in_flight: 0,
         }
     }
@@ -183,6 +187,13 @@ impl Connection {
                 Ok(())
             }
             (Packet::Forget { id }, _) => core.page_forgotten(client, id),
+            (Packet::Again { id }, _) if self.roles.has(Roles::RECEIVE) => {
+                // One that is gone will be, or was, followed by its `Forget`.
+                if core.page(id).is_some() {
+                    self.again.ask(id);
+                }
+                Ok(())
+            }
             (packet, _) => Err(packet.unexpected("from a client that has joined").into()),
         }
     }
@@ -195,7 +206,7 @@ impl Connection {
     /// sockets together, and beyond a limit it takes no more for any.
     pub fn tell(&mut self, core: &mut Core<Region>, max_in_flight: usize) -> Told {
         let Some(client) = self.client() else { return Told::All };
-        while let Some(notice) = core.notice(client) {
+        while let Some(notice) = self.again.notice().or_else(|| core.notice(client)) {
             if self.in_flight >= max_in_flight {
                 if !self.socket.is_read() {
                     return Told::Unread;
@@ -204,7 +215,9 @@ impl Connection {
             }
             match tell(&self.socket, notice, |id| core.page(id)) {
                 Sent::Yes => {
-                    core.told(client);
+                    if !self.again.told() {
+                        core.told(client);
+                    }
                     self.in_flight += usize::from(matches!(notice, Notice::Page(_)));
                     // It reads, if slowly.
                     self.full_since = self.full_since.map(|_| Instant::now());

@@ -35,6 +35,8 @@ pub(crate) const MAX_DESCRIPTORS: usize = 253;
 #[derive(Debug)]
 pub(crate) enum Received {
     Packet(Packet, Option<Foreign>),
+    /// A packet whose descriptor was lost: this process has none free for it.
+    Lost(Packet),
     Garbage(WireError),
     Nothing,
     HungUp,
@@ -233,7 +235,9 @@ impl Socket {
         let mut descriptors = control;
         let cut = received.flags.contains(ReturnFlags::CTRUNC);
         if cut {
-            return Received::Garbage(WireError::Cut);
+            let lost = Packet::decode_lost(&bytes[..received.bytes]);
+            let lost = lost.filter(|_| descriptors.is_empty());
+            return lost.map_or(Received::Garbage(WireError::Cut), Received::Lost);
         }
         let found = descriptors.len();
         match Packet::decode(&bytes[..received.bytes], found) {
