@@ -409,7 +409,7 @@ impl Listener {
                 let Some((packet, descriptor)) = received? else { break };
                 match welcoming.take(packet, descriptor)? {
                     Progress::Joined(port) => return Ok(Some(*port)),
-                    Progress::Waits(welcoming) => joining.insert(i, welcoming),
+                    Progress::Waits(welcoming) => joining.insert(i, *welcoming),
                 }
             }
         }
@@ -468,7 +468,7 @@ enum Step {
 
 /// How far a packet has brought the handshake.
 enum Progress {
-    Waits(Welcoming),
+    Waits(Box<Welcoming>),
     Joined(Box<Port>),
 }
 
@@ -481,7 +481,7 @@ impl Welcoming {
     fn greet(self) -> Result<Self, ConnectError> {
         let (packet, descriptor) = answer(&self.socket, self.deadline)?;
         match self.take(packet, descriptor)? {
-            Progress::Waits(welcoming) => Ok(welcoming),
+            Progress::Waits(welcoming) => Ok(*welcoming),
             Progress::Joined(_) => Err(Ended::Died.into()),
         }
     }
@@ -492,7 +492,7 @@ impl Welcoming {
             let (packet, descriptor) = answer(&self.socket, self.deadline)?;
             match self.take(packet, descriptor)? {
                 Progress::Joined(port) => return Ok(*port),
-                Progress::Waits(welcoming) => self = welcoming,
+                Progress::Waits(welcoming) => self = *welcoming,
             }
         }
     }
@@ -527,7 +527,7 @@ impl Welcoming {
                 return Err(fault(packet.unexpected("instead of the first page")));
             }
         };
-        Ok(Progress::Waits(Welcoming { socket, limits, deadline, step }))
+        Ok(Progress::Waits(Box::new(Welcoming { socket, limits, deadline, step })))
     }
 }
 

@@ -112,7 +112,7 @@ impl Lost {
     }
 
     /// The page to ask for now: one at a time, as there is one reserve.
-    pub fn to_ask(&mut self, now: Instant) -> Option<u32> {
+    pub fn due(&mut self, now: Instant) -> Option<u32> {
         let page = *self.pages.first()?;
         if now < self.ask_at {
             return None;

@@ -351,7 +351,7 @@ impl Port {
     /// Asks for a page again whose descriptor was lost. If that can't be sent now, it is tried again
     /// like that.
     fn ask_again(&mut self) {
-        if let Some(id) = self.lost.to_ask(Instant::now()) {
+        if let Some(id) = self.lost.due(Instant::now()) {
             self.socket.send(&Packet::Again { id }, None);
         }
     }
