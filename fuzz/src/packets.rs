@@ -103,10 +103,6 @@ fn packet(input: &mut Input) -> Vec<u8> {
             };
             Packet::Welcome { version: VERSION, client: 7, cursor, broker: 1, limits }
         }
-        HELD_UP => {
-            let (client, process) = (input.byte().into(), input.byte().into());
-            Packet::HeldUp { client, process, millis: input.word() }
-        }
         REFUSED => Packet::Refused(match input.below(3) {
             0 => Refusal::Version { broker: 9 },
             1 => Refusal::User,

@@ -4,10 +4,13 @@
 const EDGES: &[(&str, &str)] = &[
     ("tests/bad_input.rs", "sockets"),
     ("tests/bad_memory.rs", "shared memory"),
+    ("tests/channel_accept.rs", "handshakes"),
     ("tests/cli/main.rs", "inherited state, limits"),
     ("tests/crash/main.rs", "death at each step"),
     ("tests/death.rs", "death"),
+    ("tests/few_descriptors.rs", "few descriptors"),
     ("tests/fork/main.rs", "forks"),
+    ("tests/half_shut.rs", "half connections"),
     ("tests/hostile_broker.rs", "brokers"),
     ("tests/hostile_client.rs", "clients"),
     ("tests/place.rs", "the lock file"),
