@@ -25,6 +25,7 @@ use crate::sleep_bound::SleepBound;
 use crate::sys::closer;
 use crate::sys::fork::Owner;
 use crate::sys::lifeline::{acts, looks};
+use crate::sys::peer::Peer;
 use crate::sys::place::{Bound, Watch};
 use crate::sys::socket::{Credentials, Received, Sent, Socket, timespec};
 use crate::wire::{ByeReason, Packet, Refusal, Roles, WireError};
@@ -34,7 +35,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Display;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +45,8 @@ const LISTENER: u64 = 0;
 const STOP: u64 = 1;
 const WATCH: u64 = 2;
 const FIRST_CONNECTION: u64 = 3;
+/// A connection's token with this bit is that of its client's process.
+const PROCESS: u64 = 1 << 63;
 
 /// Turns without work before the broker sleeps, and those behind them that let others run.
 const SPINS: u32 = 5;
@@ -62,6 +65,8 @@ const UNREAD_LIMIT: Duration = Duration::from_secs(10);
 /// long, and so on up to the second.
 const UNREAD_AGAIN: Duration = Duration::from_millis(1);
 const UNREAD_AGAIN_AT_MOST: Duration = Duration::from_secs(1);
+/// A client's connection and its process.
+const DESCRIPTORS_PER_CLIENT: usize = 2;
 /// How often a broker tries to make a removed socket or lock file anew.
 const REBIND_AGAIN: Duration = Duration::from_secs(1);
 /// A client has to join within this time after it has connected.
@@ -584,9 +589,20 @@ impl Broker {
 
     /// Takes a connection out that has ended.
     fn take_connection(&mut self, token: u64) -> Option<Connection> {
-        let connection = self.connections.remove(&token)?;
+        let mut connection = self.connections.remove(&token)?;
+        // A close is not enough while a forked child of this process has the descriptors, too.
+        let process = connection.socket.peer().pidfd();
+        for fd in process.into_iter().chain([connection.socket.as_fd()]) {
+            acts("watch a connection no longer");
+            let _ = epoll::delete(&self.epoll, fd);
+        }
         if connection.reads_in_place() {
-            self.retired.add(connection.process, connection.socket.peer_pidfd());
+            let pidfd = match connection.socket.take_peer() {
+                Peer::Known(pidfd) => Some(pidfd),
+                Peer::Unknown => connection.socket.peer_pidfd(),
+                Peer::Gone => None,
+            };
+            self.retired.add(connection.process, pidfd);
         }
         Some(connection)
     }
@@ -667,6 +683,7 @@ impl Broker {
                 LISTENER => self.accept(),
                 STOP => {}
                 WATCH => self.look_after_socket(),
+                token if token & PROCESS != 0 => self.has_died(token & !PROCESS),
                 token => {
                     let flags = event.flags;
                     if flags.contains(EventFlags::OUT) {
@@ -730,7 +747,7 @@ impl Broker {
                 () => Some(Refusal::Crowded),
             };
             if let Some(refusal) = refusal {
-                self.refuse(socket, refusal);
+                self.refuse(socket, peer, refusal);
                 continue;
             }
             let token = self.next_token;
@@ -746,9 +763,9 @@ impl Broker {
         }
     }
 
-    fn refuse(&mut self, socket: Socket, refusal: Refusal) {
+    fn refuse(&mut self, socket: Socket, peer: Credentials, refusal: Refusal) {
         self.report.refused += 1;
-        let Credentials { user, process } = socket.credentials().unwrap_or_default();
+        let Credentials { user, process } = peer;
         let why = match refusal {
             Refusal::User => "the broker does not admit this user (--access)".to_owned(),
             Refusal::Crowded => format!(
@@ -774,15 +791,24 @@ impl Broker {
     }
 
     fn take_packet(&mut self, token: u64) -> Taken {
-        let Some(connection) = self.connections.get(&token) else { return Taken::Nothing };
+        let held = closer::held();
+        let open = self.connections.len() * DESCRIPTORS_PER_CLIENT + held;
+        let is_roomy = held < closer::QUEUE && open < self.roomy;
+        let Some(connection) = self.connections.get_mut(&token) else { return Taken::Nothing };
         if connection.stuck.is_some() {
             return Taken::Stuck;
         }
         let mut taken = Taken::Packet;
-        let held = closer::held();
-        let received = match held < closer::QUEUE && self.connections.len() + held < self.roomy {
-            true => Some(connection.socket.receive()),
-            false => connection.socket.receive_sparingly(),
+        let received = match connection.phase {
+            Phase::Fresh => {
+                let (received, sender) = connection.socket.receive_first(!is_roomy);
+                if sender.is_some_and(|sender| !self.meet(token, sender)) {
+                    return Taken::Nothing;
+                }
+                Some(received)
+            }
+            _ if is_roomy => Some(connection.socket.receive()),
+            _ => connection.socket.receive_sparingly(),
         };
         let Some(received) = received else {
             self.put_aside(token, Stuck::InSocket, "it has no free descriptor (`ulimit -n`)");
@@ -881,6 +907,9 @@ impl Broker {
             Ok(()) => self.tell(token),
             Err(fault) => self.fail(token, fault),
         }
+        if self.connections.get(&token).is_some_and(|connection| connection.has_died) {
+            self.has_died(token);
+        }
     }
 
     /// A connection in which something is stuck has ended. It stays until that is taken, but nothing
@@ -889,6 +918,54 @@ impl Broker {
         let connection = self.connections.get(&token).filter(|c| c.stuck.is_some());
         if let Some(client) = connection.and_then(Connection::client) {
             self.core.is_gone(client);
+        }
+    }
+
+    /// The first packet of a connection is here: its client is the process that has sent it. Returns
+    /// whether the client may stay.
+    fn meet(&mut self, token: u64, sender: Credentials) -> bool {
+        let Some(connection) = self.connections.get_mut(&token) else { return false };
+        connection.process = sender.process;
+        // The process that connected was admitted before.
+        if !self.access.admits(sender) {
+            self.joining.remove(&token);
+            if let Some(connection) = self.take_connection(token) {
+                self.refuse(connection.socket, sender, Refusal::User);
+            }
+            return false;
+        }
+        let pidfd = match connection.socket.peer() {
+            Peer::Gone => {
+                self.hung_up(token);
+                return false;
+            }
+            Peer::Known(pidfd) => pidfd,
+            // The end of the connection alone counts.
+            Peer::Unknown => return true,
+        };
+        acts("watch a process");
+        let data = EventData::new_u64(token | PROCESS);
+        let is_watched = spare(&self.epoll)
+            .and_then(|_| Ok(epoll::add(&self.epoll, pidfd, data, EventFlags::IN)?));
+        if is_watched.is_err() {
+            connection.socket.take_peer();
+        }
+        true
+    }
+
+    /// A client's process has ended, while a child of it may hold the connection open. What it had sent
+    /// is all in the socket.
+    fn has_died(&mut self, token: u64) {
+        if let Some(connection) = self.connections.get_mut(&token).filter(|c| c.stuck.is_some()) {
+            // Until there is room for what is stuck, its pidfd would be readable all the time.
+            connection.has_died = true;
+            connection.socket.take_peer();
+            self.stuck_is_gone(token);
+            return;
+        }
+        // If something is left, this comes up again.
+        if self.take_packets(token) {
+            self.hung_up(token);
         }
     }
 
@@ -923,8 +1000,9 @@ impl Broker {
                     }
                     Err(refusal) => {
                         self.joining.remove(&token);
-                        if let Some(connection) = self.connections.remove(&token) {
-                            self.refuse(connection.socket, refusal);
+                        if let Some(connection) = self.take_connection(token) {
+                            let peer = connection.socket.credentials().unwrap_or_default();
+                            self.refuse(connection.socket, peer, refusal);
                         }
                     }
                 }
@@ -970,7 +1048,7 @@ impl Broker {
                 self.report.faults += 1;
                 let process = self.connections.get(&token).map_or(0, |c| c.process);
                 log::warn!("process {process} is disconnected before it has joined: {fault}");
-                self.connections.remove(&token);
+                self.take_connection(token);
             }
         }
     }

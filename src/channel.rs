@@ -10,8 +10,8 @@ use crate::endpoint::Endpoint;
 use crate::error::{BindError, ConnectError, Ended, HeldUp, RecvError, SendError, WaitError};
 use crate::fault::Fault;
 use crate::handshake::{
-    Greeted, HelloError, PATIENCE, answer, check_hello, control_region, fault, map_control, send,
-    understand,
+    Greeted, HelloError, PATIENCE, await_credentials, check_hello, control_region, fault,
+    map_control, send, understand,
 };
 use crate::layout::{PAGE_HEADER, VERSION};
 use crate::limits::Limits;
@@ -45,8 +45,8 @@ pub fn channel() -> Result<(Sender, Receiver), ConnectError> {
     let step = "make a pair of sockets";
     let pair = Socket::pair().map_err(|source| ConnectError::System { step, source })?;
     // Step by step, since both sides are in one thread.
-    let greeted = Greeted::hello(pair.0, Roles::SEND)?;
-    let welcoming = Welcoming::new(pair.1, Limits::default()).greet()?;
+    let greeted = Greeted::hello(pair.0, Roles::SEND, &Access::Everybody)?;
+    let welcoming = Welcoming::new(pair.1, Limits::default(), Access::Everybody)?.greet()?;
     let joined = greeted.join()?;
     let receiver = welcoming.finish()?;
     let (port, broker) = joined.start()?;
@@ -81,7 +81,7 @@ impl Sender {
     ///
     /// [`ConnectError`] says what to do about it.
     pub fn connect(bus: impl Into<Bus>) -> Result<Self, ConnectError> {
-        Self::handshake(open(&bus.into(), &Access::SameUser, false)?)
+        Self::handshake(open(&bus.into(), &Access::SameUser, false)?, &Access::SameUser)
     }
 
     /// Makes the channel over a connected `SOCK_SEQPACKET` socket. The other end must be in
@@ -91,11 +91,11 @@ impl Sender {
     ///
     /// [`ConnectError`] if the other end is none.
     pub fn over(socket: OwnedFd) -> Result<Self, ConnectError> {
-        Self::handshake(Socket::from_fd(socket))
+        Self::handshake(Socket::from_fd(socket), &Access::Everybody)
     }
 
-    fn handshake(socket: Socket) -> Result<Self, ConnectError> {
-        let (port, broker) = Greeted::hello(socket, Roles::SEND)?.join()?.start()?;
+    fn handshake(socket: Socket, access: &Access) -> Result<Self, ConnectError> {
+        let (port, broker) = Greeted::hello(socket, Roles::SEND, access)?.join()?.start()?;
         Ok(Self::at(port, broker))
     }
 
@@ -273,11 +273,11 @@ impl Receiver {
     ///
     /// [`ConnectError`] if the other end is none.
     pub fn over(socket: OwnedFd) -> Result<Self, ConnectError> {
-        Self::handshake(Socket::from_fd(socket), Limits::default())
+        Self::handshake(Socket::from_fd(socket), Limits::default(), Access::Everybody)
     }
 
-    fn handshake(socket: Socket, limits: Limits) -> Result<Self, ConnectError> {
-        Ok(Self::at(Welcoming::new(socket, limits).finish()?))
+    fn handshake(socket: Socket, limits: Limits, access: Access) -> Result<Self, ConnectError> {
+        Ok(Self::at(Welcoming::new(socket, limits, access)?.finish()?))
     }
 
     fn at(port: Port) -> Self {
@@ -396,8 +396,8 @@ impl Listener {
     /// the first one that has joined.
     fn next_joined(&self, joining: &mut VecDeque<Welcoming>) -> Result<Option<Port>, ConnectError> {
         for i in 0..joining.len() {
-            while let Some(welcoming) = joining.get(i) {
-                let received = understand(welcoming.socket.receive());
+            while let Some(welcoming) = joining.get_mut(i) {
+                let received = welcoming.next();
                 if matches!(received, Ok(None)) {
                     if Instant::now() < welcoming.deadline {
                         break;
@@ -431,7 +431,7 @@ impl Listener {
             log::warn!("{JOINING_AT_ONCE} connections have not joined; the oldest is disconnected");
             joining.pop_front();
         }
-        joining.push_back(Welcoming::new(socket, self.limits));
+        joining.push_back(Welcoming::new(socket, self.limits, self.access.clone())?);
         Ok(true)
     }
 }
@@ -451,6 +451,7 @@ const CLIENT: u32 = 1;
 struct Welcoming {
     socket: Socket,
     limits: Limits,
+    access: Access,
     deadline: Instant,
     step: Step,
 }
@@ -473,13 +474,49 @@ enum Progress {
 }
 
 impl Welcoming {
-    fn new(socket: Socket, limits: Limits) -> Self {
-        Welcoming { socket, limits, deadline: Instant::now() + PATIENCE, step: Step::Hello }
+    fn new(mut socket: Socket, limits: Limits, access: Access) -> Result<Self, ConnectError> {
+        await_credentials(&mut socket)?;
+        let deadline = Instant::now() + PATIENCE;
+        Ok(Welcoming { socket, limits, access, deadline, step: Step::Hello })
+    }
+
+    /// The next packet, if it is there. The first one is taken of a user alone that is admitted.
+    fn next(&mut self) -> Result<Option<(Packet, Option<Foreign>)>, ConnectError> {
+        // Before the look for a packet: what the peer had sent before it died counts.
+        let has_died = self.socket.peer().has_died();
+        let received = match self.step {
+            Step::Hello => {
+                let (received, sender) = self.socket.receive_first(false);
+                if let Some(sender) = sender.filter(|sender| !self.access.admits(*sender)) {
+                    send(&self.socket, &Packet::Refused(Refusal::User), None)?;
+                    return Err(ConnectError::Stranger { user: sender.user });
+                }
+                received
+            }
+            _ => self.socket.receive(),
+        };
+        match understand(received)? {
+            None if has_died => Err(Ended::Died.into()),
+            next => Ok(next),
+        }
+    }
+
+    /// Waits for the next packet.
+    fn wait(&mut self) -> Result<(Packet, Option<Foreign>), ConnectError> {
+        loop {
+            if let Some(next) = self.next()? {
+                return Ok(next);
+            }
+            let waited = self.socket.wait(false, Some(self.deadline));
+            if !waited.map_err(system("wait for a sender"))? {
+                return Err(ConnectError::Silent { seconds: PATIENCE.as_secs() });
+            }
+        }
     }
 
     /// Waits for the greeting, and answers it.
-    fn greet(self) -> Result<Self, ConnectError> {
-        let (packet, descriptor) = answer(&self.socket, self.deadline)?;
+    fn greet(mut self) -> Result<Self, ConnectError> {
+        let (packet, descriptor) = self.wait()?;
         match self.take(packet, descriptor)? {
             Progress::Waits(welcoming) => Ok(*welcoming),
             Progress::Joined(_) => Err(Ended::Died.into()),
@@ -489,7 +526,7 @@ impl Welcoming {
     /// Waits until the sender has joined.
     fn finish(mut self) -> Result<Port, ConnectError> {
         loop {
-            let (packet, descriptor) = answer(&self.socket, self.deadline)?;
+            let (packet, descriptor) = self.wait()?;
             match self.take(packet, descriptor)? {
                 Progress::Joined(port) => return Ok(*port),
                 Progress::Waits(welcoming) => self = *welcoming,
@@ -499,7 +536,7 @@ impl Welcoming {
 
     /// Takes the next packet, and answers it.
     fn take(self, packet: Packet, descriptor: Option<Foreign>) -> Result<Progress, ConnectError> {
-        let Welcoming { socket, limits, deadline, step } = self;
+        let Welcoming { socket, limits, access, deadline, step } = self;
         let step = match (step, packet, descriptor) {
             (Step::Hello, packet, _) => Step::Join { ours: welcome(&socket, packet, &limits)? },
             (Step::Join { ours }, Packet::Join, Some(mut descriptor)) => {
@@ -527,7 +564,7 @@ impl Welcoming {
                 return Err(fault(packet.unexpected("instead of the first page")));
             }
         };
-        Ok(Progress::Waits(Box::new(Welcoming { socket, limits, deadline, step })))
+        Ok(Progress::Waits(Box::new(Welcoming { socket, limits, access, deadline, step })))
     }
 }
 

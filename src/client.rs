@@ -94,7 +94,7 @@ impl Inbox {
 ///
 /// A payload that was [borrowed](ClientBuilder::borrow_payloads) before the fork may change in the
 /// child when the parent goes on: copy it before. A child that lives long drops its parent's
-/// clients: while it holds them, other processes don't hear of the parent's death.
+/// clients: before Linux 6.5, while it holds them, other processes may not hear of the parent's death.
 ///
 /// All this holds for a [`Sender`] and a [`Receiver`], too.
 #[derive(Debug)]
@@ -712,12 +712,13 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub fn prepare_wait(&mut self) -> Wait {
-        self.port.pump();
+        // A peer that has died makes the descriptor readable: it needs no look here.
+        self.port.drain();
         let wanted = Wanted { message: true, ..Wanted::default() };
         if !self.inbox.messages.is_empty() || !self.port.arm(wanted) {
             return Wait::Ready;
         }
-        Wait::Readable { timeout: self.port.sleep_at_most() }
+        Wait::Readable { timeout: self.port.watch_at_most() }
     }
 }
 
@@ -744,10 +745,11 @@ fn grow(buffer: &mut Vec<u8>, len: usize) {
 }
 
 impl AsFd for Client {
-    /// The connection: readable when the client has [prepared](Client::prepare_wait) to wait and there is something
-    /// to receive, or when the connection has ended.
+    /// The connection and the process at its other end: readable when the client has
+    /// [prepared](Client::prepare_wait) to wait and there is something to receive, when the connection has
+    /// ended, or when that process has. It stays the same descriptor. The first call makes it.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.port.socket.as_fd()
+        self.port.watched()
     }
 }
 

@@ -1,5 +1,6 @@
 //! How a connection is made: the steps of both sides, see the picture in [`wire`](crate::wire).
 
+use crate::access::Access;
 use crate::chain::{Receiver, Sender};
 use crate::control::Control;
 use crate::endpoint::Endpoint;
@@ -10,7 +11,7 @@ use crate::limits::Limits;
 use crate::memory::{Foreign, Memory, Region, RegionError};
 use crate::message::ClientId;
 use crate::port::{NAP, Port, map_page};
-use crate::sys::socket::{Received, Sent, Socket};
+use crate::sys::socket::{Credentials, Received, Sent, Socket};
 use crate::wire::{ByeReason, Packet, Refusal, Roles, WireError};
 use std::io;
 use std::time::{Duration, Instant};
@@ -38,23 +39,32 @@ pub(crate) fn map_control(descriptor: &mut Foreign) -> Result<Region, Fault> {
 
 /// A connection that waits for the other side's answer to its `Hello`.
 #[derive(Debug)]
-pub(crate) struct Greeted {
+pub(crate) struct Greeted<'a> {
     socket: Socket,
     roles: Roles,
+    access: &'a Access,
     deadline: Instant,
 }
 
-impl Greeted {
-    /// The first step: who we are.
-    pub fn hello(socket: Socket, roles: Roles) -> Result<Self, ConnectError> {
+impl<'a> Greeted<'a> {
+    /// The first step: who we are. A process that answers must be of a user that `access` admits.
+    pub fn hello(
+        mut socket: Socket,
+        roles: Roles,
+        access: &'a Access,
+    ) -> Result<Self, ConnectError> {
+        await_credentials(&mut socket)?;
         send(&socket, &Packet::Hello { version: VERSION, roles }, None)?;
-        Ok(Greeted { socket, roles, deadline: Instant::now() + PATIENCE })
+        Ok(Greeted { socket, roles, access, deadline: Instant::now() + PATIENCE })
     }
 
     /// The second step: we are welcome, and join with what is ours.
     pub fn join(self) -> Result<Joined, ConnectError> {
-        let Greeted { socket, roles, deadline } = self;
-        let (packet, descriptor) = answer(&socket, deadline)?;
+        let Greeted { mut socket, roles, access, deadline } = self;
+        let (packet, descriptor, peer) = first_answer(&mut socket, deadline)?;
+        if !access.admits(peer) {
+            return Err(ConnectError::Stranger { user: peer.user });
+        }
         let (client, cursor, broker, limits) = match packet {
             Packet::Refused(refusal) => return Err(refusal.into()),
             Packet::Welcome { version, .. } if version != VERSION => {
@@ -116,7 +126,7 @@ impl Joined {
         let Joined { mut port, control, place, roles, broker, deadline } = self;
         let mut pages: Vec<(u32, Region)> = Vec::new();
         let start = loop {
-            match answer(&port.socket, deadline)? {
+            match answer(&mut port.socket, deadline)? {
                 (Packet::Start(start), _) => break start,
                 (Packet::Page { id }, Some(mut descriptor)) if roles.has(Roles::RECEIVE) => {
                     let page = map_page(&mut descriptor, &port.limits).map_err(Ended::from)?;
@@ -166,18 +176,51 @@ fn admit_page(
     Ok(())
 }
 
-/// The next packet of a broker that is answering.
+/// The first packet comes with its sender's credentials. Before anything is sent that is answered.
+pub(crate) fn await_credentials(socket: &mut Socket) -> Result<(), ConnectError> {
+    let system = |source| ConnectError::System { step: "ask for credentials", source };
+    socket.await_credentials().map_err(system)
+}
+
+/// The first packet of the other side, and who has sent it: the peer from now on.
+pub(crate) fn first_answer(
+    socket: &mut Socket,
+    deadline: Instant,
+) -> Result<(Packet, Option<Foreign>, Credentials), ConnectError> {
+    let mut sender = None;
+    let (packet, descriptor) = answer_by(socket, deadline, |socket| {
+        let (received, credentials) = socket.receive_first(false);
+        sender = credentials;
+        received
+    })?;
+    // A packet has a sender.
+    Ok((packet, descriptor, sender.unwrap_or_default()))
+}
+
+/// The next packet of a peer that is answering.
 pub(crate) fn answer(
-    socket: &Socket,
+    socket: &mut Socket,
     deadline: Instant,
 ) -> Result<(Packet, Option<Foreign>), ConnectError> {
+    answer_by(socket, deadline, |socket| socket.receive())
+}
+
+fn answer_by(
+    socket: &mut Socket,
+    deadline: Instant,
+    mut receive: impl FnMut(&mut Socket) -> Received,
+) -> Result<(Packet, Option<Foreign>), ConnectError> {
+    let mut has_died = false;
     loop {
         // Whoever talks without end is as little use as one that says nothing.
         if Instant::now() > deadline {
             return Err(ConnectError::Silent { seconds: PATIENCE.as_secs() });
         }
-        if let Some(answer) = understand(socket.receive())? {
-            return Ok(answer);
+        match understand(receive(socket))? {
+            Some(answer) => return Ok(answer),
+            // What it had sent before is taken.
+            None if has_died => return Err(Ended::Died.into()),
+            None => {}
         }
         let waited = socket.wait(false, Some(deadline));
         let waited =
@@ -185,6 +228,7 @@ pub(crate) fn answer(
         if !waited {
             return Err(ConnectError::Silent { seconds: PATIENCE.as_secs() });
         }
+        has_died = socket.peer().has_died();
     }
 }
 
@@ -253,9 +297,9 @@ mod tests {
 
     #[test]
     fn a_broker_that_talks_without_end_is_not_listened_to_for_ever() {
-        let (ours, theirs) = Socket::pair().unwrap();
+        let (mut ours, theirs) = Socket::pair().unwrap();
         assert!(theirs.ring());
-        let error = answer(&ours, Instant::now() - Duration::from_millis(1)).unwrap_err();
+        let error = answer(&mut ours, Instant::now() - Duration::from_millis(1)).unwrap_err();
         assert!(matches!(error, ConnectError::Silent { .. }), "{error}");
     }
 }

@@ -14,6 +14,9 @@ use crate::sleep_bound::SleepBound;
 use crate::sys::fork::{Gate, Owner};
 use crate::sys::socket::{Received, Sent, Socket};
 use crate::wire::{ByeReason, Packet, WireError};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// Looks before it sleeps, and those behind them that let others run.
@@ -28,6 +31,9 @@ const DEAF: Duration = Duration::from_millis(1);
 
 /// The longest sleep of a process that has something to send for which the kernel has no memory.
 pub(crate) const NAP: Duration = Duration::from_millis(10);
+
+/// The longest sleep in an event loop that can't be told of the peer's death.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Packets and page turns taken at one go, so that a hostile peer can't keep us here.
 const AT_ONCE: usize = 4096;
@@ -81,11 +87,19 @@ pub(crate) struct Port {
     heard: Instant,
     patience: Patience,
     sleep_bound: SleepBound,
+    /// What an event loop watches, from its first use on: the connection and the peer's process.
+    watched: OnceLock<io::Result<Option<OwnedFd>>>,
 }
 
 impl Port {
-    pub fn new(socket: Socket, endpoint: Endpoint<Region>, limits: Limits, id: ClientId) -> Self {
+    pub fn new(
+        mut socket: Socket,
+        endpoint: Endpoint<Region>,
+        limits: Limits,
+        id: ClientId,
+    ) -> Self {
         let owner = Owner::here();
+        socket.bound_receive();
         Port {
             owner,
             appends: Gate::of(owner),
@@ -109,6 +123,7 @@ impl Port {
             heard: Instant::now(),
             patience: Patience::new(SPINS, YIELDS),
             sleep_bound: SleepBound::new(),
+            watched: OnceLock::new(),
         }
     }
 
@@ -374,34 +389,74 @@ impl Port {
         self.tell_peer();
     }
 
-    /// Takes everything that the socket holds.
+    /// Takes everything that the socket holds. If that is nothing, looks whether the peer has died.
     pub fn pump(&mut self) {
+        if !self.drain() {
+            self.look_after_peer();
+        }
+    }
+
+    /// Takes everything that the socket holds. Returns whether that was anything.
+    pub fn drain(&mut self) -> bool {
         if self.check_owner().is_err() {
-            return;
+            return false;
         }
         self.disarm();
         if self.starved {
             self.retry();
         }
-        for _ in 0..AT_ONCE {
+        let mut has_more = true;
+        for taken in 0..AT_ONCE {
             let received = self.socket.receive();
             if !self.on_received(received) {
+                has_more = taken > 0;
                 break;
             }
         }
         if !self.lost.is_empty() && self.ended.is_none() {
             self.ask_again();
         }
+        has_more
     }
 
     /// Awake again, by what the socket brought. A ring is what was slept for; behind anything else
-    /// there is more.
+    /// there is more. Nothing may be the peer's death.
     fn wake(&mut self, received: Received) {
         self.disarm();
         let is_ring = matches!(received, Received::Packet(Packet::Ring, _));
+        let is_nothing = matches!(received, Received::Nothing);
         if self.on_received(received) && !is_ring {
             self.pump();
+        } else if is_nothing {
+            self.look_after_peer();
         }
+    }
+
+    /// Whether the peer's process has died, while a child of it may hold the connection open. What it
+    /// had sent is taken first (P4, P5).
+    fn look_after_peer(&mut self) {
+        if self.ended.is_none() && self.socket.peer().has_died() {
+            self.drain();
+            self.hung_up();
+        }
+    }
+
+    /// What an event loop watches: readable when the connection is, and when the peer has died.
+    pub fn watched(&self) -> BorrowedFd<'_> {
+        // What the parent watches is none of a forked child's business.
+        if !self.owner.is_here() {
+            return self.socket.as_fd();
+        }
+        match self.watched.get_or_init(|| self.socket.watch_with_peer()) {
+            Ok(Some(both)) => both.as_fd(),
+            Ok(None) | Err(_) => self.socket.as_fd(),
+        }
+    }
+
+    /// Once armed: how long a sleep in an event loop may last.
+    pub fn watch_at_most(&mut self) -> Option<Duration> {
+        let look = matches!(self.watched.get(), Some(Err(_))).then_some(LOOK_AGAIN);
+        look.into_iter().chain(self.sleep_at_most()).min()
     }
 
     /// Acts upon what the socket brought. Returns whether there may be more.

@@ -10,6 +10,7 @@ pub mod lifeline;
 pub(crate) mod lock;
 #[allow(unsafe_code)]
 mod options;
+pub(crate) mod peer;
 pub(crate) mod place;
 pub(crate) mod socket;
 #[allow(unsafe_code)]

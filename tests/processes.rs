@@ -64,6 +64,8 @@ fn an_idle_bus_uses_no_processor_and_wakes_up_afterwards() {
     for round in 1..=3 {
         let pids = [&broker, &receivers[0], &receivers[1], &receivers[2]].map(|c| c.pid());
         pids.into_iter().for_each(wait_asleep);
+        // Each receiver looks once after its peer's process.
+        std::thread::sleep(Duration::from_millis(300));
         let before = pids.map(activity);
         // Not to wait for anything: that nothing happens in this time is what is tested.
         std::thread::sleep(Duration::from_millis(300));

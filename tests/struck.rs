@@ -4,7 +4,8 @@ use llmp::memory::PeersAreHonest;
 use llmp::{
     Broker, BrokerBuilder, Client, ClientBuilder, ConnectError, Ended, RecvError, SendError,
 };
-use std::os::fd::{AsFd, OwnedFd};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -72,6 +73,18 @@ fn promise() -> PeersAreHonest {
     unsafe { PeersAreHonest::promise() }
 }
 
+/// The connection of a client of this process. Its descriptor watches that, and its peer's process.
+fn connection_of(client: &Client) -> OwnedFd {
+    let watched = client.as_fd().as_raw_fd();
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{watched}")).unwrap();
+    let numbers = info.lines().filter_map(|line| line.strip_prefix("tfd:"));
+    let mut numbers = numbers.map(|line| line.split_whitespace().next().unwrap().parse().unwrap());
+    let this = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    let dup = |number| pidfd_getfd(&this, number, PidfdGetfdFlags::empty()).unwrap();
+    let is_socket = |fd: &OwnedFd| rustix::net::sockopt::socket_type(fd).is_ok();
+    numbers.by_ref().map(dup).find(is_socket).expect("a socket")
+}
+
 /// Ends a client's connection behind its back.
 fn shut_down(connection: &OwnedFd) {
     rustix::net::shutdown(connection, rustix::net::Shutdown::Both).unwrap();
@@ -87,7 +100,7 @@ fn a_borrowed_payload_stays_when_its_receiver_is_struck() {
         // So that pages are known and can be passed by reference.
         bus.send(&mut sender, &mut reader, 0..100);
         let mut borrower = bus.client().borrow_payloads(promise()).connect(&bus.path).unwrap();
-        let connection = borrower.as_fd().try_clone_to_owned().unwrap();
+        let connection = connection_of(&borrower);
         bus.send(&mut sender, &mut reader, 100..108);
         for number in 100..107 {
             assert_eq!(borrower.recv().unwrap().payload, payload(number));
@@ -111,7 +124,7 @@ fn a_struck_receiver_copies_what_was_sent_or_hears_that_it_was_removed() {
         let mut reader = bus.client().connect(&bus.path).unwrap();
         bus.send(&mut sender, &mut reader, 0..100);
         let mut struck = bus.client().connect(&bus.path).unwrap();
-        let connection = struck.as_fd().try_clone_to_owned().unwrap();
+        let connection = connection_of(&struck);
         bus.send(&mut sender, &mut reader, 100..120);
         assert_eq!(struck.recv().unwrap().payload, payload(100));
         shut_down(&connection);
@@ -142,7 +155,7 @@ fn a_process_that_may_keep_pages_may_not_borrow_again() {
     }
     let borrower = borrow().unwrap();
     bus.send(&mut sender, &mut reader, 1..2);
-    shut_down(&borrower.as_fd().try_clone_to_owned().unwrap());
+    shut_down(&connection_of(&borrower));
     let deadline = Instant::now() + PATIENCE;
     let refused = loop {
         match borrow() {

@@ -1,7 +1,9 @@
 //! Setting up a broker.
 
 use super::core::{Core, LEND_FROM, TurnBudget};
-use super::{Broker, FIRST_CONNECTION, LISTENER, Report, STOP, StopHandle, WATCH};
+use super::{
+    Broker, DESCRIPTORS_PER_CLIENT, FIRST_CONNECTION, LISTENER, Report, STOP, StopHandle, WATCH,
+};
 use crate::access::Access;
 use crate::bus::Bus;
 use crate::error::BindError;
@@ -67,7 +69,7 @@ impl BrokerBuilder {
     }
 
     /// The most clients at a time: 1024 by default, at most 100,000. Fewer are admitted if this process
-    /// may not open so many descriptors (`ulimit -n`), or, by default, if it may not map so many pages
+    /// may not open two descriptors for each (`ulimit -n`), or, by default, if it may not map so many pages
     /// (`vm.max_map_count`).
     #[must_use]
     pub fn max_clients(mut self, clients: usize) -> Self {
@@ -120,7 +122,7 @@ impl BrokerBuilder {
         let lends = self.hook.is_none() && lend_from <= limits.max_message_len();
         let descriptors = descriptors();
         let max_lent = if lends { descriptors / 4 } else { 0 };
-        let affordable = (descriptors - max_lent).clamp(1, MOST_CLIENTS);
+        let affordable = ((descriptors - max_lent) / DESCRIPTORS_PER_CLIENT).clamp(1, MOST_CLIENTS);
         let max_clients = most_clients.min(affordable);
 
         let bound = Bound::at(&bus.into(), &self.access)?;

@@ -81,10 +81,12 @@ pub(super) struct Connection {
     again: Again,
     /// Descriptors that were sent since its socket was seen empty.
     in_flight: usize,
-    /// The process that connected, as the kernel says.
+    /// The process that connected, and from its first packet on the one that has sent that.
     pub process: i32,
     /// Its user.
     pub user: u32,
+    /// Whether its process has ended while something of it was stuck.
+    pub has_died: bool,
     /// When it connected.
     pub began: Instant,
 }
@@ -101,6 +103,7 @@ impl Connection {
             step: None,
             census: None,
             full_since: None,
+            has_died: false,
             is_watched: false,
             stuck: None,
             again: Again::default(),

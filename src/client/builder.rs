@@ -123,8 +123,9 @@ impl ClientBuilder {
         let began = Instant::now();
         let (port, broker) = loop {
             let waits = self.wait.is_some_and(|wait| began.elapsed() < wait);
-            let port = open(&bus, &self.access, waits)
-                .and_then(|socket| Greeted::hello(socket, self.roles)?.join()?.start());
+            let port = open(&bus, &self.access, waits).and_then(|socket| {
+                Greeted::hello(socket, self.roles, &self.access)?.join()?.start()
+            });
             match port {
                 // The broker may have ended while it was greeted.
                 Err(

@@ -1,6 +1,11 @@
-//! Who is at the other end of a socket.
+//! Who is at the other end of a socket: the process that connected or called `listen`, and the one that
+//! has sent a packet.
 
+use super::peer::Peer;
+use rustix::net::UCred;
+use rustix::process::{getegid, geteuid, getpid, getuid};
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Who is at the other end, as the kernel says.
@@ -10,6 +15,11 @@ pub(crate) struct Credentials {
     pub user: u32,
     /// The process's id; 0 if we can't see it from our PID namespace.
     pub process: i32,
+}
+
+impl Credentials {
+    /// No user has this id.
+    const UNKNOWN: Credentials = Credentials { user: u32::MAX, process: 0 };
 }
 
 /// Asks the kernel (`SO_PEERCRED`).
@@ -28,8 +38,9 @@ pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
     Ok(Credentials { user: found.uid, process: found.pid })
 }
 
-/// Since Linux 6.5 (unix(7)); `libc` does not name it yet.
+/// Since Linux 6.5 (unix(7)); `libc` does not name them yet.
 const SO_PEERPIDFD: libc::c_int = 77;
+const SCM_PIDFD: libc::c_int = 4;
 
 /// A pidfd of the process that connected. `None` if it has ended, or if the kernel has no such option.
 pub(super) fn pidfd_of(socket: BorrowedFd<'_>) -> Option<OwnedFd> {
@@ -42,4 +53,107 @@ pub(super) fn pidfd_of(socket: BorrowedFd<'_>) -> Option<OwnedFd> {
     };
     // SAFETY: the kernel has made this descriptor for us, and nothing else has it.
     (answer == 0 && found >= 0).then(|| unsafe { OwnedFd::from_raw_fd(found) })
+}
+
+/// What a process sends with its first packet: its effective user, as `SO_PEERCRED` has it. `None` if
+/// that is the real one, which the kernel sends.
+pub(super) fn effective() -> Option<UCred> {
+    let uid = geteuid();
+    (uid != getuid()).then(|| UCred { pid: getpid(), uid, gid: getegid() })
+}
+
+/// A packet that came with its sender's credentials.
+pub(super) struct Signed {
+    pub len: usize,
+    /// Whether something that came with it had no room.
+    pub is_cut: bool,
+    pub descriptors: Vec<OwnedFd>,
+    pub credentials: Credentials,
+    /// [`Peer::Unknown`] also where the kernel sends no pidfd.
+    pub peer: Peer,
+}
+
+/// Room for the credentials, and for the descriptors of one packet.
+const fn space(descriptors: usize) -> usize {
+    let lens = [size_of::<libc::ucred>(), size_of::<libc::c_int>(), descriptors * size_of::<i32>()];
+    let (mut sum, mut i) = (0, 0);
+    while i < lens.len() {
+        // SAFETY: it only computes.
+        sum += unsafe { libc::CMSG_SPACE(lens[i] as libc::c_uint) } as usize;
+        i += 1;
+    }
+    sum
+}
+
+const MOST_SPACE: usize = space(super::socket::MAX_DESCRIPTORS);
+
+/// Takes a packet, or looks at it (`MSG_PEEK`), with room for so many descriptors at least. Its sender's
+/// credentials come with it: the socket has `SO_PASSCRED`.
+pub(super) fn receive(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    descriptors: usize,
+    flags: libc::c_int,
+) -> io::Result<Signed> {
+    // Aligned as a header must be.
+    let mut control = [MaybeUninit::<u64>::zeroed(); MOST_SPACE / 8 + 1];
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: all of it may be zero: numbers, and pointers that may be null.
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = space(descriptors).min(size_of_val(&control)) as _;
+    let flags = flags | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: `message` names `bytes` and `control`, which are writable for the lengths that it says,
+    // and live until the end of this function.
+    let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+    let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
+    let mut found = Signed {
+        len,
+        is_cut: message.msg_flags & libc::MSG_CTRUNC != 0,
+        descriptors: Vec::new(),
+        credentials: Credentials::UNKNOWN,
+        peer: Peer::Unknown,
+    };
+    // SAFETY: `message` is as the kernel has filled it.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !next.is_null() {
+        // SAFETY: it is not null, so that a whole header lies there, aligned, in `control`.
+        let header = unsafe { next.read() };
+        // SAFETY: the same.
+        let data = unsafe { libc::CMSG_DATA(next) };
+        // SAFETY: it only computes.
+        let head = unsafe { libc::CMSG_LEN(0) } as usize;
+        let data_len = (header.cmsg_len as usize).saturating_sub(head);
+        let int = |i: usize| {
+            // SAFETY: called for those `int`s alone that end within `data_len`, which the kernel wrote.
+            unsafe { data.cast::<libc::c_int>().wrapping_add(i).read_unaligned() }
+        };
+        let ints = data_len / size_of::<libc::c_int>();
+        match (header.cmsg_level, header.cmsg_type) {
+            (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                // SAFETY: the kernel has made these descriptors for us, and nothing else has them.
+                let own = |i| unsafe { OwnedFd::from_raw_fd(int(i)) };
+                found.descriptors.extend((0..ints).map(own));
+            }
+            // Process, user and group.
+            (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if ints >= 3 => {
+                found.credentials = Credentials { process: int(0), user: int(1) as u32 };
+            }
+            (libc::SOL_SOCKET, SCM_PIDFD) if ints >= 1 => {
+                found.peer = match int(0) {
+                    // SAFETY: the kernel has made this descriptor for us, and nothing else has it.
+                    fd if fd >= 0 => Peer::Known(unsafe { OwnedFd::from_raw_fd(fd) }),
+                    // Before Linux 6.16 there is none of a process that is gone.
+                    error if [-libc::ESRCH, -libc::EINVAL].contains(&error) => Peer::Gone,
+                    _ => Peer::Unknown,
+                };
+            }
+            _ => {}
+        }
+        // SAFETY: `next` is a header of this message.
+        next = unsafe { libc::CMSG_NXTHDR(&raw const message, next) };
+    }
+    Ok(found)
 }

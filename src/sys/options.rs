@@ -15,6 +15,17 @@ pub(super) fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, PASS_RIGHTS, 0)
 }
 
+/// Since Linux 6.5 (unix(7)).
+const PASS_PIDFD: libc::c_int = if cfg!(target_arch = "sparc64") { 0x55 } else { 76 };
+
+/// Whether each packet that is received has its sender's credentials with it, and its pidfd if the
+/// kernel has such an option. A listener's connections inherit it.
+pub(super) fn pass_credentials(socket: BorrowedFd<'_>, is_on: bool) -> io::Result<()> {
+    set(socket, libc::SO_PASSCRED, is_on.into())?;
+    let _ = set(socket, PASS_PIDFD, is_on.into());
+    Ok(())
+}
+
 /// From now on each packet that is received has a time with it.
 pub(super) fn stamp(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SO_TIMESTAMP, 1)

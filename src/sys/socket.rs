@@ -2,13 +2,17 @@
 
 use super::closer::{self, Closing};
 pub(crate) use super::credentials::Credentials;
+use super::credentials::{self, Signed};
 use super::fork::Owner;
 use super::lifeline::{acts, looks};
 use super::options;
+use super::peer::{self, Peer};
 use crate::memory::{Foreign, is_short_memory};
 use crate::wire::{MAX_PACKET, Packet, WireError};
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
@@ -26,7 +30,19 @@ pub(crate) struct Socket {
     fd: ManuallyDrop<OwnedFd>,
     /// In a forked child, the connection is the parent's.
     owner: Owner,
+    /// Who is at the other end, from the first packet on.
+    peer: Peer,
+    /// Whether the next packet comes with its sender's credentials.
+    awaits_credentials: bool,
+    /// Whether the kernel ends a blocking receive after [`LOOK_AFTER`].
+    is_bounded: bool,
+    /// When the connection was made or taken, since the machine was started.
+    since: Duration,
 }
+
+/// How long a process sleeps in `recvmsg` alone, before it watches its peer's process, too. To watch
+/// both takes a system call more, which is too much for those that are woken soon.
+const LOOK_AFTER: Duration = Duration::from_millis(200);
 
 /// The most descriptors that the kernel lets a packet have (`SCM_MAX_FD`).
 pub(crate) const MAX_DESCRIPTORS: usize = 253;
@@ -56,7 +72,14 @@ pub(crate) enum Sent {
 
 impl Socket {
     pub fn from_fd(fd: OwnedFd) -> Self {
-        Socket { fd: ManuallyDrop::new(fd), owner: Owner::here() }
+        Socket {
+            fd: ManuallyDrop::new(fd),
+            owner: Owner::here(),
+            peer: Peer::Unknown,
+            awaits_credentials: false,
+            is_bounded: false,
+            since: peer::now(),
+        }
     }
 
     /// Two connected sockets.
@@ -101,6 +124,100 @@ impl Socket {
         super::credentials::pidfd_of(self.fd.as_fd())
     }
 
+    /// From now on packets come with their senders' credentials, until one was
+    /// [taken](Socket::receive_first). Before anything is sent that is answered.
+    pub fn await_credentials(&mut self) -> io::Result<()> {
+        acts("ask for credentials");
+        options::pass_credentials(self.fd.as_fd(), true)?;
+        self.awaits_credentials = true;
+        Ok(())
+    }
+
+    fn refuse_credentials(&mut self) {
+        acts("ask for no more credentials");
+        // They cost with each receive.
+        let _ = options::pass_credentials(self.fd.as_fd(), false);
+        self.awaits_credentials = false;
+    }
+
+    /// Takes the first packet, without waiting for it: its sender is the peer from now on. Returns the
+    /// sender's credentials, too. With little room for descriptors, `sparingly`, see
+    /// [`receive_sparingly`](Socket::receive_sparingly).
+    pub fn receive_first(&mut self, sparingly: bool) -> (Received, Option<Credentials>) {
+        let mut bytes = [0; MAX_PACKET + 1];
+        if sparingly {
+            looks("peek", self.place());
+            let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
+            if let Ok(found) = credentials::receive(self.fd.as_fd(), &mut bytes, 1, flags)
+                && (!all_memory(found.descriptors) || found.is_cut)
+            {
+                return (Received::Garbage(WireError::Cut), None);
+            }
+        }
+        looks("receive", self.place());
+        let signed = loop {
+            let (fd, flags) = (self.fd.as_fd(), libc::MSG_DONTWAIT);
+            match credentials::receive(fd, &mut bytes, MAX_DESCRIPTORS, flags) {
+                Err(error) => match Errno::from_io_error(&error) {
+                    // See `receive_with`.
+                    Some(Errno::INTR | Errno::CONNRESET) => {}
+                    Some(Errno::AGAIN) => return (Received::Nothing, None),
+                    _ => return (Received::HungUp, None),
+                },
+                Ok(signed) => break signed,
+            }
+        };
+        acts("has received");
+        let Signed { len, is_cut, descriptors, credentials, peer } = signed;
+        let mut descriptors: Vec<_> = descriptors.into_iter().map(Foreign::new).collect();
+        if len == 0 {
+            return (Received::HungUp, None);
+        }
+        self.refuse_credentials();
+        self.peer = match peer {
+            Peer::Unknown => Peer::by_id(credentials.process, self.since),
+            peer => peer,
+        };
+        let received = match Packet::decode(&bytes[..len], descriptors.len()) {
+            _ if is_cut => Received::Garbage(WireError::Cut),
+            Ok(packet) => Received::Packet(packet, descriptors.pop()),
+            Err(error) => Received::Garbage(error),
+        };
+        (received, Some(credentials))
+    }
+
+    /// The process that has sent the first packet.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Follows the peer's process no longer.
+    pub fn take_peer(&mut self) -> Peer {
+        std::mem::take(&mut self.peer)
+    }
+
+    /// From now on a blocking receive ends in time to look after the peer's process.
+    pub fn bound_receive(&mut self) {
+        if self.peer.pidfd().is_some() {
+            acts("bound the receive");
+            let (side, most) = (Timeout::Recv, Some(LOOK_AFTER));
+            self.is_bounded = sockopt::set_socket_timeout(&*self.fd, side, most).is_ok();
+        }
+    }
+
+    /// A descriptor that is readable when the connection is, and when the peer's process has ended.
+    /// `None` if that can't be followed.
+    pub fn watch_with_peer(&self) -> io::Result<Option<OwnedFd>> {
+        let Some(pidfd) = self.peer.pidfd() else { return Ok(None) };
+        acts("make an epoll");
+        let both = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        for fd in [self.fd.as_fd(), pidfd] {
+            acts("watch");
+            epoll::add(&both, fd, EventData::new_u64(0), EventFlags::IN)?;
+        }
+        Ok(Some(both))
+    }
+
     /// The peer has no business to send descriptors from now on. Linux 6.16 and later refuse them to it;
     /// otherwise they arrive, and are a fault.
     pub fn refuse_descriptors(&self) {
@@ -124,11 +241,17 @@ impl Socket {
         debug_assert_eq!(packet.descriptors(), usize::from(descriptor.is_some()));
         let mut bytes = [0; MAX_PACKET];
         let len = packet.encode(&mut bytes);
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space =
+            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1), ScmCredentials(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let descriptors = descriptor.as_slice();
         if !descriptors.is_empty() {
             control.push(SendAncillaryMessage::ScmRights(descriptors));
+        }
+        if let Packet::Hello { .. } | Packet::Welcome { .. } | Packet::Refused(_) = packet
+            && let Some(credentials) = credentials::effective()
+        {
+            control.push(SendAncillaryMessage::ScmCredentials(credentials));
         }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         acts(packet.name());
@@ -173,16 +296,19 @@ impl Socket {
         self.receive_with(RecvFlags::DONTWAIT)
     }
 
-    /// Waits until there is a packet or the other side hangs up, and takes it: one system call
-    /// less than to wait first.
+    /// Waits until there is a packet, the other side hangs up or its process has ended, and takes the
+    /// packet: at first one system call less than to wait before. May return without any of these.
     pub fn receive_blocking(&self) -> Received {
-        loop {
+        if self.is_bounded || matches!(self.peer, Peer::Unknown) {
             match self.receive_with(RecvFlags::empty()) {
-                // Whoever else has the descriptor may have said that nothing on it shall block.
-                Received::Nothing => drop(self.wait(false, None)),
+                // It takes long. Or whoever else has the descriptor has said that nothing on it shall
+                // block.
+                Received::Nothing => {}
                 received => return received,
             }
         }
+        let _ = self.wait(false, None);
+        self.receive()
     }
 
     /// Takes the next packet, without waiting for one, where there is little room for descriptors: a
@@ -222,6 +348,10 @@ impl Socket {
             match rustix::net::recvmsg(self, &mut parts, &mut control, flags) {
                 // The other side has hung up with packets of ours unread. The kernel says so once,
                 // before it hands out what was sent to us, and all of that still counts (P4, P5).
+                // With signals that come again and again, a bounded receive would never end.
+                Err(Errno::INTR) if !flags.contains(RecvFlags::DONTWAIT) => {
+                    return Received::Nothing;
+                }
                 Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(Errno::AGAIN) => return Received::Nothing,
                 Err(_) => return Received::HungUp,
@@ -246,17 +376,26 @@ impl Socket {
         }
     }
 
-    /// Blocks until something can be received (or sent, if `writable`), the other side hangs up,
-    /// or the deadline has passed. Returns whether something happened.
+    /// Blocks until something can be received (or sent, if `writable`), the other side hangs up or its
+    /// process has ended, or the deadline has passed. Returns whether something happened.
     pub fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<bool> {
         let interest = if writable { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
-        self.wait_for(interest, deadline)
+        if let Peer::Gone = self.peer {
+            return Ok(true);
+        }
+        let socket = PollFd::new(self, interest);
+        match &self.peer {
+            Peer::Known(pidfd) => {
+                self.wait_for(&mut [socket, PollFd::new(pidfd, PollFlags::IN)], deadline)
+            }
+            Peer::Unknown | Peer::Gone => self.wait_for(&mut [socket], deadline),
+        }
     }
 
     /// Blocks until something can be sent, the other side hangs up, or the deadline has passed.
     /// Returns whether something happened.
     pub fn wait_writable(&self, deadline: Instant) -> io::Result<bool> {
-        self.wait_for(PollFlags::OUT, Some(deadline))
+        self.wait_for(&mut [PollFd::new(self, PollFlags::OUT)], Some(deadline))
     }
 
     /// What tells one connection from another when steps are counted.
@@ -264,12 +403,11 @@ impl Socket {
         self.fd.as_raw_fd() as usize
     }
 
-    fn wait_for(&self, interest: PollFlags, deadline: Option<Instant>) -> io::Result<bool> {
+    fn wait_for(&self, fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<bool> {
         looks("wait for a connection", self.place());
         loop {
             let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
-            let mut fds = [PollFd::new(self, interest)];
-            match poll(&mut fds, left.map(timespec).as_ref()) {
+            match poll(fds, left.map(timespec).as_ref()) {
                 Ok(0) => return Ok(false),
                 Ok(_) => return Ok(true),
                 Err(Errno::INTR) => {}
@@ -286,6 +424,10 @@ impl Drop for Socket {
         if is_here {
             // Nothing can come any more between the last look and the close.
             self.shut_down();
+            if self.awaits_credentials {
+                // A pidfd with what is left would be one descriptor more.
+                self.refuse_credentials();
+            }
         }
         let is_empty = !is_here || self.is_empty();
         acts("close a connection");
@@ -354,6 +496,12 @@ fn free_descriptors() -> usize {
     let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let open = std::fs::read_dir("/proc/self/fd").map_or(usize::MAX, Iterator::count);
     limit.saturating_sub(open)
+}
+
+/// Whether a peer has sent no other descriptors than those of memory.
+fn all_memory(descriptors: Vec<OwnedFd>) -> bool {
+    // They are second descriptors: none of these closes is the last one.
+    descriptors.into_iter().map(Foreign::new).all(|descriptor| descriptor.is_memory())
 }
 
 /// Whether there is a packet, and be it one without a byte.
@@ -429,6 +577,8 @@ impl Listener {
         let socket = unix_socket()?;
         acts("bind");
         rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+        acts("ask for credentials");
+        options::pass_credentials(socket.as_fd(), true)?;
         acts("listen");
         rustix::net::listen(&socket, 1024)?;
         Ok(Listener { fd: socket, owner: Owner::here() })
@@ -440,7 +590,10 @@ impl Listener {
         let accept = || rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC);
         let accepted = rustix::io::retry_on_intr(accept)?;
         acts("has accepted");
-        Ok(Socket::from_fd(accepted))
+        // It has inherited that from the listener: what was sent before now has credentials, too.
+        let mut socket = Socket::from_fd(accepted);
+        socket.awaits_credentials = true;
+        Ok(socket)
     }
 
     pub fn set_nonblocking(&self) -> io::Result<()> {
@@ -509,6 +662,40 @@ mod tests {
         }
         assert!(matches!(ours.receive(), Received::HungUp));
         assert!(matches!(ours.receive(), Received::HungUp));
+    }
+
+    // P5, P16
+    #[test]
+    fn the_sender_of_the_first_packet_is_the_peer() {
+        for sparingly in [false, true] {
+            let (mut ours, theirs) = Socket::pair().unwrap();
+            ours.await_credentials().unwrap();
+            assert!(matches!(ours.receive_first(sparingly), (Received::Nothing, None)));
+            assert_eq!(theirs.send(&Packet::Forget { id: 7 }, None), Sent::Yes);
+            assert!(theirs.ring());
+            let (received, sender) = ours.receive_first(sparingly);
+            assert!(matches!(received, Received::Packet(Packet::Forget { id: 7 }, None)));
+            let sender = sender.unwrap();
+            assert_eq!(sender.process, std::process::id() as i32);
+            assert_eq!(sender.user, rustix::process::geteuid().as_raw());
+            assert!(ours.peer().pidfd().is_some() && !ours.peer().has_died());
+            // No credentials come any more, for which there would be no room.
+            assert!(matches!(ours.receive(), Received::Packet(Packet::Ring, None)));
+        }
+    }
+
+    // P12
+    #[test]
+    fn descriptors_with_the_first_packet_are_taken_or_refused() {
+        let (mut ours, theirs) = Socket::pair().unwrap();
+        ours.await_credentials().unwrap();
+        let page = Packet::Page { id: 0 };
+        assert_eq!(theirs.send(&page, Some(ours.fd.as_fd())), Sent::Yes);
+        let (received, sender) = ours.receive_first(true);
+        assert!(matches!((received, sender), (Received::Garbage(WireError::Cut), None)));
+        let (received, sender) = ours.receive_first(false);
+        assert!(matches!(received, Received::Packet(Packet::Page { id: 0 }, Some(_))));
+        assert!(sender.is_some());
     }
 
     #[test]

@@ -116,7 +116,10 @@ pub struct Raw {
 impl Raw {
     /// Greets the broker and is welcome.
     pub fn greet(path: &Path, roles: Roles) -> Self {
-        let socket = RawSocket::connect(path);
+        Self::greet_over(RawSocket::connect(path), roles)
+    }
+
+    fn greet_over(socket: RawSocket, roles: Roles) -> Self {
         assert!(socket.send(&Packet::Hello { version: VERSION, roles }, &[]));
         let Some((Packet::Welcome { client, limits, .. }, Some(_))) = socket.next() else {
             panic!("no welcome");
@@ -128,7 +131,12 @@ impl Raw {
 
     /// Joins the bus.
     pub fn join(path: &Path, roles: Roles) -> Self {
-        let raw = Self::greet(path, roles);
+        Self::join_over(RawSocket::connect(path), roles)
+    }
+
+    /// Joins the bus over a connection that was made before.
+    pub fn join_over(socket: RawSocket, roles: Roles) -> Self {
+        let raw = Self::greet_over(socket, roles);
         raw.socket.send(&Packet::Join, &[raw.control.descriptor().unwrap()]);
         raw
     }

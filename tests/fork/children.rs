@@ -37,6 +37,10 @@ impl IsChild {
 }
 
 impl Forked {
+    pub fn id(&self) -> i32 {
+        self.0.as_raw_nonzero().get()
+    }
+
     #[track_caller]
     pub fn has_ended_well(self) {
         let (_, status) = waitpid(Some(self.0), WaitOptions::empty()).unwrap().expect("a child");

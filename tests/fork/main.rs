@@ -10,6 +10,7 @@ mod common;
 mod fork_server;
 
 mod children;
+mod deaths;
 mod handles;
 mod misuse;
 mod roles;
@@ -37,6 +38,12 @@ fn child() {
         ["hook", path] => roles::hook(Path::new(path)),
         ["programs", path] => roles::programs(Path::new(path)),
         ["threads", path] => roles::threads(Path::new(path)),
+        ["forking-receiver", path] => deaths::receiver(Path::new(path)),
+        ["forking-broker", path] => deaths::broker(Path::new(path)),
+        ["forking-channel-receiver", path] => deaths::channel_receiver(Path::new(path)),
+        ["forking-channel-sender", path] => deaths::channel_sender(Path::new(path)),
+        ["handed-over", path] => deaths::handed_over(Path::new(path)),
+        ["other-user", path] => return deaths::other_user(Path::new(path)),
         ["example"] => fork_server::main().unwrap(),
         _ => return common::roles::play(),
     }
