@@ -5,6 +5,7 @@ mod common;
 
 use common::PATIENCE;
 use common::bus::Bus;
+use common::connection::connection_of;
 use llmp::chain::Start;
 use llmp::control::Control;
 use llmp::layout::{CONTROL_PARKED, VERSION};
@@ -13,7 +14,6 @@ use llmp::order::Site;
 use llmp::wire::Packet;
 use llmp::{Broker, Client, Ended, Limits, SendError};
 use rustix::net::{Shutdown, shutdown};
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// Not a test: the child processes begin here.
@@ -53,7 +53,7 @@ fn a_receiver_that_can_not_be_told_of_pages_is_struck() {
     let bus = bus();
     let (mut sender, mut reader) = pair(&bus);
     let deaf = Client::builder().receive_only().connect(bus.path()).unwrap();
-    shutdown(deaf.as_fd(), Shutdown::Read).unwrap();
+    shutdown(connection_of(&deaf), Shutdown::Read).unwrap();
     send_all(&mut sender, &mut reader);
     bus.has_left(deaf.id().0);
 }
@@ -67,7 +67,7 @@ fn a_receiver_that_can_not_be_rung_and_knows_all_pages_is_struck() {
     // As much as there is room for, so that the broadcast chain makes all its pages.
     while sender.send_timeout(1, &[7; LEN], Duration::from_millis(200)).is_ok() {}
     while slow.recv_timeout(Duration::from_millis(200)).unwrap().is_some() {}
-    shutdown(slow.as_fd(), Shutdown::Read).unwrap();
+    shutdown(connection_of(&slow), Shutdown::Read).unwrap();
     send_all(&mut sender, &mut reader);
     bus.has_left(slow.id().0);
 }
@@ -78,7 +78,7 @@ fn what_a_struck_receiver_had_sent_arrives() {
     let bus = bus();
     let (mut sender, mut reader) = pair(&bus);
     let mut deaf = bus.connect();
-    shutdown(deaf.as_fd(), Shutdown::Read).unwrap();
+    shutdown(connection_of(&deaf), Shutdown::Read).unwrap();
     let last = (0..40).take_while(|tag| deaf.try_send(*tag, &[9; LEN]).is_ok()).last().unwrap();
     // It goes on until the broker has noticed.
     let (mut next, deadline) = (0, Instant::now() + PATIENCE);

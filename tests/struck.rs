@@ -1,11 +1,14 @@
 //! Receivers that are struck and read on: their connection has ended, and their process lives.
 
+#[path = "common/connection.rs"]
+mod connection;
+
+use connection::connection_of;
 use llmp::memory::PeersAreHonest;
 use llmp::{
     Broker, BrokerBuilder, Client, ClientBuilder, ConnectError, Ended, RecvError, SendError,
 };
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -71,18 +74,6 @@ fn payload(number: u32) -> Vec<u8> {
 fn promise() -> PeersAreHonest {
     // SAFETY: every process of these buses is this one, which uses the library alone.
     unsafe { PeersAreHonest::promise() }
-}
-
-/// The connection of a client of this process. Its descriptor watches that, and its peer's process.
-fn connection_of(client: &Client) -> OwnedFd {
-    let watched = client.as_fd().as_raw_fd();
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{watched}")).unwrap();
-    let numbers = info.lines().filter_map(|line| line.strip_prefix("tfd:"));
-    let mut numbers = numbers.map(|line| line.split_whitespace().next().unwrap().parse().unwrap());
-    let this = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
-    let dup = |number| pidfd_getfd(&this, number, PidfdGetfdFlags::empty()).unwrap();
-    let is_socket = |fd: &OwnedFd| rustix::net::sockopt::socket_type(fd).is_ok();
-    numbers.by_ref().map(dup).find(is_socket).expect("a socket")
 }
 
 /// Ends a client's connection behind its back.

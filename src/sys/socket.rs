@@ -100,6 +100,9 @@ impl Socket {
         let socket = unix_socket()?;
         let address = SocketAddrUnix::new(path)?;
         rustix::io::ioctl_fionbio(&socket, true)?;
+        // The other side may say something as soon as we are connected.
+        acts("ask for credentials");
+        options::pass_credentials(socket.as_fd(), true)?;
         acts("connect");
         loop {
             match rustix::net::connect(&socket, &address) {
@@ -110,7 +113,9 @@ impl Socket {
             }
         }
         rustix::io::ioctl_fionbio(&socket, false)?;
-        Ok(Self::from_fd(socket))
+        let mut socket = Self::from_fd(socket);
+        socket.awaits_credentials = true;
+        Ok(socket)
     }
 
     pub fn credentials(&self) -> io::Result<Credentials> {
@@ -127,6 +132,9 @@ impl Socket {
     /// From now on packets come with their senders' credentials, until one was
     /// [taken](Socket::receive_first). Before anything is sent that is answered.
     pub fn await_credentials(&mut self) -> io::Result<()> {
+        if self.awaits_credentials {
+            return Ok(());
+        }
         acts("ask for credentials");
         options::pass_credentials(self.fd.as_fd(), true)?;
         self.awaits_credentials = true;

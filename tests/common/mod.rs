@@ -3,6 +3,7 @@
 
 pub mod bus;
 pub mod child;
+pub mod connection;
 pub mod content;
 pub mod honest;
 pub mod logs;
