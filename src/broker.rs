@@ -55,6 +55,8 @@ const YIELDS: u32 = 20;
 const TURNS_BETWEEN_LOOKS: u32 = 64;
 /// Packets taken from one connection at one go, so that none keeps the broker to itself.
 const PACKETS_AT_ONCE: usize = 1024;
+/// Connections that a listener's queue holds.
+const QUEUED_CONNECTIONS: usize = 1024;
 /// Connections taken at one go, so that whoever floods the listener doesn't keep it either.
 const CONNECTIONS_AT_ONCE: usize = 64;
 /// A receiver that holds up the bus for so long is named in the log.
@@ -428,7 +430,11 @@ impl Broker {
             if connection.is_some_and(|c| c.began.elapsed() < HANDSHAKE_TIMEOUT) {
                 return;
             }
-            self.drop_joining(oldest, "has not joined in time");
+            let why = match connection.is_some_and(|c| c.stuck.is_some()) {
+                true => "could not be taken in for want of memory or descriptors",
+                false => "has not joined in time",
+            };
+            self.drop_joining(oldest, why);
         }
     }
 
@@ -496,8 +502,10 @@ impl Broker {
         if self.bound.is_there() {
             return Ok(is_watched);
         }
-        // Clients that had connected already are not lost.
-        self.accept();
+        // Clients that had connected already are not lost: as many as the queue can hold.
+        for _ in 0..QUEUED_CONNECTIONS / CONNECTIONS_AT_ONCE {
+            self.accept();
+        }
         let path = self.bound.path().display().to_string();
         is_watched &= self.rebind().map_err(|error| {
             format!("the socket {path} was removed and can't be made anew, so that no client can connect: {error}")
@@ -521,7 +529,9 @@ impl Broker {
 
     /// Returns whether the new socket is watched.
     fn rebind(&mut self) -> Result<bool, BindError> {
-        // The old listener is closed, and the kernel watches it no longer.
+        // A forked child may have the old listener, too. If that stays, it is watched again.
+        let _ = epoll::delete(&self.epoll, &self.bound.listener);
+        self.accept_again = Some(Instant::now() + NAP);
         self.bound.rebind(&self.access)?;
         self.bound.listener.set_nonblocking().map_err(|source| {
             let step = "make the listener non-blocking";
@@ -590,6 +600,7 @@ impl Broker {
     /// Takes a connection out that has ended.
     fn take_connection(&mut self, token: u64) -> Option<Connection> {
         let mut connection = self.connections.remove(&token)?;
+        self.joining.remove(&token);
         // A close is not enough while a forked child of this process has the descriptors, too.
         let process = connection.socket.peer().pidfd();
         for fd in process.into_iter().chain([connection.socket.as_fd()]) {
@@ -699,6 +710,7 @@ impl Broker {
         self.tell_pages();
         self.tell_census();
         self.expire();
+        self.retired.prune();
         if self.rebind_again.is_some_and(|at| at <= Instant::now()) {
             self.look_after_socket();
         }
@@ -959,7 +971,9 @@ impl Broker {
         if let Some(connection) = self.connections.get_mut(&token).filter(|c| c.stuck.is_some()) {
             // Until there is room for what is stuck, its pidfd would be readable all the time.
             connection.has_died = true;
-            connection.socket.take_peer();
+            if let Peer::Known(pidfd) = connection.socket.take_peer() {
+                let _ = epoll::delete(&self.epoll, pidfd);
+            }
             self.stuck_is_gone(token);
             return;
         }

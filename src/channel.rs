@@ -338,7 +338,8 @@ impl Receiver {
     }
 
     /// From now on payloads lie in the sender's pages and are not copied, on the promise that the
-    /// sender is honest.
+    /// sender is honest. A receiver of a bus goes on copying: there, the broker must know before, see
+    /// [`ClientBuilder::borrow_payloads`](crate::ClientBuilder::borrow_payloads).
     pub fn borrow_payloads(&mut self, promise: crate::memory::PeersAreHonest) {
         self.0.set_honest(promise);
     }

@@ -168,8 +168,10 @@ impl Client {
         self.port.watches_receivers = true;
     }
 
+    /// Only at the end of a channel. A broker must know before it lets a client in.
     pub(crate) fn set_honest(&mut self, promise: PeersAreHonest) {
-        self.honest = Some(promise);
+        let has_place = self.port.endpoint.inbound().is_some_and(|inbound| inbound.has_place());
+        self.honest = self.honest.or(Some(promise).filter(|_| !has_place));
     }
 
     /// This client's id on the bus.
@@ -476,7 +478,10 @@ impl Client {
     #[inline(always)]
     fn take(&mut self, slot: &Slot) -> Result<Message<'_>, RecvError> {
         let envelope = match self.honest {
-            Some(_) => self.port.endpoint.inbound().map(|inbound| inbound.envelope(slot)),
+            Some(_) => {
+                let inbound = self.port.endpoint.inbound().filter(|inbound| inbound.is_member());
+                inbound.map(|inbound| inbound.envelope(slot))
+            }
             None => self.copy(slot),
         };
         let Some(envelope) = envelope else { return Err(self.port.removed().into()) };
@@ -530,8 +535,12 @@ impl Client {
             return self.take(&slot);
         }
         while !self.wait_for_message(None)? {}
-        // It is there, unless the broker has taken back what it had committed.
-        self.try_recv()?.ok_or(RecvError::Ended(Ended::Fault(Fault::TakenBack)))
+        // It is there, unless the broker has taken back what it had committed; or it waits for us no
+        // more, and has begun to write the page again.
+        match self.port.endpoint.is_whole() {
+            false => Err(self.port.removed().into()),
+            true => self.try_recv()?.ok_or(RecvError::Ended(Ended::Fault(Fault::TakenBack))),
+        }
     }
 
     /// The next message; waits for it until the deadline. `None` if none came.

@@ -10,6 +10,7 @@ use crate::layout::{VERSION, control_len};
 use crate::limits::Limits;
 use crate::memory::{Foreign, Memory, Region, RegionError};
 use crate::message::ClientId;
+use crate::order::Site;
 use crate::port::{NAP, Port, map_page};
 use crate::sys::socket::{Credentials, Received, Sent, Socket};
 use crate::wire::{ByeReason, Packet, Refusal, Roles, WireError};
@@ -144,6 +145,8 @@ impl Joined {
         if roles.has(Roles::RECEIVE) {
             let receiver = Receiver::new(port.limits, BROKER, pages, start, control, 0);
             let (peer, cursor) = place;
+            // pairs with ReuseFence
+            peer.memory().fence(Site::CopyFence);
             let receiver = receiver.map_err(|fault| match peer.member(cursor) {
                 client if client == u64::from(port.id.0) => Ended::from(fault),
                 // The broker has disconnected us on our way in, and gone on.

@@ -34,7 +34,6 @@ pub use crashing::{Crashing, Lifeline};
 pub use hostile::{Hostile, Mischief};
 #[cfg(feature = "loom")]
 pub use loom::LoomMemory;
-pub(crate) use mapped::is_short_memory;
 pub use mapped::{Foreign, RegionError, Unfit};
 pub use part::{Intent, Offset, Part};
 pub use region::{PeersAreHonest, Region, RegionPart};

@@ -616,8 +616,11 @@ impl Port {
             return Err(RecvError::SendOnly);
         }
         // The end was seen before this look at the chain, so that nothing can come after it.
-        if let Some(ended) = &self.ended {
-            return Err(ended.clone().into());
+        match &self.ended {
+            // The zero may be that of a page that is written again, while messages were not received.
+            Some(Ended::Died) if !self.endpoint.is_whole() => return Err(self.removed().into()),
+            Some(ended) => return Err(ended.clone().into()),
+            None => {}
         }
         self.looked_in_vain();
         Ok(())

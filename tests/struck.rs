@@ -160,3 +160,55 @@ fn a_process_that_may_keep_pages_may_not_borrow_again() {
     assert!(refused.to_string().contains("connect without `borrow_payloads`"), "{refused}");
     bus.client().connect(&bus.path).unwrap();
 }
+
+// P8
+#[test]
+fn a_struck_borrower_takes_nothing_that_came_later() {
+    for by_reference in [false, true] {
+        let bus = Bus::new(by_reference);
+        let mut sender = Client::builder().send_only().connect(&bus.path).unwrap();
+        let mut reader = bus.client().connect(&bus.path).unwrap();
+        bus.send(&mut sender, &mut reader, 0..100);
+        let mut borrower = bus.client().borrow_payloads(promise()).connect(&bus.path).unwrap();
+        bus.send(&mut sender, &mut reader, 100..101);
+        assert_eq!(borrower.recv().unwrap().payload, payload(100));
+        // It has left everything, and says so.
+        for _ in 0..200 {
+            assert!(borrower.try_recv().unwrap().is_none());
+        }
+        shut_down(&connection_of(&borrower));
+        let (mut next, deadline) = (101, Instant::now() + PATIENCE);
+        let error = loop {
+            assert!(Instant::now() < deadline, "it reads on");
+            bus.send(&mut sender, &mut reader, next..next + 1);
+            match borrower.try_recv() {
+                Err(error) => break error,
+                Ok(None) => {}
+                Ok(Some(borrowed)) => {
+                    assert_eq!(borrowed.payload, payload(borrowed.tag.0));
+                    bus.send(&mut sender, &mut reader, next + 1..next + 1000);
+                    let tag = borrowed.tag.0;
+                    assert_eq!(borrowed.payload, payload(tag), "by reference: {by_reference}");
+                    next += 1000;
+                    continue;
+                }
+            }
+            next += 1;
+        };
+        assert_eq!(error, RecvError::Ended(Ended::Removed), "by reference: {by_reference}");
+    }
+}
+
+// P8
+#[test]
+fn a_receiver_of_a_bus_borrows_only_if_its_broker_knows() {
+    let bus = Bus::new(false);
+    let mut sender = Client::builder().send_only().connect(&bus.path).unwrap();
+    let mut reader = bus.client().connect(&bus.path).unwrap();
+    let mut receiver = Client::connect_receiver(&bus.path).unwrap();
+    receiver.borrow_payloads(promise());
+    bus.send(&mut sender, &mut reader, 0..1);
+    let before = receiver.recv().unwrap().payload.as_ptr();
+    bus.send(&mut sender, &mut reader, 1..2);
+    assert_eq!(receiver.recv().unwrap().payload.as_ptr(), before, "the same buffer: a copy");
+}

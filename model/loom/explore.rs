@@ -29,7 +29,8 @@ pub struct Loom {
     only_brokers: bool,
     in_order: Arc<Reordering<llmp::memory::LoomMemory>>,
     bounds: Bounds,
-    is_racing: bool,
+    /// Whether headers, or payloads, too, may be read while they are written.
+    racing: Option<bool>,
     /// By process: whether it has seen that its peer polls.
     saw_polling: Arc<[Arc<AtomicBool>; 2]>,
 }
@@ -40,7 +41,10 @@ impl Runtime for Loom {
 
     fn memory(&self, len: usize) -> LoomMemory {
         let memory = llmp::memory::LoomMemory::new(len, &self.orders);
-        let memory = if self.is_racing { memory.racing() } else { memory };
+        let memory = match self.racing {
+            Some(bytes) => memory.racing(bytes),
+            None => memory,
+        };
         Reordered::new(memory, &self.order_of_steps)
     }
 
@@ -60,8 +64,8 @@ impl Runtime for Loom {
         }
     }
 
-    fn racing(&self) -> Self {
-        Loom { is_racing: true, ..self.clone() }
+    fn racing(&self, bytes: bool) -> Self {
+        Loom { racing: Some(bytes), ..self.clone() }
     }
 
     fn has_left_out_a_fence(&self, who: Who) -> bool {
@@ -149,7 +153,7 @@ impl Protocol {
             only_brokers,
             in_order: Reordering::new(None, thread),
             bounds,
-            is_racing: false,
+            racing: None,
             saw_polling: Arc::default(),
         }
     }

@@ -104,7 +104,7 @@ pub const WAKE_BOTH_POLLING: Model = model("wake_both_polling", Some(2), |loom| 
 pub const STRUCK: Model = model("struck_copies", Some(3), |loom| struck::copies(loom, 4, 4));
 
 pub const STRUCK_IN_PLACE: Model =
-    model("struck_in_place", None, |loom| struck::reads_in_place(loom, 4, 4));
+    model("struck_in_place", Some(3), |loom| struck::reads_in_place(loom, 8, 6));
 
 pub const LEND_STRUCK: Model = model("lend_struck", Some(3), lending::struck_copies);
 

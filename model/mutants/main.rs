@@ -82,8 +82,8 @@ const JUDGES: &[Judge] = &[
     Judge { model: models::LEND, subject: Subject::Lending, bound: 3 },
     Judge { model: models::LEND_BROKER_ASLEEP, subject: Subject::Returns, bound: 3 },
     Judge { model: models::STRUCK, subject: Subject::Struck, bound: 2 },
-    Judge { model: models::LEND_STRUCK, subject: Subject::StruckLent, bound: 2 },
-    Judge { model: models::LEND_STRUCK_IN_PLACE, subject: Subject::StruckInPlace, bound: 2 },
+    Judge { model: models::LEND_STRUCK, subject: Subject::StruckLent, bound: 3 },
+    Judge { model: models::LEND_STRUCK_IN_PLACE, subject: Subject::StruckInPlace, bound: 3 },
     Judge { model: models::LEND_FLUSH, subject: Subject::Taken, bound: 3 },
 ];
 

@@ -555,13 +555,13 @@ fn end<R: Runtime>(
 
 /// A receiver that copies is struck and reads on in the sender's pages. What it takes is whole. [P8]
 pub fn struck_copies<R: Runtime>(runtime: &R) {
-    struck(&runtime.racing(), Roles::RECEIVE);
+    struck(&runtime.racing(true), Roles::RECEIVE);
 }
 
 /// A receiver that reads in place is struck and reads on in the sender's pages, which are not written
 /// again. [P8]
 pub fn struck_in_place<R: Runtime>(runtime: &R) {
-    struck(runtime, Roles::RECEIVE.and(Roles::IN_PLACE));
+    struck(&runtime.racing(false), Roles::RECEIVE.and(Roles::IN_PLACE));
 }
 
 fn struck<R: Runtime>(runtime: &R, roles: Roles) {
@@ -570,9 +570,16 @@ fn struck<R: Runtime>(runtime: &R, roles: Roles) {
     let in_place = roles.has(Roles::IN_PLACE);
     receiver.take_in();
     let reads = runtime.spawn(move || {
+        // So that the mistake of looking too early can be made with the first message.
+        if !receiver.endpoint.inbound().unwrap().is_whole() {
+            return;
+        }
         for _ in 0..COPIED {
             let inbound = receiver.endpoint.inbound_mut().unwrap();
             let Ok(Event::Message(slot)) = inbound.poll() else { panic!("it was sent before") };
+            if in_place && !inbound.is_member() {
+                return;
+            }
             let mut number = [0; 8];
             inbound.read(&slot, &mut number);
             if !in_place && !inbound.is_whole() {

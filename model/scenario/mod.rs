@@ -32,9 +32,10 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         memory.clone()
     }
 
-    /// The same runtime, with memory in which payloads may be read while they are written.
+    /// The same runtime, with memory in which headers, and payloads if `bytes`, may be read while they
+    /// are written.
     #[must_use]
-    fn racing(&self) -> Self {
+    fn racing(&self, _bytes: bool) -> Self {
         self.clone()
     }
 

@@ -9,8 +9,8 @@ use crate::sys::lifeline::looks;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// How many processes may keep pages like that at a time, each up to a chain's budget and as much
-/// again that was passed by reference.
+/// How many clients may keep pages like that when another one is let in that borrows. Each keeps up to a
+/// chain's budget, and as much again that was passed by reference.
 pub(super) const MOST: usize = 4;
 
 #[derive(Default)]
@@ -19,13 +19,20 @@ pub(super) struct Retired(Vec<(i32, OwnedFd)>);
 impl Retired {
     /// This process may keep pages. `None` for its pidfd: it has ended, or can't be followed.
     pub fn add(&mut self, process: i32, pidfd: Option<OwnedFd>) {
-        self.0.extend(pidfd.map(|pidfd| (process, pidfd)));
+        self.prune();
+        self.0.extend(pidfd.filter(lives).map(|pidfd| (process, pidfd)));
+    }
+
+    /// Forgets processes that have ended.
+    pub fn prune(&mut self) {
+        self.0.retain(|(_, pidfd)| lives(pidfd));
     }
 
     /// Whether another client of this process may read in place.
     pub fn admits(&mut self, process: i32) -> bool {
-        self.0.retain(|(_, pidfd)| lives(pidfd));
-        self.0.len() < MOST && self.0.iter().all(|(other, _)| *other != process)
+        self.prune();
+        // A process of another PID namespace has the id 0.
+        self.0.len() < MOST && self.0.iter().all(|(other, _)| *other != process || process == 0)
     }
 }
 

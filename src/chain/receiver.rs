@@ -169,14 +169,30 @@ impl<M: Memory> Receiver<M> {
         Receiver { place: Some(Place { control, slot, client }), ..self }
     }
 
+    /// After a message was found: whether the sender waits for us, so that it keeps the message in
+    /// place for as long as our cursor holds it. A message that is published later than that ends is
+    /// found to be: its commit word comes behind the member word.
+    #[inline(always)]
+    pub fn is_member(&self) -> bool {
+        let Some(place) = &self.place else { return true };
+        place.control.member(place.slot) == u64::from(place.client)
+    }
+
+    /// Whether this end has a place in its sender's control region.
+    pub(crate) fn has_place(&self) -> bool {
+        self.place.is_some()
+    }
+
     /// After a payload was copied: whether the copy is whole. The sender writes a page again only
     /// when all have left it for whom it waits; it may wait for us no more.
     #[inline(always)]
     pub fn is_whole(&self) -> bool {
-        let Some(place) = &self.place else { return true };
+        if self.place.is_none() {
+            return true;
+        }
         // pairs with ReuseFence
         self.page.fence(Site::CopyFence);
-        place.control.member(place.slot) == u64::from(place.client)
+        self.is_member()
     }
 
     /// Takes one step.

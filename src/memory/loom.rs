@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct LoomMemory {
     words: Arc<Vec<Word>>,
     orders: Arc<Orders>,
-    /// Whether words and bytes that are not atomic accesses of the protocol may race.
-    is_racing: bool,
+    /// What may race of what is no atomic access of the protocol: words, and bytes.
+    races: [bool; 2],
     /// Set when this process sees that its peer polls, and so leaves out its fence.
     saw_polling: Arc<AtomicBool>,
 }
@@ -76,16 +76,17 @@ impl LoomMemory {
         LoomMemory {
             words: Arc::new(words),
             orders: orders.clone(),
-            is_racing: false,
+            races: [false; 2],
             saw_polling: Arc::default(),
         }
     }
 
-    /// The same region, in which words and bytes may be read and written at the same time: these
-    /// accesses are relaxed atomic ones. So a model can show that what was read meanwhile is not used.
+    /// The same region, in which words of headers, and bytes of payloads if `bytes`, may be read and
+    /// written at the same time: these accesses are relaxed atomic ones. So a model can show that what
+    /// was read meanwhile is not used.
     #[must_use]
-    pub fn racing(self) -> Self {
-        LoomMemory { is_racing: true, ..self }
+    pub fn racing(self, bytes: bool) -> Self {
+        LoomMemory { races: [true, bytes], ..self }
     }
 
     /// The same region, as somebody accesses it with other orderings.
@@ -141,18 +142,18 @@ impl Memory for LoomMemory {
     }
 
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
-        core::array::from_fn(|i| self.word(at + 8 * i).read(self.is_racing))
+        core::array::from_fn(|i| self.word(at + 8 * i).read(self.races[0]))
     }
 
     fn write_words<const N: usize>(&self, at: usize, words: [u64; N]) {
         for (i, word) in words.into_iter().enumerate() {
-            self.word(at + 8 * i).write(word, self.is_racing);
+            self.word(at + 8 * i).write(word, self.races[0]);
         }
     }
 
     fn read_bytes(&self, at: usize, into: &mut [u8]) {
         for (i, part) in into.chunks_mut(8).enumerate() {
-            let word = self.word(at + 8 * i).read(self.is_racing).to_le_bytes();
+            let word = self.word(at + 8 * i).read(self.races[1]).to_le_bytes();
             part.copy_from_slice(&word[..part.len()]);
         }
     }
@@ -161,7 +162,7 @@ impl Memory for LoomMemory {
         for (i, part) in from.chunks(8).enumerate() {
             let mut word = [0; 8];
             word[..part.len()].copy_from_slice(part);
-            self.word(at + 8 * i).write(u64::from_le_bytes(word), self.is_racing);
+            self.word(at + 8 * i).write(u64::from_le_bytes(word), self.races[1]);
         }
     }
 }

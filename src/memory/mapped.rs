@@ -8,7 +8,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use std::any::Any;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -116,9 +116,13 @@ impl Foreign {
         Ok(read_only(map, self.0.take().map(Arc::new)))
     }
 
-    /// Whether it is [memory that closes at once](is_short_memory).
+    /// Whether it is memory that closes at once: it can't grow, and is not long.
     pub(crate) fn is_memory(&self) -> bool {
-        self.0.as_ref().is_some_and(|fd| is_short_memory(fd.as_fd()))
+        let Some(fd) = &self.0 else { return false };
+        looks("is it memory", fd.as_raw_fd() as usize);
+        let is_sealed = |seals: SealFlags| seals.contains(SealFlags::GROW);
+        rustix::fs::fcntl_get_seals(fd).is_ok_and(is_sealed)
+            && rustix::fs::fstat(fd).is_ok_and(|found| found.st_size as u64 <= LONG)
     }
 
     fn checked(&self, min_len: usize, max_len: usize) -> Result<MmapRaw, Unfit> {
@@ -146,14 +150,6 @@ impl Foreign {
             _ => Unfit::Map(error.to_string()),
         })
     }
-}
-
-/// Whether a descriptor is memory that closes at once: it can't grow, and is not long.
-pub(crate) fn is_short_memory(fd: BorrowedFd<'_>) -> bool {
-    looks("is it memory", fd.as_raw_fd() as usize);
-    let is_sealed = |seals: SealFlags| seals.contains(SealFlags::GROW);
-    rustix::fs::fcntl_get_seals(fd).is_ok_and(is_sealed)
-        && rustix::fs::fstat(fd).is_ok_and(|found| found.st_size as u64 <= LONG)
 }
 
 /// The region of a sealed memfd that came.

@@ -7,7 +7,7 @@ use super::fork::Owner;
 use super::lifeline::{acts, looks};
 use super::options;
 use super::peer::{self, Peer};
-use crate::memory::{Foreign, is_short_memory};
+use crate::memory::Foreign;
 use crate::wire::{MAX_PACKET, Packet, WireError};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -157,7 +157,8 @@ impl Socket {
             looks("peek", self.place());
             let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
             if let Ok(found) = credentials::receive(self.fd.as_fd(), &mut bytes, 1, flags)
-                && (!all_memory(found.descriptors) || found.is_cut)
+                && (!all_memory(found.descriptors.into_iter().map(Foreign::new).collect())
+                    || found.is_cut)
             {
                 return (Received::Garbage(WireError::Cut), None);
             }
@@ -452,9 +453,10 @@ impl Drop for Socket {
 /// whether nothing is left.
 fn take_content(fd: &OwnedFd) -> bool {
     while has_packet(fd.as_fd()) {
-        // Second descriptors: none of their closes is the last one.
-        let Some(copies) = take_packet(fd, RecvFlags::PEEK) else { return false };
-        if !copies.iter().all(|copy| is_short_memory(copy.as_fd())) {
+        // Copies. Each close of one may block, not the last one alone (FUSE hears of all): what is no
+        // memory goes to the closer.
+        let Some((copies, is_cut)) = take_packet(fd, RecvFlags::PEEK) else { return false };
+        if is_cut || !all_memory(copies) {
             return false;
         }
         take_packet(fd, RecvFlags::empty());
@@ -462,9 +464,10 @@ fn take_content(fd: &OwnedFd) -> bool {
     true
 }
 
-/// The descriptors of a packet. `None` if it can't be taken, or if some were lost.
-fn take_packet(fd: &OwnedFd, flags: RecvFlags) -> Option<Vec<OwnedFd>> {
-    let mut space = [MaybeUninit::uninit(); SPACE + SPACE_FOR_TIME];
+/// The descriptors of a packet that should have one at most, and whether it has more. `None` if it can't
+/// be taken.
+fn take_packet(fd: &OwnedFd, flags: RecvFlags) -> Option<(Vec<Foreign>, bool)> {
+    let mut space = [MaybeUninit::uninit(); SPACE_FOR_ONE + SPACE_FOR_TIME];
     let (mut bytes, mut control) = ([0; MAX_PACKET], RecvAncillaryBuffer::new(&mut space));
     let mut parts = [IoSliceMut::new(&mut bytes)];
     let flags = flags | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
@@ -473,8 +476,8 @@ fn take_packet(fd: &OwnedFd, flags: RecvFlags) -> Option<Vec<OwnedFd>> {
         RecvAncillaryMessage::ScmRights(rights) => Some(rights),
         _ => None,
     });
-    let descriptors = rights.flatten().collect();
-    (!found.flags.contains(ReturnFlags::CTRUNC)).then_some(descriptors)
+    let descriptors = rights.flatten().map(Foreign::new).collect();
+    Some((descriptors, found.flags.contains(ReturnFlags::CTRUNC)))
 }
 
 /// Takes what is left in a connection, and closes all of it. May block, which only the closer may.
@@ -507,9 +510,8 @@ fn free_descriptors() -> usize {
 }
 
 /// Whether a peer has sent no other descriptors than those of memory.
-fn all_memory(descriptors: Vec<OwnedFd>) -> bool {
-    // They are second descriptors: none of these closes is the last one.
-    descriptors.into_iter().map(Foreign::new).all(|descriptor| descriptor.is_memory())
+fn all_memory(descriptors: Vec<Foreign>) -> bool {
+    descriptors.iter().all(Foreign::is_memory)
 }
 
 /// Whether there is a packet, and be it one without a byte.
