@@ -27,6 +27,12 @@ fn child() {
 
 /// How long a close of a [`Slow`] blocks.
 const LINGER: Duration = Duration::from_secs(30);
+/// How long the close lasts that does not end: `LLMP_CLOSE_SECONDS=600` for ten minutes.
+fn never_ends() -> Duration {
+    let seconds = std::env::var("LLMP_CLOSE_SECONDS").ok().and_then(|s| s.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(0))
+}
+
 /// How long a message may take on a bus that goes on.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
@@ -53,7 +59,7 @@ impl Net {
         stream.set_nonblocking(true).unwrap();
         while let Ok(()) = stream.write_all(&[0; 1 << 16]) {}
         stream.set_nonblocking(false).unwrap();
-        set_socket_linger(&stream, Some(LINGER)).unwrap();
+        set_socket_linger(&stream, Some(LINGER + never_ends())).unwrap();
         stream.into()
     }
 
@@ -238,6 +244,7 @@ fn a_close_that_does_not_end_costs_joined_clients_nothing_and_newcomers_wait() {
     // Of what comes now, nothing is taken.
     joined.socket.send_bytes(b"?", &[reader.as_fd(); 253]);
     assert!(joined.socket.bye().is_some(), "it was not expelled");
+    bus.go_on(never_ends());
     let newcomer = std::thread::spawn({
         let path = bus.place.path();
         move || Client::connect(path).map(drop)
