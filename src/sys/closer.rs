@@ -14,11 +14,11 @@
 //! them there is no [room](has_room): a broker accepts no new connection, and takes from the joined
 //! ones only what it needs. So no peer makes the process grow.
 
+use super::fork::PerProcess;
 use super::lifeline::acts;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::ptr::null_mut;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// With so many descriptors, the one that is being closed included, the queue is full. What has
@@ -36,8 +36,8 @@ pub(super) enum Closing {
     Connection(OwnedFd),
 }
 
-/// This process's closer, or that of the process that has forked it.
-static CLOSER: AtomicPtr<Closer<Closing>> = AtomicPtr::new(null_mut());
+/// This process's closer.
+static CLOSER: PerProcess<Closer<Closing>> = PerProcess::new();
 
 /// Closes a descriptor that a peer has sent. Never blocks.
 pub(crate) fn close_elsewhere(fd: OwnedFd) {
@@ -56,7 +56,7 @@ pub(crate) fn has_room() -> bool {
 
 /// How many descriptors wait to be closed.
 pub(crate) fn held() -> usize {
-    current().map_or(0, |closer| closer.held.load(Ordering::Relaxed))
+    CLOSER.known().map_or(0, |closer| closer.held.load(Ordering::Relaxed))
 }
 
 fn close(closing: Closing) {
@@ -75,34 +75,14 @@ pub(super) fn close_here(fd: OwnedFd) {
     drop(fd);
 }
 
-#[allow(unsafe_code)]
-fn current() -> Option<&'static Closer<Closing>> {
-    let current = CLOSER.load(Ordering::Acquire);
-    // SAFETY: it is null or comes from `of_this_process`, which never frees what it has stored.
-    unsafe { current.as_ref() }
-}
-
-/// A process that was forked has the memory of the other's closer, not its thread. A lock in there
-/// may be held for ever, so such a process makes a closer of its own. The descriptors that it has
-/// inherited with the other's queue stay open.
+/// A process that was forked makes a closer of its own. The descriptors that it has inherited with its
+/// parent's queue stay open.
 fn of_this_process() -> &'static Closer<Closing> {
-    let process = std::process::id();
-    loop {
-        let known = current();
-        if let Some(closer) = known.filter(|closer| closer.process == process) {
-            return closer;
-        }
-        let new = Box::into_raw(Box::new(Closer::new(process, close)));
-        let known = known.map_or(null_mut(), |known| std::ptr::from_ref(known).cast_mut());
-        // AcqRel: pairs with itself and with the load in `current`. If another thread was quicker,
-        // these few bytes are lost, once.
-        let _ = CLOSER.compare_exchange(known, new, Ordering::AcqRel, Ordering::Acquire);
-    }
+    CLOSER.get(|| Closer::new(close))
 }
 
 /// A queue and the one thread that empties it.
 struct Closer<T> {
-    process: u32,
     close: fn(T),
     /// What waits and what is being closed. Relaxed: it is a number, and orders nothing.
     held: AtomicUsize,
@@ -116,9 +96,9 @@ struct Queue<T> {
 }
 
 impl<T: Send + 'static> Closer<T> {
-    fn new(process: u32, close: fn(T)) -> Self {
+    fn new(close: fn(T)) -> Self {
         let queue = Mutex::new(Queue { waiting: VecDeque::new(), has_thread: false });
-        Closer { process, close, held: AtomicUsize::new(0), queue, news: Condvar::new() }
+        Closer { close, held: AtomicUsize::new(0), queue, news: Condvar::new() }
     }
 
     fn push(&'static self, closing: T) {
@@ -175,7 +155,7 @@ mod tests {
     type Blocks = Receiver<()>;
 
     fn closer() -> &'static Closer<Blocks> {
-        Box::leak(Box::new(Closer::new(0, |blocks: Blocks| _ = blocks.recv())))
+        Box::leak(Box::new(Closer::new(|blocks: Blocks| _ = blocks.recv())))
     }
 
     fn wait_until(what: &str, is_so: impl Fn() -> bool) {
@@ -220,15 +200,5 @@ mod tests {
         assert!(open.send(()).is_ok(), "it was closed");
         assert!(closer.has_room());
         wait_until("it is closed", || closer.held.load(Ordering::Relaxed) == 0);
-    }
-
-    #[test]
-    fn a_process_that_was_forked_makes_a_closer_of_its_own() {
-        let (ours, theirs) = (of_this_process(), Closer::new(1, close));
-        assert!(std::ptr::eq(ours, of_this_process()));
-        CLOSER.store(Box::into_raw(Box::new(theirs)), Ordering::Release);
-        let own = of_this_process();
-        assert_eq!(own.process, std::process::id());
-        assert!(std::ptr::eq(own, of_this_process()));
     }
 }

@@ -59,6 +59,38 @@ impl Owner {
     }
 }
 
+/// A value of which each process has its own. A forked child inherits its parent's, with locks that may
+/// be held for ever and without the parent's threads. It makes one of its own, and leaves that alone.
+pub(crate) struct PerProcess<T: 'static>(AtomicPtr<(Owner, T)>);
+
+impl<T: Send + Sync> PerProcess<T> {
+    pub const fn new() -> Self {
+        PerProcess(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// This process's value, if it has made one.
+    pub fn known(&self) -> Option<&'static T> {
+        let known = self.0.load(Ordering::Acquire);
+        // SAFETY: it is null or comes from `get`, which never frees what it has stored.
+        let (owner, value) = unsafe { known.as_ref() }?;
+        owner.is_here().then_some(value)
+    }
+
+    /// This process's value.
+    pub fn get(&self, make: impl Fn() -> T) -> &'static T {
+        loop {
+            let before = self.0.load(Ordering::Acquire);
+            if let Some(value) = self.known() {
+                return value;
+            }
+            let new = Box::into_raw(Box::new((Owner::here(), make())));
+            // AcqRel: pairs with itself and with the loads above. If another thread was quicker, these
+            // few bytes are lost, once.
+            let _ = self.0.compare_exchange(before, new, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+}
+
 /// A gate that a handle passes in the process that made it, as long as it is open: one comparison for
 /// both.
 #[derive(Clone, Copy, Debug)]
@@ -299,5 +331,17 @@ mod tests {
         assert_eq!(all.len(), 1000, "no range is taken twice");
         table.ranges[7].start.store(0, Ordering::Relaxed);
         assert!(ptr::eq(table.take(), &table.ranges[7]), "a free one is taken again");
+    }
+
+    #[test]
+    fn a_forked_child_makes_a_value_of_its_own() {
+        let values = PerProcess::new();
+        assert_eq!(values.known(), None);
+        assert_eq!(*values.get(|| 1), 1);
+        assert_eq!((*values.get(|| 2), values.known()), (1, Some(&1)));
+        // As a child finds it: made under a mark that is not its own.
+        let parent = Owner { mark: NO_PROCESS, ..Owner::here() };
+        values.0.store(Box::into_raw(Box::new((parent, 3))), Ordering::Release);
+        assert_eq!((values.known(), *values.get(|| 4)), (None, 4));
     }
 }

@@ -13,6 +13,7 @@
 //! still holds the lock: a process that has opened it before locks a file without a name, and tries
 //! again. Nothing here waits.
 
+use super::fork::{Owner, PerProcess};
 use super::lifeline::{acts, looks};
 use crate::error::{BindError, LockError};
 use rustix::fs::{FallocateFlags, FlockOperation};
@@ -39,22 +40,20 @@ type Inode = (u64, u64);
 /// A lock file that a process has locked.
 struct Ours {
     inode: Inode,
-    /// A forked child inherits the table, and none of the locks.
-    process: u32,
     file: File,
 }
 
-/// The lock files of this process. It is locked while a lock file is open that is not in it, so that
-/// no thread closes a file that another thread has just locked.
-static OURS: Mutex<Vec<Ours>> = Mutex::new(Vec::new());
+/// The lock files of this process: a forked child inherits none of the locks. The table is locked while
+/// a lock file is open that is not in it, so that no thread closes a file that another thread has just
+/// locked.
+static OURS: PerProcess<Mutex<Vec<Ours>>> = PerProcess::new();
 
 fn ours() -> MutexGuard<'static, Vec<Ours>> {
-    OURS.lock().unwrap_or_else(PoisonError::into_inner)
+    OURS.get(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn find(ours: &[Ours], inode: Inode) -> Option<usize> {
-    let process = std::process::id();
-    ours.iter().position(|held| held.process == process && held.inode == inode)
+    ours.iter().position(|held| held.inode == inode)
 }
 
 /// The place of a socket, held by this process. Its file is removed with it.
@@ -63,7 +62,7 @@ pub(crate) struct LockFile {
     socket: PathBuf,
     path: PathBuf,
     inode: Inode,
-    process: u32,
+    owner: Owner,
 }
 
 /// What came of one attempt to lock the file.
@@ -84,8 +83,8 @@ impl LockFile {
         for _ in 0..TRIES {
             match attempt(&path, &mut ours) {
                 Ok(Attempt::Taken(inode)) => {
-                    let (socket, process) = (socket.to_owned(), std::process::id());
-                    return Ok(LockFile { socket, path, inode, process });
+                    let (socket, owner) = (socket.to_owned(), Owner::here());
+                    return Ok(LockFile { socket, path, inode, owner });
                 }
                 Ok(Attempt::Held(process)) => return Err(in_use(process)),
                 Ok(Attempt::Again) => {}
@@ -131,7 +130,7 @@ impl LockFile {
 
     /// Whether this process has locked it, and not one that has forked this one.
     pub fn is_ours(&self) -> bool {
-        self.process == std::process::id()
+        self.owner.is_here()
     }
 
     pub fn path(&self) -> &Path {
@@ -231,7 +230,7 @@ fn attempt(path: &Path, ours: &mut Vec<Ours>) -> Result<Attempt, LockError> {
         let _ = std::fs::remove_file(path);
         return Err(no_room(error).unwrap_or_else(LockError::Open));
     }
-    ours.push(Ours { inode, process, file });
+    ours.push(Ours { inode, file });
     Ok(Attempt::Taken(inode))
 }
 
