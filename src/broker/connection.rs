@@ -252,7 +252,8 @@ impl Connection {
 
     /// Whether its process may still be reading pages in place.
     pub fn reads_in_place(&self) -> bool {
-        self.roles.has(Roles::IN_PLACE) && matches!(self.phase, Phase::Joined(_))
+        let reads = Roles::IN_PLACE.and(Roles::RECEIVE);
+        self.roles.has(reads) && matches!(self.phase, Phase::Joined(_))
     }
 
     /// Whether it asked to be told how many clients receive, and was last told another number.
