@@ -5,7 +5,7 @@ use crate::layout::{PAGE_HEADER, SLOT_ALIGN, SLOT_HEADER, slot_len};
 /// The unit in which this machine's kernel hands out memory, in bytes: 4096, or more, 65,536 for
 /// example.
 pub(crate) fn os_page() -> usize {
-    rustix::param::page_size().max(crate::layout::OS_PAGE)
+    crate::sys::system::page_size().max(crate::layout::OS_PAGE)
 }
 
 /// The limits of one chain, in bytes. A broker sets them for its bus and tells its clients.

@@ -14,4 +14,6 @@ pub(crate) mod peer;
 pub(crate) mod place;
 pub(crate) mod socket;
 #[allow(unsafe_code)]
+pub(crate) mod system;
+#[allow(unsafe_code)]
 mod unread;

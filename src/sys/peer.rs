@@ -7,7 +7,6 @@ use super::lifeline::{acts, looks};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use rustix::time::{ClockId, clock_gettime};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -61,11 +60,7 @@ impl Peer {
     }
 }
 
-/// The time since the machine was started.
-pub(super) fn now() -> Duration {
-    let now = clock_gettime(ClockId::Boottime);
-    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
-}
+pub(super) use super::system::since_boot as now;
 
 /// When a process began, rounded down to a clock tick (`/proc/PID/stat`, field 22).
 fn began(process: i32) -> Option<Duration> {
@@ -73,7 +68,7 @@ fn began(process: i32) -> Option<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(") ")?;
     let ticks: u64 = fields.split(' ').nth(19)?.parse().ok()?;
-    let millis = 1000 / rustix::param::clock_ticks_per_second();
+    let millis = 1000 / super::system::clock_ticks();
     Some(Duration::from_millis(ticks.saturating_mul(millis)))
 }
 

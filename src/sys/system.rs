@@ -1,0 +1,32 @@
+//! What the C library says of the system.
+//!
+//! rustix reads these from the auxiliary vector and the vDSO, which a program under Valgrind does not
+//! have where they say.
+
+use std::time::Duration;
+
+/// Length of a page of the kernel's memory, in bytes.
+pub(crate) fn page_size() -> usize {
+    // SAFETY: the call has no preconditions.
+    let len = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(len).unwrap_or(4096)
+}
+
+/// Clock ticks in a second, the unit of times in `/proc`.
+pub(crate) fn clock_ticks() -> u64 {
+    // SAFETY: as above.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    u64::try_from(ticks).ok().filter(|ticks| *ticks > 0).unwrap_or(100)
+}
+
+/// The time since the machine was started.
+pub(crate) fn since_boot() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is writable, and the kernel writes a `timespec`.
+    let answer = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    let (seconds, nanos) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
+    match (answer, seconds, nanos) {
+        (0, Ok(seconds), Ok(nanos)) => Duration::new(seconds, nanos),
+        _ => Duration::ZERO,
+    }
+}
