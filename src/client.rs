@@ -477,14 +477,22 @@ impl Client {
     /// Takes the message that was found.
     #[inline(always)]
     fn take(&mut self, slot: &Slot) -> Result<Message<'_>, RecvError> {
-        let envelope = match self.honest {
-            Some(_) => {
-                let inbound = self.port.endpoint.inbound().filter(|inbound| inbound.is_member());
-                inbound.map(|inbound| inbound.envelope(slot))
+        let inbound = self.port.endpoint.inbound().ok_or(RecvError::SendOnly)?;
+        let (envelope, len) = (inbound.envelope(slot), slot.payload_len());
+        let is_kept = match self.honest {
+            Some(_) => inbound.is_member(),
+            None => {
+                // Grows to the longest message, which the limits bound, and is not cleared anew.
+                if self.buffer.len() < len {
+                    grow(&mut self.buffer, len);
+                }
+                inbound.read(slot, &mut self.buffer[..len]);
+                inbound.is_whole()
             }
-            None => self.copy(slot),
         };
-        let Some(envelope) = envelope else { return Err(self.port.removed().into()) };
+        if !is_kept {
+            return Err(self.port.removed().into());
+        }
         let inbound = self.port.endpoint.inbound_mut().ok_or(RecvError::SendOnly)?;
         let id = inbound.next_message();
         inbound.advance(slot);
@@ -492,26 +500,12 @@ impl Client {
             // The page stays ours until the next call moves the cursor, which needs `&mut self`.
             Some(promise) => {
                 let (page, at) = inbound.payload(slot);
-                page.bytes(at, slot.payload_len(), promise)
+                page.bytes(at, len, promise)
             }
-            None => &self.buffer[..slot.payload_len()],
+            None => &self.buffer[..len],
         };
         let Envelope { tag, flags, sender, origin } = envelope;
         Ok(Message { tag, flags, sender, id, origin, payload })
-    }
-
-    /// Copies a message out of the page. `None` if the page may have been written meanwhile, as the
-    /// peer waits for us no more.
-    #[inline(always)]
-    fn copy(&mut self, slot: &Slot) -> Option<Envelope> {
-        let inbound = self.port.endpoint.inbound()?;
-        // Grows to the longest message, which the limits bound, and is not cleared anew.
-        if self.buffer.len() < slot.payload_len() {
-            grow(&mut self.buffer, slot.payload_len());
-        }
-        let envelope = inbound.envelope(slot);
-        inbound.read(slot, &mut self.buffer[..slot.payload_len()]);
-        inbound.is_whole().then_some(envelope)
     }
 
     #[cold]

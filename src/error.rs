@@ -250,7 +250,7 @@ pub enum Ended {
     Fault(#[source] Fault),
     /// This process has no room for what the other side has sent.
     #[error("the connection could not go on for want of room in this process: {0}")]
-    Lack(#[source] Fault),
+    Lack(#[source] Box<Fault>),
     /// This process is a forked child of the one that connected. There, the connection goes on.
     #[error("this handle belongs to the process that forked; connect in the child")]
     Forked,
@@ -259,7 +259,7 @@ pub enum Ended {
 impl From<Fault> for Ended {
     fn from(fault: Fault) -> Self {
         match fault.is_lack() {
-            true => Ended::Lack(fault),
+            true => Ended::Lack(Box::new(fault)),
             false => Ended::Fault(fault),
         }
     }
