@@ -78,8 +78,9 @@ fn what_a_struck_receiver_had_sent_arrives() {
     let bus = bus();
     let (mut sender, mut reader) = pair(&bus);
     let mut deaf = bus.connect();
-    shutdown(connection_of(&deaf), Shutdown::Read).unwrap();
+    // Before the broker can notice: what it sends to a broker that has struck it is lost.
     let last = (0..40).take_while(|tag| deaf.try_send(*tag, &[9; LEN]).is_ok()).last().unwrap();
+    shutdown(connection_of(&deaf), Shutdown::Read).unwrap();
     // It goes on until the broker has noticed.
     let (mut next, deadline) = (0, Instant::now() + PATIENCE);
     for number in 0.. {
