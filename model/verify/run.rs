@@ -72,7 +72,7 @@ fn follow(step: &Step, progress: &ProgressBar) -> std::io::Result<Vec<String>> {
     }
     if step.seeds > 0 {
         progress
-            .suspend(|| println!("| {} | {} | {} seeds |", step.label, heard.miri, heard.seeds));
+            .suspend(|| println!("| {} | {} | | {} seeds |", step.label, heard.miri, heard.seeds));
         if heard.seeds != step.seeds {
             shortfall
                 .push(format!("{} of {} seeds have run to their end", heard.seeds, step.seeds));
