@@ -12,11 +12,11 @@ use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// So many lines may come at once, and so many a second.
+/// The most lines at once, and the most lines a second after that.
 const AT_ONCE: u32 = 1000;
 const A_SECOND: u32 = 100;
 
-/// A pipe that has room has room for so many bytes (`PIPE_BUF`).
+/// The bytes for which a pipe that is writable has room (`PIPE_BUF`).
 const LONGEST: usize = 4096;
 
 static LINES: Mutex<Lines> = Mutex::new(Lines::new());
@@ -81,7 +81,7 @@ struct Lines {
     rest: Vec<u8>,
     /// Lines that were left out since the last one that was written.
     missing: u64,
-    /// So many lines may come now, as counted at that time.
+    /// The lines that may still come, as counted at that time.
     allowed: u32,
     counted: Option<Instant>,
 }
@@ -183,7 +183,7 @@ mod tests {
     fn more_lines_than_a_second_may_have_are_counted() {
         let (mut lines, mut now) = (Lines::new(), Instant::now());
         let mut written = Vec::new();
-        // After so many seconds, so many lines of 3000, the one that says how many are missing included.
+        // Lines that come through of 3000 after a time in seconds; the one that counts the missing ones is among them.
         for (later, expected) in [(0, 1000), (1, 101), (100, 1001)] {
             now += Duration::from_secs(later);
             written.clear();
