@@ -23,8 +23,7 @@ use std::time::Instant;
 pub(crate) struct Again(VecDeque<u32>);
 
 impl Again {
-    /// More than the pages that a process loses before it asks. What is asked for beyond that is
-    /// not sent, and asked for once more.
+    /// A receiver asks for one page at a time, so that an honest one never has as many.
     const MOST: usize = 64;
 
     /// The receiver has asked for this page.
@@ -50,7 +49,10 @@ impl Again {
 pub(crate) struct Lost {
     reserve: Option<OwnedFd>,
     pages: Vec<u32>,
-    /// When they are asked for, or asked for again.
+    /// The page that was asked for. The sender answers each `Again` once, and a page that comes twice
+    /// is a fault, so that nothing is asked for twice before its answer was received or lost.
+    asked: Option<u32>,
+    /// The next page is not asked for before that.
     ask_at: Instant,
     is_told: bool,
 }
@@ -60,8 +62,13 @@ impl Lost {
     const MOST: usize = 4096;
 
     pub fn new() -> Self {
-        let mut lost =
-            Lost { reserve: None, pages: Vec::new(), ask_at: Instant::now(), is_told: false };
+        let mut lost = Lost {
+            reserve: None,
+            pages: Vec::new(),
+            asked: None,
+            ask_at: Instant::now(),
+            is_told: false,
+        };
         lost.take_reserve();
         lost
     }
@@ -86,6 +93,10 @@ impl Lost {
             acts("close the reserve");
             self.ask_at = Instant::now();
         }
+        if self.asked.take_if(|asked| *asked == id).is_some() {
+            // The answer was lost, too: other code of this process has taken the descriptor.
+            self.ask_at = Instant::now() + NAP;
+        }
         if !self.pages.contains(&id) {
             self.pages.push(id);
         }
@@ -100,10 +111,12 @@ impl Lost {
         self.pages.contains(&id)
     }
 
-    /// The page has come, or will not come any more. Returns whether it was one of these.
+    /// The page has come, or will not come any more. Returns whether it was one of these. Its
+    /// descriptor must be closed: the reserve may need that place.
     pub fn found(&mut self, id: u32) -> bool {
         let Some(i) = self.pages.iter().position(|page| *page == id) else { return false };
         self.pages.swap_remove(i);
+        self.asked.take_if(|asked| *asked == id);
         self.ask_at = Instant::now();
         if self.pages.is_empty() {
             self.take_reserve();
@@ -112,12 +125,44 @@ impl Lost {
     }
 
     /// The page to ask for now: one at a time, as there is one reserve.
-    pub fn due(&mut self, now: Instant) -> Option<u32> {
-        let page = *self.pages.first()?;
-        if now < self.ask_at {
+    pub fn due(&self, now: Instant) -> Option<u32> {
+        if self.asked.is_some() || now < self.ask_at {
             return None;
         }
-        self.ask_at = now + NAP;
-        Some(page)
+        self.pages.first().copied()
+    }
+
+    /// It was asked for, or can't be asked for now.
+    pub fn asked(&mut self, id: u32, is_sent: bool) {
+        match is_sent {
+            true => self.asked = Some(id),
+            false => self.ask_at = Instant::now() + NAP,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // P3: the answer to a second `Again` would be a page that comes twice.
+    #[test]
+    fn a_page_is_asked_for_once_until_its_answer_is_here() {
+        let mut lost = Lost::new();
+        assert!(lost.lost(3) && lost.lost(4));
+        let later = |seconds| Instant::now() + std::time::Duration::from_secs(seconds);
+        assert_eq!(lost.due(later(0)), Some(3));
+        lost.asked(3, false);
+        assert_eq!(lost.due(later(9)), Some(3), "it could not be sent");
+        lost.asked(3, true);
+        assert_eq!(lost.due(later(9)), None, "however long the answer takes");
+        assert!(lost.lost(3));
+        assert_eq!(lost.due(later(9)), Some(3), "the answer was lost, too");
+        lost.asked(3, true);
+        assert!(lost.found(3));
+        assert_eq!(lost.due(later(0)), Some(4));
+        assert!(lost.reserve.is_none(), "page 4 needs the place");
+        assert!(lost.found(4) && !lost.found(4));
+        assert!(lost.reserve.is_some());
     }
 }

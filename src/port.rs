@@ -364,10 +364,11 @@ impl Port {
     }
 
     /// Asks for a page again whose descriptor was lost. If that can't be sent now, it is tried again
-    /// like that.
+    /// after a nap.
     fn ask_again(&mut self) {
         if let Some(id) = self.lost.due(Instant::now()) {
-            self.socket.send(&Packet::Again { id }, None);
+            let sent = self.socket.send(&Packet::Again { id }, None);
+            self.lost.asked(id, matches!(sent, Sent::Yes));
         }
     }
 
@@ -447,7 +448,12 @@ impl Port {
         if !self.owner.is_here() {
             return self.socket.as_fd();
         }
-        match self.watched.get_or_init(|| self.socket.watch_with_peer()) {
+        let watch = || match self.lost.is_empty() {
+            true => self.socket.watch_with_peer(),
+            // The descriptor that is free now is for a page that was lost.
+            false => Err(rustix::io::Errno::MFILE.into()),
+        };
+        match self.watched.get_or_init(watch) {
             Ok(Some(both)) => both.as_fd(),
             Ok(None) | Err(_) => self.socket.as_fd(),
         }
@@ -496,7 +502,9 @@ impl Port {
         match (packet, descriptor, self.endpoint.inbound_mut()) {
             (Packet::Ring, ..) => {}
             (Packet::Page { id }, Some(mut descriptor), Some(inbound)) => {
-                inbound.add_page(id, map_page(&mut descriptor, &self.limits)?)?;
+                let page = map_page(&mut descriptor, &self.limits)?;
+                drop(descriptor);
+                inbound.add_page(id, page)?;
                 self.lost.found(id);
             }
             // Nothing names a page any more that was lost and is forgotten.

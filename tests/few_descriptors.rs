@@ -4,7 +4,7 @@ mod common;
 
 use common::PATIENCE;
 use common::bus::Place;
-use common::roles::say;
+use common::roles::{say, told};
 use llmp::{Broker, Client, Receiver, RecvError, Sender};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::fs::File;
@@ -26,9 +26,13 @@ fn child() {
     }
 }
 
-/// Opens all files that this process may.
+/// Opens all files that this process may. The limit lies above every open descriptor, those that
+/// the process inherited included: a descriptor above the limit that is closed makes no room.
 fn use_up() -> Vec<File> {
-    let limit = Some(64);
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    let highest = open.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let highest: u64 = highest.map(|number| number.parse().unwrap()).max().unwrap();
+    let limit = Some(highest + 1);
     setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit }).unwrap();
     std::iter::from_fn(|| File::open("/dev/null").ok()).collect()
 }
@@ -38,6 +42,9 @@ fn starved_client(path: &str, polls: bool) {
     let mut client = Client::connect_receiver(path).unwrap();
     let _files = use_up();
     say("starved");
+    // By now there are pages whose descriptors can't be received, and the event loop of the other
+    // client has asked for none of its own yet.
+    told();
     for tag in 0..MANY {
         let message = match polls {
             false => client.recv_timeout(PATIENCE).unwrap().expect("a message"),
@@ -99,6 +106,10 @@ fn a_client_without_a_free_descriptor_receives_all() {
         receiver.says("starved");
         let mut sender = Client::connect_sender(place.path()).unwrap();
         for tag in 0..MANY {
+            if tag == 100 {
+                sender.flush().unwrap();
+                receiver.tell("go on");
+            }
             sender.send_timeout(tag, &[7; LEN], PATIENCE).unwrap();
         }
         receiver.says("heard all");
