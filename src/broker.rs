@@ -491,34 +491,39 @@ impl Broker {
     /// Makes the lock file and the socket anew if they are gone. Returns whether they are watched. An
     /// error says what to do.
     fn keep_place(&mut self) -> Result<bool, String> {
-        let mut is_watched = true;
         // Without the lock it must not listen anew: there may be another broker.
         let is_new = self.bound.keep().map_err(|error| self.lock_lost(&error))?;
-        let lock = self.bound.lock_path();
         if is_new {
-            log::warn!("the lock file {} was removed; it is made anew", lock.display());
-            is_watched &= self.watch.as_ref().is_none_or(|watch| watch.add(lock));
+            let lock = self.bound.lock_path().display();
+            log::warn!("the lock file {lock} was removed; it is made anew");
         }
         if self.bound.is_there() {
-            return Ok(is_watched);
+            return Ok(self.watch_place());
         }
         // Clients that had connected already are not lost: as many as the queue can hold.
         for _ in 0..QUEUED_CONNECTIONS / CONNECTIONS_AT_ONCE {
             self.accept();
         }
         let path = self.bound.path().display().to_string();
-        is_watched &= self.rebind().map_err(|error| {
+        self.rebind().map_err(|error| {
             format!("the socket {path} was removed and can't be made anew, so that no client can connect: {error}")
         })?;
         log::warn!("the socket {path} was removed; it is made anew");
-        Ok(is_watched)
+        Ok(self.watch_place())
+    }
+
+    /// Watches the lock file and the socket. To watch what is watched already changes nothing, so that
+    /// this can be repeated until it works. Returns whether it does.
+    fn watch_place(&self) -> bool {
+        let paths = [self.bound.lock_path(), self.bound.path()];
+        self.watch.as_ref().is_none_or(|watch| paths.iter().all(|path| watch.add(path)))
     }
 
     fn lock_lost(&self, error: &BindError) -> String {
         let (path, clients) = (self.bound.lock_path().display(), self.tokens.len());
         let BindError::InUse { process, .. } = error else {
             return format!(
-                "{error}: the lock file was removed and can't be made anew, so that a second broker may start"
+                "{error}: this broker has lost its lock and can't take it again, so that a second broker may start"
             );
         };
         let other = process.map_or("another process".into(), |id| format!("process {id}"));
@@ -527,8 +532,7 @@ impl Broker {
         )
     }
 
-    /// Returns whether the new socket is watched.
-    fn rebind(&mut self) -> Result<bool, BindError> {
+    fn rebind(&mut self) -> Result<(), BindError> {
         // A forked child may have the old listener, too. If that stays, it is watched again.
         let _ = epoll::delete(&self.epoll, &self.bound.listener);
         self.accept_again = Some(Instant::now() + NAP);
@@ -539,7 +543,7 @@ impl Broker {
         })?;
         // Connections are taken, and the new listener is watched, at the end of this look.
         self.accept_again = Some(Instant::now());
-        Ok(self.watch.as_ref().is_none_or(|watch| watch.add(self.bound.path())))
+        Ok(())
     }
 
     fn make_page(&self, len: usize) -> Result<Region, RegionError> {
@@ -875,33 +879,29 @@ impl Broker {
         if self.stuck_again.take_if(|at| *at <= Instant::now()).is_none() {
             return;
         }
-        let (mut left, before) = (BTreeSet::new(), std::mem::take(&mut self.stuck));
-        for token in before {
-            let Some(connection) = self.connections.get_mut(&token) else { continue };
-            let result = match connection.stuck.take() {
-                None => continue,
-                Some(Stuck::InSocket) if spare(&self.epoll).is_ok() => Ok(()),
-                Some(Stuck::InSocket) => {
-                    connection.stuck = Some(Stuck::InSocket);
-                    left.insert(token);
-                    continue;
-                }
+        for token in self.stuck.clone() {
+            let connection = self.connections.get_mut(&token);
+            let (result, stuck) = match connection.and_then(|connection| connection.stuck.take()) {
+                None => (None, None),
+                Some(Stuck::InSocket) if spare(&self.epoll).is_ok() => (Some(Ok(())), None),
+                Some(Stuck::InSocket) => (None, Some(Stuck::InSocket)),
                 Some(Stuck::Packet(packet, mut descriptor)) => {
                     match self.on_packet(token, packet, &mut descriptor) {
                         Err(fault) if fault.is_lack() => {
-                            if let Some(connection) = self.connections.get_mut(&token) {
-                                connection.stuck = Some(Stuck::Packet(packet, descriptor));
-                                left.insert(token);
-                            }
-                            continue;
+                            (None, Some(Stuck::Packet(packet, descriptor)))
                         }
-                        result => result,
+                        result => (Some(result), None),
                     }
                 }
             };
-            self.go_on(token, result);
+            match self.connections.get_mut(&token) {
+                Some(connection) if stuck.is_some() => connection.stuck = stuck,
+                _ => _ = self.stuck.remove(&token),
+            }
+            if let Some(result) = result {
+                self.go_on(token, result);
+            }
         }
-        self.stuck.append(&mut left);
         if !self.stuck.is_empty() {
             self.stuck_again = Some(Instant::now() + NAP);
         }
@@ -1015,7 +1015,8 @@ impl Broker {
                     Err(refusal) => {
                         self.joining.remove(&token);
                         if let Some(connection) = self.take_connection(token) {
-                            let peer = connection.socket.credentials().unwrap_or_default();
+                            let Connection { user, process, .. } = connection;
+                            let peer = Credentials { user, process };
                             self.refuse(connection.socket, peer, refusal);
                         }
                     }
