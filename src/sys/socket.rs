@@ -534,10 +534,11 @@ fn peek(socket: BorrowedFd<'_>) -> rustix::io::Result<(usize, bool)> {
     }
 }
 
-/// Room for all descriptors that a packet can have, for one, and for the time of a packet.
+/// Room for all descriptors that a packet can have, for one, and for the time of a packet: as much as
+/// that takes, since the kernel fills what is left with descriptors.
 const SPACE: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS));
 const SPACE_FOR_ONE: usize = rustix::cmsg_space!(ScmRights(1));
-const SPACE_FOR_TIME: usize = 64;
+const SPACE_FOR_TIME: usize = 32;
 
 /// The descriptors that came with a packet.
 #[inline]
