@@ -270,7 +270,7 @@ impl Broker {
                 // Work is pending but blocked: take what the sockets hold without waiting.
                 false => retry.or(Some(Duration::ZERO)),
             };
-            self.tell_hold_up();
+            self.tell_hold_up(Instant::now());
             self.look(self.bounded(timeout))?;
             if parked {
                 self.core.unpark();
@@ -347,7 +347,7 @@ impl Broker {
 
     /// Names the client that holds up the bus, when it has for [`HELD_UP`]: in the log, and to the
     /// clients that wait.
-    fn tell_hold_up(&mut self) {
+    fn tell_hold_up(&mut self, now: Instant) {
         let Some((client, bytes)) = self.core.holds_up() else {
             if let Some(held_up) = self.held_up.take().filter(HeldUp::is_told) {
                 let seconds = held_up.since.elapsed().as_secs_f64();
@@ -355,9 +355,9 @@ impl Broker {
             }
             return;
         };
-        let began = HeldUp { since: Instant::now(), next: HELD_UP };
+        let began = HeldUp { since: now, next: HELD_UP };
         let held_up = *self.held_up.get_or_insert(began);
-        let lasted = held_up.since.elapsed();
+        let lasted = now.saturating_duration_since(held_up.since);
         if lasted < held_up.next {
             return;
         }
@@ -395,11 +395,10 @@ impl Broker {
     }
 
     /// While the bus is held up: disconnects clients whose full sockets keep others waiting.
-    fn disconnect_unread(&mut self) {
+    fn disconnect_unread(&mut self, now: Instant) {
         if self.held_up.is_none() {
             return;
         }
-        let now = Instant::now();
         let is_unread = |c: &Connection| self.unread_at(c).is_some_and(|at| at <= now);
         let unread = self.connections.iter().filter(|(_, c)| is_unread(c)).map(|(t, _)| *t);
         for token in unread.collect::<Vec<_>>() {
@@ -424,10 +423,10 @@ impl Broker {
     }
 
     /// Disconnects clients that have connected and don't join.
-    fn expire(&mut self) {
+    fn expire(&mut self, now: Instant) {
         while let Some(&oldest) = self.joining.first() {
             let connection = self.connections.get(&oldest);
-            if connection.is_some_and(|c| c.began.elapsed() < HANDSHAKE_TIMEOUT) {
+            if connection.is_some_and(|c| now < c.began + HANDSHAKE_TIMEOUT) {
                 return;
             }
             let why = match connection.is_some_and(|c| c.stuck.is_some()) {
@@ -713,16 +712,17 @@ impl Broker {
         }
         self.tell_pages();
         self.tell_census();
-        self.expire();
+        self.expire(Instant::now());
         self.retired.prune();
         if self.rebind_again.is_some_and(|at| at <= Instant::now()) {
             self.look_after_socket();
         }
         self.retry_accept();
         self.retry_unread();
-        self.retry_stuck();
-        self.tell_hold_up();
-        self.disconnect_unread();
+        let now = Instant::now();
+        self.retry_stuck(now);
+        self.tell_hold_up(now);
+        self.disconnect_unread(now);
         Ok(())
     }
 
@@ -875,8 +875,8 @@ impl Broker {
     }
 
     /// Tries again to take what there was no room for.
-    fn retry_stuck(&mut self) {
-        if self.stuck_again.take_if(|at| *at <= Instant::now()).is_none() {
+    fn retry_stuck(&mut self, now: Instant) {
+        if self.stuck_again.take_if(|at| *at <= now).is_none() {
             return;
         }
         for token in self.stuck.clone() {

@@ -592,3 +592,37 @@ fn welcome(
     send(socket, &welcome, Some(control.memory()))?;
     Ok(control)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::tests::bound;
+
+    // P12
+    #[test]
+    fn each_connection_has_ten_seconds_of_its_own_to_join() {
+        let row = bound("connections to a channel's listener that have not joined");
+        assert_eq!(row, format!("{JOINING_AT_ONCE}, each for 10 seconds, side by side"));
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("channel");
+        let (listener, began) = (Receiver::listen(&path).unwrap(), Instant::now());
+        let (ten_seconds, mut joining) = (Duration::from_secs(10), VecDeque::new());
+        let connect = |joining: &mut VecDeque<Welcoming>| {
+            let socket = Socket::connect(&path, Instant::now()).unwrap();
+            assert!(listener.take_newcomer(joining).unwrap());
+            socket
+        };
+        let _silent = [connect(&mut joining), connect(&mut joining)];
+        assert!(joining[0].deadline >= began + ten_seconds);
+        assert!(joining[0].deadline < joining[1].deadline);
+        assert!(joining[1].deadline <= Instant::now() + ten_seconds);
+        assert!(matches!(listener.next_joined(&mut joining), Ok(None)));
+        // The time of the second one is up.
+        joining[0].deadline += PATIENCE;
+        joining[1].deadline = Instant::now();
+        let error = listener.next_joined(&mut joining).unwrap_err();
+        assert!(matches!(error, ConnectError::Silent { seconds: 10 }), "{error}");
+        assert_eq!(joining.len(), 1);
+        assert!(matches!(listener.next_joined(&mut joining), Ok(None)));
+    }
+}

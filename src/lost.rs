@@ -144,6 +144,42 @@ impl Lost {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::tests::bound;
+
+    // P12
+    #[test]
+    fn sixty_four_pages_are_sent_again_each_once_and_no_more() {
+        assert!(bound("requests for lost pages (`Again`)").starts_with("64 that are not answered"));
+        let mut again = Again::default();
+        let told = |again: &mut Again| {
+            let told = std::iter::from_fn(|| again.notice().filter(|_| again.told()));
+            told.collect::<Vec<_>>()
+        };
+        let pages = |ids: std::ops::Range<u32>| ids.map(Notice::Page).collect::<Vec<_>>();
+        for _ in 0..2 {
+            (0..64).for_each(|id| again.ask(id));
+        }
+        let mut one_more = Again(again.0.clone());
+        assert_eq!(told(&mut again), pages(0..64));
+        one_more.ask(64);
+        // With each answer there is room for another request.
+        assert!(one_more.told());
+        (65..67).for_each(|id| one_more.ask(id));
+        let expected = [pages(1..64), pages(65..66)].concat();
+        assert_eq!(told(&mut one_more), expected);
+        assert!(!one_more.told());
+    }
+
+    // P12
+    #[test]
+    fn four_thousand_lost_pages_can_be_and_one_more_is_a_lie() {
+        assert!(bound("pages whose descriptors a receiver has lost").starts_with("4096;"));
+        let mut lost = Lost::new();
+        for _ in 0..2 {
+            assert!((0..4096).all(|id| lost.lost(id)));
+        }
+        assert!(!lost.lost(4096));
+    }
 
     // P3: the answer to a second `Again` would be a page that comes twice.
     #[test]

@@ -8,6 +8,7 @@ use common::raw::RawSocket;
 use llmp::layout::VERSION;
 use llmp::wire::{Packet, Roles};
 use llmp::{ConnectError, Listener, Receiver, Sender};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -65,16 +66,31 @@ fn silent_processes_hold_up_no_sender() {
     sender.join().unwrap().unwrap();
 }
 
+/// Whether the other side has hung up, or has said something.
+fn has_ended(socket: &RawSocket) -> bool {
+    let mut fds = [PollFd::new(&socket.0, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).unwrap() > 0
+}
+
 // P12
 #[test]
 fn of_too_many_silent_processes_the_oldest_goes() {
     let place = Place::new();
     let listener = Receiver::listen(place.path()).unwrap();
-    let silent: Vec<_> = (0..64).map(|_| RawSocket::connect(&place.path())).collect();
-    let sender = sender(place.path());
-    accepts(&listener, SOON);
-    sender.join().unwrap().unwrap();
+    let connect = |count| (0..count).map(|_| RawSocket::connect(&place.path()));
+    let joins = || {
+        let sender = sender(place.path());
+        accepts(&listener, SOON);
+        sender.join().unwrap().unwrap();
+    };
+    let mut silent: Vec<_> = connect(63).collect();
+    joins();
+    // The sender was the sixty-fourth.
+    assert!(!has_ended(&silent[0]), "there is a place for each");
+    silent.extend(connect(1));
+    joins();
     assert!(silent[0].next().is_none(), "the oldest is disconnected");
+    assert!(!has_ended(&silent[1]), "and no other");
     // A later one may still join.
     assert!(silent[1].send(&Packet::Hello { version: VERSION, roles: Roles::SEND }, &[]));
     std::thread::scope(|scope| {

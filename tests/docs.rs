@@ -90,6 +90,25 @@ fn verification_says_of_every_promise_what_checks_it() {
 }
 
 #[test]
+fn every_row_of_resources_cites_tests_that_exist() {
+    let text = doc("threat-model.md");
+    let table = text.split("## Resources").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() > 15, "{rows:?}");
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        assert_eq!(cells.len(), 4, "{row}");
+        let files: Vec<&str> = cells[3].split('`').skip(1).step_by(2).collect();
+        assert!(!files.is_empty(), "no test: {row}");
+        for file in files {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(text.contains("#[test]"), "{file} has no test: {row}");
+        }
+    }
+}
+
+#[test]
 fn the_table_of_orderings_is_that_of_the_code() {
     let text = doc("orderings.md");
     for site in Site::ALL {

@@ -12,9 +12,12 @@ use common::raw::{Raw, RawSocket, region};
 use llmp::Client;
 use llmp::layout::VERSION;
 use llmp::wire::{Packet, Roles};
+use rustix::io::Errno;
 use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::io::Write;
+use std::io::{IoSlice, Write};
+use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -260,6 +263,67 @@ fn a_close_that_does_not_end_costs_joined_clients_nothing_and_newcomers_wait() {
     );
     assert!(!newcomer.is_finished(), "a newcomer was let in");
     // Nobody waits for these bytes any more: the close ends.
+    net.others.clear();
+    newcomer.join().unwrap().unwrap();
+    bus.all_is_closed();
+}
+
+/// How many descriptors of a process are pipes.
+fn pipes_of(pid: i32) -> usize {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let links = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links.filter(|link| link.to_string_lossy().starts_with("pipe:")).count()
+}
+
+#[test]
+fn a_packet_has_at_most_253_descriptors() {
+    let (ours, _theirs) = pair();
+    let reader = std::io::pipe().unwrap().0;
+    for (count, expected) in [(253, Ok(1)), (254, Err(Errno::INVAL))] {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(254))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = vec![reader.as_fd(); count];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        let sent = sendmsg(&ours, &[IoSlice::new(b"?")], &mut control, SendFlags::NOSIGNAL);
+        assert_eq!(sent, expected);
+    }
+}
+
+// P12
+#[test]
+fn newcomers_are_let_in_while_255_descriptors_wait_and_not_with_256() {
+    let (mut net, mut bus) = (Net::new(), Bus::new());
+    let (nested, stranger) = (net.nested(), bus.stranger());
+    bus.broker.stop();
+    assert!(stranger.send_bytes(b"?", &[nested.as_fd()]));
+    drop(nested);
+    bus.broker.go_on();
+    assert!(stranger.next().is_none());
+    let (reader, _writer) = std::io::pipe().unwrap();
+    let send = |count| {
+        let stranger = bus.stranger();
+        assert!(stranger.send_bytes(b"?", &vec![reader.as_fd(); count]));
+        // By then, what it has sent waits.
+        assert!(stranger.next().is_none());
+    };
+    send(253);
+    send(1);
+    drop(bus.place.sender());
+    let joined = Raw::join(&bus.place.path(), Roles::SEND);
+    joined.start();
+    send(1);
+    let pid = bus.broker.pid();
+    let before = pipes_of(pid);
+    joined.socket.send_bytes(b"?", &[reader.as_fd(); 253]);
+    assert!(joined.socket.bye().is_some(), "it was not expelled");
+    let newcomer = std::thread::spawn({
+        let path = bus.place.path();
+        move || Client::connect(path).map(drop)
+    });
+    bus.go_on(Duration::from_millis(300));
+    assert!(!newcomer.is_finished(), "a newcomer was let in");
+    // The ninth is its connection.
+    assert!(pipes_of(pid) <= before + 8, "{} descriptors of one client", pipes_of(pid) - before);
     net.others.clear();
     newcomer.join().unwrap().unwrap();
     bus.all_is_closed();

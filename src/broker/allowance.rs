@@ -37,6 +37,14 @@ impl Allowance {
     }
 }
 
+#[cfg(test)]
+impl Allowance {
+    /// This user has one id left.
+    pub fn use_up_all_but_one(&mut self, user: u32, now: Instant) {
+        self.paid_back.insert(user, now + all() - ONE_MORE);
+    }
+}
+
 /// How long it takes until a user who has used up all may use up as much again.
 fn all() -> Duration {
     Duration::from_nanos((ONE_MORE.as_nanos() as u64).saturating_mul(AT_ONCE))
@@ -45,6 +53,7 @@ fn all() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::tests::bound;
 
     const YEAR: u64 = 365 * 24 * 3600;
 
@@ -78,6 +87,25 @@ mod tests {
             allowance.joined(7, now);
         }
         assert!(!allowance.admits(7, now + 100 * ONE_MORE));
+    }
+
+    // P12
+    #[test]
+    fn the_last_id_of_a_users_share_is_given_and_no_other() {
+        let bound = bound("client ids (2³²)");
+        assert!(bound.starts_with("a sixteenth for each user at once, then 32 a second: 4 years;"));
+        assert_eq!((AT_ONCE, ONE_MORE * 32), ((1 << 32) / 16, Duration::from_secs(1)));
+        let (mut allowance, now) = (Allowance::default(), Instant::now());
+        allowance.joined(7, now);
+        assert_eq!(allowance.paid_back[&7], now + ONE_MORE, "what one id takes of the share");
+        allowance.use_up_all_but_one(7, now);
+        assert_eq!(allowance.paid_back[&7], now + ONE_MORE * (AT_ONCE as u32 - 1));
+        assert!(allowance.admits(7, now));
+        allowance.joined(7, now);
+        assert!(!allowance.admits(7, now));
+        let next = now + ONE_MORE;
+        assert!(!allowance.admits(7, next - Duration::from_nanos(1)));
+        assert!(allowance.admits(7, next));
     }
 
     #[test]

@@ -245,3 +245,41 @@ fn descriptors() -> usize {
 fn system(step: &'static str) -> impl Fn(Errno) -> BindError {
     move |errno| BindError::System { step, source: errno.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::tests::bound;
+
+    // P12
+    #[test]
+    fn all_clients_pages_take_half_of_the_mappings_and_not_one_more() {
+        let row = bound("mappings (`vm.max_map_count`)");
+        assert_eq!(row, "all clients' pages together: half of the limit");
+        let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap();
+        let half = limit.trim().parse::<usize>().unwrap() / 2;
+        let with = |clients| Broker::builder().max_clients(clients);
+        let set = |clients| with(clients).page_len(1 << 20).chain_budget(8 << 20);
+        let (limits, _) = set(1).limits().unwrap();
+        // Those of the budget, one longest, one for those that are shorter, and the control region.
+        let each = limits.most_pages() + 1;
+        assert_eq!(each, (8 << 20) / (1 << 20) + 4 + 1 + 1);
+        let most = half / each;
+        let (same, clients) = set(most).limits().unwrap();
+        assert_eq!((same, clients), (limits, most));
+        let refused = set(most + 1).limits().unwrap_err().to_string();
+        assert!(refused.contains("vm.max_map_count"), "{refused}");
+        // A page length that was not set is doubled.
+        let (limits, _) = with(1).limits().unwrap();
+        assert_eq!(limits.page_len(), Limits::PAGE_LEN);
+        let most = half / (limits.most_pages() + 1);
+        for (clients, page_len) in [(most, Limits::PAGE_LEN), (most + 1, 2 * Limits::PAGE_LEN)] {
+            let (limits, found) = with(clients).limits().unwrap();
+            assert_eq!((limits.page_len(), found), (page_len, clients));
+        }
+        // A number of clients that was not set is what there is room for.
+        let short = || Broker::builder().page_len(4096);
+        let each = short().limits().unwrap().0.most_pages() + 1;
+        assert_eq!(short().limits().unwrap().1, (half / each).clamp(1, 1024));
+    }
+}

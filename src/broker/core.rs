@@ -178,6 +178,12 @@ impl<M: Memory> Core<M> {
         self.ids.has_some()
     }
 
+    /// All ids but one were given.
+    #[cfg(test)]
+    pub(crate) fn exhaust_ids(&mut self) {
+        self.ids.exhaust();
+    }
+
     /// A place for a new client, if there is one.
     pub fn reserve(&mut self, roles: Roles) -> Option<Reserved> {
         if !self.has_ids() {

@@ -42,3 +42,44 @@ fn lives(pidfd: &OwnedFd) -> bool {
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&at_once)) == Ok(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::tests::bound;
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    use std::process::{Child, Command, Stdio};
+
+    /// A process that lives until it is killed, and its pidfd.
+    fn process() -> (Child, i32, OwnedFd) {
+        let child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let id = Pid::from_child(&child);
+        let pidfd = pidfd_open(id, PidfdFlags::empty()).unwrap();
+        (child, id.as_raw_nonzero().get(), pidfd)
+    }
+
+    // P6
+    #[test]
+    fn a_fourth_borrower_is_let_in_beside_three_that_keep_pages() {
+        let bound = bound("memory that disconnected clients keep by borrowing");
+        assert!(bound.starts_with("when one that borrows is let in: 4 clients, itself included, "));
+        let (mut retired, mut children) = (Retired::default(), Vec::new());
+        let own = std::process::id() as i32;
+        for kept in 0..4 {
+            assert!(retired.admits(own), "beside {kept}");
+            let (child, id, pidfd) = process();
+            retired.add(id, Some(pidfd));
+            assert!(!retired.admits(id), "it keeps some itself");
+            children.push(child);
+        }
+        assert!(!retired.admits(own), "beside four");
+        // As soon as one of the processes has ended.
+        children[1].kill().unwrap();
+        children[1].wait().unwrap();
+        assert!(retired.admits(own));
+        for mut child in children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

@@ -3,12 +3,23 @@
 #[path = "../../tests/common/kernel.rs"]
 pub(crate) mod kernel;
 
+mod budgets;
+
 use super::*;
 use crate::{Client, ClientBuilder, Wait};
 use std::thread::{self, JoinHandle};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const WHILE: Duration = Duration::from_millis(200);
+
+/// The bound of this resource in the threat model's table.
+#[track_caller]
+pub(crate) fn bound(resource: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/threat-model.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let row = text.lines().find_map(|line| line.strip_prefix(&format!("| {resource} | ")));
+    row.unwrap_or_else(|| panic!("no row of {resource}")).split(" |").next().unwrap().to_owned()
+}
 
 fn serve(broker: &mut Broker) {
     broker.look(Some(Duration::from_millis(1))).unwrap();

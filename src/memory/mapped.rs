@@ -273,6 +273,7 @@ unsafe fn region(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::tests::bound;
     use crate::memory::Memory;
     use crate::order::Site;
 
@@ -340,8 +341,10 @@ mod tests {
             rustix::fs::fcntl_add_seals(&fd, seals).unwrap();
             Foreign::new(fd)
         };
+        assert_eq!(bound("time of the broker's thread for a close"), "memory of 64 MiB");
+        assert_eq!(LONG, 64 << 20);
         assert!(memfd(LONG, SEALS).is_memory());
-        assert!(!memfd(LONG + 4096, SEALS).is_memory());
+        assert!(!memfd(LONG + 1, SEALS).is_memory());
         assert!(!memfd(4096, SEALS.difference(SealFlags::GROW)).is_memory());
         assert!(!Foreign::new(tempfile::tempfile().unwrap().into()).is_memory());
         assert!(!Foreign::new(std::io::pipe().unwrap().0.into()).is_memory());

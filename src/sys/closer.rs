@@ -145,7 +145,7 @@ impl<T: Send + 'static> Closer<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::tests::kernel;
+    use crate::broker::tests::{bound, kernel};
     use std::sync::mpsc::{Receiver, channel};
     use std::time::{Duration, Instant};
 
@@ -170,8 +170,9 @@ mod tests {
     #[test]
     fn a_close_that_never_returns_fills_the_queue_and_blocks_no_caller() {
         let closer = closer();
+        assert!(bound("descriptors against the protocol").contains("; 256 that wait to be closed"));
         let (mut open, began) = (Vec::new(), Instant::now());
-        for _ in 0..QUEUE {
+        for _ in 0..256 {
             assert!(closer.has_room());
             let (sender, blocks) = channel();
             open.push(sender);

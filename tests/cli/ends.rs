@@ -225,6 +225,8 @@ fn a_broker_with_few_descriptors_admits_few_clients() {
         }
     };
     assert!(refused.to_string().contains("as many clients as it admits"), "{refused}");
+    // Of 80 descriptors, 64 are for the process, 4 for pages that are lent, and 12 for six clients.
+    assert_eq!(clients.len() + 2, 6);
     let large = noise(2 << 20);
     for _ in 0..10 {
         sender.send(1, &large).unwrap();

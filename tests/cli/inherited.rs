@@ -85,6 +85,26 @@ fn a_limit_on_file_sizes_is_an_error_that_says_so() {
 }
 
 #[test]
+fn a_page_may_be_as_long_as_a_file_and_no_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bus.sock").to_str().unwrap().to_owned();
+    let script = "exec python3 -c 'import os, resource, sys
+limit = int(sys.argv.pop())
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+os.execv(sys.argv[1], sys.argv[1:])' \"$0\" broker \"$1\" --page-len 128KiB";
+    let (fits, short) =
+        (format!("{script} {}", 128 << 10), format!("{script} {}", (128 << 10) - 1));
+    let line = only_line(&Process::start(&mut shell(&short, &[&path])).output(), 1);
+    assert!(line.contains("131072 bytes") && line.contains("ulimit -f"), "{line}");
+    let mut broker = broker_by(&fits, &path);
+    let mut client = llmp::Client::builder().own_messages().connect(path.as_str()).unwrap();
+    client.send(1, b"hello").unwrap();
+    assert_eq!(client.recv_timeout(Duration::from_secs(20)).unwrap().unwrap().payload, b"hello");
+    kill(&mut broker, Signal::TERM);
+    assert_eq!(broker.output().status.code(), Some(0));
+}
+
+#[test]
 fn a_limit_on_processes_is_an_error_and_no_panic() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bus.sock").to_str().unwrap().to_owned();

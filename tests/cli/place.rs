@@ -366,13 +366,21 @@ fn a_full_disk_and_a_limit_of_file_sizes_are_errors_that_say_so() {
     assert!(line.contains("ulimit -f") && line.contains("bus.sock.lock"), "{line}");
     assert!(!is_there(&path) && !is_there(lock_of(&path)));
 
-    // A disk of two pages, one of which is taken.
+    // A disk of two pages, of which one is free, or a byte less than one.
     let script = "mount -t tmpfs -o size=8k,nr_inodes=9 none \"$1\" || exit 77
-head -c 8192 /dev/zero > \"$1/filler\" || exit 77
+head -c 4096 /dev/zero > \"$1/filler\" || exit 77
+\"$0\" broker \"$1/bus.sock\" 2> \"$2\" & broker=$!
+until grep -q . \"$2\"; do :; done
+grep -q 'listens at' \"$2\" || cat \"$2\" >&2
+kill $broker; wait $broker || exit $?
+head -c 4097 /dev/zero > \"$1/filler\" || exit 77
 \"$0\" broker \"$1/bus.sock\"; status=$?
 ls \"$1\"; exit $status";
+    let said = tempfile::NamedTempFile::new().unwrap();
+    let said = said.path().to_str().unwrap();
     let dir = dir.path().to_str().unwrap();
-    let namespace = ["--user", "--map-root-user", "--mount", "sh", "-c", script, program, dir];
+    let namespace =
+        ["--user", "--map-root-user", "--mount", "sh", "-c", script, program, dir, said];
     let output = run(Command::new("unshare").args(namespace));
     if output.status.code() == Some(77) || output.stderr.starts_with(b"unshare:") {
         println!("SKIPPED in part: no disk can be mounted here: {output:?}");

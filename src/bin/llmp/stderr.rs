@@ -181,6 +181,9 @@ mod tests {
 
     #[test]
     fn more_lines_than_a_second_may_have_are_counted() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/threat-model.md");
+        let row = "lines of the command line's log | 1,000 at once, 100 a second, none";
+        assert!(std::fs::read_to_string(path).unwrap().contains(row));
         let (mut lines, mut now) = (Lines::new(), Instant::now());
         let mut written = Vec::new();
         // Lines that come through of 3000 after a time in seconds; the one that counts the missing ones is among them.
