@@ -291,7 +291,7 @@ fn a_packet_has_at_most_253_descriptors() {
 
 // P12
 #[test]
-fn newcomers_are_let_in_while_255_descriptors_wait_and_not_with_256() {
+fn newcomers_are_let_in_while_255_descriptors_wait_not_with_256() {
     let (mut net, mut bus) = (Net::new(), Bus::new());
     let (nested, stranger) = (net.nested(), bus.stranger());
     bus.broker.stop();

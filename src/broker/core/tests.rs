@@ -235,6 +235,11 @@ fn it_sleeps_while_a_page_is_on_its_way_and_looks_again_when_its_connection_was_
 
 #[test]
 fn a_client_has_its_share_of_a_turn_and_no_more() {
+    let row = crate::broker::tests::bound("a turn of the broker, for one client");
+    let TurnBudget { messages, bytes } = TurnBudget::default();
+    assert!(
+        row.starts_with(&format!("{messages} messages or {} KiB (`turn_budget`)", bytes >> 10))
+    );
     for (budget, share) in [
         (TurnBudget { messages: 3, bytes: usize::MAX }, 3),
         (TurnBudget { messages: usize::MAX, bytes: 9 }, 2),
