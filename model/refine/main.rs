@@ -24,6 +24,8 @@ mod sabotage;
 mod scenario;
 #[path = "../spec/state.rs"]
 mod state;
+#[path = "../spec/struck.rs"]
+mod struck;
 #[path = "../spec/trace.rs"]
 mod trace;
 #[path = "../spec/translate.rs"]

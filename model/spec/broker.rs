@@ -84,7 +84,7 @@ pub fn steps(setup: &Setup, run: &Run) -> u8 {
         Pc::Asleep => u8::from(run.bus.process(BROKER).bell),
         // Nothing, a message, or nonsense; or a message that is lent.
         Pc::Taking(id) if liar(id) => 3 + u8::from(setup.lends),
-        Pc::Taking(id) if setup.lends => 1 + u8::from(finds_message(run, id)),
+        Pc::Taking(id) if setup.lends && setup.copies => 1 + u8::from(finds_message(run, id)),
         // What it says, everything, backwards, ahead.
         Pc::Asking(_, n) | Pc::AskingAgain(n) | Pc::Returning(n) => {
             let reader = run.bus.chain(BROADCAST).readers.get(usize::from(n));
@@ -179,7 +179,11 @@ impl Broker {
                 if hand.is_broken(Break::DeadForgottenAtOnce) {
                     hand.act(Remove { client: id });
                 }
-            } else if life == Life::Lives && is_there && !is_known {
+            } else if life == Life::Lives
+                && is_there
+                && !is_known
+                && !hand.bus().chain(id).is_orphan
+            {
                 let mut pages: Vec<u16> =
                     hand.bus().chain(BROADCAST).pages.iter().map(|page| page.id).collect();
                 if !hand.is_broken(Break::LentUnknownToLate) {
@@ -201,7 +205,7 @@ impl Broker {
             }
         }
         (self.blocked, self.worked, self.taken) = (Blocked::No, false, 0);
-        self.pc = match hand.bus().is_lending() {
+        self.pc = match hand.bus().is_lending() || hand.bus().lends_dropped() {
             false => Pc::Taking(1),
             true if hand.bus().chain(BROADCAST).readers.is_empty() => return self.take_back(hand),
             true => Pc::Returning(0),
@@ -232,7 +236,7 @@ impl Broker {
         bus.held.iter().any(is_due) || bus.loans.iter().any(is_over)
     }
 
-    fn pen(&self, hand: &Hand) -> Pen {
+    pub fn pen(&self, hand: &Hand) -> Pen {
         self.run.unwrap_or(Pen::at_tail(hand.bus(), BROADCAST))
     }
 
@@ -292,7 +296,8 @@ impl Broker {
                     self.pc = Pc::Asking(id, 0);
                     break;
                 }
-                let lent = (choice == LENDS).then(|| lend(hand, id, number, place, &pen));
+                let lends = choice == LENDS || hand.setup.lends && !hand.setup.copies;
+                let lent = lends.then(|| lend(hand, id, number, place, &pen));
                 let units = 1;
                 let copied = Word::Message { from: id, number, units };
                 pen.append_word(hand, BROADCAST, lent.flatten().unwrap_or(copied));
@@ -393,6 +398,7 @@ impl Broker {
     /// Every cursor is known: another page, or none.
     fn decide(&mut self, hand: &mut Hand, id: Id) {
         let mut pen = self.pen(hand);
+        hand.drop_retired(BROADCAST, pen.place);
         if let Some(next) = hand.free_page(BROADCAST, pen.place) {
             pen.turn(hand, BROADCAST, next);
             self.run = Some(pen);
@@ -406,6 +412,9 @@ impl Broker {
 
     fn finish(&mut self, hand: &mut Hand) {
         self.passed = 0;
+        if hand.is_broken(Break::RetiredAfterCursor) {
+            Self::retire_late(hand);
+        }
         for id in std::mem::take(&mut self.empty).iter() {
             hand.act(Remove { client: id });
             self.worked = true;
@@ -423,7 +432,8 @@ impl Broker {
         }
         hand.act(Park { by: BROKER });
         hand.act(ParkFence { by: BROKER });
-        let asks = hand.bus().is_lending() && !hand.is_broken(Break::SleepsOnReturns);
+        let lends = hand.bus().is_lending() || hand.bus().lends_dropped();
+        let asks = lends && !hand.is_broken(Break::SleepsOnReturns);
         self.pc = match self.blocked {
             _ if asks && hand.bus().chain(BROADCAST).readers.is_empty() => return self.up(hand),
             Blocked::Full => Pc::AskingAgain(0),
@@ -477,7 +487,9 @@ impl Broker {
             None => {
                 let tail = hand.bus().chain(BROADCAST).tail;
                 let is_full = self.blocked == Blocked::Full;
-                let has_room = is_full && hand.free_page(BROADCAST, tail).is_some();
+                let has_room = is_full
+                    && (hand.drop_retired(BROADCAST, tail)
+                        || hand.free_page(BROADCAST, tail).is_some());
                 let asks = !hand.is_broken(Break::SleepsOnReturns);
                 if was_struck || has_room || asks && self.has_returns(hand) {
                     self.up(hand);

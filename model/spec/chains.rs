@@ -33,11 +33,13 @@ impl Bus {
                 }
             }
             Action::Reset { page: id, base, first, .. } => {
-                let chain = self.chain_mut(owner);
-                let left = chain.left_by_all();
-                let page = there(chain.page_mut(id), "page")?;
-                let is_free = page.is_free(left);
+                let left = self.chain(owner).left_by_all();
+                let page = there(self.chain(owner).page(id), "page")?;
+                let (is_free, is_retired) = (page.is_free(left), self.is_retired(owner, page));
                 rules.demand(is_free, 8, "a page is written again that a receiver has not left")?;
+                let why = "a page is written again that a struck receiver may read in place";
+                rules.demand(!is_retired, 8, why)?;
+                let page = there(self.chain_mut(owner).page_mut(id), "page")?;
                 (page.header, page.is_linked) = (Some((base, first)), false);
                 // Whatever stood there: luck with an old zero is not allowed.
                 page.words.fill(Word::Other);
@@ -154,6 +156,9 @@ impl Bus {
         let (header, bells) = (self.sizes.header, self.sizes.bells);
         let is_liar = self.process(id).is_liar;
         rules.demand(self.lives(by), 4, "a dead process reads")?;
+        if id == BROADCAST && self.struck(by).is_some() {
+            return self.read_on(action, rules);
+        }
         let chain = self.chain(id);
         let reader = there(chain.reader(by), "receiver")?;
         let (place, next, found, cursor) = (reader.place, reader.next, reader.found, reader.cursor);
@@ -202,7 +207,7 @@ impl Bus {
                 }
                 let is_message = word.message().is_some();
                 let reader = there(self.chain_mut(id).reader_mut(by), "receiver")?;
-                (reader.place, reader.found) = (behind, None);
+                (reader.place, reader.found, reader.has_in_hand) = (behind, None, false);
                 reader.next += u16::from(is_message);
                 self.forget_what_all_have(id);
                 self.forget_what_is_returned();
@@ -213,6 +218,10 @@ impl Bus {
                 let is_place = to == place.position || holds;
                 rules.demand(is_place, 8, "it gives up another place than its own")?;
                 rules.demand(returned, 8, "it gives up what is lent and not passed by all")?;
+                let is_unsaid = by == BROKER && self.is_given_up_unsaid(id, to);
+                let why =
+                    "it gives up what a struck receiver may read in place, and does not say so";
+                rules.demand(!is_unsaid, 8, why)?;
                 rules.demand(to > cursor, 12, "its cursor does not move forwards")?;
                 let sent_on = id == BROADCAST || is_liar || chain.forwarded >= next;
                 rules.demand(sent_on, 3, "it gives up what it has not sent on")?;
@@ -239,8 +248,10 @@ impl Bus {
 
     /// Nobody asks any more what these messages were.
     pub fn forget_what_all_have(&mut self, chain: Id) {
+        let struck = self.struck.iter().filter(|_| chain == BROADCAST);
+        let struck = struck.map(|struck| struck.reader.next).min();
         let chain = self.chain_mut(chain);
-        let least = chain.readers.iter().map(|reader| reader.next).min();
+        let least = chain.readers.iter().map(|reader| reader.next).chain(struck).min();
         let kept = usize::from(chain.published - least.unwrap_or(chain.published));
         let surplus = chain.log.len().saturating_sub(kept);
         chain.log.drain(..surplus);

@@ -26,6 +26,11 @@ pub enum Pc {
     Ringing {
         to_sleep: bool,
     },
+    /// It has found a message, which it copies or hands out where it lies; see
+    /// [`reading`](crate::reading).
+    Found,
+    Copied,
+    HasInHand,
     /// It has followed the end of a page.
     Turned,
     /// It has found nothing to do.
@@ -106,7 +111,10 @@ pub fn step(hand: &mut Hand, id: Id, step: Step) {
             me = Client { pc: Pc::Over, ..me };
         }
         (Pc::Going, Step::Send) => me.send(hand, id),
+        (Pc::Going, _) if hand.run.may_be_struck(id) => me.find(hand, id),
         (Pc::Going, _) => me.receive(hand, id),
+        (Pc::Found | Pc::Copied | Pc::HasInHand, _) => me.read(hand, id),
+        _ if Client::is_told(hand, id) => me.after_strike(hand, id),
         _ => me.next(hand, id),
     }
     if me.pc == Pc::Over {
@@ -129,7 +137,16 @@ impl Client {
                 return;
             };
             hand.act(Learn { chain: id, by: BROKER, cursor });
+            let is_early = hand.is_broken(Break::RetiredReadBeforeCursor);
+            if !is_early {
+                hand.learn_retired(id);
+            }
+            hand.drop_retired(id, pen.place);
             free = hand.free_page(id, pen.place);
+            if is_early {
+                // What it uses when it asks next.
+                hand.learn_retired(id);
+            }
             if free.is_none() {
                 if hand.may_grow(id) {
                     hand.grow(id);
@@ -184,7 +201,7 @@ impl Client {
         }
     }
 
-    fn follow(&mut self, hand: &mut Hand, id: Id) {
+    pub fn follow(&mut self, hand: &mut Hand, id: Id) {
         if hand.is_broken(Break::GivesUpBeforeNextPage) {
             let chain = hand.bus().chain(BROADCAST);
             let reader = chain.reader(id);
@@ -256,8 +273,11 @@ impl Client {
             Pc::AskingAgain => {
                 let cursor = hand.bus().chain(id).reader(BROKER).map_or(0, |r| r.cursor);
                 hand.act(Learn { chain: id, by: BROKER, cursor });
+                if !hand.is_broken(Break::RetiredReadBeforeCursor) {
+                    hand.learn_retired(id);
+                }
                 let place = hand.bus().chain(id).tail;
-                if hand.free_page(id, place).is_some() {
+                if hand.drop_retired(id, place) || hand.free_page(id, place).is_some() {
                     self.up(hand, id)
                 } else {
                     doze(hand, id, true)
@@ -269,7 +289,7 @@ impl Client {
                 Pc::Waking
             }
             Pc::Waking => self.up(hand, id),
-            Pc::Going | Pc::Over => unreachable!(),
+            Pc::Going | Pc::Found | Pc::Copied | Pc::HasInHand | Pc::Over => unreachable!(),
         };
     }
 

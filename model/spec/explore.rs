@@ -5,6 +5,8 @@ use crate::client::{self, Client, Pc};
 use crate::merge;
 use crate::promises::{harm, is_held_by_liar, unmet};
 use crate::protocol::{Action, Violation};
+use crate::reading::{Reads, is_reading};
+use crate::removal;
 use crate::run::{HEADER, Hand, PAGE, Run, Setup};
 use crate::state::*;
 use smallvec::SmallVec;
@@ -20,6 +22,8 @@ use std::time::Instant;
 pub enum Move {
     Client(Id, client::Step),
     Broker(broker::Choice),
+    /// The broker strikes the last client, which lives.
+    Strike,
     /// A process is killed, after so many accesses of what it would do next.
     Death(Id, Next, u8),
 }
@@ -57,7 +61,7 @@ impl Setup {
             let (id, next) = match *what {
                 Move::Client(id, step) => (id, Next::Client(step)),
                 Move::Broker(choice) => (BROKER, Next::Broker(choice)),
-                Move::Death(..) => continue,
+                Move::Death(..) | Move::Strike => continue,
             };
             let accesses = self.advance(&mut run.clone(), id, next, u8::MAX);
             deaths.extend((1..accesses).map(|after| Move::Death(id, next, after)));
@@ -123,6 +127,9 @@ impl Setup {
             clients: (0..clients).map(|_| Client::new()).collect(),
             deaths_left: self.deaths,
             lies_left: self.lies,
+            strikes: self.strikes,
+            strikes_left: self.strikes.is_some().into(),
+            discarded: false,
             tore: false,
             violation: None,
         };
@@ -137,6 +144,10 @@ impl Setup {
             hand.act(Action::Admit { chain: BROADCAST, by: id, page, position, number });
             hand.act(Action::Admit { chain: id, by: BROKER, page, position, number });
             hand.run.clients[usize::from(id) - 1].pc = Pc::Going;
+        }
+        if let Some(reads) = self.strikes {
+            assert_eq!(self.scripts[clients - 1].len(), 0, "who may be struck sends nothing");
+            run.bus.process_mut(clients as Id).reads_in_place = reads == Reads::InPlace;
         }
         if self.lies > 0 {
             run.bus.process_mut(clients as Id).is_liar = true;
@@ -154,6 +165,7 @@ impl Setup {
             Move::Broker(choice) => {
                 self.advance(&mut run, BROKER, Next::Broker(choice), u8::MAX);
             }
+            Move::Strike => removal::strike(&mut Hand { setup: self, run: &mut run }),
             Move::Death(id, next, after) => {
                 self.advance(&mut run, id, next, after);
                 self.kill(&mut run, id);
@@ -213,6 +225,9 @@ impl Model for Setup {
         if run.deaths_left > 0 && !received {
             moves.extend(self.deaths(run, &steps));
         }
+        if !received && removal::may_strike(self, run) {
+            moves.push(Move::Strike);
+        }
         moves.extend(steps);
     }
 
@@ -262,12 +277,18 @@ impl Model for Setup {
                 })
             }));
         }
-        if self.lends {
-            properties.extend(LENDING.map(|(name, is_reached)| Property {
-                expectation: Expectation::Sometimes,
-                name,
-                condition: is_reached,
+        if let Some(reads) = self.strikes {
+            properties.extend(STRUCK.map(sometimes));
+            properties.push(sometimes(match reads {
+                Reads::Copies => DISCARDED,
+                Reads::InPlace => RETIRED,
             }));
+            if reads == Reads::InPlace && self.lends {
+                properties.push(sometimes(LENT_RETIRED));
+            }
+        }
+        if self.lends {
+            properties.extend(LENDING.map(sometimes));
             if self.scripts.iter().any(|s| s.iter().sum::<u8>() > 2 * self.pages as u8) {
                 let name = "a sender has no room since its pages are lent";
                 properties.push(Property::sometimes(name, waits_for_returns));
@@ -281,6 +302,43 @@ impl Model for Setup {
 }
 
 type Condition = fn(&Setup, &Run) -> bool;
+
+fn sometimes((name, condition): (&'static str, Condition)) -> Property<Setup> {
+    Property { expectation: Expectation::Sometimes, name, condition }
+}
+
+/// What a setup in which a receiver is struck and lives must reach.
+const STRUCK: [(&str, Condition); 2] = [
+    ("a receiver is struck while it reads", |setup, run| {
+        setup.is_reached(run, |run| {
+            run.clients.last().is_some_and(is_reading) && !run.bus.struck.is_empty()
+        })
+    }),
+    ("a receiver that was struck has ended", |setup, run| {
+        let nobody_died = run.deaths_left == setup.deaths;
+        setup
+            .is_reached(run, |run| run.strikes_left == 0 && !run.bus.lives(run.clients.len() as Id))
+            && nobody_died
+    }),
+];
+const DISCARDED: (&str, Condition) =
+    ("a changed copy is discarded", |setup, run| setup.is_reached(run, |run| run.discarded));
+const RETIRED: (&str, Condition) =
+    ("a page is dropped that a struck receiver reads", |setup, run| {
+        setup.is_reached(run, |run| {
+            let is_dropped = |it: &Struck| run.bus.word_under(it).is_none();
+            run.bus.struck.iter().any(|it| it.reader.has_in_hand && is_dropped(it))
+        })
+    });
+const LENT_RETIRED: (&str, Condition) =
+    ("a lent page is dropped that a struck receiver reads", |setup, run| {
+        setup.is_reached(run, |run| {
+            let is_dropped = |it: &Struck| {
+                it.lent.is_some_and(|(of, page, _)| run.bus.chain(of).page(page).is_none())
+            };
+            run.bus.struck.iter().any(|it| it.reader.has_in_hand && is_dropped(it))
+        })
+    });
 
 /// What a setup that lends must reach.
 const LENDING: [(&str, Condition); 4] = [

@@ -25,6 +25,9 @@ impl Bus {
             }
             Action::Borrow { by, of, page, at } => {
                 rules.demand(self.lives(by), 4, "a dead process reads")?;
+                if self.struck(by).is_some() {
+                    return self.read_on(action, rules);
+                }
                 let found = self.chain(BROADCAST).reader(by).and_then(|reader| reader.found);
                 let Some(word @ Word::Lent { loan, at: unit, .. }) = found else {
                     return rules.demand(false, 3, "it reads a page that nothing is lent of");
@@ -120,6 +123,12 @@ impl Bus {
     pub fn is_lending(&self) -> bool {
         let is_left = |loan: &Loan| !self.chain(loan.of).is_open();
         self.held.iter().any(|held| self.is_held_back(held)) || self.loans.iter().any(is_left)
+    }
+
+    /// Whether a page is lent that its owner has dropped.
+    #[allow(dead_code, reason = "used by the model's programs")]
+    pub fn lends_dropped(&self) -> bool {
+        self.loans.iter().any(|loan| loan.rest.is_some())
     }
 
     /// Whether anything of a client's chain is held back; and whether everybody has passed what is

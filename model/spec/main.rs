@@ -1,8 +1,8 @@
 //! The bus as an abstract state machine, explored exhaustively.
 //!
 //! [`protocol`] is the specification: the rules of `docs/protocol.md` over actions, with
-//! [`chains`] and [`doorbells`]. [`client`] and
-//! [`broker`] are programs that keep to it, [`promises`] says what must never be and what must be
+//! [`chains`], [`loans`], [`struck`] and [`doorbells`]. [`client`], with [`reading`], and
+//! [`broker`], with [`removal`], are programs that keep to it, [`promises`] says what must never be and what must be
 //! in the end, [`merge`] which steps are taken together and why. Whatever a process does, it may
 //! be killed before and after any of its accesses.
 //!
@@ -29,10 +29,14 @@ mod loans;
 mod merge;
 mod promises;
 mod protocol;
+mod reading;
+mod removal;
 mod run;
 mod state;
+mod struck;
 
 use explore::{Extent, every_run_ends, explore, judge, report};
+use reading::Reads;
 use run::{Break, Setup};
 use std::time::Instant;
 
@@ -44,8 +48,10 @@ const BUS: Setup = Setup {
     leaves: false,
     deaths: 0,
     lies: 0,
+    strikes: None,
     share: 2,
     lends: false,
+    copies: true,
     fine: false,
     broken: None,
 };
@@ -138,6 +144,33 @@ fn p9_p10_every_run_that_lends_comes_to_an_end() {
     every_run_ends("lend_liar", &Setup { lies: 2, ..TWO });
 }
 
+/// One that sends, and one that may be struck while it reads. As many messages as it takes to write the
+/// first page again.
+const STRUCK: Setup = Setup { scripts: &[&[2, 2, 1], &[]], strikes: Some(Reads::Copies), ..BUS };
+/// The same, and the one that may be struck hands out payloads where they lie.
+const IN_PLACE: Setup = Setup { strikes: Some(Reads::InPlace), ..STRUCK };
+
+#[test]
+fn p3_p6_p8_a_receiver_is_struck_and_lives_on() {
+    all("struck_copies", Setup { deaths: 1, ..STRUCK });
+    all("struck_in_place", Setup { deaths: 1, ..IN_PLACE });
+    all("struck_lent_copies", Setup { lends: true, copies: false, ..STRUCK });
+    all("struck_lent_in_place", Setup { lends: true, copies: false, ..IN_PLACE });
+    if is_full() {
+        all("struck_may_lend_copies", Setup { lends: true, ..STRUCK });
+        all("struck_may_lend_in_place", Setup { lends: true, ..IN_PLACE });
+        all("fine_struck_copies", Setup { fine: true, ..STRUCK });
+        all("fine_struck_in_place", Setup { fine: true, ..IN_PLACE });
+    }
+}
+
+#[test]
+fn p9_p10_every_run_with_a_struck_receiver_comes_to_an_end() {
+    every_run_ends("struck_copies", &STRUCK);
+    every_run_ends("struck_in_place", &IN_PLACE);
+    every_run_ends("struck_lent_in_place", &Setup { lends: true, copies: false, ..IN_PLACE });
+}
+
 #[test]
 fn larger_buses() {
     const THREE: &[&[u8]] = &[&[1, 1, 1], &[2, 1], &[1, 2]];
@@ -165,6 +198,12 @@ fn stage(broken: Break) -> Setup {
         PageNotEmptied | LieBelieved => Setup { lies: 3, ..BUS },
         LentNotHeld | HeldUntilPublished | SleepsOnReturns | LentBeforeSent => LENDING,
         LentForgottenAtOnce => Setup { deaths: 1, ..LENDING },
+        ChangedCopyTaken | MemberReadBeforeCopy | MemberNotCleared => STRUCK,
+        MemberUnreadInPlace | NotRetired | RetiredNotCounted | StruckUntold => IN_PLACE,
+        RetiredForEver => Setup { scripts: &[&[2, 2, 2, 2, 2, 1], &[]], ..IN_PLACE },
+        LentNotRetired | RetiredAfterCursor | RetiredUnread | RetiredReadBeforeCursor => {
+            Setup { lends: true, copies: false, ..IN_PLACE }
+        }
         LentUnknownToLate => Setup { scripts: &[&[1, 1], &[]], late: 1, ..LENDING },
     };
     Setup { broken: Some(broken), ..setup }

@@ -12,7 +12,10 @@
 //!   told in another order: first the second client's part, then the broker's, then the first's;
 //! * **from seeing that somebody sleeps to ringing, and from being woken to clearing the parked
 //!   word.** This alone loses runs: those in which a ring arrives so late that it wakes for
-//!   nothing. The fine models have them.
+//!   nothing. The fine models have them;
+//! * **from a read to the look at the member word** of a receiver that may be struck: from the end of a
+//!   copy, or, in place, from the commit word. A word that is zero stays zero. So where the strike comes
+//!   in between, the receiver does what it does where the strike came before.
 //!
 //! A message that can be received is received before anything else happens, as it is found the
 //! same at any later time. Not so one that is lent: that its client's page stays as it is until
@@ -25,14 +28,18 @@
 
 use crate::broker::{self, Blocked};
 use crate::client;
+use crate::reading::{Reads, is_reading};
 use crate::run::{Run, Setup};
 use crate::state::*;
+use smallvec::SmallVec;
 
 /// Whether a client at `pc` goes straight on.
 pub fn client_goes_on(run: &Run, id: Id) -> bool {
     match run.clients[usize::from(id) - 1].pc {
         client::Pc::Written(_) | client::Pc::Ringing { .. } | client::Pc::Waking => true,
         client::Pc::Going => finds_message(run, id),
+        client::Pc::Copied => true,
+        client::Pc::Found => run.strikes == Some(Reads::InPlace),
         _ => false,
     }
 }
@@ -42,7 +49,8 @@ pub fn finds_message(run: &Run, id: Id) -> bool {
     let chain = run.bus.chain(BROADCAST);
     let place = chain.reader(id).map(|reader| reader.place);
     let is_message = |place| matches!(chain.word(place), Some(Word::Message { .. }));
-    run.bus.lives(id)
+    !run.may_be_struck(id)
+        && run.bus.lives(id)
         && run.clients[usize::from(id) - 1].pc == client::Pc::Going
         && place.is_some_and(is_message)
 }
@@ -72,7 +80,7 @@ fn nothing_to_drain(run: &Run) -> bool {
     run.bus.ids().skip(1).all(|id| {
         let is_known = run.bus.chain(BROADCAST).reader(id).is_some();
         match run.bus.process(id).life {
-            Life::Lives => is_known,
+            Life::Lives => is_known || run.bus.chain(id).is_orphan,
             Life::Ended => !run.bus.chain(id).is_open(),
             Life::Unborn => true,
         }
@@ -86,6 +94,7 @@ pub fn settle(setup: &Setup, run: &mut Run) {
         let will_drain = match me.pc {
             client::Pc::Looking { to_sleep } | client::Pc::Ringing { to_sleep } => !to_sleep,
             client::Pc::Going | client::Pc::Written(_) => true,
+            _ if is_reading(me) => true,
             client::Pc::Turned | client::Pc::Drowsy | client::Pc::Over => true,
             _ => false,
         };
@@ -99,6 +108,11 @@ pub fn settle(setup: &Setup, run: &mut Run) {
     );
     settle_loans(run);
     let lends = setup.lends && run.broker.run.is_some();
+    let has_found = |by: Id| {
+        let me = usize::from(by).checked_sub(1).and_then(|by| run.clients.get(by));
+        me.is_some_and(is_reading)
+    };
+    let struck = places_of_struck(&run.bus);
     let Bus { processes, chains, held, .. } = &mut run.bus;
     for (i, chain) in chains.iter_mut().enumerate() {
         let lives = |reader: &&Reader| processes[usize::from(reader.by)].life == Life::Lives;
@@ -107,7 +121,9 @@ pub fn settle(setup: &Setup, run: &mut Run) {
         let place = |r: &Reader| if is_lent(r.by) { r.cursor } else { r.place.position };
         let readers = chain.readers.iter().filter(lives).map(place);
         let lent = held.iter().filter(|held| usize::from(held.from) == i);
-        let first = readers.chain(lent.map(|held| held.position)).min();
+        let struck = struck.iter().filter(|(id, _)| usize::from(*id) == i);
+        let kept = lent.map(|held| held.position).chain(struck.map(|(_, position)| *position));
+        let first = readers.chain(kept).min();
         let first = first.unwrap_or(chain.tail.position);
         for page in &mut chain.pages {
             let Some((base, _)) = page.header else { continue };
@@ -124,9 +140,28 @@ pub fn settle(setup: &Setup, run: &mut Run) {
             if !(setup.lends && reader.cursor == 0) {
                 reader.seen = 0;
             }
-            reader.found = None;
+            if i > 0 || !has_found(reader.by) {
+                reader.found = None;
+            }
         }
     }
+}
+
+/// Where those read that were struck, as long as nothing has changed there: chain and position.
+fn places_of_struck(bus: &Bus) -> SmallVec<[(Id, u32); 2]> {
+    let mut places = SmallVec::new();
+    for struck in &bus.struck {
+        let place = struck.reader.place;
+        if bus.chain(BROADCAST).word(place).is_some() {
+            places.push((BROADCAST, place.position));
+        }
+        let lent = struck.lent.and_then(|(of, page, at)| {
+            let (base, _) = bus.chain(of).page(page)?.header?;
+            Some((of, base + u32::from(at)))
+        });
+        places.extend(lent);
+    }
+    places
 }
 
 /// The same of what is lent.

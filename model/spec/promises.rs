@@ -25,6 +25,17 @@ pub fn harm(bus: &Bus) -> Option<Violation> {
             return violation(8, "a page was written again of which a message is lent");
         }
     }
+    for struck in &bus.struck {
+        if struck.is_deceived {
+            return violation(8, "a struck receiver takes bytes for a message that were not sent");
+        }
+        if struck.reader.has_in_hand && !bus.is_as_found(struck) {
+            return violation(8, "a page was written again that a struck receiver reads in place");
+        }
+        if struck.kept.max(struck.kept_lent) > bus.sizes.budget {
+            return violation(6, "a struck receiver keeps more than a budget");
+        }
+    }
     if bus.loans.iter().map(|loan| loan.len).sum::<u32>() > bus.sizes.budget {
         return violation(6, "more is lent than the budget");
     }
@@ -88,6 +99,9 @@ pub fn unmet(bus: &Bus) -> Option<Violation> {
         if bus.loans.iter().any(|loan| loan.rest.is_some()) {
             return violation(7, "a page is held that its owner has let go of");
         }
+    }
+    if !bus.struck.is_empty() {
+        return violation(10, "it was struck, and does not end");
     }
     for id in bus.ids().filter(|id| !bus.process(*id).is_liar) {
         let chain = bus.chain(id);

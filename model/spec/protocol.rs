@@ -38,9 +38,24 @@ pub enum Action {
     End {
         process: Id,
     },
-    /// The sender has learnt that a receiver is gone, or has caught it lying.
+    /// The broker stores zero in the member word of a client, which may live.
+    EndMembership {
+        by: Id,
+    },
+    /// The sender has learnt that a receiver is gone, has caught it lying, or has removed it.
     Strike {
         by: Id,
+    },
+    /// What begins before this position is not written again: of the broker's own chain, or, by the
+    /// retired word, of a client's.
+    Retire {
+        chain: Id,
+        to: u32,
+    },
+    /// A client reads the retired word beside the cursor of its chain.
+    LearnRetired {
+        chain: Id,
+        retired: u32,
     },
     /// The broker lets go of a client's chain and of all of its memory.
     Remove {
@@ -128,6 +143,10 @@ pub enum Action {
         of: Id,
         page: u16,
         at: u32,
+    },
+    /// A receiver that reads in place has found a message, and is a member: it hands it out.
+    HandOut {
+        by: Id,
     },
     /// Goes on behind what it has found.
     Pass {
@@ -232,12 +251,14 @@ impl Bus {
     pub fn act(&mut self, action: Action, rules: Rules) -> Verdict {
         use Action::*;
         match action {
-            Born { .. }
-            | Open { .. }
-            | Admit { .. }
-            | End { .. }
+            Born { .. } | Open { .. } | Admit { .. } | End { .. } | Remove { .. } => {
+                self.connect(action, rules)
+            }
+            EndMembership { .. }
             | Strike { .. }
-            | Remove { .. } => self.connect(action, rules),
+            | Retire { .. }
+            | LearnRetired { .. }
+            | HandOut { .. } => self.strike(action, rules),
             Make { .. } | Send { .. } => self.pool(action, rules),
             Forget { chain: BROADCAST, page } if self.loan(page).is_some() => {
                 self.lend(action, rules)
@@ -313,24 +334,16 @@ impl Bus {
             Action::End { process } => {
                 let it = self.process_mut(process);
                 // Its memory stays as it is; what it owed is gone with it.
-                let Process { is_liar, is_parked, is_polling, rung_by, .. } = *it;
+                let Process { is_liar, is_parked, is_polling, rung_by, is_removed, .. } = *it;
                 let life = Life::Ended;
                 *it =
                     Process { life, is_liar, is_parked, is_polling, rung_by, ..Process::default() };
-                for id in self.ids().filter(|id| (*id == BROKER) != (process == BROKER)) {
+                self.struck.retain(|struck| struck.reader.by != process);
+                // The connection of one that was removed has ended before.
+                let is_news = |id: &Id| (*id == BROKER) != (process == BROKER) && !is_removed;
+                for id in self.ids().filter(is_news) {
                     self.process_mut(id).bell = true;
                 }
-            }
-            Action::Strike { by } => {
-                let is_due = !self.lives(by) || self.process(by).is_liar;
-                rules.demand(is_due, 3, "struck although it lives and is honest")?;
-                self.chain_mut(BROADCAST).readers.retain(|reader| reader.by != by);
-                self.chain_mut(by).is_orphan = true;
-                let broker = self.process_mut(BROKER);
-                broker.owes.remove(by);
-                broker.must_ring.remove(by);
-                self.forget_what_all_have(BROADCAST);
-                self.forget_what_is_returned();
             }
             Action::Remove { client } => {
                 let chain = self.chain(client);
@@ -376,7 +389,11 @@ impl Bus {
                 let is_free = chain.pages[i].is_free(left);
                 rules.demand(is_free, 8, "a page was taken back that is in use")?;
                 let page = chain.pages.remove(i);
+                self.keep_dropped(owner, &page);
                 self.leave_to_receivers(owner, page);
+                if owner != BROADCAST {
+                    self.process_mut(BROKER).bell = true;
+                }
             }
             _ => unreachable!(),
         }

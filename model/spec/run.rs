@@ -3,6 +3,7 @@
 use crate::broker::Broker;
 use crate::client::Client;
 use crate::protocol::{Action, Rules, Violation};
+use crate::reading::Reads;
 use crate::state::*;
 use smallvec::SmallVec;
 
@@ -61,6 +62,30 @@ breaks! {
     LentBeforeSent,
     /// Who comes late is not sent what is lent already.
     LentUnknownToLate,
+    /// A receiver takes what it has copied without looking whether it is a member.
+    ChangedCopyTaken,
+    /// A receiver looks whether it is a member before it copies, and not after.
+    MemberReadBeforeCopy,
+    /// A receiver hands out what it has found without looking whether it is a member.
+    MemberUnreadInPlace,
+    /// The broker strikes a receiver whose member word it leaves as it is.
+    MemberNotCleared,
+    /// The broker writes its pages again that a struck receiver reads in place.
+    NotRetired,
+    /// The broker retires its own pages, and not those that clients lend.
+    LentNotRetired,
+    /// The broker says that a client's pages are retired after it has given them up.
+    RetiredAfterCursor,
+    /// A client does not read the retired word.
+    RetiredUnread,
+    /// A client reads the retired word before the cursor.
+    RetiredReadBeforeCursor,
+    /// Pages that are retired are not counted any more, although others have still to leave them.
+    RetiredNotCounted,
+    /// While a struck receiver lives, it is sent all pages, and each is dropped when the others leave it.
+    RetiredForEver,
+    /// A receiver that is struck is not told, and does not look.
+    StruckUntold,
 }
 
 /// What a model is made of.
@@ -77,10 +102,14 @@ pub struct Setup {
     pub deaths: u8,
     /// The last client lies, so many times.
     pub lies: u8,
+    /// The broker may strike the last client, which sends nothing, at any time, once.
+    pub strikes: Option<Reads>,
     /// Messages that the broker takes from one client before it is the next one's turn.
     pub share: u8,
-    /// Whether the broker may lend messages; it may always copy them.
+    /// Whether the broker may lend messages.
     pub lends: bool,
+    /// Whether it may copy what it can lend.
+    pub copies: bool,
     /// Every step alone, see [`merge`](crate::merge).
     pub fine: bool,
     pub broken: Option<Break>,
@@ -93,6 +122,11 @@ pub struct Run {
     pub clients: SmallVec<[Client; 2]>,
     pub deaths_left: u8,
     pub lies_left: u8,
+    /// Whether the last client may be struck, and whether it was not yet.
+    pub strikes: Option<Reads>,
+    pub strikes_left: u8,
+    /// A receiver that was struck has discarded a copy whose bytes had changed.
+    pub discarded: bool,
     /// A process died between the first byte of a message and its commit.
     pub tore: bool,
     /// The first rule that was broken.
@@ -143,8 +177,39 @@ impl Hand<'_> {
         free.find(|page| readers.iter().all(|reader| page.sent.has(reader.by))).map(|page| page.id)
     }
 
+    /// Drops the pages that all have left and that must not be written again, as far as their sender
+    /// knows. Returns whether there were any.
+    pub fn drop_retired(&mut self, id: Id, pen: Place) -> bool {
+        let chain = self.bus().chain(id);
+        let left = chain.left_by_all();
+        let is_struck = !self.bus().struck.is_empty() && self.is_broken(Break::RetiredForEver);
+        let retired = if is_struck { u32::MAX } else { chain.retired };
+        let is_retired = |page: &&Page| page.header.is_some_and(|(base, _)| base < retired);
+        let is_left = |page: &&Page| page.id != pen.page && page.end().is_some_and(|e| e <= left);
+        let pages = chain.pages.iter().filter(is_retired).filter(is_left);
+        let pages: SmallVec<[u16; 4]> = pages.map(|page| page.id).collect();
+        for page in &pages {
+            self.act(Action::Forget { chain: id, page: *page });
+        }
+        !pages.is_empty()
+    }
+
+    /// A client reads the retired word beside the cursor of its chain.
+    pub fn learn_retired(&mut self, id: Id) {
+        let retired = self.bus().chain(id).reader(BROKER).map_or(0, |reader| reader.retired);
+        if retired != 0 && !self.is_broken(Break::RetiredUnread) {
+            self.act(Action::LearnRetired { chain: id, retired });
+        }
+    }
+
     pub fn may_grow(&self, chain: Id) -> bool {
-        self.bus().chain(chain).len() + PAGE <= self.bus().sizes.budget
+        let chain = self.bus().chain(chain);
+        let is_counted = |page: &&Page| {
+            let is_retired = page.header.is_some_and(|(base, _)| base < chain.retired);
+            !(is_retired && self.is_broken(Break::RetiredNotCounted))
+        };
+        let len: u32 = chain.pages.iter().filter(is_counted).map(|page| page.len).sum();
+        len + PAGE <= self.bus().sizes.budget
     }
 
     /// Makes a page and sends it to every receiver.
@@ -158,10 +223,23 @@ impl Hand<'_> {
                 self.act(Action::Send { chain: id, page, to });
             }
         }
+        if id == BROADCAST && self.is_broken(Break::RetiredForEver) {
+            let struck = self.bus().struck.iter().map(|struck| struck.reader.by);
+            for to in struck.collect::<SmallVec<[Id; 1]>>() {
+                self.act(Action::Send { chain: id, page, to });
+            }
+        }
     }
 
     /// Looks for what stands at the reader's place, and takes it if it is something.
     pub fn look(&mut self, chain: Id, by: Id) -> Word {
+        let struck = self.bus().struck(by).filter(|_| chain == BROADCAST);
+        if let Some(struck) = struck {
+            let found = self.bus().word_under(struck).unwrap_or(Word::Other);
+            let (page, at) = (struck.reader.place.page, struck.unit);
+            self.act(Action::Look { chain, by, page, at, found });
+            return found;
+        }
         let Some(place) = self.bus().chain(chain).reader(by).map(|reader| reader.place) else {
             return Word::Zero;
         };

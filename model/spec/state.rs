@@ -3,6 +3,7 @@
 //! Space is counted in *units*: the room of an end-of-page message. A model's page has four of
 //! them; a trace of the real code counts 16 bytes as one.
 
+pub use crate::struck::Struck;
 use smallvec::SmallVec;
 
 /// A process. 0 is the broker, or the only sender where there is no bus; the others are clients.
@@ -132,6 +133,10 @@ pub struct Reader {
     pub taken: u32,
     /// The sender's private copy of it.
     pub seen: u32,
+    /// It reads in place, and has handed out what it found.
+    pub has_in_hand: bool,
+    /// The retired word beside the cursor: pages that begin before it are not written again.
+    pub retired: u32,
 }
 
 /// A chain with its pool of pages.
@@ -150,6 +155,8 @@ pub struct Chain {
     pub readers: SmallVec<[Reader; 2]>,
     /// Its broker knows that its owner is gone.
     pub is_orphan: bool,
+    /// Its owner drops pages that begin before this position, and does not write them again.
+    pub retired: u32,
 }
 
 impl Chain {
@@ -253,6 +260,10 @@ pub struct Process {
     pub life: Life,
     /// It keeps to no rule, and what is read from its memory may be anything.
     pub is_liar: bool,
+    /// It hands out payloads where they lie, and does not copy them.
+    pub reads_in_place: bool,
+    /// Its member word is zero, although it may live.
+    pub is_removed: bool,
     /// Its parked word names a sleep.
     pub is_parked: bool,
     /// Its parked word says that it polls.
@@ -300,12 +311,15 @@ pub struct Bus {
     pub loans: SmallVec<[Loan; 1]>,
     /// In the order in which they were published.
     pub held: SmallVec<[Held; 1]>,
+    /// Receivers that were struck and live.
+    pub struck: SmallVec<[Struck; 1]>,
 }
 
 impl Bus {
     pub fn new(sizes: Sizes) -> Self {
         let (processes, chains) = (SmallVec::new(), SmallVec::new());
-        Bus { sizes, processes, chains, loans: SmallVec::new(), held: SmallVec::new() }
+        let (loans, held, struck) = (SmallVec::new(), SmallVec::new(), SmallVec::new());
+        Bus { sizes, processes, chains, loans, held, struck }
     }
 
     /// Makes room for a process that is heard of for the first time.

@@ -1,0 +1,130 @@
+//! How a client reads that may be struck, one step at a time.
+//!
+//! What others receive stays as it is until they give it up, so that they take it in one step
+//! ([`client`](crate::client)). This one's pages may be written again at any time, once it is struck.
+//! So it has a step for each thing it does: to find a message, to copy it or to hand it out where it
+//! lies, and to look at its member word, before it takes the copy or before it hands out.
+//!
+//! What it does beside that once it is struck is left out: it stores words that nobody reads any more,
+//! and ends when it next looks into its socket.
+
+use crate::client::{Client, Pc};
+use crate::protocol::Action;
+use crate::run::{Break, Hand, Run};
+use crate::state::*;
+use Action::*;
+
+/// How the last client reads, if it may be struck.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Reads {
+    Copies,
+    InPlace,
+}
+
+impl Run {
+    /// Whether the broker may strike this client at any time, or has struck it.
+    pub fn may_be_struck(&self, id: Id) -> bool {
+        self.strikes.is_some() && usize::from(id) == self.clients.len()
+    }
+}
+
+/// Whether it has found something that it has not taken yet.
+pub fn is_reading(me: &Client) -> bool {
+    matches!(me.pc, Pc::Found | Pc::Copied | Pc::HasInHand)
+}
+
+impl Client {
+    /// It was struck, and is where it finds out: nothing comes through its socket any more.
+    pub fn is_told(hand: &Hand, id: Id) -> bool {
+        hand.bus().struck(id).is_some() && !hand.is_broken(Break::StruckUntold)
+    }
+
+    /// What it does after it was struck, where it does not read: it comes to its end, or reads on first.
+    pub fn after_strike(&mut self, hand: &mut Hand, id: Id) {
+        match self.pc {
+            Pc::Drowsy | Pc::Asleep | Pc::Waking => self.ends(hand, id),
+            _ => {
+                hand.act(Unpark { by: id });
+                self.pc = Pc::Going;
+            }
+        }
+    }
+
+    fn ends(&mut self, hand: &mut Hand, id: Id) {
+        hand.act(End { process: id });
+        self.pc = Pc::Over;
+    }
+
+    fn is_member(hand: &Hand, id: Id) -> bool {
+        !hand.bus().process(id).is_removed
+    }
+
+    /// Looks whether there is a message.
+    pub fn find(&mut self, hand: &mut Hand, id: Id) {
+        let is_early = hand.is_broken(Break::MemberReadBeforeCopy);
+        if is_early && !Self::is_member(hand, id) {
+            return self.ends(hand, id);
+        }
+        match hand.look(BROADCAST, id) {
+            Word::Zero if self.is_closed => self.ends(hand, id),
+            Word::Zero => self.pc = Pc::Drowsy,
+            Word::Message { .. } | Word::Lent { .. } => self.pc = Pc::Found,
+            Word::EndOfPage { next } => {
+                let struck = hand.bus().struck(id);
+                match struck.is_none_or(|struck| hand.bus().next_page(struck, next).is_some()) {
+                    true => self.follow(hand, id),
+                    false => self.ends(hand, id),
+                }
+            }
+            // A fault, which is its broker's only while it is a member.
+            Word::Other => self.ends(hand, id),
+        }
+    }
+
+    /// The next step with a message that it has found.
+    pub fn read(&mut self, hand: &mut Hand, id: Id) {
+        let in_place = hand.setup.strikes == Some(Reads::InPlace);
+        match self.pc {
+            Pc::Found if !in_place => {
+                self.reads_bytes(hand, id);
+                self.pc = Pc::Copied;
+            }
+            Pc::Found => {
+                if !Self::is_member(hand, id) && !hand.is_broken(Break::MemberUnreadInPlace) {
+                    return self.ends(hand, id);
+                }
+                hand.act(HandOut { by: id });
+                self.pc = Pc::HasInHand;
+            }
+            _ => {
+                let is_taken = in_place
+                    || Self::is_member(hand, id)
+                    || hand.is_broken(Break::ChangedCopyTaken)
+                    || hand.is_broken(Break::MemberReadBeforeCopy);
+                if !is_taken {
+                    let is_changed = hand.bus().struck(id).is_some_and(|it| it.is_changed);
+                    hand.run.discarded |= is_changed;
+                    return self.ends(hand, id);
+                }
+                if in_place {
+                    self.reads_bytes(hand, id);
+                }
+                hand.act(Pass { chain: BROADCAST, by: id });
+                self.pc = Pc::Going;
+            }
+        }
+    }
+
+    fn reads_bytes(&self, hand: &mut Hand, id: Id) {
+        let bus = hand.bus();
+        let Some(Reader { place, found: Some(found), .. }) = bus.receiver(id) else { return };
+        if let Word::Lent { loan, at, .. } = *found {
+            let lent = bus.loan(loan).map(|loan| (loan.of, loan.page));
+            let (of, page) = lent.unwrap_or_default();
+            return hand.act(Borrow { by: id, of, page, at: at.into() });
+        }
+        let (chain, page) = (BROADCAST, place.page);
+        let at = bus.chain(chain).page(page).and_then(|page| page.unit(place.position));
+        hand.act(Read { chain, by: id, page, at: at.unwrap_or(0) as u32 });
+    }
+}

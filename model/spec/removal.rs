@@ -1,0 +1,78 @@
+//! How the broker strikes a receiver that lives: it has lost its patience, or has found a fault in what
+//! is not in this model.
+
+use crate::broker::{Broker, Pc};
+use crate::protocol::Action;
+use crate::run::{Break, Hand, Run, Setup};
+use crate::state::*;
+use Action::*;
+
+/// Whether it may do so now: where it takes in its sockets, at a client's turn, or asleep.
+pub fn may_strike(setup: &Setup, run: &Run) -> bool {
+    let last = setup.scripts.len() as Id;
+    let is_there = run.bus.lives(last) && run.bus.chain(BROADCAST).reader(last).is_some();
+    let pc = run.broker.pc;
+    run.strikes_left > 0 && is_there && matches!(pc, Pc::Draining | Pc::Taking(_) | Pc::Asleep)
+}
+
+/// The last client is struck, and lives.
+pub fn strike(hand: &mut Hand) {
+    let mut me = hand.run.broker;
+    hand.run.strikes_left -= 1;
+    me.strike(hand, hand.setup.scripts.len() as Id);
+    hand.run.broker = me;
+}
+
+impl Broker {
+    fn strike(&mut self, hand: &mut Hand, id: Id) {
+        if self.pc == Pc::Asleep {
+            hand.act(Wake { by: BROKER });
+            self.pc = Pc::Waking;
+        }
+        self.worked = true;
+        if !hand.is_broken(Break::MemberNotCleared) {
+            hand.act(EndMembership { by: id });
+        }
+        let left = hand.bus().chain(BROADCAST).reader(id).map_or(0, |reader| reader.cursor);
+        hand.act(Strike { by: id });
+        if hand.is_broken(Break::StruckUntold) {
+            hand.run.bus.process_mut(id).bell = false;
+        }
+        let chain = hand.bus().chain(BROADCAST);
+        let has_left = left == chain.tail.position;
+        let in_place = hand.bus().process(id).reads_in_place;
+        if !in_place || has_left || hand.is_broken(Break::NotRetired) {
+            return;
+        }
+        let to = self.pen(hand).place.position;
+        hand.act(Retire { chain: BROADCAST, to });
+        let is_late = hand.is_broken(Break::RetiredAfterCursor);
+        if !is_late && !hand.is_broken(Break::LentNotRetired) {
+            Self::retire_lent(hand, left);
+        }
+    }
+
+    /// Tells clients which of their pages a struck receiver, which has left what is before `left`, may
+    /// be reading.
+    fn retire_lent(hand: &mut Hand, left: u32) {
+        for chain in hand.bus().ids().skip(1) {
+            let held = &hand.bus().held;
+            let is_lent = held.iter().any(|held| held.from == chain && held.until > left);
+            let place = hand.bus().chain(chain).reader(BROKER).map(|reader| reader.place.position);
+            if let Some(to) = place.filter(|_| is_lent) {
+                hand.act(Retire { chain, to });
+            }
+        }
+    }
+
+    /// What a broken broker says of what it has given up by now.
+    pub fn retire_late(hand: &mut Hand) {
+        let has_struck = hand.bus().chain(BROADCAST).retired > 0;
+        for chain in hand.bus().ids().skip(1).filter(|_| has_struck) {
+            let reader = hand.bus().chain(chain).reader(BROKER);
+            if let Some(to) = reader.map(|reader| reader.place.position) {
+                hand.act(Retire { chain, to });
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The rules of a receiver that is struck and lives on (section 6 of `docs/protocol.md`).
+//!
+//! The sender does not count it any more, and it reads on in pages that may be written again. What
+//! stands in memory where it reads decides here what it gets: no rule keeps it from looking.
+
+use crate::protocol::{Action, Rules, Verdict, there};
+use crate::state::*;
+use smallvec::SmallVec;
+
+/// A page of a client's that was lent to a receiver when that was struck.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Mapped {
+    pub of: Id,
+    pub page: u16,
+    pub len: u32,
+    /// The receiver may be reading in it: messages behind its cursor are lent of this page.
+    pub is_in_use: bool,
+}
+
+/// A receiver of the broadcast chain that was struck, until its process has ended.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Struck {
+    pub reader: Reader,
+    /// Its place within its page, which may be another page by now.
+    pub unit: u32,
+    /// Where the message stands that it has found and that is lent: page and unit.
+    pub lent: Option<(Id, u16, u16)>,
+    pub reads_in_place: bool,
+    /// When it was struck: its cursor, the position behind the last message, and what was lent.
+    pub left: u32,
+    pub until: u32,
+    pub mapped: SmallVec<[Mapped; 1]>,
+    /// The bytes that it has copied are not those that were sent.
+    pub is_changed: bool,
+    /// It has taken bytes that were not sent, or not as the next message.
+    pub is_deceived: bool,
+    /// What its own mapping alone keeps in memory: of the broadcast chain, and of what was lent.
+    pub kept: u32,
+    pub kept_lent: u32,
+}
+
+impl Bus {
+    pub fn struck(&self, by: Id) -> Option<&Struck> {
+        self.struck.iter().find(|struck| struck.reader.by == by)
+    }
+
+    fn struck_mut(&mut self, by: Id) -> Option<&mut Struck> {
+        self.struck.iter_mut().find(|struck| struck.reader.by == by)
+    }
+
+    /// Where a receiver of the broadcast chain is, whether its sender counts it or not.
+    #[allow(dead_code, reason = "used by the model's programs")]
+    pub fn receiver(&self, by: Id) -> Option<&Reader> {
+        let counted = self.chain(BROADCAST).reader(by);
+        counted.or_else(|| self.struck(by).map(|struck| &struck.reader))
+    }
+
+    pub fn strike(&mut self, action: Action, rules: Rules) -> Verdict {
+        match action {
+            Action::EndMembership { by } => self.process_mut(by).is_removed = true,
+            Action::Strike { by } => {
+                let is_due =
+                    !self.lives(by) || self.process(by).is_liar || self.process(by).is_removed;
+                rules.demand(is_due, 3, "struck although it lives, is honest and a member")?;
+                if self.lives(by) && !self.process(by).is_liar {
+                    self.let_read_on(by)?;
+                }
+                self.chain_mut(BROADCAST).readers.retain(|reader| reader.by != by);
+                self.chain_mut(by).is_orphan = true;
+                let broker = self.process_mut(BROKER);
+                broker.owes.remove(by);
+                broker.must_ring.remove(by);
+                self.forget_what_all_have(BROADCAST);
+                self.forget_what_is_returned();
+            }
+            Action::Retire { chain: BROADCAST, to } => self.chain_mut(BROADCAST).retired = to,
+            Action::Retire { chain, to } => {
+                there(self.chain_mut(chain).reader_mut(BROKER), "receiver")?.retired = to;
+            }
+            Action::LearnRetired { chain: id, retired } => {
+                let chain = self.chain_mut(id);
+                let stands = there(chain.reader(BROKER), "receiver")?.retired;
+                rules.demand(retired == stands, 13, "not what stands there")?;
+                chain.retired = chain.retired.max(retired);
+            }
+            Action::HandOut { by } => {
+                let is_member = !self.process(by).is_removed;
+                rules.demand(is_member, 8, "it hands out what it found when it was no member")?;
+                let struck = self.struck.iter_mut().map(|struck| &mut struck.reader);
+                let readers = self.chains[usize::from(BROADCAST)].readers.iter_mut();
+                let mut readers = readers.chain(struck);
+                there(readers.find(|reader| reader.by == by), "receiver")?.has_in_hand = true;
+            }
+            _ => unreachable!(),
+        }
+        Ok(())
+    }
+
+    /// It lives: what it does from now on concerns nobody, but what is done to it does.
+    fn let_read_on(&mut self, by: Id) -> Verdict {
+        let chain = self.chain(BROADCAST);
+        let Some(reader) = chain.reader(by).cloned() else { return Ok(()) };
+        let page = chain.page(reader.place.page);
+        let unit = there(page.and_then(|page| page.unit(reader.place.position)), "place")? as u32;
+        let (left, until) = (reader.cursor.max(reader.seen), chain.tail.position);
+        let is_behind =
+            |loan: &Loan| self.held.iter().any(|held| held.loan == loan.id && held.until > left);
+        let its = self.loans.iter().filter(|loan| loan.sent.has(by));
+        let mapped = its.map(|loan| Mapped {
+            of: loan.of,
+            page: loan.page,
+            len: loan.len,
+            is_in_use: is_behind(loan),
+        });
+        let struck = Struck {
+            lent: reader.found.and_then(|word| self.lent_at(word)),
+            unit,
+            reads_in_place: self.process(by).reads_in_place,
+            left,
+            until,
+            mapped: mapped.collect(),
+            is_changed: false,
+            is_deceived: false,
+            kept: 0,
+            kept_lent: 0,
+            reader,
+        };
+        self.struck.push(struck);
+        let process = self.process_mut(by);
+        (process.owes, process.must_ring) = (Set::default(), Set::default());
+        // Its connection has ended.
+        process.bell = true;
+        Ok(())
+    }
+
+    fn lent_at(&self, word: Word) -> Option<(Id, u16, u16)> {
+        let Word::Lent { loan, at, .. } = word else { return None };
+        self.loan(loan).map(|loan| (loan.of, loan.page, at))
+    }
+
+    /// What a struck receiver does in the broadcast chain.
+    pub fn read_on(&mut self, action: Action, rules: Rules) -> Verdict {
+        match action {
+            Action::Look { by, found, .. } => {
+                let lent = self.lent_at(found);
+                let struck = there(self.struck_mut(by), "receiver")?;
+                struck.lent = lent;
+                struck.reader.found = Some(found).filter(|found| *found != Word::Zero);
+                if let (Word::Zero, Some(again)) = (found, &mut self.process_mut(by).second_look) {
+                    again.empty.insert(BROADCAST);
+                }
+            }
+            Action::Read { by, .. } | Action::Borrow { by, .. } => {
+                let struck = there(self.struck(by), "receiver")?;
+                let is_changed = !self.is_as_found(struck);
+                there(self.struck_mut(by), "receiver")?.is_changed = is_changed;
+            }
+            Action::Pass { by, .. } => self.pass_on(by, rules)?,
+            // Nobody reads its cursor.
+            Action::GiveUp { .. } => {}
+            _ => unreachable!(),
+        }
+        Ok(())
+    }
+
+    fn pass_on(&mut self, by: Id, rules: Rules) -> Verdict {
+        let header = self.sizes.header;
+        let chain = self.chain(BROADCAST);
+        let struck = there(self.struck(by), "receiver")?;
+        let Reader { place, next, found, has_in_hand, .. } = struck.reader;
+        let word = there(found, "message to pass")?;
+        if let Word::EndOfPage { next: named } = word {
+            let follows = there(self.next_page(struck, named), "page that follows")?;
+            let struck = there(self.struck_mut(by), "receiver")?;
+            (struck.reader.place, struck.unit) = (follows, header);
+        } else {
+            rules.demand(has_in_hand, 8, "a copy is taken by a receiver that is no member")?;
+            let is_right = word.message().is_some() && word.message() == chain.message(next);
+            let units = match word {
+                Word::Message { units, .. } | Word::Lent { units, .. } => u32::from(units),
+                _ => 0,
+            };
+            let struck = there(self.struck_mut(by), "receiver")?;
+            struck.is_deceived |= struck.is_changed || !is_right;
+            struck.reader.place = Place { position: place.position + units, ..place };
+            struck.unit += units;
+            struck.reader.next += 1;
+        }
+        let struck = there(self.struck_mut(by), "receiver")?;
+        (struck.reader.found, struck.reader.has_in_hand, struck.lent) = (None, false, None);
+        self.forget_what_all_have(BROADCAST);
+        Ok(())
+    }
+
+    /// The place behind an end of a page, if the header there continues the page that it has read.
+    pub fn next_page(&self, struck: &Struck, named: u16) -> Option<Place> {
+        let chain = self.chain(BROADCAST);
+        let Reader { place, by, next, .. } = struck.reader;
+        let page = chain.page(named).filter(|page| page.sent.has(by))?;
+        let (base, first) = page.header?;
+        let len = chain.page(place.page)?.len;
+        let follows = base == place.position - struck.unit + len && first == next;
+        follows.then_some(Place { page: named, position: base + self.sizes.header })
+    }
+
+    /// What stands where a struck receiver looks. A page that its owner has dropped stays as it was.
+    #[allow(dead_code, reason = "used by the model's programs")]
+    pub fn word_under(&self, struck: &Struck) -> Option<Word> {
+        let page = self.chain(BROADCAST).page(struck.reader.place.page)?;
+        page.words.get(struck.unit as usize).copied()
+    }
+
+    /// Whether what a struck receiver has found still stands where it has found it.
+    pub fn is_as_found(&self, struck: &Struck) -> bool {
+        let Some(found) = struck.reader.found else { return true };
+        let page = self.chain(BROADCAST).page(struck.reader.place.page);
+        let word = page.and_then(|page| page.words.get(struck.unit as usize));
+        let is_there = word.is_none_or(|word| *word == found);
+        let lent = struck.lent.and_then(|(of, page, at)| {
+            self.chain(of).page(page)?.words.get(usize::from(at)).copied()
+        });
+        is_there && lent.is_none_or(|word| word.message() == found.message())
+    }
+
+    /// Whether a page that is put to use again may be read in place by a receiver that was struck.
+    pub fn is_retired(&self, owner: Id, page: &Page) -> bool {
+        // One that had left everything hands out nothing any more.
+        let may_read = |struck: &&Struck| struck.reads_in_place && struck.left < struck.until;
+        self.struck.iter().filter(may_read).any(|struck| {
+            let is_used = |(base, end)| base < struck.until && end > struck.left;
+            let range = page.header.map(|(base, _)| (base, base + page.len));
+            let is_it = |it: &Mapped| (it.of, it.page) == (owner, page.id) && it.is_in_use;
+            owner == BROADCAST && range.is_some_and(is_used) || struck.mapped.iter().any(is_it)
+        })
+    }
+
+    /// Whether the broker gives up what a struck receiver may read in place, and has not said so to
+    /// its owner.
+    pub fn is_given_up_unsaid(&self, owner: Id, to: u32) -> bool {
+        let chain = self.chain(owner);
+        let retired = chain.reader(BROKER).map_or(0, |reader| reader.retired);
+        chain.pages.iter().any(|page| {
+            let base = page.header.map_or(u32::MAX, |(base, _)| base);
+            owner != BROADCAST && base < to && base >= retired && self.is_retired(owner, page)
+        })
+    }
+
+    /// An owner has dropped a page. Who has it mapped keeps it.
+    pub fn keep_dropped(&mut self, owner: Id, page: &Page) {
+        for struck in &mut self.struck {
+            if owner == BROADCAST && page.sent.has(struck.reader.by) {
+                struck.kept += page.len;
+            }
+            let is_it = |it: &&Mapped| (it.of, it.page) == (owner, page.id);
+            struck.kept_lent += struck.mapped.iter().filter(is_it).map(|it| it.len).sum::<u32>();
+            struck.mapped.retain(|it| (it.of, it.page) != (owner, page.id));
+        }
+    }
+}
