@@ -2,7 +2,7 @@
 
 mod allowance;
 mod builder;
-mod connection;
+mod client;
 pub mod core;
 mod forward;
 mod retired;
@@ -10,21 +10,21 @@ mod retired;
 pub(crate) mod tests;
 
 pub use self::builder::BrokerBuilder;
-use self::connection::{Connection, Phase, Stuck, Told};
+use self::client::{ClientConnection, Phase, Progress, Stuck};
 use self::core::{Action, Core};
-use crate::access::Access;
-use crate::bus::Bus;
+use crate::bus_addr::BusAddr;
 use crate::chain::Blocked;
+use crate::connection::RETRY_INTERVAL;
 use crate::error::BindError;
 use crate::fault::Fault;
-use crate::memory::{Foreign, Memory, Region, RegionError};
+use crate::memory::{Memory, ReceivedFd, Region, RegionError};
 use crate::message::ClientId;
-use crate::patience::Patience;
-use crate::port::NAP;
+use crate::peer_filter::PeerFilter;
 use crate::sleep_bound::SleepBound;
+use crate::spin::SpinPolicy;
 use crate::sys::closer;
+use crate::sys::failpoint::{effect, observation};
 use crate::sys::fork::Owner;
-use crate::sys::lifeline::{acts, looks};
 use crate::sys::peer::Peer;
 use crate::sys::place::{Bound, Watch};
 use crate::sys::socket::{Credentials, Received, Sent, Socket, timespec};
@@ -52,7 +52,7 @@ const PROCESS: u64 = 1 << 63;
 const SPINS: u32 = 5;
 const YIELDS: u32 = 20;
 /// Turns with work between two looks at the connections.
-const TURNS_BETWEEN_LOOKS: u32 = 64;
+const CYCLES_BETWEEN_POLLS: u32 = 64;
 /// Packets taken from one connection at one go, so that none keeps the broker to itself.
 const PACKETS_AT_ONCE: usize = 1024;
 /// Connections that a listener's queue holds.
@@ -100,10 +100,10 @@ pub struct Broker {
     owner: Owner,
     id: u64,
     core: Core<Region>,
-    access: Access,
+    access: PeerFilter,
     max_clients: usize,
     /// So many descriptors of clients' pages are kept, so that the pages can be lent.
-    max_lent: usize,
+    max_shared_pages: usize,
     /// Descriptors that may wait in all sockets together; each client has its share.
     max_in_flight: usize,
     /// With fewer connections, and descriptors that are being closed, there is room for all descriptors
@@ -122,12 +122,12 @@ pub struct Broker {
     /// It was logged that the socket or the lock file is lost.
     place_lost: bool,
     held_up: Option<HeldUp>,
-    connections: BTreeMap<u64, Connection>,
+    connections: BTreeMap<u64, ClientConnection>,
     /// Connections that have not joined the bus yet; the oldest one is the first.
     joining: BTreeSet<u64>,
     tokens: HashMap<ClientId, u64>,
     next_token: u64,
-    short_of_memory: bool,
+    send_pending: bool,
     /// Connections in which something is stuck for want of room in this process, and when that is
     /// tried again.
     stuck: BTreeSet<u64>,
@@ -138,7 +138,7 @@ pub struct Broker {
     /// Processes that may still read pages in place.
     retired: retired::Retired,
     allowance: allowance::Allowance,
-    report: Report,
+    report: BrokerStats,
 }
 
 /// A receiver holds up the bus.
@@ -158,7 +158,7 @@ impl HeldUp {
 
 /// What was taken from a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Taken {
+enum Outcome {
     /// Nothing is left.
     Nothing,
     Ring,
@@ -184,7 +184,7 @@ impl StopHandle {
             return;
         }
         self.asked.store(true, Ordering::Release);
-        acts("write to the eventfd");
+        effect("write to the eventfd");
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
     }
 
@@ -196,7 +196,7 @@ impl StopHandle {
 /// What a broker has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Report {
+pub struct BrokerStats {
     /// The broadcast chain.
     pub broadcast: crate::chain::Stats,
     /// Clients that were admitted.
@@ -215,7 +215,7 @@ impl Broker {
     /// # Errors
     ///
     /// [`BindError`] says what to do about it.
-    pub fn bind(bus: impl Into<Bus>) -> Result<Broker, BindError> {
+    pub fn bind(bus: impl Into<BusAddr>) -> Result<Broker, BindError> {
         Self::builder().bind(bus)
     }
 
@@ -240,27 +240,27 @@ impl Broker {
     ///
     /// If the kernel refuses to wait for events, or in a forked child of the process that bound the
     /// broker. Nothing that a client does ends a broker.
-    pub fn run(mut self) -> io::Result<Report> {
+    pub fn run(mut self) -> io::Result<BrokerStats> {
         self.check_owner()?;
-        let mut patience = Patience::new(SPINS, YIELDS);
+        let mut spin = SpinPolicy::new(SPINS, YIELDS);
         let mut sleep_bound = SleepBound::new();
         let mut busy = 0;
         while !self.stop.is_asked() {
-            let worked = self.turn();
+            let worked = self.cycle();
             self.check_owner()?;
             if worked {
-                patience.found();
-                busy = (busy + 1) % TURNS_BETWEEN_LOOKS;
+                spin.found();
+                busy = (busy + 1) % CYCLES_BETWEEN_POLLS;
                 if busy == 0 {
-                    self.look(Some(Duration::ZERO))?;
+                    self.poll_sockets(Some(Duration::ZERO))?;
                 }
                 continue;
             }
-            if patience.again() {
+            if spin.again() {
                 continue;
             }
             let parked = self.core.park();
-            let retry = self.short_of_memory.then_some(NAP);
+            let retry = self.send_pending.then_some(RETRY_INTERVAL);
             let timeout = match parked {
                 // No timeout, or one that grows: an idle bus uses no processor time (P11).
                 true => {
@@ -270,13 +270,13 @@ impl Broker {
                 // Work is pending but blocked: take what the sockets hold without waiting.
                 false => retry.or(Some(Duration::ZERO)),
             };
-            self.tell_hold_up(Instant::now());
-            self.look(self.bounded(timeout))?;
+            self.report_hold_up(Instant::now());
+            self.poll_sockets(self.bounded(timeout))?;
             if parked {
                 self.core.unpark();
             }
         }
-        self.end();
+        self.shut_down();
         self.check_owner()?;
         self.connections.clear();
         self.report.broadcast = self.core.stats();
@@ -296,34 +296,34 @@ impl Broker {
     }
 
     /// One turn, and everything that follows from it. Returns whether there was anything to do.
-    fn turn(&mut self) -> bool {
-        let was_short = std::mem::take(&mut self.short_of_memory);
-        let turn = self.core.turn();
+    fn cycle(&mut self) -> bool {
+        let was_short = std::mem::take(&mut self.send_pending);
+        let cycle = self.core.cycle();
         // A hook may have forked.
         if !self.owner.is_here() {
             return false;
         }
-        let mut worked = turn.taken > 0;
-        if let Some(Blocked::NeedPage(len)) = turn.blocked {
+        let mut worked = cycle.consumed > 0;
+        if let Some(Blocked::NeedPage(len)) = cycle.blocked {
             match self.make_page(len) {
                 Ok(page) => {
                     self.core.add_page(page);
                     worked = true;
                 }
-                Err(_) if self.core.settle() => worked = true,
+                Err(_) if self.core.stop_growing() => worked = true,
                 Err(error) => {
-                    self.short_of_memory = true;
+                    self.send_pending = true;
                     if !was_short {
                         log::error!("{error}; the bus waits until there is memory again");
                     }
                 }
             }
         }
-        worked |= self.work_off();
+        worked |= self.apply_actions();
         if was_short {
-            self.tell_all();
+            self.announce_to_all();
         } else {
-            self.tell_pages();
+            self.announce_pages();
         }
         worked
     }
@@ -347,7 +347,7 @@ impl Broker {
 
     /// Names the client that holds up the bus, when it has for [`HELD_UP`]: in the log, and to the
     /// clients that wait.
-    fn tell_hold_up(&mut self, now: Instant) {
+    fn report_hold_up(&mut self, now: Instant) {
         let Some((client, bytes)) = self.core.holds_up() else {
             if let Some(held_up) = self.held_up.take().filter(HeldUp::is_told) {
                 let seconds = held_up.since.elapsed().as_secs_f64();
@@ -387,10 +387,10 @@ impl Broker {
 
     /// When the client has kept others waiting for [`UNREAD_LIMIT`], because it does not read its full
     /// socket and pages can't be announced to it.
-    fn unread_at(&self, connection: &Connection) -> Option<Instant> {
+    fn unread_at(&self, connection: &ClientConnection) -> Option<Instant> {
         let held_up = self.held_up?.since;
         let full = connection.full_since?;
-        self.core.notice(connection.client()?)?;
+        self.core.announcement(connection.client()?)?;
         Some(held_up.max(full) + UNREAD_LIMIT)
     }
 
@@ -399,7 +399,7 @@ impl Broker {
         if self.held_up.is_none() {
             return;
         }
-        let is_unread = |c: &Connection| self.unread_at(c).is_some_and(|at| at <= now);
+        let is_unread = |c: &ClientConnection| self.unread_at(c).is_some_and(|at| at <= now);
         let unread = self.connections.iter().filter(|(_, c)| is_unread(c)).map(|(t, _)| *t);
         for token in unread.collect::<Vec<_>>() {
             self.fail(token, Fault::UnreadConnection { seconds: UNREAD_LIMIT.as_secs() });
@@ -414,11 +414,11 @@ impl Broker {
         self.accept_again = None;
         self.accept();
         let data = EventData::new_u64(LISTENER);
-        acts("watch the listener again");
+        effect("watch the listener again");
         if self.accept_again.is_none()
             && epoll::add(&self.epoll, &self.bound.listener, data, EventFlags::IN).is_err()
         {
-            self.accept_again = Some(Instant::now() + NAP);
+            self.accept_again = Some(Instant::now() + RETRY_INTERVAL);
         }
     }
 
@@ -460,7 +460,8 @@ impl Broker {
         }
         let most = counts.values().max_by_key(|(count, oldest)| (*count, Reverse(*oldest)));
         let Some(&(_, oldest)) = most else { return false };
-        if let Some(Connection { phase: Phase::Fresh, socket, .. }) = self.connections.get(&oldest)
+        if let Some(ClientConnection { phase: Phase::Fresh, socket, .. }) =
+            self.connections.get(&oldest)
         {
             socket.send(&Packet::Refused(Refusal::Crowded), None);
         }
@@ -469,7 +470,7 @@ impl Broker {
     }
 
     /// The socket or its lock file may have been removed under the broker: then it is made anew.
-    fn look_after_socket(&mut self) {
+    fn check_place(&mut self) {
         if let Some(watch) = &self.watch {
             watch.drain();
         }
@@ -534,7 +535,7 @@ impl Broker {
     fn rebind(&mut self) -> Result<(), BindError> {
         // A forked child may have the old listener, too. If that stays, it is watched again.
         let _ = epoll::delete(&self.epoll, &self.bound.listener);
-        self.accept_again = Some(Instant::now() + NAP);
+        self.accept_again = Some(Instant::now() + RETRY_INTERVAL);
         self.bound.rebind(&self.access)?;
         self.bound.listener.set_nonblocking().map_err(|source| {
             let step = "make the listener non-blocking";
@@ -546,13 +547,16 @@ impl Broker {
     }
 
     fn make_page(&self, len: usize) -> Result<Region, RegionError> {
-        let _spare =
-            spare(&self.epoll).map_err(|source| RegionError { step: "create", len, source })?;
+        let _spare = reserve_fd(&self.epoll).map_err(|source| RegionError {
+            step: "create",
+            len,
+            source,
+        })?;
         Region::shared("llmp-page", len)
     }
 
     /// Does what the core has asked for.
-    fn work_off(&mut self) -> bool {
+    fn apply_actions(&mut self) -> bool {
         let mut worked = false;
         for action in self.core.take_actions() {
             let mut done = true;
@@ -561,7 +565,7 @@ impl Broker {
                     done = self.connection(client).is_none_or(|c| c.socket.ring());
                     if !done {
                         self.core.not_rung(client);
-                        self.short_of_memory = true;
+                        self.send_pending = true;
                     }
                 }
                 Action::Drain(client) => {
@@ -578,7 +582,7 @@ impl Broker {
                 }
                 Action::Remove(client, fault) => {
                     self.remove(client, fault);
-                    self.tell_census();
+                    self.announce_receiver_count();
                 }
             }
             worked |= done;
@@ -601,13 +605,13 @@ impl Broker {
     }
 
     /// Takes a connection out that has ended.
-    fn take_connection(&mut self, token: u64) -> Option<Connection> {
+    fn take_connection(&mut self, token: u64) -> Option<ClientConnection> {
         let mut connection = self.connections.remove(&token)?;
         self.joining.remove(&token);
         // A close is not enough while a forked child of this process has the descriptors, too.
         let process = connection.socket.peer().pidfd();
         for fd in process.into_iter().chain([connection.socket.as_fd()]) {
-            acts("watch a connection no longer");
+            effect("watch a connection no longer");
             let _ = epoll::delete(&self.epoll, fd);
         }
         if connection.reads_in_place() {
@@ -621,29 +625,29 @@ impl Broker {
         Some(connection)
     }
 
-    fn connection(&mut self, client: ClientId) -> Option<&mut Connection> {
+    fn connection(&mut self, client: ClientId) -> Option<&mut ClientConnection> {
         self.connections.get_mut(self.tokens.get(&client)?)
     }
 
     /// Sends out the descriptors of new pages.
-    fn tell_pages(&mut self) {
-        let untold: Vec<ClientId> = self.core.untold().collect();
-        for client in untold {
+    fn announce_pages(&mut self) {
+        let has_unsent: Vec<ClientId> = self.core.has_unsent().collect();
+        for client in has_unsent {
             if let Some(&token) = self.tokens.get(&client) {
-                self.tell(token);
+                self.announce(token);
             }
         }
     }
 
     /// Tells a client what it has not been told yet; what has no room in its socket, or finds no
     /// memory, later.
-    fn tell(&mut self, token: u64) {
+    fn announce(&mut self, token: u64) {
         let share = (self.max_in_flight / self.connections.len().max(1)).max(1);
         let Some(connection) = self.connections.get_mut(&token) else { return };
-        let told = connection.tell(&mut self.core, share);
+        let told = connection.announce(&mut self.core, share);
         connection.note(told, &self.epoll, token);
-        self.short_of_memory |= told == Told::NoMemory;
-        if told == Told::Unread && self.unread_again.is_none() {
+        self.send_pending |= told == Progress::NoMemory;
+        if told == Progress::Unread && self.unread_again.is_none() {
             self.unread_again = Some((Instant::now() + UNREAD_AGAIN, UNREAD_AGAIN));
         }
     }
@@ -655,7 +659,7 @@ impl Broker {
             return;
         };
         let began = Instant::now();
-        self.tell_all();
+        self.announce_to_all();
         let mut waiting = self.connections.values().filter_map(|c| c.full_since);
         if !waiting.any(|since| since >= began)
             && let Some((at, wait)) = &mut self.unread_again
@@ -666,28 +670,28 @@ impl Broker {
     }
 
     /// Tells every client what it has not been told yet.
-    fn tell_all(&mut self) {
+    fn announce_to_all(&mut self) {
         let tokens: Vec<u64> = self.connections.keys().copied().collect();
         for token in tokens {
-            self.tell(token);
+            self.announce(token);
         }
     }
 
     /// Tells who asked how many clients receive, if that has changed.
-    fn tell_census(&mut self) {
+    fn announce_receiver_count(&mut self) {
         let receivers = self.core.receivers();
-        let missing = |(token, c): (&u64, &Connection)| c.misses(receivers).then_some(*token);
+        let missing = |(token, c): (&u64, &ClientConnection)| c.misses(receivers).then_some(*token);
         let missing: Vec<u64> = self.connections.iter().filter_map(missing).collect();
         for token in missing {
-            self.tell(token);
+            self.announce(token);
         }
     }
 
     /// Takes in what has happened on the connections, after waiting for it so long.
-    fn look(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    fn poll_sockets(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let mut events = [const { std::mem::MaybeUninit::uninit() }; 64];
         let timeout = timeout.map(timespec);
-        looks("wait for events", 0);
+        observation("wait for events", 0);
         let (events, _) = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
             Err(Errno::INTR) => return Ok(()),
             events => events?,
@@ -696,32 +700,32 @@ impl Broker {
             match event.data.u64() {
                 LISTENER => self.accept(),
                 STOP => {}
-                WATCH => self.look_after_socket(),
+                WATCH => self.check_place(),
                 token if token & PROCESS != 0 => self.has_died(token & !PROCESS),
                 token => {
                     let flags = event.flags;
                     if flags.contains(EventFlags::OUT) {
-                        self.tell(token);
+                        self.announce(token);
                     }
                     if flags.contains(EventFlags::HUP) {
-                        self.stuck_is_gone(token);
+                        self.client_of_stuck_is_gone(token);
                     }
                     self.take_event(token);
                 }
             }
         }
-        self.tell_pages();
-        self.tell_census();
+        self.announce_pages();
+        self.announce_receiver_count();
         self.expire(Instant::now());
         self.retired.prune();
         if self.rebind_again.is_some_and(|at| at <= Instant::now()) {
-            self.look_after_socket();
+            self.check_place();
         }
         self.retry_accept();
         self.retry_unread();
         let now = Instant::now();
         self.retry_stuck(now);
-        self.tell_hold_up(now);
+        self.report_hold_up(now);
         self.disconnect_unread(now);
         Ok(())
     }
@@ -732,9 +736,9 @@ impl Broker {
         if !std::mem::replace(&mut self.accept_failed, true) {
             log::warn!("a connection could not be accepted: {why}; trying again");
         }
-        acts("watch the listener no longer");
+        effect("watch the listener no longer");
         let _ = epoll::delete(&self.epoll, &self.bound.listener);
-        self.accept_again = Some(Instant::now() + NAP);
+        self.accept_again = Some(Instant::now() + RETRY_INTERVAL);
     }
 
     fn accept(&mut self) {
@@ -745,7 +749,7 @@ impl Broker {
                     "{held} descriptors that clients have sent, against the protocol, can't be closed yet"
                 ));
             }
-            let accepted = spare(&self.epoll).and_then(|_spare| self.bound.listener.accept());
+            let accepted = reserve_fd(&self.epoll).and_then(|_spare| self.bound.listener.accept());
             let socket = match accepted {
                 Ok(socket) => socket,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -769,12 +773,12 @@ impl Broker {
             let token = self.next_token;
             self.next_token += 1;
             let data = EventData::new_u64(token);
-            acts("watch a connection");
+            effect("watch a connection");
             if let Err(error) = epoll::add(&self.epoll, &socket, data, EventFlags::IN) {
                 log::warn!("a connection could not be watched: {error}");
                 continue;
             }
-            self.connections.insert(token, Connection::new(socket, peer));
+            self.connections.insert(token, ClientConnection::new(socket, peer));
             self.joining.insert(token);
         }
     }
@@ -797,29 +801,30 @@ impl Broker {
     /// Takes what a connection holds. Returns whether nothing is left.
     fn take_packets(&mut self, token: u64) -> bool {
         let mut taken = (0..PACKETS_AT_ONCE).map(|_| self.take_packet(token));
-        taken.find(|taken| matches!(taken, Taken::Nothing | Taken::Stuck)) == Some(Taken::Nothing)
+        taken.find(|taken| matches!(taken, Outcome::Nothing | Outcome::Stuck))
+            == Some(Outcome::Nothing)
     }
 
     /// Takes what a connection has become readable for. Behind a ring there is hardly ever anything
     /// else; if there is, it comes up again.
     fn take_event(&mut self, token: u64) {
-        (0..PACKETS_AT_ONCE).any(|_| self.take_packet(token) != Taken::Packet);
+        (0..PACKETS_AT_ONCE).any(|_| self.take_packet(token) != Outcome::Packet);
     }
 
-    fn take_packet(&mut self, token: u64) -> Taken {
+    fn take_packet(&mut self, token: u64) -> Outcome {
         let held = closer::held();
         let open = self.connections.len() * DESCRIPTORS_PER_CLIENT + held;
         let is_roomy = held < closer::QUEUE && open < self.roomy;
-        let Some(connection) = self.connections.get_mut(&token) else { return Taken::Nothing };
+        let Some(connection) = self.connections.get_mut(&token) else { return Outcome::Nothing };
         if connection.stuck.is_some() {
-            return Taken::Stuck;
+            return Outcome::Stuck;
         }
-        let mut taken = Taken::Packet;
+        let mut taken = Outcome::Packet;
         let received = match connection.phase {
             Phase::Fresh => {
                 let (received, sender) = connection.socket.receive_first(!is_roomy);
                 if sender.is_some_and(|sender| !self.meet(token, sender)) {
-                    return Taken::Nothing;
+                    return Outcome::Nothing;
                 }
                 Some(received)
             }
@@ -828,24 +833,24 @@ impl Broker {
         };
         let Some(received) = received else {
             self.put_aside(token, Stuck::InSocket, "it has no free descriptor (`ulimit -n`)");
-            return Taken::Stuck;
+            return Outcome::Stuck;
         };
         let result = match received {
-            Received::Nothing => return Taken::Nothing,
+            Received::Nothing => return Outcome::Nothing,
             Received::HungUp => {
                 self.hung_up(token);
-                return Taken::Nothing;
+                return Outcome::Nothing;
             }
             Received::Lost(_) => Err(WireError::Cut.into()),
             Received::Garbage(error) => Err(error.into()),
             Received::Packet(packet, mut descriptor) => {
                 if let Packet::Ring = packet {
-                    taken = Taken::Ring;
+                    taken = Outcome::Ring;
                 }
                 match self.on_packet(token, packet, &mut descriptor) {
                     Err(fault) if fault.is_lack() => {
                         self.put_aside(token, Stuck::Packet(packet, descriptor), fault);
-                        return Taken::Stuck;
+                        return Outcome::Stuck;
                     }
                     result => result,
                 }
@@ -855,7 +860,7 @@ impl Broker {
             Ok(()) => taken,
             Err(fault) => {
                 self.fail(token, fault);
-                Taken::Nothing
+                Outcome::Nothing
             }
         }
     }
@@ -871,7 +876,7 @@ impl Broker {
         }
         connection.put_aside(stuck, &self.epoll, token);
         self.stuck.insert(token);
-        self.stuck_again.get_or_insert_with(|| Instant::now() + NAP);
+        self.stuck_again.get_or_insert_with(|| Instant::now() + RETRY_INTERVAL);
     }
 
     /// Tries again to take what there was no room for.
@@ -883,7 +888,7 @@ impl Broker {
             let connection = self.connections.get_mut(&token);
             let (result, stuck) = match connection.and_then(|connection| connection.stuck.take()) {
                 None => (None, None),
-                Some(Stuck::InSocket) if spare(&self.epoll).is_ok() => (Some(Ok(())), None),
+                Some(Stuck::InSocket) if reserve_fd(&self.epoll).is_ok() => (Some(Ok(())), None),
                 Some(Stuck::InSocket) => (None, Some(Stuck::InSocket)),
                 Some(Stuck::Packet(packet, mut descriptor)) => {
                     match self.on_packet(token, packet, &mut descriptor) {
@@ -903,7 +908,7 @@ impl Broker {
             }
         }
         if !self.stuck.is_empty() {
-            self.stuck_again = Some(Instant::now() + NAP);
+            self.stuck_again = Some(Instant::now() + RETRY_INTERVAL);
         }
     }
 
@@ -916,7 +921,7 @@ impl Broker {
             }
         }
         match result {
-            Ok(()) => self.tell(token),
+            Ok(()) => self.announce(token),
             Err(fault) => self.fail(token, fault),
         }
         if self.connections.get(&token).is_some_and(|connection| connection.has_died) {
@@ -926,9 +931,9 @@ impl Broker {
 
     /// A connection in which something is stuck has ended. It stays until that is taken, but nothing
     /// waits for its client any more.
-    fn stuck_is_gone(&mut self, token: u64) {
+    fn client_of_stuck_is_gone(&mut self, token: u64) {
         let connection = self.connections.get(&token).filter(|c| c.stuck.is_some());
-        if let Some(client) = connection.and_then(Connection::client) {
+        if let Some(client) = connection.and_then(ClientConnection::client) {
             self.core.is_gone(client);
         }
     }
@@ -955,9 +960,9 @@ impl Broker {
             // The end of the connection alone counts.
             Peer::Unknown => return true,
         };
-        acts("watch a process");
+        effect("watch a process");
         let data = EventData::new_u64(token | PROCESS);
-        let is_watched = spare(&self.epoll)
+        let is_watched = reserve_fd(&self.epoll)
             .and_then(|_| Ok(epoll::add(&self.epoll, pidfd, data, EventFlags::IN)?));
         if is_watched.is_err() {
             connection.socket.take_peer();
@@ -974,7 +979,7 @@ impl Broker {
             if let Peer::Known(pidfd) = connection.socket.take_peer() {
                 let _ = epoll::delete(&self.epoll, pidfd);
             }
-            self.stuck_is_gone(token);
+            self.client_of_stuck_is_gone(token);
             return;
         }
         // If something is left, this comes up again.
@@ -987,10 +992,10 @@ impl Broker {
         &mut self,
         token: u64,
         packet: Packet,
-        descriptor: &mut Option<Foreign>,
+        descriptor: &mut Option<ReceivedFd>,
     ) -> Result<(), Fault> {
         let Some(connection) = self.connections.get_mut(&token) else { return Ok(()) };
-        let roles = Roles::SEND.and(Roles::RECEIVE).and(Roles::WATCH).and(Roles::IN_PLACE);
+        let roles = Roles::SEND.and(Roles::RECEIVE).and(Roles::TRACK).and(Roles::IN_PLACE);
         match connection.phase {
             Phase::Fresh => {
                 let in_place =
@@ -1010,12 +1015,12 @@ impl Broker {
                 match greeted {
                     Ok(client) => {
                         self.tokens.insert(client, token);
-                        self.tell(token);
+                        self.announce(token);
                     }
                     Err(refusal) => {
                         self.joining.remove(&token);
                         if let Some(connection) = self.take_connection(token) {
-                            let Connection { user, process, .. } = connection;
+                            let ClientConnection { user, process, .. } = connection;
                             let peer = Credentials { user, process };
                             self.refuse(connection.socket, peer, refusal);
                         }
@@ -1028,15 +1033,15 @@ impl Broker {
                 self.joining.remove(&token);
                 self.report.clients += 1;
                 log::info!("client {client} has joined");
-                self.tell(token);
+                self.announce(token);
             }
             Phase::Joined(client) => {
-                let may_lend = matches!(packet, Packet::Page { .. })
-                    && self.core.lendable() < self.max_lent
-                    && spare(&self.epoll).is_ok();
-                connection.on_packet(client, packet, descriptor, &mut self.core, may_lend)?;
+                let may_share = matches!(packet, Packet::Page { .. })
+                    && self.core.shareable_pages() < self.max_shared_pages
+                    && reserve_fd(&self.epoll).is_ok();
+                connection.on_packet(client, packet, descriptor, &mut self.core, may_share)?;
                 if let Packet::Again { .. } = packet {
-                    self.tell(token);
+                    self.announce(token);
                 }
             }
         }
@@ -1055,10 +1060,12 @@ impl Broker {
     }
 
     fn fail(&mut self, token: u64, fault: Fault) {
-        let Some(client) = self.connections.get(&token).map(Connection::client) else { return };
+        let Some(client) = self.connections.get(&token).map(ClientConnection::client) else {
+            return;
+        };
         match client {
             // Comes back as an action, and the connection is removed then.
-            Some(client) => self.core.expel(client, Some(fault)),
+            Some(client) => self.core.disconnect(client, Some(fault)),
             None => {
                 self.report.faults += 1;
                 let process = self.connections.get(&token).map_or(0, |c| c.process);
@@ -1069,13 +1076,13 @@ impl Broker {
     }
 
     /// Takes what is there, then tells everybody that this is the end (P15).
-    fn end(&mut self) {
+    fn shut_down(&mut self) {
         let deadline = Instant::now() + LAST_CALL;
         // It stays readable from now on; nobody could wait for anything else beside it.
-        acts("watch the eventfd no longer");
+        effect("watch the eventfd no longer");
         let _ = epoll::delete(&self.epoll, &self.stop.event);
         while Instant::now() < deadline && self.owner.is_here() {
-            if self.turn() {
+            if self.cycle() {
                 continue;
             }
             if !self.core.is_blocked() {
@@ -1084,36 +1091,36 @@ impl Broker {
             // What has no room may find some yet.
             if self.core.park() {
                 let left = deadline.saturating_duration_since(Instant::now());
-                let looked = self.look(Some(left.min(NAP)));
+                let looked = self.poll_sockets(Some(left.min(RETRY_INTERVAL)));
                 self.core.unpark();
                 if looked.is_err() {
                     break;
                 }
-            } else if self.short_of_memory {
-                std::thread::sleep(NAP);
+            } else if self.send_pending {
+                std::thread::sleep(RETRY_INTERVAL);
             }
         }
         if self.owner.is_here() {
-            self.say_bye(deadline);
+            self.send_bye(deadline);
         }
     }
 
     /// Tells everybody that this is the end, those who are behind as soon as they can hear it.
-    fn say_bye(&self, deadline: Instant) {
-        let mut left: Vec<&Connection> = self.connections.values().collect();
+    fn send_bye(&self, deadline: Instant) {
+        let mut left: Vec<&ClientConnection> = self.connections.values().collect();
         loop {
             let bye = Packet::Bye(ByeReason::Closed);
-            let mut short_of_memory = false;
+            let mut send_pending = false;
             left.retain(|connection| {
                 let sent = connection.socket.send(&bye, None);
-                short_of_memory |= sent == Sent::NoMemory;
+                send_pending |= sent == Sent::NoMemory;
                 matches!(sent, Sent::NotNow | Sent::NoMemory)
             });
             let Some(next) = left.first() else { return };
             if Instant::now() >= deadline {
                 return;
-            } else if short_of_memory {
-                std::thread::sleep(NAP);
+            } else if send_pending {
+                std::thread::sleep(RETRY_INTERVAL);
             } else if next.socket.wait_writable(deadline).is_err() {
                 return;
             }
@@ -1124,7 +1131,7 @@ impl Broker {
 /// A descriptor to hold while another one is taken. Whoever takes one so leaves one: without it no
 /// page of a client's could be received, and the client would lose its connection for what the
 /// broker lacks.
-fn spare(any: &OwnedFd) -> io::Result<OwnedFd> {
-    acts("take a spare descriptor");
+fn reserve_fd(any: &OwnedFd) -> io::Result<OwnedFd> {
+    effect("take a spare descriptor");
     Ok(rustix::io::fcntl_dupfd_cloexec(any, 0)?)
 }

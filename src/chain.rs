@@ -15,16 +15,16 @@
 
 mod claim;
 mod page;
-mod receiver;
-mod sender;
+mod reader;
 mod terms;
+mod writer;
 mod writing;
 
 pub use claim::Claim;
-pub(crate) use receiver::Glance;
-pub use receiver::{Event, Receiver};
-pub use sender::Sender;
-pub use terms::{Blocked, Notice, Refused, Start, Stats};
+pub(crate) use reader::Peek;
+pub use reader::{ChainReader, Event};
+pub use terms::{Announcement, Blocked, Refused, Start, Stats};
+pub use writer::ChainWriter;
 
 /// Whose a broadcast chain is.
 pub const BROKER: u32 = 0;

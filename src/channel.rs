@@ -1,23 +1,25 @@
 //! A channel between two processes, without a broker: the same chain, the same connection, one
 //! sender and one receiver.
 
-use crate::access::Access;
-use crate::bus::Bus;
-use crate::chain::{FIRST_PAGE, Receiver as ChainReceiver, Start, Stats};
+use crate::bus_addr::BusAddr;
+use crate::chain::{ChainReader, FIRST_PAGE, Start, Stats};
 use crate::client::{Client, open};
+use crate::connection::{Connection, map_page};
 use crate::control::Control;
-use crate::endpoint::Endpoint;
-use crate::error::{BindError, ConnectError, Ended, HeldUp, RecvError, SendError, WaitError};
+use crate::error::{
+    BindError, ConnectError, Disconnected, HeldUp, RecvError, SendError, WaitError,
+};
 use crate::fault::Fault;
 use crate::handshake::{
-    Greeted, HelloError, PATIENCE, await_credentials, check_hello, control_region, fault,
+    Greeted, HANDSHAKE_TIMEOUT, HelloError, await_credentials, check_hello, control_region, fault,
     map_control, send, understand,
 };
 use crate::layout::{PAGE_HEADER, VERSION};
 use crate::limits::Limits;
-use crate::memory::{Foreign, Region};
+use crate::link::Link;
+use crate::memory::{ReceivedFd, Region};
 use crate::message::{ClientId, Envelope, Message, Tag};
-use crate::port::{Port, map_page};
+use crate::peer_filter::PeerFilter;
 use crate::sys::fork::Owner;
 use crate::sys::place::Bound;
 use crate::sys::socket::{Socket, wait_for_any};
@@ -45,12 +47,12 @@ pub fn channel() -> Result<(Sender, Receiver), ConnectError> {
     let step = "make a pair of sockets";
     let pair = Socket::pair().map_err(|source| ConnectError::System { step, source })?;
     // Step by step, since both sides are in one thread.
-    let greeted = Greeted::hello(pair.0, Roles::SEND, &Access::Everybody)?;
-    let welcoming = Welcoming::new(pair.1, Limits::default(), Access::Everybody)?.greet()?;
+    let greeted = Greeted::hello(pair.0, Roles::SEND, &PeerFilter::Everybody)?;
+    let welcoming = Welcoming::new(pair.1, Limits::default(), PeerFilter::Everybody)?.greet()?;
     let joined = greeted.join()?;
     let receiver = welcoming.finish()?;
-    let (port, broker) = joined.start()?;
-    Ok((Sender::at(port, broker), Receiver::at(receiver)))
+    let (connection, broker) = joined.start()?;
+    Ok((Sender::at(connection, broker), Receiver::at(receiver)))
 }
 
 /// The sending end of a channel, or a client of a bus that sends only
@@ -69,7 +71,7 @@ pub struct Listener {
     owner: Owner,
     bound: Bound,
     limits: Limits,
-    access: Access,
+    access: PeerFilter,
     /// Senders on their way in; the oldest one is the first.
     joining: Mutex<VecDeque<Welcoming>>,
 }
@@ -80,8 +82,8 @@ impl Sender {
     /// # Errors
     ///
     /// [`ConnectError`] says what to do about it.
-    pub fn connect(bus: impl Into<Bus>) -> Result<Self, ConnectError> {
-        Self::handshake(open(&bus.into(), &Access::SameUser, false)?, &Access::SameUser)
+    pub fn connect(bus: impl Into<BusAddr>) -> Result<Self, ConnectError> {
+        Self::handshake(open(&bus.into(), &PeerFilter::SameUser, false)?, &PeerFilter::SameUser)
     }
 
     /// Makes the channel over a connected `SOCK_SEQPACKET` socket. The other end must be in
@@ -91,20 +93,20 @@ impl Sender {
     ///
     /// [`ConnectError`] if the other end is none.
     pub fn over(socket: OwnedFd) -> Result<Self, ConnectError> {
-        Self::handshake(Socket::from_fd(socket), &Access::Everybody)
+        Self::handshake(Socket::from_fd(socket), &PeerFilter::Everybody)
     }
 
-    fn handshake(socket: Socket, access: &Access) -> Result<Self, ConnectError> {
-        let (port, broker) = Greeted::hello(socket, Roles::SEND, access)?.join()?.start()?;
-        Ok(Self::at(port, broker))
+    fn handshake(socket: Socket, access: &PeerFilter) -> Result<Self, ConnectError> {
+        let (connection, broker) = Greeted::hello(socket, Roles::SEND, access)?.join()?.start()?;
+        Ok(Self::at(connection, broker))
     }
 
-    fn at(mut port: Port, broker: u64) -> Self {
-        let lap = port.limits.lap();
-        if let Some(outbound) = port.endpoint.outbound_mut() {
-            outbound.set_lap(lap);
+    fn at(mut connection: Connection, broker: u64) -> Self {
+        let reuse_distance = connection.limits.reuse_distance();
+        if let Some(outbound) = connection.link.outbound_mut() {
+            outbound.set_reuse_distance(reuse_distance);
         }
-        Sender(Client::at(port, broker))
+        Sender(Client::at(connection, broker))
     }
 
     /// Sends a message; waits for room.
@@ -181,7 +183,7 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// [`WaitError::NotWatching`] in a channel, which has one receiver; [`WaitError::Ended`] if the
+    /// [`WaitError::NotTracking`] in a channel, which has one receiver; [`WaitError::Disconnected`] if the
     /// connection ends before.
     pub fn wait_for_receivers(
         &mut self,
@@ -215,7 +217,7 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// [`SendError::Ended`] if it ends before.
+    /// [`SendError::Disconnected`] if it ends before.
     pub fn flush(&mut self) -> Result<(), SendError> {
         self.0.flush()
     }
@@ -224,7 +226,7 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// [`SendError::Ended`] if it ends before.
+    /// [`SendError::Disconnected`] if it ends before.
     pub fn flush_timeout(&mut self, timeout: Duration) -> Result<bool, SendError> {
         self.0.flush_timeout(timeout)
     }
@@ -246,7 +248,7 @@ impl Receiver {
     /// # Errors
     ///
     /// [`BindError`] says what to do about it.
-    pub fn listen(bus: impl Into<Bus>) -> Result<Listener, BindError> {
+    pub fn listen(bus: impl Into<BusAddr>) -> Result<Listener, BindError> {
         Self::listen_with(bus, Limits::default())
     }
 
@@ -255,14 +257,14 @@ impl Receiver {
     /// # Errors
     ///
     /// [`BindError`] says what to do about it.
-    pub fn listen_with(bus: impl Into<Bus>, limits: Limits) -> Result<Listener, BindError> {
+    pub fn listen_with(bus: impl Into<BusAddr>, limits: Limits) -> Result<Listener, BindError> {
         let limits = limits.in_os_pages()?;
-        let bound = Bound::at(&bus.into(), &Access::SameUser)?;
+        let bound = Bound::at(&bus.into(), &PeerFilter::SameUser)?;
         bound.listener.set_nonblocking().map_err(|source| {
             let step = "make the listener non-blocking";
             BindError::System { step, source }
         })?;
-        let (owner, access, joining) = (Owner::here(), Access::SameUser, Mutex::default());
+        let (owner, access, joining) = (Owner::here(), PeerFilter::SameUser, Mutex::default());
         Ok(Listener { owner, bound, limits, access, joining })
     }
 
@@ -273,16 +275,16 @@ impl Receiver {
     ///
     /// [`ConnectError`] if the other end is none.
     pub fn over(socket: OwnedFd) -> Result<Self, ConnectError> {
-        Self::handshake(Socket::from_fd(socket), Limits::default(), Access::Everybody)
+        Self::handshake(Socket::from_fd(socket), Limits::default(), PeerFilter::Everybody)
     }
 
-    fn handshake(socket: Socket, limits: Limits, access: Access) -> Result<Self, ConnectError> {
+    fn handshake(socket: Socket, limits: Limits, access: PeerFilter) -> Result<Self, ConnectError> {
         Ok(Self::at(Welcoming::new(socket, limits, access)?.finish()?))
     }
 
-    fn at(port: Port) -> Self {
+    fn at(connection: Connection) -> Self {
         // A sender may call itself what it likes; there is only one.
-        Receiver(Client::at(port, 0).with_own_messages())
+        Receiver(Client::at(connection, 0).with_own_messages())
     }
 
     /// The next message; waits for it.
@@ -340,8 +342,8 @@ impl Receiver {
     /// From now on payloads lie in the sender's pages and are not copied, on the promise that the
     /// sender is honest. A receiver of a bus goes on copying: there, the broker must know before, see
     /// [`ClientBuilder::borrow_payloads`](crate::ClientBuilder::borrow_payloads).
-    pub fn borrow_payloads(&mut self, promise: crate::memory::PeersAreHonest) {
-        self.0.set_honest(promise);
+    pub fn borrow_payloads(&mut self, promise: crate::memory::TrustPeers) {
+        self.0.set_trusted(promise);
     }
 }
 
@@ -354,7 +356,7 @@ impl AsFd for Receiver {
 impl Listener {
     /// Which users are admitted; only this process's own if nothing is said.
     #[must_use]
-    pub fn access(mut self, access: Access) -> Self {
+    pub fn access(mut self, access: PeerFilter) -> Self {
         if self.owner.is_here()
             && let Err(error) = self.bound.open_to(&access)
         {
@@ -380,8 +382,8 @@ impl Listener {
         }
         let mut joining = self.joining.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Some(port) = self.next_joined(&mut joining)? {
-                return Ok(Receiver::at(port));
+            if let Some(connection) = self.next_joined(&mut joining)? {
+                return Ok(Receiver::at(connection));
             }
             if self.take_newcomer(&mut joining)? {
                 continue;
@@ -395,7 +397,10 @@ impl Listener {
 
     /// Goes on with all senders on their way in, as far as that is possible without waiting. Returns
     /// the first one that has joined.
-    fn next_joined(&self, joining: &mut VecDeque<Welcoming>) -> Result<Option<Port>, ConnectError> {
+    fn next_joined(
+        &self,
+        joining: &mut VecDeque<Welcoming>,
+    ) -> Result<Option<Connection>, ConnectError> {
         for i in 0..joining.len() {
             while let Some(welcoming) = joining.get_mut(i) {
                 let received = welcoming.next();
@@ -404,12 +409,12 @@ impl Listener {
                         break;
                     }
                     joining.remove(i);
-                    return Err(ConnectError::Silent { seconds: PATIENCE.as_secs() });
+                    return Err(ConnectError::Silent { seconds: HANDSHAKE_TIMEOUT.as_secs() });
                 }
                 let Some(welcoming) = joining.remove(i) else { break };
                 let Some((packet, descriptor)) = received? else { break };
                 match welcoming.take(packet, descriptor)? {
-                    Progress::Joined(port) => return Ok(Some(*port)),
+                    Progress::Joined(connection) => return Ok(Some(*connection)),
                     Progress::Waits(welcoming) => joining.insert(i, *welcoming),
                 }
             }
@@ -452,7 +457,7 @@ const CLIENT: u32 = 1;
 struct Welcoming {
     socket: Socket,
     limits: Limits,
-    access: Access,
+    access: PeerFilter,
     deadline: Instant,
     step: Step,
 }
@@ -471,18 +476,18 @@ enum Step {
 /// How far a packet has brought the handshake.
 enum Progress {
     Waits(Box<Welcoming>),
-    Joined(Box<Port>),
+    Joined(Box<Connection>),
 }
 
 impl Welcoming {
-    fn new(mut socket: Socket, limits: Limits, access: Access) -> Result<Self, ConnectError> {
+    fn new(mut socket: Socket, limits: Limits, access: PeerFilter) -> Result<Self, ConnectError> {
         await_credentials(&mut socket)?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
         Ok(Welcoming { socket, limits, access, deadline, step: Step::Hello })
     }
 
     /// The next packet, if it is there. The first one is taken of a user alone that is admitted.
-    fn next(&mut self) -> Result<Option<(Packet, Option<Foreign>)>, ConnectError> {
+    fn next(&mut self) -> Result<Option<(Packet, Option<ReceivedFd>)>, ConnectError> {
         // Before the look for a packet: what the peer had sent before it died counts.
         let has_died = self.socket.peer().has_died();
         let received = match self.step {
@@ -497,20 +502,20 @@ impl Welcoming {
             _ => self.socket.receive(),
         };
         match understand(received)? {
-            None if has_died => Err(Ended::Died.into()),
+            None if has_died => Err(Disconnected::PeerDied.into()),
             next => Ok(next),
         }
     }
 
     /// Waits for the next packet.
-    fn wait(&mut self) -> Result<(Packet, Option<Foreign>), ConnectError> {
+    fn wait(&mut self) -> Result<(Packet, Option<ReceivedFd>), ConnectError> {
         loop {
             if let Some(next) = self.next()? {
                 return Ok(next);
             }
             let waited = self.socket.wait(false, Some(self.deadline));
             if !waited.map_err(system("wait for a sender"))? {
-                return Err(ConnectError::Silent { seconds: PATIENCE.as_secs() });
+                return Err(ConnectError::Silent { seconds: HANDSHAKE_TIMEOUT.as_secs() });
             }
         }
     }
@@ -520,46 +525,50 @@ impl Welcoming {
         let (packet, descriptor) = self.wait()?;
         match self.take(packet, descriptor)? {
             Progress::Waits(welcoming) => Ok(*welcoming),
-            Progress::Joined(_) => Err(Ended::Died.into()),
+            Progress::Joined(_) => Err(Disconnected::PeerDied.into()),
         }
     }
 
     /// Waits until the sender has joined.
-    fn finish(mut self) -> Result<Port, ConnectError> {
+    fn finish(mut self) -> Result<Connection, ConnectError> {
         loop {
             let (packet, descriptor) = self.wait()?;
             match self.take(packet, descriptor)? {
-                Progress::Joined(port) => return Ok(*port),
+                Progress::Joined(connection) => return Ok(*connection),
                 Progress::Waits(welcoming) => self = *welcoming,
             }
         }
     }
 
     /// Takes the next packet, and answers it.
-    fn take(self, packet: Packet, descriptor: Option<Foreign>) -> Result<Progress, ConnectError> {
+    fn take(
+        self,
+        packet: Packet,
+        descriptor: Option<ReceivedFd>,
+    ) -> Result<Progress, ConnectError> {
         let Welcoming { socket, limits, access, deadline, step } = self;
         let step = match (step, packet, descriptor) {
             (Step::Hello, packet, _) => Step::Join { ours: welcome(&socket, packet, &limits)? },
             (Step::Join { ours }, Packet::Join, Some(mut descriptor)) => {
-                let peer = map_control(&mut descriptor).map_err(Ended::from)?;
-                Step::Page { ours, peer: Control::check(peer, 0).map_err(Ended::from)? }
+                let peer = map_control(&mut descriptor).map_err(Disconnected::from)?;
+                Step::Page { ours, peer: Control::check(peer, 0).map_err(Disconnected::from)? }
             }
             (Step::Join { .. }, packet, _) => {
                 return Err(fault(packet.unexpected("instead of a join")));
             }
             (Step::Page { ours, peer }, Packet::Page { id: FIRST_PAGE }, Some(mut descriptor)) => {
-                let page = map_page(&mut descriptor, &limits).map_err(Ended::from)?;
-                let inbound = ChainReceiver::from_beginning(limits, CLIENT, page, ours.clone(), 0);
-                let inbound = inbound.map_err(Ended::from)?;
+                let page = map_page(&mut descriptor, &limits).map_err(Disconnected::from)?;
+                let inbound = ChainReader::from_beginning(limits, CLIENT, page, ours.clone(), 0);
+                let inbound = inbound.map_err(Disconnected::from)?;
                 let start = Start { page: FIRST_PAGE, position: PAGE_HEADER as u64, message: 0 };
                 send(&socket, &Packet::Start(start), None)?;
-                let endpoint = Endpoint::new(ours, peer, None, Some(inbound));
-                let port = Port::new(socket, endpoint, limits, ClientId(0));
-                return Ok(Progress::Joined(Box::new(port)));
+                let link = Link::new(ours, peer, None, Some(inbound));
+                let connection = Connection::new(socket, link, limits, ClientId(0));
+                return Ok(Progress::Joined(Box::new(connection)));
             }
             (Step::Page { .. }, Packet::Page { id }, _) => {
                 let fault = Fault::UnknownPage { page: FIRST_PAGE, at: 0, next: id };
-                return Err(Ended::from(fault).into());
+                return Err(Disconnected::from(fault).into());
             }
             (Step::Page { .. }, packet, _) => {
                 return Err(fault(packet.unexpected("instead of the first page")));
@@ -618,7 +627,7 @@ mod tests {
         assert!(joining[1].deadline <= Instant::now() + ten_seconds);
         assert!(matches!(listener.next_joined(&mut joining), Ok(None)));
         // The time of the second one is up.
-        joining[0].deadline += PATIENCE;
+        joining[0].deadline += HANDSHAKE_TIMEOUT;
         joining[1].deadline = Instant::now();
         let error = listener.next_joined(&mut joining).unwrap_err();
         assert!(matches!(error, ConnectError::Silent { seconds: 10 }), "{error}");

@@ -6,18 +6,20 @@ mod builder;
 pub use batch::Batch;
 pub use builder::ClientBuilder;
 
-use crate::access::Access;
-use crate::bus::Bus;
-use crate::chain::{Glance, Sender as ChainSender, Stats};
+use crate::bus_addr::BusAddr;
+use crate::chain::{ChainWriter, Peek, Stats};
 use crate::channel::{Receiver, Sender};
-use crate::endpoint::Wanted;
-use crate::error::{ConnectError, Ended, HeldUp, PathTooLong, RecvError, SendError, WaitError};
+use crate::connection::Connection;
+use crate::error::{
+    ConnectError, Disconnected, HeldUp, PathTooLong, RecvError, SendError, WaitError,
+};
 use crate::fault::Fault;
-use crate::handshake::PATIENCE;
+use crate::handshake::HANDSHAKE_TIMEOUT;
 use crate::limits::Limits;
-use crate::memory::{PeersAreHonest, Region};
+use crate::link::Interest;
+use crate::memory::{Region, TrustPeers};
 use crate::message::{ClientId, Envelope, Message, Slot, Tag};
-use crate::port::Port;
+use crate::peer_filter::PeerFilter;
 use crate::sys::socket::Socket;
 use std::collections::VecDeque;
 use std::io;
@@ -26,8 +28,8 @@ use std::time::{Duration, Instant};
 
 /// Messages and payload bytes moved to the inbox before another look for room: others may send as
 /// fast as we take in, and there may be room long since.
-const TAKEN_IN_AT_ONCE: usize = 256;
-const BYTES_TAKEN_IN_AT_ONCE: usize = 256 * 1024;
+const FILLED_AT_ONCE: usize = 256;
+const BYTES_FILLED_AT_ONCE: usize = 256 * 1024;
 
 /// Own messages passed over in one call of [`Client::try_recv`].
 const OWN_AT_ONCE: usize = 4096;
@@ -35,15 +37,19 @@ const OWN_AT_ONCE: usize = 4096;
 /// Connects to the socket of a bus, and checks which user listens there.
 ///
 /// A bus that is not there is looked for elsewhere only if it is not waited for.
-pub(crate) fn open(bus: &Bus, access: &Access, waits: bool) -> Result<Socket, ConnectError> {
+pub(crate) fn open(
+    bus: &BusAddr,
+    access: &PeerFilter,
+    waits: bool,
+) -> Result<Socket, ConnectError> {
     let path = bus.socket_path()?;
     PathTooLong::check(&path)?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     let socket = Socket::connect(&path, deadline).map_err(|source| match source.kind() {
-        io::ErrorKind::WouldBlock => ConnectError::Silent { seconds: PATIENCE.as_secs() },
+        io::ErrorKind::WouldBlock => ConnectError::Silent { seconds: HANDSHAKE_TIMEOUT.as_secs() },
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             let elsewhere = match bus {
-                Bus::Name(name) if !waits => crate::sys::place::elsewhere(name, &path),
+                BusAddr::Name(name) if !waits => crate::sys::place::elsewhere(name, &path),
                 _ => None,
             };
             ConnectError::NoBus { bus: bus.to_string(), path: path.clone(), elsewhere }
@@ -89,7 +95,7 @@ impl Inbox {
 /// # Forks
 ///
 /// A client belongs to the process that connects. In a forked child each operation answers
-/// [`Ended::Forked`], and to drop the client leaves the parent's connection as it is. A child connects
+/// [`Disconnected::Forked`], and to drop the client leaves the parent's connection as it is. A child connects
 /// anew; `examples/fork_server.rs` shows how.
 ///
 /// A payload that was [borrowed](ClientBuilder::borrow_payloads) before the fork may change in the
@@ -99,10 +105,10 @@ impl Inbox {
 /// All this holds for a [`Sender`] and a [`Receiver`], too.
 #[derive(Debug)]
 pub struct Client {
-    port: Port,
+    connection: Connection,
     broker: u64,
     own_messages: bool,
-    honest: Option<PeersAreHonest>,
+    trusted: Option<TrustPeers>,
     inbox: Inbox,
     buffer: Vec<u8>,
 }
@@ -113,7 +119,7 @@ impl Client {
     /// # Errors
     ///
     /// [`ConnectError`] says what to do about it.
-    pub fn connect(bus: impl Into<Bus>) -> Result<Client, ConnectError> {
+    pub fn connect(bus: impl Into<BusAddr>) -> Result<Client, ConnectError> {
         Self::builder().connect(bus)
     }
 
@@ -136,7 +142,7 @@ impl Client {
     /// # Errors
     ///
     /// [`ConnectError`] says what to do about it.
-    pub fn connect_sender(bus: impl Into<Bus>) -> Result<Sender, ConnectError> {
+    pub fn connect_sender(bus: impl Into<BusAddr>) -> Result<Sender, ConnectError> {
         Self::builder().connect_sender(bus)
     }
 
@@ -145,7 +151,7 @@ impl Client {
     /// # Errors
     ///
     /// [`ConnectError`] says what to do about it.
-    pub fn connect_receiver(bus: impl Into<Bus>) -> Result<Receiver, ConnectError> {
+    pub fn connect_receiver(bus: impl Into<BusAddr>) -> Result<Receiver, ConnectError> {
         Self::builder().connect_receiver(bus)
     }
 
@@ -154,9 +160,9 @@ impl Client {
         ClientBuilder::default()
     }
 
-    pub(crate) fn at(port: Port, broker: u64) -> Client {
+    pub(crate) fn at(connection: Connection, broker: u64) -> Client {
         let inbox = Inbox::default();
-        Client { port, broker, own_messages: false, honest: None, inbox, buffer: Vec::new() }
+        Client { connection, broker, own_messages: false, trusted: None, inbox, buffer: Vec::new() }
     }
 
     pub(crate) fn with_own_messages(mut self) -> Self {
@@ -164,19 +170,19 @@ impl Client {
         self
     }
 
-    pub(crate) fn set_watches_receivers(&mut self) {
-        self.port.watches_receivers = true;
+    pub(crate) fn set_tracks_receivers(&mut self) {
+        self.connection.tracks_receivers = true;
     }
 
     /// Only at the end of a channel. A broker must know before it lets a client in.
-    pub(crate) fn set_honest(&mut self, promise: PeersAreHonest) {
-        let has_place = self.port.endpoint.inbound().is_some_and(|inbound| inbound.has_place());
-        self.honest = self.honest.or(Some(promise).filter(|_| !has_place));
+    pub(crate) fn set_trusted(&mut self, promise: TrustPeers) {
+        let has_place = self.connection.link.inbound().is_some_and(|inbound| inbound.has_place());
+        self.trusted = self.trusted.or(Some(promise).filter(|_| !has_place));
     }
 
     /// This client's id on the bus.
     pub fn id(&self) -> ClientId {
-        self.port.id
+        self.connection.id
     }
 
     /// The broker's id: another one after a restart.
@@ -186,12 +192,12 @@ impl Client {
 
     /// The limits of the bus.
     pub fn limits(&self) -> &Limits {
-        &self.port.limits
+        &self.connection.limits
     }
 
     /// What this client's chain has done.
     pub fn stats(&self) -> Stats {
-        self.port.stats()
+        self.connection.stats()
     }
 
     /// Sends a message and, if there is no room, waits for it. Meanwhile it takes in what is sent
@@ -316,8 +322,8 @@ impl Client {
         envelope: Envelope,
         payload: &[u8],
     ) -> Result<(), SendError> {
-        let envelope = Envelope { sender: self.port.id, ..envelope };
-        self.port.try_send(envelope, payload)
+        let envelope = Envelope { sender: self.connection.id, ..envelope };
+        self.connection.try_send(envelope, payload)
     }
 
     /// Sends a message of `len` bytes that `fill` writes in place, without a copy. What the slice
@@ -332,15 +338,15 @@ impl Client {
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
     ) -> Result<Result<(), E>, SendError> {
-        let envelope = Envelope { sender: self.port.id, ..envelope };
+        let envelope = Envelope { sender: self.connection.id, ..envelope };
         let mut fill = Some(fill);
         loop {
             // Until it ends: if `fill` panics, what was appended is discarded by the next operation.
-            self.port.begin();
+            self.connection.begin();
             let mut filled = Ok(());
-            let owner = self.port.owner();
-            let room = self.port.with_room(|endpoint| {
-                let Some(outbound) = endpoint.outbound_mut() else { return Ok(()) };
+            let owner = self.connection.owner();
+            let room = self.connection.with_room(|link| {
+                let Some(outbound) = link.outbound_mut() else { return Ok(()) };
                 let mut claim = outbound.claim(envelope, len)?;
                 if let Some(fill) = fill.take() {
                     filled = fill(claim.payload());
@@ -353,12 +359,12 @@ impl Client {
             });
             match room {
                 Ok(()) => {
-                    self.port.finish();
-                    self.port.check_owner()?;
+                    self.connection.finish();
+                    self.connection.check_owner()?;
                     return Ok(filled);
                 }
                 Err(error) => {
-                    self.port.discard_unfinished();
+                    self.connection.discard_unfinished();
                     match error {
                         SendError::Full { .. } => self.wait_for_room(&envelope, len, None)?,
                         error => return Err(error),
@@ -384,29 +390,29 @@ impl Client {
         if self.inbox.bytes > self.inbox.limit {
             return Err(SendError::InboxFull { bytes: self.inbox.bytes });
         }
-        self.take_in();
-        let message = self.port.endpoint.inbound().is_some();
-        let room = Some(ChainSender::<Region>::room_for(envelope, len));
-        self.port.wait(Wanted { message, room, taken: false }, deadline);
+        self.fill_inbox();
+        let message = self.connection.link.inbound().is_some();
+        let room = Some(ChainWriter::<Region>::room_for(envelope, len));
+        self.connection.wait(Interest { message, room, consumed: false }, deadline);
         Ok(())
     }
 
     /// Moves what has come in to the inbox: so much that others get on, and not all that a steady
     /// stream may bring.
-    fn take_in(&mut self) {
-        let enough = self.inbox.limit.min(self.inbox.bytes + BYTES_TAKEN_IN_AT_ONCE);
-        for _ in 0..TAKEN_IN_AT_ONCE {
+    fn fill_inbox(&mut self) {
+        let enough = self.inbox.limit.min(self.inbox.bytes + BYTES_FILLED_AT_ONCE);
+        for _ in 0..FILLED_AT_ONCE {
             if self.inbox.bytes > enough {
                 return;
             }
             // What is wrong with the connection comes up again in the next call of the caller.
             let Ok(Some(slot)) = self.next() else { return };
-            let Some(inbound) = self.port.endpoint.inbound_mut() else { return };
+            let Some(inbound) = self.connection.link.inbound_mut() else { return };
             let (envelope, id) = (inbound.envelope(&slot), inbound.next_message());
             let mut payload = vec![0; slot.payload_len()];
             inbound.read(&slot, &mut payload);
             if !inbound.is_whole() {
-                self.port.removed();
+                self.connection.removed();
                 return;
             }
             inbound.advance(&slot);
@@ -419,11 +425,11 @@ impl Client {
     fn next(&mut self) -> Result<Option<Slot>, RecvError> {
         // So many of our own at a time, so that a deadline is kept whatever the broker does.
         for _ in 0..OWN_AT_ONCE {
-            let Some(slot) = self.port.next()? else { return Ok(None) };
+            let Some(slot) = self.connection.next()? else { return Ok(None) };
             if self.is_for_us(&slot) {
                 return Ok(Some(slot));
             }
-            let Some(inbound) = self.port.endpoint.inbound_mut() else { return Ok(None) };
+            let Some(inbound) = self.connection.link.inbound_mut() else { return Ok(None) };
             inbound.advance(&slot);
         }
         Ok(None)
@@ -436,10 +442,10 @@ impl Client {
     /// [`RecvError`] when there will be none any more.
     #[inline(always)]
     pub fn try_recv(&mut self) -> Result<Option<Message<'_>>, RecvError> {
-        match self.glance() {
-            Some(Glance::Message(slot)) if self.is_for_us(&slot) => self.take(&slot).map(Some),
-            Some(Glance::Nothing) => {
-                self.port.looked_in_vain();
+        match self.peek() {
+            Some(Peek::Message(slot)) if self.is_for_us(&slot) => self.take(&slot).map(Some),
+            Some(Peek::Nothing) => {
+                self.connection.on_empty_poll();
                 Ok(None)
             }
             _ => self.try_recv_elsewhere(),
@@ -448,20 +454,20 @@ impl Client {
 
     /// What nearly every look finds: the next message or nothing, when there is nothing else to do.
     #[inline(always)]
-    fn glance(&self) -> Option<Glance> {
-        if self.inbox.messages.is_empty() { self.port.glance() } else { None }
+    fn peek(&self) -> Option<Peek> {
+        if self.inbox.messages.is_empty() { self.connection.peek() } else { None }
     }
 
     #[inline(never)]
     fn try_recv_elsewhere(&mut self) -> Result<Option<Message<'_>>, RecvError> {
         // Looked at anew, as handing on what was seen would cost every other message, too.
-        if let Some(Glance::Other(alleged)) = self.glance()
-            && let Some(slot) = self.port.endpoint.glance_at_lent(alleged)
+        if let Some(Peek::Other(raw)) = self.peek()
+            && let Some(slot) = self.connection.link.peek_ref(raw)
             && self.is_for_us(&slot)
         {
             return self.take(&slot).map(Some);
         }
-        self.port.check_owner()?;
+        self.connection.check_owner()?;
         if !self.inbox.messages.is_empty() {
             return Ok(self.pop_inbox());
         }
@@ -471,15 +477,15 @@ impl Client {
 
     #[inline(always)]
     fn is_for_us(&self, slot: &Slot) -> bool {
-        slot.sender() != self.port.id || self.own_messages
+        slot.sender() != self.connection.id || self.own_messages
     }
 
     /// Takes the message that was found.
     #[inline(always)]
     fn take(&mut self, slot: &Slot) -> Result<Message<'_>, RecvError> {
-        let inbound = self.port.endpoint.inbound().ok_or(RecvError::SendOnly)?;
+        let inbound = self.connection.link.inbound().ok_or(RecvError::SendOnly)?;
         let (envelope, len) = (inbound.envelope(slot), slot.payload_len());
-        let is_kept = match self.honest {
+        let is_kept = match self.trusted {
             Some(_) => inbound.is_member(),
             None => {
                 // Grows to the longest message, which the limits bound, and is not cleared anew.
@@ -491,12 +497,12 @@ impl Client {
             }
         };
         if !is_kept {
-            return Err(self.port.removed().into());
+            return Err(self.connection.removed().into());
         }
-        let inbound = self.port.endpoint.inbound_mut().ok_or(RecvError::SendOnly)?;
+        let inbound = self.connection.link.inbound_mut().ok_or(RecvError::SendOnly)?;
         let id = inbound.next_message();
         inbound.advance(slot);
-        let payload = match self.honest {
+        let payload = match self.trusted {
             // The page stays ours until the next call moves the cursor, which needs `&mut self`.
             Some(promise) => {
                 let (page, at) = inbound.payload(slot);
@@ -523,7 +529,7 @@ impl Client {
     ///
     /// [`RecvError`] when there will be none any more. What had arrived is received before.
     pub fn recv(&mut self) -> Result<Message<'_>, RecvError> {
-        if let Some(Glance::Message(slot)) = self.glance()
+        if let Some(Peek::Message(slot)) = self.peek()
             && self.is_for_us(&slot)
         {
             return self.take(&slot);
@@ -531,9 +537,11 @@ impl Client {
         while !self.wait_for_message(None)? {}
         // It is there, unless the broker has taken back what it had committed; or it waits for us no
         // more, and has begun to write the page again.
-        match self.port.endpoint.is_whole() {
-            false => Err(self.port.removed().into()),
-            true => self.try_recv()?.ok_or(RecvError::Ended(Ended::Fault(Fault::TakenBack))),
+        match self.connection.link.is_whole() {
+            false => Err(self.connection.removed().into()),
+            true => self
+                .try_recv()?
+                .ok_or(RecvError::Disconnected(Disconnected::PeerFault(Fault::TakenBack))),
         }
     }
 
@@ -567,13 +575,15 @@ impl Client {
     /// [`RecvError`] when there will be none any more.
     #[inline]
     pub fn wait_for_message(&mut self, deadline: Option<Instant>) -> Result<bool, RecvError> {
-        self.port.check_owner()?;
+        self.connection.check_owner()?;
         loop {
             if !self.inbox.messages.is_empty() || self.next()?.is_some() {
                 return Ok(true);
             }
-            let wanted = Wanted { message: true, ..Wanted::default() };
-            if !self.port.wait(wanted, deadline) || deadline.is_some_and(|d| d <= Instant::now()) {
+            let interest = Interest { message: true, ..Interest::default() };
+            if !self.connection.wait(interest, deadline)
+                || deadline.is_some_and(|d| d <= Instant::now())
+            {
                 return Ok(self.next()?.is_some());
             }
         }
@@ -592,26 +602,26 @@ impl Client {
     /// assert_eq!(client.ended(), None);
     /// stop.stop();
     /// thread.join().unwrap()?;
-    /// assert_eq!(client.ended(), Some(llmp::Ended::Closed));
+    /// assert_eq!(client.ended(), Some(llmp::Disconnected::Closed));
     /// # Ok(()) }
     /// ```
-    pub fn ended(&mut self) -> Option<Ended> {
-        self.port.pump();
-        self.port.ended().cloned()
+    pub fn ended(&mut self) -> Option<Disconnected> {
+        self.connection.pump();
+        self.connection.ended().cloned()
     }
 
     /// The receiver for which the bus waits, if this client's messages have not been taken for a
     /// second because of it.
     pub fn held_up(&mut self) -> Option<HeldUp> {
-        self.port.pump();
-        self.port.held_up()
+        self.connection.pump();
+        self.connection.held_up()
     }
 
     /// Waits until the broker has taken everything that was sent.
     ///
     /// # Errors
     ///
-    /// [`SendError::Ended`] if it ends before.
+    /// [`SendError::Disconnected`] if it ends before.
     pub fn flush(&mut self) -> Result<(), SendError> {
         self.flush_by(None).map(drop)
     }
@@ -621,27 +631,28 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`SendError::Ended`] if it ends before.
+    /// [`SendError::Disconnected`] if it ends before.
     pub fn flush_timeout(&mut self, timeout: Duration) -> Result<bool, SendError> {
         // A timeout beyond the end of time is none.
         self.flush_by(Instant::now().checked_add(timeout))
     }
 
     fn flush_by(&mut self, deadline: Option<Instant>) -> Result<bool, SendError> {
-        self.port.check_owner()?;
-        self.port.discard_unfinished();
-        let message = self.port.endpoint.inbound().is_some();
-        let wanted = Wanted { message, room: None, taken: true };
+        self.connection.check_owner()?;
+        self.connection.discard_unfinished();
+        let message = self.connection.link.inbound().is_some();
+        let interest = Interest { message, room: None, consumed: true };
         loop {
-            let taken = Wanted { taken: true, ..Wanted::default() };
-            let is_taken = self.port.endpoint.outbound().is_none() || self.port.endpoint.has(taken);
-            if let Some(fault) = self.port.endpoint.lie() {
-                return Err(self.port.fail(fault).into());
+            let taken = Interest { consumed: true, ..Interest::default() };
+            let is_consumed =
+                self.connection.link.outbound().is_none() || self.connection.link.is_ready(taken);
+            if let Some(fault) = self.connection.link.take_fault() {
+                return Err(self.connection.fail(fault).into());
             }
-            if is_taken {
+            if is_consumed {
                 return Ok(true);
             }
-            if let Some(ended) = self.port.ended() {
+            if let Some(ended) = self.connection.ended() {
                 return Err(ended.clone().into());
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -650,18 +661,18 @@ impl Client {
             if self.inbox.bytes > self.inbox.limit {
                 return Err(SendError::InboxFull { bytes: self.inbox.bytes });
             }
-            self.take_in();
-            self.port.wait(wanted, deadline);
+            self.fill_inbox();
+            self.connection.wait(interest, deadline);
         }
     }
 
     /// How many clients receive now, as far as this client has heard. It hears of it after
-    /// [`watch_receivers`](ClientBuilder::watch_receivers), or as a [`Sender`]; `None` otherwise, and in
+    /// [`track_receivers`](ClientBuilder::track_receivers), or as a [`Sender`]; `None` otherwise, and in
     /// a forked child.
     pub fn receivers(&mut self) -> Option<usize> {
-        self.port.pump();
-        let watches = self.port.watches_receivers && self.port.owner().is_here();
-        watches.then(|| self.port.receivers.unwrap_or(0) as usize)
+        self.connection.pump();
+        let watches = self.connection.tracks_receivers && self.connection.owner().is_here();
+        watches.then(|| self.connection.receivers.unwrap_or(0) as usize)
     }
 
     /// Waits until so many clients receive, or the deadline has passed. Returns whether so many
@@ -669,22 +680,22 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`WaitError::NotWatching`] without [`watch_receivers`](ClientBuilder::watch_receivers);
-    /// [`WaitError::Ended`] if the connection ends before.
+    /// [`WaitError::NotTracking`] without [`track_receivers`](ClientBuilder::track_receivers);
+    /// [`WaitError::Disconnected`] if the connection ends before.
     pub fn wait_for_receivers(
         &mut self,
         count: usize,
         deadline: Option<Instant>,
     ) -> Result<bool, WaitError> {
-        self.port.check_owner()?;
-        while self.receivers().ok_or(WaitError::NotWatching)? < count {
-            if let Some(ended) = self.port.ended() {
+        self.connection.check_owner()?;
+        while self.receivers().ok_or(WaitError::NotTracking)? < count {
+            if let Some(ended) = self.connection.ended() {
                 return Err(ended.clone().into());
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return Ok(false);
             }
-            self.port.wait_for_packet(deadline);
+            self.connection.wait_for_packet(deadline);
         }
         Ok(true)
     }
@@ -716,12 +727,12 @@ impl Client {
     /// ```
     pub fn prepare_wait(&mut self) -> Wait {
         // A peer that has died makes the descriptor readable: it needs no look here.
-        self.port.drain();
-        let wanted = Wanted { message: true, ..Wanted::default() };
-        if !self.inbox.messages.is_empty() || !self.port.arm(wanted) {
+        self.connection.drain();
+        let interest = Interest { message: true, ..Interest::default() };
+        if !self.inbox.messages.is_empty() || !self.connection.arm(interest) {
             return Wait::Ready;
         }
-        Wait::Readable { timeout: self.port.watch_at_most() }
+        Wait::Readable { timeout: self.connection.watch_at_most() }
     }
 }
 
@@ -752,7 +763,7 @@ impl AsFd for Client {
     /// [prepared](Client::prepare_wait) to wait and there is something to receive, when the connection has
     /// ended, or when that process has. It stays the same descriptor. The first call makes it.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.port.watched()
+        self.connection.watched()
     }
 }
 
@@ -781,9 +792,9 @@ mod tests {
                 busy.send(1, &[1; LEN]).unwrap();
             }
             busy.flush().unwrap();
-            waiting.take_in();
+            waiting.fill_inbox();
             let taken = waiting.inbox.messages.len() * LEN;
-            assert!((1..=BYTES_TAKEN_IN_AT_ONCE + LEN).contains(&taken), "{taken}");
+            assert!((1..=BYTES_FILLED_AT_ONCE + LEN).contains(&taken), "{taken}");
         });
     }
 
@@ -793,8 +804,8 @@ mod tests {
             sender.send(1, b"first").unwrap();
             sender.send(1, b"second").unwrap();
             assert_eq!(receiver.recv().unwrap().payload, b"first");
-            receiver.port.fail(Fault::TakenBack);
-            let ended = RecvError::Ended(Ended::Fault(Fault::TakenBack));
+            receiver.connection.fail(Fault::TakenBack);
+            let ended = RecvError::Disconnected(Disconnected::PeerFault(Fault::TakenBack));
             assert_eq!(receiver.try_recv().unwrap_err(), ended);
             assert_eq!(receiver.recv().unwrap_err(), ended);
         });

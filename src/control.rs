@@ -122,12 +122,12 @@ impl<M: Memory> Control<M> {
     /// # Errors
     ///
     /// A [`Fault`] that says what is wrong with it.
-    pub fn check(memory: M, slot: usize) -> Result<Self, Fault> {
+    pub fn check(memory: M, cursor_index: usize) -> Result<Self, Fault> {
         let len = memory.region_len();
         // The last cursor's line, with care: the slot number is the peer's.
         let room = len.saturating_sub(CONTROL_CURSORS) / LINE;
-        if slot >= room {
-            return Err(Fault::NoCursor { slot, len });
+        if cursor_index >= room {
+            return Err(Fault::NoCursor { cursor_index, len });
         }
         let [magic, version] = memory.read_words(0);
         if magic != CONTROL_MAGIC {
@@ -159,60 +159,72 @@ impl<M: Memory> Control<M> {
 
     /// The owner gives up everything before `position` in the chain that it reads as `slot`.
     #[inline]
-    pub(crate) fn publish_cursor(&self, slot: usize, position: u64) {
+    pub(crate) fn publish_cursor(&self, cursor_index: usize, position: u64) {
         // pairs with CursorRead: all reads of what is given up come before it
-        self.memory.store(cursor_offset(slot), position, Site::CursorPublish);
+        self.memory.store(cursor_offset(cursor_index), position, Site::CursorPublish);
     }
 
     /// How far the owner is in the chain that it reads as `slot`; zero if it has not said yet.
     #[inline]
-    pub(crate) fn cursor(&self, slot: usize) -> u64 {
+    pub(crate) fn cursor(&self, cursor_index: usize) -> u64 {
         // pairs with CursorPublish: what is written after it can't be seen by reads before it
-        self.memory.load(cursor_offset(slot), Site::CursorRead)
+        self.memory.load(cursor_offset(cursor_index), Site::CursorRead)
     }
 
     /// The owner has taken everything before `position`, and still lends what its cursor holds.
-    pub(crate) fn publish_taken(&self, slot: usize, position: u64) {
-        // pairs with TakenRead: what was taken has been sent on before
-        self.memory.store(cursor_offset(slot) + CONTROL_TAKEN, position, Site::TakenPublish);
+    pub(crate) fn publish_consumed(&self, cursor_index: usize, position: u64) {
+        // pairs with ConsumedRead: what was taken has been sent on before
+        self.memory.store(
+            cursor_offset(cursor_index) + CONTROL_CONSUMED,
+            position,
+            Site::ConsumedPublish,
+        );
     }
 
     /// How far the owner has taken the chain that it reads as `slot`, if it lends.
-    pub(crate) fn taken(&self, slot: usize) -> u64 {
-        // pairs with TakenPublish
-        self.memory.load(cursor_offset(slot) + CONTROL_TAKEN, Site::TakenRead)
+    pub(crate) fn consumed(&self, cursor_index: usize) -> u64 {
+        // pairs with ConsumedPublish
+        self.memory.load(cursor_offset(cursor_index) + CONTROL_CONSUMED, Site::ConsumedRead)
     }
 
     /// The id of the client that has the place of cursor `slot`; zero once nothing waits for it any
     /// more.
     #[inline(always)]
-    pub(crate) fn member(&self, slot: usize) -> u64 {
-        self.memory.load(cursor_offset(slot) + CONTROL_MEMBER, Site::MemberRead)
+    pub(crate) fn member(&self, cursor_index: usize) -> u64 {
+        self.memory.load(cursor_offset(cursor_index) + CONTROL_MEMBER, Site::MemberRead)
     }
 
     /// Nothing waits any more for the client that has a place: pages that it reads may be written.
-    pub fn end_membership(&self, slot: usize) {
-        self.memory.store(cursor_offset(slot) + CONTROL_MEMBER, 0, Site::MemberStore);
+    pub fn end_membership(&self, cursor_index: usize) {
+        self.memory.store(cursor_offset(cursor_index) + CONTROL_MEMBER, 0, Site::MemberStore);
     }
 
     /// Pages that begin before `position`, in the chain that the owner reads as `slot`, are not
     /// written again. Comes before the cursor that gives them up.
-    pub(crate) fn retire(&self, slot: usize, position: u64) {
-        self.memory.store(cursor_offset(slot) + CONTROL_RETIRED, position, Site::RetiredPublish);
+    pub(crate) fn retire(&self, cursor_index: usize, position: u64) {
+        self.memory.store(
+            cursor_offset(cursor_index) + CONTROL_RETIRED,
+            position,
+            Site::RetiredPublish,
+        );
     }
 
     /// The position before which pages are not written again. The cursor was read before.
-    pub(crate) fn retired(&self, slot: usize) -> u64 {
-        self.memory.load(cursor_offset(slot) + CONTROL_RETIRED, Site::RetiredRead)
+    pub(crate) fn retired(&self, cursor_index: usize) -> u64 {
+        self.memory.load(cursor_offset(cursor_index) + CONTROL_RETIRED, Site::RetiredRead)
     }
 
     /// Gives a place to a client, and takes back what a former one in it was told. That one's
     /// membership has ended.
-    pub fn give_place(&self, slot: usize, client: u32) {
-        self.memory.store(cursor_offset(slot), 0, Site::CursorPublish);
-        self.memory.store(cursor_offset(slot) + CONTROL_TAKEN, 0, Site::TakenPublish);
-        self.retire(slot, 0);
-        self.memory.store(cursor_offset(slot) + CONTROL_MEMBER, client.into(), Site::MemberStore);
+    pub fn give_place(&self, cursor_index: usize, client: u32) {
+        self.memory.store(cursor_offset(cursor_index), 0, Site::CursorPublish);
+        self.memory.store(cursor_offset(cursor_index) + CONTROL_CONSUMED, 0, Site::ConsumedPublish);
+        self.retire(cursor_index, 0);
+        self.memory.store(
+            cursor_offset(cursor_index) + CONTROL_MEMBER,
+            client.into(),
+            Site::MemberStore,
+        );
     }
 
     /// The owner says that it is about to sleep. Before it does, it must look again at everything
@@ -242,7 +254,7 @@ impl<M: Memory> Control<M> {
 
     /// The owner has come to the end of a page. If it has not slept in that page, it reads a stream,
     /// and [polls](crate::control#polling).
-    pub fn turned(&mut self) {
+    pub fn page_advanced(&mut self) {
         let sleeps_before = core::mem::replace(&mut self.sleeps_at_turn, self.sleeps);
         if sleeps_before == self.sleeps && self.may_poll && !self.is_polling {
             self.poll();
@@ -280,8 +292,11 @@ mod tests {
         assert!(matches!(Control::check(memory.clone(), 0), Err(Fault::Control { .. })));
         let ours = Control::create(memory.clone(), 1);
         assert!(Control::check(memory.clone(), 0).is_ok());
-        for slot in [62, 63, usize::MAX / 64, usize::MAX] {
-            assert!(matches!(Control::check(memory.clone(), slot), Err(Fault::NoCursor { .. })));
+        for cursor_index in [62, 63, usize::MAX / 64, usize::MAX] {
+            assert!(matches!(
+                Control::check(memory.clone(), cursor_index),
+                Err(Fault::NoCursor { .. })
+            ));
         }
         ours.memory().write_words(CONTROL_VERSION, [halves(VERSION + 1, 1)]);
         assert!(matches!(Control::check(memory, 0), Err(Fault::Control { .. })));
@@ -295,10 +310,10 @@ mod tests {
         owner.park();
         owner.unpark();
         assert_eq!(owner.first_bounded_sleep(), None, "it has never polled");
-        owner.turned();
+        owner.page_advanced();
         assert!(!doorbell.is_polling(), "it has slept in that page");
         for first in [2, 4] {
-            owner.turned();
+            owner.page_advanced();
             assert!(!doorbell.is_polling(), "that is seen behind the next fence");
             assert!(!doorbell.must_ring(), "it is awake");
             assert!(doorbell.is_polling());
@@ -310,7 +325,7 @@ mod tests {
                 owner.unpark();
                 assert!(!doorbell.is_polling(), "waking up does not set it again");
             }
-            owner.turned();
+            owner.page_advanced();
             assert!(!doorbell.is_polling(), "it has slept in that page");
         }
     }

@@ -1,6 +1,6 @@
 //! What callers get to hear when something goes wrong, and what to do next.
 
-use crate::bus::quoted;
+use crate::bus_addr::quoted;
 use crate::fault::Fault;
 use crate::limits::LimitsError;
 use crate::memory::RegionError;
@@ -57,7 +57,7 @@ pub enum BusError {
 pub enum BindError {
     /// The bus has no place.
     #[error(transparent)]
-    Bus(#[from] BusError),
+    BusAddr(#[from] BusError),
     /// A broker, or a channel's receiver, listens there already.
     #[error("there is already a broker at {}{}; stop it or choose another name", path.display(), named(*process))]
     InUse {
@@ -157,7 +157,7 @@ fn named(process: Option<u32>) -> String {
 pub enum ConnectError {
     /// The bus has no place.
     #[error(transparent)]
-    Bus(#[from] BusError),
+    BusAddr(#[from] BusError),
     /// No broker listens there.
     #[error("no bus '{bus}': no broker listens at {}{}", path.display(), elsewhere_hint(bus, elsewhere.as_deref()))]
     NoBus {
@@ -197,7 +197,7 @@ pub enum ConnectError {
     },
     /// The connection ended before it was made.
     #[error(transparent)]
-    Ended(#[from] Ended),
+    Disconnected(#[from] Disconnected),
     /// This process is a forked child of the one that listens.
     #[error("this listener belongs to the process that forked; listen in the child")]
     Forked,
@@ -230,13 +230,13 @@ fn elsewhere_hint(bus: &str, elsewhere: Option<&Path>) -> String {
 /// arrived before a fork is the parent's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Ended {
+pub enum Disconnected {
     /// In order: the other side has said so.
     #[error("the peer shut the bus down")]
     Closed,
     /// Without a word: the other process is gone.
     #[error("connection lost: the peer process exited or was killed")]
-    Died,
+    PeerDied,
     /// The other side waits for us no more, and may write pages again that we have not read.
     #[error(
         "the broker disconnected this client; what it had not received is lost, and the broker's log says why"
@@ -244,23 +244,23 @@ pub enum Ended {
     Removed,
     /// The other side saw a fault in what we did; its log says which.
     #[error("the peer ended this connection for a protocol error; its log says which")]
-    Expelled,
+    ProtocolError,
     /// We saw a fault in what the other side did.
     #[error("the peer broke the protocol: {0}")]
-    Fault(#[source] Fault),
+    PeerFault(#[source] Fault),
     /// This process has no room for what the other side has sent.
     #[error("the connection could not go on for want of room in this process: {0}")]
-    Lack(#[source] Box<Fault>),
+    NoResources(#[source] Box<Fault>),
     /// This process is a forked child of the one that connected. There, the connection goes on.
     #[error("this handle belongs to the process that forked; connect in the child")]
     Forked,
 }
 
-impl From<Fault> for Ended {
+impl From<Fault> for Disconnected {
     fn from(fault: Fault) -> Self {
         match fault.is_lack() {
-            true => Ended::Lack(Box::new(fault)),
-            false => Ended::Fault(fault),
+            true => Disconnected::NoResources(Box::new(fault)),
+            false => Disconnected::PeerFault(fault),
         }
     }
 }
@@ -327,7 +327,7 @@ pub enum SendError {
     },
     /// The connection has ended.
     #[error(transparent)]
-    Ended(#[from] Ended),
+    Disconnected(#[from] Disconnected),
     /// No shared memory.
     #[error(transparent)]
     Memory(#[from] RegionError),
@@ -342,12 +342,12 @@ pub enum SendError {
 pub enum WaitError {
     /// The connection has ended.
     #[error(transparent)]
-    Ended(#[from] Ended),
+    Disconnected(#[from] Disconnected),
     /// The client did not ask how many clients receive.
     #[error(
-        "this client does not hear how many clients receive; build it with `watch_receivers()`, or connect with `Client::connect_sender`"
+        "this client does not hear how many clients receive; build it with `track_receivers()`, or connect with `Client::connect_sender`"
     )]
-    NotWatching,
+    NotTracking,
 }
 
 /// Why nothing can be received any more.
@@ -356,7 +356,7 @@ pub enum WaitError {
 pub enum RecvError {
     /// The connection has ended, and everything that had arrived was received.
     #[error(transparent)]
-    Ended(#[from] Ended),
+    Disconnected(#[from] Disconnected),
     /// The client connected without receiving.
     #[error("this client connected to send only")]
     SendOnly,

@@ -39,7 +39,7 @@ pub enum Fault {
     #[error(
         "page {page}: a payload of {len} bytes at offset {offset} exceeds its page of {page_len}"
     )]
-    Loan { page: u32, offset: u64, len: usize, page_len: usize },
+    RefMessage { page: u32, offset: u64, len: usize, page_len: usize },
     /// Bits that must be zero are not.
     #[error("page {page}, offset {at}: reserved bits are set in {found:#x}")]
     Reserved { page: u32, at: usize, found: u64 },
@@ -62,8 +62,8 @@ pub enum Fault {
     #[error("control region: {what} is {found:#x} instead of {expected:#x}")]
     Control { what: &'static str, found: u64, expected: u64 },
     /// A control region without room for a cursor.
-    #[error("control region: no cursor {slot} in {len} bytes")]
-    NoCursor { slot: usize, len: usize },
+    #[error("control region: no cursor {cursor_index} in {len} bytes")]
+    NoCursor { cursor_index: usize, len: usize },
     /// A cursor that runs backwards.
     #[error("cursor at position {found}, after it had been at {seen}")]
     CursorBackwards { found: u64, seen: u64 },
@@ -95,18 +95,18 @@ pub enum Fault {
     Wire(#[from] crate::wire::WireError),
     /// A descriptor that is not what it should be.
     #[error("{what}: {source}")]
-    Descriptor { what: &'static str, source: crate::memory::Unfit },
+    Descriptor { what: &'static str, source: crate::memory::InvalidMemfd },
 }
 
 impl Fault {
     /// Whether it is none of the peer's: this process lacks room for what came. (A broker that looks
     /// before it takes a packet finds out in another way.)
     pub(crate) fn is_lack(&self) -> bool {
-        use crate::memory::Unfit;
+        use crate::memory::InvalidMemfd;
         use crate::wire::WireError;
         matches!(
             self,
-            Fault::Descriptor { source: Unfit::Lack(_), .. } | Fault::Wire(WireError::Cut)
+            Fault::Descriptor { source: InvalidMemfd::Lack(_), .. } | Fault::Wire(WireError::Cut)
         )
     }
 }

@@ -1,24 +1,24 @@
 //! How a connection is made: the steps of both sides, see the picture in [`wire`](crate::wire).
 
-use crate::access::Access;
-use crate::chain::{Receiver, Sender};
+use crate::chain::{ChainReader, ChainWriter};
+use crate::connection::{Connection, RETRY_INTERVAL, map_page};
 use crate::control::Control;
-use crate::endpoint::Endpoint;
-use crate::error::{ConnectError, Ended};
+use crate::error::{ConnectError, Disconnected};
 use crate::fault::Fault;
 use crate::layout::{VERSION, control_len};
 use crate::limits::Limits;
-use crate::memory::{Foreign, Memory, Region, RegionError};
+use crate::link::Link;
+use crate::memory::{Memory, ReceivedFd, Region, RegionError};
 use crate::message::ClientId;
 use crate::order::Site;
-use crate::port::{NAP, Port, map_page};
+use crate::peer_filter::PeerFilter;
 use crate::sys::socket::{Credentials, Received, Sent, Socket};
 use crate::wire::{ByeReason, Packet, Refusal, Roles, WireError};
 use std::io;
 use std::time::{Duration, Instant};
 
 /// How long the other side may take for an answer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The owner of the broadcast chain.
 const BROKER: u32 = 0;
@@ -32,7 +32,7 @@ pub(crate) fn control_region(cursors: usize) -> Result<Region, RegionError> {
 }
 
 /// Maps the control region that a peer has sent.
-pub(crate) fn map_control(descriptor: &mut Foreign) -> Result<Region, Fault> {
+pub(crate) fn map_control(descriptor: &mut ReceivedFd) -> Result<Region, Fault> {
     let what = "a control region";
     let map = descriptor.try_map(control_len(1), MAX_CONTROL_LEN);
     map.map_err(|source| Fault::Descriptor { what, source })
@@ -43,7 +43,7 @@ pub(crate) fn map_control(descriptor: &mut Foreign) -> Result<Region, Fault> {
 pub(crate) struct Greeted<'a> {
     socket: Socket,
     roles: Roles,
-    access: &'a Access,
+    access: &'a PeerFilter,
     deadline: Instant,
 }
 
@@ -52,11 +52,11 @@ impl<'a> Greeted<'a> {
     pub fn hello(
         mut socket: Socket,
         roles: Roles,
-        access: &'a Access,
+        access: &'a PeerFilter,
     ) -> Result<Self, ConnectError> {
         await_credentials(&mut socket)?;
         send(&socket, &Packet::Hello { version: VERSION, roles }, None)?;
-        Ok(Greeted { socket, roles, access, deadline: Instant::now() + PATIENCE })
+        Ok(Greeted { socket, roles, access, deadline: Instant::now() + HANDSHAKE_TIMEOUT })
     }
 
     /// The second step: we are welcome, and join with what is ours.
@@ -84,35 +84,36 @@ impl<'a> Greeted<'a> {
         let limits = limits.map_err(|error| fault(WireError::from(error)))?;
         let mut descriptor = descriptor.ok_or(fault(packet.unexpected("without its region")))?;
         let peer = map_control(&mut descriptor);
-        let peer = peer.and_then(|region| Control::check(region, cursor)).map_err(Ended::from)?;
+        let peer =
+            peer.and_then(|region| Control::check(region, cursor)).map_err(Disconnected::from)?;
 
         // Before it is sent: the other side looks into it as soon as it has it.
         let control = Control::create(control_region(1)?, 1);
         send(&socket, &Packet::Join, Some(control.memory()))?;
         let outbound = if roles.has(Roles::SEND) {
             let page = Region::shared("llmp-page", limits.page_len())?;
-            Some((Sender::new(client.0, limits, page), cursor))
+            Some((ChainWriter::new(client.0, limits, page), cursor))
         } else {
             None
         };
-        let endpoint = Endpoint::new(control.clone(), peer.clone(), outbound, None);
-        let mut port = Port::new(socket, endpoint, limits, client);
+        let link = Link::new(control.clone(), peer.clone(), outbound, None);
+        let mut connection = Connection::new(socket, link, limits, client);
         // If it has hung up, it may have said why: that is the next answer.
-        while matches!(port.tell_peer(), Sent::NotNow | Sent::NoMemory) {
+        while matches!(connection.send_announcements(), Sent::NotNow | Sent::NoMemory) {
             if Instant::now() >= deadline {
-                return Err(ConnectError::Silent { seconds: PATIENCE.as_secs() });
+                return Err(ConnectError::Silent { seconds: HANDSHAKE_TIMEOUT.as_secs() });
             }
             // Not the socket is full, which is new, but the kernel short of something.
-            std::thread::sleep(NAP);
+            std::thread::sleep(RETRY_INTERVAL);
         }
-        Ok(Joined { port, control, place: (peer, cursor), roles, broker, deadline })
+        Ok(Joined { connection, control, place: (peer, cursor), roles, broker, deadline })
     }
 }
 
 /// A connection that waits to be told where it starts.
 #[derive(Debug)]
 pub(crate) struct Joined {
-    port: Port,
+    connection: Connection,
     control: Control<Region>,
     /// Our place in the broker's control region.
     place: (Control<Region>, usize),
@@ -123,39 +124,41 @@ pub(crate) struct Joined {
 
 impl Joined {
     /// The last step: we are in. Returns the other side's id, too.
-    pub fn start(self) -> Result<(Port, u64), ConnectError> {
-        let Joined { mut port, control, place, roles, broker, deadline } = self;
+    pub fn start(self) -> Result<(Connection, u64), ConnectError> {
+        let Joined { mut connection, control, place, roles, broker, deadline } = self;
         let mut pages: Vec<(u32, Region)> = Vec::new();
         let start = loop {
-            match answer(&mut port.socket, deadline)? {
+            match answer(&mut connection.socket, deadline)? {
                 (Packet::Start(start), _) => break start,
                 (Packet::Page { id }, Some(mut descriptor)) if roles.has(Roles::RECEIVE) => {
-                    let page = map_page(&mut descriptor, &port.limits).map_err(Ended::from)?;
-                    admit_page(&port.limits, &mut pages, id, page).map_err(Ended::from)?;
+                    let page = map_page(&mut descriptor, &connection.limits)
+                        .map_err(Disconnected::from)?;
+                    admit_page(&connection.limits, &mut pages, id, page)
+                        .map_err(Disconnected::from)?;
                 }
                 // The chain goes on while we are being told of its pages.
                 (Packet::Forget { id }, _) if pages.iter().any(|(known, _)| *known == id) => {
                     pages.retain(|(known, _)| *known != id);
                 }
                 (Packet::Ring, _) => {}
-                (Packet::Census { receivers }, _) => port.receivers = Some(receivers),
+                (Packet::ReceiverCount { receivers }, _) => connection.receivers = Some(receivers),
                 (packet, _) => return Err(fault(packet.unexpected("before the start"))),
             }
         };
         if roles.has(Roles::RECEIVE) {
-            let receiver = Receiver::new(port.limits, BROKER, pages, start, control, 0);
+            let receiver = ChainReader::new(connection.limits, BROKER, pages, start, control, 0);
             let (peer, cursor) = place;
             // pairs with ReuseFence
             peer.memory().fence(Site::CopyFence);
             let receiver = receiver.map_err(|fault| match peer.member(cursor) {
-                client if client == u64::from(port.id.0) => Ended::from(fault),
+                client if client == u64::from(connection.id.0) => Disconnected::from(fault),
                 // The broker has disconnected us on our way in, and gone on.
-                _ => Ended::Removed,
+                _ => Disconnected::Removed,
             })?;
-            let receiver = receiver.in_place(peer, cursor, port.id.0);
-            port.endpoint.receive_from(receiver);
+            let receiver = receiver.in_place(peer, cursor, connection.id.0);
+            connection.link.receive_from(receiver);
         }
-        Ok((port, broker))
+        Ok((connection, broker))
     }
 }
 
@@ -189,7 +192,7 @@ pub(crate) fn await_credentials(socket: &mut Socket) -> Result<(), ConnectError>
 pub(crate) fn first_answer(
     socket: &mut Socket,
     deadline: Instant,
-) -> Result<(Packet, Option<Foreign>, Credentials), ConnectError> {
+) -> Result<(Packet, Option<ReceivedFd>, Credentials), ConnectError> {
     let mut sender = None;
     let (packet, descriptor) = answer_by(socket, deadline, |socket| {
         let (received, credentials) = socket.receive_first(false);
@@ -204,7 +207,7 @@ pub(crate) fn first_answer(
 pub(crate) fn answer(
     socket: &mut Socket,
     deadline: Instant,
-) -> Result<(Packet, Option<Foreign>), ConnectError> {
+) -> Result<(Packet, Option<ReceivedFd>), ConnectError> {
     answer_by(socket, deadline, |socket| socket.receive())
 }
 
@@ -212,24 +215,24 @@ fn answer_by(
     socket: &mut Socket,
     deadline: Instant,
     mut receive: impl FnMut(&mut Socket) -> Received,
-) -> Result<(Packet, Option<Foreign>), ConnectError> {
+) -> Result<(Packet, Option<ReceivedFd>), ConnectError> {
     let mut has_died = false;
     loop {
         // Whoever talks without end is as little use as one that says nothing.
         if Instant::now() > deadline {
-            return Err(ConnectError::Silent { seconds: PATIENCE.as_secs() });
+            return Err(ConnectError::Silent { seconds: HANDSHAKE_TIMEOUT.as_secs() });
         }
         match understand(receive(socket))? {
             Some(answer) => return Ok(answer),
             // What it had sent before is taken.
-            None if has_died => return Err(Ended::Died.into()),
+            None if has_died => return Err(Disconnected::PeerDied.into()),
             None => {}
         }
         let waited = socket.wait(false, Some(deadline));
         let waited =
             waited.map_err(|source| ConnectError::System { step: "wait for the bus", source })?;
         if !waited {
-            return Err(ConnectError::Silent { seconds: PATIENCE.as_secs() });
+            return Err(ConnectError::Silent { seconds: HANDSHAKE_TIMEOUT.as_secs() });
         }
         has_died = socket.peer().has_died();
     }
@@ -238,23 +241,23 @@ fn answer_by(
 /// What the other side has said, if it has said anything. An error if that ends the connection.
 pub(crate) fn understand(
     received: Received,
-) -> Result<Option<(Packet, Option<Foreign>)>, ConnectError> {
+) -> Result<Option<(Packet, Option<ReceivedFd>)>, ConnectError> {
     match received {
         Received::Packet(Packet::Bye(reason), _) => Err(match reason {
-            ByeReason::Fault => Ended::Expelled,
-            _ => Ended::Closed,
+            ByeReason::Fault => Disconnected::ProtocolError,
+            _ => Disconnected::Closed,
         }
         .into()),
         Received::Packet(packet, descriptor) => Ok(Some((packet, descriptor))),
         Received::Lost(_) => Err(fault(WireError::Cut)),
         Received::Garbage(error) => Err(fault(error)),
-        Received::HungUp => Err(Ended::Died.into()),
+        Received::HungUp => Err(Disconnected::PeerDied.into()),
         Received::Nothing => Ok(None),
     }
 }
 
 pub(crate) fn fault(error: WireError) -> ConnectError {
-    Ended::from(Fault::from(error)).into()
+    Disconnected::from(Fault::from(error)).into()
 }
 
 pub(crate) fn send(
@@ -265,7 +268,7 @@ pub(crate) fn send(
     match socket.send(packet, region.and_then(Region::descriptor)) {
         // If it has hung up, it may have said why: that is the next answer.
         Sent::Yes | Sent::HungUp => Ok(()),
-        Sent::NotNow => Err(Ended::Died.into()),
+        Sent::NotNow => Err(Disconnected::PeerDied.into()),
         Sent::NoMemory => {
             let (step, source) = ("send a packet", io::ErrorKind::OutOfMemory.into());
             Err(ConnectError::System { step, source })

@@ -91,10 +91,10 @@ pub const KIND_MESSAGE: u8 = 1;
 /// Kind of an end-of-page message; its tag word holds the next page's id.
 pub const KIND_EOP: u8 = 2;
 /// Kind of a message whose payload lies in another page.
-pub const KIND_LENT: u8 = 3;
+pub const KIND_REF: u8 = 3;
 
 /// Length of what stands in a lent message for its payload: the page's id, the offset there.
-pub const SLOT_LENT: usize = 16;
+pub const SLOT_REF: usize = 16;
 
 /// Bit of the protocol flags: an origin extension lies between header and payload.
 pub const FLAG_EXTENDED: u8 = 1;
@@ -112,7 +112,7 @@ pub const CONTROL_POLLING: u64 = 1 << 63;
 /// Offset of the first cursor.
 pub const CONTROL_CURSORS: usize = 2 * LINE;
 /// How far behind a cursor its *taken* word stands.
-pub const CONTROL_TAKEN: usize = WORD;
+pub const CONTROL_CONSUMED: usize = WORD;
 /// How far behind a cursor its *member* word stands: the id of the client that has the place, and
 /// zero as soon as nothing waits for that client any more.
 pub const CONTROL_MEMBER: usize = 2 * WORD;
@@ -172,7 +172,7 @@ const _: () = {
     assert!(PAGE_FIRST + WORD <= PAGE_HEADER);
     assert!(SLOT_TAG + WORD == SLOT_HEADER && SLOT_HEADER.is_multiple_of(SLOT_ALIGN));
     assert!(SLOT_EXTENSION == 2 * WORD && SLOT_ALIGN.is_multiple_of(WORD));
-    assert!(SLOT_LENT == 2 * WORD);
+    assert!(SLOT_REF == 2 * WORD);
     assert!(CONTROL_VERSION + WORD <= CONTROL_PARKED);
     assert!(CONTROL_PARKED + LINE == CONTROL_CURSORS && CONTROL_RETIRED + WORD <= LINE);
     assert!(cursor_offset(1) - cursor_offset(0) == LINE);

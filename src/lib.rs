@@ -43,48 +43,48 @@ compile_error!(
     "llmp needs 64-bit Linux: sealed memfds, SOCK_SEQPACKET, and 8-byte atomic loads from read-only memory"
 );
 
-mod access;
+mod backoff;
 pub mod broker;
-mod bus;
+mod bus_addr;
 pub mod chain;
 mod channel;
 mod client;
+mod connection;
 pub mod control;
-pub mod endpoint;
 mod error;
 mod fault;
 mod handshake;
-mod headway;
 pub mod hook;
 pub mod layout;
 mod limits;
+pub mod link;
 mod lost;
 pub mod memory;
 mod message;
 pub mod order;
-mod patience;
-mod port;
+mod peer_filter;
 mod sleep_bound;
+mod spin;
 mod sys;
 pub mod wire;
 
-pub use access::Access;
-pub use broker::{Broker, BrokerBuilder, Report, StopHandle};
-pub use bus::Bus;
+pub use broker::{Broker, BrokerBuilder, BrokerStats, StopHandle};
+pub use bus_addr::BusAddr;
 pub use channel::{Listener, Receiver, Sender, channel};
 pub use client::{Batch, Client, ClientBuilder, Wait};
 pub use error::{
-    BindError, BusError, ConnectError, Ended, HeldUp, LockError, PathTooLong, RecvError, SendError,
-    WaitError,
+    BindError, BusError, ConnectError, Disconnected, HeldUp, LockError, PathTooLong, RecvError,
+    SendError, WaitError,
 };
 pub use fault::Fault;
 pub use limits::{Limits, LimitsError};
 pub use message::{ClientId, Envelope, Flags, Message, Origin, Slot, Tag};
+pub use peer_filter::PeerFilter;
 
 /// For tests of death at every step: see `tests/crash.rs`.
 #[cfg(feature = "crash")]
 #[doc(hidden)]
-pub use sys::lifeline as crash;
+pub use sys::failpoint as crash;
 
 /// The examples of the README are tests.
 #[cfg(doctest)]

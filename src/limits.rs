@@ -146,8 +146,8 @@ impl Limits {
     }
 
     /// How much a chain takes, where there is one of it and it is to be fast, before it writes a page
-    /// again, see [`Sender::set_lap`](crate::chain::Sender::set_lap).
-    pub(crate) fn lap(&self) -> usize {
+    /// again, see [`ChainWriter::set_reuse_distance`](crate::chain::ChainWriter::set_reuse_distance).
+    pub(crate) fn reuse_distance(&self) -> usize {
         self.budget / 2
     }
 

@@ -11,9 +11,9 @@
 //!     |---------------------------------------->|  mapped, a new reserve is taken
 //! ```
 
-use crate::chain::Notice;
-use crate::port::NAP;
-use crate::sys::lifeline::acts;
+use crate::chain::Announcement;
+use crate::connection::RETRY_INTERVAL;
+use crate::sys::failpoint::effect;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -34,12 +34,12 @@ impl Again {
     }
 
     /// What it must be told.
-    pub fn notice(&self) -> Option<Notice> {
-        self.0.front().copied().map(Notice::Page)
+    pub fn announcement(&self) -> Option<Announcement> {
+        self.0.front().copied().map(Announcement::Page)
     }
 
     /// It was told something. Returns whether that was one of these.
-    pub fn told(&mut self) -> bool {
+    pub fn mark_sent(&mut self) -> bool {
         self.0.pop_front().is_some()
     }
 }
@@ -75,7 +75,7 @@ impl Lost {
 
     fn take_reserve(&mut self) {
         if self.reserve.is_none() {
-            acts("take a reserve");
+            effect("take a reserve");
             // Not of the connection: this must not be what keeps that open.
             let flags = rustix::event::EventfdFlags::CLOEXEC;
             self.reserve = rustix::event::eventfd(0, flags).ok();
@@ -90,12 +90,12 @@ impl Lost {
             );
         }
         if self.reserve.take().is_some() {
-            acts("close the reserve");
+            effect("close the reserve");
             self.ask_at = Instant::now();
         }
         if self.asked.take_if(|asked| *asked == id).is_some() {
             // The answer was lost, too: other code of this process has taken the descriptor.
-            self.ask_at = Instant::now() + NAP;
+            self.ask_at = Instant::now() + RETRY_INTERVAL;
         }
         if !self.pages.contains(&id) {
             self.pages.push(id);
@@ -136,7 +136,7 @@ impl Lost {
     pub fn asked(&mut self, id: u32, is_sent: bool) {
         match is_sent {
             true => self.asked = Some(id),
-            false => self.ask_at = Instant::now() + NAP,
+            false => self.ask_at = Instant::now() + RETRY_INTERVAL,
         }
     }
 }
@@ -152,10 +152,10 @@ mod tests {
         assert!(bound("requests for lost pages (`Again`)").starts_with("64 that are not answered"));
         let mut again = Again::default();
         let told = |again: &mut Again| {
-            let told = std::iter::from_fn(|| again.notice().filter(|_| again.told()));
+            let told = std::iter::from_fn(|| again.announcement().filter(|_| again.mark_sent()));
             told.collect::<Vec<_>>()
         };
-        let pages = |ids: std::ops::Range<u32>| ids.map(Notice::Page).collect::<Vec<_>>();
+        let pages = |ids: std::ops::Range<u32>| ids.map(Announcement::Page).collect::<Vec<_>>();
         for _ in 0..2 {
             (0..64).for_each(|id| again.ask(id));
         }
@@ -163,11 +163,11 @@ mod tests {
         assert_eq!(told(&mut again), pages(0..64));
         one_more.ask(64);
         // With each answer there is room for another request.
-        assert!(one_more.told());
+        assert!(one_more.mark_sent());
         (65..67).for_each(|id| one_more.ask(id));
         let expected = [pages(1..64), pages(65..66)].concat();
         assert_eq!(told(&mut one_more), expected);
-        assert!(!one_more.told());
+        assert!(!one_more.mark_sent());
     }
 
     // P12

@@ -30,13 +30,13 @@ mod reordered;
 #[cfg(feature = "shuttle")]
 mod shuttle;
 
-pub use crashing::{Crashing, Lifeline};
+pub use crashing::{CrashBudget, Crashing};
 pub use hostile::{Hostile, Mischief};
 #[cfg(feature = "loom")]
 pub use loom::LoomMemory;
-pub use mapped::{Foreign, RegionError, Unfit};
+pub use mapped::{InvalidMemfd, ReceivedFd, RegionError};
 pub use part::{Intent, Offset, Part};
-pub use region::{PeersAreHonest, Region, RegionPart};
+pub use region::{Region, RegionPart, TrustPeers};
 pub use reordered::{Reordered, Reordering, Step, Swap};
 #[cfg(feature = "shuttle")]
 pub use shuttle::ShuttleMemory;

@@ -43,7 +43,7 @@ pub struct Origin {
 /// A received message.
 ///
 /// The payload is a copy, unless the peers' honesty was promised
-/// ([`PeersAreHonest`](crate::memory::PeersAreHonest)): then it lies in the sender's page.
+/// ([`TrustPeers`](crate::memory::TrustPeers)): then it lies in the sender's page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
     /// The application's kind of message.
@@ -94,7 +94,7 @@ impl Envelope {
 
 /// A slot's header as it stands in shared memory. Nothing in it is believed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Alleged {
+pub(crate) struct RawHeader {
     /// The commit word, not zero.
     pub commit: u64,
     /// The word with tag and sender, or with the next page's id.
@@ -103,7 +103,7 @@ pub(crate) struct Alleged {
 
 /// Where an allegation was found, and what could be true there.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct SlotContext {
     pub page: u32,
     pub page_len: usize,
     pub at: usize,
@@ -127,7 +127,7 @@ pub struct Slot {
     /// Whether an origin extension lies between header and payload.
     is_extended: bool,
     /// Whether the payload lies in another page.
-    is_lent: bool,
+    is_ref: bool,
 }
 
 impl Slot {
@@ -139,8 +139,8 @@ impl Slot {
 
     /// Whether its payload lies in another page.
     #[inline(always)]
-    pub(crate) fn is_lent(&self) -> bool {
-        self.is_lent
+    pub(crate) fn is_ref(&self) -> bool {
+        self.is_ref
     }
 
     /// Who sent it, as it says.
@@ -169,47 +169,47 @@ impl Slot {
 
 /// Where a lent message says that its payload lies.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Loan {
+pub(crate) struct RefMessage {
     pub page: u32,
     pub offset: u64,
 }
 
-impl Loan {
+impl RefMessage {
     /// The two words of a lent message in page `page`, read once. Nothing in them is believed.
-    pub fn alleged([ids, offset]: [u64; 2], page: u32, at: usize) -> Result<Self, Fault> {
+    pub fn raw([ids, offset]: [u64; 2], page: u32, at: usize) -> Result<Self, Fault> {
         if high(ids) != 0 {
             return Err(Fault::Reserved { page, at, found: ids });
         }
-        Ok(Loan { page: low(ids), offset })
+        Ok(RefMessage { page: low(ids), offset })
     }
 }
 
 impl Slot {
     /// The lent message with its payload, in a page of `page_len` bytes.
-    pub(crate) fn borrow(self, loan: Loan, page_len: usize) -> Result<Slot, Fault> {
-        let Loan { page, offset } = loan;
+    pub(crate) fn resolve(self, reference: RefMessage, page_len: usize) -> Result<Slot, Fault> {
+        let RefMessage { page, offset } = reference;
         let at = usize::try_from(offset).ok().filter(|at| at.is_multiple_of(SLOT_ALIGN));
         let at = at.filter(|at| *at >= PAGE_HEADER && *at <= page_len);
         let len = self.payload_len();
         match at.filter(|at| len <= page_len - at) {
             Some(payload_at) => Ok(Slot { payload_at, ..self }),
-            None => Err(Fault::Loan { page, offset, len, page_len }),
+            None => Err(Fault::RefMessage { page, offset, len, page_len }),
         }
     }
 }
 
 /// What a header turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Checked {
+pub(crate) enum Header {
     Message(Slot),
     /// A message whose payload's place is still to be [checked](Slot::borrow).
-    Lent(Slot),
+    Ref(Slot),
     EndOfPage {
         next: u32,
     },
 }
 
-impl Alleged {
+impl RawHeader {
     /// Whether it alleges a message without an extension, whose payload follows.
     #[inline(always)]
     pub fn is_plain(self) -> bool {
@@ -218,13 +218,13 @@ impl Alleged {
 
     /// Checks every field against the place.
     #[inline(always)]
-    pub fn check(self, place: Place) -> Result<Checked, Fault> {
-        let Place { page, at, lends, .. } = place;
+    pub fn validate(self, context: SlotContext) -> Result<Header, Fault> {
+        let SlotContext { page, at, lends, .. } = context;
         match high(self.commit) as u8 {
             KIND_MESSAGE => {
-                self.message(place, low(self.commit) as usize, false).map(Checked::Message)
+                self.message(context, low(self.commit) as usize, false).map(Header::Message)
             }
-            KIND_LENT if lends => self.message(place, SLOT_LENT, true).map(Checked::Lent),
+            KIND_REF if lends => self.message(context, SLOT_REF, true).map(Header::Ref),
             KIND_EOP => {
                 if self.commit != commit_word(0, KIND_EOP, 0, 0) {
                     return Err(Fault::Reserved { page, at, found: self.commit });
@@ -232,7 +232,7 @@ impl Alleged {
                 if high(self.tag) != 0 {
                     return Err(Fault::Reserved { page, at, found: self.tag });
                 }
-                Ok(Checked::EndOfPage { next: low(self.tag) })
+                Ok(Header::EndOfPage { next: low(self.tag) })
             }
             found => Err(Fault::Kind { page, at, found }),
         }
@@ -240,8 +240,8 @@ impl Alleged {
 
     /// A message with `len` bytes behind its header.
     #[inline(always)]
-    fn message(self, place: Place, len: usize, is_lent: bool) -> Result<Slot, Fault> {
-        let Place { page, page_len, at, max_message_len, .. } = place;
+    fn message(self, context: SlotContext, len: usize, is_ref: bool) -> Result<Slot, Fault> {
+        let SlotContext { page, page_len, at, max_message_len, .. } = context;
         let protocol_flags = (high(self.commit) >> 8) as u8;
         if protocol_flags & !FLAG_EXTENDED != 0 {
             return Err(Fault::Reserved { page, at, found: self.commit });
@@ -253,8 +253,8 @@ impl Alleged {
         match end {
             Some(end) if end <= page_len && low(self.commit) as usize <= max_message_len => {
                 let (end, payload_at) = (end - SLOT_HEADER, at + head);
-                let Alleged { commit, tag } = self;
-                Ok(Slot { at, end, payload_at, commit, tag, is_extended, is_lent })
+                let RawHeader { commit, tag } = self;
+                Ok(Slot { at, end, payload_at, commit, tag, is_extended, is_ref })
             }
             _ => {
                 let room = page_len.saturating_sub(at + head + SLOT_HEADER);
@@ -269,11 +269,11 @@ impl Alleged {
 mod tests {
     use super::*;
 
-    const PLACE: Place =
-        Place { page: 3, page_len: 256, at: 64, max_message_len: 100, lends: false };
+    const PLACE: SlotContext =
+        SlotContext { page: 3, page_len: 256, at: 64, max_message_len: 100, lends: false };
 
-    fn check(commit: u64, tag: u64) -> Result<Checked, Fault> {
-        Alleged { commit, tag }.check(PLACE)
+    fn validate(commit: u64, tag: u64) -> Result<Header, Fault> {
+        RawHeader { commit, tag }.validate(PLACE)
     }
 
     #[test]
@@ -281,70 +281,71 @@ mod tests {
         let origin = Some(Origin { broker: 1, id: 2 });
         let envelope = Envelope { tag: Tag(7), flags: Flags(0xbeef), sender: ClientId(9), origin };
         let commit = envelope.commit_word(100, KIND_MESSAGE);
-        let Ok(Checked::Message(slot)) = check(commit, envelope.tag_word()) else {
+        let Ok(Header::Message(slot)) = validate(commit, envelope.tag_word()) else {
             panic!("no message");
         };
         assert_eq!((slot.payload_at, slot.payload_len(), slot.end), (96, 100, 208));
         assert_eq!(slot.envelope(), Envelope { origin: None, ..envelope });
         assert!(slot.is_extended());
-        let end = check(commit_word(0, KIND_EOP, 0, 0), 5);
-        assert_eq!(end, Ok(Checked::EndOfPage { next: 5 }));
+        let end = validate(commit_word(0, KIND_EOP, 0, 0), 5);
+        assert_eq!(end, Ok(Header::EndOfPage { next: 5 }));
     }
 
     #[test]
     fn every_lie_in_a_header_is_a_fault_that_names_it() {
         let at = 64;
         for kind in (0..=255).filter(|k| ![KIND_MESSAGE, KIND_EOP].contains(k)) {
-            let found = check(commit_word(1, kind, 0, 0), 0);
+            let found = validate(commit_word(1, kind, 0, 0), 0);
             assert_eq!(found, Err(Fault::Kind { page: 3, at, found: kind }));
         }
         for flags in (0..=255).filter(|f| f & !FLAG_EXTENDED != 0) {
             let commit = commit_word(1, KIND_MESSAGE, flags, 0);
-            assert_eq!(check(commit, 0), Err(Fault::Reserved { page: 3, at, found: commit }));
+            assert_eq!(validate(commit, 0), Err(Fault::Reserved { page: 3, at, found: commit }));
         }
         for len in [101, 4096, u32::MAX - 15, u32::MAX] {
-            let found = check(commit_word(len, KIND_MESSAGE, 0, 0), 0);
+            let found = validate(commit_word(len, KIND_MESSAGE, 0, 0), 0);
             assert_eq!(found, Err(Fault::Length { page: 3, at, found: len, room: 100 }));
         }
         let commit = commit_word(1, KIND_EOP, 0, 0);
-        assert_eq!(check(commit, 0), Err(Fault::Reserved { page: 3, at, found: commit }));
-        let found = check(commit_word(0, KIND_EOP, 0, 0), 1 << 32);
+        assert_eq!(validate(commit, 0), Err(Fault::Reserved { page: 3, at, found: commit }));
+        let found = validate(commit_word(0, KIND_EOP, 0, 0), 1 << 32);
         assert_eq!(found, Err(Fault::Reserved { page: 3, at, found: 1 << 32 }));
     }
 
     #[test]
     fn every_lie_of_a_lent_message_is_a_fault_that_names_it() {
-        let commit = commit_word(100, KIND_LENT, 0, 0);
-        assert_eq!(check(commit, 0), Err(Fault::Kind { page: 3, at: 64, found: KIND_LENT }));
-        let lends = Place { lends: true, ..PLACE };
-        let Ok(Checked::Lent(slot)) = (Alleged { commit, tag: 0 }).check(lends) else {
+        let commit = commit_word(100, KIND_REF, 0, 0);
+        assert_eq!(validate(commit, 0), Err(Fault::Kind { page: 3, at: 64, found: KIND_REF }));
+        let lends = SlotContext { lends: true, ..PLACE };
+        let Ok(Header::Ref(slot)) = (RawHeader { commit, tag: 0 }).validate(lends) else {
             panic!("not lent")
         };
-        assert_eq!(slot.end, 64 + SLOT_HEADER + SLOT_LENT);
-        let borrow = |offset| slot.borrow(Loan { page: 5, offset }, 256);
+        assert_eq!(slot.end, 64 + SLOT_HEADER + SLOT_REF);
+        let resolve = |offset| slot.resolve(RefMessage { page: 5, offset }, 256);
         for offset in [64, 80, 144] {
-            let slot = borrow(offset).unwrap();
-            assert!(slot.is_lent());
+            let slot = resolve(offset).unwrap();
+            assert!(slot.is_ref());
             assert_eq!((slot.payload_at, slot.payload_len()), (offset as usize, 100));
         }
         for offset in [0, 48, 72, 160, 256, 272, u64::MAX - 15, u64::MAX] {
-            let fault = Fault::Loan { page: 5, offset, len: 100, page_len: 256 };
-            assert_eq!(borrow(offset), Err(fault));
+            let fault = Fault::RefMessage { page: 5, offset, len: 100, page_len: 256 };
+            assert_eq!(resolve(offset), Err(fault));
         }
         let found = 5 | 1 << 32;
-        let reserved = Loan::alleged([found, 64], 3, 64).unwrap_err();
+        let reserved = RefMessage::raw([found, 64], 3, 64).unwrap_err();
         assert_eq!(reserved, Fault::Reserved { page: 3, at: 64, found });
-        let full = Place { at: 256 - SLOT_HEADER - SLOT_LENT, ..lends };
-        let room = (Alleged { commit, tag: 0 }).check(full);
+        let full = SlotContext { at: 256 - SLOT_HEADER - SLOT_REF, ..lends };
+        let room = (RawHeader { commit, tag: 0 }).validate(full);
         assert!(matches!(room, Err(Fault::Length { .. })), "no room for the end of the page");
     }
 
     #[test]
     fn the_longest_message_that_fits_leaves_room_for_the_end_of_page() {
-        let place = Place { max_message_len: 1000, ..PLACE };
+        let context = SlotContext { max_message_len: 1000, ..PLACE };
         let longest = 256 - 64 - 2 * SLOT_HEADER as u32;
-        let check =
-            |len| Alleged { commit: commit_word(len, KIND_MESSAGE, 0, 0), tag: 0 }.check(place);
+        let check = |len| {
+            RawHeader { commit: commit_word(len, KIND_MESSAGE, 0, 0), tag: 0 }.validate(context)
+        };
         assert!(check(longest).is_ok());
         assert!(matches!(check(longest + 1), Err(Fault::Length { room: 160, .. })));
     }

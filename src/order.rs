@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqC
 
 /// What kind of access a site is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub enum Kind {
     /// An atomic load of one word.
     Load,
     /// An atomic store of one word.
@@ -40,8 +40,8 @@ macro_rules! sites {
             }
 
             /// Load, store or fence.
-            pub const fn access(self) -> Access {
-                match self { $(Site::$name => Access::$access,)* }
+            pub const fn access(self) -> Kind {
+                match self { $(Site::$name => Kind::$access,)* }
             }
 
             /// The site or sites that this one pairs with; for a `Relaxed` one, why that is enough.
@@ -74,9 +74,9 @@ sites! {
     /// The sender looks how far a receiver is before it writes a page again ("reuse").
     CursorRead: Load Acquire, pairs "CursorPublish", weaker [Relaxed];
     /// The receiver says up to where it has taken what it can't give up yet, as it has lent it.
-    TakenPublish: Store Release, pairs "TakenRead", weaker [Relaxed];
+    ConsumedPublish: Store Release, pairs "ConsumedRead", weaker [Relaxed];
     /// The sender looks how far a receiver that lends has taken.
-    TakenRead: Load Acquire, pairs "TakenPublish", weaker [Relaxed];
+    ConsumedRead: Load Acquire, pairs "ConsumedPublish", weaker [Relaxed];
     /// A broker says which client has a place, and that nothing waits for that client any more.
     MemberStore: Store Relaxed, pairs "ordered by the ReuseFence, or the CursorPublish, that follows it", weaker [];
     /// A receiver that has copied a payload, or a sender that has read a cursor, looks whether the
@@ -146,9 +146,10 @@ mod tests {
         for site in Site::ALL {
             let weaker: &[Ordering] = match (site.access(), site.ordering()) {
                 (_, Relaxed) => &[],
-                (Access::Load | Access::Fence, Acquire)
-                | (Access::Store | Access::Fence, Release) => &[Relaxed],
-                (Access::Fence, SeqCst) => &[AcqRel, Release, Acquire, Relaxed],
+                (Kind::Load | Kind::Fence, Acquire) | (Kind::Store | Kind::Fence, Release) => {
+                    &[Relaxed]
+                }
+                (Kind::Fence, SeqCst) => &[AcqRel, Release, Acquire, Relaxed],
                 other => panic!("{site:?} is {other:?}: say what is weaker than that"),
             };
             assert_eq!(site.weaker(), weaker, "{site:?}");

@@ -3,9 +3,9 @@
 pub(crate) mod closer;
 #[allow(unsafe_code)]
 mod credentials;
+pub mod failpoint;
 #[allow(unsafe_code)]
 pub(crate) mod fork;
-pub mod lifeline;
 #[allow(unsafe_code)]
 pub(crate) mod lock;
 #[allow(unsafe_code)]

@@ -44,7 +44,7 @@ impl Roles {
     /// It reads the broadcast chain.
     pub const RECEIVE: Roles = Roles(2);
     /// It wants to hear how many clients receive.
-    pub const WATCH: Roles = Roles(4);
+    pub const TRACK: Roles = Roles(4);
     /// It reads payloads where they lie, and does not copy them.
     pub const IN_PLACE: Roles = Roles(8);
 
@@ -121,7 +121,7 @@ pub enum ByeReason {
 
 /// The limits of a chain as a peer alleges them, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AllegedLimits {
+pub struct RawLimits {
     /// Length of a page.
     pub page_len: u64,
     /// Length of the longest payload.
@@ -130,7 +130,7 @@ pub struct AllegedLimits {
     pub budget: u64,
 }
 
-impl AllegedLimits {
+impl RawLimits {
     /// Checks that they fit together.
     ///
     /// # Errors
@@ -142,9 +142,9 @@ impl AllegedLimits {
     }
 }
 
-impl From<&Limits> for AllegedLimits {
+impl From<&Limits> for RawLimits {
     fn from(limits: &Limits) -> Self {
-        AllegedLimits {
+        RawLimits {
             page_len: limits.page_len() as u64,
             max_message_len: limits.max_message_len() as u64,
             budget: limits.budget() as u64,
@@ -161,7 +161,7 @@ pub enum Packet {
     /// A client introduces itself.
     Hello { version: u32, roles: Roles },
     /// It may come in. With the descriptor of the control region that has its cursor.
-    Welcome { version: u32, client: u32, cursor: u32, broker: u64, limits: AllegedLimits },
+    Welcome { version: u32, client: u32, cursor: u32, broker: u64, limits: RawLimits },
     /// It may not.
     Refused(Refusal),
     /// The client is ready. With the descriptor of its control region.
@@ -175,7 +175,7 @@ pub enum Packet {
     /// The connection ends.
     Bye(ByeReason),
     /// So many clients receive now.
-    Census { receivers: u32 },
+    ReceiverCount { receivers: u32 },
     /// This receiver has held up the bus for `millis`. Its process is 0 if it is unknown.
     HeldUp { client: u32, process: u32, millis: u64 },
     /// The descriptor of this page was lost in the receiver's process: it asks for another one.
@@ -216,7 +216,7 @@ pub enum WireError {
     Cut,
     /// Descriptors that no packet has, where there is no room to take them.
     #[error("a packet with several descriptors, or one that is no memory")]
-    Foreign,
+    ReceivedFd,
     /// Bytes that must be zero are not.
     #[error("packet kind {0}: reserved bytes are not zero")]
     Reserved(u8),
@@ -267,7 +267,7 @@ const PAGE: u8 = 6;
 const FORGET: u8 = 7;
 const START: u8 = 8;
 const BYE: u8 = 9;
-const CENSUS: u8 = 10;
+const RECEIVER_COUNT: u8 = 10;
 const HELD_UP: u8 = 11;
 const AGAIN: u8 = 12;
 
@@ -295,7 +295,7 @@ impl Packet {
             Packet::Forget { .. } => FORGET,
             Packet::Start(_) => START,
             Packet::Bye(_) => BYE,
-            Packet::Census { .. } => CENSUS,
+            Packet::ReceiverCount { .. } => RECEIVER_COUNT,
             Packet::HeldUp { .. } => HELD_UP,
             Packet::Again { .. } => AGAIN,
         }
@@ -313,7 +313,7 @@ impl Packet {
             Packet::Forget { .. } => "send Forget",
             Packet::Start(_) => "send Start",
             Packet::Bye(_) => "send Bye",
-            Packet::Census { .. } => "send Census",
+            Packet::ReceiverCount { .. } => "send ReceiverCount",
             Packet::HeldUp { .. } => "send HeldUp",
             Packet::Again { .. } => "send Again",
         }
@@ -386,7 +386,7 @@ impl Packet {
                 ByeReason::Other(code) => code,
             })
             .as_bytes()),
-            Packet::Census { receivers } => put(one(receivers).as_bytes()),
+            Packet::ReceiverCount { receivers } => put(one(receivers).as_bytes()),
             Packet::HeldUp { client, process, millis } => put(HeldUpBody {
                 kind,
                 zero,
@@ -444,7 +444,7 @@ impl Packet {
                     client: body.client.get(),
                     cursor: body.cursor.get(),
                     broker: body.broker.get(),
-                    limits: AllegedLimits {
+                    limits: RawLimits {
                         page_len: body.page_len.get(),
                         max_message_len: body.max_message_len.get(),
                         budget: body.budget.get(),
@@ -492,7 +492,7 @@ impl Packet {
                 BYE_FAULT => ByeReason::Fault,
                 code => ByeReason::Other(code),
             }),
-            CENSUS => Packet::Census { receivers: body::<One>(bytes)?.value.get() },
+            RECEIVER_COUNT => Packet::ReceiverCount { receivers: body::<One>(bytes)?.value.get() },
             HELD_UP => {
                 let body: HeldUpBody = body(bytes)?;
                 Packet::HeldUp {
@@ -527,7 +527,7 @@ mod tests {
 
     /// One packet of each kind, and of each reason.
     pub(crate) fn every_packet() -> Vec<Packet> {
-        let limits = AllegedLimits::from(&Limits::default());
+        let limits = RawLimits::from(&Limits::default());
         let start = Start { page: 3, position: 1 << 40, message: 12 };
         let refusals = [
             Refusal::Version { broker: 7 },
@@ -551,7 +551,7 @@ mod tests {
             Packet::Page { id: 5 },
             Packet::Forget { id: 6 },
             Packet::Start(start),
-            Packet::Census { receivers: 3 },
+            Packet::ReceiverCount { receivers: 3 },
             Packet::HeldUp { client: 3, process: 4711, millis: 1 << 40 },
             Packet::Again { id: 9 },
         ];

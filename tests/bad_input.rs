@@ -3,13 +3,13 @@
 
 mod common;
 
-use common::PATIENCE;
+use common::TIMEOUT;
 use common::bus::{Bus, Place};
 use common::honest::Honest;
 use common::raw::{Raw, RawSocket, memfd, region, seals};
 use llmp::layout::VERSION;
 use llmp::wire::{Packet, Refusal, Roles};
-use llmp::{Access, Broker, BrokerBuilder, Client, ConnectError, SendError};
+use llmp::{Broker, BrokerBuilder, Client, ConnectError, PeerFilter, SendError};
 use rustix::fs::SealFlags;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -52,14 +52,14 @@ fn a_descriptor_that_could_change_under_its_reader_is_refused_whatever_it_is() {
         println!("{what}");
         let raw = Raw::join(bus.path(), Roles::SEND);
         raw.page_of(&descriptor);
-        raw.is_expelled();
-        bus.expels(raw.id, fault);
+        raw.is_disconnected();
+        bus.disconnects(raw.id, fault);
         // The same in the place of a control region.
         if what != "too small" && what != "too large" && what != "not whole pages" {
             let raw = Raw::greet(bus.path(), Roles::SEND);
             raw.socket.send(&Packet::Join, &[descriptor.as_fd()]);
-            raw.is_expelled();
-            bus.expels(raw.id, "a control region: ");
+            raw.is_disconnected();
+            bus.disconnects(raw.id, "a control region: ");
         }
         honest.go_on(10);
     }
@@ -77,8 +77,8 @@ fn memory_that_somebody_truncates_after_sending_it_kills_nobody() {
             let raw = Raw::join(bus.path(), Roles::SEND);
             raw.page_of(&descriptor);
             rustix::fs::ftruncate(&descriptor, 0).unwrap();
-            raw.is_expelled();
-            bus.expels(raw.id, "a page: ");
+            raw.is_disconnected();
+            bus.disconnects(raw.id, "a page: ");
             rustix::fs::ftruncate(&descriptor, again).unwrap();
         }
     }
@@ -131,7 +131,7 @@ fn another_version_is_refused_clearly_on_both_sides() {
 // P16
 #[test]
 fn another_user_is_refused_clearly_on_both_sides() {
-    let bus = Bus::new(small().access(Access::Users(vec![user() + 1])));
+    let bus = Bus::new(small().access(PeerFilter::Users(vec![user() + 1])));
     // Often, since the answer may come before or after the question.
     for _ in 0..200 {
         let error = Client::connect(bus.path()).unwrap_err();
@@ -141,7 +141,7 @@ fn another_user_is_refused_clearly_on_both_sides() {
     bus.logs(&format!(
         "process {process} of user {user_id} was refused: the broker does not admit"
     ));
-    let builder = Client::builder().access(Access::Users(vec![user() + 1]));
+    let builder = Client::builder().access(PeerFilter::Users(vec![user() + 1]));
     let error = builder.connect(bus.path()).unwrap_err();
     assert!(matches!(error, ConnectError::Stranger { user: found } if found == user()));
 }
@@ -162,7 +162,7 @@ fn more_clients_than_are_admitted_are_refused_until_one_leaves() {
     bus.has_left(id);
     let _works = bus.connect();
     a.send(1, b"still here").unwrap();
-    assert_eq!(b.recv_timeout(PATIENCE).unwrap().unwrap().payload, b"still here");
+    assert_eq!(b.recv_timeout(TIMEOUT).unwrap().unwrap().payload, b"still here");
 }
 
 // P12
@@ -235,8 +235,8 @@ fn every_packet_that_does_not_belong_there_is_named_and_costs_its_sender_the_con
     for (bytes, descriptors, fault) in rows {
         let raw = Raw::join(bus.path(), Roles::SEND);
         raw.socket.send_bytes(&bytes, &[fd; 4][..descriptors]);
-        raw.is_expelled();
-        bus.expels(raw.id, fault);
+        raw.is_disconnected();
+        bus.disconnects(raw.id, fault);
     }
     for bytes in [vec![2; 4], vec![5, 0, 0, 0], vec![1], vec![0xff; 64]] {
         let stranger = RawSocket::connect(bus.path());
@@ -263,7 +263,7 @@ fn a_message_above_the_limit_is_refused_before_anything_is_written() {
     assert_eq!(a.stats(), before);
     a.send(3, b"next").unwrap();
     for expected in [&[7; 10_000][..], b"next"] {
-        assert_eq!(b.recv_timeout(PATIENCE).unwrap().unwrap().payload, expected);
+        assert_eq!(b.recv_timeout(TIMEOUT).unwrap().unwrap().payload, expected);
     }
 }
 
@@ -277,7 +277,7 @@ fn a_receiver_that_never_reads_its_connection_does_not_stop_the_bus() {
     let mut sender = Client::connect_sender(bus.path()).unwrap();
     while sender.send_timeout(1, &[7; 1000], std::time::Duration::from_millis(200)).is_ok() {}
     bus.logs(&format!("client {} (process {}) has not received", deaf.id, std::process::id()));
-    bus.expels(deaf.id, "the client has not read its connection for 10 s");
-    sender.send_timeout(1, b"the bus goes on", PATIENCE).unwrap();
-    assert!(sender.flush_timeout(PATIENCE).unwrap());
+    bus.disconnects(deaf.id, "the client has not read its connection for 10 s");
+    sender.send_timeout(1, b"the bus goes on", TIMEOUT).unwrap();
+    assert!(sender.flush_timeout(TIMEOUT).unwrap());
 }

@@ -7,8 +7,8 @@ use common::bus::Bus;
 use common::honest::Honest;
 use common::raw::{Raw, region};
 use common::regions::heap;
-use llmp::broker::core::{Action, Core, TurnBudget};
-use llmp::chain::Sender;
+use llmp::broker::core::{Action, Core, Quota};
+use llmp::chain::ChainWriter;
 use llmp::control::Control;
 use llmp::layout::*;
 use llmp::memory::{Memory, Region};
@@ -64,7 +64,7 @@ fn every_lie_in_a_page_is_named_and_costs_nobody_else_anything() {
         (&[(SLOT, message(4001))], "page 0, offset 64: message length 4001 exceeds the 4000 bytes"),
         (&[(SLOT, commit_word(0, 9, 0, 0))], "page 0, offset 64: unknown message kind 9"),
         (&[(SLOT, commit_word(8, 0, 0, 0))], "page 0, offset 64: unknown message kind 0"),
-        (&[(SLOT, commit_word(8, KIND_LENT, 0, 0))], "page 0, offset 64: unknown message kind 3"),
+        (&[(SLOT, commit_word(8, KIND_REF, 0, 0))], "page 0, offset 64: unknown message kind 3"),
         (&[(SLOT, commit_word(8, KIND_MESSAGE, 2, 0))], "offset 64: reserved bits are set in"),
         (&[(SLOT, commit_word(8, KIND_EOP, 0, 0))], "offset 64: reserved bits are set in"),
         (&[(TAG, halves(0, 1)), (SLOT, NEXT)], "offset 64: reserved bits are set in"),
@@ -80,8 +80,8 @@ fn every_lie_in_a_page_is_named_and_costs_nobody_else_anything() {
             page.write_words(*at, [*word]);
         }
         raw.page(0, &page);
-        raw.is_expelled();
-        bus.expels(raw.id, fault);
+        raw.is_disconnected();
+        bus.disconnects(raw.id, fault);
     }
     assert_eq!(honest.finish(), []);
     assert_eq!(bus.end().faults, ROWS.len() as u64);
@@ -117,8 +117,8 @@ fn a_next_page_that_does_not_follow_is_named_and_what_came_before_is_delivered()
         first.write_words(end + SLOT_TAG, [1]);
         first.store(end, NEXT, Site::CommitPublish);
         raw.socket.send(&Packet::Ring, &[]);
-        raw.is_expelled();
-        bus.expels(raw.id, fault);
+        raw.is_disconnected();
+        bus.disconnects(raw.id, fault);
         ids.push(raw.id);
     }
     let heard: Vec<_> = honest.finish().into_iter().map(|(id, _, payload)| (id, payload)).collect();
@@ -139,21 +139,21 @@ fn pages_beyond_the_budget_or_taken_back_in_use_are_named() {
         raw.page(id, &more);
     }
     // The budget and one longest page: eleven pages have room, the twelfth has not.
-    bus.expels(raw.id, "49152 bytes of pages, the chain's budget is 45056");
+    bus.disconnects(raw.id, "49152 bytes of pages, the chain's budget is 45056");
 
     let raw = Raw::join(bus.path(), Roles::SEND);
     let (_sender, page) = raw.chain(&[(2, b"here")]);
     raw.page(0, &page);
     raw.page(1, &more);
     raw.page(1, &more);
-    bus.expels(raw.id, "page 1 arrived twice");
+    bus.disconnects(raw.id, "page 1 arrived twice");
 
     let raw = Raw::join(bus.path(), Roles::SEND);
     let (_sender, page) = raw.chain(&[(3, b"here")]);
     raw.page(0, &page);
     raw.socket.send(&Packet::Forget { id: 0 }, &[]);
-    raw.is_expelled();
-    bus.expels(raw.id, "page 0 was removed while it was being read");
+    raw.is_disconnected();
+    bus.disconnects(raw.id, "page 0 was removed while it was being read");
     honest.finish();
 }
 
@@ -172,8 +172,8 @@ fn a_control_region_that_is_none_is_named() {
             raw.control.write_words(*at, [*word]);
         }
         raw.socket.send(&Packet::Join, &[raw.control.descriptor().unwrap()]);
-        raw.is_expelled();
-        bus.expels(raw.id, fault);
+        raw.is_disconnected();
+        bus.disconnects(raw.id, fault);
     }
     honest.finish();
 }
@@ -192,8 +192,8 @@ fn a_cursor_that_lies_is_named_and_holds_nobody_up() {
     for (lie, fault) in rows {
         let raw = Raw::join(bus.path(), Roles::RECEIVE);
         raw.cursor(lie(raw.start().position));
-        bus.expels(raw.id, fault);
-        raw.is_expelled();
+        bus.disconnects(raw.id, fault);
+        raw.is_disconnected();
         honest.go_on(50);
     }
     honest.finish();
@@ -249,8 +249,8 @@ fn a_client_that_goes_on_appending_after_its_connection_has_ended_is_cut_off() {
         let raw = Raw::join(bus.path(), Roles::SEND);
         let id = raw.id;
         let pages: Vec<_> = (0..8).map(|_| region(PAGE)).collect();
-        let mut lap = Lap { owner: id, base: 0, number: 0 };
-        lap.run(&pages);
+        let mut reuse_distance = Lap { owner: id, base: 0, number: 0 };
+        reuse_distance.run(&pages);
         for (id, page) in (0..).zip(&pages) {
             raw.page(id, page);
         }
@@ -259,7 +259,7 @@ fn a_client_that_goes_on_appending_after_its_connection_has_ended_is_cut_off() {
         let (over, is_over) = channel::<()>();
         let writer = std::thread::spawn(move || {
             while is_over.try_recv().is_err() {
-                lap.run(&pages);
+                reuse_distance.run(&pages);
             }
         });
         // With which words is a matter of time.
@@ -277,13 +277,13 @@ fn a_dead_chain_that_turns_pages_for_ever_ends() {
     let limits = Limits::new(PAGE, 1000, 32 << 10).unwrap();
     let control = heap(control_len(1));
     let mut core = Core::new(limits, control, 1, heap(PAGE));
-    core.set_turn_budget(TurnBudget { messages: 1, bytes: 1 });
+    core.set_quota(Quota { messages: 1, bytes: 1 });
     let client = core.reserve(Roles::SEND).unwrap().client;
     let own = heap(control_len(1));
     Control::create(own.clone(), 1);
     core.join(client, own).unwrap();
     let pages = [heap(PAGE), heap(PAGE)];
-    drop(Sender::new(client.0, limits, pages[0].clone()));
+    drop(ChainWriter::new(client.0, limits, pages[0].clone()));
     for (id, page) in (0..).zip(&pages) {
         core.page_arrived(client, id, page.clone()).unwrap();
     }
@@ -294,7 +294,7 @@ fn a_dead_chain_that_turns_pages_for_ever_ends() {
         header(&pages[next], next as u32, client.0, (turn as u64 + 1) * PAGE as u64, 0);
         pages[here].write_words(TAG, [next as u64]);
         pages[here].write_words(SLOT, [NEXT]);
-        core.turn();
+        core.cycle();
         if let [Action::Remove(removed, Some(Fault::Endless))] = core.take_actions()[..] {
             assert_eq!(removed, client);
             return;

@@ -4,7 +4,7 @@
 #[path = "common/regions.rs"]
 mod regions;
 
-use llmp::chain::{Blocked, Event, Receiver, Refused, Sender};
+use llmp::chain::{Blocked, ChainReader, ChainWriter, Event, Refused};
 use llmp::control::Control;
 use llmp::layout::control_len;
 use llmp::memory::Region;
@@ -15,18 +15,18 @@ use regions::heap;
 use std::collections::VecDeque;
 
 struct Chain {
-    sender: Sender<Region>,
-    receiver: Receiver<Region>,
+    sender: ChainWriter<Region>,
+    receiver: ChainReader<Region>,
 }
 
 impl Chain {
     fn new(limits: Limits) -> Self {
         let first = heap(limits.page_len());
         let control = Control::create(heap(control_len(1)), 1);
-        let mut sender = Sender::new(1, limits, first.clone());
+        let mut sender = ChainWriter::new(1, limits, first.clone());
         sender.admit(0, control.clone(), 0);
-        sender.told(0);
-        let receiver = Receiver::from_beginning(limits, 1, first, control, 0).unwrap();
+        sender.mark_sent(0);
+        let receiver = ChainReader::from_beginning(limits, 1, first, control, 0).unwrap();
         Chain { sender, receiver }
     }
 
@@ -52,15 +52,15 @@ impl Chain {
 
     fn add_page(&mut self, len: usize) {
         self.sender.add_page(heap(len));
-        while let Some(notice) = self.sender.notice(0) {
-            match notice {
-                llmp::chain::Notice::Page(id) => {
+        while let Some(announcement) = self.sender.announcement(0) {
+            match announcement {
+                llmp::chain::Announcement::Page(id) => {
                     let page = self.sender.page(id).unwrap().clone();
                     self.receiver.add_page(id, page).unwrap();
                 }
-                llmp::chain::Notice::Forget(id) => self.receiver.forget_page(id).unwrap(),
+                llmp::chain::Announcement::Forget(id) => self.receiver.forget_page(id).unwrap(),
             }
-            self.sender.told(0);
+            self.sender.mark_sent(0);
         }
     }
 
@@ -69,7 +69,7 @@ impl Chain {
         loop {
             match self.receiver.poll()? {
                 Event::Empty => return Ok(None),
-                Event::Turned => drop(self.receiver.give_up()),
+                Event::PageAdvanced => drop(self.receiver.release()),
                 Event::Unknown(page) => panic!("page {page} was sent"),
                 Event::Message(slot) => {
                     let mut payload = vec![0; slot.payload_len()];
@@ -148,7 +148,7 @@ fn p1_a_message_written_in_place_arrives_and_is_counted() {
         chain.sender.publish();
         chain.take().unwrap().unwrap();
         let stats = chain.sender.stats();
-        counted.push((stats.turns, stats.reuses, stats.page_bytes / 192));
+        counted.push((stats.rollovers, stats.reuses, stats.page_bytes / 192));
     }
     assert_eq!(counted, [(1, 0, 2), (2, 1, 2), (3, 2, 2), (4, 3, 2)]);
 }
@@ -163,7 +163,7 @@ fn p6_no_more_free_pages_give_way_to_a_longer_one_than_have_to() {
     chain.sender.publish();
     assert_eq!(chain.sender.stats().page_bytes, 7 * 256);
     while chain.take().unwrap().is_some() {}
-    chain.receiver.give_up();
+    chain.receiver.release();
     // Takes a page as long as three.
     chain.append(Envelope::default(), &[7; 500], true).unwrap();
     assert_eq!(chain.sender.stats().page_bytes, 7 * 256);
@@ -210,7 +210,7 @@ proptest! {
                         // Only if something is left to be taken or published.
                         Err(blocked) => {
                             prop_assert_eq!(blocked, Blocked::Full);
-                            prop_assert!(!run.is_empty() || !published.is_empty() || !chain.sender.is_taken());
+                            prop_assert!(!run.is_empty() || !published.is_empty() || !chain.sender.is_consumed());
                         }
                     }
                 }
@@ -235,7 +235,7 @@ proptest! {
             prop_assert_eq!(chain.take().unwrap(), Some(expected));
         }
         prop_assert_eq!(chain.take().unwrap(), None);
-        chain.receiver.give_up();
-        prop_assert!(chain.sender.is_taken());
+        chain.receiver.release();
+        prop_assert!(chain.sender.is_consumed());
     }
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::PATIENCE;
+use common::TIMEOUT;
 use common::bus::Place;
 use common::raw::RawSocket;
 use llmp::layout::VERSION;
@@ -26,7 +26,7 @@ fn sender(path: PathBuf) -> std::thread::JoinHandle<Result<(), ConnectError>> {
         let mut sender = Sender::connect(path)?;
         sender.send(7, b"hello").unwrap();
         // Its receiver may have taken that and be gone already.
-        let _ = sender.flush_timeout(PATIENCE);
+        let _ = sender.flush_timeout(TIMEOUT);
         Ok(())
     })
 }
@@ -37,7 +37,7 @@ fn accepts(listener: &Listener, within: Duration) {
     let began = Instant::now();
     let mut receiver = listener.accept().unwrap();
     assert!(began.elapsed() < within, "accepted after {:?}", began.elapsed());
-    assert_eq!(receiver.recv_timeout(PATIENCE).unwrap().unwrap().payload, b"hello");
+    assert_eq!(receiver.recv_timeout(TIMEOUT).unwrap().unwrap().payload, b"hello");
 }
 
 // P9, P12
@@ -60,7 +60,7 @@ fn silent_processes_hold_up_no_sender() {
         let error = listener.accept().unwrap_err();
         assert!(matches!(error, ConnectError::Silent { .. }), "{error}");
     }
-    assert!(began.elapsed() < PATIENCE, "all of them wait at the same time");
+    assert!(began.elapsed() < TIMEOUT, "all of them wait at the same time");
     let sender = sender(place.path());
     accepts(&listener, SOON);
     sender.join().unwrap().unwrap();

@@ -2,12 +2,12 @@
 
 mod common;
 
-use common::PATIENCE;
+use common::TIMEOUT;
 use common::bus::{Place, listener};
 use common::child::Child;
 use common::content::{END, Ear, MEDIUM, random, seed, send};
 use common::proc::{holdings, left_behind, maps, wait_asleep, wait_until};
-use llmp::{Client, Ended, RecvError, SendError};
+use llmp::{Client, Disconnected, RecvError, SendError};
 
 /// Not a test: the other tests' child processes begin here.
 #[test]
@@ -48,7 +48,7 @@ fn a_client_killed_while_it_sends_loses_nothing_that_it_had_committed_and_tears_
             broker.says(&format!("log client {id} has left"));
         }
         marker.send(END | round, b"").unwrap();
-        let heard = listener.recv_timeout(PATIENCE).unwrap();
+        let heard = listener.recv_timeout(TIMEOUT).unwrap();
         for (sender, id) in senders.iter_mut().zip(ids) {
             // All messages were checked when they were heard, and their numbers have no gap.
             let reported = reported(sender);
@@ -93,7 +93,7 @@ fn a_client_that_sends_two_megabytes_and_exits_at_once_loses_nothing() {
         }
         broker.says(&format!("log client {id} has left"));
         marker.send(END | round, b"").unwrap();
-        assert_eq!(listener.recv_timeout(PATIENCE).unwrap().heard_of(id), COUNT);
+        assert_eq!(listener.recv_timeout(TIMEOUT).unwrap().heard_of(id), COUNT);
     }
 }
 
@@ -120,7 +120,7 @@ fn a_client_that_dies_with_unread_packets_loses_nothing() {
     broker.go_on();
     broker.says(&format!("log client {id} has left"));
     marker.send(END, b"").unwrap();
-    assert_eq!(listener.recv_timeout(PATIENCE).unwrap().heard_of(id), COUNT);
+    assert_eq!(listener.recv_timeout(TIMEOUT).unwrap().heard_of(id), COUNT);
 }
 
 // P5
@@ -145,13 +145,16 @@ fn the_broker_killed_leaves_its_clients_everything_it_had_committed_and_then_die
     broker.stop();
     late.send(0, b"unread").unwrap();
     broker.kill();
-    assert_eq!(blocked.says("ended"), format!("Died after {COUNT}"));
+    assert_eq!(blocked.says("ended"), format!("PeerDied after {COUNT}"));
     let mut ear = Ear::default();
     ear.hear_until_end(&mut late, 0);
     assert_eq!(ear.heard(), COUNT);
-    assert_eq!(late.recv().unwrap_err(), RecvError::Ended(Ended::Died));
-    assert!(matches!(late.send(0, b""), Err(SendError::Ended(Ended::Died))));
-    assert!(matches!(sender.flush(), Ok(()) | Err(SendError::Ended(Ended::Died))));
+    assert_eq!(late.recv().unwrap_err(), RecvError::Disconnected(Disconnected::PeerDied));
+    assert!(matches!(late.send(0, b""), Err(SendError::Disconnected(Disconnected::PeerDied))));
+    assert!(matches!(
+        sender.flush(),
+        Ok(()) | Err(SendError::Disconnected(Disconnected::PeerDied))
+    ));
 }
 
 // P5, P7
@@ -172,8 +175,8 @@ fn nobody_hangs_when_the_broker_is_killed_and_the_next_one_starts_at_once() {
         wait_asleep(full.pid());
         wait_asleep(receiver.pid());
         broker.kill();
-        assert_eq!(full.says("ended"), "Died");
-        assert_eq!(receiver.says("ended"), "Died after 0");
+        assert_eq!(full.says("ended"), "PeerDied");
+        assert_eq!(receiver.says("ended"), "PeerDied after 0");
         assert!(place.path().exists(), "the socket of the dead broker is still there");
     }
     let _broker = place.broker(&[]);
@@ -204,7 +207,7 @@ fn everybody_killed_leaves_nothing_behind_that_blocks_or_costs() {
         broker = place.broker(&[]);
         let (mut a, mut b) = (place.connect(), place.connect());
         a.send(1, b"on it goes").unwrap();
-        assert_eq!(b.recv_timeout(PATIENCE).unwrap().unwrap().payload, b"on it goes");
+        assert_eq!(b.recv_timeout(TIMEOUT).unwrap().unwrap().payload, b"on it goes");
         broker.kill();
     }
 }
@@ -220,7 +223,7 @@ fn a_channel_whose_sender_is_killed_delivers_what_was_committed_and_then_died() 
         let mut sender = place.child("channel-sender", &[]);
         sender.says(&format!("sent {}", random(&mut seed) % 100));
         sender.kill();
-        let ended = receiver.says("ended Died after");
+        let ended = receiver.says("ended PeerDied after");
         let received: u32 = ended.parse().unwrap();
         assert!(received >= reported(&mut sender));
     }
@@ -241,7 +244,7 @@ fn a_channel_whose_receiver_is_killed_tells_its_sender_even_if_it_waits_for_room
             wait_asleep(sender.pid());
         }
         receiver.kill();
-        assert_eq!(sender.says("ended"), "Died");
+        assert_eq!(sender.says("ended"), "PeerDied");
     }
 }
 
@@ -251,7 +254,7 @@ fn clients_killed_while_they_wait_leave_no_trace_in_the_broker() {
     let place = Place::new();
     let mut broker = place.broker(&[]);
     // Without a chain of its own, whose first page the broker might take in later.
-    let watcher = Client::builder().watch_receivers().receive_only();
+    let watcher = Client::builder().track_receivers().receive_only();
     let mut watcher = watcher.connect(place.path()).unwrap();
     assert!(watcher.wait_for_receivers(1, None).unwrap());
     let before = holdings(broker.pid());

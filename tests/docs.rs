@@ -2,7 +2,7 @@
 //! somewhere, and every memory ordering is in the table.
 
 use llmp::memory::Swap;
-use llmp::order::{Access, Site};
+use llmp::order::{Kind, Site};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -113,9 +113,9 @@ fn the_table_of_orderings_is_that_of_the_code() {
     let text = doc("orderings.md");
     for site in Site::ALL {
         let access = match site.access() {
-            Access::Load => "load",
-            Access::Store => "store",
-            Access::Fence => "fence",
+            Kind::Load => "load",
+            Kind::Store => "store",
+            Kind::Fence => "fence",
         };
         let row = format!("| `{site:?}` | {access} | `{:?}` |", site.ordering());
         assert!(text.contains(&row), "no row that begins with {row}");
@@ -135,7 +135,7 @@ fn the_table_of_orders_of_steps_is_that_of_the_code() {
 fn atomics_are_used_behind_the_memory_trait_alone() {
     // What counts a process's steps until a test kills it, what closes its descriptors, and the word
     // that tells a forked child from its parent are no shared memory.
-    let own = ["sys/lifeline.rs", "sys/closer.rs", "sys/fork.rs"];
+    let own = ["sys/failpoint.rs", "sys/closer.rs", "sys/fork.rs"];
     let shared = ["memory/", "order.rs", "memory.rs"];
     for (path, text) in text_of(&["src"]) {
         let inside = own.iter().chain(&shared).any(|part| path.contains(part));
@@ -155,9 +155,13 @@ fn defaults_named_in_texts_are_those_of_the_code() {
         true => format!("{} MiB", bytes >> 20),
         false => format!("{} KiB", bytes >> 10),
     };
-    let [by_ref, page, message, budget] =
-        [llmp::broker::core::LEND_FROM, Limits::PAGE_LEN, Limits::MAX_MESSAGE_LEN, Limits::BUDGET]
-            .map(size);
+    let [by_ref, page, message, budget] = [
+        llmp::broker::core::ZERO_COPY_THRESHOLD,
+        Limits::PAGE_LEN,
+        Limits::MAX_MESSAGE_LEN,
+        Limits::BUDGET,
+    ]
+    .map(size);
     let named = [
         ("README.md", format!("A\nmessage of {by_ref} or more need not be copied")),
         (

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::PATIENCE;
+use common::TIMEOUT;
 use common::bus::Place;
 use common::roles::{say, told};
 use llmp::{Broker, Client, Receiver, RecvError, Sender};
@@ -47,7 +47,7 @@ fn starved_client(path: &str, polls: bool) {
     told();
     for tag in 0..MANY {
         let message = match polls {
-            false => client.recv_timeout(PATIENCE).unwrap().expect("a message"),
+            false => client.recv_timeout(TIMEOUT).unwrap().expect("a message"),
             true => {
                 while !client.wait_for_message(Some(std::time::Instant::now())).unwrap() {
                     if let llmp::Wait::Readable { timeout } = client.prepare_wait() {
@@ -73,10 +73,10 @@ fn starved_receiver(path: &str) {
     let _files = use_up();
     say("starved");
     for tag in 0..MANY {
-        let message = receiver.recv_timeout(PATIENCE).unwrap().expect("a message");
+        let message = receiver.recv_timeout(TIMEOUT).unwrap().expect("a message");
         assert_eq!(message.tag.0, tag);
     }
-    assert!(matches!(receiver.recv(), Err(RecvError::Ended(_))));
+    assert!(matches!(receiver.recv(), Err(RecvError::Disconnected(_))));
     say("heard all");
 }
 
@@ -90,7 +90,7 @@ fn starved_connection(path: &str) {
 
 fn broker(place: &Place) -> llmp::StopHandle {
     let builder = Broker::builder().page_len(4096).max_message_len(LEN).chain_budget(64 * 4096);
-    let broker = builder.lend_from(usize::MAX).bind(place.path()).unwrap();
+    let broker = builder.zero_copy_threshold(usize::MAX).bind(place.path()).unwrap();
     let stop = broker.stop_handle();
     std::thread::spawn(move || broker.run().unwrap());
     stop
@@ -110,7 +110,7 @@ fn a_client_without_a_free_descriptor_receives_all() {
                 sender.flush().unwrap();
                 receiver.tell("go on");
             }
-            sender.send_timeout(tag, &[7; LEN], PATIENCE).unwrap();
+            sender.send_timeout(tag, &[7; LEN], TIMEOUT).unwrap();
         }
         receiver.says("heard all");
         stop.stop();
@@ -126,7 +126,7 @@ fn a_channels_receiver_without_a_free_descriptor_receives_all() {
     let mut sender = Sender::connect(place.path()).unwrap();
     receiver.says("starved");
     for tag in 0..MANY {
-        sender.send_timeout(tag, &[7; LEN], PATIENCE).unwrap();
+        sender.send_timeout(tag, &[7; LEN], TIMEOUT).unwrap();
     }
     // Its pages are asked for again while it does nothing but wait.
     while !sender.flush_timeout(Duration::from_millis(100)).unwrap() {}

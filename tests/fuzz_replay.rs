@@ -6,7 +6,7 @@
 #[path = "../fuzz/src/lib.rs"]
 mod oracle;
 
-use llmp::chain::{Event, Receiver, Sender};
+use llmp::chain::{ChainReader, ChainWriter, Event};
 use llmp::control::Control;
 use llmp::layout::{PAGE_HEADER, control_len, low};
 use llmp::memory::{Hostile, Memory, Region};
@@ -98,9 +98,9 @@ type Run = Box<dyn FnMut(&[u8]) -> Seen>;
 /// goes on, see the broker's core; `TakenBack` a commit word that vanishes under a client. What
 /// `live_page` finds is up to the machine.
 const SOMETIMES: &[&str] = &[
-    "Ended::Closed",
-    "Ended::Died",
-    "Ended::Expelled",
+    "Disconnected::Closed",
+    "Disconnected::PeerDied",
+    "Disconnected::ProtocolError",
     "Event::Empty",
     "Event::Message",
     "Event::Turned",
@@ -111,7 +111,7 @@ const SOMETIMES: &[&str] = &[
     "Fault::Descriptor",
     "Fault::Kind",
     "Fault::Length",
-    "Fault::Loan",
+    "Fault::RefMessage",
     "Fault::NoCursor",
     "Fault::OverBudget",
     "Fault::PageBase",
@@ -196,7 +196,7 @@ const SOMETIMES_OF_THE_PROGRAM: &[&str] = &[
 /// The length of a message whose length word becomes another at the `lie`th access.
 fn length_taken(lie: usize, parse: fn(Page) -> Option<usize>) -> Option<usize> {
     let page = heap(256);
-    let mut sender = Sender::new(1, limits(), page.clone());
+    let mut sender = ChainWriter::new(1, limits(), page.clone());
     sender.send(Envelope::tagged(1), b"honest").unwrap();
     let mut accesses = 0;
     let mischief: Mischief = Box::new(move |at, honest| {
@@ -226,7 +226,7 @@ fn a_parser_that_reads_a_length_twice_is_caught_and_ours_is_not() {
             Arc::new(Mutex::new(Box::new(|_, honest| honest) as Mischief)),
         );
         let control = Control::create(control, 1);
-        let mut receiver = Receiver::from_beginning(limits(), 1, page, control, 0).ok()?;
+        let mut receiver = ChainReader::from_beginning(limits(), 1, page, control, 0).ok()?;
         let Ok(Event::Message(slot)) = receiver.poll() else { return None };
         Some(slot.payload_len())
     }

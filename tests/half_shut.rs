@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::PATIENCE;
+use common::TIMEOUT;
 use common::bus::Bus;
 use common::connection::connection_of;
 use llmp::chain::Start;
@@ -12,7 +12,7 @@ use llmp::layout::{CONTROL_PARKED, VERSION};
 use llmp::memory::Memory;
 use llmp::order::Site;
 use llmp::wire::Packet;
-use llmp::{Broker, Client, Ended, Limits, SendError};
+use llmp::{Broker, Client, Disconnected, Limits, SendError};
 use rustix::net::{Shutdown, shutdown};
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ const MANY: usize = 2000;
 
 fn bus() -> Bus {
     let builder = Broker::builder().page_len(4096).max_message_len(LEN);
-    Bus::new(builder.chain_budget(64 * 1024).lend_from(usize::MAX))
+    Bus::new(builder.chain_budget(64 * 1024).zero_copy_threshold(usize::MAX))
 }
 
 fn pair(bus: &Bus) -> (Client, Client) {
@@ -37,7 +37,7 @@ fn pair(bus: &Bus) -> (Client, Client) {
 }
 
 fn send_all(sender: &mut Client, reader: &mut Client) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     for number in 0..MANY as u32 {
         while let Err(error) = sender.try_send(number, &[7; LEN]) {
             assert!(matches!(error, SendError::Full { .. }), "{error}");
@@ -82,7 +82,7 @@ fn what_a_struck_receiver_had_sent_arrives() {
     let last = (0..40).take_while(|tag| deaf.try_send(*tag, &[9; LEN]).is_ok()).last().unwrap();
     shutdown(connection_of(&deaf), Shutdown::Read).unwrap();
     // It goes on until the broker has noticed.
-    let (mut next, deadline) = (0, Instant::now() + PATIENCE);
+    let (mut next, deadline) = (0, Instant::now() + TIMEOUT);
     for number in 0.. {
         assert!(Instant::now() < deadline, "the bus stands still, {next} messages have arrived");
         let sent = sender.try_send(1000 + number, &[7; LEN]);
@@ -127,5 +127,5 @@ fn a_broker_that_takes_nothing_any_more_has_died_to_its_clients() {
     control.store(CONTROL_PARKED, 1, Site::ParkStore);
     sender.send(1, b"rings").unwrap();
     let error = sender.flush_timeout(Duration::from_secs(2)).unwrap_err();
-    assert!(matches!(error, SendError::Ended(Ended::Died)), "{error:?}");
+    assert!(matches!(error, SendError::Disconnected(Disconnected::PeerDied)), "{error:?}");
 }

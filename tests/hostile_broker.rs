@@ -3,13 +3,15 @@
 #[path = "common/regions.rs"]
 mod regions;
 
-use llmp::chain::{Sender as ChainSender, Start};
+use llmp::chain::{ChainWriter, Start};
 use llmp::control::Control;
 use llmp::layout::{PAGE_HEADER, VERSION, control_len, cursor_offset};
 use llmp::memory::{Memory, Region};
 use llmp::order::Site;
-use llmp::wire::{AllegedLimits, MAX_PACKET, Packet, Refusal};
-use llmp::{Broker, Client, ConnectError, Ended, Envelope, Fault, Limits, SendError, Sender};
+use llmp::wire::{MAX_PACKET, Packet, RawLimits, Refusal};
+use llmp::{
+    Broker, Client, ConnectError, Disconnected, Envelope, Fault, Limits, SendError, Sender,
+};
 use regions::shared;
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
@@ -62,7 +64,7 @@ fn welcomed(socket: &OwnedFd, budget: u64) -> Region {
     let region = shared("llmp-test", control_len(1)).unwrap();
     let control = Control::create(region, 1);
     control.give_place(0, 1);
-    let limits = AllegedLimits { page_len: 4096, max_message_len: 1000, budget };
+    let limits = RawLimits { page_len: 4096, max_message_len: 1000, budget };
     let welcome = Packet::Welcome { version: VERSION, client: 1, cursor: 0, broker: 2, limits };
     hand(socket, welcome, Some(control.memory()));
     control.memory().clone()
@@ -107,7 +109,7 @@ fn a_client_that_only_sends_hears_that_the_broker_ended_in_order() {
     thread.join().unwrap().unwrap();
     // Nobody takes anything, so that it needs another page and finds the connection closed.
     let ended = (0..1000).find_map(|_| client.send(1, &[0; 100]).err());
-    assert!(matches!(ended, Some(SendError::Ended(Ended::Closed))), "{ended:?}");
+    assert!(matches!(ended, Some(SendError::Disconnected(Disconnected::Closed))), "{ended:?}");
 }
 
 #[test]
@@ -115,7 +117,7 @@ fn a_page_may_be_taken_back_while_a_client_is_being_told_of_the_pages() {
     let dir = tempfile::tempdir().unwrap();
     let (socket, client) = welcome(&dir.path().join("bus"), 1 << 20);
     let page = || shared("llmp-test", 4096).unwrap();
-    let mut chain = ChainSender::new(0, Limits::new(4096, 1000, 1 << 20).unwrap(), page());
+    let mut chain = ChainWriter::new(0, Limits::new(4096, 1000, 1 << 20).unwrap(), page());
     hand(&socket, Packet::Page { id: 0 }, chain.page(0));
     hand(&socket, Packet::Page { id: 1 }, Some(&page()));
     say(&socket, Packet::Forget { id: 1 });
@@ -130,7 +132,7 @@ fn a_budget_without_end_does_not_overflow() {
     let dir = tempfile::tempdir().unwrap();
     let (socket, client) = welcome(&dir.path().join("bus"), u64::MAX);
     let page = || shared("llmp-test", 4096).unwrap();
-    let chain = ChainSender::new(0, Limits::new(4096, 1000, 1 << 20).unwrap(), page());
+    let chain = ChainWriter::new(0, Limits::new(4096, 1000, 1 << 20).unwrap(), page());
     hand(&socket, Packet::Page { id: 0 }, chain.page(0));
     say(&socket, START);
     hand(&socket, Packet::Page { id: 1 }, Some(&page()));
@@ -151,7 +153,13 @@ fn a_cursor_that_lies_ends_the_connection_of_a_sender_and_of_one_that_flushes() 
         let send = |_| if flush { sender.flush() } else { sender.send(1, &[0; 1000]) };
         let error = (0..100).map(send).find_map(Result::err);
         let is_ahead = |e: &_| {
-            matches!(e, SendError::Ended(Ended::Fault(Fault::CursorAhead { found: u64::MAX, .. })))
+            matches!(
+                e,
+                SendError::Disconnected(Disconnected::PeerFault(Fault::CursorAhead {
+                    found: u64::MAX,
+                    ..
+                }))
+            )
         };
         assert!(error.as_ref().is_some_and(is_ahead), "{error:?}");
     }

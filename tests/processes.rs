@@ -2,11 +2,11 @@
 
 mod common;
 
-use common::PATIENCE;
+use common::TIMEOUT;
 use common::bus::{Bus, Place};
 use common::content::{END, Ear, SMALL, payload, send};
 use common::proc::{activity, holdings, maps, wait_asleep};
-use llmp::{Broker, Client, Ended, RecvError, Wait};
+use llmp::{Broker, Client, Disconnected, RecvError, Wait};
 use std::collections::HashSet;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ fn a_client_in_an_event_loop_of_its_own_misses_no_wake_up() {
     let mut client = place.connect();
     for i in 0..10_000u32 {
         client.send(i, &i.to_le_bytes()).unwrap();
-        let message = client.recv_timeout(PATIENCE).unwrap().expect("an echo");
+        let message = client.recv_timeout(TIMEOUT).unwrap().expect("an echo");
         assert_eq!((message.tag.0, message.payload), (i, &b"echo"[..]));
     }
     broker.tell("stop");
@@ -139,7 +139,7 @@ fn clients_that_come_send_and_leave_at_once_lose_nothing_and_disturb_nobody() {
 /// Receives until the other's next message; everybody else says one thing.
 fn hear_other(me: &mut Client, other: u32, number: u32, strangers: &mut HashSet<u32>) {
     loop {
-        let message = me.recv_timeout(PATIENCE).unwrap().expect("a message");
+        let message = me.recv_timeout(TIMEOUT).unwrap().expect("a message");
         common::content::check(&message);
         if message.sender.0 == other {
             assert_eq!(message.tag.0, SMALL | number);
@@ -188,7 +188,7 @@ fn a_stopped_receiver_that_is_killed_frees_the_bus() {
     stopped.stop();
     let sent = fill(&mut sender, &mut other, &mut ear, broker.pid());
     stopped.kill();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut number = sent;
     while number < sent + 1000 {
         assert!(Instant::now() < deadline, "the dead hold the bus");
@@ -209,7 +209,7 @@ fn a_stopped_receiver_that_is_killed_frees_the_bus() {
 /// it can get, and there is no room.
 fn fill(sender: &mut Client, other: &mut Client, ear: &mut Ear, broker: i32) -> u32 {
     let mut number = 0;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         assert!(Instant::now() < deadline, "it is never full");
         let tag = SMALL | number;
@@ -260,17 +260,17 @@ fn the_end_of_a_busy_broker_is_closed_and_never_died() {
                 })
             })
             .collect();
-        witness.recv_timeout(PATIENCE).unwrap().expect("a message");
+        witness.recv_timeout(TIMEOUT).unwrap().expect("a message");
         bus.end();
         for thread in threads {
             let (mut client, error) = thread.join().unwrap();
-            assert_eq!(error, Ended::Closed.to_string());
+            assert_eq!(error, Disconnected::Closed.to_string());
             let ended = loop {
                 if let Err(ended) = client.recv() {
                     break ended;
                 }
             };
-            assert_eq!(ended, RecvError::Ended(Ended::Closed));
+            assert_eq!(ended, RecvError::Disconnected(Disconnected::Closed));
         }
     }
 }

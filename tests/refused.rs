@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// Long enough that whoever waits sleeps.
 const WHILE: Duration = Duration::from_millis(300);
 
@@ -46,7 +46,7 @@ fn a_ring_for_which_there_was_no_memory_is_sent_by_the_next_call() {
         });
         assert!(received.recv_timeout(WHILE).is_err(), "nobody has rung");
         call(&mut sender);
-        assert_eq!(received.recv_timeout(PATIENCE).unwrap(), b"first");
+        assert_eq!(received.recv_timeout(TIMEOUT).unwrap(), b"first");
     }
 }
 
@@ -67,7 +67,7 @@ fn a_ring_for_which_there_was_no_memory_is_sent_by_who_finds_no_room() {
     });
     assert!(received.recv_timeout(WHILE).is_err(), "nobody has rung");
     assert!(matches!(sender.try_send(1, &[7; 4096]), Err(SendError::Full { .. })));
-    assert_eq!(received.recv_timeout(PATIENCE).unwrap(), [7; 4096]);
+    assert_eq!(received.recv_timeout(TIMEOUT).unwrap(), [7; 4096]);
 }
 
 /// How often the calling thread has given its processor up.
@@ -84,7 +84,7 @@ fn who_waits_for_receivers_or_in_a_loop_of_its_own_with_a_ring_due_naps() {
     let broker = Broker::bind(&bus).unwrap();
     let stop = broker.stop_handle();
     let serving = thread::spawn(move || broker.run().unwrap());
-    let mut sender = Client::builder().watch_receivers().connect(&bus).unwrap();
+    let mut sender = Client::builder().track_receivers().connect(&bus).unwrap();
     thread::sleep(WHILE);
     refusing(libc::SYS_sendmsg, libc::ENOBUFS, || {
         sender.try_send(1, b"the broker sleeps").unwrap();
@@ -99,7 +99,7 @@ fn who_waits_for_receivers_or_in_a_loop_of_its_own_with_a_ring_due_naps() {
         assert!((WHILE / 100..WHILE).contains(&timeout), "{timeout:?}");
     });
     // Its own message comes back meanwhile.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while sender.prepare_wait() != (Wait::Readable { timeout: None }) {
         assert!(Instant::now() < deadline, "the ring is still due");
         sender.try_recv().unwrap();

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::PATIENCE;
+use common::TIMEOUT;
 use common::bus::Place;
 use common::child::Child;
 use common::proc::{descriptor_count, thread_count, wait_until};
@@ -117,7 +117,7 @@ impl Bus {
     fn exchange(&mut self) {
         let began = Instant::now();
         self.sender.send(1, b"goes on").unwrap();
-        let message = self.receiver.recv_timeout(PATIENCE).unwrap().expect("the bus stands still");
+        let message = self.receiver.recv_timeout(TIMEOUT).unwrap().expect("the bus stands still");
         assert_eq!(message.payload, b"goes on");
         assert!(began.elapsed() < AT_ONCE, "the bus stood still for {:?}", began.elapsed());
         assert!(thread_count(self.broker.pid()) <= self.threads + 1);
@@ -255,7 +255,7 @@ fn a_close_that_does_not_end_costs_joined_clients_nothing_and_newcomers_wait() {
     bus.go_on(Duration::from_secs(3));
     // Honest clients go on sending pages, too.
     bus.sender.send(2, &[7; 10_000]).unwrap();
-    assert_eq!(bus.receiver.recv_timeout(PATIENCE).unwrap().unwrap().payload, [7; 10_000]);
+    assert_eq!(bus.receiver.recv_timeout(TIMEOUT).unwrap().unwrap().payload, [7; 10_000]);
     assert!(
         descriptor_count(pid) <= full + 64,
         "{full} descriptors, then {}",

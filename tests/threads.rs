@@ -1,14 +1,14 @@
 //! Broker and clients in one process, as threads.
 
-use llmp::{Broker, Client, Ended, RecvError, SendError};
+use llmp::{Broker, Client, Disconnected, RecvError, SendError};
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Bus {
     path: std::path::PathBuf,
     stop: llmp::StopHandle,
-    thread: Option<std::thread::JoinHandle<std::io::Result<llmp::Report>>>,
+    thread: Option<std::thread::JoinHandle<std::io::Result<llmp::BrokerStats>>>,
     _dir: tempfile::TempDir,
 }
 
@@ -22,7 +22,7 @@ impl Bus {
         Bus { path, stop, thread, _dir: dir }
     }
 
-    fn end(&mut self) -> llmp::Report {
+    fn end(&mut self) -> llmp::BrokerStats {
         self.stop.stop();
         self.thread.take().unwrap().join().unwrap().unwrap()
     }
@@ -52,7 +52,7 @@ fn every_client_gets_what_the_others_send_in_one_order_and_not_its_own() {
     let mut order = Vec::new();
     let mut next = [0u32; 3];
     while next[1] < 1000 || next[2] < 1000 || next[0] == 0 {
-        let message = all.recv_timeout(PATIENCE).unwrap().expect("a message");
+        let message = all.recv_timeout(TIMEOUT).unwrap().expect("a message");
         order.push((message.id, message.sender, message.payload.to_vec()));
         if message.tag.0 == 3 {
             assert_eq!(message.sender, all.id());
@@ -66,7 +66,7 @@ fn every_client_gets_what_the_others_send_in_one_order_and_not_its_own() {
     for client in [&mut a, &mut b] {
         let own = client.id();
         for (id, sender, payload) in order.iter().filter(|(_, sender, _)| *sender != own) {
-            let message = client.recv_timeout(PATIENCE).unwrap().expect("a message");
+            let message = client.recv_timeout(TIMEOUT).unwrap().expect("a message");
             assert_eq!((&message.id, &message.sender, message.payload), (id, sender, &payload[..]));
         }
         assert!(client.try_recv().unwrap().is_none());
@@ -86,7 +86,7 @@ fn clients_that_all_send_before_they_receive_do_not_wait_for_each_other_for_ever
                 }
                 let mut bytes = 0;
                 for _ in 0..4000 {
-                    let message = client.recv_timeout(PATIENCE).unwrap().expect("a message");
+                    let message = client.recv_timeout(TIMEOUT).unwrap().expect("a message");
                     assert!(message.payload.iter().all(|b| *b == message.tag.0 as u8));
                     bytes += message.payload.len();
                 }
@@ -108,13 +108,13 @@ fn a_message_larger_than_a_page_arrives_and_one_above_the_limit_is_refused() {
     let large: Vec<u8> = (0..1 << 20).map(|i| (i * 7 / 3) as u8).collect();
     for len in [0, 1, 7, 8, 9, 127, 128, 129, 3999, 4000, 4001, 4096, 100_000, 1 << 20] {
         a.send(5, &large[..len]).unwrap();
-        let message = b.recv_timeout(PATIENCE).unwrap().expect("a message");
+        let message = b.recv_timeout(TIMEOUT).unwrap().expect("a message");
         assert!(message.payload == &large[..len], "{len}");
     }
     let error = a.send(5, &vec![0; (1 << 20) + 1]).unwrap_err();
     assert!(matches!(error, SendError::TooLong { len: 1_048_577, max: 1_048_576 }));
     a.send(6, b"after").unwrap();
-    assert_eq!(b.recv_timeout(PATIENCE).unwrap().unwrap().payload, b"after");
+    assert_eq!(b.recv_timeout(TIMEOUT).unwrap().unwrap().payload, b"after");
     drop((a, b));
     let report = bus.end();
     assert_eq!((report.clients, report.faults), (2, 0));
@@ -129,8 +129,8 @@ fn the_end_of_the_broker_is_closed_after_everything_was_received() {
     a.flush().unwrap();
     bus.end();
     assert_eq!(b.recv().unwrap().payload, b"last words");
-    assert_eq!(b.recv().unwrap_err(), RecvError::Ended(Ended::Closed));
-    assert!(matches!(b.send(1, b"x"), Err(SendError::Ended(Ended::Closed))));
+    assert_eq!(b.recv().unwrap_err(), RecvError::Disconnected(Disconnected::Closed));
+    assert!(matches!(b.send(1, b"x"), Err(SendError::Disconnected(Disconnected::Closed))));
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn a_client_that_is_busy_after_it_was_armed_hears_of_the_orderly_end() {
     for i in 1..2000 {
         assert_eq!(b.try_recv().unwrap().expect("a message").tag.0, i);
     }
-    assert_eq!(b.recv().unwrap_err(), RecvError::Ended(Ended::Closed));
+    assert_eq!(b.recv().unwrap_err(), RecvError::Disconnected(Disconnected::Closed));
 }
 
 // P3

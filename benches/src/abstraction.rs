@@ -6,7 +6,7 @@
 //! that every instruction counts.
 
 use crate::regions::heap;
-use llmp::chain::{Blocked, Event, Receiver, Refused, Sender};
+use llmp::chain::{Blocked, ChainReader, ChainWriter, Event, Refused};
 use llmp::control::Control;
 use llmp::layout::control_len;
 use llmp::memory::Region;
@@ -57,8 +57,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 /// The protocol as it is.
 struct Ours {
-    sender: Sender<Region>,
-    receiver: Receiver<Region>,
+    sender: ChainWriter<Region>,
+    receiver: ChainReader<Region>,
     buffer: Vec<u8>,
 }
 
@@ -68,10 +68,10 @@ impl Ours {
         let limits = Limits::new(page_len, len, Limits::least_budget(page_len, len)).unwrap();
         let first = heap(page_len);
         let control = Control::create(heap(control_len(1)), 1);
-        let mut sender = Sender::new(1, limits, first.clone());
+        let mut sender = ChainWriter::new(1, limits, first.clone());
         sender.admit(0, control.clone(), 0);
-        sender.told(0);
-        let receiver = Receiver::from_beginning(limits, 1, first, control, 0).unwrap();
+        sender.mark_sent(0);
+        let receiver = ChainReader::from_beginning(limits, 1, first, control, 0).unwrap();
         Ours { sender, receiver, buffer: vec![0; len] }
     }
 
@@ -81,7 +81,7 @@ impl Ours {
             let Refused::Blocked(Blocked::NeedPage(len)) = refused else { panic!("{refused:?}") };
             let page = heap(len);
             self.sender.add_page(page.clone());
-            self.sender.told(0);
+            self.sender.mark_sent(0);
             self.receiver.add_page(1, page).unwrap();
         }
     }
@@ -96,7 +96,7 @@ impl Ours {
                     self.receiver.advance(&slot);
                     return envelope.tag.0 + u32::from(self.buffer[0]);
                 }
-                Event::Turned => drop(self.receiver.give_up()),
+                Event::PageAdvanced => drop(self.receiver.release()),
                 event => panic!("{event:?}"),
             }
         }

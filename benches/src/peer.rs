@@ -91,7 +91,7 @@ pub struct Place {
 }
 
 /// How long one end waits for the other to appear.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Place {
     pub fn named(&self, name: &str) -> Place {
@@ -118,7 +118,7 @@ impl Place {
 
     /// Waits for the other end's announcement.
     pub fn announced(&self) -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let path = self.path("announced");
         // Before the measurement, so that a pause does no harm.
         while !path.exists() {

@@ -21,11 +21,11 @@ use super::world::{CONTROL, World};
 use client::{Birth, Client};
 use hooking::Hooking;
 use ledger::Ledger;
-use llmp::broker::core::{Core, TurnBudget};
-use llmp::chain::Notice;
+use llmp::broker::core::{Core, Quota};
+use llmp::chain::Announcement;
 use llmp::control::Control;
-use llmp::endpoint::Wanted;
 use llmp::layout::cursor_offset;
+use llmp::link::Interest;
 use llmp::wire::Roles;
 use llmp::{Limits, Message};
 
@@ -45,7 +45,7 @@ pub struct Bus<W: World> {
     world: W,
     lies: Lies,
     limits: Limits,
-    budget: TurnBudget,
+    budget: Quota,
     hooking: Hooking,
     /// Whether the clients' pages may be lent.
     lends: bool,
@@ -67,14 +67,14 @@ impl<W: World> Bus<W> {
         let first = world.honest(heap(PAGE_LEN));
         let mut core = Core::new(limits, control, CLIENTS, first);
         let budget =
-            TurnBudget { messages: 1 + input.below(16), bytes: 1 + input.half() as usize % 2000 };
-        core.set_turn_budget(budget);
+            Quota { messages: 1 + input.below(16), bytes: 1 + input.half() as usize % 2000 };
+        core.set_quota(budget);
         let kinds = [Hooking::None, Hooking::Forward, Hooking::Replace, Hooking::Drop];
         let kind = input.below(16);
-        let (hooking, lend_from) =
+        let (hooking, zero_copy_threshold) =
             (kinds[kind % 4], [None, Some(0), Some(60), Some(200)][kind / 4]);
-        if let Some(lend_from) = lend_from {
-            core.set_lend_from(lend_from);
+        if let Some(zero_copy_threshold) = zero_copy_threshold {
+            core.set_zero_copy_threshold(zero_copy_threshold);
         }
         if hooking != Hooking::None {
             core.set_hook(Box::new(move |message: &Message<'_>| {
@@ -89,7 +89,7 @@ impl<W: World> Bus<W> {
             limits,
             budget,
             hooking,
-            lends: lend_from.is_some(),
+            lends: zero_copy_threshold.is_some(),
             core,
             is_asleep,
             clients,
@@ -138,7 +138,7 @@ impl<W: World> Bus<W> {
                     client.abort();
                 }
             }
-            4 => drop(self.turn(input)),
+            4 => drop(self.cycle(input)),
             5 => drop(self.receive(i, 1 + input.below(8))),
             6 => self.sleep(i, input),
             7 => self.park(),
@@ -148,7 +148,7 @@ impl<W: World> Bus<W> {
             }
             9 if i > 0 && i < self.clients.len() => self.leave(i),
             10 if self.lies == Lies::Words => self.world.lie(input),
-            10 => self.lie_in_mail(input),
+            10 => self.fault_in_mail(input),
             11 => self.deliver(i, 1 + input.below(3)),
             13 if self.lends => {
                 if let Some(client) = self.clients.get_mut(i) {
@@ -164,7 +164,7 @@ impl<W: World> Bus<W> {
                         self.deliver(i, 1);
                     }
                 }
-                self.turn(input);
+                self.cycle(input);
                 for i in 0..self.clients.len() {
                     self.receive(i, usize::MAX);
                 }
@@ -195,14 +195,14 @@ impl<W: World> Bus<W> {
             Ok(start) => start,
             Err(fault) => {
                 assert!(lies && self.is_tampered(), "{fault}");
-                self.core.expel(id, Some(fault));
+                self.core.disconnect(id, Some(fault));
                 return self.act(&mut Input::new(&[]));
             }
         };
         let mut pages = Vec::new();
-        while let Some(Notice::Page(page)) = self.core.notice(id) {
+        while let Some(Announcement::Page(page)) = self.core.announcement(id) {
             pages.push((page, self.core.page(page).expect("a page in the pool").clone()));
-            self.core.told(id);
+            self.core.mark_sent(id);
         }
         let peer = Control::check(self.core.control().clone(), cursor).expect("the broker's own");
         let start = roles.has(Roles::RECEIVE).then_some(start);
@@ -244,24 +244,24 @@ impl<W: World> Bus<W> {
         client.hear();
         let (world, mail_tampered) = (&self.world, self.mail_tampered);
         let is_tampered = || mail_tampered || world.is_tampered();
-        let may_lend = self.lends && self.hooking == Hooking::None;
+        let may_share = self.lends && self.hooking == Hooking::None;
         let (worked, must_ring) =
-            client.receive(&mut self.ledger, steps, is_tampered, may_lend, &mut self.seen);
-        let must_ring = must_ring | client.endpoint.give_up();
+            client.receive(&mut self.ledger, steps, is_tampered, may_share, &mut self.seen);
+        let must_ring = must_ring | client.link.release();
         self.rung(must_ring);
         worked || must_ring
     }
 
     fn sleep(&mut self, i: usize, input: &mut Input) {
-        let wanted = input.byte();
-        let room = (wanted & 2 != 0).then(|| input.half() as usize % 450);
-        let wanted = Wanted { message: wanted & 1 != 0, room, taken: wanted & 4 != 0 };
+        let interest = input.byte();
+        let room = (interest & 2 != 0).then(|| input.half() as usize % 450);
+        let interest = Interest { message: interest & 1 != 0, room, consumed: interest & 4 != 0 };
         let Some(client) = self.clients.get_mut(i) else { return };
         client.hear();
-        let (may_sleep, must_ring) = client.endpoint.park(wanted);
-        client.asleep = may_sleep.then_some(wanted);
+        let (may_sleep, must_ring) = client.link.park(interest);
+        client.asleep = may_sleep.then_some(interest);
         if !may_sleep {
-            client.endpoint.unpark();
+            client.link.unpark();
         }
         self.rung(must_ring);
     }
@@ -300,7 +300,7 @@ impl<W: World> Bus<W> {
         for client in &mut self.clients {
             client.look();
             let honest = client.asleep.filter(|_| !client.lies);
-            let sleeps_on = honest.is_some_and(|wanted| client.endpoint.has(wanted));
+            let sleeps_on = honest.is_some_and(|interest| client.link.is_ready(interest));
             assert!(!sleeps_on, "client {} sleeps, and what it waits for is there", client.id);
         }
     }
@@ -323,7 +323,7 @@ impl<W: World> Bus<W> {
         if stats.reuses > 0 {
             self.seen.mark("broadcast page reused");
         }
-        if stats.lent > 0 {
+        if stats.by_ref > 0 {
             self.seen.mark("lent");
         }
         self.seen
@@ -334,11 +334,11 @@ impl<W: World> Bus<W> {
         let mut pages = self.core.stats().page_bytes;
         for client in &mut self.clients {
             client.hear();
-            let outbound = client.endpoint.outbound_mut().expect("every client sends");
+            let outbound = client.link.outbound_mut().expect("every client sends");
             assert_eq!(outbound.passed(), outbound.position(), "client {} lends", client.id);
             pages += outbound.stats().page_bytes;
         }
-        for inbound in self.clients.iter().filter_map(|client| client.endpoint.inbound()) {
+        for inbound in self.clients.iter().filter_map(|client| client.link.inbound()) {
             assert!(inbound.pages_len() as u64 <= pages, "pages of nobody");
         }
     }
@@ -349,7 +349,7 @@ impl<W: World> Bus<W> {
         let mut nothing = Input::new(&[]);
         // A dead chain holds no more than its pages, the living no more than their budgets.
         for _ in 0..CLIENTS * self.limits.budget() + 1000 {
-            let mut worked = self.turn(&mut nothing);
+            let mut worked = self.cycle(&mut nothing);
             for i in 0..self.clients.len() {
                 // Whoever was expelled meanwhile is not there any more.
                 worked |= self.clients.get(i).is_some_and(|client| !client.outbox.is_empty());

@@ -4,7 +4,7 @@ use super::input::Input;
 use super::lender::Lender;
 use super::regions::heap;
 use super::seen::Seen;
-use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
+use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
 use llmp::control::Control;
 use llmp::layout::control_len;
 use llmp::memory::{Memory, Region};
@@ -72,8 +72,8 @@ pub trait View {
 pub struct Chain<V: View> {
     view: V,
     limits: Limits,
-    pub sender: Sender<Region>,
-    pub receiver: Receiver<V::Memory>,
+    pub sender: ChainWriter<Region>,
+    pub receiver: ChainReader<V::Memory>,
     /// Of a broker's chain.
     lender: Option<Lender>,
     /// Appended and not published yet.
@@ -91,13 +91,13 @@ impl<V: View> Chain<V> {
     pub fn new(view: V, limits: Limits, lends: bool) -> Self {
         let first = view.make(limits.page_len());
         let owner = if lends { BROKER } else { 3 };
-        let mut sender = Sender::new(owner, limits, first.clone());
+        let mut sender = ChainWriter::new(owner, limits, first.clone());
         let control = heap(control_len(1));
         sender.admit(RECEIVER, Control::create(control.clone(), 1), 0);
         // The page was sent with the handshake.
-        sender.told(RECEIVER);
+        sender.mark_sent(RECEIVER);
         let control = Control::create(view.see(OWN, control), 1);
-        let receiver = Receiver::from_beginning(limits, owner, view.see(0, first), control, 0);
+        let receiver = ChainReader::from_beginning(limits, owner, view.see(0, first), control, 0);
         let mut seen = Seen::default();
         let (receiver, is_over) = match receiver {
             Ok(receiver) => (receiver, false),
@@ -105,10 +105,10 @@ impl<V: View> Chain<V> {
                 assert!(view.is_tampered(), "{fault}");
                 seen.fault(&fault);
                 let (spare, control) = (heap(PAGE_LEN), heap(control_len(1)));
-                let _ = Sender::new(0, limits, spare.clone());
+                let _ = ChainWriter::new(0, limits, spare.clone());
                 let spare = view.see(OWN, spare);
                 let control = Control::create(view.see(OWN, control), 1);
-                let receiver = Receiver::from_beginning(limits, 0, spare, control, 0);
+                let receiver = ChainReader::from_beginning(limits, 0, spare, control, 0);
                 (receiver.expect("an honest page"), true)
             }
         };
@@ -135,7 +135,7 @@ impl<V: View> Chain<V> {
                     self.run.clear();
                 }
                 4 => self.read(1 + input.below(16)),
-                5 => drop(self.receiver.give_up()),
+                5 => drop(self.receiver.release()),
                 6 => self.tell(),
                 _ => drop(self.sender.has_room(input.half() as usize)),
             }
@@ -158,7 +158,7 @@ impl<V: View> Chain<V> {
         let sent = Sent::arbitrary(input, self.published.len() + self.run.len());
         // Reading everything and giving it up makes room, a run that fills the chain apart.
         for attempt in 0..8 {
-            match self.append_or_lend(&sent) {
+            match self.append_by_copy_or_ref(&sent) {
                 Ok(()) => {
                     if sent.envelope.origin.is_some() {
                         self.seen.mark("extension");
@@ -180,7 +180,7 @@ impl<V: View> Chain<V> {
                     }
                     self.tell();
                     self.read(usize::MAX);
-                    self.receiver.give_up();
+                    self.receiver.release();
                 }
             }
             if self.is_over {
@@ -191,7 +191,7 @@ impl<V: View> Chain<V> {
         self.is_over = true;
     }
 
-    fn append_or_lend(&mut self, sent: &Sent) -> Result<(), Refused> {
+    fn append_by_copy_or_ref(&mut self, sent: &Sent) -> Result<(), Refused> {
         let is_long = sent.is_lent() && sent.payload.len() <= MAX_MESSAGE_LEN;
         if let Some(lender) = self.lender.as_mut().filter(|_| is_long)
             && let Some(done) = lender.lend(&mut self.sender, sent, |len| self.view.make(len))
@@ -211,13 +211,13 @@ impl<V: View> Chain<V> {
 
     /// Tells the receiver about the pages.
     fn tell(&mut self) {
-        while let Some(notice) = self.sender.notice(RECEIVER) {
-            let done = match notice {
-                Notice::Page(id) => {
+        while let Some(announcement) = self.sender.announcement(RECEIVER) {
+            let done = match announcement {
+                Announcement::Page(id) => {
                     let page = self.sender.page(id).expect("a page in the pool").clone();
                     self.receiver.add_page(id, self.view.see(id, page))
                 }
-                Notice::Forget(id) => {
+                Announcement::Forget(id) => {
                     self.seen.mark("forget");
                     self.receiver.forget_page(id)
                 }
@@ -226,7 +226,7 @@ impl<V: View> Chain<V> {
                 assert!(self.view.is_tampered(), "{fault}");
                 self.is_over = true;
             }
-            self.sender.told(RECEIVER);
+            self.sender.mark_sent(RECEIVER);
         }
     }
 
@@ -248,7 +248,7 @@ impl<V: View> Chain<V> {
                     self.seen.event(&event);
                     match event {
                         Event::Empty => return,
-                        Event::Turned => {}
+                        Event::PageAdvanced => {}
                         Event::Message(slot) => self.take(&slot),
                         Event::Unknown(_) => {
                             assert!(self.view.is_tampered(), "no page is used before it is told");

@@ -6,7 +6,7 @@ use super::program::arguments::{self, Command, Format, Instead, Program};
 use super::program::lines::{Lines, Oversize, Piece};
 use super::program::{format, values};
 use super::seen::Seen;
-use llmp::{Access, Bus, ClientId, Flags, Message, Tag};
+use llmp::{BusAddr, ClientId, Flags, Message, PeerFilter, Tag};
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
@@ -78,11 +78,11 @@ fn check(program: &Program) {
 }
 
 /// A name can't lead out of the directory of named buses.
-fn named(bus: &Bus) {
+fn named(bus: &BusAddr) {
     let has_slash = |text: &[u8]| text.contains(&b'/');
     match bus {
-        Bus::Path(path) => assert!(has_slash(path.as_os_str().as_bytes())),
-        Bus::Name(name) => {
+        BusAddr::Path(path) => assert!(has_slash(path.as_os_str().as_bytes())),
+        BusAddr::Name(name) => {
             let is_plain = !name.is_empty() && !name.starts_with('.');
             assert!(is_plain && !has_slash(name.as_bytes()), "{name:?}");
         }
@@ -101,10 +101,10 @@ fn value(bytes: &[u8], seen: &mut Seen) {
     if size(text).is_some() {
         seen.mark("a size");
     }
-    if let Ok(Access::Users(users)) = values::access(text) {
+    if let Ok(PeerFilter::Users(users)) = values::access(text) {
         seen.mark("users");
         let again = users.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-        assert_eq!(values::access(&again), Ok(Access::Users(users)), "{text:?}");
+        assert_eq!(values::access(&again), Ok(PeerFilter::Users(users)), "{text:?}");
     }
     if let Ok(duration) = values::seconds(text) {
         seen.mark("seconds");

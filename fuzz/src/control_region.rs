@@ -8,7 +8,7 @@ use super::chain::{PAGE_LEN, Sent, limits};
 use super::input::Input;
 use super::regions::heap;
 use super::seen::Seen;
-use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
+use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
 use llmp::control::{Control, Doorbell};
 use llmp::layout::*;
 use llmp::memory::{Hostile, Memory, Mischief, Region};
@@ -87,7 +87,7 @@ fn words(region: Region) -> Words {
 struct Party {
     id: u32,
     /// Of the honest.
-    receiver: Option<Receiver<Words>>,
+    receiver: Option<ChainReader<Words>>,
     start: u64,
     /// The number of the next message that must arrive.
     next: usize,
@@ -99,7 +99,7 @@ struct Party {
 
 struct Bus {
     limits: Limits,
-    sender: Sender<Words>,
+    sender: ChainWriter<Words>,
     parties: Vec<Party>,
     next_id: u32,
     run: Vec<Sent>,
@@ -109,7 +109,7 @@ struct Bus {
 
 impl Bus {
     fn new(limits: Limits, seen: Seen) -> Self {
-        let sender = Sender::new(0, limits, words(heap(PAGE_LEN)));
+        let sender = ChainWriter::new(0, limits, words(heap(PAGE_LEN)));
         let (parties, run, published) = (Vec::new(), Vec::new(), Vec::new());
         Bus { limits, sender, parties, next_id: 1, run, published, seen }
     }
@@ -135,7 +135,7 @@ impl Bus {
             5 => {
                 let i = input.below(4);
                 if let Some(party) = self.parties.get_mut(i) {
-                    party.give_up();
+                    party.release();
                 }
             }
             6 => self.lie(input),
@@ -144,29 +144,29 @@ impl Bus {
                 let i = input.below(4);
                 if i < self.parties.len() {
                     let party = self.parties.swap_remove(i);
-                    self.sender.strike(party.id);
+                    self.sender.remove_receiver(party.id);
                 }
             }
             _ => {
                 self.sender.has_room(input.half() as usize);
                 self.look();
-                self.is_taken();
+                self.is_consumed();
             }
         }
         self.look();
     }
 
     /// Nobody honest is said to have taken what it has not given up.
-    fn is_taken(&mut self) {
-        let (is_taken, end) = (self.sender.is_taken(), self.sender.position());
-        let is_behind = |party: &Party| party.receiver.is_some() && party.given_up() < end;
+    fn is_consumed(&mut self) {
+        let (is_consumed, end) = (self.sender.is_consumed(), self.sender.position());
+        let is_behind = |party: &Party| party.receiver.is_some() && party.released() < end;
         let (behind, liars) =
             (self.parties.iter().any(is_behind), self.parties.iter().any(Party::lies));
         // Without anybody nobody is behind, whatever is not published yet.
         let is_published = end == self.sender.tail();
-        assert!(!(is_taken && behind), "not everybody has taken everything");
-        assert!(is_taken || behind || liars || !is_published, "everybody has taken everything");
-        if is_taken && liars {
+        assert!(!(is_consumed && behind), "not everybody has taken everything");
+        assert!(is_consumed || behind || liars || !is_published, "everybody has taken everything");
+        if is_consumed && liars {
             self.seen.mark("a liar has taken everything");
         }
     }
@@ -179,13 +179,13 @@ impl Bus {
         let start = self.sender.admit(id, control.clone(), 0);
         lie.lock().expect("no panic").highest = start.position;
         let mut pages = Vec::new();
-        while let Some(notice) = self.sender.notice(id) {
-            let Notice::Page(page) = notice else { panic!("nothing to forget yet") };
+        while let Some(announcement) = self.sender.announcement(id) {
+            let Announcement::Page(page) = announcement else { panic!("nothing to forget yet") };
             pages.push((page, self.sender.page(page).expect("a page in the pool").clone()));
-            self.sender.told(id);
+            self.sender.mark_sent(id);
         }
         let receiver = honest.then(|| {
-            let receiver = Receiver::new(self.limits, 0, pages, start, control.clone(), 0);
+            let receiver = ChainReader::new(self.limits, 0, pages, start, control.clone(), 0);
             receiver.expect("an honest start")
         });
         let (next, held) = (start.message as usize, Vec::new());
@@ -198,7 +198,7 @@ impl Bus {
         let (i, reads, kind, any) = (input.below(4), input.byte(), input.below(18), input.word());
         let (kind, only) = (
             kind % 6,
-            [None, Some(CONTROL_CURSORS + CONTROL_TAKEN), Some(CONTROL_CURSORS)][kind / 6],
+            [None, Some(CONTROL_CURSORS + CONTROL_CONSUMED), Some(CONTROL_CURSORS)][kind / 6],
         );
         let tail = self.sender.tail();
         let value = [any, tail, tail.wrapping_add(any), tail - any % tail, u64::MAX, 1][kind];
@@ -228,13 +228,13 @@ impl Bus {
                         self.publish();
                         // Whoever does not read may hold everything; that is no fault.
                         for party in self.parties.extract_if(.., |p| p.receiver.is_none()) {
-                            self.sender.strike(party.id);
+                            self.sender.remove_receiver(party.id);
                         }
                     }
                     self.tell();
                     for party in &mut self.parties {
                         party.read(&self.published, usize::MAX, &mut self.seen);
-                        party.give_up();
+                        party.release();
                     }
                 }
             }
@@ -250,31 +250,31 @@ impl Bus {
 
     fn tell(&mut self) {
         for party in &mut self.parties {
-            while let Some(notice) = self.sender.notice(party.id) {
+            while let Some(announcement) = self.sender.announcement(party.id) {
                 if let Some(receiver) = &mut party.receiver {
-                    let done = match notice {
-                        Notice::Forget(id) => receiver.forget_page(id),
-                        Notice::Page(id) => {
+                    let done = match announcement {
+                        Announcement::Forget(id) => receiver.forget_page(id),
+                        Announcement::Page(id) => {
                             let page = self.sender.page(id).expect("a page in the pool");
                             receiver.add_page(id, page.clone())
                         }
                     };
                     done.expect("an honest sender");
                 }
-                self.sender.told(party.id);
+                self.sender.mark_sent(party.id);
             }
         }
     }
 
     /// Who is struck, has lied; what is held, has not changed; the budget holds.
     fn look(&mut self) {
-        while let Some((id, fault)) = self.sender.take_liar() {
+        while let Some((id, fault)) = self.sender.take_fault() {
             assert!(matches!(fault, Fault::CursorAhead { .. } | Fault::CursorBackwards { .. }));
             self.seen.fault(&fault);
             let i = self.parties.iter().position(|party| party.id == id);
             let party = self.parties.swap_remove(i.expect("struck once, and nobody else"));
             assert!(party.lie.lock().expect("no panic").has_lied, "an honest one was struck");
-            assert_eq!(self.sender.notice(id), None);
+            assert_eq!(self.sender.announcement(id), None);
         }
         for party in &self.parties {
             party.look();
@@ -309,7 +309,7 @@ impl Party {
             seen.event(&event);
             match event {
                 Event::Empty => return,
-                Event::Turned => {}
+                Event::PageAdvanced => {}
                 Event::Unknown(next) => panic!("page {next} was named before it was sent"),
                 Event::Message(slot) => {
                     let mut payload = vec![0; slot.payload_len()];
@@ -332,15 +332,15 @@ impl Party {
     }
 
     /// How far it has given up, if it is honest.
-    fn given_up(&self) -> u64 {
+    fn released(&self) -> u64 {
         let [cursor] = self.control.memory().read_words(CONTROL_CURSORS);
         cursor.max(self.start)
     }
 
-    fn give_up(&mut self) {
+    fn release(&mut self) {
         self.look();
         if let Some(receiver) = &mut self.receiver {
-            receiver.give_up();
+            receiver.release();
             self.held.clear();
         }
     }

@@ -2,7 +2,7 @@
 
 use super::input::Input;
 use super::regions;
-use llmp::chain::Sender;
+use llmp::chain::ChainWriter;
 use llmp::control::Control;
 use llmp::layout::{OS_PAGE, WORD, control_len};
 use llmp::memory::{Memory, Region};
@@ -149,7 +149,7 @@ pub fn control() -> Region {
 /// A page as an honest sender writes it, with some messages.
 fn page(limits: Limits, input: &mut Input, owner: u32) -> Region {
     let page = shared(limits.page_len());
-    let mut chain = Sender::new(owner, limits, page.clone());
+    let mut chain = ChainWriter::new(owner, limits, page.clone());
     for number in 0..input.below(4) {
         let payload = vec![number as u8; input.below(100)];
         chain.send(Envelope::tagged(number as u32), &payload).expect("a page has room for these");

@@ -12,7 +12,7 @@ use super::lender::Lender;
 use super::regions::heap;
 use super::seen::Seen;
 use super::world::Scripted;
-use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
+use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
 use llmp::control::Control;
 use llmp::layout::*;
 use llmp::memory::{Memory, Region};
@@ -71,7 +71,7 @@ struct Arrival {
 
 /// What the words of a lent message say.
 #[derive(Clone, Copy)]
-struct Loan {
+struct RefMessage {
     page: u32,
     offset: usize,
     len: usize,
@@ -85,8 +85,8 @@ enum Packet {
 
 struct Chain {
     limits: Limits,
-    sender: Sender<Region>,
-    receiver: Receiver<Region>,
+    sender: ChainWriter<Region>,
+    receiver: ChainReader<Region>,
     /// Of a broker's chain.
     lender: Option<Lender>,
     /// What was sent and has not arrived.
@@ -106,11 +106,11 @@ impl Chain {
     fn new(limits: Limits, lends: bool) -> Self {
         let first = heap(PAGE_LEN);
         let owner = if lends { BROKER } else { OWNER };
-        let mut sender = Sender::new(owner, limits, first.clone());
+        let mut sender = ChainWriter::new(owner, limits, first.clone());
         let control = Control::create(heap(cursor_offset(1)), 1);
         sender.admit(RECEIVER, control.clone(), 0);
-        sender.told(RECEIVER);
-        let receiver = Receiver::from_beginning(limits, owner, first.clone(), control, 0);
+        sender.mark_sent(RECEIVER);
+        let receiver = ChainReader::from_beginning(limits, owner, first.clone(), control, 0);
         let current = Arrival { id: 0, page: first, lie: None };
         Chain {
             limits,
@@ -135,7 +135,7 @@ impl Chain {
                 2 => self.arrive(),
                 3 => self.lie(input),
                 4 => self.read(input),
-                5 => drop(self.receiver.give_up()),
+                5 => drop(self.receiver.release()),
                 6 => {
                     self.tampered = true;
                     self.socket.rotate_left(1.min(self.socket.len()));
@@ -157,7 +157,7 @@ impl Chain {
     fn send(&mut self, input: &mut Input) {
         let sent = Sent::arbitrary(input, self.published.len());
         for _ in 0..4 {
-            match self.send_or_lend(&sent) {
+            match self.send_by_copy_or_ref(&sent) {
                 Ok(()) => return self.published.push(sent),
                 Err(Refused::TooLong { .. } | Refused::Blocked(Blocked::Full)) => return,
                 Err(Refused::Blocked(Blocked::NeedPage(len))) => {
@@ -165,21 +165,21 @@ impl Chain {
                 }
                 Err(Refused::Blocked(Blocked::Announce)) => {}
             }
-            while let Some(notice) = self.sender.notice(RECEIVER) {
-                self.socket.push_back(match notice {
-                    Notice::Forget(id) => Packet::Forget(id),
-                    Notice::Page(id) => {
+            while let Some(announcement) = self.sender.announcement(RECEIVER) {
+                self.socket.push_back(match announcement {
+                    Announcement::Forget(id) => Packet::Forget(id),
+                    Announcement::Page(id) => {
                         let page = self.sender.page(id).expect("a page in the pool").clone();
                         Packet::Page(Arrival { id, page, lie: None })
                     }
                 });
                 // The sender believes that it has arrived.
-                self.sender.told(RECEIVER);
+                self.sender.mark_sent(RECEIVER);
             }
         }
     }
 
-    fn send_or_lend(&mut self, sent: &Sent) -> Result<(), Refused> {
+    fn send_by_copy_or_ref(&mut self, sent: &Sent) -> Result<(), Refused> {
         let is_long = sent.is_lent() && sent.payload.len() <= MAX_MESSAGE_LEN;
         if let Some(lender) = self.lender.as_mut().filter(|_| is_long)
             && let Some(done) = lender.lend(&mut self.sender, sent, heap)
@@ -295,8 +295,8 @@ impl Chain {
                     self.receiver.advance(&slot);
                     self.next += 1;
                 }
-                (KIND_EOP | KIND_LENT, found) => {
-                    let loan = (kind == KIND_LENT).then(|| self.loan(at));
+                (KIND_EOP | KIND_REF, found) => {
+                    let loan = (kind == KIND_REF).then(|| self.loan(at));
                     let next = loan.map_or(low(tag), |loan| loan.page);
                     let page = self.pool.iter().find(|arrival| arrival.id == next).cloned();
                     match (page, found) {
@@ -314,7 +314,7 @@ impl Chain {
                         (Some(page), Ok(Event::Message(slot))) => {
                             self.borrow(&slot, loan.expect("no end of page is a message"), &page);
                         }
-                        (Some(page), Err(Fault::Loan { .. })) => {
+                        (Some(page), Err(Fault::RefMessage { .. })) => {
                             let loan = loan.expect("nothing is lent");
                             // Where another page than it should be is a shorter one.
                             let is_beyond = loan.offset + loan.len > page.page.region_len();
@@ -323,7 +323,7 @@ impl Chain {
                             self.is_over = true;
                             return;
                         }
-                        (Some(page), Ok(Event::Turned)) => {
+                        (Some(page), Ok(Event::PageAdvanced)) => {
                             assert_eq!(loan.map(|loan| loan.page), None);
                             assert_eq!(page.lie, None, "a lie was followed");
                             self.current = page;
@@ -350,16 +350,16 @@ impl Chain {
     }
 
     /// What is lent at `at`.
-    fn loan(&self, at: usize) -> Loan {
+    fn loan(&self, at: usize) -> RefMessage {
         let [commit, _] = self.current.page.read_words(at);
         let is_extended = high(commit).to_le_bytes()[1] & FLAG_EXTENDED != 0;
         let head = SLOT_HEADER + if is_extended { SLOT_EXTENSION } else { 0 };
         let [page, offset] = self.current.page.read_words(at + head);
-        Loan { page: low(page), offset: offset as usize, len: low(commit) as usize }
+        RefMessage { page: low(page), offset: offset as usize, len: low(commit) as usize }
     }
 
     /// Takes a lent message: what is in the page that has arrived under that id.
-    fn borrow(&mut self, slot: &Slot, loan: Loan, page: &Arrival) {
+    fn borrow(&mut self, slot: &Slot, loan: RefMessage, page: &Arrival) {
         let mut payload = vec![0; slot.payload_len()];
         self.receiver.read(slot, &mut payload);
         let mut there = vec![0; loan.len];

@@ -7,7 +7,9 @@ use super::descriptors::{self, KeepSlow};
 use super::input::Input;
 use super::packets::{decode, drain, pair, send_all, socket};
 use super::seen::Seen;
-use llmp::{Broker, Client, ConnectError, Ended, RecvError, Report, SendError, StopHandle};
+use llmp::{
+    Broker, BrokerStats, Client, ConnectError, Disconnected, RecvError, SendError, StopHandle,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SocketAddrUnix;
 use std::os::fd::OwnedFd;
@@ -15,7 +17,7 @@ use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Which side an input plays.
 pub const CLIENT: u8 = 0;
@@ -30,7 +32,7 @@ const FOLLOWED: Duration = Duration::from_millis(500);
 pub struct Bus {
     path: PathBuf,
     stop: StopHandle,
-    broker: Option<JoinHandle<std::io::Result<Report>>>,
+    broker: Option<JoinHandle<std::io::Result<BrokerStats>>>,
     sender: Client,
     receiver: Client,
     said: u64,
@@ -101,7 +103,7 @@ impl Bus {
         };
         self.exchange();
         // Nothing has waited for what is slow to close, which would take longer.
-        assert!(began.elapsed() < PATIENCE, "that took {:?}", began.elapsed());
+        assert!(began.elapsed() < TIMEOUT, "that took {:?}", began.elapsed());
         drop(keep_slow);
         // What a stranger sent is closed in another thread.
         let began = Instant::now();
@@ -115,7 +117,7 @@ impl Bus {
                 self.is_followed = true;
                 return seen;
             }
-            assert!(began.elapsed() < PATIENCE, "descriptors or threads stay");
+            assert!(began.elapsed() < TIMEOUT, "descriptors or threads stay");
             std::thread::yield_now();
         }
     }
@@ -146,7 +148,7 @@ impl Bus {
         let said = self.said.to_le_bytes();
         self.sender.send(1, &said).expect("the bus goes on");
         loop {
-            let message = self.receiver.recv_timeout(PATIENCE).expect("the bus goes on");
+            let message = self.receiver.recv_timeout(TIMEOUT).expect("the bus goes on");
             let message = message.expect("the bus is stuck");
             if message.sender == self.sender.id() {
                 return assert_eq!(message.payload, said);
@@ -171,25 +173,25 @@ fn use_client(client: Result<Client, ConnectError>, seen: &mut Seen) {
             seen.mark("connected");
             for _ in 0..64 {
                 client.prepare_wait();
-                if let Err(SendError::Ended(ended)) = client.try_send(1, &[0; 100]) {
+                if let Err(SendError::Disconnected(ended)) = client.try_send(1, &[0; 100]) {
                     ended_by(&ended, seen);
                 }
-                if let Err(RecvError::Ended(ended)) = client.try_recv().map(drop) {
+                if let Err(RecvError::Disconnected(ended)) = client.try_recv().map(drop) {
                     ended_by(&ended, seen);
                 }
             }
         }
-        Err(ConnectError::Ended(ended)) => ended_by(&ended, seen),
+        Err(ConnectError::Disconnected(ended)) => ended_by(&ended, seen),
         Err(ConnectError::Refused(_)) => seen.mark("refused"),
         Err(ConnectError::Silent { .. }) => panic!("the peer has hung up, and we waited"),
         Err(error) => panic!("nothing that a peer does makes us fail so: {error}"),
     }
 }
 
-fn ended_by(ended: &Ended, seen: &mut Seen) {
+fn ended_by(ended: &Disconnected, seen: &mut Seen) {
     match ended {
-        Ended::Fault(fault) => seen.fault(fault),
-        other => seen.mark(&format!("Ended::{other:?}")),
+        Disconnected::PeerFault(fault) => seen.fault(fault),
+        other => seen.mark(&format!("Disconnected::{other:?}")),
     }
 }
 
@@ -214,7 +216,7 @@ fn hostile_channel(side: u8, input: &mut Input, seen: &mut Seen) -> Vec<KeepSlow
         })
     };
     match ended {
-        Err(ConnectError::Ended(ended)) => ended_by(&ended, seen),
+        Err(ConnectError::Disconnected(ended)) => ended_by(&ended, seen),
         Err(ConnectError::Silent { .. }) => panic!("the peer has hung up, and we waited"),
         _ => {}
     }
@@ -225,7 +227,7 @@ fn hostile_channel(side: u8, input: &mut Input, seen: &mut Seen) -> Vec<KeepSlow
 fn wait_for_end(socket: &OwnedFd) {
     while !drain(socket) {
         let mut fds = [PollFd::new(socket, PollFlags::IN)];
-        let timeout = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+        let timeout = Timespec { tv_sec: TIMEOUT.as_secs() as i64, tv_nsec: 0 };
         let happened = poll(&mut fds, Some(&timeout)).expect("poll");
         assert!(happened > 0, "the broker does not let go");
     }

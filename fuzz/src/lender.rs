@@ -1,7 +1,7 @@
 //! Pages of somebody else's of which a chain's messages are lent, as a broker lends its clients'.
 
 use super::chain::Sent;
-use llmp::chain::{Refused, Sender};
+use llmp::chain::{ChainWriter, Refused};
 use llmp::layout::{PAGE_HEADER, SLOT_ALIGN};
 use llmp::memory::{Memory, Region};
 
@@ -22,7 +22,7 @@ impl Lender {
     /// Lends a message. `None`: it has to be copied, as nobody has been told of a page for it yet.
     pub fn lend(
         &mut self,
-        sender: &mut Sender<Region>,
+        sender: &mut ChainWriter<Region>,
         sent: &Sent,
         make: impl Fn(usize) -> Region,
     ) -> Option<Result<(), Refused>> {
@@ -32,11 +32,11 @@ impl Lender {
             self.adopt(sender, make(LEN));
             return None;
         };
-        if !sender.can_lend(page.id) {
+        if !sender.can_refer_to(page.id) {
             return None;
         }
         page.memory.write_bytes(page.used, &sent.payload);
-        let lent = sender.lend(sent.envelope, len, page.id, page.used);
+        let lent = sender.send_ref(sent.envelope, len, page.id, page.used);
         if lent.is_ok() {
             page.used = (page.used + len).next_multiple_of(SLOT_ALIGN);
         }
@@ -44,13 +44,13 @@ impl Lender {
     }
 
     /// In the place of those that everybody has passed, if need be.
-    fn adopt(&mut self, sender: &mut Sender<Region>, memory: Region) {
-        let adopted = sender.adopt(memory.clone()).or_else(|| {
+    fn adopt(&mut self, sender: &mut ChainWriter<Region>, memory: Region) {
+        let adopted = sender.add_foreign_page(memory.clone()).or_else(|| {
             let passed = sender.passed();
-            let is_idle = |page: &mut Page| sender.is_returned(page.id, passed);
+            let is_idle = |page: &mut Page| sender.is_released(page.id, passed);
             let idle: Vec<_> = self.0.extract_if(.., is_idle).collect();
-            idle.iter().for_each(|page| sender.forget_lent(page.id));
-            sender.adopt(memory.clone())
+            idle.iter().for_each(|page| sender.forget_foreign_page(page.id));
+            sender.add_foreign_page(memory.clone())
         });
         self.0.extend(adopted.map(|id| Page { id, memory, used: PAGE_HEADER }));
     }

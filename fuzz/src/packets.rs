@@ -4,7 +4,7 @@ use super::descriptors::{KeepSlow, Sendable, limits};
 use super::input::Input;
 use llmp::chain::Start;
 use llmp::layout::VERSION;
-use llmp::wire::{AllegedLimits, ByeReason, MAX_PACKET, Packet, Refusal, Roles, WireError};
+use llmp::wire::{ByeReason, MAX_PACKET, Packet, RawLimits, Refusal, Roles, WireError};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown,
     SocketFlags, SocketType,
@@ -21,7 +21,7 @@ pub const PAGE: u8 = 3;
 pub const FORGET: u8 = 4;
 pub const START: u8 = 5;
 pub const BYE: u8 = 6;
-pub const CENSUS: u8 = 7;
+pub const RECEIVER_COUNT: u8 = 7;
 pub const WELCOME: u8 = 8;
 pub const REFUSED: u8 = 9;
 pub const RAW: u8 = 10;
@@ -91,14 +91,14 @@ fn packet(input: &mut Input) -> Vec<u8> {
             Packet::Start(Start { page, position, message: input.word() })
         }
         BYE => Packet::Bye([ByeReason::Closed, ByeReason::Fault][input.below(2)]),
-        CENSUS => Packet::Census { receivers: input.byte().into() },
+        RECEIVER_COUNT => Packet::ReceiverCount { receivers: input.byte().into() },
         WELCOME => {
             let (cursor, any) = (input.byte().into(), input.byte());
             let limits = match any {
-                0 => AllegedLimits::from(&limits()),
+                0 => RawLimits::from(&limits()),
                 _ => {
                     let [page_len, max_message_len, budget] = std::array::from_fn(|_| input.word());
-                    AllegedLimits { page_len, max_message_len, budget }
+                    RawLimits { page_len, max_message_len, budget }
                 }
             };
             Packet::Welcome { version: VERSION, client: 7, cursor, broker: 1, limits }

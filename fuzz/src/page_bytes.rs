@@ -6,7 +6,7 @@ use super::input::Input;
 use super::regions::heap;
 use super::seen::Seen;
 use llmp::Fault;
-use llmp::chain::{Event, Receiver, Start};
+use llmp::chain::{ChainReader, Event, Start};
 use llmp::control::Control;
 use llmp::layout::*;
 use llmp::memory::{Memory, Region};
@@ -75,7 +75,7 @@ fn raw(input: &mut Input, lends: bool) -> Seen {
     let total: usize = made.iter().map(|(_, page)| page.region_len()).sum();
     let mut seen = Seen::default();
     let control = Control::create(heap(control_len(1)), 1);
-    let mut receiver = match Receiver::new(limits, owner, made, start, control, 0) {
+    let mut receiver = match ChainReader::new(limits, owner, made, start, control, 0) {
         Ok(receiver) => receiver,
         Err(fault) => {
             seen.fault(&fault);
@@ -91,12 +91,12 @@ fn raw(input: &mut Input, lends: bool) -> Seen {
         step(&mut receiver, lends, limits.max_message_len(), &mut seen)
     });
     assert!(ended, "{most} steps did not come to an end");
-    receiver.give_up();
+    receiver.release();
     seen
 }
 
 /// Pages come and go in any order.
-fn pool(receiver: &mut Receiver<Region>, input: &mut Input, seen: &mut Seen) {
+fn pool(receiver: &mut ChainReader<Region>, input: &mut Input, seen: &mut Seen) {
     for _ in 0..input.below(16) {
         let id = input.below(8) as u32;
         let done = match input.below(2) {
@@ -111,7 +111,7 @@ fn pool(receiver: &mut Receiver<Region>, input: &mut Input, seen: &mut Seen) {
 
 /// One step. Returns whether the receiver has come to an end.
 fn step(
-    receiver: &mut Receiver<Region>,
+    receiver: &mut ChainReader<Region>,
     lends: bool,
     max_message_len: usize,
     seen: &mut Seen,
@@ -131,7 +131,7 @@ fn step(
         }
         Ok(event) => {
             seen.event(&event);
-            let Event::Message(slot) = event else { return event != Event::Turned };
+            let Event::Message(slot) = event else { return event != Event::PageAdvanced };
             let len = slot.payload_len();
             let (page, at) = receiver.payload(&slot);
             assert!(len <= max_message_len && at + len <= page.region_len());
@@ -142,7 +142,7 @@ fn step(
             match foreseen {
                 Some(lent) => {
                     seen.mark("lent bytes");
-                    assert_eq!(passed, lent.head + SLOT_LENT);
+                    assert_eq!(passed, lent.head + SLOT_REF);
                 }
                 None => assert!(passed >= SLOT_HEADER + len),
             }
@@ -162,7 +162,7 @@ struct Lent {
 
 impl Lent {
     /// What the receiver will find, if it is that.
-    fn at(receiver: &Receiver<Region>) -> Option<Lent> {
+    fn at(receiver: &ChainReader<Region>) -> Option<Lent> {
         let page = receiver.page(receiver.page_id())?;
         let [base] = page.read_words(PAGE_BASE);
         let at = (receiver.position() - base) as usize;
@@ -170,14 +170,14 @@ impl Lent {
         let [kind, flags, ..] = high(commit).to_le_bytes();
         let head = SLOT_HEADER + if flags & FLAG_EXTENDED == 0 { 0 } else { SLOT_EXTENSION };
         let (page, page_len) = (receiver.page_id(), page.region_len());
-        (kind == KIND_LENT).then_some(Lent { page, page_len, at, commit, head })
+        (kind == KIND_REF).then_some(Lent { page, page_len, at, commit, head })
     }
 
     /// A lent message is a message only in a broker's chain, and only if its payload lies in a page
     /// that has arrived.
     fn check(
         &self,
-        receiver: &Receiver<Region>,
+        receiver: &ChainReader<Region>,
         lends: bool,
         max_message_len: usize,
         found: &Result<Event, Fault>,
@@ -185,12 +185,12 @@ impl Lent {
         let Lent { page, page_len, at, commit, head } = *self;
         let (len, flags) = (low(commit) as usize, high(commit).to_le_bytes()[1]);
         if !lends {
-            return assert_eq!(*found, Err(Fault::Kind { page, at, found: KIND_LENT }));
+            return assert_eq!(*found, Err(Fault::Kind { page, at, found: KIND_REF }));
         }
         if flags & !FLAG_EXTENDED != 0 {
             return assert_eq!(*found, Err(Fault::Reserved { page, at, found: commit }));
         }
-        if at + head + SLOT_LENT + SLOT_HEADER > page_len || len > max_message_len {
+        if at + head + SLOT_REF + SLOT_HEADER > page_len || len > max_message_len {
             return assert!(matches!(found, Err(Fault::Length { .. })), "{found:?}");
         }
         let here = receiver.page(page).expect("the page that it is in");
@@ -204,7 +204,7 @@ impl Lent {
         let (page, page_len) = (low(ids), there.region_len());
         let is_inside = u128::from(offset) + len as u128 <= page_len as u128;
         if !offset.is_multiple_of(SLOT_ALIGN as u64) || offset < PAGE_HEADER as u64 || !is_inside {
-            return assert_eq!(*found, Err(Fault::Loan { page, offset, len, page_len }));
+            return assert_eq!(*found, Err(Fault::RefMessage { page, offset, len, page_len }));
         }
         let Ok(Event::Message(slot)) = found else { panic!("{found:?} for a lent message") };
         let (lender, payload_at) = receiver.payload(slot);

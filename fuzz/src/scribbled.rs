@@ -10,7 +10,7 @@ use super::lies::Lie;
 use super::regions::{heap, shared};
 use super::world::World;
 use llmp::layout::WORD;
-use llmp::memory::{Foreign, Memory, Region};
+use llmp::memory::{Memory, ReceivedFd, Region};
 use llmp::order::Site;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
@@ -112,7 +112,7 @@ impl View for Scribbled {
             Some(fd) => {
                 let fd = fd.try_clone_to_owned().expect("the kernel has a descriptor");
                 let len = region.region_len();
-                Foreign::new(fd).map(len, len).expect("our own region is sealed")
+                ReceivedFd::new(fd).map(len, len).expect("our own region is sealed")
             }
             None => region,
         }

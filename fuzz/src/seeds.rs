@@ -56,7 +56,7 @@ impl Seed {
         self.byte(4).byte(steps - 1)
     }
 
-    fn give_up(self) -> Seed {
+    fn release(self) -> Seed {
         self.byte(5)
     }
 

@@ -6,14 +6,14 @@ use crate::check::{Check, bound, deaths};
 use crate::doorbell::until_death;
 use crate::explore::{Explored, Loom, LoomMemory, report};
 use crate::models::{BUS_OF_ONE, BUS_OF_TWO, LENT};
+use crate::scenario::by_ref::{self, Lives, by_reference};
 use crate::scenario::chain::{
     Receiving, Sending, Size, Step, control_memory, finish, join, limits,
 };
-use crate::scenario::lending::{self, Lives, lend};
 use crate::scenario::{Descriptors, Mailbox, Runtime};
 use llmp::chain::Start;
 use llmp::control::Control;
-use llmp::memory::{Crashing, Lifeline};
+use llmp::memory::{CrashBudget, Crashing};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -24,11 +24,11 @@ const SIZE: Size = Size { messages_per_page: 1, pages: 2, messages: 4, receivers
 /// A sender that dies after `k` writes. What it had committed is received, whole and in order;
 /// the torn message is not. Returns whether it died. [P4]
 fn sender_dies(runtime: &Loom, k: usize) -> bool {
-    let lifeline = Lifeline::ends_after(k);
-    let mortal = lifeline.clone();
+    let crash_budget = CrashBudget::ends_after(k);
+    let mortal = crash_budget.clone();
     let view = move |memory| Crashing::new(memory, mortal.clone());
     let mut sending = Sending::with(runtime, SIZE.limits(), Box::new(view.clone()));
-    if lifeline.is_over() {
+    if crash_budget.is_over() {
         // It died before its first page was ready, and so before anybody heard of it.
         return true;
     }
@@ -46,17 +46,18 @@ fn sender_dies(runtime: &Loom, k: usize) -> bool {
     });
     let mut committed = 0;
     for _ in 0..SIZE.messages + 1 {
-        if sending.next() < SIZE.messages && sending.send() == Step::Done && !lifeline.is_over() {
+        if sending.next() < SIZE.messages && sending.send() == Step::Done && !crash_budget.is_over()
+        {
             committed = sending.next();
         }
     }
     let mut receiving = thread();
     while receiving.step() == Step::Done {}
     // Its last write may have been the one that publishes.
-    let most = committed + u64::from(lifeline.is_over());
+    let most = committed + u64::from(crash_budget.is_over());
     let received = receiving.next();
     assert!((committed..=most).contains(&received), "{received} received, {committed} committed");
-    lifeline.is_over()
+    crash_budget.is_over()
 }
 
 /// A receiver that dies after `k` writes. Another one and the sender lose nothing, and get on as
@@ -64,7 +65,7 @@ fn sender_dies(runtime: &Loom, k: usize) -> bool {
 fn receiver_dies(runtime: &Loom, k: usize) -> bool {
     let mut sending = Sending::new(runtime, SIZE.limits());
     let mut survivor = join(runtime, SIZE.limits(), &mut sending, 0);
-    let lifeline = Lifeline::ends_after(k);
+    let crash_budget = CrashBudget::ends_after(k);
     let memory = control_memory(runtime);
     Control::create(memory.clone(), 1);
     let socket = Descriptors::default();
@@ -73,9 +74,9 @@ fn receiver_dies(runtime: &Loom, k: usize) -> bool {
     let thread = {
         let hang_up = hang_up.clone();
         runtime.spawn(move || {
-            let mortal = lifeline.clone();
+            let mortal = crash_budget.clone();
             let view = move |memory| Crashing::new(memory, mortal.clone());
-            if !lifeline.is_over() {
+            if !crash_budget.is_over() {
                 let control = Control::check(view(memory), 0).unwrap();
                 let view = Box::new(view);
                 let mut receiving = Receiving::new(SIZE.limits(), control, socket, start, view);
@@ -83,7 +84,7 @@ fn receiver_dies(runtime: &Loom, k: usize) -> bool {
                     receiving.step();
                 }
             }
-            hang_up.put(lifeline.is_over());
+            hang_up.put(crash_budget.is_over());
         })
     };
     let mut died = None;
@@ -91,16 +92,16 @@ fn receiver_dies(runtime: &Loom, k: usize) -> bool {
         if sending.next() < SIZE.messages && sending.send() == Step::Nothing && died.is_none() {
             died = hang_up.take();
             if died.is_some() {
-                sending.strike(1);
+                sending.remove_receiver(1);
             }
         }
         // Keeps up, so that the dead one's cursor is the only thing in the way.
         while survivor.step() == Step::Done {}
-        survivor.give_up();
+        survivor.release();
     }
     thread();
     let died = died.unwrap_or_else(|| {
-        sending.strike(1);
+        sending.remove_receiver(1);
         hang_up.take().expect("it has hung up")
     });
     finish(&mut sending, &mut [survivor], SIZE.messages);
@@ -111,17 +112,17 @@ fn receiver_dies(runtime: &Loom, k: usize) -> bool {
 /// Returns whether it died. [P8 P9]
 fn lone_receiver_dies(runtime: &Loom, k: usize) -> bool {
     let mut sending = Sending::new(runtime, SIZE.limits());
-    let lifeline = Lifeline::ends_after(k);
+    let crash_budget = CrashBudget::ends_after(k);
     let memory = control_memory(runtime);
     Control::create(memory.clone(), 1);
     let socket = Descriptors::default();
     let start = sending.admit(0, memory.clone(), socket.clone());
     let thread = {
-        let lifeline = lifeline.clone();
+        let crash_budget = crash_budget.clone();
         runtime.spawn(move || {
-            let mortal = lifeline.clone();
+            let mortal = crash_budget.clone();
             let view = move |memory| Crashing::new(memory, mortal.clone());
-            if !lifeline.is_over() {
+            if !crash_budget.is_over() {
                 let control = Control::check(view(memory), 0).unwrap();
                 let view = Box::new(view);
                 let mut receiving = Receiving::new(SIZE.limits(), control, socket, start, view);
@@ -137,20 +138,20 @@ fn lone_receiver_dies(runtime: &Loom, k: usize) -> bool {
         }
     }
     thread();
-    sending.strike(0);
+    sending.remove_receiver(0);
     finish(&mut sending, &mut [], SIZE.messages);
-    lifeline.is_over()
+    crash_budget.is_over()
 }
 
 /// A sender dies after `k` writes of a batch over a page turn: all of it is received, or nothing.
 /// Returns whether it died. [P3 P4]
 fn batch_sender_dies(runtime: &Loom, k: usize) -> bool {
     let size = Size { messages_per_page: 2, ..SIZE };
-    let lifeline = Lifeline::ends_after(k);
-    let mortal = lifeline.clone();
+    let crash_budget = CrashBudget::ends_after(k);
+    let mortal = crash_budget.clone();
     let view = move |memory| Crashing::new(memory, mortal.clone());
     let mut sending = Sending::with(runtime, size.limits(), Box::new(view.clone()));
-    if lifeline.is_over() {
+    if crash_budget.is_over() {
         return true;
     }
     let memory = control_memory(runtime);
@@ -174,7 +175,7 @@ fn batch_sender_dies(runtime: &Loom, k: usize) -> bool {
     sending.publish();
     let mut receiving = thread();
     while receiving.step() == Step::Done {}
-    let died = lifeline.is_over();
+    let died = crash_budget.is_over();
     let received = receiving.next();
     assert!(received == size.messages || died && received == 0, "{received} of a batch");
     died
@@ -193,20 +194,20 @@ fn joiner_dies(runtime: &Loom, k: usize) -> bool {
         let (memory, socket) = (memory.clone(), socket.clone());
         let (start, hang_up) = (start.clone(), hang_up.clone());
         runtime.spawn(move || {
-            let lifeline = Lifeline::ends_after(k);
-            let mortal = lifeline.clone();
+            let crash_budget = CrashBudget::ends_after(k);
+            let mortal = crash_budget.clone();
             let view = move |memory| Crashing::new(memory, mortal.clone());
             let start = start.wait();
-            if !lifeline.is_over() {
+            if !crash_budget.is_over() {
                 let control = Control::check(view(memory), 0).unwrap();
                 let view = Box::new(view);
                 let mut late = Receiving::new(SIZE.limits(), control, socket, start, view);
                 for _ in 0..SIZE.steps {
                     late.step();
                 }
-                late.give_up();
+                late.release();
             }
-            hang_up.put(lifeline.is_over());
+            hang_up.put(crash_budget.is_over());
         })
     };
     let mut joins = Some(memory);
@@ -215,11 +216,11 @@ fn joiner_dies(runtime: &Loom, k: usize) -> bool {
         if sending.next() < SIZE.messages && sending.send() == Step::Nothing && died.is_none() {
             died = hang_up.take();
             if died.is_some() {
-                sending.strike(1);
+                sending.remove_receiver(1);
             }
         }
         while first.step() == Step::Done {}
-        first.give_up();
+        first.release();
         if sending.next() == 2
             && let Some(memory) = joins.take()
         {
@@ -228,7 +229,7 @@ fn joiner_dies(runtime: &Loom, k: usize) -> bool {
     }
     late();
     let died = died.unwrap_or_else(|| {
-        sending.strike(1);
+        sending.remove_receiver(1);
         hang_up.take().expect("it has hung up")
     });
     finish(&mut sending, &mut [first], SIZE.messages);
@@ -238,11 +239,11 @@ fn joiner_dies(runtime: &Loom, k: usize) -> bool {
 /// A sender dies after `k` writes while a receiver joins. Both receivers drain what it had
 /// committed. Returns whether it died. [P3 P4]
 fn sender_dies_while_one_joins(runtime: &Loom, k: usize) -> bool {
-    let lifeline = Lifeline::ends_after(k);
-    let mortal = lifeline.clone();
+    let crash_budget = CrashBudget::ends_after(k);
+    let mortal = crash_budget.clone();
     let view = move |memory| Crashing::new(memory, mortal.clone());
     let mut sending = Sending::with(runtime, SIZE.limits(), Box::new(view.clone()));
-    if lifeline.is_over() {
+    if crash_budget.is_over() {
         return true;
     }
     let admitted = |sending: &mut Sending<Loom, _>, id| {
@@ -257,12 +258,13 @@ fn sender_dies_while_one_joins(runtime: &Loom, k: usize) -> bool {
     let mut committed = 0;
     let mut late = None;
     for _ in 0..SIZE.messages + 1 {
-        if sending.next() < SIZE.messages && sending.send() == Step::Done && !lifeline.is_over() {
+        if sending.next() < SIZE.messages && sending.send() == Step::Done && !crash_budget.is_over()
+        {
             committed = sending.next();
         }
         while first.step() == Step::Done {}
-        first.give_up();
-        if committed >= 2 && late.is_none() && !lifeline.is_over() {
+        first.release();
+        if committed >= 2 && late.is_none() && !crash_budget.is_over() {
             let joins = admitted(&mut sending, 1);
             late = Some(runtime.spawn(move || {
                 let mut late = joins();
@@ -273,7 +275,7 @@ fn sender_dies_while_one_joins(runtime: &Loom, k: usize) -> bool {
             }));
         }
     }
-    let most = committed + u64::from(lifeline.is_over());
+    let most = committed + u64::from(crash_budget.is_over());
     let drained = first.next();
     assert!((committed..=most).contains(&drained), "{drained} received, {committed} committed");
     if let Some(late) = late {
@@ -281,14 +283,14 @@ fn sender_dies_while_one_joins(runtime: &Loom, k: usize) -> bool {
         while late.step() == Step::Done {}
         assert_eq!(late.next(), drained, "one has drained less");
     }
-    lifeline.is_over()
+    crash_budget.is_over()
 }
 
 /// A sender dies after `k` writes while its receiver sleeps, or is about to: the hang-up wakes it.
 /// [P4 P10]
 fn sender_dies_beside_a_sleeper(runtime: &Loom, k: usize) -> bool {
-    let life = Lifeline::ends_after(k);
-    let lives = [life.clone(), Lifeline::endless()];
+    let life = CrashBudget::ends_after(k);
+    let lives = [life.clone(), CrashBudget::endless()];
     let (committed, received) = until_death(runtime, limits(4, 2), 2, lives);
     let most = committed + u64::from(life.is_over());
     assert!((committed..=most).contains(&received), "{received} received, {committed} committed");
@@ -297,34 +299,34 @@ fn sender_dies_beside_a_sleeper(runtime: &Loom, k: usize) -> bool {
 
 /// A receiver dies after `k` writes while its sender sleeps, or is about to. [P5 P9 P10]
 fn receiver_dies_beside_a_sleeper(runtime: &Loom, k: usize) -> bool {
-    let life = Lifeline::ends_after(k);
-    let lives = [Lifeline::endless(), life.clone()];
+    let life = CrashBudget::ends_after(k);
+    let lives = [CrashBudget::endless(), life.clone()];
     let (committed, received) = until_death(runtime, limits(1, 2), 3, lives);
     assert!(received <= committed);
     assert!(life.is_over() || committed == 3);
     life.is_over()
 }
 
-const LENDING: lending::Size = lending::Size { tries: 2, turns: 2, steps: 2, ..LENT };
+const BY_REF: by_ref::Size = by_ref::Size { tries: 2, cycles: 2, steps: 2, ..LENT };
 
 /// A client dies after `k` writes, of which messages are lent. What it had committed is received in
 /// its pages, which are taken back then. Returns whether it died. [P4 P7 P8]
 fn lender_dies(runtime: &Loom, k: usize) -> bool {
-    let sender = Lifeline::ends_after(k);
-    lend(runtime, LENDING, &Lives { sender, clients_die: true, ..Lives::endless() })
+    let sender = CrashBudget::ends_after(k);
+    by_reference(runtime, BY_REF, &Lives { sender, clients_die: true, ..Lives::endless() })
 }
 
 /// The only receiver dies after `k` writes while messages are lent to it. The sender gets its pages
 /// back. Returns whether it died. [P8 P9]
 fn borrower_dies(runtime: &Loom, k: usize) -> bool {
-    let receiver = Lifeline::ends_after(k);
-    lend(runtime, LENDING, &Lives { receiver, clients_die: true, ..Lives::endless() })
+    let receiver = CrashBudget::ends_after(k);
+    by_reference(runtime, BY_REF, &Lives { receiver, clients_die: true, ..Lives::endless() })
 }
 
 /// A broker dies after `k` writes while it lends. What it had taken is received, and not written
 /// meanwhile. Returns whether it died. [P3 P5 P8]
 fn lending_broker_dies(runtime: &Loom, k: usize) -> bool {
-    lend(runtime, LENDING, &Lives { broker: Lifeline::ends_after(k), ..Lives::endless() })
+    by_reference(runtime, BY_REF, &Lives { broker: CrashBudget::ends_after(k), ..Lives::endless() })
 }
 
 /// Explores death after every number of writes, until the process lives through them all.

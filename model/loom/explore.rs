@@ -2,7 +2,7 @@
 
 use crate::scenario::{Bounds, Runtime, Who, mailbox};
 use llmp::memory::{Reordered, Reordering, Swap};
-use llmp::order::{Access, Orders, Site};
+use llmp::order::{Kind, Orders, Site};
 use std::any::Any;
 use std::fmt::{Display, Formatter};
 use std::io::Write;
@@ -145,7 +145,7 @@ impl Protocol {
             Protocol::Unbounded(bounded) => bounds = bounded,
         }
         let thread = || format!("{:?}", loom::thread::current().id());
-        let only_brokers = swap.is_some_and(|swap| swap.then.contains(&Site::TakenPublish));
+        let only_brokers = swap.is_some_and(|swap| swap.then.contains(&Site::ConsumedPublish));
         Loom {
             orders: Arc::new(orders),
             orders_of,
@@ -178,7 +178,7 @@ impl Display for Protocol {
 }
 
 fn is_fence(site: Site) -> bool {
-    site.access() == Access::Fence
+    site.access() == Kind::Fence
 }
 
 /// How far a scenario was explored.

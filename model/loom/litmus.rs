@@ -85,11 +85,11 @@ fn leave(memory: &LoomMemory) -> u64 {
 }
 
 fn reuse(memory: &LoomMemory) -> u64 {
-    let given_up = memory.load(WORD, Site::CursorRead);
-    if given_up == 1 {
+    let released = memory.load(WORD, Site::CursorRead);
+    if released == 1 {
         memory.write_words(DATA, [7]);
     }
-    given_up
+    released
 }
 
 #[test]

@@ -3,11 +3,11 @@
 use crate::broker::{self, broker_dies};
 use crate::doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
 use crate::explore::{Loom, Model};
+use crate::scenario::by_ref::{self, Lives, broker_asleep, by_reference, flush, ref_asleep};
 use crate::scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse, limits,
 };
-use crate::scenario::lending::{self, Lives, broker_asleep, flush, lend, lend_asleep};
-use crate::scenario::struck;
+use crate::scenario::removed;
 use llmp::wire::Roles;
 
 const ONE_PAGE: Size = Size { messages_per_page: 4, pages: 2, messages: 3, receivers: 1, steps: 4 };
@@ -16,8 +16,8 @@ const TURN: Size = Size { messages_per_page: 2, pages: 2, messages: 4, receivers
 const REUSE: Size = Size { messages_per_page: 1, pages: 2, messages: 4, receivers: 1, steps: 7 };
 
 /// Two messages are lent, one in each of the sender's pages; the next is written over the first.
-pub const LENT: lending::Size =
-    lending::Size { lent: 2, messages: 6, tries: 2, turns: 2, steps: 2 };
+pub const LENT: by_ref::Size =
+    by_ref::Size { by_ref: 2, messages: 6, tries: 2, cycles: 2, steps: 2 };
 
 /// One client that hears itself: 4 messages over 2 pages of its own and 2 of the broker's.
 pub const BUS_OF_ONE: broker::Size = broker::Size {
@@ -25,14 +25,14 @@ pub const BUS_OF_ONE: broker::Size = broker::Size {
     pages: 2,
     messages: 4,
     roles: &[Roles(Roles::SEND.0 | Roles::RECEIVE.0)],
-    turns: 4,
+    cycles: 4,
     steps: 4,
 };
 
 /// A sender and a receiver.
 #[allow(dead_code, reason = "not every program explores it")]
 pub const BUS_OF_TWO: broker::Size =
-    broker::Size { messages: 2, roles: &[Roles::SEND, Roles::RECEIVE], turns: 3, ..BUS_OF_ONE };
+    broker::Size { messages: 2, roles: &[Roles::SEND, Roles::RECEIVE], cycles: 3, ..BUS_OF_ONE };
 
 const fn model(name: &'static str, bound: Option<usize>, scenario: fn(&Loom)) -> Model {
     Model { name, bound, scenario }
@@ -101,32 +101,36 @@ pub const WAKE_BOTH_POLLING: Model = model("wake_both_polling", Some(2), |loom| 
 });
 
 /// Pages + 2 messages, so that each page is written again under the reader.
-pub const STRUCK: Model = model("struck_copies", Some(3), |loom| struck::copies(loom, 4, 4));
+pub const REMOVED: Model = model("removed_copies", Some(3), |loom| removed::copies(loom, 4, 4));
 
-pub const STRUCK_IN_PLACE: Model =
-    model("struck_in_place", Some(3), |loom| struck::reads_in_place(loom, 8, 6));
+pub const REMOVED_IN_PLACE: Model =
+    model("removed_in_place", Some(3), |loom| removed::reads_in_place(loom, 8, 6));
 
-pub const LEND_STRUCK: Model = model("lend_struck", Some(3), lending::struck_copies);
+pub const REF_REMOVED: Model = model("ref_removed", Some(3), by_ref::removed_copies);
 
-pub const LEND_STRUCK_IN_PLACE: Model =
-    model("lend_struck_in_place", None, lending::struck_in_place);
+pub const REF_REMOVED_IN_PLACE: Model =
+    model("ref_removed_in_place", None, by_ref::removed_in_place);
 
 /// What a broker has given up, it has sent on: whoever sees the one sees the other.
 pub const BROKER: Model = model("broker_sends_on", Some(4), |loom| {
     broker_dies(loom, BUS_OF_ONE, usize::MAX);
 });
 
-pub const LEND: Model = model("lend", None, |loom| {
-    lend(loom, LENT, &Lives::endless());
+pub const REF: Model = model("lend", None, |loom| {
+    by_reference(loom, LENT, &Lives::endless());
 });
 
-pub const LEND_LONGER: Model = model("lend_longer", Some(4), |loom| {
-    lend(loom, lending::Size { lent: 1, tries: 3, turns: 3, steps: 3, ..LENT }, &Lives::endless());
+pub const REF_LONGER: Model = model("ref_longer", Some(4), |loom| {
+    by_reference(
+        loom,
+        by_ref::Size { by_ref: 1, tries: 3, cycles: 3, steps: 3, ..LENT },
+        &Lives::endless(),
+    );
 });
 
-pub const LEND_BROKER_ASLEEP: Model =
-    model("lend_broker_asleep", None, |loom| broker_asleep(loom, 5));
+pub const REF_BROKER_ASLEEP: Model =
+    model("ref_broker_asleep", None, |loom| broker_asleep(loom, 5));
 
-pub const LEND_ASLEEP: Model = model("lend_asleep", Some(3), |loom| lend_asleep(loom, 5));
+pub const REF_ASLEEP: Model = model("ref_asleep", Some(3), |loom| ref_asleep(loom, 5));
 
-pub const LEND_FLUSH: Model = model("lend_flush", None, flush);
+pub const REF_FLUSH: Model = model("ref_flush", None, flush);

@@ -49,22 +49,22 @@ fn p8_a_receiver_leaves_for_good_during_reuse() {
 
 #[test]
 fn p8_a_struck_receiver_that_copies_takes_nothing_torn() {
-    models::STRUCK.check();
+    models::REMOVED.check();
 }
 
 #[test]
 fn p8_a_struck_receiver_that_reads_in_place_sees_no_change() {
-    models::STRUCK_IN_PLACE.check();
+    models::REMOVED_IN_PLACE.check();
 }
 
 #[test]
 fn p8_a_struck_receiver_copies_nothing_torn_of_a_clients_page() {
-    models::LEND_STRUCK.check();
+    models::REF_REMOVED.check();
 }
 
 #[test]
 fn p8_a_struck_receiver_in_a_clients_page_sees_no_change() {
-    models::LEND_STRUCK_IN_PLACE.check();
+    models::REF_REMOVED_IN_PLACE.check();
 }
 
 #[test]
@@ -114,25 +114,25 @@ fn p3_a_broker_sends_on_before_it_gives_up() {
 
 #[test]
 fn p8_what_is_lent_is_not_written_while_it_is_read() {
-    models::LEND.check();
+    models::REF.check();
 }
 
 #[test]
 fn p8_what_is_lent_meanwhile_is_not_written_while_it_is_read() {
-    models::LEND_LONGER.check();
+    models::REF_LONGER.check();
 }
 
 #[test]
 fn p9_p10_a_broker_that_sleeps_is_woken_when_what_it_lends_is_returned() {
-    models::LEND_BROKER_ASLEEP.check();
+    models::REF_BROKER_ASLEEP.check();
 }
 
 #[test]
 fn p9_p10_all_three_sleep_while_messages_are_lent_and_are_woken() {
-    models::LEND_ASLEEP.check();
+    models::REF_ASLEEP.check();
 }
 
 #[test]
 fn p3_p10_a_flush_ends_while_what_was_flushed_is_lent() {
-    models::LEND_FLUSH.check();
+    models::REF_FLUSH.check();
 }

@@ -4,7 +4,7 @@
 
 use crate::regions::heap;
 use crate::scenario::Descriptors;
-use llmp::chain::{Blocked, Claim, Event, Notice, Receiver, Refused, Sender};
+use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Claim, Event, Refused};
 use llmp::control::Control;
 use llmp::layout::control_len;
 use llmp::memory::{Memory, Region};
@@ -108,7 +108,7 @@ pub fn seen_through<M: Memory + Send + 'static>(see: fn(Region) -> M) {
     });
 }
 
-fn copy<M: Memory>(receiver: &mut Receiver<M>, slot: &Slot, expected: &[u8]) {
+fn copy<M: Memory>(receiver: &mut ChainReader<M>, slot: &Slot, expected: &[u8]) {
     let mut copy = vec![0; slot.payload_len()];
     receiver.read(slot, &mut copy);
     assert_eq!(copy, expected, "the message before {}", receiver.position());
@@ -132,20 +132,20 @@ fn run<M: Memory + Send + 'static>(
     lengths: Lengths,
     see: fn(Region) -> M,
     fill: impl Fn(Claim<'_, M>, &[u8], &M, usize),
-    take: impl Fn(&mut Receiver<M>, &Slot, usize) + Send + 'static,
+    take: impl Fn(&mut ChainReader<M>, &Slot, usize) + Send + 'static,
 ) {
     let heap = |len| see(heap(len));
     let limits = Limits::new(PAGE_LEN, LONG, Limits::least_budget(PAGE_LEN, LONG)).unwrap();
     let (first, control) = (heap(limits.page_len()), heap(control_len(1)));
     let mut sending = Sending {
-        sender: Sender::new(1, limits, first.clone()),
+        sender: ChainWriter::new(1, limits, first.clone()),
         pages: Descriptors::default(),
         see,
     };
     let own = Control::create(control.clone(), 1);
     sending.sender.admit(0, Control::check(control, 0).unwrap(), 0);
-    sending.sender.told(0);
-    let receiver = Receiver::from_beginning(limits, 1, first, own, 0).unwrap();
+    sending.sender.mark_sent(0);
+    let receiver = ChainReader::from_beginning(limits, 1, first, own, 0).unwrap();
     let receives = {
         let pages = sending.pages.clone();
         spawn(move || receive(receiver, &pages, take))
@@ -166,14 +166,14 @@ fn run<M: Memory + Send + 'static>(
     sending.sender.publish();
     receives.join().unwrap();
     assert!(sending.sender.stats().reuses > 0, "no page was written again");
-    assert!(sending.sender.is_taken());
+    assert!(sending.sender.is_consumed());
 }
 
 /// Pages on their way; `None`: it is forgotten.
 type Pages<M> = Descriptors<Option<M>>;
 
 struct Sending<M: Memory> {
-    sender: Sender<M>,
+    sender: ChainWriter<M>,
     pages: Pages<M>,
     see: fn(Region) -> M,
 }
@@ -195,30 +195,30 @@ impl<M: Memory> Sending<M> {
                 }
                 Refused::TooLong { .. } => panic!("{refused:?}"),
             }
-            while let Some(notice) = sender.notice(0) {
-                match notice {
-                    Notice::Page(id) => self.pages.send(id, sender.page(id).cloned()),
-                    Notice::Forget(id) => self.pages.send(id, None),
+            while let Some(announcement) = sender.announcement(0) {
+                match announcement {
+                    Announcement::Page(id) => self.pages.send(id, sender.page(id).cloned()),
+                    Announcement::Forget(id) => self.pages.send(id, None),
                 }
-                sender.told(0);
+                sender.mark_sent(0);
             }
         }
     }
 }
 
 fn receive<M: Memory>(
-    mut receiver: Receiver<M>,
+    mut receiver: ChainReader<M>,
     pages: &Pages<M>,
-    take: impl Fn(&mut Receiver<M>, &Slot, usize),
+    take: impl Fn(&mut ChainReader<M>, &Slot, usize),
 ) {
     let mut number = 0;
     while number < MESSAGES {
         match receiver.poll().unwrap() {
             Event::Empty => {
-                receiver.give_up();
+                receiver.release();
                 yield_now();
             }
-            Event::Turned => drop(receiver.give_up()),
+            Event::PageAdvanced => drop(receiver.release()),
             Event::Unknown(_) => {
                 let (id, page) = pages.receive().expect("it was sent before");
                 match page {
@@ -233,5 +233,5 @@ fn receive<M: Memory>(
             }
         }
     }
-    receiver.give_up();
+    receiver.release();
 }

@@ -26,11 +26,11 @@ use doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
 use lengths::Lengths;
 use llmp::memory::Region;
 use llmp::order::Site;
+use scenario::by_ref::{self, Lives, by_reference};
 use scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse, limits,
 };
-use scenario::lending::{self, Lives, lend};
-use scenario::{Runtime, mailbox, struck};
+use scenario::{Runtime, mailbox, removed};
 use weakened::Weakened;
 
 mailbox!(StdMailbox, std);
@@ -61,7 +61,7 @@ impl Runtime for Heap {
 }
 
 const SHORT: Size = Size { messages_per_page: 2, pages: 3, messages: 20, receivers: 2, steps: 40 };
-const LENT: lending::Size = lending::Size { lent: 2, messages: 6, tries: 4, turns: 4, steps: 4 };
+const LENT: by_ref::Size = by_ref::Size { by_ref: 2, messages: 6, tries: 4, cycles: 4, steps: 4 };
 
 /// Runs all scenarios, and says how many.
 fn scenarios() -> usize {
@@ -75,8 +75,8 @@ fn scenarios() -> usize {
         &|| batch(heap, Size { messages: 6, steps: 20, ..one }),
         &|| both_sleep(heap, limits(2, 2), 10, Waiting::Sleeps, Polling::Never),
         &|| sender_sleeps(heap, limits(2, 2), 1, Polling::Never),
-        &|| assert!(!lend(heap, LENT, &Lives::endless()), "all live"),
-        &|| struck::reads_in_place(heap, 6, 10),
+        &|| assert!(!by_reference(heap, LENT, &Lives::endless()), "all live"),
+        &|| removed::reads_in_place(heap, 6, 10),
     ];
     for scenario in scenarios {
         scenario();

@@ -1,7 +1,7 @@
 //! Production's memory with one ordering relaxed, to see that Miri reports it.
 
 use llmp::memory::{Intent, Memory, Offset, Region};
-use llmp::order::{Access, Site};
+use llmp::order::{Kind, Site};
 use std::sync::OnceLock;
 
 static RELAXED: OnceLock<Site> = OnceLock::new();
@@ -21,9 +21,9 @@ fn ordered_as(site: Site) -> Option<Site> {
         return Some(site);
     }
     match site.access() {
-        Access::Load => Some(Site::RingRead),
-        Access::Store => Some(Site::CommitFill),
-        Access::Fence => None,
+        Kind::Load => Some(Site::RingRead),
+        Kind::Store => Some(Site::CommitFill),
+        Kind::Fence => None,
     }
 }
 

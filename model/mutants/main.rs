@@ -51,9 +51,9 @@ enum Subject {
     /// A receiver that copies, and reads on after it was struck: in the broker's pages.
     Struck,
     /// The same in a client's pages.
-    StruckLent,
+    RemovedRef,
     /// The same of one that reads in place.
-    StruckInPlace,
+    RemovedInPlace,
 }
 
 /// A model that judges, with the number of preemptions that it permits itself here: mistakes show
@@ -79,12 +79,12 @@ const JUDGES: &[Judge] = &[
     Judge { model: models::WAKE_SENDER_POLLING, subject: Subject::Polling, bound: 3 },
     Judge { model: models::WAKE_SENDER_TWICE_POLLING, subject: Subject::Polling, bound: 3 },
     Judge { model: models::WAKE_BOTH_POLLING, subject: Subject::Polling, bound: 2 },
-    Judge { model: models::LEND, subject: Subject::Lending, bound: 3 },
-    Judge { model: models::LEND_BROKER_ASLEEP, subject: Subject::Returns, bound: 3 },
-    Judge { model: models::STRUCK, subject: Subject::Struck, bound: 2 },
-    Judge { model: models::LEND_STRUCK, subject: Subject::StruckLent, bound: 3 },
-    Judge { model: models::LEND_STRUCK_IN_PLACE, subject: Subject::StruckInPlace, bound: 3 },
-    Judge { model: models::LEND_FLUSH, subject: Subject::Taken, bound: 3 },
+    Judge { model: models::REF, subject: Subject::Lending, bound: 3 },
+    Judge { model: models::REF_BROKER_ASLEEP, subject: Subject::Returns, bound: 3 },
+    Judge { model: models::REMOVED, subject: Subject::Struck, bound: 2 },
+    Judge { model: models::REF_REMOVED, subject: Subject::RemovedRef, bound: 3 },
+    Judge { model: models::REF_REMOVED_IN_PLACE, subject: Subject::RemovedInPlace, bound: 3 },
+    Judge { model: models::REF_FLUSH, subject: Subject::Taken, bound: 3 },
 ];
 
 /// Mutants that no model can kill, each with an argument in `docs/orderings.md`.
@@ -114,23 +114,23 @@ fn subjects(mutant: Protocol) -> &'static [Subject] {
         Protocol::Swapped(swap) if swap.first == Step::Store(Site::PollingStore) => {
             &[Subject::Polling]
         }
-        Protocol::Weakened(Site::TakenPublish | Site::TakenRead, _)
-        | Protocol::Swapped(Swap { first: Step::Store(Site::TakenPublish), .. }) => {
+        Protocol::Weakened(Site::ConsumedPublish | Site::ConsumedRead, _)
+        | Protocol::Swapped(Swap { first: Step::Store(Site::ConsumedPublish), .. }) => {
             &[Subject::Taken]
         }
         Protocol::Weakened(Site::ReuseFence | Site::CopyFence, _) => {
-            &[Subject::Struck, Subject::StruckLent]
+            &[Subject::Struck, Subject::RemovedRef]
         }
         Protocol::Swapped(Swap { first: Step::Store(Site::MemberStore), .. }) => {
-            &[Subject::Struck, Subject::StruckLent]
+            &[Subject::Struck, Subject::RemovedRef]
         }
         Protocol::Swapped(Swap { then: [Site::MemberRead], .. }) => {
-            &[Subject::Struck, Subject::StruckLent]
+            &[Subject::Struck, Subject::RemovedRef]
         }
         Protocol::Swapped(Swap {
             first: Step::Store(Site::RetiredPublish) | Step::Look(Site::CursorRead),
             ..
-        }) => &[Subject::StruckInPlace],
+        }) => &[Subject::RemovedInPlace],
         // Of one process, only a broker publishes and gives up in one breath.
         Protocol::Swapped(Swap { first: Step::Store(Site::CommitPublish), then, .. })
             if then.contains(&Site::CursorPublish) =>

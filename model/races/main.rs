@@ -22,8 +22,8 @@ mod scenario;
 
 use bus::Script;
 use doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
-use llmp::memory::Lifeline;
-use llmp::order::{Access, Orders, Site};
+use llmp::memory::CrashBudget;
+use llmp::order::{Kind, Orders, Site};
 use memory::PlainMemory;
 use scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse, limits,
@@ -93,7 +93,7 @@ fn run(orders: Orders) {
     timed("a bus", &|| {
         let stays = Script { sends: 2_000, dies_after: None, leaves: false };
         let scripts = [stays, stays, Script { leaves: true, ..stays }];
-        let stats = bus::run(&threads, &scripts, Lifeline::endless()).stats;
+        let stats = bus::run(&threads, &scripts, CrashBudget::endless()).stats;
         assert!(stats.reuses > 0, "no page was ever written again");
     });
 }
@@ -102,8 +102,8 @@ fn run(orders: Orders) {
 /// that it has taken orders no plain access.
 fn ordering_sites() -> impl Iterator<Item = Site> {
     let sites = Site::ALL.iter().copied();
-    let sites = sites.filter(|s| !matches!(s, Site::TakenPublish | Site::TakenRead));
-    sites.filter(|s| s.access() != Access::Fence && s.ordering() != Ordering::Relaxed)
+    let sites = sites.filter(|s| !matches!(s, Site::ConsumedPublish | Site::ConsumedRead));
+    sites.filter(|s| s.access() != Kind::Fence && s.ordering() != Ordering::Relaxed)
 }
 
 /// Every weakened ordering is a race.

@@ -5,7 +5,7 @@ use crate::programs;
 use crate::sabotage::{Sabotage, Sabotaged};
 use crate::schedules::{Shuttle, report};
 use crate::trace::{Tracing, refused};
-use llmp::memory::Lifeline;
+use llmp::memory::CrashBudget;
 use shuttle::scheduler::RandomScheduler;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
@@ -24,7 +24,7 @@ fn refusal(how: Sabotage, seed: u64) -> Option<String> {
     let runner = shuttle::Runner::new(RandomScheduler::new_from_seed(seed, 1), config);
     let scenario = move || {
         let runtime = Tracing::new(Shuttle, bus::limits().budget(), true);
-        run(&Sabotaged::new(runtime, how), &[crate::STAYS, crate::STAYS], Lifeline::endless());
+        run(&Sabotaged::new(runtime, how), &[crate::STAYS, crate::STAYS], CrashBudget::endless());
     };
     let panic = catch_unwind(AssertUnwindSafe(|| runner.run(scenario))).err()?;
     refused(&*panic)

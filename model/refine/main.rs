@@ -8,8 +8,8 @@ mod chains;
 mod doorbell;
 #[path = "../spec/doorbells.rs"]
 mod doorbells;
-#[path = "../spec/loans.rs"]
-mod loans;
+#[path = "../spec/foreign_pages.rs"]
+mod foreign_pages;
 #[path = "../spec/promises.rs"]
 mod promises;
 #[path = "../spec/protocol.rs"]
@@ -39,7 +39,7 @@ mod world;
 
 use bus::{Script, run};
 use doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
-use llmp::memory::Lifeline;
+use llmp::memory::CrashBudget;
 use scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse,
     limits as chain_limits,
@@ -56,7 +56,7 @@ const CHAIN: Size = Size { messages_per_page: 2, pages: 3, messages: 24, receive
 fn refine_bus(name: &str, schedules: usize, scripts: &'static [Script]) {
     let budget = bus::limits().budget();
     refine(name, schedules, budget, true, move |runtime| {
-        run(runtime, scripts, Lifeline::endless());
+        run(runtime, scripts, CrashBudget::endless());
     });
 }
 
@@ -80,7 +80,7 @@ fn p4_a_bus_on_which_clients_die_is_a_behaviour_of_the_specification() {
     refine("bus_with_a_dying_client", 3000, budget, true, |runtime| {
         let dies = Script { dies_after: Some(any_below(150)), ..STAYS };
         let leaves = Script { dies_after: Some(any_below(150)), ..LEAVES };
-        run(runtime, &[STAYS, dies, leaves], Lifeline::endless());
+        run(runtime, &[STAYS, dies, leaves], CrashBudget::endless());
     });
 }
 
@@ -88,7 +88,7 @@ fn p4_a_bus_on_which_clients_die_is_a_behaviour_of_the_specification() {
 fn p3_p5_a_bus_whose_broker_dies_is_a_behaviour_of_the_specification() {
     let budget = bus::limits().budget();
     refine("bus_with_a_dying_broker", 2000, budget, true, |runtime| {
-        run(runtime, &[STAYS, STAYS, LEAVES], Lifeline::ends_after(any_below(250)));
+        run(runtime, &[STAYS, STAYS, LEAVES], CrashBudget::ends_after(any_below(250)));
     });
 }
 

@@ -54,7 +54,7 @@ pub struct Reached {
     pub late: u64,
     pub slept: u64,
     pub rung: u64,
-    pub lent: u64,
+    pub by_ref: u64,
     pub recalled: u64,
 }
 
@@ -70,7 +70,7 @@ impl std::ops::Add for Reached {
             late: self.late + other.late,
             slept: self.slept + other.slept,
             rung: self.rung + other.rung,
-            lent: self.lent + other.lent,
+            by_ref: self.by_ref + other.by_ref,
             recalled: self.recalled + other.recalled,
         }
     }

@@ -45,7 +45,7 @@ enum Step {
     Leave {
         client: usize,
     },
-    Turn {
+    Cycle {
         looks: bool,
     },
     DozeBroker,
@@ -73,7 +73,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(client, room)| Step::Doze { client, room }),
         2 => dies_after.prop_map(|dies_after| Step::Join { dies_after }),
         1 => client.prop_map(|client| Step::Leave { client }),
-        12 => prop::bool::weighted(0.8).prop_map(|looks| Step::Turn { looks }),
+        12 => prop::bool::weighted(0.8).prop_map(|looks| Step::Cycle { looks }),
         3 => Just(Step::DozeBroker),
         1 => Just(Step::Restart),
     ]
@@ -86,14 +86,14 @@ struct Program {
     /// The first dies after so many writes.
     mortal: Option<usize>,
     /// They lend messages of so many bytes and more.
-    lend_from: Option<usize>,
+    zero_copy_threshold: Option<usize>,
 }
 
 /// Runs one program, on as many brokers as it takes. `runtime` makes one for each.
 fn follow<R: Runtime>(runtime: impl Fn() -> R, program: &Program) -> Vec<Reached> {
-    let Program { steps, mortal, lend_from } = program;
+    let Program { steps, mortal, zero_copy_threshold } = program;
     let mut ended = Vec::new();
-    let mut world = World::new(&runtime(), *mortal, *lend_from);
+    let mut world = World::new(&runtime(), *mortal, *zero_copy_threshold);
     world.join(None);
     for step in steps {
         match step {
@@ -104,12 +104,12 @@ fn follow<R: Runtime>(runtime: impl Fn() -> R, program: &Program) -> Vec<Reached
             Step::Doze { client, room } => world.doze(*client, *room),
             Step::Join { dies_after } => world.join(*dies_after),
             Step::Leave { client } => world.leave(*client),
-            Step::Turn { looks } => drop(world.turn(*looks)),
+            Step::Cycle { looks } => drop(world.cycle(*looks)),
             Step::DozeBroker => world.doze_broker(),
             Step::Restart => {}
         }
         if world.is_over() || matches!(step, Step::Restart) {
-            let next = World::new(&runtime(), None, *lend_from);
+            let next = World::new(&runtime(), None, *zero_copy_threshold);
             ended.push(std::mem::replace(&mut world, next).finish());
         }
     }
@@ -119,11 +119,12 @@ fn follow<R: Runtime>(runtime: impl Fn() -> R, program: &Program) -> Vec<Reached
 
 fn program() -> impl Strategy<Value = Program> {
     let steps = prop::collection::vec(step(), 1..150);
-    let (mortal, lend_from) = (prop::option::of(20..400usize), prop::option::of(0..40usize));
-    (steps, mortal, lend_from).prop_map(|(steps, mortal, lend_from)| Program {
+    let (mortal, zero_copy_threshold) =
+        (prop::option::of(20..400usize), prop::option::of(0..40usize));
+    (steps, mortal, zero_copy_threshold).prop_map(|(steps, mortal, zero_copy_threshold)| Program {
         steps,
         mortal,
-        lend_from,
+        zero_copy_threshold,
     })
 }
 
@@ -166,7 +167,7 @@ fn p1_p3_p4_p5_p8_generated_programs_are_behaviours_of_the_specification() {
     ));
     report(&format!("  {all:?}"));
     let reached = [all.delivered, all.reuses, all.full, all.deaths, all.late, all.slept, all.rung];
-    let lent = [all.lent, all.recalled];
+    let lent = [all.by_ref, all.recalled];
     assert!(reached.iter().chain(&lent).all(|count| *count > 0), "not reached: {all:?}");
 }
 

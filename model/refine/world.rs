@@ -3,12 +3,12 @@
 
 use crate::plain::Reached;
 use crate::scenario::{Note, Runtime, Who};
-use llmp::broker::core::{Action, Core, TurnBudget};
-use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender, Start};
+use llmp::broker::core::{Action, Core, Quota};
+use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused, Start};
 use llmp::control::Control;
-use llmp::endpoint::{Endpoint, Wanted};
 use llmp::layout::{PAGE_HEADER, PAGE_ID, cursor_offset, high, low};
-use llmp::memory::{Crashing, Lifeline, Memory};
+use llmp::link::{Interest, Link};
+use llmp::memory::{CrashBudget, Crashing, Memory};
 use llmp::wire::Roles;
 use llmp::{ClientId, Envelope, Limits, Origin, Tag};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -44,8 +44,8 @@ enum ToClient<M> {
 struct Client<R: Runtime> {
     id: Who,
     runtime: R,
-    endpoint: Endpoint<Own<R>>,
-    lifeline: Lifeline,
+    link: Link<Own<R>>,
+    crash_budget: CrashBudget,
     mailbox: VecDeque<ToClient<R::Memory>>,
     /// Its own pages, as they are handed on.
     pages: Vec<(u32, R::Memory)>,
@@ -57,16 +57,16 @@ struct Client<R: Runtime> {
 pub struct World<R: Runtime> {
     runtime: R,
     core: Core<Own<R>>,
-    lifeline: Lifeline,
+    crash_budget: CrashBudget,
     /// Its control region.
     control: R::Memory,
     /// The broadcast chain's pages by their ids, also those that it lends, as they are handed on.
     pages: BTreeMap<u32, R::Memory>,
     /// Clients' pages of which messages may be lent, with their owner and its name for them.
-    lendable: Vec<(Who, u32, R::Memory)>,
-    lends: bool,
+    shareable_pages: Vec<(Who, u32, R::Memory)>,
+    by_ref: bool,
     /// Which of the broadcast chain's pages are lent.
-    loans: BTreeSet<u32>,
+    foreign_pages: BTreeSet<u32>,
     to_broker: VecDeque<ToBroker<R::Memory>>,
     clients: Vec<Client<R>>,
     is_asleep: bool,
@@ -75,25 +75,25 @@ pub struct World<R: Runtime> {
 
 impl<R: Runtime> World<R> {
     /// A bus whose broker dies after so many writes, and lends messages of so many bytes.
-    pub fn new(runtime: &R, dies_after: Option<usize>, lend_from: Option<usize>) -> Self {
-        let lifeline = dies_after.map_or(Lifeline::endless(), Lifeline::ends_after);
+    pub fn new(runtime: &R, dies_after: Option<usize>, zero_copy_threshold: Option<usize>) -> Self {
+        let crash_budget = dies_after.map_or(CrashBudget::endless(), CrashBudget::ends_after);
         let region = |len| runtime.seen_by(&runtime.memory(len), BROKER);
         let (control, first) = (region(cursor_offset(PLACES)), region(limits().page_len()));
         runtime.note(Note::Born { who: BROKER });
         runtime.is_control(&control, BROKER);
-        let own = |memory: &R::Memory| Crashing::new(memory.clone(), lifeline.clone());
+        let own = |memory: &R::Memory| Crashing::new(memory.clone(), crash_budget.clone());
         let mut core = Core::new(limits(), own(&control), PLACES, own(&first));
-        core.set_turn_budget(TurnBudget { messages: 3, bytes: 200 });
-        core.set_lend_from(lend_from.unwrap_or(usize::MAX));
+        core.set_quota(Quota { messages: 3, bytes: 200 });
+        core.set_zero_copy_threshold(zero_copy_threshold.unwrap_or(usize::MAX));
         World {
             runtime: runtime.clone(),
             core,
-            lifeline,
+            crash_budget,
             control,
             pages: BTreeMap::from([(0, first)]),
-            lendable: Vec::new(),
-            lends: lend_from.is_some(),
-            loans: BTreeSet::new(),
+            shareable_pages: Vec::new(),
+            by_ref: zero_copy_threshold.is_some(),
+            foreign_pages: BTreeSet::new(),
             to_broker: VecDeque::new(),
             clients: Vec::new(),
             is_asleep: false,
@@ -102,7 +102,7 @@ impl<R: Runtime> World<R> {
     }
 
     pub fn is_over(&self) -> bool {
-        self.lifeline.is_over()
+        self.crash_budget.is_over()
     }
 
     /// A client comes in, which dies after so many writes.
@@ -118,7 +118,7 @@ impl<R: Runtime> World<R> {
         let memory = runtime.memory(cursor_offset(1));
         runtime.is_control(&memory, id);
         Control::create(memory.clone(), 1);
-        let seen = Crashing::new(runtime.seen_by(&memory, BROKER), self.lifeline.clone());
+        let seen = Crashing::new(runtime.seen_by(&memory, BROKER), self.crash_budget.clone());
         let start = self.core.join(client, seen).unwrap();
         let Start { page, position, message: number } = start;
         runtime.note(Note::Admitted { chain: BROKER, by: id, page, position, number });
@@ -126,36 +126,37 @@ impl<R: Runtime> World<R> {
 
         let first = runtime.seen_by(&runtime.memory(limits().page_len()), id);
         // It lives until it has joined.
-        let lifeline = dies_after.map_or(Lifeline::endless(), |n| Lifeline::ends_after(2 + n));
-        let own = |memory: &R::Memory| Crashing::new(memory.clone(), lifeline.clone());
-        let sender = Sender::new(id.into(), limits(), own(&first));
+        let crash_budget =
+            dies_after.map_or(CrashBudget::endless(), |n| CrashBudget::ends_after(2 + n));
+        let own = |memory: &R::Memory| Crashing::new(memory.clone(), crash_budget.clone());
+        let sender = ChainWriter::new(id.into(), limits(), own(&first));
         let at = PAGE_HEADER as u64;
         let begins = Note::Admitted { chain: id, by: BROKER, page: 0, position: at, number: 0 };
         let mut pages = Vec::new();
-        while let Some(notice) = self.core.notice(client) {
-            if let Notice::Page(page) = notice {
+        while let Some(announcement) = self.core.announcement(client) {
+            if let Announcement::Page(page) = announcement {
                 runtime.note(Note::Sent { chain: BROKER, page, to: id });
                 pages.push((page, own(&runtime.seen_by(&self.pages[&page], id))));
             }
-            self.core.told(client);
+            self.core.mark_sent(client);
         }
         let control = Control::check(own(&runtime.seen_by(&memory, id)), 0).unwrap();
         let peer =
             Control::check(own(&runtime.seen_by(&self.control, id)), reserved.cursor).unwrap();
-        let inbound = Receiver::new(limits(), 0, pages, start, control.clone(), 0).unwrap();
+        let inbound = ChainReader::new(limits(), 0, pages, start, control.clone(), 0).unwrap();
         let outbound = Some((sender, reserved.cursor));
-        let mut endpoint = Endpoint::new(control, peer, outbound, Some(inbound));
-        endpoint.told();
+        let mut link = Link::new(control, peer, outbound, Some(inbound));
+        link.mark_sent();
         runtime.note(begins);
-        let page = Crashing::new(runtime.seen_by(&first, BROKER), self.lifeline.clone());
+        let page = Crashing::new(runtime.seen_by(&first, BROKER), self.crash_budget.clone());
         self.core.page_arrived(client, 0, page).unwrap();
-        if self.lends {
-            self.core.may_lend(client, 0);
-            self.lendable.push((id, 0, first.clone()));
+        if self.by_ref {
+            self.core.may_share(client, 0);
+            self.shareable_pages.push((id, 0, first.clone()));
         }
         let (mailbox, pages) = (VecDeque::new(), vec![(0, first)]);
         let (runtime, next, is_asleep) = (self.runtime.clone(), 0, false);
-        let client = Client { id, runtime, endpoint, lifeline, mailbox, pages, next, is_asleep };
+        let client = Client { id, runtime, link, crash_budget, mailbox, pages, next, is_asleep };
         self.clients.push(client);
     }
 
@@ -165,7 +166,7 @@ impl<R: Runtime> World<R> {
         let client = &mut self.clients[nth];
         if std::mem::take(&mut client.is_asleep) {
             self.runtime.note(Note::Wakes { by: client.id });
-            client.endpoint.unpark();
+            client.link.unpark();
         }
         self.bury();
         (nth < self.clients.len()).then_some(nth)
@@ -173,7 +174,7 @@ impl<R: Runtime> World<R> {
 
     /// Whoever has died hangs up.
     fn bury(&mut self) {
-        for client in self.clients.extract_if(.., |client| client.lifeline.is_over()) {
+        for client in self.clients.extract_if(.., |client| client.crash_budget.is_over()) {
             self.reached.deaths += 1;
             self.runtime.note(Note::Ended { who: client.id });
             self.to_broker.push_back(ToBroker::HangUp(client.id));
@@ -198,10 +199,10 @@ impl<R: Runtime> World<R> {
         }
         let client = &mut self.clients[nth];
         if publish {
-            let must_ring = client.endpoint.publish();
+            let must_ring = client.link.publish();
             self.ring_broker(nth, must_ring);
         } else {
-            client.endpoint.outbound_mut().unwrap().abort();
+            client.link.outbound_mut().unwrap().abort();
             client.next = first;
         }
         self.bury();
@@ -211,7 +212,7 @@ impl<R: Runtime> World<R> {
     pub fn drop_claim(&mut self, nth: usize, len: usize) {
         let Some(nth) = self.pick(nth) else { return };
         self.append(nth, len, false, false);
-        let must_ring = self.clients[nth].endpoint.publish();
+        let must_ring = self.clients[nth].link.publish();
         self.ring_broker(nth, must_ring);
         self.bury();
     }
@@ -222,7 +223,7 @@ impl<R: Runtime> World<R> {
             let number = client.next;
             let origin = origin.then_some(Origin { broker: 7, id: number.into() });
             let envelope = Envelope { tag: Tag(number), origin, ..Envelope::default() };
-            match client.endpoint.outbound_mut().unwrap().claim(envelope, len) {
+            match client.link.outbound_mut().unwrap().claim(envelope, len) {
                 Ok(claim) => {
                     claim.write_all(&payload(client.id, number, len));
                     if commit {
@@ -242,30 +243,30 @@ impl<R: Runtime> World<R> {
     }
 
     fn add_page(&mut self, nth: usize, len: usize) {
-        let Client { id, endpoint, lifeline, pages, .. } = &mut self.clients[nth];
+        let Client { id, link, crash_budget, pages, .. } = &mut self.clients[nth];
         let page = self.runtime.seen_by(&self.runtime.memory(len), *id);
         pages.push((pages.len() as u32, page.clone()));
-        let outbound = endpoint.outbound_mut().unwrap();
-        outbound.add_page(Crashing::new(page, lifeline.clone()));
+        let outbound = link.outbound_mut().unwrap();
+        outbound.add_page(Crashing::new(page, crash_budget.clone()));
         let there = pages.iter().filter(|(id, _)| outbound.page(*id).is_some());
         let there = there.map(|(id, page)| (*id, page.region_len())).collect();
         self.runtime.note(Note::Pool { chain: *id, pages: there });
-        while let Some(notice) = endpoint.notice() {
+        while let Some(announcement) = link.announcement() {
             let client = *id;
-            self.to_broker.push_back(match notice {
-                Notice::Page(id) => {
+            self.to_broker.push_back(match announcement {
+                Announcement::Page(id) => {
                     self.runtime.note(Note::Sent { chain: client, page: id, to: BROKER });
                     ToBroker::Page { client, id, page: pages[id as usize].1.clone() }
                 }
-                Notice::Forget(id) => ToBroker::Forget { client, id },
+                Announcement::Forget(id) => ToBroker::Forget { client, id },
             });
-            endpoint.told();
+            link.mark_sent();
         }
     }
 
     fn ring_broker(&mut self, nth: usize, must_ring: bool) {
         let client = &self.clients[nth];
-        if must_ring && !client.lifeline.is_over() {
+        if must_ring && !client.crash_budget.is_over() {
             self.reached.rung += 1;
             self.runtime.note(Note::Rings { by: client.id, to: BROKER });
         }
@@ -277,13 +278,13 @@ impl<R: Runtime> World<R> {
         let mut any = false;
         for _ in 0..most {
             let client = &mut self.clients[nth];
-            let (event, must_ring) = client.endpoint.poll().expect("the broker is honest");
+            let (event, must_ring) = client.link.poll().expect("the broker is honest");
             match event {
                 Event::Empty => break,
-                Event::Turned => {}
+                Event::PageAdvanced => {}
                 Event::Unknown(_) => client.take_mail(),
                 Event::Message(slot) => {
-                    let inbound = client.endpoint.inbound_mut().unwrap();
+                    let inbound = client.link.inbound_mut().unwrap();
                     let envelope = inbound.envelope(&slot);
                     let mut copy = vec![0; slot.payload_len()];
                     inbound.read(&slot, &mut copy);
@@ -297,7 +298,7 @@ impl<R: Runtime> World<R> {
             }
             any = true;
             self.ring_broker(nth, must_ring);
-            if self.clients[nth].lifeline.is_over() {
+            if self.clients[nth].crash_budget.is_over() {
                 break;
             }
         }
@@ -311,11 +312,11 @@ impl<R: Runtime> World<R> {
         let client = &mut self.clients[nth];
         client.take_mail();
         let envelope = Envelope::default();
-        let room = room.map(|len| Sender::<Own<R>>::room_for(&envelope, len));
+        let room = room.map(|len| ChainWriter::<Own<R>>::room_for(&envelope, len));
         let (may_sleep, must_ring) =
-            client.endpoint.park(Wanted { message: true, room, taken: false });
+            client.link.park(Interest { message: true, room, consumed: false });
         let by = client.id;
-        client.is_asleep = may_sleep && !client.lifeline.is_over();
+        client.is_asleep = may_sleep && !client.crash_budget.is_over();
         let sleeps = client.is_asleep;
         self.ring_broker(nth, must_ring);
         if sleeps {
@@ -337,14 +338,16 @@ impl<R: Runtime> World<R> {
             let id = |client: Who| ClientId(client.into());
             match packet {
                 ToBroker::Page { client, id: page, page: memory } => {
-                    if self.lends {
-                        self.lendable.push((client, page, memory.clone()));
+                    if self.by_ref {
+                        self.shareable_pages.push((client, page, memory.clone()));
                     }
-                    let memory =
-                        Crashing::new(self.runtime.seen_by(&memory, BROKER), self.lifeline.clone());
+                    let memory = Crashing::new(
+                        self.runtime.seen_by(&memory, BROKER),
+                        self.crash_budget.clone(),
+                    );
                     self.core.page_arrived(id(client), page, memory).unwrap();
-                    if self.lends {
-                        self.core.may_lend(id(client), page);
+                    if self.by_ref {
+                        self.core.may_share(id(client), page);
                     }
                 }
                 ToBroker::Forget { client, id: page } => {
@@ -360,25 +363,25 @@ impl<R: Runtime> World<R> {
 
     /// The broker takes in its packets, if it looks, and takes its turn. Returns whether it did
     /// anything.
-    pub fn turn(&mut self, looks: bool) -> bool {
+    pub fn cycle(&mut self, looks: bool) -> bool {
         self.wake_broker();
         if looks {
             self.drain();
         }
         let before = self.core.stats();
-        let turn = self.core.turn();
+        let cycle = self.core.cycle();
         let stats = self.core.stats();
         self.reached.reuses += stats.reuses - before.reuses;
-        self.reached.lent += stats.lent - before.lent;
+        self.reached.by_ref += stats.by_ref - before.by_ref;
         if self.is_over() {
             return false;
         }
-        self.note_loans();
-        let mut worked = turn.taken > 0;
-        self.reached.full += u64::from(turn.blocked == Some(Blocked::Full));
-        if let Some(Blocked::NeedPage(len)) = turn.blocked {
+        self.note_foreign_pages();
+        let mut worked = cycle.consumed > 0;
+        self.reached.full += u64::from(cycle.blocked == Some(Blocked::Full));
+        if let Some(Blocked::NeedPage(len)) = cycle.blocked {
             let page = self.runtime.seen_by(&self.runtime.memory(len), BROKER);
-            self.core.add_page(Crashing::new(page.clone(), self.lifeline.clone()));
+            self.core.add_page(Crashing::new(page.clone(), self.crash_budget.clone()));
             let id = self.new_pages().last().expect("it has an id");
             self.pages.insert(id, page);
             self.note_pool();
@@ -418,14 +421,14 @@ impl<R: Runtime> World<R> {
     }
 
     /// Which clients' pages are lent since the last turn, and which are not any more.
-    fn note_loans(&mut self) {
-        if !self.lends {
+    fn note_foreign_pages(&mut self) {
+        if !self.by_ref {
             return;
         }
         // They may have had to go for those that come.
-        let loans = self.loans.len();
-        self.loans.retain(|id| self.core.page(*id).is_some());
-        self.reached.recalled += (loans - self.loans.len()) as u64;
+        let foreign_pages = self.foreign_pages.len();
+        self.foreign_pages.retain(|id| self.core.page(*id).is_some());
+        self.reached.recalled += (foreign_pages - self.foreign_pages.len()) as u64;
         self.note_pool();
         for id in self.new_pages() {
             // Its header says whose it is; there is no other way to ask.
@@ -433,9 +436,9 @@ impl<R: Runtime> World<R> {
             let [name] = page.read_words(PAGE_ID);
             let (client, of) = (high(name) as Who, low(name));
             let is_it = |page: &&(Who, u32, R::Memory)| (page.0, page.1) == (client, of);
-            let memory = self.lendable.iter().find(is_it).expect("it may be lent").2.clone();
+            let memory = self.shareable_pages.iter().find(is_it).expect("it may be lent").2.clone();
             self.pages.insert(id, memory);
-            self.loans.insert(id);
+            self.foreign_pages.insert(id);
             self.runtime.note(Note::Adopted { page: id, client, of });
         }
     }
@@ -449,15 +452,15 @@ impl<R: Runtime> World<R> {
     fn tell(&mut self) {
         for client in &mut self.clients {
             let id = ClientId(client.id.into());
-            while let Some(notice) = self.core.notice(id) {
-                client.mailbox.push_back(match notice {
-                    Notice::Page(page) => {
+            while let Some(announcement) = self.core.announcement(id) {
+                client.mailbox.push_back(match announcement {
+                    Announcement::Page(page) => {
                         self.runtime.note(Note::Sent { chain: BROKER, page, to: client.id });
                         ToClient::Page(page, self.pages[&page].clone())
                     }
-                    Notice::Forget(page) => ToClient::Forget(page),
+                    Announcement::Forget(page) => ToClient::Forget(page),
                 });
-                self.core.told(id);
+                self.core.mark_sent(id);
             }
         }
     }
@@ -479,7 +482,7 @@ impl<R: Runtime> World<R> {
     pub fn finish(mut self) -> Reached {
         let mut has_ended = false;
         loop {
-            let mut any = !self.is_over() && self.turn(true);
+            let mut any = !self.is_over() && self.cycle(true);
             if self.is_over() && !std::mem::replace(&mut has_ended, true) {
                 self.runtime.note(Note::Ended { who: BROKER });
                 self.reached.deaths += 1;
@@ -507,12 +510,14 @@ impl<R: Runtime> World<R> {
 
 impl<R: Runtime> Client<R> {
     fn take_mail(&mut self) {
-        let inbound = self.endpoint.inbound_mut().unwrap();
+        let inbound = self.link.inbound_mut().unwrap();
         for packet in self.mailbox.drain(..) {
             match packet {
                 ToClient::Page(id, page) => {
-                    let page =
-                        Crashing::new(self.runtime.seen_by(&page, self.id), self.lifeline.clone());
+                    let page = Crashing::new(
+                        self.runtime.seen_by(&page, self.id),
+                        self.crash_budget.clone(),
+                    );
                     inbound.add_page(id, page).unwrap();
                 }
                 ToClient::Forget(id) => inbound.forget_page(id).unwrap(),

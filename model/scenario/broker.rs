@@ -4,11 +4,11 @@
 use crate::scenario::chain::{control_memory, limits};
 use crate::scenario::{Descriptors, Runtime, Who};
 use llmp::broker::core::{Action, Core};
-use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
+use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
 use llmp::control::Control;
-use llmp::endpoint::Endpoint;
 use llmp::layout::cursor_offset;
-use llmp::memory::{Crashing, Lifeline, Memory};
+use llmp::link::Link;
+use llmp::memory::{CrashBudget, Crashing, Memory};
 use llmp::order::Site;
 use llmp::wire::Roles;
 use llmp::{ClientId, Envelope, Tag};
@@ -28,14 +28,14 @@ pub struct Size {
     /// What each client does.
     pub roles: &'static [Roles],
     /// Turns of the broker, and steps of each client, while the others run.
-    pub turns: usize,
+    pub cycles: usize,
     pub steps: usize,
 }
 
 /// A bus whose broker dies after `k` writes. Returns whether it died. [P2 P3 P5]
 pub fn broker_dies<R: Runtime>(runtime: &R, size: Size, k: usize) -> bool {
-    let lifeline = Lifeline::ends_after(k);
-    let Some((mut broker, members)) = Broker::with_clients(runtime, size, &lifeline) else {
+    let crash_budget = CrashBudget::ends_after(k);
+    let Some((mut broker, members)) = Broker::with_clients(runtime, size, &crash_budget) else {
         return true;
     };
     let threads: Vec<_> = members
@@ -49,27 +49,27 @@ pub fn broker_dies<R: Runtime>(runtime: &R, size: Size, k: usize) -> bool {
             })
         })
         .collect();
-    for _ in 0..size.turns {
-        if !lifeline.is_over() {
-            broker.turn();
+    for _ in 0..size.cycles {
+        if !crash_budget.is_over() {
+            broker.cycle();
         }
     }
     let mut members: Vec<_> = threads.into_iter().map(|join| join()).collect();
     // Whoever still lives goes on until there is nothing to do.
     loop {
-        let worked = !lifeline.is_over() && broker.turn();
+        let worked = !crash_budget.is_over() && broker.cycle();
         if members.iter_mut().fold(worked, |worked, member| member.step() || worked) {
             continue;
         }
         break;
     }
-    check(&members, lifeline.is_over());
-    lifeline.is_over()
+    check(&members, crash_budget.is_over());
+    crash_budget.is_over()
 }
 
 /// What everybody must have seen.
 fn check<R: Runtime>(members: &[Member<R>], died: bool) {
-    let mut receivers = members.iter().filter(|member| member.endpoint.inbound().is_some());
+    let mut receivers = members.iter().filter(|member| member.link.inbound().is_some());
     let order = &receivers.next().expect("somebody receives").received;
     for other in receivers {
         assert_eq!(&other.received, order, "two orders, or one has drained less");
@@ -79,7 +79,7 @@ fn check<R: Runtime>(members: &[Member<R>], died: bool) {
             order.iter().filter(|(id, _)| *id == sender.id).map(|(_, number)| *number).collect();
         assert_eq!(heard, (0..heard.len() as u64).collect::<Vec<_>>(), "from {}", sender.id);
         assert!(heard.len() as u64 <= sender.sent);
-        let taken = sender.taken();
+        let taken = sender.consumed();
         assert!(heard.len() >= taken, "{taken} given up, {} sent on", heard.len());
         if !died {
             assert_eq!(heard.len() as u64, sender.sends, "lost although everybody lives");
@@ -90,14 +90,14 @@ fn check<R: Runtime>(members: &[Member<R>], died: bool) {
 struct Broker<R: Runtime> {
     runtime: R,
     core: Core<Crashing<R::Memory>>,
-    lifeline: Lifeline,
+    crash_budget: CrashBudget,
     /// The broadcast chain's pages as they are handed on.
     regions: Vec<(u32, R::Memory)>,
-    links: Vec<Link<R>>,
+    sides: Vec<BrokerSide<R>>,
 }
 
 /// Descriptors to a client and from it.
-struct Link<R: Runtime> {
+struct BrokerSide<R: Runtime> {
     client: ClientId,
     to_client: Descriptors<R::Memory>,
     from_client: Descriptors<R::Memory>,
@@ -108,46 +108,47 @@ impl<R: Runtime> Broker<R> {
     fn with_clients(
         runtime: &R,
         size: Size,
-        lifeline: &Lifeline,
+        crash_budget: &CrashBudget,
     ) -> Option<(Self, Vec<Member<R>>)> {
         let limits = limits(size.messages_per_page, size.pages);
-        let mortal =
-            |memory: &R::Memory| Crashing::new(runtime.seen_by(memory, BROKER), lifeline.clone());
+        let mortal = |memory: &R::Memory| {
+            Crashing::new(runtime.seen_by(memory, BROKER), crash_budget.clone())
+        };
         let control = runtime.memory(cursor_offset(size.roles.len()));
         let first = runtime.memory(limits.page_len());
         let mut core = Core::new(limits, mortal(&control), size.roles.len(), mortal(&first));
-        let mut links = Vec::new();
+        let mut sides = Vec::new();
         let mut members = Vec::new();
         for &roles in size.roles {
             let reserved = core.reserve(roles)?;
             let (id, cursor) = (reserved.client, reserved.cursor);
-            if lifeline.is_over() {
+            if crash_budget.is_over() {
                 return None;
             }
             let seen = |memory: &R::Memory| runtime.seen_by(memory, id.0 as Who);
             let own = control_memory(runtime);
             let ours = Control::create(seen(&own), 1);
             let start = core.join(id, mortal(&own)).unwrap();
-            while core.notice(id).is_some() {
-                core.told(id);
+            while core.announcement(id).is_some() {
+                core.mark_sent(id);
             }
             let peer = Control::check(seen(&control), cursor).unwrap();
             let page = runtime.memory(limits.page_len());
             let outbound = roles.has(Roles::SEND).then(|| {
-                let sender = Sender::new(id.0, limits, seen(&page));
+                let sender = ChainWriter::new(id.0, limits, seen(&page));
                 core.page_arrived(id, 0, mortal(&page)).unwrap();
                 (sender, cursor)
             });
             let inbound = roles.has(Roles::RECEIVE).then(|| {
                 let pages = vec![(0, seen(&first))];
-                Receiver::new(limits, 0, pages, start, ours.clone(), 0).unwrap()
+                ChainReader::new(limits, 0, pages, start, ours.clone(), 0).unwrap()
             });
-            let mut endpoint = Endpoint::new(ours, peer, outbound, inbound);
-            endpoint.told();
+            let mut link = Link::new(ours, peer, outbound, inbound);
+            link.mark_sent();
             let (to_client, from_client) = (Descriptors::default(), Descriptors::default());
             members.push(Member {
                 runtime: runtime.clone(),
-                endpoint,
+                link,
                 id,
                 cursor: (control.clone(), cursor_offset(cursor)),
                 sends: if roles.has(Roles::SEND) { size.messages } else { 0 },
@@ -158,20 +159,20 @@ impl<R: Runtime> Broker<R> {
                 from_broker: to_client.clone(),
                 received: Vec::new(),
             });
-            links.push(Link { client: id, to_client, from_client });
+            sides.push(BrokerSide { client: id, to_client, from_client });
         }
-        let (runtime, lifeline) = (runtime.clone(), lifeline.clone());
-        Some((Broker { runtime, core, lifeline, regions: vec![(0, first)], links }, members))
+        let (runtime, crash_budget) = (runtime.clone(), crash_budget.clone());
+        Some((Broker { runtime, core, crash_budget, regions: vec![(0, first)], sides }, members))
     }
 
     /// A turn and what follows from it. Returns whether there was anything to do.
-    fn turn(&mut self) -> bool {
-        let turn = self.core.turn();
-        let mut worked = turn.taken > 0;
-        if self.lifeline.is_over() {
+    fn cycle(&mut self) -> bool {
+        let cycle = self.core.cycle();
+        let mut worked = cycle.consumed > 0;
+        if self.crash_budget.is_over() {
             return true;
         }
-        if let Some(Blocked::NeedPage(len)) = turn.blocked {
+        if let Some(Blocked::NeedPage(len)) = cycle.blocked {
             let page = self.runtime.memory(len);
             let id = self.regions.len() as u32;
             self.regions.push((id, page.clone()));
@@ -189,12 +190,12 @@ impl<R: Runtime> Broker<R> {
                 Action::Remove(client, fault) => panic!("{client} is removed: {fault:?}"),
             }
         }
-        for link in &self.links {
-            while let Some(notice) = self.core.notice(link.client) {
-                if let Notice::Page(id) = notice {
-                    link.to_client.send(id, self.regions[id as usize].1.clone());
+        for side in &self.sides {
+            while let Some(announcement) = self.core.announcement(side.client) {
+                if let Announcement::Page(id) = announcement {
+                    side.to_client.send(id, self.regions[id as usize].1.clone());
                 }
-                self.core.told(link.client);
+                self.core.mark_sent(side.client);
             }
         }
         worked
@@ -202,12 +203,12 @@ impl<R: Runtime> Broker<R> {
 
     /// A region as the broker sees it, while it lives.
     fn mortal(&self, memory: &R::Memory) -> Crashing<R::Memory> {
-        Crashing::new(self.runtime.seen_by(memory, BROKER), self.lifeline.clone())
+        Crashing::new(self.runtime.seen_by(memory, BROKER), self.crash_budget.clone())
     }
 
     fn drain(&mut self, client: ClientId) {
-        let link = self.links.iter().find(|link| link.client == client).unwrap();
-        while let Some((id, page)) = link.from_client.receive() {
+        let side = self.sides.iter().find(|side| side.client == client).unwrap();
+        while let Some((id, page)) = side.from_client.receive() {
             self.core.page_arrived(client, id, self.mortal(&page)).unwrap();
         }
         self.core.drained(client);
@@ -217,7 +218,7 @@ impl<R: Runtime> Broker<R> {
 /// A client.
 struct Member<R: Runtime> {
     runtime: R,
-    endpoint: Endpoint<R::Memory>,
+    link: Link<R::Memory>,
     id: ClientId,
     /// Where the broker says how far it has taken our chain.
     cursor: (R::Memory, usize),
@@ -234,7 +235,7 @@ struct Member<R: Runtime> {
 
 impl<R: Runtime> Member<R> {
     /// Messages that the broker has given up.
-    fn taken(&self) -> usize {
+    fn consumed(&self) -> usize {
         let (memory, at) = &self.cursor;
         let position = memory.load(*at, Site::CursorRead);
         self.tails.iter().filter(|tail| **tail <= position).count()
@@ -243,11 +244,11 @@ impl<R: Runtime> Member<R> {
     /// Sends and receives, if it can. Returns whether it could.
     fn step(&mut self) -> bool {
         let sent = self.sent < self.sends && self.send();
-        if self.endpoint.inbound().is_none() {
+        if self.link.inbound().is_none() {
             return sent;
         }
         // What was taken is visible to whoever sees that it was taken.
-        let taken = self.taken();
+        let taken = self.consumed();
         let mut received = self.receive();
         while self.received.iter().filter(|(id, _)| *id == self.id).count() < taken {
             assert!(self.receive(), "given up, and not sent on");
@@ -257,11 +258,10 @@ impl<R: Runtime> Member<R> {
     }
 
     fn send(&mut self) -> bool {
-        match self.endpoint.send(Envelope::tagged(Tag(self.sent as u32)), &self.sent.to_le_bytes())
-        {
+        match self.link.send(Envelope::tagged(Tag(self.sent as u32)), &self.sent.to_le_bytes()) {
             Ok(_) => {
                 self.sent += 1;
-                self.tails.push(self.endpoint.outbound().unwrap().tail());
+                self.tails.push(self.link.outbound().unwrap().tail());
                 true
             }
             Err(Refused::Blocked(Blocked::NeedPage(len))) => {
@@ -269,8 +269,8 @@ impl<R: Runtime> Member<R> {
                 self.to_broker.send(self.pages, page.clone());
                 self.pages += 1;
                 let seen = self.runtime.seen_by(&page, self.id.0 as Who);
-                self.endpoint.outbound_mut().unwrap().add_page(seen);
-                self.endpoint.told();
+                self.link.outbound_mut().unwrap().add_page(seen);
+                self.link.mark_sent();
                 true
             }
             Err(Refused::Blocked(_)) => false,
@@ -280,11 +280,11 @@ impl<R: Runtime> Member<R> {
 
     /// Takes one step along the broadcast chain. Returns whether there was any.
     fn receive(&mut self) -> bool {
-        let (event, _) = self.endpoint.poll().expect("the broker is honest");
-        let inbound = self.endpoint.inbound_mut().unwrap();
+        let (event, _) = self.link.poll().expect("the broker is honest");
+        let inbound = self.link.inbound_mut().unwrap();
         match event {
             Event::Empty => return false,
-            Event::Turned => {}
+            Event::PageAdvanced => {}
             Event::Message(slot) => {
                 let mut number = [0; 8];
                 inbound.read(&slot, &mut number);

@@ -1,7 +1,7 @@
 //! A sender and its receivers: commit, page turn, reuse, joining, leaving, batches, death.
 
 use super::{Descriptors, Mailbox, Note, Runtime, Who};
-use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender, Start};
+use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused, Start};
 use llmp::control::Control;
 use llmp::layout::{PAGE_HEADER, SLOT_HEADER, control_len, slot_len};
 use llmp::memory::Memory;
@@ -62,7 +62,7 @@ pub type View<P, M> = Box<dyn Fn(P) -> M + Send>;
 /// A sender with its end of the connections.
 pub struct Sending<R: Runtime, M: Memory> {
     runtime: R,
-    sender: Sender<M>,
+    sender: ChainWriter<M>,
     /// Where the descriptors for receiver `id` go.
     sockets: Vec<(u32, Descriptors<R::Memory>)>,
     /// How the sender sees a region that it makes itself.
@@ -86,7 +86,7 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
         runtime.note(Note::Born { who: SENDER });
         Sending {
             runtime: runtime.clone(),
-            sender: Sender::new(OWNER, limits, own(first.clone())),
+            sender: ChainWriter::new(OWNER, limits, own(first.clone())),
             sockets: Vec::new(),
             own,
             regions: vec![(0, first)],
@@ -106,10 +106,10 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
         start
     }
 
-    pub fn strike(&mut self, id: u32) {
+    pub fn remove_receiver(&mut self, id: u32) {
         self.runtime.note(Note::Ended { who: who(id) });
         self.runtime.note(Note::Struck { who: who(id) });
-        self.sender.strike(id);
+        self.sender.remove_receiver(id);
     }
 
     /// What a receiver that was struck reads in place is not written again.
@@ -120,13 +120,13 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
 
     fn tell(&mut self) {
         for (id, socket) in &self.sockets {
-            while let Some(notice) = self.sender.notice(*id) {
-                if let Notice::Page(page) = notice {
+            while let Some(announcement) = self.sender.announcement(*id) {
+                if let Announcement::Page(page) = announcement {
                     self.runtime.note(Note::Sent { chain: SENDER, page, to: who(*id) });
                     let region = self.regions.iter().find(|(known, _)| *known == page).unwrap();
                     socket.send(page, region.1.clone());
                 }
-                self.sender.told(*id);
+                self.sender.mark_sent(*id);
             }
         }
     }
@@ -151,7 +151,7 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
                     self.tell();
                 }
                 Err(Refused::Blocked(_)) => {
-                    assert!(self.sender.take_liar().is_none(), "an honest cursor was a lie");
+                    assert!(self.sender.take_fault().is_none(), "an honest cursor was a lie");
                     return Step::Nothing;
                 }
                 Err(error) => panic!("{error:?}"),
@@ -183,14 +183,14 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
         self.next
     }
 
-    pub fn is_taken(&mut self) -> bool {
-        self.sender.is_taken()
+    pub fn is_consumed(&mut self) -> bool {
+        self.sender.is_consumed()
     }
 }
 
 /// A receiver with its end of the connection. It checks every message.
 pub struct Receiving<M: Memory, P: Memory> {
-    receiver: Receiver<M>,
+    receiver: ChainReader<M>,
     socket: Descriptors<P>,
     /// How the receiver sees a page that arrives.
     view: View<P, M>,
@@ -210,7 +210,7 @@ impl<M: Memory, P: Memory> Receiving<M, P> {
         while let Some((id, page)) = socket.receive() {
             pages.push((id, view(page)));
         }
-        let receiver = Receiver::new(limits, OWNER, pages, start, control, 0).unwrap();
+        let receiver = ChainReader::new(limits, OWNER, pages, start, control, 0).unwrap();
         Receiving { receiver, socket, view, next: start.message }
     }
 
@@ -218,8 +218,8 @@ impl<M: Memory, P: Memory> Receiving<M, P> {
     pub fn step(&mut self) -> Step {
         match self.receiver.poll().expect("an honest sender makes no fault") {
             Event::Empty => return Step::Nothing,
-            Event::Turned => {
-                self.receiver.give_up();
+            Event::PageAdvanced => {
+                self.receiver.release();
             }
             Event::Message(slot) => {
                 let mut copy = [0; PAYLOAD];
@@ -247,8 +247,8 @@ impl<M: Memory, P: Memory> Receiving<M, P> {
         self.next
     }
 
-    pub fn give_up(&mut self) {
-        self.receiver.give_up();
+    pub fn release(&mut self) {
+        self.receiver.release();
     }
 }
 
@@ -304,9 +304,9 @@ pub fn finish<R: Runtime, M: Memory>(
     assert_eq!(sending.next(), messages, "the sender is stuck");
     for receiving in receivers.iter_mut() {
         assert_eq!(receiving.next(), messages, "a message is lost");
-        receiving.give_up();
+        receiving.release();
     }
-    assert!(sending.is_taken());
+    assert!(sending.is_consumed());
     sending.runtime.note(Note::Finished);
 }
 
@@ -442,14 +442,14 @@ pub fn leave_during_reuse<R: Runtime>(runtime: &R, size: Size) {
         if sending.next() < size.messages && sending.send() == Step::Nothing && !told {
             told = hang_up.take().is_some();
             if told {
-                sending.strike(1);
+                sending.remove_receiver(1);
             }
         }
     }
     gone();
     if !told {
         hang_up.take().expect("it has hung up");
-        sending.strike(1);
+        sending.remove_receiver(1);
     }
     let stays = stays();
     finish(&mut sending, &mut [stays], size.messages);

@@ -9,11 +9,11 @@
 
 use crate::scenario::chain::control_memory;
 use crate::scenario::{Bounds, Descriptors, Mailbox, Note, Runtime, Who};
-use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
+use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
 use llmp::control::Control;
-use llmp::endpoint::{Endpoint, Wanted};
 use llmp::layout::PAGE_HEADER;
-use llmp::memory::{Crashing, Lifeline, Memory};
+use llmp::link::{Interest, Link};
+use llmp::memory::{CrashBudget, Crashing, Memory};
 use llmp::{Envelope, Limits};
 
 /// What a receiver does while there is nothing.
@@ -52,8 +52,8 @@ struct End<R: Runtime> {
     who: Who,
     /// The lengths of the pages of its own chain.
     pages: Vec<(u32, usize)>,
-    endpoint: Endpoint<Crashing<R::Memory>>,
-    life: Lifeline,
+    link: Link<Crashing<R::Memory>>,
+    life: CrashBudget,
     bell: R::Mailbox<Bell>,
     peers_bell: R::Mailbox<Bell>,
     /// Whether the other process is known to be gone.
@@ -69,7 +69,7 @@ struct End<R: Runtime> {
 fn channel<R: Runtime>(
     runtime: &R,
     limits: Limits,
-    lives: [Lifeline; 2],
+    lives: [CrashBudget; 2],
     polling: Polling,
 ) -> Option<(End<R>, End<R>)> {
     let [sender_life, receiver_life] = &lives;
@@ -87,24 +87,24 @@ fn channel<R: Runtime>(
     let receives = Control::create(by_receiver(&theirs), 1);
     receives.give_place(0, 1);
     let first = runtime.memory(limits.page_len());
-    let outbound = Sender::new(1, limits, by_sender(&first));
-    if lives.iter().any(Lifeline::is_over) {
+    let outbound = ChainWriter::new(1, limits, by_sender(&first));
+    if lives.iter().any(CrashBudget::is_over) {
         return None;
     }
     let (chain, by, position) = (SENDER, RECEIVER, PAGE_HEADER as u64);
     runtime.note(Note::Sent { chain, page: 0, to: by });
     runtime.note(Note::Admitted { chain, by, page: 0, position, number: 0 });
     let first = by_receiver(&first);
-    let inbound = Receiver::from_beginning(limits, 1, first, receives.clone(), 0).unwrap();
+    let inbound = ChainReader::from_beginning(limits, 1, first, receives.clone(), 0).unwrap();
     let theirs = Control::check(by_sender(&theirs), 0).unwrap();
-    let mut sending = Endpoint::new(sends, theirs, Some((outbound, 0)), None);
-    sending.told();
+    let mut sending = Link::new(sends, theirs, Some((outbound, 0)), None);
+    sending.mark_sent();
     let ours = Control::check(by_receiver(&ours), 0).unwrap();
-    let mut receiving = Endpoint::new(receives, ours, None, Some(inbound));
-    for endpoint in [&mut sending, &mut receiving] {
+    let mut receiving = Link::new(receives, ours, None, Some(inbound));
+    for link in [&mut sending, &mut receiving] {
         match polling {
-            Polling::Never => endpoint.never_poll(),
-            Polling::Both => endpoint.poll_from_now(),
+            Polling::Never => link.never_poll(),
+            Polling::Both => link.poll_from_now(),
         }
     }
     let bells = (runtime.mailbox::<Bell>(), runtime.mailbox::<Bell>());
@@ -113,11 +113,11 @@ fn channel<R: Runtime>(
         bells.1.put(Bell::Time);
     }
     let socket: Descriptors<R::Memory> = Descriptors::default();
-    let end = |who, endpoint, life, bell: &R::Mailbox<Bell>, peers_bell: &R::Mailbox<Bell>| End {
+    let end = |who, link, life, bell: &R::Mailbox<Bell>, peers_bell: &R::Mailbox<Bell>| End {
         runtime: runtime.clone(),
         who,
         pages: vec![(0, limits.page_len())],
-        endpoint,
+        link,
         life,
         bell: bell.clone(),
         peers_bell: peers_bell.clone(),
@@ -133,7 +133,7 @@ fn channel<R: Runtime>(
 
 /// Both ends live for ever.
 fn endless<R: Runtime>(runtime: &R, limits: Limits, polling: Polling) -> (End<R>, End<R>) {
-    let lives = [Lifeline::endless(), Lifeline::endless()];
+    let lives = [CrashBudget::endless(), CrashBudget::endless()];
     channel(runtime, limits, lives, polling).expect("no process dies")
 }
 
@@ -149,11 +149,11 @@ impl<R: Runtime> End<R> {
         }
     }
 
-    fn sleep(&mut self, wanted: Wanted) {
-        let (may_sleep, must_ring) = self.endpoint.park(wanted);
+    fn sleep(&mut self, interest: Interest) {
+        let (may_sleep, must_ring) = self.link.park(interest);
         self.ring(must_ring);
         if may_sleep && !self.life.is_over() {
-            let (by, Wanted { message, room, .. }) = (self.who, wanted);
+            let (by, Interest { message, room, .. }) = (self.who, interest);
             self.runtime.note(Note::Sleeps { by, message, room: room.is_some() });
             let is_bounded = self.is_bounded();
             self.let_time_pass();
@@ -167,13 +167,13 @@ impl<R: Runtime> End<R> {
                 }
             }
             self.runtime.note(Note::Wakes { by });
-            self.endpoint.unpark();
+            self.link.unpark();
         }
     }
 
     /// Whether the sleep that begins is bounded.
     fn is_bounded(&mut self) -> bool {
-        let first = self.endpoint.first_bounded_sleep();
+        let first = self.link.first_bounded_sleep();
         let is_first = std::mem::replace(&mut self.first_bounded, first) != first;
         match self.runtime.bounds() {
             Bounds::All => first.is_some(),
@@ -207,7 +207,7 @@ impl<R: Runtime> End<R> {
     fn send(&mut self) -> bool {
         loop {
             let envelope = Envelope::tagged(self.next as u32);
-            let sent = self.endpoint.send(envelope, &self.next.to_le_bytes());
+            let sent = self.link.send(envelope, &self.next.to_le_bytes());
             match sent {
                 _ if self.life.is_over() => return false,
                 Ok(must_ring) => {
@@ -219,15 +219,15 @@ impl<R: Runtime> End<R> {
                     let page = self.runtime.memory(len);
                     let seen = self.runtime.seen_by(&page, self.who);
                     let ours = Crashing::new(seen, self.life.clone());
-                    self.endpoint.outbound_mut().unwrap().add_page(ours);
-                    if let Some(Notice::Page(id)) = self.endpoint.notice() {
+                    self.link.outbound_mut().unwrap().add_page(ours);
+                    if let Some(Announcement::Page(id)) = self.link.announcement() {
                         self.pages.push((id, page.region_len()));
                         let (chain, pages) = (self.who, self.pages.clone());
                         self.runtime.note(Note::Pool { chain, pages });
                         self.runtime.note(Note::Sent { chain, page: id, to: self.peer() });
                         self.socket.send(id, page);
                     }
-                    self.endpoint.told();
+                    self.link.mark_sent();
                 }
                 Err(Refused::Blocked(Blocked::Full)) => return false,
                 Err(error) => panic!("{error:?}"),
@@ -242,8 +242,8 @@ impl<R: Runtime> End<R> {
                 if self.is_over() {
                     break;
                 }
-                let room = Sender::<R::Memory>::room_for(&Envelope::default(), 8);
-                self.sleep(Wanted { room: Some(room), ..Wanted::default() });
+                let room = ChainWriter::<R::Memory>::room_for(&Envelope::default(), 8);
+                self.sleep(Interest { room: Some(room), ..Interest::default() });
             }
         }
         self.hang_up_if_dead();
@@ -253,12 +253,12 @@ impl<R: Runtime> End<R> {
     fn receive_until(&mut self, messages: u64, waiting: Waiting) {
         while self.next < messages {
             // What was there before the hang-up is there at this look, too.
-            let (event, must_ring) = self.endpoint.poll().unwrap();
+            let (event, must_ring) = self.link.poll().unwrap();
             if self.life.is_over() {
                 break;
             }
             self.ring(must_ring);
-            let inbound = self.endpoint.inbound_mut().unwrap();
+            let inbound = self.link.inbound_mut().unwrap();
             match event {
                 Event::Message(slot) => {
                     let mut number = [0; 8];
@@ -267,7 +267,7 @@ impl<R: Runtime> End<R> {
                     inbound.advance(&slot);
                     self.next += 1;
                 }
-                Event::Turned => {}
+                Event::PageAdvanced => {}
                 Event::Unknown(page) => {
                     let (id, memory) = self.socket.receive().expect("sent before it was named");
                     assert_eq!(id, page);
@@ -276,7 +276,7 @@ impl<R: Runtime> End<R> {
                 }
                 Event::Empty if self.hung_up => break,
                 Event::Empty if waiting == Waiting::Polls => {}
-                Event::Empty => self.sleep(Wanted { message: true, ..Wanted::default() }),
+                Event::Empty => self.sleep(Interest { message: true, ..Interest::default() }),
             }
         }
         self.hang_up_if_dead();
@@ -307,7 +307,7 @@ pub fn until_death<R: Runtime>(
     runtime: &R,
     limits: Limits,
     messages: u64,
-    lives: [Lifeline; 2],
+    lives: [CrashBudget; 2],
 ) -> (u64, u64) {
     let ends = channel(runtime, limits, lives, Polling::Never);
     let Some((mut sending, mut receiving)) = ends else {

@@ -5,12 +5,12 @@
 //! thread lets them all finish in turn, so that "everything arrives" can be asserted whatever
 //! happened in the first.
 
-pub mod chain;
 #[allow(dead_code, reason = "not every checker has all of it")]
-pub mod lending;
+pub mod by_ref;
+pub mod chain;
 mod note;
 #[allow(dead_code, reason = "not every checker has it")]
-pub mod struck;
+pub mod removed;
 
 pub use note::{Note, Who};
 

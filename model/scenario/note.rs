@@ -60,6 +60,6 @@ pub enum Note {
     Wakes {
         by: Who,
     },
-    /// The run is over, and everybody has done what it wanted to.
+    /// The run is over, and everybody has done what it interest to.
     Finished,
 }

@@ -13,9 +13,9 @@ mod runtime;
 #[path = "../scenario/mod.rs"]
 mod scenario;
 
-use bus::{Script, run, run_lending};
+use bus::{Script, run, run_by_ref};
 use doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
-use llmp::memory::Lifeline;
+use llmp::memory::CrashBudget;
 use runtime::Shuttle;
 use scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse,
@@ -30,7 +30,7 @@ use std::time::Instant;
 /// What a scenario must have reached in at least one of its schedules.
 #[derive(Default)]
 struct Reached {
-    turns: AtomicU64,
+    rollovers: AtomicU64,
     reuses: AtomicU64,
     lent: AtomicU64,
 }
@@ -128,21 +128,22 @@ fn explore_bus(name: &str, iterations: usize, scripts: &'static [Script]) {
 fn explore_lending_bus(
     name: &str,
     iterations: usize,
-    lend_from: usize,
+    zero_copy_threshold: usize,
     scripts: &'static [Script],
 ) {
     let reached = Arc::new(Reached::default());
     let counts = reached.clone();
     explore(name, iterations, move || {
-        let stats = run_lending(&Shuttle, scripts, Lifeline::endless(), lend_from).stats;
-        counts.lent.fetch_add(stats.lent, Ordering::Relaxed);
-        counts.turns.fetch_add(stats.turns, Ordering::Relaxed);
+        let stats =
+            run_by_ref(&Shuttle, scripts, CrashBudget::endless(), zero_copy_threshold).stats;
+        counts.lent.fetch_add(stats.by_ref, Ordering::Relaxed);
+        counts.rollovers.fetch_add(stats.rollovers, Ordering::Relaxed);
         counts.reuses.fetch_add(stats.reuses, Ordering::Relaxed);
     });
     let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
-    assert!(count(&reached.turns) > 0, "no page was ever turned");
+    assert!(count(&reached.rollovers) > 0, "no page was ever turned");
     assert!(count(&reached.reuses) > 0, "no page was ever written again");
-    assert_eq!(count(&reached.lent) > 0, lend_from < usize::MAX, "lent, or not");
+    assert_eq!(count(&reached.lent) > 0, zero_copy_threshold < usize::MAX, "lent, or not");
 }
 
 const STAYS: Script = Script { sends: 6, dies_after: None, leaves: false };
@@ -181,19 +182,19 @@ fn p4_a_client_dies_after_each_of_its_steps() {
         // So much that the bus is full while the dead one holds it.
         let stays = Script { sends: 16, ..STAYS };
         let dies = Script { dies_after: Some(k), sends: 12, ..STAYS };
-        run(&Shuttle, &[stays, dies, stays], Lifeline::endless()).died
+        run(&Shuttle, &[stays, dies, stays], CrashBudget::endless()).died
     });
 }
 
 #[test]
 fn p3_p5_the_broker_dies_after_each_of_its_steps() {
     explore_deaths("bus_with_a_dying_broker", 100, |k| {
-        run(&Shuttle, &[STAYS, STAYS, STAYS], Lifeline::ends_after(k)).died
+        run(&Shuttle, &[STAYS, STAYS, STAYS], CrashBudget::ends_after(k)).died
     });
 }
 
 /// Of the messages, half are at least so long.
-const LEND_FROM: usize = 16;
+const ZERO_COPY_THRESHOLD: usize = 16;
 
 /// So many that all pages are lent, and taken back for others.
 const SENDS_MORE: Script = Script { sends: 12, ..STAYS };
@@ -203,8 +204,13 @@ const LEND_AND_LEAVE: &[Script] =
 
 #[test]
 fn p1_p2_p3_p8_a_bus_that_lends() {
-    explore_lending_bus("lending_bus", 4000, LEND_FROM, &[SENDS_MORE, SENDS_MORE, SENDS_MORE]);
-    explore_lending_bus("lending_bus_with_leavers", 4000, LEND_FROM, LEND_AND_LEAVE);
+    explore_lending_bus(
+        "lending_bus",
+        4000,
+        ZERO_COPY_THRESHOLD,
+        &[SENDS_MORE, SENDS_MORE, SENDS_MORE],
+    );
+    explore_lending_bus("lending_bus_with_leavers", 4000, ZERO_COPY_THRESHOLD, LEND_AND_LEAVE);
 }
 
 #[test]
@@ -212,7 +218,7 @@ fn p4_p8_a_client_dies_after_each_of_its_steps_on_a_bus_that_lends() {
     explore_deaths("lending_bus_with_a_dying_client", 80, |k| {
         let dies = Script { dies_after: Some(k), ..SENDS_MORE };
         let scripts = [SENDS_MORE, dies, SENDS_MORE];
-        run_lending(&Shuttle, &scripts, Lifeline::endless(), LEND_FROM).died
+        run_by_ref(&Shuttle, &scripts, CrashBudget::endless(), ZERO_COPY_THRESHOLD).died
     });
 }
 
@@ -220,7 +226,7 @@ fn p4_p8_a_client_dies_after_each_of_its_steps_on_a_bus_that_lends() {
 fn p3_p5_the_broker_dies_after_each_of_its_steps_while_it_lends() {
     explore_deaths("lending_bus_with_a_dying_broker", 50, |k| {
         let scripts = [SENDS_MORE, SENDS_MORE, SENDS_MORE];
-        run_lending(&Shuttle, &scripts, Lifeline::ends_after(k), LEND_FROM).died
+        run_by_ref(&Shuttle, &scripts, CrashBudget::ends_after(k), ZERO_COPY_THRESHOLD).died
     });
 }
 

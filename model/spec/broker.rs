@@ -73,22 +73,22 @@ impl Broker {
 pub type Choice = u8;
 pub const HONEST: Choice = 0;
 /// To lend what can be lent, and not to copy it.
-pub const LENDS: Choice = 1;
+pub const BY_REFERENCE: Choice = 1;
 
 /// How many choices the next step has; 0: it sleeps, or is gone.
 pub fn steps(setup: &Setup, run: &Run) -> u8 {
-    let lies = run.lies_left > 0;
-    let liar = |id: Id| lies && run.bus.process(id).is_liar && run.bus.lives(id);
+    let has_faults = run.faults_left > 0;
+    let hostile = |id: Id| has_faults && run.bus.process(id).is_hostile && run.bus.lives(id);
     match run.broker.pc {
         Pc::Over => 0,
         Pc::Asleep => u8::from(run.bus.process(BROKER).bell),
         // Nothing, a message, or nonsense; or a message that is lent.
-        Pc::Taking(id) if liar(id) => 3 + u8::from(setup.lends),
-        Pc::Taking(id) if setup.lends && setup.copies => 1 + u8::from(finds_message(run, id)),
+        Pc::Taking(id) if hostile(id) => 3 + u8::from(setup.by_ref),
+        Pc::Taking(id) if setup.by_ref && setup.copies => 1 + u8::from(finds_message(run, id)),
         // What it says, everything, backwards, ahead.
         Pc::Asking(_, n) | Pc::AskingAgain(n) | Pc::Returning(n) => {
             let reader = run.bus.chain(BROADCAST).readers.get(usize::from(n));
-            if reader.is_some_and(|reader| liar(reader.by)) { 4 } else { 1 }
+            if reader.is_some_and(|reader| hostile(reader.by)) { 4 } else { 1 }
         }
         _ => 1,
     }
@@ -114,7 +114,9 @@ impl Broker {
     fn step(&mut self, hand: &mut Hand, choice: Choice) {
         match self.pc {
             Pc::Draining => self.drain(hand),
-            Pc::Taking(id) if hand.bus().process(id).is_liar => self.take_of_liar(hand, id, choice),
+            Pc::Taking(id) if hand.bus().process(id).is_hostile => {
+                self.take_of_hostile(hand, id, choice)
+            }
             Pc::Taking(id) => self.take(hand, id, choice),
             Pc::Returning(n) => match self.learn(hand, n, choice) {
                 Some(n) => self.pc = Pc::Returning(n),
@@ -128,13 +130,13 @@ impl Broker {
                 self.go_on(hand, 1);
             }
             Pc::GivingUp(id) => {
-                if let Some(to) = hand.has_to_give_up(id, BROKER) {
-                    hand.act(GiveUp { chain: id, by: BROKER, to });
+                if let Some(to) = hand.must_release(id, BROKER) {
+                    hand.act(Release { chain: id, by: BROKER, to });
                 }
                 self.go_on(hand, id + 1);
             }
             Pc::Looking => {
-                let peer = hand.bus().process(BROKER).owes.iter().next();
+                let peer = hand.bus().process(BROKER).owed_rings.iter().next();
                 if let Some(of) = peer {
                     hand.act(RingFence { by: BROKER });
                     let parked = hand.bus().process(of).is_parked;
@@ -172,7 +174,7 @@ impl Broker {
             let is_known = hand.bus().chain(BROADCAST).reader(id).is_some();
             let life = hand.bus().process(id).life;
             if life == Life::Ended && is_there && !hand.bus().chain(id).is_orphan {
-                if hand.is_broken(Break::NoStrike) {
+                if hand.is_broken(Break::NoRemoval) {
                     continue;
                 }
                 hand.act(Strike { by: id });
@@ -187,7 +189,9 @@ impl Broker {
                 let mut pages: Vec<u16> =
                     hand.bus().chain(BROADCAST).pages.iter().map(|page| page.id).collect();
                 if !hand.is_broken(Break::LentUnknownToLate) {
-                    pages.extend(hand.bus().loans.iter().map(|loan| loan.id));
+                    pages.extend(
+                        hand.bus().foreign_pages.iter().map(|foreign_page| foreign_page.id),
+                    );
                 }
                 for page in pages {
                     hand.act(Send { chain: BROADCAST, page, to: id });
@@ -205,7 +209,7 @@ impl Broker {
             }
         }
         (self.blocked, self.worked, self.taken) = (Blocked::No, false, 0);
-        self.pc = match hand.bus().is_lending() || hand.bus().lends_dropped() {
+        self.pc = match hand.bus().has_refs() || hand.bus().lends_dropped() {
             false => Pc::Taking(1),
             true if hand.bus().chain(BROADCAST).readers.is_empty() => return self.take_back(hand),
             true => Pc::Returning(0),
@@ -219,8 +223,11 @@ impl Broker {
             true => bus.chain(BROADCAST).tail.position,
             false => bus.chain(BROADCAST).left_by_all(),
         };
-        let is_over = |loan: &&Loan| loan.rest.is_some() && loan.until <= self.passed;
-        let recalled: Vec<u16> = bus.loans.iter().filter(is_over).map(|loan| loan.id).collect();
+        let is_over = |foreign_page: &&ForeignPage| {
+            foreign_page.rest.is_some() && foreign_page.until <= self.passed
+        };
+        let recalled: Vec<u16> =
+            bus.foreign_pages.iter().filter(is_over).map(|foreign_page| foreign_page.id).collect();
         for page in recalled {
             hand.act(Forget { chain: BROADCAST, page });
         }
@@ -232,8 +239,10 @@ impl Broker {
         let bus = hand.bus();
         let passed = bus.chain(BROADCAST).left_by_all();
         let is_due = |held: &Held| bus.is_held_back(held) && held.until <= passed;
-        let is_over = |loan: &Loan| loan.rest.is_some() && loan.until <= passed;
-        bus.held.iter().any(is_due) || bus.loans.iter().any(is_over)
+        let is_over = |foreign_page: &ForeignPage| {
+            foreign_page.rest.is_some() && foreign_page.until <= passed
+        };
+        bus.held.iter().any(is_due) || bus.foreign_pages.iter().any(is_over)
     }
 
     pub fn pen(&self, hand: &Hand) -> Pen {
@@ -262,13 +271,13 @@ impl Broker {
     /// What is to be done after the run is published: give up, look who sleeps, ring.
     fn go_on(&mut self, hand: &mut Hand, from: Id) {
         let bus = hand.bus();
-        let behind = bus.ids().find(|id| *id >= from && hand.has_to_give_up(*id, BROKER).is_some());
+        let behind = bus.ids().find(|id| *id >= from && hand.must_release(*id, BROKER).is_some());
         let process = bus.process(BROKER);
         self.pc = if let Some(id) = behind {
             Pc::GivingUp(id)
         } else if self.run.is_some_and(|pen| pen.first.is_some()) {
             Pc::Publishing
-        } else if !process.owes.is_empty() {
+        } else if !process.owed_rings.is_empty() {
             Pc::Looking
         } else if !process.must_ring.is_empty() {
             Pc::Ringing
@@ -296,8 +305,8 @@ impl Broker {
                     self.pc = Pc::Asking(id, 0);
                     break;
                 }
-                let lends = choice == LENDS || hand.setup.lends && !hand.setup.copies;
-                let lent = lends.then(|| lend(hand, id, number, place, &pen));
+                let by_ref = choice == BY_REFERENCE || hand.setup.by_ref && !hand.setup.copies;
+                let lent = by_ref.then(|| lend(hand, id, number, place, &pen));
                 let units = 1;
                 let copied = Word::Message { from: id, number, units };
                 pen.append_word(hand, BROADCAST, lent.flatten().unwrap_or(copied));
@@ -318,11 +327,11 @@ impl Broker {
     }
 
     /// Whatever a liar's chain says: nothing, a message, or nonsense.
-    fn take_of_liar(&mut self, hand: &mut Hand, id: Id, choice: Choice) {
+    fn take_of_hostile(&mut self, hand: &mut Hand, id: Id, choice: Choice) {
         if hand.bus().chain(id).reader(BROKER).is_none() {
             return self.next_client(hand, id);
         }
-        hand.run.lies_left -= u8::from(choice != HONEST);
+        hand.run.faults_left -= u8::from(choice != HONEST);
         let mut pen = self.pen(hand);
         match choice {
             HONEST => {
@@ -365,7 +374,7 @@ impl Broker {
         let chain = hand.bus().chain(BROADCAST);
         let reader = chain.readers.get(usize::from(n))?;
         let (by, seen, tail) = (reader.by, reader.seen, chain.tail.position);
-        hand.run.lies_left -= u8::from(choice != HONEST);
+        hand.run.faults_left -= u8::from(choice != HONEST);
         let reader = &hand.bus().chain(BROADCAST).readers[usize::from(n)];
         let cursor = match choice {
             HONEST => reader.cursor,
@@ -374,11 +383,11 @@ impl Broker {
             _ => tail + 3,
         };
         let is_lie = cursor != 0 && !(seen..=tail).contains(&cursor);
-        if is_lie && !hand.is_broken(Break::LieBelieved) {
+        if is_lie && !hand.is_broken(Break::ViolationBelieved) {
             self.expel(hand, by);
             return (usize::from(n) < hand.bus().chain(BROADCAST).readers.len()).then_some(n);
         }
-        if hand.is_broken(Break::LieBelieved) && is_lie {
+        if hand.is_broken(Break::ViolationBelieved) && is_lie {
             // As if one count were kept for all.
             for reader in hand.run.bus.chain_mut(BROADCAST).readers.iter_mut() {
                 reader.seen = cursor;
@@ -419,7 +428,7 @@ impl Broker {
             hand.act(Remove { client: id });
             self.worked = true;
             if hand.is_broken(Break::LentForgottenAtOnce) {
-                hand.run.bus.loans.retain(|loan| loan.of != id);
+                hand.run.bus.foreign_pages.retain(|foreign_page| foreign_page.of != id);
             }
         }
         if self.blocked == Blocked::NeedsPage {
@@ -432,8 +441,8 @@ impl Broker {
         }
         hand.act(Park { by: BROKER });
         hand.act(ParkFence { by: BROKER });
-        let lends = hand.bus().is_lending() || hand.bus().lends_dropped();
-        let asks = lends && !hand.is_broken(Break::SleepsOnReturns);
+        let by_ref = hand.bus().has_refs() || hand.bus().lends_dropped();
+        let asks = by_ref && !hand.is_broken(Break::SleepsOnReturns);
         self.pc = match self.blocked {
             _ if asks && hand.bus().chain(BROADCAST).readers.is_empty() => return self.up(hand),
             Blocked::Full => Pc::AskingAgain(0),
@@ -461,11 +470,11 @@ impl Broker {
     fn look_again(&mut self, hand: &mut Hand, id: Id) {
         let chain = hand.bus().chain(id);
         let has_reader = chain.reader(BROKER).is_some();
-        let is_liar = hand.bus().process(id).is_liar;
+        let is_hostile = hand.bus().process(id).is_hostile;
         if has_reader && chain.is_orphan {
             return self.up(hand);
         }
-        if has_reader && is_liar {
+        if has_reader && is_hostile {
             // It has nothing, as far as anybody can say.
             let again = hand.run.bus.process_mut(BROKER).second_look.as_mut();
             again.into_iter().for_each(|again| again.empty.insert(id));
@@ -505,8 +514,8 @@ impl Broker {
 
 /// The word that lends a message, if it can be lent.
 fn lend(hand: &mut Hand, from: Id, number: u16, place: Place, pen: &Pen) -> Option<Word> {
-    let loan = hand.borrow_page(from, place.page, pen.first.is_some())?;
+    let foreign_page = hand.borrow_page(from, place.page, pen.first.is_some())?;
     let page = hand.bus().chain(from).page(place.page);
     let at = page.and_then(|page| page.unit(place.position))? as u16;
-    Some(Word::Lent { from, number, units: 1, loan, at })
+    Some(Word::Lent { from, number, units: 1, foreign_page, at })
 }

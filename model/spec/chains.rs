@@ -18,11 +18,11 @@ impl Bus {
         rules.demand(self.lives(owner), 4, "a dead process writes")?;
         match action {
             Action::Learn { by, cursor, .. } => {
-                let is_liar = self.process(by).is_liar;
+                let is_hostile = self.process(by).is_hostile;
                 let chain = self.chain_mut(owner);
                 let tail = chain.tail.position;
                 let reader = there(chain.reader_mut(by), "receiver")?;
-                rules.demand(is_liar || cursor == reader.cursor, 13, "not what stands there")?;
+                rules.demand(is_hostile || cursor == reader.cursor, 13, "not what stands there")?;
                 if cursor != 0 {
                     let can_be = (reader.seen..=tail).contains(&cursor);
                     rules.demand(can_be, 12, "a cursor that lies was believed")?;
@@ -141,20 +141,20 @@ impl Bus {
         let was_read = theirs.reader(BROKER).is_some_and(|reader| {
             reader.next > number || reader.next == number && reader.found.is_some()
         });
-        let is_liar = self.process(from).is_liar;
-        rules.demand(was_read || is_liar, 3, "sent on, but never received")
+        let is_hostile = self.process(from).is_hostile;
+        rules.demand(was_read || is_hostile, 3, "sent on, but never received")
     }
 
     pub fn read(&mut self, action: Action, rules: Rules) -> Verdict {
         let (Action::Look { chain: id, by, .. }
         | Action::Read { chain: id, by, .. }
         | Action::Pass { chain: id, by }
-        | Action::GiveUp { chain: id, by, .. }) = action
+        | Action::Release { chain: id, by, .. }) = action
         else {
             unreachable!()
         };
         let (header, bells) = (self.sizes.header, self.sizes.bells);
-        let is_liar = self.process(id).is_liar;
+        let is_hostile = self.process(id).is_hostile;
         rules.demand(self.lives(by), 4, "a dead process reads")?;
         if id == BROADCAST && self.struck(by).is_some() {
             return self.read_on(action, rules);
@@ -164,9 +164,9 @@ impl Bus {
         let (place, next, found, cursor) = (reader.place, reader.next, reader.found, reader.cursor);
         match action {
             Action::Look { page, at, found, .. } => {
-                let owes = !self.process(by).owes.is_empty();
-                rules.demand(!bells || !owes, 10, "it goes on without looking who sleeps")?;
-                if !is_liar {
+                let owed_rings = !self.process(by).owed_rings.is_empty();
+                rules.demand(!bells || !owed_rings, 10, "it goes on without looking who sleeps")?;
+                if !is_hostile {
                     let stands = chain.word(place);
                     rules.demand(stands.is_some(), 8, "it reads a page that is another by now")?;
                     let unit = chain.page(place.page).and_then(|page| page.unit(place.position));
@@ -210,9 +210,9 @@ impl Bus {
                 (reader.place, reader.found, reader.has_in_hand) = (behind, None, false);
                 reader.next += u16::from(is_message);
                 self.forget_what_all_have(id);
-                self.forget_what_is_returned();
+                self.forget_released_pages();
             }
-            Action::GiveUp { to, .. } => {
+            Action::Release { to, .. } => {
                 let (holds, returned) = self.holds_before(id, to);
                 let holds = holds && by == BROKER && to < place.position;
                 let is_place = to == place.position || holds;
@@ -223,7 +223,7 @@ impl Bus {
                     "it gives up what a struck receiver may read in place, and does not say so";
                 rules.demand(!is_unsaid, 8, why)?;
                 rules.demand(to > cursor, 12, "its cursor does not move forwards")?;
-                let sent_on = id == BROADCAST || is_liar || chain.forwarded >= next;
+                let sent_on = id == BROADCAST || is_hostile || chain.forwarded >= next;
                 rules.demand(sent_on, 3, "it gives up what it has not sent on")?;
                 let has_peer = !chain.is_orphan;
                 let reader = there(self.chain_mut(id).reader_mut(by), "receiver")?;
@@ -231,7 +231,7 @@ impl Bus {
                 if has_peer {
                     self.owe(by, &[id]);
                 }
-                self.forget_what_is_returned();
+                self.forget_released_pages();
             }
             _ => unreachable!(),
         }

@@ -185,8 +185,8 @@ impl Client {
             return;
         }
         while found.message().is_some() && hand.run.violation.is_none() {
-            if let Word::Lent { loan, at, .. } = found
-                && let Some(Loan { of, page, .. }) = hand.bus().loan(loan)
+            if let Word::Lent { foreign_page, at, .. } = found
+                && let Some(ForeignPage { of, page, .. }) = hand.bus().foreign_page(foreign_page)
             {
                 hand.act(Borrow { by: id, of: *of, page: *page, at: at.into() });
             }
@@ -207,7 +207,7 @@ impl Client {
             let reader = chain.reader(id);
             let end = reader.and_then(|reader| chain.page(reader.place.page)?.end());
             if let Some(to) = end.filter(|end| reader.is_some_and(|r| r.cursor != *end)) {
-                hand.act(GiveUp { chain: BROADCAST, by: id, to });
+                hand.act(Release { chain: BROADCAST, by: id, to });
                 self.pc = Pc::Looking { to_sleep: false };
                 return;
             }
@@ -231,7 +231,7 @@ impl Client {
             Pc::Written(word) => {
                 Pen::publish(hand, id, word);
                 self.sent += 1;
-                if hand.bus().process(id).owes.is_empty() {
+                if hand.bus().process(id).owed_rings.is_empty() {
                     Pc::Going
                 } else {
                     Pc::Looking { to_sleep: false }
@@ -252,17 +252,17 @@ impl Client {
                 if to_sleep { Pc::LookingAgain } else { Pc::Going }
             }
             Pc::Turned => {
-                if let Some(to) = hand.has_to_give_up(BROADCAST, id) {
-                    hand.act(GiveUp { chain: BROADCAST, by: id, to });
+                if let Some(to) = hand.must_release(BROADCAST, id) {
+                    hand.act(Release { chain: BROADCAST, by: id, to });
                 }
                 Pc::Looking { to_sleep: false }
             }
             Pc::Drowsy => {
                 hand.act(Wake { by: id });
                 self.is_closed = !hand.bus().lives(BROKER);
-                match hand.has_to_give_up(BROADCAST, id) {
+                match hand.must_release(BROADCAST, id) {
                     Some(to) => {
-                        hand.act(GiveUp { chain: BROADCAST, by: id, to });
+                        hand.act(Release { chain: BROADCAST, by: id, to });
                         Pc::Parking
                     }
                     None => self.park(hand, id),
@@ -296,7 +296,7 @@ impl Client {
     fn park(&mut self, hand: &mut Hand, id: Id) -> Pc {
         hand.act(Park { by: id });
         hand.act(ParkFence { by: id });
-        if hand.bus().process(id).owes.is_empty() {
+        if hand.bus().process(id).owed_rings.is_empty() {
             Pc::LookingAgain
         } else {
             Pc::Looking { to_sleep: true }

@@ -30,30 +30,34 @@ impl Bus {
             }
             Action::PollingRead { by, of, polls } => {
                 let peer = self.process(of);
-                let is_right = peer.is_liar || polls == peer.is_polling;
+                let is_right = peer.is_hostile || polls == peer.is_polling;
                 rules.demand(is_right, 13, "not what stands there")?;
                 if polls {
-                    self.process_mut(by).owes.remove(of);
+                    self.process_mut(by).owed_rings.remove(of);
                 }
             }
             Action::RingFence { by } => {
                 // It has no effect on anybody else, but may be forgotten.
                 let process = self.process_mut(by);
-                process.is_fenced = !process.owes.is_empty();
+                process.is_fenced = !process.owed_rings.is_empty();
             }
             Action::RingRead { by, of, parked } => {
                 let fenced = self.process(by).is_fenced;
-                rules.demand(fenced || !self.process(by).owes.has(of), 10, "no fence before")?;
+                rules.demand(
+                    fenced || !self.process(by).owed_rings.has(of),
+                    10,
+                    "no fence before",
+                )?;
                 let peer = self.process_mut(of);
-                let is_right = peer.is_liar || parked == peer.is_parked;
+                let is_right = peer.is_hostile || parked == peer.is_parked;
                 rules.demand(is_right, 13, "not what stands there")?;
                 let rings = parked && !peer.rung_by.has(by);
-                if rings && !peer.is_liar {
+                if rings && !peer.is_hostile {
                     peer.rung_by.insert(by);
                 }
                 let process = self.process_mut(by);
-                process.owes.remove(of);
-                process.is_fenced &= !process.owes.is_empty();
+                process.owed_rings.remove(of);
+                process.is_fenced &= !process.owed_rings.is_empty();
                 if rings {
                     process.must_ring.insert(of);
                 }
@@ -64,7 +68,7 @@ impl Bus {
             }
             Action::Sleep { by, message, room } => {
                 let process = self.process(by);
-                let settled = process.owes.is_empty() && process.must_ring.is_empty();
+                let settled = process.owed_rings.is_empty() && process.must_ring.is_empty();
                 rules.demand(settled, 10, "it sleeps and has not rung whom it must")?;
                 let again = process.second_look.clone().unwrap_or_default();
                 let parked = process.is_parked && again.is_fenced;
@@ -74,9 +78,9 @@ impl Bus {
                 let readers = &self.chain(by).readers;
                 let learnt = readers.iter().all(|reader| again.learnt.has(reader.by));
                 rules.demand(learnt || !room, 10, "it sleeps and has not asked for room again")?;
-                let lends = by == BROKER && self.is_lending();
+                let by_ref = by == BROKER && self.has_refs();
                 let why = "it sleeps and has not asked again for what it has lent";
-                rules.demand(learnt || !lends, 10, why)?;
+                rules.demand(learnt || !by_ref, 10, why)?;
                 let process = self.process_mut(by);
                 (process.is_asleep, process.second_look) = (true, None);
             }
@@ -97,7 +101,7 @@ impl Bus {
         let process = self.process_mut(by);
         process.is_fenced = false;
         for peer in peers {
-            process.owes.insert(*peer);
+            process.owed_rings.insert(*peer);
         }
     }
 }

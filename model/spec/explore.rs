@@ -3,7 +3,7 @@
 use crate::broker::{self, Broker};
 use crate::client::{self, Client, Pc};
 use crate::merge;
-use crate::promises::{harm, is_held_by_liar, unmet};
+use crate::promises::{harm, is_held_by_hostile, unmet};
 use crate::protocol::{Action, Violation};
 use crate::reading::{Reads, is_reading};
 use crate::removal;
@@ -105,11 +105,11 @@ impl Setup {
             return None;
         }
         let is_stuck = |(i, me): (usize, &Client)| {
-            let honest = !run.bus.process(i as Id + 1).is_liar;
+            let honest = !run.bus.process(i as Id + 1).is_hostile;
             let unsent = usize::from(me.sent) < self.scripts[i].len();
             honest && unsent && me.pc != Pc::Over
         };
-        if run.clients.iter().enumerate().any(is_stuck) && !is_held_by_liar(&run.bus) {
+        if run.clients.iter().enumerate().any(is_stuck) && !is_held_by_hostile(&run.bus) {
             let why = "a sender waits for ever although there is room".into();
             return Some(Violation { promise: 9, why });
         }
@@ -126,7 +126,7 @@ impl Setup {
             broker: Broker::new(),
             clients: (0..clients).map(|_| Client::new()).collect(),
             deaths_left: self.deaths,
-            lies_left: self.lies,
+            faults_left: self.has_faults,
             strikes: self.strikes,
             strikes_left: self.strikes.is_some().into(),
             discarded: false,
@@ -149,8 +149,8 @@ impl Setup {
             assert_eq!(self.scripts[clients - 1].len(), 0, "who may be struck sends nothing");
             run.bus.process_mut(clients as Id).reads_in_place = reads == Reads::InPlace;
         }
-        if self.lies > 0 {
-            run.bus.process_mut(clients as Id).is_liar = true;
+        if self.has_faults > 0 {
+            run.bus.process_mut(clients as Id).is_hostile = true;
             run.clients[clients - 1] = Client { pc: Pc::Over, ..Client::new() };
         }
         run
@@ -278,17 +278,17 @@ impl Model for Setup {
             }));
         }
         if let Some(reads) = self.strikes {
-            properties.extend(STRUCK.map(sometimes));
+            properties.extend(REMOVED.map(sometimes));
             properties.push(sometimes(match reads {
                 Reads::Copies => DISCARDED,
                 Reads::InPlace => RETIRED,
             }));
-            if reads == Reads::InPlace && self.lends {
+            if reads == Reads::InPlace && self.by_ref {
                 properties.push(sometimes(LENT_RETIRED));
             }
         }
-        if self.lends {
-            properties.extend(LENDING.map(sometimes));
+        if self.by_ref {
+            properties.extend(BY_REF.map(sometimes));
             if self.scripts.iter().any(|s| s.iter().sum::<u8>() > 2 * self.pages as u8) {
                 let name = "a sender has no room since its pages are lent";
                 properties.push(Property::sometimes(name, waits_for_returns));
@@ -308,7 +308,7 @@ fn sometimes((name, condition): (&'static str, Condition)) -> Property<Setup> {
 }
 
 /// What a setup in which a receiver is struck and lives must reach.
-const STRUCK: [(&str, Condition); 2] = [
+const REMOVED: [(&str, Condition); 2] = [
     ("a receiver is struck while it reads", |setup, run| {
         setup.is_reached(run, |run| {
             run.clients.last().is_some_and(is_reading) && !run.bus.struck.is_empty()
@@ -341,7 +341,7 @@ const LENT_RETIRED: (&str, Condition) =
     });
 
 /// What a setup that lends must reach.
-const LENDING: [(&str, Condition); 4] = [
+const BY_REF: [(&str, Condition); 4] = [
     ("a message is lent and read", |setup, run| {
         setup.is_reached(run, |run| run.bus.held.iter().any(|held| !run.bus.is_unread(held)))
     }),
@@ -354,8 +354,10 @@ const LENDING: [(&str, Condition); 4] = [
     }),
     ("everything is returned", |setup, run| {
         setup.is_reached(run, |run| {
-            let is_back = |loan: &Loan| run.bus.held.iter().all(|held| held.loan != loan.id);
-            run.bus.lives(BROKER) && run.bus.loans.iter().any(is_back)
+            let is_back = |foreign_page: &ForeignPage| {
+                run.bus.held.iter().all(|held| held.foreign_page != foreign_page.id)
+            };
+            run.bus.lives(BROKER) && run.bus.foreign_pages.iter().any(is_back)
         })
     }),
     ("a sleeping broker is woken by what is returned", |setup, run| {
@@ -383,7 +385,7 @@ fn recalled(setup: &Setup, run: &Run) -> bool {
     setup.is_reached(run, |run| {
         let bus = &run.bus;
         let chain = bus.chain(BROADCAST);
-        let known = chain.pages.len() + bus.loans.len();
+        let known = chain.pages.len() + bus.foreign_pages.len();
         let is_gone = |id: Id| bus.process(id).life == Life::Ended && !bus.chain(id).is_open();
         bus.lives(BROKER) && usize::from(chain.next_page) > known && bus.ids().skip(1).any(is_gone)
     })

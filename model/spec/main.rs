@@ -25,7 +25,7 @@ mod chains;
 mod client;
 mod doorbells;
 mod explore;
-mod loans;
+mod foreign_pages;
 mod merge;
 mod promises;
 mod protocol;
@@ -47,17 +47,17 @@ const BUS: Setup = Setup {
     late: 0,
     leaves: false,
     deaths: 0,
-    lies: 0,
+    has_faults: 0,
     strikes: None,
     share: 2,
-    lends: false,
+    by_ref: false,
     copies: true,
     fine: false,
     broken: None,
 };
 const MORTAL: Setup = Setup { deaths: 1, ..BUS };
 /// A client that sends five messages, which may be lent, to itself and to one that sends none.
-const LENDING: Setup = Setup { scripts: &[&[1, 1, 1, 1, 1], &[]], lends: true, ..BUS };
+const BY_REF: Setup = Setup { scripts: &[&[1, 1, 1, 1, 1], &[]], by_ref: true, ..BUS };
 /// Two messages each.
 const SMALL: Setup = Setup { scripts: &[&[1, 1], &[2]], ..BUS };
 
@@ -87,7 +87,7 @@ fn p3_p7_a_client_leaves() {
 
 #[test]
 fn p12_a_lying_client_harms_nobody() {
-    all("bus_liar", Setup { lies: 3, deaths: 1, ..BUS });
+    all("bus_hostile", Setup { has_faults: 3, deaths: 1, ..BUS });
 }
 
 #[test]
@@ -111,64 +111,64 @@ fn p10_every_step_alone() {
 fn p9_p10_every_run_comes_to_an_end() {
     every_run_ends("bus_small", &Setup { deaths: 1, ..SMALL });
     every_run_ends("bus_small_late", &Setup { late: 1, deaths: 1, ..SMALL });
-    every_run_ends("bus_liar", &Setup { lies: 3, ..SMALL });
+    every_run_ends("bus_hostile", &Setup { has_faults: 3, ..SMALL });
 }
 
 #[test]
 fn p8_p9_p10_what_is_lent_is_held_until_it_is_passed() {
-    all("lend_1_client", Setup { scripts: &[&[1, 2, 1, 1]], deaths: 2, ..LENDING });
-    all("lend_2_receivers", Setup { scripts: &[&[1, 2], &[]], deaths: 1, ..LENDING });
-    all("fine_lend_1_client", Setup { scripts: &[&[1, 1, 1]], deaths: 1, fine: true, ..LENDING });
+    all("lend_1_client", Setup { scripts: &[&[1, 2, 1, 1]], deaths: 2, ..BY_REF });
+    all("lend_2_receivers", Setup { scripts: &[&[1, 2], &[]], deaths: 1, ..BY_REF });
+    all("fine_lend_1_client", Setup { scripts: &[&[1, 1, 1]], deaths: 1, fine: true, ..BY_REF });
     if is_full() {
-        all("lend_full_chain", LENDING);
-        all("lend_2_clients", Setup { lends: true, ..SMALL });
-        all("fine_lend_2_receivers", Setup { scripts: &[&[1, 1], &[]], fine: true, ..LENDING });
+        all("lend_full_chain", BY_REF);
+        all("lend_2_clients", Setup { by_ref: true, ..SMALL });
+        all("fine_lend_2_receivers", Setup { scripts: &[&[1, 1], &[]], fine: true, ..BY_REF });
     }
 }
 
 #[test]
 fn p3_p8_a_client_joins_late_what_is_lent() {
-    all("lend_late_join", Setup { scripts: &[&[1, 2], &[]], late: 1, ..LENDING });
+    all("lend_late_join", Setup { scripts: &[&[1, 2], &[]], late: 1, ..BY_REF });
 }
 
 #[test]
 fn p12_a_client_that_lies_about_what_is_lent_harms_nobody() {
-    all("lend_liar", Setup { scripts: &[&[1, 1], &[]], lies: 3, ..LENDING });
+    all("by_ref_hostile", Setup { scripts: &[&[1, 1], &[]], has_faults: 3, ..BY_REF });
 }
 
 #[test]
 fn p9_p10_every_run_that_lends_comes_to_an_end() {
-    const TWO: Setup = Setup { scripts: &[&[1, 1], &[]], ..LENDING };
-    every_run_ends("lend_1_client", &Setup { scripts: &[&[1, 2, 1, 1]], deaths: 1, ..LENDING });
+    const TWO: Setup = Setup { scripts: &[&[1, 1], &[]], ..BY_REF };
+    every_run_ends("lend_1_client", &Setup { scripts: &[&[1, 2, 1, 1]], deaths: 1, ..BY_REF });
     every_run_ends("lend_late_join", &Setup { late: 1, ..TWO });
-    every_run_ends("lend_liar", &Setup { lies: 2, ..TWO });
+    every_run_ends("by_ref_hostile", &Setup { has_faults: 2, ..TWO });
 }
 
 /// One that sends, and one that may be struck while it reads. As many messages as it takes to write the
 /// first page again.
-const STRUCK: Setup = Setup { scripts: &[&[2, 2, 1], &[]], strikes: Some(Reads::Copies), ..BUS };
+const REMOVED: Setup = Setup { scripts: &[&[2, 2, 1], &[]], strikes: Some(Reads::Copies), ..BUS };
 /// The same, and the one that may be struck hands out payloads where they lie.
-const IN_PLACE: Setup = Setup { strikes: Some(Reads::InPlace), ..STRUCK };
+const IN_PLACE: Setup = Setup { strikes: Some(Reads::InPlace), ..REMOVED };
 
 #[test]
 fn p3_p6_p8_a_receiver_is_struck_and_lives_on() {
-    all("struck_copies", Setup { deaths: 1, ..STRUCK });
-    all("struck_in_place", Setup { deaths: 1, ..IN_PLACE });
-    all("struck_lent_copies", Setup { lends: true, copies: false, ..STRUCK });
-    all("struck_lent_in_place", Setup { lends: true, copies: false, ..IN_PLACE });
+    all("removed_copies", Setup { deaths: 1, ..REMOVED });
+    all("removed_in_place", Setup { deaths: 1, ..IN_PLACE });
+    all("struck_lent_copies", Setup { by_ref: true, copies: false, ..REMOVED });
+    all("struck_lent_in_place", Setup { by_ref: true, copies: false, ..IN_PLACE });
     if is_full() {
-        all("struck_may_lend_copies", Setup { lends: true, ..STRUCK });
-        all("struck_may_lend_in_place", Setup { lends: true, ..IN_PLACE });
-        all("fine_struck_copies", Setup { fine: true, ..STRUCK });
+        all("struck_may_lend_copies", Setup { by_ref: true, ..REMOVED });
+        all("struck_may_lend_in_place", Setup { by_ref: true, ..IN_PLACE });
+        all("fine_struck_copies", Setup { fine: true, ..REMOVED });
         all("fine_struck_in_place", Setup { fine: true, ..IN_PLACE });
     }
 }
 
 #[test]
 fn p9_p10_every_run_with_a_struck_receiver_comes_to_an_end() {
-    every_run_ends("struck_copies", &STRUCK);
-    every_run_ends("struck_in_place", &IN_PLACE);
-    every_run_ends("struck_lent_in_place", &Setup { lends: true, copies: false, ..IN_PLACE });
+    every_run_ends("removed_copies", &REMOVED);
+    every_run_ends("removed_in_place", &IN_PLACE);
+    every_run_ends("struck_lent_in_place", &Setup { by_ref: true, copies: false, ..IN_PLACE });
 }
 
 #[test]
@@ -193,18 +193,18 @@ fn stage(broken: Break) -> Setup {
     let setup = match broken {
         NoSecondLook | NoRing | NoClear | NamedBeforeSent | GivesUpBeforeSendingOn => SMALL,
         GivesUpBeforeNextPage | OneCursorUnread => BUS,
-        NoStrike | DeadForgottenAtOnce | EndsUndrained => Setup { deaths: 1, ..SMALL },
+        NoRemoval | DeadForgottenAtOnce | EndsUndrained => Setup { deaths: 1, ..SMALL },
         AdmittedInThePast => Setup { late: 1, ..SMALL },
-        PageNotEmptied | LieBelieved => Setup { lies: 3, ..BUS },
-        LentNotHeld | HeldUntilPublished | SleepsOnReturns | LentBeforeSent => LENDING,
-        LentForgottenAtOnce => Setup { deaths: 1, ..LENDING },
-        ChangedCopyTaken | MemberReadBeforeCopy | MemberNotCleared => STRUCK,
+        PageNotEmptied | ViolationBelieved => Setup { has_faults: 3, ..BUS },
+        LentNotHeld | HeldUntilPublished | SleepsOnReturns | LentBeforeSent => BY_REF,
+        LentForgottenAtOnce => Setup { deaths: 1, ..BY_REF },
+        ChangedCopyTaken | MemberReadBeforeCopy | MemberNotCleared => REMOVED,
         MemberUnreadInPlace | NotRetired | RetiredNotCounted | StruckUntold => IN_PLACE,
         RetiredForEver => Setup { scripts: &[&[2, 2, 2, 2, 2, 1], &[]], ..IN_PLACE },
         LentNotRetired | RetiredAfterCursor | RetiredUnread | RetiredReadBeforeCursor => {
-            Setup { lends: true, copies: false, ..IN_PLACE }
+            Setup { by_ref: true, copies: false, ..IN_PLACE }
         }
-        LentUnknownToLate => Setup { scripts: &[&[1, 1], &[]], late: 1, ..LENDING },
+        LentUnknownToLate => Setup { scripts: &[&[1, 1], &[]], late: 1, ..BY_REF },
     };
     Setup { broken: Some(broken), ..setup }
 }

@@ -106,8 +106,8 @@ pub fn settle(setup: &Setup, run: &mut Run) {
         run.broker.pc,
         broker::Pc::Asking(..) | broker::Pc::AskingAgain(_) | broker::Pc::Returning(_)
     );
-    settle_loans(run);
-    let lends = setup.lends && run.broker.run.is_some();
+    settle_foreign_pages(run);
+    let by_ref = setup.by_ref && run.broker.run.is_some();
     let has_found = |by: Id| {
         let me = usize::from(by).checked_sub(1).and_then(|by| run.clients.get(by));
         me.is_some_and(is_reading)
@@ -117,7 +117,7 @@ pub fn settle(setup: &Setup, run: &mut Run) {
     for (i, chain) in chains.iter_mut().enumerate() {
         let lives = |reader: &&Reader| processes[usize::from(reader.by)].life == Life::Lives;
         // What the broker lends in its run is nobody's yet.
-        let is_lent = |by| lends && by == BROKER && i > 0;
+        let is_lent = |by| by_ref && by == BROKER && i > 0;
         let place = |r: &Reader| if is_lent(r.by) { r.cursor } else { r.place.position };
         let readers = chain.readers.iter().filter(lives).map(place);
         let lent = held.iter().filter(|held| usize::from(held.from) == i);
@@ -131,13 +131,13 @@ pub fn settle(setup: &Setup, run: &mut Run) {
             page.words[..read].fill(Word::Other);
         }
         // What a liar said first binds it; what is being asked is still needed.
-        if setup.lies > 0 || is_asking {
+        if setup.has_faults > 0 || is_asking {
             continue;
         }
         for reader in &mut chain.readers {
             // A sender asks again before it decides anything, a reader looks again. Who has said
             // nothing yet is where it was admitted, and so beyond what was lent before.
-            if !(setup.lends && reader.cursor == 0) {
+            if !(setup.by_ref && reader.cursor == 0) {
                 reader.seen = 0;
             }
             if i > 0 || !has_found(reader.by) {
@@ -165,24 +165,28 @@ fn places_of_struck(bus: &Bus) -> SmallVec<[(Id, u32); 2]> {
 }
 
 /// The same of what is lent.
-fn settle_loans(run: &mut Run) {
+fn settle_foreign_pages(run: &mut Run) {
     let bus = &mut run.bus;
-    if bus.loans.is_empty() {
+    if bus.foreign_pages.is_empty() {
         return;
     }
-    bus.forget_what_is_returned();
-    let Bus { processes, chains, loans, held, .. } = bus;
+    bus.forget_released_pages();
+    let Bus { processes, chains, foreign_pages, held, .. } = bus;
     let broker_lives = processes[usize::from(BROKER)].life == Life::Lives;
     // With the broker go all who ask what they may take back.
-    loans.retain(|loan| broker_lives || held.iter().any(|held| held.loan == loan.id));
+    foreign_pages.retain(|foreign_page| {
+        broker_lives || held.iter().any(|held| held.foreign_page == foreign_page.id)
+    });
     let passed = chains[usize::from(BROADCAST)].readers.iter().map(|reader| reader.cursor).min();
-    for loan in loans.iter_mut() {
-        if loan.until <= passed.unwrap_or(u32::MAX) {
-            loan.until = 0;
+    for foreign_page in foreign_pages.iter_mut() {
+        if foreign_page.until <= passed.unwrap_or(u32::MAX) {
+            foreign_page.until = 0;
         }
-        if let Some(page) = &mut loan.rest {
+        if let Some(page) = &mut foreign_page.rest {
             for (unit, word) in page.words.iter_mut().enumerate() {
-                let is_lent = |held: &Held| held.loan == loan.id && usize::from(held.at) == unit;
+                let is_lent = |held: &Held| {
+                    held.foreign_page == foreign_page.id && usize::from(held.at) == unit
+                };
                 if !held.iter().any(is_lent) {
                     *word = Word::Other;
                 }

@@ -14,14 +14,14 @@ fn violation(promise: u8, why: &str) -> Option<Violation> {
 /// The harm done, if any.
 pub fn harm(bus: &Bus) -> Option<Violation> {
     for held in &bus.held {
-        if bus.process(held.from).is_liar || !bus.is_unread(held) {
+        if bus.process(held.from).is_hostile || !bus.is_unread(held) {
             continue;
         }
-        if bus.loan(held.loan).is_none() {
+        if bus.foreign_page(held.foreign_page).is_none() {
             return violation(8, "a page was taken back that receivers have still to read");
         }
-        let Held { from, number, loan, at, .. } = *held;
-        if !bus.stands(Word::Lent { from, number, units: 0, loan, at }) {
+        let Held { from, number, foreign_page, at, .. } = *held;
+        if !bus.stands(Word::Lent { from, number, units: 0, foreign_page, at }) {
             return violation(8, "a page was written again of which a message is lent");
         }
     }
@@ -36,10 +36,11 @@ pub fn harm(bus: &Bus) -> Option<Violation> {
             return violation(6, "a struck receiver keeps more than a budget");
         }
     }
-    if bus.loans.iter().map(|loan| loan.len).sum::<u32>() > bus.sizes.budget {
+    if bus.foreign_pages.iter().map(|foreign_page| foreign_page.len).sum::<u32>() > bus.sizes.budget
+    {
         return violation(6, "more is lent than the budget");
     }
-    for id in bus.ids().filter(|id| !bus.process(*id).is_liar) {
+    for id in bus.ids().filter(|id| !bus.process(*id).is_hostile) {
         let chain = bus.chain(id);
         if chain.len() > bus.sizes.budget {
             return violation(6, "a chain takes more memory than its budget");
@@ -50,7 +51,7 @@ pub fn harm(bus: &Bus) -> Option<Violation> {
         }
         for reader in &chain.readers {
             // Whoever is dead or lies may see what it likes.
-            if !bus.lives(reader.by) || bus.process(reader.by).is_liar {
+            if !bus.lives(reader.by) || bus.process(reader.by).is_hostile {
                 continue;
             }
             let Some(word) = chain.word(reader.place) else {
@@ -67,8 +68,10 @@ pub fn harm(bus: &Bus) -> Option<Violation> {
                     if chain.message(reader.next) != word.message() {
                         return violation(2, "a reader finds another message than the others");
                     }
-                    if let Word::Lent { loan, .. } = word
-                        && !bus.loan(loan).is_some_and(|loan| loan.sent.has(reader.by))
+                    if let Word::Lent { foreign_page, .. } = word
+                        && !bus
+                            .foreign_page(foreign_page)
+                            .is_some_and(|foreign_page| foreign_page.sent.has(reader.by))
                     {
                         return violation(3, "a reader is lent a page that it does not have");
                     }
@@ -90,29 +93,29 @@ pub fn harm(bus: &Bus) -> Option<Violation> {
 pub fn unmet(bus: &Bus) -> Option<Violation> {
     let broker_lives = bus.lives(BROKER);
     // A receiver that lies may take nothing for ever: then the bus waits for it, as its policy is.
-    let waits_for_liar = is_held_by_liar(bus);
-    if broker_lives && !waits_for_liar {
+    let waits_for_hostile = is_held_by_hostile(bus);
+    if broker_lives && !waits_for_hostile {
         let passed = bus.chain(BROADCAST).passed_by_all();
         if bus.held.iter().any(|held| bus.is_held_back(held) && held.until <= passed) {
             return violation(9, "what everybody has passed is still held back");
         }
-        if bus.loans.iter().any(|loan| loan.rest.is_some()) {
+        if bus.foreign_pages.iter().any(|foreign_page| foreign_page.rest.is_some()) {
             return violation(7, "a page is held that its owner has let go of");
         }
     }
     if !bus.struck.is_empty() {
         return violation(10, "it was struck, and does not end");
     }
-    for id in bus.ids().filter(|id| !bus.process(*id).is_liar) {
+    for id in bus.ids().filter(|id| !bus.process(*id).is_hostile) {
         let chain = bus.chain(id);
         for reader in chain.readers.iter().filter(|reader| bus.lives(reader.by)) {
-            let is_done = reader.place == chain.tail || bus.process(reader.by).is_liar;
-            let is_held = waits_for_liar && reader.by == BROKER;
+            let is_done = reader.place == chain.tail || bus.process(reader.by).is_hostile;
+            let is_held = waits_for_hostile && reader.by == BROKER;
             if !is_done && !is_held {
                 return violation(10, "it sleeps, and a message for it is there");
             }
         }
-        if !broker_lives || id == BROKER || waits_for_liar {
+        if !broker_lives || id == BROKER || waits_for_hostile {
             continue;
         }
         if chain.forwarded != chain.published {
@@ -127,12 +130,12 @@ pub fn unmet(bus: &Bus) -> Option<Violation> {
 }
 
 /// Whether a liar holds the pages of the broadcast chain.
-pub fn is_held_by_liar(bus: &Bus) -> bool {
+pub fn is_held_by_hostile(bus: &Bus) -> bool {
     let chain = bus.chain(BROADCAST);
-    let liars = chain.readers.iter().filter(|r| bus.lives(r.by) && bus.process(r.by).is_liar);
-    liars.into_iter().any(|liar| {
+    let hostiles = chain.readers.iter().filter(|r| bus.lives(r.by) && bus.process(r.by).is_hostile);
+    hostiles.into_iter().any(|hostile| {
         let mut others = chain.pages.iter().filter(|page| page.id != chain.tail.page);
-        bus.held.iter().any(|held| held.until > liar.seen)
-            || others.any(|page| page.end().is_some_and(|end| end > liar.seen))
+        bus.held.iter().any(|held| held.until > hostile.seen)
+            || others.any(|page| page.end().is_some_and(|end| end > hostile.seen))
     })
 }

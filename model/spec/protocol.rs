@@ -79,7 +79,7 @@ pub enum Action {
     },
     /// The broker makes a client's page one of the broadcast chain's, so that messages can be lent.
     Adopt {
-        loan: u16,
+        foreign_page: u16,
         of: Id,
         page: u16,
     },
@@ -153,7 +153,7 @@ pub enum Action {
         chain: Id,
         by: Id,
     },
-    GiveUp {
+    Release {
         chain: Id,
         by: Id,
         to: u32,
@@ -260,7 +260,7 @@ impl Bus {
             | LearnRetired { .. }
             | HandOut { .. } => self.strike(action, rules),
             Make { .. } | Send { .. } => self.pool(action, rules),
-            Forget { chain: BROADCAST, page } if self.loan(page).is_some() => {
+            Forget { chain: BROADCAST, page } if self.foreign_page(page).is_some() => {
                 self.lend(action, rules)
             }
             Forget { .. } => self.pool(action, rules),
@@ -271,7 +271,7 @@ impl Bus {
             | Clear { .. }
             | Fill { .. }
             | Publish { .. } => self.write(action, rules),
-            Look { .. } | Read { .. } | Pass { .. } | GiveUp { .. } => self.read(action, rules),
+            Look { .. } | Read { .. } | Pass { .. } | Release { .. } => self.read(action, rules),
             Park { .. }
             | ParkFence { .. }
             | Unpark { .. }
@@ -334,10 +334,16 @@ impl Bus {
             Action::End { process } => {
                 let it = self.process_mut(process);
                 // Its memory stays as it is; what it owed is gone with it.
-                let Process { is_liar, is_parked, is_polling, rung_by, is_removed, .. } = *it;
+                let Process { is_hostile, is_parked, is_polling, rung_by, is_removed, .. } = *it;
                 let life = Life::Ended;
-                *it =
-                    Process { life, is_liar, is_parked, is_polling, rung_by, ..Process::default() };
+                *it = Process {
+                    life,
+                    is_hostile,
+                    is_parked,
+                    is_polling,
+                    rung_by,
+                    ..Process::default()
+                };
                 self.struck.retain(|struck| struck.reader.by != process);
                 // The connection of one that was removed has ended before.
                 let is_news = |id: &Id| (*id == BROKER) != (process == BROKER) && !is_removed;
@@ -349,13 +355,13 @@ impl Bus {
                 let chain = self.chain(client);
                 let taken = chain.reader(BROKER).is_none_or(|reader| reader.place == chain.tail);
                 let all = taken && chain.forwarded == chain.published;
-                let is_due = chain.is_orphan && (all || self.process(client).is_liar);
+                let is_due = chain.is_orphan && (all || self.process(client).is_hostile);
                 rules.demand(is_due, 4, "removed before all that it committed was sent on")?;
                 let Chain { published, forwarded, .. } = *self.chain(client);
                 let rest = Chain { is_orphan: true, published, forwarded, ..Chain::default() };
                 let gone = std::mem::replace(self.chain_mut(client), rest);
                 gone.pages.into_iter().for_each(|page| self.leave_to_receivers(client, page));
-                self.forget_what_is_returned();
+                self.forget_released_pages();
             }
             _ => unreachable!(),
         }
@@ -375,9 +381,10 @@ impl Bus {
                 chain.pages.push(page);
             }
             Action::Send { chain, page, to } => {
-                let loan = self.loans.iter_mut().find(|loan| loan.id == page);
-                match loan.filter(|_| chain == BROADCAST) {
-                    Some(loan) => loan.sent.insert(to),
+                let foreign_page =
+                    self.foreign_pages.iter_mut().find(|foreign_page| foreign_page.id == page);
+                match foreign_page.filter(|_| chain == BROADCAST) {
+                    Some(foreign_page) => foreign_page.sent.insert(to),
                     None => there(self.chain_mut(chain).page_mut(page), "page")?.sent.insert(to),
                 }
                 self.process_mut(to).bell = true;

@@ -118,8 +118,10 @@ impl Client {
     fn reads_bytes(&self, hand: &mut Hand, id: Id) {
         let bus = hand.bus();
         let Some(Reader { place, found: Some(found), .. }) = bus.receiver(id) else { return };
-        if let Word::Lent { loan, at, .. } = *found {
-            let lent = bus.loan(loan).map(|loan| (loan.of, loan.page));
+        if let Word::Lent { foreign_page, at, .. } = *found {
+            let lent = bus
+                .foreign_page(foreign_page)
+                .map(|foreign_page| (foreign_page.of, foreign_page.page));
             let (of, page) = lent.unwrap_or_default();
             return hand.act(Borrow { by: id, of, page, at: at.into() });
         }

@@ -37,7 +37,7 @@ breaks! {
     /// A page is not emptied before it is named.
     PageNotEmptied,
     /// The broker does not strike who has died.
-    NoStrike,
+    NoRemoval,
     /// The broker gives up what it took before it has sent it on, and then dies or not.
     GivesUpBeforeSendingOn,
     /// A dead client is forgotten at once, with what it had committed.
@@ -49,7 +49,7 @@ breaks! {
     /// A page is named before it is sent.
     NamedBeforeSent,
     /// A cursor beyond the tail is believed of everybody.
-    LieBelieved,
+    ViolationBelieved,
     /// What is lent is given up in the client's chain as if it had been copied.
     LentNotHeld,
     /// What is lent is held until it is published, and not until everybody has passed it.
@@ -101,13 +101,13 @@ pub struct Setup {
     /// Processes that may die, each at any step.
     pub deaths: u8,
     /// The last client lies, so many times.
-    pub lies: u8,
+    pub has_faults: u8,
     /// The broker may strike the last client, which sends nothing, at any time, once.
     pub strikes: Option<Reads>,
     /// Messages that the broker takes from one client before it is the next one's turn.
     pub share: u8,
     /// Whether the broker may lend messages.
-    pub lends: bool,
+    pub by_ref: bool,
     /// Whether it may copy what it can lend.
     pub copies: bool,
     /// Every step alone, see [`merge`](crate::merge).
@@ -121,7 +121,7 @@ pub struct Run {
     pub broker: Broker,
     pub clients: SmallVec<[Client; 2]>,
     pub deaths_left: u8,
-    pub lies_left: u8,
+    pub faults_left: u8,
     /// Whether the last client may be struck, and whether it was not yet.
     pub strikes: Option<Reads>,
     pub strikes_left: u8,
@@ -257,7 +257,7 @@ impl Hand<'_> {
     }
 
     /// The reader's cursor is behind its place, or behind what it holds back.
-    pub fn has_to_give_up(&self, chain: Id, by: Id) -> Option<u32> {
+    pub fn must_release(&self, chain: Id, by: Id) -> Option<u32> {
         let reader = self.bus().chain(chain).reader(by)?;
         let to = self.held_back(chain, by).unwrap_or(reader.place.position);
         (reader.cursor != to).then_some(to)
@@ -276,26 +276,29 @@ impl Hand<'_> {
     /// What a client's page is called in the broadcast chain, which lends it from now on if there is
     /// room. What is not lent any more makes some, if nothing is in the broker's run.
     pub fn borrow_page(&mut self, of: Id, page: u16, has_run: bool) -> Option<u16> {
-        let mut known = self.bus().loans.iter();
-        if let Some(loan) = known.find(|loan| (loan.of, loan.page) == (of, page)) {
-            return Some(loan.id);
+        let mut known = self.bus().foreign_pages.iter();
+        if let Some(foreign_page) =
+            known.find(|foreign_page| (foreign_page.of, foreign_page.page) == (of, page))
+        {
+            return Some(foreign_page.id);
         }
-        if (self.bus().loans.len() as u32 + 1) * PAGE > self.bus().sizes.budget {
+        if (self.bus().foreign_pages.len() as u32 + 1) * PAGE > self.bus().sizes.budget {
             let passed = self.run.broker.passed;
-            let mut idle = self.bus().loans.iter().filter(|loan| loan.until <= passed);
+            let mut idle =
+                self.bus().foreign_pages.iter().filter(|foreign_page| foreign_page.until <= passed);
             let page = idle.next().filter(|_| !has_run)?.id;
             self.act(Action::Forget { chain: BROADCAST, page });
         }
-        let loan = self.bus().chain(BROADCAST).next_page;
-        self.act(Action::Adopt { loan, of, page });
+        let foreign_page = self.bus().chain(BROADCAST).next_page;
+        self.act(Action::Adopt { foreign_page, of, page });
         let receivers: SmallVec<[Id; 4]> =
             self.bus().chain(BROADCAST).readers.iter().map(|reader| reader.by).collect();
         if !self.is_broken(Break::LentBeforeSent) {
             for to in receivers {
-                self.act(Action::Send { chain: BROADCAST, page: loan, to });
+                self.act(Action::Send { chain: BROADCAST, page: foreign_page, to });
             }
         }
-        Some(loan)
+        Some(foreign_page)
     }
 }
 
@@ -365,7 +368,7 @@ impl Pen {
         let (page, at) = (tail.place.page, tail.unit(hand, chain));
         hand.act(Action::Publish { chain, page, at, word });
         if hand.is_broken(Break::NoRing) {
-            hand.run.bus.process_mut(chain).owes = Set::default();
+            hand.run.bus.process_mut(chain).owed_rings = Set::default();
         }
     }
 }

@@ -49,7 +49,7 @@ sabotages! {
     /// A process makes no fence before it looks who sleeps.
     NoRingFence,
     /// The broker gives up what it lends as soon as it has taken it.
-    GivesUpWhatIsLent,
+    ReleasesForeignPages,
     /// The broker sleeps without reading the cursors again.
     NoSecondCursorRead,
 }
@@ -67,7 +67,7 @@ struct Mind {
     cursor: Option<Box<dyn Fn(u64) + Send>>,
     is_parked: bool,
     /// The cursors that it has stored too early.
-    given_up: BTreeMap<usize, u64>,
+    released: BTreeMap<usize, u64>,
 }
 
 type Minds = Arc<Mutex<BTreeMap<Who, Mind>>>;
@@ -208,8 +208,8 @@ impl<M: Memory + Send + Sync + 'static> Memory for Broken<M> {
             }
             _ => {}
         }
-        let given_up = self.mind(|mind| mind.given_up.get(&at).copied());
-        if site == Site::CursorPublish && given_up.is_some_and(|to| (1..=to).contains(&value)) {
+        let released = self.mind(|mind| mind.released.get(&at).copied());
+        if site == Site::CursorPublish && released.is_some_and(|to| (1..=to).contains(&value)) {
             return;
         }
         if self.how == PageNotEmptied && site == Site::PageClear {
@@ -229,9 +229,9 @@ impl<M: Memory + Send + Sync + 'static> Memory for Broken<M> {
         match (self.how, site) {
             (PublishAfterGivingUp, Site::CursorPublish) if value > 0 => self.release(),
             (PublishAfterGivingUp | ParkAfterLook, _) => {}
-            (GivesUpWhatIsLent, Site::TakenPublish) if value > 0 => {
-                let cursor = at - CONTROL_TAKEN;
-                self.mind(|mind| mind.given_up.insert(cursor, value));
+            (ReleasesForeignPages, Site::ConsumedPublish) if value > 0 => {
+                let cursor = at - CONTROL_CONSUMED;
+                self.mind(|mind| mind.released.insert(cursor, value));
                 self.memory.store(cursor, value, Site::CursorPublish);
             }
             (_, Site::CommitPublish) => self.release(),

@@ -64,7 +64,7 @@ pub enum Word {
         from: Id,
         number: u16,
         units: u16,
-        loan: u16,
+        foreign_page: u16,
         at: u16,
     },
 }
@@ -215,7 +215,7 @@ impl Chain {
 
 /// A client's page of which messages are lent, as one of the broadcast chain's.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Loan {
+pub struct ForeignPage {
     /// What the broadcast chain calls it.
     pub id: u16,
     /// Whose page it is, and what its owner calls it.
@@ -236,7 +236,7 @@ pub struct Loan {
 pub struct Held {
     pub from: Id,
     pub number: u16,
-    pub loan: u16,
+    pub foreign_page: u16,
     /// Its unit in the client's page, and its position in the client's chain.
     pub at: u16,
     pub position: u32,
@@ -259,7 +259,7 @@ pub enum Life {
 pub struct Process {
     pub life: Life,
     /// It keeps to no rule, and what is read from its memory may be anything.
-    pub is_liar: bool,
+    pub is_hostile: bool,
     /// It hands out payloads where they lie, and does not copy them.
     pub reads_in_place: bool,
     /// Its member word is zero, although it may live.
@@ -275,7 +275,7 @@ pub struct Process {
     /// It sleeps.
     pub is_asleep: bool,
     /// It has published or given up something, and has not looked whether these sleep.
-    pub owes: Set,
+    pub owed_rings: Set,
     /// It has seen that these sleep, and has not rung yet.
     pub must_ring: Set,
     /// It has made its fence since it stored what the others may wait for.
@@ -308,7 +308,7 @@ pub struct Bus {
     pub sizes: Sizes,
     pub processes: SmallVec<[Process; 3]>,
     pub chains: SmallVec<[Chain; 3]>,
-    pub loans: SmallVec<[Loan; 1]>,
+    pub foreign_pages: SmallVec<[ForeignPage; 1]>,
     /// In the order in which they were published.
     pub held: SmallVec<[Held; 1]>,
     /// Receivers that were struck and live.
@@ -318,8 +318,8 @@ pub struct Bus {
 impl Bus {
     pub fn new(sizes: Sizes) -> Self {
         let (processes, chains) = (SmallVec::new(), SmallVec::new());
-        let (loans, held, struck) = (SmallVec::new(), SmallVec::new(), SmallVec::new());
-        Bus { sizes, processes, chains, loans, held, struck }
+        let (foreign_pages, held, struck) = (SmallVec::new(), SmallVec::new(), SmallVec::new());
+        Bus { sizes, processes, chains, foreign_pages, held, struck }
     }
 
     /// Makes room for a process that is heard of for the first time.
@@ -346,8 +346,8 @@ impl Bus {
         &mut self.chains[usize::from(id)]
     }
 
-    pub fn loan(&self, id: u16) -> Option<&Loan> {
-        self.loans.iter().find(|loan| loan.id == id)
+    pub fn foreign_page(&self, id: u16) -> Option<&ForeignPage> {
+        self.foreign_pages.iter().find(|foreign_page| foreign_page.id == id)
     }
 
     pub fn lives(&self, id: Id) -> bool {

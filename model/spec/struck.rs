@@ -60,18 +60,18 @@ impl Bus {
             Action::EndMembership { by } => self.process_mut(by).is_removed = true,
             Action::Strike { by } => {
                 let is_due =
-                    !self.lives(by) || self.process(by).is_liar || self.process(by).is_removed;
+                    !self.lives(by) || self.process(by).is_hostile || self.process(by).is_removed;
                 rules.demand(is_due, 3, "struck although it lives, is honest and a member")?;
-                if self.lives(by) && !self.process(by).is_liar {
+                if self.lives(by) && !self.process(by).is_hostile {
                     self.let_read_on(by)?;
                 }
                 self.chain_mut(BROADCAST).readers.retain(|reader| reader.by != by);
                 self.chain_mut(by).is_orphan = true;
                 let broker = self.process_mut(BROKER);
-                broker.owes.remove(by);
+                broker.owed_rings.remove(by);
                 broker.must_ring.remove(by);
                 self.forget_what_all_have(BROADCAST);
-                self.forget_what_is_returned();
+                self.forget_released_pages();
             }
             Action::Retire { chain: BROADCAST, to } => self.chain_mut(BROADCAST).retired = to,
             Action::Retire { chain, to } => {
@@ -103,14 +103,15 @@ impl Bus {
         let page = chain.page(reader.place.page);
         let unit = there(page.and_then(|page| page.unit(reader.place.position)), "place")? as u32;
         let (left, until) = (reader.cursor.max(reader.seen), chain.tail.position);
-        let is_behind =
-            |loan: &Loan| self.held.iter().any(|held| held.loan == loan.id && held.until > left);
-        let its = self.loans.iter().filter(|loan| loan.sent.has(by));
-        let mapped = its.map(|loan| Mapped {
-            of: loan.of,
-            page: loan.page,
-            len: loan.len,
-            is_in_use: is_behind(loan),
+        let is_behind = |foreign_page: &ForeignPage| {
+            self.held.iter().any(|held| held.foreign_page == foreign_page.id && held.until > left)
+        };
+        let its = self.foreign_pages.iter().filter(|foreign_page| foreign_page.sent.has(by));
+        let mapped = its.map(|foreign_page| Mapped {
+            of: foreign_page.of,
+            page: foreign_page.page,
+            len: foreign_page.len,
+            is_in_use: is_behind(foreign_page),
         });
         let struck = Struck {
             lent: reader.found.and_then(|word| self.lent_at(word)),
@@ -127,15 +128,15 @@ impl Bus {
         };
         self.struck.push(struck);
         let process = self.process_mut(by);
-        (process.owes, process.must_ring) = (Set::default(), Set::default());
+        (process.owed_rings, process.must_ring) = (Set::default(), Set::default());
         // Its connection has ended.
         process.bell = true;
         Ok(())
     }
 
     fn lent_at(&self, word: Word) -> Option<(Id, u16, u16)> {
-        let Word::Lent { loan, at, .. } = word else { return None };
-        self.loan(loan).map(|loan| (loan.of, loan.page, at))
+        let Word::Lent { foreign_page, at, .. } = word else { return None };
+        self.foreign_page(foreign_page).map(|foreign_page| (foreign_page.of, foreign_page.page, at))
     }
 
     /// What a struck receiver does in the broadcast chain.
@@ -157,7 +158,7 @@ impl Bus {
             }
             Action::Pass { by, .. } => self.pass_on(by, rules)?,
             // Nobody reads its cursor.
-            Action::GiveUp { .. } => {}
+            Action::Release { .. } => {}
             _ => unreachable!(),
         }
         Ok(())

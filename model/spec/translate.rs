@@ -142,10 +142,10 @@ impl Translator {
                 };
                 let to = position(value);
                 self.pass_up_to(chain, who, |place| place.position == to)?;
-                self.act(Action::GiveUp { chain, by: who, to })
+                self.act(Action::Release { chain, by: who, to })
             }
-            Event::Store { value: 0, site: Site::TakenPublish, .. } => Ok(()),
-            Event::Store { value, site: Site::TakenPublish, .. } => {
+            Event::Store { value: 0, site: Site::ConsumedPublish, .. } => Ok(()),
+            Event::Store { value, site: Site::ConsumedPublish, .. } => {
                 // A receiver of a broadcast chain has nothing to hold back.
                 let chain = self.cursors.get(&slot).copied().unwrap_or(BROADCAST);
                 let to = position(value);
@@ -279,7 +279,7 @@ impl Translator {
                 let units = units(len.unwrap_or(0)) as u16;
                 Word::Message { from, number: low(tag) as u16, units }
             }
-            KIND_LENT => {
+            KIND_REF => {
                 let is_extended = flags & FLAG_EXTENDED != 0;
                 let head = 1 + u32::from(is_extended);
                 let pair = self.pairs.get(&(region, unit + head)).copied();
@@ -289,8 +289,8 @@ impl Translator {
                 Word::Lent {
                     from: high(tag) as Id,
                     number: low(tag) as u16,
-                    units: units(slot_len(SLOT_LENT, is_extended).unwrap_or(0)) as u16,
-                    loan: low(page) as u16,
+                    units: units(slot_len(SLOT_REF, is_extended).unwrap_or(0)) as u16,
+                    foreign_page: low(page) as u16,
                     at: at as u16,
                 }
             }
@@ -317,7 +317,7 @@ impl Translator {
             Note::Removed { client } => self.act(Action::Remove { client }),
             Note::Pool { chain, ref pages } => self.pool(chain, pages),
             Note::Adopted { page, client, of } => {
-                self.act(Action::Adopt { loan: page as u16, of: client, page: of as u16 })
+                self.act(Action::Adopt { foreign_page: page as u16, of: client, page: of as u16 })
             }
             Note::Sent { chain, page, to } => {
                 self.act(Action::Send { chain, page: page as u16, to })
@@ -339,9 +339,14 @@ impl Translator {
 
     fn pool(&mut self, chain: Who, pages: &[(u32, usize)]) -> Verdict {
         let is_there = |page: u16| pages.iter().any(|(id, _)| *id == u32::from(page));
-        let loans = self.bus.loans.iter().filter(|_| chain == BROADCAST).map(|loan| loan.id);
+        let foreign_pages = self
+            .bus
+            .foreign_pages
+            .iter()
+            .filter(|_| chain == BROADCAST)
+            .map(|foreign_page| foreign_page.id);
         let own = self.bus.chain(chain).pages.iter().map(|page| page.id);
-        let known: Vec<u16> = own.chain(loans).collect();
+        let known: Vec<u16> = own.chain(foreign_pages).collect();
         for page in known.iter().copied().filter(|page| !is_there(*page)) {
             self.act(Action::Forget { chain, page })?;
         }

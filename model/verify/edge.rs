@@ -17,7 +17,7 @@ const EDGES: &[(&str, &str)] = &[
     ("tests/processes.rs", "processes"),
     ("tests/refused.rs", "a kernel without memory"),
     ("tests/slow_to_close.rs", "descriptors"),
-    ("tests/struck.rs", "receivers that live on"),
+    ("tests/removed.rs", "receivers that live on"),
     ("tests/wakeups.rs", "a real scheduler"),
     ("fuzz handshake", "descriptors, sockets"),
     ("fuzz live_bus", "shared memory"),

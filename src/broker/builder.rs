@@ -1,18 +1,19 @@
 //! Setting up a broker.
 
-use super::core::{Core, LEND_FROM, TurnBudget};
+use super::core::{Core, Quota, ZERO_COPY_THRESHOLD};
 use super::{
-    Broker, DESCRIPTORS_PER_CLIENT, FIRST_CONNECTION, LISTENER, Report, STOP, StopHandle, WATCH,
+    Broker, BrokerStats, DESCRIPTORS_PER_CLIENT, FIRST_CONNECTION, LISTENER, STOP, StopHandle,
+    WATCH,
 };
-use crate::access::Access;
-use crate::bus::Bus;
+use crate::bus_addr::BusAddr;
 use crate::error::BindError;
 use crate::handshake::control_region;
 use crate::hook::Hook;
 use crate::limits::{Limits, LimitsError, os_page};
 use crate::memory::Region;
+use crate::peer_filter::PeerFilter;
+use crate::sys::failpoint::effect;
 use crate::sys::fork::Owner;
-use crate::sys::lifeline::acts;
 use crate::sys::place::{Bound, Watch};
 use crate::sys::socket::MAX_DESCRIPTORS;
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -38,9 +39,9 @@ pub struct BrokerBuilder {
     max_message_len: Option<usize>,
     budget: Option<usize>,
     max_clients: Option<usize>,
-    access: Access,
-    turn_budget: TurnBudget,
-    lend_from: Option<usize>,
+    access: PeerFilter,
+    quota: Quota,
+    zero_copy_threshold: Option<usize>,
     hook: Option<Box<dyn Hook>>,
 }
 
@@ -79,15 +80,15 @@ impl BrokerBuilder {
 
     /// Which users are admitted; only the broker's own if nothing is said.
     #[must_use]
-    pub fn access(mut self, access: Access) -> Self {
+    pub fn access(mut self, access: PeerFilter) -> Self {
         self.access = access;
         self
     }
 
     /// How much is taken from one client before it is the next one's turn.
     #[must_use]
-    pub fn turn_budget(mut self, budget: TurnBudget) -> Self {
-        self.turn_budget = budget;
+    pub fn quota(mut self, budget: Quota) -> Self {
+        self.quota = budget;
         self
     }
 
@@ -99,8 +100,8 @@ impl BrokerBuilder {
     /// A lent page takes one of this process's descriptors: a quarter of those that it may open
     /// (`ulimit -n`) is kept for them.
     #[must_use]
-    pub fn lend_from(mut self, bytes: usize) -> Self {
-        self.lend_from = Some(bytes);
+    pub fn zero_copy_threshold(mut self, bytes: usize) -> Self {
+        self.zero_copy_threshold = Some(bytes);
         self
     }
 
@@ -116,39 +117,40 @@ impl BrokerBuilder {
     /// # Errors
     ///
     /// [`BindError`] says what to do about it.
-    pub fn bind(self, bus: impl Into<Bus>) -> Result<Broker, BindError> {
+    pub fn bind(self, bus: impl Into<BusAddr>) -> Result<Broker, BindError> {
         let (limits, most_clients) = self.limits()?;
-        let lend_from = self.lend_from.unwrap_or(LEND_FROM);
-        let lends = self.hook.is_none() && lend_from <= limits.max_message_len();
+        let zero_copy_threshold = self.zero_copy_threshold.unwrap_or(ZERO_COPY_THRESHOLD);
+        let lends = self.hook.is_none() && zero_copy_threshold <= limits.max_message_len();
         let descriptors = descriptors();
-        let max_lent = if lends { descriptors / 4 } else { 0 };
-        let affordable = ((descriptors - max_lent) / DESCRIPTORS_PER_CLIENT).clamp(1, MOST_CLIENTS);
+        let max_shared_pages = if lends { descriptors / 4 } else { 0 };
+        let affordable =
+            ((descriptors - max_shared_pages) / DESCRIPTORS_PER_CLIENT).clamp(1, MOST_CLIENTS);
         let max_clients = most_clients.min(affordable);
 
         let bound = Bound::at(&bus.into(), &self.access)?;
         let first = Region::shared("llmp-page", limits.page_len())?;
         let mut core = Core::new(limits, control_region(max_clients)?, max_clients, first);
-        core.set_turn_budget(self.turn_budget);
-        core.set_lend_from(lend_from);
-        core.set_lap(limits.lap());
+        core.set_quota(self.quota);
+        core.set_zero_copy_threshold(zero_copy_threshold);
+        core.set_reuse_distance(limits.reuse_distance());
         if let Some(hook) = self.hook {
             core.set_hook(hook);
         }
         let mut id = [0; 8];
         rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
             .map_err(system("get a random number"))?;
-        acts("make an epoll");
+        effect("make an epoll");
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("make an epoll"))?;
-        acts("make an eventfd");
+        effect("make an eventfd");
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(system("make an eventfd"))?;
-        acts("make the listener non-blocking");
+        effect("make the listener non-blocking");
         bound.listener.set_nonblocking().map_err(|source| {
             let step = "make the listener non-blocking";
             BindError::System { step, source }
         })?;
         let add = |fd: &dyn AsFd, token| {
-            acts("watch");
+            effect("watch");
             epoll::add(&epoll, fd.as_fd(), EventData::new_u64(token), EventFlags::IN)
         };
         add(&bound.listener, LISTENER).map_err(system("watch the listener"))?;
@@ -163,11 +165,11 @@ impl BrokerBuilder {
             core,
             access: self.access,
             max_clients,
-            max_lent,
+            max_shared_pages,
             // For one user, the kernel lets as many wait in all sockets together as a process may open
             // (`ETOOMANYREFS`, unix(7)).
             max_in_flight: descriptors / 2,
-            roomy: descriptors.saturating_sub(max_lent + MAX_DESCRIPTORS),
+            roomy: descriptors.saturating_sub(max_shared_pages + MAX_DESCRIPTORS),
             bound,
             epoll,
             stop: StopHandle { owner, event: Arc::new(stop), asked: Arc::default() },
@@ -182,13 +184,13 @@ impl BrokerBuilder {
             joining: BTreeSet::new(),
             tokens: HashMap::new(),
             next_token: FIRST_CONNECTION,
-            short_of_memory: false,
+            send_pending: false,
             stuck: BTreeSet::new(),
             stuck_again: None,
             unread_again: None,
             retired: Default::default(),
             allowance: Default::default(),
-            report: Report::default(),
+            report: BrokerStats::default(),
         })
     }
 }

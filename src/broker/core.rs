@@ -1,6 +1,6 @@
 //! The broker without sockets: events in, actions out.
 //!
-//! A link's life:
+//! A member's life:
 //!
 //! ```text
 //!   reserve          join             page 0               hung_up           all taken
@@ -10,18 +10,18 @@
 //!
 //! What is done in a turn stands in `turn`, and how long messages go without a copy in `lending`.
 
+mod by_ref;
+mod cycle;
 mod ids;
-mod lending;
 #[cfg(test)]
 mod tests;
-mod turn;
 
+use self::by_ref::ByRef;
+use self::cycle::Share;
+pub use self::cycle::{Cycle, Quota};
 use self::ids::Ids;
-use self::lending::Lending;
-use self::turn::Share;
-pub use self::turn::{Turn, TurnBudget};
 use super::forward::Hooked;
-use crate::chain::{Notice, Receiver, Sender, Start, Stats};
+use crate::chain::{Announcement, ChainReader, ChainWriter, Start, Stats};
 use crate::control::{Control, Doorbell};
 use crate::fault::Fault;
 use crate::hook::Hook;
@@ -54,11 +54,11 @@ pub struct Reserved {
 /// The broker's state.
 pub struct Core<M> {
     limits: Limits,
-    turn_budget: TurnBudget,
+    quota: Quota,
     control: Control<M>,
-    broadcast: Sender<M>,
-    links: Vec<Link<M>>,
-    /// The link whose turn comes first.
+    broadcast: ChainWriter<M>,
+    members: Vec<Member<M>>,
+    /// The member whose turn comes first.
     first: usize,
     ids: Ids,
     /// The one that was left first comes first: who was expelled may still look at its former one.
@@ -69,26 +69,26 @@ pub struct Core<M> {
     share: Option<Share>,
     actions: Vec<Action>,
     hook: Option<Hooked>,
-    lend_from: usize,
+    zero_copy_threshold: usize,
     /// The position in the broadcast chain behind what was lent last, and the one that all receivers
     /// had passed when it was asked for last.
     lent_until: u64,
     passed: u64,
     /// Whether a message was copied because its page is not lent yet.
-    wants_to_lend: bool,
+    wants_page: bool,
     /// Lent pages, by their names in the broadcast chain, that nothing is lent of any more.
-    recalled: Vec<u32>,
+    withdrawn: Vec<u32>,
 }
 
 /// Messages of at least so many bytes are lent if nothing else is said, as measured.
-pub const LEND_FROM: usize = 4 * 1024;
+pub const ZERO_COPY_THRESHOLD: usize = 4 * 1024;
 
 /// A client. What a turn touches of one who is idle comes first.
 #[repr(C)]
-struct Link<M> {
+struct Member<M> {
     /// Bytes that it may still hold after its connection has ended.
     leaving: Option<usize>,
-    inbound: Option<Receiver<M>>,
+    inbound: Option<ChainReader<M>>,
     id: ClientId,
     cursor: usize,
     roles: Roles,
@@ -99,19 +99,19 @@ struct Link<M> {
     drain: Drain,
     /// Whether anything was taken from it in this turn; behind that, whether its cursor has moved.
     moved: bool,
-    lending: Lending,
+    by_ref: ByRef,
 }
 
-impl<M: Memory> Link<M> {
+impl<M: Memory> Member<M> {
     /// Whether there is something to do for it in a turn.
     #[inline(always)]
     fn is_due(&self) -> bool {
-        self.leaving.is_some() || self.inbound.as_ref().is_some_and(Receiver::has_something)
+        self.leaving.is_some() || self.inbound.as_ref().is_some_and(ChainReader::has_message)
     }
 
     /// Whether its connection has ended and everything is taken.
     fn is_finished(&self) -> bool {
-        let holds = self.inbound.as_ref().is_some_and(Receiver::has_something);
+        let holds = self.inbound.as_ref().is_some_and(ChainReader::has_message);
         self.leaving.is_some() && !holds
     }
 }
@@ -129,10 +129,10 @@ impl<M: Memory> Core<M> {
     pub fn new(limits: Limits, control: M, cursors: usize, first: M) -> Self {
         Core {
             limits,
-            turn_budget: TurnBudget::default(),
+            quota: Quota::default(),
             control: Control::create(control, cursors),
-            broadcast: Sender::new(0, limits, first),
-            links: Vec::new(),
+            broadcast: ChainWriter::new(0, limits, first),
+            members: Vec::new(),
             first: 0,
             ids: Ids::new(),
             free_cursors: (0..cursors).collect(),
@@ -140,36 +140,35 @@ impl<M: Memory> Core<M> {
             share: None,
             actions: Vec::new(),
             hook: None,
-            lend_from: LEND_FROM,
+            zero_copy_threshold: ZERO_COPY_THRESHOLD,
             lent_until: 0,
             passed: 0,
-            wants_to_lend: false,
-            recalled: Vec::new(),
+            wants_page: false,
+            withdrawn: Vec::new(),
         }
     }
 
     /// Shows every message to `hook`.
     pub fn set_hook(&mut self, hook: Box<dyn Hook>) {
         self.hook = Some(Hooked::new(hook));
-        self.set_lend_from(self.lend_from);
+        self.set_zero_copy_threshold(self.zero_copy_threshold);
     }
 
     /// Sets how much is taken from one client at a time.
-    pub fn set_turn_budget(&mut self, budget: TurnBudget) {
+    pub fn set_quota(&mut self, budget: Quota) {
         // With a budget of nothing, nothing would ever be taken.
-        self.turn_budget =
-            TurnBudget { messages: budget.messages.max(1), bytes: budget.bytes.max(1) };
+        self.quota = Quota { messages: budget.messages.max(1), bytes: budget.bytes.max(1) };
     }
 
     /// Sets how long the broadcast chain is before a page is written again, see
-    /// [`Sender::set_lap`].
-    pub fn set_lap(&mut self, bytes: usize) {
-        self.broadcast.set_lap(bytes);
+    /// [`ChainWriter::set_reuse_distance`].
+    pub fn set_reuse_distance(&mut self, bytes: usize) {
+        self.broadcast.set_reuse_distance(bytes);
     }
 
-    /// There is no memory for more pages, see [`Sender::settle`].
-    pub fn settle(&mut self) -> bool {
-        self.broadcast.settle()
+    /// There is no memory for more pages, see [`ChainWriter::settle`].
+    pub fn stop_growing(&mut self) -> bool {
+        self.broadcast.stop_growing()
     }
 
     /// Whether there is an id for a new client. Those of clients that have joined are never given
@@ -192,7 +191,7 @@ impl<M: Memory> Core<M> {
         let cursor = self.free_cursors.pop_front()?;
         let client = ClientId(self.ids.give()?);
         self.control.give_place(cursor, client.0);
-        self.links.push(Link {
+        self.members.push(Member {
             id: client,
             cursor,
             roles,
@@ -202,7 +201,7 @@ impl<M: Memory> Core<M> {
             drain: Drain::NotNeeded,
             moved: false,
             leaving: None,
-            lending: Lending::default(),
+            by_ref: ByRef::default(),
         });
         Some(Reserved { client, cursor })
     }
@@ -214,12 +213,12 @@ impl<M: Memory> Core<M> {
     /// Its [`Fault`]; the caller removes it by [`hung_up`](Core::hung_up).
     pub fn join(&mut self, client: ClientId, control: M) -> Result<Start, Fault> {
         let peer = Control::check(control, 0)?;
-        let Some(link) = self.links.iter_mut().find(|link| link.id == client) else {
+        let Some(member) = self.members.iter_mut().find(|member| member.id == client) else {
             return Err(Fault::Expelled);
         };
-        link.is_known = true;
-        link.doorbell = Some(Doorbell::new(peer.clone()));
-        if link.roles.has(Roles::RECEIVE) {
+        member.is_known = true;
+        member.doorbell = Some(Doorbell::new(peer.clone()));
+        if member.roles.has(Roles::RECEIVE) {
             return Ok(self.broadcast.admit(client.0, peer, 0));
         }
         let (position, message) = (self.broadcast.tail(), self.broadcast.next_message());
@@ -233,16 +232,16 @@ impl<M: Memory> Core<M> {
     /// Its [`Fault`].
     pub fn page_arrived(&mut self, client: ClientId, id: u32, page: M) -> Result<(), Fault> {
         let (limits, control) = (self.limits, self.control.clone());
-        let Some(link) = self.link_mut(client) else { return Ok(()) };
-        link.is_known = true;
-        if let Some(inbound) = &mut link.inbound {
+        let Some(member) = self.member_mut(client) else { return Ok(()) };
+        member.is_known = true;
+        if let Some(inbound) = &mut member.inbound {
             return inbound.add_page(id, page);
         }
         if id != crate::chain::FIRST_PAGE {
             return Err(Fault::UnknownPage { page: crate::chain::FIRST_PAGE, at: 0, next: id });
         }
-        link.inbound =
-            Some(Receiver::from_beginning(limits, client.0, page, control, link.cursor)?);
+        member.inbound =
+            Some(ChainReader::from_beginning(limits, client.0, page, control, member.cursor)?);
         Ok(())
     }
 
@@ -252,8 +251,8 @@ impl<M: Memory> Core<M> {
     ///
     /// Its [`Fault`].
     pub fn page_forgotten(&mut self, client: ClientId, id: u32) -> Result<(), Fault> {
-        self.recall_page(client, id);
-        match self.link_mut(client).and_then(|link| link.inbound.as_mut()) {
+        self.withdraw_page(client, id);
+        match self.member_mut(client).and_then(|member| member.inbound.as_mut()) {
             Some(inbound) => inbound.forget_page(id),
             None => Err(Fault::UnknownPage { page: 0, at: 0, next: id }),
         }
@@ -269,15 +268,15 @@ impl<M: Memory> Core<M> {
 
     /// Everything that the client's connection held has been taken in.
     pub fn drained(&mut self, client: ClientId) {
-        if let Some(link) = self.link_mut(client) {
-            link.drain = Drain::Done;
+        if let Some(member) = self.member_mut(client) {
+            member.drain = Drain::Done;
         }
     }
 
     /// Not everything that the client's connection holds could be taken in at one go.
     pub fn not_drained(&mut self, client: ClientId) {
-        if let Some(link) = self.link_mut(client) {
-            link.drain = Drain::NotNeeded;
+        if let Some(member) = self.member_mut(client) {
+            member.drain = Drain::NotNeeded;
         }
     }
 
@@ -285,11 +284,11 @@ impl<M: Memory> Core<M> {
     /// client had committed is still taken (P4); then it is removed.
     pub fn hung_up(&mut self, client: ClientId) {
         self.end_membership(client);
-        if let Some(link) = self.link_mut(client) {
-            link.doorbell = None;
+        if let Some(member) = self.member_mut(client) {
+            member.doorbell = None;
             // A dead chain holds no more than its pages.
-            let held = link.inbound.as_ref().map_or(0, Receiver::pages_len);
-            link.leaving = Some(held);
+            let held = member.inbound.as_ref().map_or(0, ChainReader::pages_len);
+            member.leaving = Some(held);
         }
     }
 
@@ -301,8 +300,8 @@ impl<M: Memory> Core<M> {
 
     /// The client has said that it reads no further, so that no page need be kept for it.
     pub fn reads_no_further(&mut self, client: ClientId) {
-        if let Some(link) = self.link_mut(client) {
-            link.roles = link.roles.without(Roles::IN_PLACE);
+        if let Some(member) = self.member_mut(client) {
+            member.roles = member.roles.without(Roles::IN_PLACE);
         }
     }
 
@@ -310,30 +309,33 @@ impl<M: Memory> Core<M> {
     /// that its membership has ended, and for one that reads in place all pages that it may be in are
     /// kept as they are.
     fn end_membership(&mut self, client: ClientId) {
-        let Some(link) = self.links.iter().find(|link| link.id == client) else { return };
-        self.control.end_membership(link.cursor);
-        let reads_in_place = link.roles.has(Roles::IN_PLACE);
-        let Some(left) = self.broadcast.strike(client.0).filter(|_| reads_in_place) else { return };
+        let Some(member) = self.members.iter().find(|member| member.id == client) else { return };
+        self.control.end_membership(member.cursor);
+        let reads_in_place = member.roles.has(Roles::IN_PLACE);
+        let Some(left) = self.broadcast.remove_receiver(client.0).filter(|_| reads_in_place) else {
+            return;
+        };
         self.broadcast.retire();
-        for link in &self.links {
-            if let Some(inbound) = link.inbound.as_ref().filter(|_| link.lending.holds_behind(left))
+        for member in &self.members {
+            if let Some(inbound) =
+                member.inbound.as_ref().filter(|_| member.by_ref.holds_behind(left))
             {
-                self.control.retire(link.cursor, inbound.position());
+                self.control.retire(member.cursor, inbound.position());
             }
         }
     }
 
     /// Removes a client at once, for the fault that it has made.
-    pub fn expel(&mut self, client: ClientId, fault: Option<Fault>) {
-        let Some(i) = self.links.iter().position(|link| link.id == client) else { return };
+    pub fn disconnect(&mut self, client: ClientId, fault: Option<Fault>) {
+        let Some(i) = self.members.iter().position(|member| member.id == client) else { return };
         self.end_membership(client);
-        let link = self.links.remove(i);
+        let member = self.members.remove(i);
         if i < self.first {
             self.first -= 1;
         }
-        self.recall(&link);
-        self.free_cursors.push_back(link.cursor);
-        if !link.is_known {
+        self.withdraw(&member);
+        self.free_cursors.push_back(member.cursor);
+        if !member.is_known {
             self.ids.take_back(client.0);
         }
         self.actions.push(Action::Remove(client, fault));
@@ -367,22 +369,24 @@ impl<M: Memory> Core<M> {
         }
         if let Some(slot_len) = self.waiting {
             // To look for room may show a liar.
-            return self.broadcast.has_room(slot_len) || self.broadcast.has_liar();
+            return self.broadcast.has_room(slot_len) || self.broadcast.has_fault();
         }
-        if self.broadcast.has_liar() {
+        if self.broadcast.has_fault() {
             return true;
         }
-        self.links.iter().any(|link| {
-            let drained = link.drain != Drain::Asked;
-            let something = link.inbound.as_ref().is_some_and(Receiver::has_something);
-            link.leaving.is_some() || something && drained
+        self.members.iter().any(|member| {
+            let drained = member.drain != Drain::Asked;
+            let something = member.inbound.as_ref().is_some_and(ChainReader::has_message);
+            member.leaving.is_some() || something && drained
         })
     }
 
     /// The receiver that holds up the bus, if one does: the client, and the bytes of the broadcast
     /// chain that it has not left yet.
     pub fn holds_up(&self) -> Option<(ClientId, u64)> {
-        if self.waiting.is_none() && !self.links.iter().any(|link| self.lends_much_of(link)) {
+        if self.waiting.is_none()
+            && !self.members.iter().any(|member| self.holds_many_refs_of(member))
+        {
             return None;
         }
         let (client, bytes) = self.broadcast.slowest()?;
@@ -391,14 +395,15 @@ impl<M: Memory> Core<M> {
 
     /// The clients that wait, as far as the broker can tell, while the bus is held up.
     pub fn waiting_clients(&self) -> impl Iterator<Item = ClientId> + '_ {
-        let waits =
-            |link: &&Link<M>| self.waiting.is_some() && link.is_due() || self.lends_much_of(link);
-        self.links.iter().filter(waits).map(|link| link.id)
+        let waits = |member: &&Member<M>| {
+            self.waiting.is_some() && member.is_due() || self.holds_many_refs_of(member)
+        };
+        self.members.iter().filter(waits).map(|member| member.id)
     }
 
     /// Whether receivers hold half of a client's budget or more by messages that were lent.
-    fn lends_much_of(&self, link: &Link<M>) -> bool {
-        let held = link.lending.held_from().zip(link.inbound.as_ref());
+    fn holds_many_refs_of(&self, member: &Member<M>) -> bool {
+        let held = member.by_ref.held_from().zip(member.inbound.as_ref());
         held.is_some_and(|(from, inbound)| {
             inbound.position() - from >= self.limits.budget() as u64 / 2
         })
@@ -414,19 +419,19 @@ impl<M: Memory> Core<M> {
         self.broadcast.add_page(page);
     }
 
-    /// What a client must be told about the broadcast chain's pages next, see [`Sender::notice`].
-    pub fn notice(&self, client: ClientId) -> Option<Notice> {
-        self.broadcast.notice(client.0)
+    /// What a client must be told about the broadcast chain's pages next, see [`ChainWriter::notice`].
+    pub fn announcement(&self, client: ClientId) -> Option<Announcement> {
+        self.broadcast.announcement(client.0)
     }
 
     /// The client has been told.
-    pub fn told(&mut self, client: ClientId) {
-        self.broadcast.told(client.0);
+    pub fn mark_sent(&mut self, client: ClientId) {
+        self.broadcast.mark_sent(client.0);
     }
 
     /// Clients that have not been told everything.
-    pub fn untold(&self) -> impl Iterator<Item = ClientId> + '_ {
-        self.broadcast.untold().map(ClientId)
+    pub fn has_unsent(&self) -> impl Iterator<Item = ClientId> + '_ {
+        self.broadcast.has_unsent().map(ClientId)
     }
 
     /// What is to be done. Empty afterwards.
@@ -437,13 +442,14 @@ impl<M: Memory> Core<M> {
 
     /// How many clients receive.
     pub fn receivers(&self) -> usize {
-        let receives = |link: &&Link<M>| link.roles.has(Roles::RECEIVE) && link.doorbell.is_some();
-        self.links.iter().filter(receives).count()
+        let receives =
+            |member: &&Member<M>| member.roles.has(Roles::RECEIVE) && member.doorbell.is_some();
+        self.members.iter().filter(receives).count()
     }
 
     /// How many clients there are.
     pub fn clients(&self) -> usize {
-        self.links.len()
+        self.members.len()
     }
 
     /// A page of the broadcast chain, or one that is lent there.
@@ -466,7 +472,7 @@ impl<M: Memory> Core<M> {
         self.broadcast.stats()
     }
 
-    fn link_mut(&mut self, client: ClientId) -> Option<&mut Link<M>> {
-        self.links.iter_mut().find(|link| link.id == client)
+    fn member_mut(&mut self, client: ClientId) -> Option<&mut Member<M>> {
+        self.members.iter_mut().find(|member| member.id == client)
     }
 }

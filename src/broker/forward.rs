@@ -1,6 +1,6 @@
 //! One message on its way from a client's chain to the broadcast chain, past the hook.
 
-use crate::chain::{Receiver, Refused, Sender};
+use crate::chain::{ChainReader, ChainWriter, Refused};
 use crate::hook::{Hook, Verdict};
 use crate::memory::Memory;
 use crate::message::{ClientId, Message, Slot};
@@ -17,10 +17,10 @@ pub(super) struct Hooked {
 
 /// Appends one client's message to the broadcast chain, if the hook lets it pass.
 pub(super) fn forward<M: Memory>(
-    broadcast: &mut Sender<M>,
+    broadcast: &mut ChainWriter<M>,
     hooked: Option<&mut Hooked>,
     client: ClientId,
-    inbound: &Receiver<M>,
+    inbound: &ChainReader<M>,
     slot: &Slot,
 ) -> Result<(), Refused> {
     let mut envelope = inbound.envelope(slot);

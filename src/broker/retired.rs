@@ -5,7 +5,7 @@
 //! broker counts such processes until they have ended, and lets in no more clients that borrow when
 //! there are too many.
 
-use crate::sys::lifeline::looks;
+use crate::sys::failpoint::observation;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -38,7 +38,7 @@ impl Retired {
 
 /// Whether the process of a pidfd has not ended: a pidfd is readable when it has (pidfd_open(2)).
 fn lives(pidfd: &OwnedFd) -> bool {
-    looks("ask whether a process has ended", pidfd.as_raw_fd() as usize);
+    observation("ask whether a process has ended", pidfd.as_raw_fd() as usize);
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&at_once)) == Ok(0)
 }

@@ -9,7 +9,7 @@ use super::*;
 use crate::{Client, ClientBuilder, Wait};
 use std::thread::{self, JoinHandle};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 const WHILE: Duration = Duration::from_millis(200);
 
 /// The bound of this resource in the threat model's table.
@@ -22,8 +22,8 @@ pub(crate) fn bound(resource: &str) -> String {
 }
 
 fn serve(broker: &mut Broker) {
-    broker.look(Some(Duration::from_millis(1))).unwrap();
-    while broker.turn() {}
+    broker.poll_sockets(Some(Duration::from_millis(1))).unwrap();
+    while broker.cycle() {}
 }
 
 /// A client that the broker has let in.
@@ -39,7 +39,7 @@ fn connecting(broker: &Broker, client: ClientBuilder) -> JoinHandle<Client> {
 }
 
 fn let_in(broker: &mut Broker, connecting: JoinHandle<Client>) -> Client {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     while !connecting.is_finished() && Instant::now() < deadline {
         serve(broker);
     }
@@ -52,7 +52,7 @@ fn rings_and_pages_for_which_there_was_no_memory_are_sent_later() {
     for (len, messages) in [(8, 1), (512 * 1024, 4)] {
         let place = tempfile::tempdir().unwrap();
         // Copied, so that the broker has pages to tell of.
-        let builder = Broker::builder().lend_from(usize::MAX);
+        let builder = Broker::builder().zero_copy_threshold(usize::MAX);
         let mut broker = builder.bind(place.path().join("bus")).unwrap();
         let (mut sender, mut receiver) = (client(&mut broker), client(&mut broker));
         let (report, reports) = std::sync::mpsc::channel();
@@ -67,15 +67,15 @@ fn rings_and_pages_for_which_there_was_no_memory_are_sent_later() {
         }
         let mut broker = kernel::refusing(libc::SYS_sendmsg, libc::ENOBUFS, move || {
             serve(&mut broker);
-            assert!(!broker.turn(), "what can't be sent is no work");
-            assert!(broker.short_of_memory);
+            assert!(!broker.cycle(), "what can't be sent is no work");
+            assert!(broker.send_pending);
             broker
         });
         assert!(reports.recv_timeout(WHILE).is_err(), "nobody has rung");
         serve(&mut broker);
-        assert!(!broker.short_of_memory);
+        assert!(!broker.send_pending);
         let lens: Vec<usize> =
-            (0..messages).map(|_| reports.recv_timeout(PATIENCE).unwrap()).collect();
+            (0..messages).map(|_| reports.recv_timeout(HANDSHAKE_TIMEOUT).unwrap()).collect();
         assert_eq!(lens, vec![len; messages]);
         receiving.join().unwrap();
     }
@@ -87,11 +87,11 @@ fn who_could_not_be_welcomed_for_want_of_memory_is_welcomed_later() {
     let mut broker = Broker::bind(place.path().join("bus")).unwrap();
     let client = connecting(&broker, Client::builder());
     let mut broker = kernel::refusing(libc::SYS_sendmsg, libc::ENOMEM, move || {
-        let deadline = Instant::now() + PATIENCE;
-        while !broker.short_of_memory && Instant::now() < deadline {
+        let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+        while !broker.send_pending && Instant::now() < deadline {
             serve(&mut broker);
         }
-        assert!(broker.short_of_memory, "it goes on trying");
+        assert!(broker.send_pending, "it goes on trying");
         broker
     });
     assert_eq!(let_in(&mut broker, client).id(), ClientId(1));
@@ -114,7 +114,7 @@ fn a_broker_that_ends_without_memory_for_its_rings_does_not_burn_the_processor()
     broker.stop_handle().stop();
     kernel::refusing(libc::SYS_sendmsg, libc::ENOBUFS, move || {
         serve(&mut broker);
-        assert!(broker.core.is_blocked() && broker.short_of_memory);
+        assert!(broker.core.is_blocked() && broker.send_pending);
         kernel::idling(|| broker.run()).unwrap();
     });
 }
@@ -124,19 +124,19 @@ fn who_watches_is_told_the_last_number_whatever_has_happened_within_one_look() {
     let place = tempfile::tempdir().unwrap();
     let mut broker = Broker::bind(place.path().join("bus")).unwrap();
     let leaving = client(&mut broker);
-    let watching = connecting(&broker, Client::builder().watch_receivers());
+    let watching = connecting(&broker, Client::builder().track_receivers());
     while broker.connections.len() < 2 {
-        broker.look(None).unwrap();
+        broker.poll_sockets(None).unwrap();
     }
     // Nothing but its greeting is taken.
     let (&token, _) = broker.connections.last_key_value().unwrap();
-    while broker.take_packet(token) != Taken::Packet {}
+    while broker.take_packet(token) != Outcome::Packet {}
     // Its next packet is there, and then that the other one has left: one look takes in both.
     thread::sleep(WHILE);
     drop(leaving);
-    broker.look(None).unwrap();
+    broker.poll_sockets(None).unwrap();
     let mut watching = let_in(&mut broker, watching);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     assert!(watching.wait_for_receivers(1, Some(deadline)).unwrap());
     serve(&mut broker);
     assert_eq!(watching.receivers(), Some(1), "itself");
@@ -156,7 +156,8 @@ fn in_flight(socket: &Socket) -> usize {
 fn a_client_that_does_not_read_holds_few_descriptors_in_flight() {
     let place = tempfile::tempdir().unwrap();
     let builder = Broker::builder().page_len(4096).max_message_len(1000).chain_budget(256 * 4096);
-    let mut broker = builder.lend_from(usize::MAX).bind(place.path().join("bus")).unwrap();
+    let mut broker =
+        builder.zero_copy_threshold(usize::MAX).bind(place.path().join("bus")).unwrap();
     // Two clients, and the one that does not read.
     broker.max_in_flight = 3 * 8;
     let (mut sender, mut reader) = (client(&mut broker), client(&mut broker));
@@ -187,7 +188,7 @@ fn a_client_that_does_not_read_holds_few_descriptors_in_flight() {
     fill(&mut broker);
     assert_eq!(in_flight(&socket), 8, "however long it does not read");
     // It reads, and is told everything up to its start.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     let (mut pages, mut is_in) = (0, false);
     while !is_in && Instant::now() < deadline {
         serve(&mut broker);
@@ -203,14 +204,14 @@ fn a_client_that_does_not_read_holds_few_descriptors_in_flight() {
 /// What came while the kernel mapped nothing.
 #[track_caller]
 fn is_stuck(broker: &mut Broker) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     while broker.stuck.is_empty() {
         assert!(Instant::now() < deadline, "nothing is stuck");
         serve(broker);
     }
     // However often it is tried again.
     for _ in 0..10 {
-        thread::sleep(NAP);
+        thread::sleep(RETRY_INTERVAL);
         serve(broker);
     }
     assert_eq!(broker.stuck.len(), 1);
@@ -236,8 +237,8 @@ fn a_page_that_can_not_be_mapped_waits_until_there_is_room() {
     // Others are served meanwhile.
     other.send(1000, b"goes on").unwrap();
     serve(&mut broker);
-    thread::sleep(NAP);
-    let deadline = Instant::now() + PATIENCE;
+    thread::sleep(RETRY_INTERVAL);
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     let mut heard = Vec::new();
     while heard.len() < 21 {
         assert!(Instant::now() < deadline, "{heard:?} alone have arrived");
@@ -268,13 +269,13 @@ fn what_a_dead_client_left_is_taken_once_there_is_room() {
         kernel::idling(|| {
             let until = Instant::now() + WHILE;
             while Instant::now() < until {
-                broker.look(broker.bounded(Some(WHILE))).unwrap();
+                broker.poll_sockets(broker.bounded(Some(WHILE))).unwrap();
             }
         });
         assert_eq!(broker.connections.len(), 2);
         broker
     });
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     let mut next = 0;
     while next < 12 || broker.connections.len() > 1 {
         assert!(Instant::now() < deadline, "{next} have arrived");

@@ -67,11 +67,11 @@ impl<'a, M: Memory> Claim<'a, M> {
     }
 
     /// Says that the payload lies in page `page`, at `offset`.
-    pub(super) fn lend(&self, page: u32, offset: usize) {
+    pub(super) fn write_ref(&self, page: u32, offset: usize) {
         self.slot.write_words(self.payload_at, [halves(page, 0), offset as u64]);
     }
 
-    /// Puts the message into the run. It is visible after [`Sender::publish`](super::Sender::publish).
+    /// Puts the message into the run. It is visible after [`ChainWriter::publish`](super::Sender::publish).
     #[inline(always)]
     pub fn commit(self) {
         self.slot.write_words(SLOT_TAG, [self.tag]);
@@ -82,7 +82,7 @@ impl<'a, M: Memory> Claim<'a, M> {
     /// Whether there is no run yet.
     #[inline(always)]
     pub(super) fn is_alone(&self) -> bool {
-        self.writing.run.is_none()
+        self.writing.pending.is_none()
     }
 
     /// Makes the message visible, which [is alone](Claim::is_alone).

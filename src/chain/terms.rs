@@ -2,7 +2,7 @@
 
 /// Something about the page pool that a receiver must be told over the control socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
+pub enum Announcement {
     /// Here is a page, with its descriptor.
     Page(u32),
     /// This page will never be named again.
@@ -53,9 +53,9 @@ pub struct Stats {
     /// Payload bytes written.
     pub payload_bytes: u64,
     /// Messages lent, of those written.
-    pub lent: u64,
+    pub by_ref: u64,
     /// Page turns.
-    pub turns: u64,
+    pub rollovers: u64,
     /// Page turns into a page that had been written before.
     pub reuses: u64,
     /// Shared memory in pages now, in bytes.

@@ -14,12 +14,12 @@ pub(super) struct Writing {
     pub at: usize,
     pub next_message: u64,
     pub payload_bytes: u64,
-    pub run: Option<Run>,
+    pub pending: Option<Pending>,
 }
 
 /// What has been written since the last `publish`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Run {
+pub(super) struct Pending {
     /// Page turns since the run's first slot.
     pub turned: usize,
     /// Where the run begins, and so what to go back to if it is given up.
@@ -33,17 +33,17 @@ pub(super) struct Run {
 impl Writing {
     /// At the beginning of a chain.
     pub fn new() -> Self {
-        Writing { base: 0, at: PAGE_HEADER, next_message: 0, payload_bytes: 0, run: None }
+        Writing { base: 0, at: PAGE_HEADER, next_message: 0, payload_bytes: 0, pending: None }
     }
 
     /// Commits the slot that is being written as part of the run: the run's first commit word is
     /// held back.
     #[inline(always)]
     pub fn commit(&mut self, slot: &impl Part, commit: u64) {
-        match self.run {
+        match self.pending {
             None => {
                 let Writing { base, at, next_message: first_message, .. } = *self;
-                self.run = Some(Run { turned: 0, base, at, first_message, commit });
+                self.pending = Some(Pending { turned: 0, base, at, first_message, commit });
             }
             // Relaxed: nobody gets here before the run's first commit word, which is a release
             Some(_) => slot.store(SLOT_COMMIT, commit, Site::CommitFill),
@@ -59,9 +59,9 @@ impl Writing {
     }
 
     /// Gives the run up, as if it had never been written. Returns it.
-    pub fn abort(&mut self) -> Option<Run> {
-        let run = self.run.take()?;
-        (self.base, self.at, self.next_message) = (run.base, run.at, run.first_message);
-        Some(run)
+    pub fn abort(&mut self) -> Option<Pending> {
+        let pending = self.pending.take()?;
+        (self.base, self.at, self.next_message) = (pending.base, pending.at, pending.first_message);
+        Some(pending)
     }
 }

@@ -24,7 +24,7 @@ pub struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     pub(super) fn new(client: &'a mut Client) -> Self {
-        client.port.begin();
+        client.connection.begin();
         Batch { client }
     }
 
@@ -37,19 +37,19 @@ impl<'a> Batch<'a> {
     /// still in the batch.
     #[inline]
     pub fn send(&mut self, tag: impl Into<Tag>, payload: &[u8]) -> Result<(), SendError> {
-        let envelope = Envelope { sender: self.client.port.id, ..Envelope::tagged(tag) };
-        self.client.port.append(envelope, payload)
+        let envelope = Envelope { sender: self.client.connection.id, ..Envelope::tagged(tag) };
+        self.client.connection.append(envelope, payload)
     }
 
     /// Makes the batch visible. In a forked child it does nothing.
     pub fn commit(self) {
-        self.client.port.finish();
+        self.client.connection.finish();
     }
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
         // Nothing, if it was committed.
-        self.client.port.discard_unfinished();
+        self.client.connection.discard_unfinished();
     }
 }

@@ -1,12 +1,12 @@
 //! How to connect to a bus.
 
 use super::{Client, open};
-use crate::access::Access;
-use crate::bus::Bus;
+use crate::bus_addr::BusAddr;
 use crate::channel::{Receiver, Sender};
-use crate::error::{ConnectError, Ended};
+use crate::error::{ConnectError, Disconnected};
 use crate::handshake::Greeted;
-use crate::memory::PeersAreHonest;
+use crate::memory::TrustPeers;
+use crate::peer_filter::PeerFilter;
 use crate::wire::Roles;
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug)]
 pub struct ClientBuilder {
     roles: Roles,
-    access: Access,
+    access: PeerFilter,
     own_messages: bool,
     inbox_limit: usize,
-    honest: Option<PeersAreHonest>,
+    trusted: Option<TrustPeers>,
     wait: Option<Duration>,
 }
 
@@ -25,17 +25,17 @@ impl Default for ClientBuilder {
     fn default() -> Self {
         ClientBuilder {
             roles: Roles::SEND.and(Roles::RECEIVE),
-            access: Access::SameUser,
+            access: PeerFilter::SameUser,
             own_messages: false,
             inbox_limit: 64 << 20,
-            honest: None,
+            trusted: None,
             wait: None,
         }
     }
 }
 
 /// How often a client that waits for its bus looks for it.
-const LOOK_FOR_BUS: Duration = Duration::from_millis(20);
+const BUS_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 impl ClientBuilder {
     /// Sends only. The bus never waits for this client.
@@ -54,8 +54,8 @@ impl ClientBuilder {
 
     /// Wants to know how many clients receive: [`Client::receivers`].
     #[must_use]
-    pub fn watch_receivers(mut self) -> Self {
-        self.roles = self.roles.and(Roles::WATCH);
+    pub fn track_receivers(mut self) -> Self {
+        self.roles = self.roles.and(Roles::TRACK);
         self
     }
 
@@ -66,9 +66,9 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects to a broker of another user, too. The default is [`Access::SameUser`].
+    /// Connects to a broker of another user, too. The default is [`PeerFilter::SameUser`].
     #[must_use]
-    pub fn access(mut self, access: Access) -> Self {
+    pub fn access(mut self, access: PeerFilter) -> Self {
         self.access = access;
         self
     }
@@ -107,8 +107,8 @@ impl ClientBuilder {
     /// Received payloads are not copied. They lie in the pages of the broker, or of the client that
     /// sent them, on the promise that the broker **and all clients** of the bus are honest.
     #[must_use]
-    pub fn borrow_payloads(mut self, promise: PeersAreHonest) -> Self {
-        self.honest = Some(promise);
+    pub fn borrow_payloads(mut self, promise: TrustPeers) -> Self {
+        self.trusted = Some(promise);
         self.roles = self.roles.and(Roles::IN_PLACE);
         self
     }
@@ -118,30 +118,31 @@ impl ClientBuilder {
     /// # Errors
     ///
     /// [`ConnectError`] says what to do about it.
-    pub fn connect(self, bus: impl Into<Bus>) -> Result<Client, ConnectError> {
+    pub fn connect(self, bus: impl Into<BusAddr>) -> Result<Client, ConnectError> {
         let bus = bus.into();
         let began = Instant::now();
-        let (port, broker) = loop {
+        let (connection, broker) = loop {
             let waits = self.wait.is_some_and(|wait| began.elapsed() < wait);
-            let port = open(&bus, &self.access, waits).and_then(|socket| {
+            let connection = open(&bus, &self.access, waits).and_then(|socket| {
                 Greeted::hello(socket, self.roles, &self.access)?.join()?.start()
             });
-            match port {
+            match connection {
                 // The broker may have ended while it was greeted.
                 Err(
-                    ConnectError::NoBus { .. } | ConnectError::Ended(Ended::Closed | Ended::Died),
+                    ConnectError::NoBus { .. }
+                    | ConnectError::Disconnected(Disconnected::Closed | Disconnected::PeerDied),
                 ) if waits => {
-                    std::thread::sleep(LOOK_FOR_BUS);
+                    std::thread::sleep(BUS_RETRY_INTERVAL);
                 }
-                port => break port?,
+                connection => break connection?,
             }
         };
-        let mut client = Client::at(port, broker);
+        let mut client = Client::at(connection, broker);
         client.own_messages = self.own_messages;
-        client.honest = self.honest;
+        client.trusted = self.trusted;
         client.inbox.limit = self.inbox_limit;
-        if self.roles.has(Roles::WATCH) {
-            client.set_watches_receivers();
+        if self.roles.has(Roles::TRACK) {
+            client.set_tracks_receivers();
         }
         Ok(client)
     }
@@ -151,8 +152,8 @@ impl ClientBuilder {
     /// # Errors
     ///
     /// [`ConnectError`] says what to do about it.
-    pub fn connect_sender(self, bus: impl Into<Bus>) -> Result<Sender, ConnectError> {
-        self.send_only().watch_receivers().connect(bus).map(Sender)
+    pub fn connect_sender(self, bus: impl Into<BusAddr>) -> Result<Sender, ConnectError> {
+        self.send_only().track_receivers().connect(bus).map(Sender)
     }
 
     /// Connects to receive only, see [`Client::connect_receiver`].
@@ -160,7 +161,7 @@ impl ClientBuilder {
     /// # Errors
     ///
     /// [`ConnectError`] says what to do about it.
-    pub fn connect_receiver(self, bus: impl Into<Bus>) -> Result<Receiver, ConnectError> {
+    pub fn connect_receiver(self, bus: impl Into<BusAddr>) -> Result<Receiver, ConnectError> {
         self.receive_only().connect(bus).map(Receiver)
     }
 }

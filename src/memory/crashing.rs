@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many more writes a process lives to make, over all its regions. Clones share the count.
 #[derive(Clone, Debug)]
-pub struct Lifeline {
+pub struct CrashBudget {
     made: Arc<AtomicUsize>,
     limit: usize,
 }
 
-impl Lifeline {
+impl CrashBudget {
     /// A process that makes `writes` writes and then dies.
     pub fn ends_after(writes: usize) -> Self {
-        Lifeline { made: Arc::new(AtomicUsize::new(0)), limit: writes }
+        CrashBudget { made: Arc::new(AtomicUsize::new(0)), limit: writes }
     }
 
     /// A process that lives, whose writes are counted.
@@ -49,13 +49,13 @@ impl Lifeline {
 #[derive(Clone, Debug)]
 pub struct Crashing<M> {
     memory: M,
-    lifeline: Lifeline,
+    crash_budget: CrashBudget,
 }
 
 impl<M: Memory> Crashing<M> {
     /// `memory` as the process with this lifeline sees it.
-    pub fn new(memory: M, lifeline: Lifeline) -> Self {
-        Crashing { memory, lifeline }
+    pub fn new(memory: M, crash_budget: CrashBudget) -> Self {
+        Crashing { memory, crash_budget }
     }
 
     /// The memory as it is to others.
@@ -79,39 +79,39 @@ impl<M: Memory> Memory for Crashing<M> {
     }
 
     fn load(&self, at: usize, site: Site) -> u64 {
-        if self.lifeline.is_over() { 0 } else { self.memory.load(at, site) }
+        if self.crash_budget.is_over() { 0 } else { self.memory.load(at, site) }
     }
 
     fn store(&self, at: usize, value: u64, site: Site) {
-        if self.lifeline.step() {
+        if self.crash_budget.step() {
             self.memory.store(at, value, site);
         }
     }
 
     fn fence(&self, site: Site) {
-        if !self.lifeline.is_over() {
+        if !self.crash_budget.is_over() {
             self.memory.fence(site);
         }
     }
 
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
-        if self.lifeline.is_over() { [0; N] } else { self.memory.read_words(at) }
+        if self.crash_budget.is_over() { [0; N] } else { self.memory.read_words(at) }
     }
 
     fn write_words<const N: usize>(&self, at: usize, words: [u64; N]) {
-        if self.lifeline.step() {
+        if self.crash_budget.step() {
             self.memory.write_words(at, words);
         }
     }
 
     fn read_bytes(&self, at: usize, into: &mut [u8]) {
-        if !self.lifeline.is_over() {
+        if !self.crash_budget.is_over() {
             self.memory.read_bytes(at, into);
         }
     }
 
     fn write_bytes(&self, at: usize, from: &[u8]) {
-        if self.lifeline.step() {
+        if self.crash_budget.step() {
             self.memory.write_bytes(at, from);
         }
     }

@@ -20,7 +20,7 @@ impl Region {
     ///   plainly. A release store and an acquire load order each plain write and every access of the
     ///   same bytes in another thread.
     ///
-    /// All of it holds for a region that goes to one [`Sender`](crate::chain::Sender) or one
+    /// All of it holds for a region that goes to one [`ChainWriter`](crate::chain::ChainWriter) or one
     /// [`Control`](crate::control::Control), if only these have the other handles: the receivers
     /// that the sender has admitted and not struck, and a peer that has
     /// [checked](crate::control::Control::check) the control region.

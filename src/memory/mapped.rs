@@ -1,8 +1,8 @@
 //! Shared memory of the kernel: sealed memfds and their mappings.
 
 use super::Region;
+use crate::sys::failpoint::{AtDrop, effect, observation};
 use crate::sys::fork::Hole;
-use crate::sys::lifeline::{AtDrop, acts, looks};
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
@@ -30,7 +30,7 @@ pub struct RegionError {
 
 /// Why a descriptor that arrived is not taken for a region.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
+pub enum InvalidMemfd {
     /// It is no memfd at all.
     #[error("the descriptor is not a memfd")]
     NoMemfd,
@@ -62,16 +62,16 @@ pub enum Unfit {
 
 /// A descriptor that a peer sent and that has not been looked at yet.
 #[derive(Debug)]
-pub struct Foreign(Option<OwnedFd>);
+pub struct ReceivedFd(Option<OwnedFd>);
 
 /// More memory than this, in bytes, takes long to free: 0.1 ms for each MiB.
 const LONG: u64 = 1 << 26;
 
-impl Drop for Foreign {
+impl Drop for ReceivedFd {
     fn drop(&mut self) {
         let closes_at_once = self.is_memory();
         if let Some(fd) = self.0.take() {
-            acts("close a descriptor that came");
+            effect("close a descriptor that came");
             if !closes_at_once {
                 crate::sys::closer::close_elsewhere(fd);
             }
@@ -79,10 +79,10 @@ impl Drop for Foreign {
     }
 }
 
-impl Foreign {
+impl ReceivedFd {
     /// A descriptor of unknown kind.
     pub fn new(fd: OwnedFd) -> Self {
-        Foreign(Some(fd))
+        ReceivedFd(Some(fd))
     }
 
     /// Checks the descriptor's kind, seals and length, and maps it read-only.
@@ -91,15 +91,19 @@ impl Foreign {
     ///
     /// # Errors
     ///
-    /// [`Unfit`] says what is wrong with it.
-    pub fn map(mut self, min_len: usize, max_len: usize) -> Result<Region, Unfit> {
+    /// [`InvalidMemfd`] says what is wrong with it.
+    pub fn map(mut self, min_len: usize, max_len: usize) -> Result<Region, InvalidMemfd> {
         self.try_map(min_len, max_len)
     }
 
     /// The same; if it can't be mapped, the descriptor stays for another try.
-    pub(crate) fn try_map(&mut self, min_len: usize, max_len: usize) -> Result<Region, Unfit> {
+    pub(crate) fn try_map(
+        &mut self,
+        min_len: usize,
+        max_len: usize,
+    ) -> Result<Region, InvalidMemfd> {
         let map = self.checked(min_len, max_len)?;
-        acts("close a descriptor that came");
+        effect("close a descriptor that came");
         // The mapping keeps the memory: this close is not the last.
         drop(self.0.take());
         Ok(read_only(map, None))
@@ -107,11 +111,11 @@ impl Foreign {
 
     /// The same, of a region that can be [handed on](Region::descriptor): the descriptor stays
     /// open as long as it.
-    pub(crate) fn try_map_to_hand_on(
+    pub(crate) fn try_map_to_share(
         &mut self,
         min_len: usize,
         max_len: usize,
-    ) -> Result<Region, Unfit> {
+    ) -> Result<Region, InvalidMemfd> {
         let map = self.checked(min_len, max_len)?;
         Ok(read_only(map, self.0.take().map(Arc::new)))
     }
@@ -119,35 +123,35 @@ impl Foreign {
     /// Whether it is memory that closes at once: it can't grow, and is not long.
     pub(crate) fn is_memory(&self) -> bool {
         let Some(fd) = &self.0 else { return false };
-        looks("is it memory", fd.as_raw_fd() as usize);
+        observation("is it memory", fd.as_raw_fd() as usize);
         let is_sealed = |seals: SealFlags| seals.contains(SealFlags::GROW);
         rustix::fs::fcntl_get_seals(fd).is_ok_and(is_sealed)
             && rustix::fs::fstat(fd).is_ok_and(|found| found.st_size as u64 <= LONG)
     }
 
-    fn checked(&self, min_len: usize, max_len: usize) -> Result<MmapRaw, Unfit> {
-        let fd = self.0.as_ref().ok_or(Unfit::NoMemfd)?;
-        acts("ask for seals");
+    fn checked(&self, min_len: usize, max_len: usize) -> Result<MmapRaw, InvalidMemfd> {
+        let fd = self.0.as_ref().ok_or(InvalidMemfd::NoMemfd)?;
+        effect("ask for seals");
         // Only memfds (and files of tmpfs, which lack the seals) answer this question at all, so
         // the later ones can't block on some remote or user-made file system.
-        let seals = rustix::fs::fcntl_get_seals(fd).map_err(|_| Unfit::NoMemfd)?;
+        let seals = rustix::fs::fcntl_get_seals(fd).map_err(|_| InvalidMemfd::NoMemfd)?;
         if !seals.contains(SEALS) {
-            return Err(Unfit::Seals { missing: names(SEALS.difference(seals)) });
+            return Err(InvalidMemfd::Seals { missing: names(SEALS.difference(seals)) });
         }
-        acts("ask for the length");
-        let found = rustix::fs::fstat(fd).map_err(|_| Unfit::NoMemfd)?.st_size as u64;
+        effect("ask for the length");
+        let found = rustix::fs::fstat(fd).map_err(|_| InvalidMemfd::NoMemfd)?.st_size as u64;
         let len = usize::try_from(found)
             .ok()
             .filter(|len| (min_len..=max_len).contains(len))
             .filter(|len| len.is_multiple_of(crate::layout::OS_PAGE));
-        let len = len.ok_or(Unfit::Length { found, min: min_len, max: max_len })?;
-        acts("map what came");
+        let len = len.ok_or(InvalidMemfd::Length { found, min: min_len, max: max_len })?;
+        effect("map what came");
         let map = MmapOptions::new().len(len).map_raw_read_only(fd);
         map.map_err(|error| match Errno::from_io_error(&error) {
             Some(Errno::NOMEM | Errno::AGAIN | Errno::NFILE | Errno::MFILE) => {
-                Unfit::Lack(error.to_string())
+                InvalidMemfd::Lack(error.to_string())
             }
-            _ => Unfit::Map(error.to_string()),
+            _ => InvalidMemfd::Map(error.to_string()),
         })
     }
 }
@@ -206,26 +210,26 @@ impl Region {
             return Err(failed("reserve")(io::Error::new(io::ErrorKind::FileTooLarge, text)));
         }
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        acts("create a memfd");
+        effect("create a memfd");
         // Newer kernels warn once when neither this flag nor its opposite is given; older ones
         // don't know it.
         let memfd = rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL)
             .or_else(|_| rustix::fs::memfd_create(name, flags))
             .map_err(|e| failed("create")(e.into()))?;
-        acts("set its length");
+        effect("set its length");
         rustix::fs::ftruncate(&memfd, len as u64).map_err(|e| failed("reserve")(e.into()))?;
-        acts("allocate it");
+        effect("allocate it");
         rustix::fs::fallocate(&memfd, rustix::fs::FallocateFlags::empty(), 0, len as u64)
             .map_err(|e| failed("reserve")(e.into()))?;
-        acts("map it");
+        effect("map it");
         // Populated: the first message must not pay for page faults.
         let map = MmapOptions::new().len(len).populate().map_raw(&memfd).map_err(failed("map"))?;
-        acts("keep it from forks");
+        effect("keep it from forks");
         // A child that we fork must not inherit the writable mapping.
         map.advise(Advice::DontFork).map_err(failed("map"))?;
         let (start, map_len) = (map.as_mut_ptr(), map.len());
         let map = Writable { hole: Hole::at(start, map_len), map: Some(map) };
-        acts("seal it");
+        effect("seal it");
         // After the mapping exists: F_SEAL_FUTURE_WRITE lets it live on.
         rustix::fs::fcntl_add_seals(memfd.as_fd(), SEALS).map_err(|e| failed("seal")(e.into()))?;
         let descriptor = Some(Arc::new(memfd));
@@ -245,7 +249,7 @@ struct Writable {
 impl Drop for Writable {
     fn drop(&mut self) {
         if self.hole.is_here() {
-            acts("unmap");
+            effect("unmap");
         } else {
             // Whatever lies there in a child is not ours.
             std::mem::forget(self.map.take());
@@ -277,8 +281,8 @@ mod tests {
     use crate::memory::Memory;
     use crate::order::Site;
 
-    fn duplicate(region: &Region) -> Foreign {
-        Foreign::new(region.descriptor().unwrap().try_clone_to_owned().unwrap())
+    fn duplicate(region: &Region) -> ReceivedFd {
+        ReceivedFd::new(region.descriptor().unwrap().try_clone_to_owned().unwrap())
     }
 
     #[test]
@@ -318,19 +322,19 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(4096).unwrap();
         // On a tmpfs the file answers like a memfd that has no seals.
-        let error = Foreign::new(file.into()).map(4096, 4096).unwrap_err();
-        assert!(matches!(error, Unfit::NoMemfd | Unfit::Seals { .. }), "{error}");
+        let error = ReceivedFd::new(file.into()).map(4096, 4096).unwrap_err();
+        assert!(matches!(error, InvalidMemfd::NoMemfd | InvalidMemfd::Seals { .. }), "{error}");
 
         let bare = rustix::fs::memfd_create("bare", MemfdFlags::ALLOW_SEALING).unwrap();
         rustix::fs::ftruncate(&bare, 4096).unwrap();
         rustix::fs::fcntl_add_seals(&bare, SEALS.difference(SealFlags::SHRINK | SealFlags::SEAL))
             .unwrap();
-        let error = Foreign::new(bare).map(4096, 4096).unwrap_err();
+        let error = ReceivedFd::new(bare).map(4096, 4096).unwrap_err();
         assert_eq!(error.to_string(), "the memfd lacks the seals F_SEAL_SEAL, F_SEAL_SHRINK");
 
         let small = Region::shared("llmp-test", 4096).unwrap();
         let error = duplicate(&small).map(8192, 16384).unwrap_err();
-        assert_eq!(error, Unfit::Length { found: 4096, min: 8192, max: 16384 });
+        assert_eq!(error, InvalidMemfd::Length { found: 4096, min: 8192, max: 16384 });
     }
 
     #[test]
@@ -339,15 +343,15 @@ mod tests {
             let fd = rustix::fs::memfd_create("llmp-test", MemfdFlags::ALLOW_SEALING).unwrap();
             rustix::fs::ftruncate(&fd, len).unwrap();
             rustix::fs::fcntl_add_seals(&fd, seals).unwrap();
-            Foreign::new(fd)
+            ReceivedFd::new(fd)
         };
         assert_eq!(bound("time of the broker's thread for a close"), "memory of 64 MiB");
         assert_eq!(LONG, 64 << 20);
         assert!(memfd(LONG, SEALS).is_memory());
         assert!(!memfd(LONG + 1, SEALS).is_memory());
         assert!(!memfd(4096, SEALS.difference(SealFlags::GROW)).is_memory());
-        assert!(!Foreign::new(tempfile::tempfile().unwrap().into()).is_memory());
-        assert!(!Foreign::new(std::io::pipe().unwrap().0.into()).is_memory());
+        assert!(!ReceivedFd::new(tempfile::tempfile().unwrap().into()).is_memory());
+        assert!(!ReceivedFd::new(std::io::pipe().unwrap().0.into()).is_memory());
     }
 
     #[test]

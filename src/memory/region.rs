@@ -15,7 +15,7 @@
 
 use super::{Intent, Memory, Part};
 use crate::order::Site;
-use crate::sys::lifeline::{acts, looks};
+use crate::sys::failpoint::{effect, observation};
 use core::any::Any;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -39,9 +39,9 @@ const TOO_NEAR: usize = 64;
 ///
 /// It lets a received payload be a slice into the sender's page instead of a copy.
 #[derive(Clone, Copy, Debug)]
-pub struct PeersAreHonest(());
+pub struct TrustPeers(());
 
-impl PeersAreHonest {
+impl TrustPeers {
     /// Makes the promise.
     ///
     /// # Safety
@@ -49,8 +49,8 @@ impl PeersAreHonest {
     /// No process that we receive from writes to a page after it has committed the bytes there
     /// and before our cursor has passed them. All who use this library keep to that; a hostile
     /// or broken peer need not, and would change bytes behind a `&[u8]`.
-    pub const unsafe fn promise() -> Self {
-        PeersAreHonest(())
+    pub const unsafe fn assume() -> Self {
+        TrustPeers(())
     }
 }
 
@@ -80,10 +80,10 @@ impl PeersAreHonest {
 /// ```
 ///
 /// ```compile_fail,E0133
-/// use llmp::{Envelope, Limits, chain::Sender, memory::Region};
+/// use llmp::{Envelope, Limits, chain::ChainWriter, memory::Region};
 /// let region = Region::new_heap(4096);
 /// let limits = Limits::new(4096, 100, 8192)?;
-/// let [mut one, mut other] = [(); 2].map(|()| Sender::new(1, limits, region.clone()));
+/// let [mut one, mut other] = [(); 2].map(|()| ChainWriter::new(1, limits, region.clone()));
 /// let mut claims = [&mut one, &mut other].map(|s| s.claim(Envelope::default(), 8).unwrap());
 /// let [one, other] = claims.each_mut().map(|claim| claim.payload());
 /// # Ok::<(), llmp::LimitsError>(())
@@ -100,11 +100,11 @@ impl PeersAreHonest {
 /// The same calls as an `unsafe` program, whose one handle writes:
 ///
 /// ```
-/// use llmp::{Envelope, Limits, chain::Sender, memory::Region};
+/// use llmp::{Envelope, Limits, chain::ChainWriter, memory::Region};
 /// // SAFETY: the sender alone has the regions.
 /// let (heap, shared) = unsafe { (Region::new_heap(4096), Region::new_shared("page", 4096)?) };
 /// for region in [heap, shared] {
-///     let mut sender = Sender::new(1, Limits::new(4096, 100, 8192)?, region);
+///     let mut sender = ChainWriter::new(1, Limits::new(4096, 100, 8192)?, region);
 ///     sender.claim(Envelope::default(), 8).unwrap().payload().fill(7);
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -218,10 +218,10 @@ impl Region {
     /// The bytes stay as they are for as long as the caller holds its cursor back: the caller
     /// ties the slice to the borrow that keeps the cursor from moving.
     #[inline(always)]
-    pub(crate) fn bytes(&self, at: usize, len: usize, _: PeersAreHonest) -> &[u8] {
-        looks("read in place", self.whole().place(at));
+    pub(crate) fn bytes(&self, at: usize, len: usize, _: TrustPeers) -> &[u8] {
+        observation("read in place", self.whole().place(at));
         // SAFETY: the caller holds its cursor back, and until that has passed them, nobody writes
-        // these bytes: that is what `PeersAreHonest` promises.
+        // these bytes: that is what `TrustPeers` promises.
         unsafe { self.slice(at, len) }
     }
 
@@ -304,7 +304,7 @@ impl<'a> RegionPart<'a> {
     /// it exists.
     #[inline]
     pub(crate) unsafe fn bytes_mut(&mut self, at: usize, len: usize) -> &mut [u8] {
-        acts("write in place");
+        effect("write in place");
         let start = self.at(at, len, self.writable_len);
         // SAFETY: `len` writable bytes that live as long as the region, and the caller's promise.
         unsafe { core::slice::from_raw_parts_mut(start, len) }
@@ -322,7 +322,7 @@ fn outside(at: usize, len: usize, region_len: usize) -> ! {
 impl Part for RegionPart<'_> {
     #[inline(always)]
     fn load(&self, at: usize, site: Site) -> u64 {
-        looks(site.name(), self.place(at));
+        observation(site.name(), self.place(at));
         // On read-only mappings an acquire load is a relaxed load and a fence, see `words`.
         let word = self.word(at, self.len).load(Ordering::Relaxed);
         if site.ordering() == Ordering::Acquire {
@@ -333,13 +333,13 @@ impl Part for RegionPart<'_> {
 
     #[inline(always)]
     fn store(&self, at: usize, value: u64, site: Site) {
-        acts(site.name());
+        effect(site.name());
         self.word(at, self.writable_len).store(value.to_le(), site.ordering());
     }
 
     #[inline(always)]
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
-        looks("read words", self.place(at));
+        observation("read words", self.place(at));
         core::array::from_fn(|i| {
             u64::from_le(self.word(at + 8 * i, self.len).load(Ordering::Relaxed))
         })
@@ -348,7 +348,7 @@ impl Part for RegionPart<'_> {
     #[inline(always)]
     fn write_words<const N: usize>(&self, at: usize, values: [u64; N]) {
         for (i, value) in values.into_iter().enumerate() {
-            acts("write a word");
+            effect("write a word");
             let word = self.word(at + 8 * i, self.writable_len);
             word.store(value.to_le(), Ordering::Relaxed);
         }
@@ -356,7 +356,7 @@ impl Part for RegionPart<'_> {
 
     #[inline(always)]
     fn write_bytes(&self, at: usize, from: &[u8]) {
-        acts("write bytes");
+        effect("write bytes");
         let to = self.at(at, from.len(), self.writable_len);
         let (words, rest) = from.as_chunks::<8>();
         if from.len() == SMALL {
@@ -433,7 +433,7 @@ impl Memory for Region {
 
     #[inline(always)]
     fn fence(&self, site: Site) {
-        acts(site.name());
+        effect(site.name());
         fence(site.ordering());
     }
 
@@ -461,7 +461,7 @@ impl Memory for Region {
     #[inline]
     fn read_bytes(&self, at: usize, into: &mut [u8]) {
         let whole = self.whole();
-        looks("read bytes", whole.place(at));
+        observation("read bytes", whole.place(at));
         let from = whole.at(at, into.len(), self.len);
         let (words, rest) = into.as_chunks_mut::<8>();
         if words.len() > SMALL / 8 || !rest.is_empty() {
@@ -482,7 +482,7 @@ impl Memory for Region {
 
     #[inline]
     fn copy_bytes(&self, at: usize, from: &Self, from_at: usize, len: usize) {
-        acts("copy bytes");
+        effect("copy bytes");
         if len > SMALL {
             let to = self.whole().at(at, len, self.writable_len);
             let source = from.whole().at(from_at, len, from.len);

@@ -6,7 +6,7 @@
 //! production code: the step is held back, or done once more, on its way to the memory.
 
 use super::{Intent, Memory, Offset};
-use crate::layout::{CONTROL_RETIRED, CONTROL_TAKEN, PAGE_BASE, WORD};
+use crate::layout::{CONTROL_CONSUMED, CONTROL_RETIRED, PAGE_BASE, WORD};
 use crate::order::Site;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -67,9 +67,9 @@ swaps! {
     Store(Site::ParkStore), behind CommitRead | CursorRead: "who has looked is not seen to sleep, and sleeps";
     Store(Site::CommitPublish), behind RingRead: "who sleeps for a message is not seen, and misses it";
     Store(Site::CursorPublish), behind RingRead: "who sleeps for room is not seen, and misses it";
-    Store(Site::TakenPublish), behind RingRead: "who sleeps until all is taken is not seen, and misses it";
+    Store(Site::ConsumedPublish), behind RingRead: "who sleeps until all is taken is not seen, and misses it";
     Store(Site::PollingStore), behind ParkStore: "a process that sleeps says that it polls";
-    Store(Site::CommitPublish), behind CursorPublish | TakenPublish: "what a broker gives up, or says it has taken, is lost if it dies now";
+    Store(Site::CommitPublish), behind CursorPublish | ConsumedPublish: "what a broker gives up, or says it has taken, is lost if it dies now";
     Store(Site::MemberStore), behind CommitPublish | CursorPublish: "a receiver takes what was written over its message, after it was struck";
     ReadPayload, behind MemberRead: "a receiver takes what was written while it copied";
     Store(Site::RetiredPublish), behind CursorPublish: "a client writes what a struck receiver reads in place";
@@ -304,9 +304,9 @@ impl<M: Memory> Memory for Reordered<M> {
         if self.is_moved(Store(site)) {
             return self.hold(at, Access::Store(value, site));
         }
-        if site == Site::TakenPublish && self.is_moved(LookAtReaders) {
+        if site == Site::ConsumedPublish && self.is_moved(LookAtReaders) {
             // What it has taken it gives up, whoever reads it.
-            self.memory.store(at - CONTROL_TAKEN, value, Site::CursorPublish);
+            self.memory.store(at - CONTROL_CONSUMED, value, Site::CursorPublish);
         }
         self.memory.store(at, value, site);
         self.passed(at, site);

@@ -14,8 +14,8 @@
 //! them there is no [room](has_room): a broker accepts no new connection, and takes from the joined
 //! ones only what it needs. So no peer makes the process grow.
 
+use super::failpoint::effect;
 use super::fork::PerProcess;
-use super::lifeline::acts;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +31,7 @@ const STACK: usize = 64 * 1024;
 /// A descriptor to be closed.
 pub(super) enum Closing {
     /// It came from a peer.
-    Foreign(OwnedFd),
+    ReceivedFd(OwnedFd),
     /// A connection with a peer. It has been shut down, and something is left in it.
     Connection(OwnedFd),
 }
@@ -41,11 +41,11 @@ static CLOSER: PerProcess<Closer<Closing>> = PerProcess::new();
 
 /// Closes a descriptor that a peer has sent. Never blocks.
 pub(crate) fn close_elsewhere(fd: OwnedFd) {
-    push(Closing::Foreign(fd));
+    push(Closing::ReceivedFd(fd));
 }
 
 pub(super) fn push(closing: Closing) {
-    acts("leave a descriptor to the closer");
+    effect("leave a descriptor to the closer");
     of_this_process().push(closing);
 }
 
@@ -60,9 +60,9 @@ pub(crate) fn held() -> usize {
 }
 
 fn close(closing: Closing) {
-    acts("close elsewhere");
+    effect("close elsewhere");
     match closing {
-        Closing::Foreign(fd) => close_here(fd),
+        Closing::ReceivedFd(fd) => close_here(fd),
         Closing::Connection(fd) => super::socket::close_with_content(fd),
     }
 }
@@ -149,7 +149,7 @@ mod tests {
     use std::sync::mpsc::{Receiver, channel};
     use std::time::{Duration, Instant};
 
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
     /// Blocks until its sender is dropped.
     type Blocks = Receiver<()>;
@@ -159,7 +159,7 @@ mod tests {
     }
 
     fn wait_until(what: &str, is_so: impl Fn() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
         while !is_so() {
             assert!(Instant::now() < deadline, "waited in vain until {what}");
             std::thread::yield_now();
@@ -181,7 +181,7 @@ mod tests {
         assert!(!closer.has_room());
         // What is over the bound is still taken.
         closer.push(channel().1);
-        assert!(began.elapsed() < PATIENCE);
+        assert!(began.elapsed() < HANDSHAKE_TIMEOUT);
         assert_eq!(closer.held.load(Ordering::Relaxed), QUEUE + 1);
         open.drain(..2);
         wait_until("there is room", || closer.has_room());

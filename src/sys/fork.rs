@@ -13,7 +13,7 @@
 //! other memory. A pointer into the mapping would reach that. After `fork`, before anything else
 //! runs, the child fills each hole with private memory. No handler runs after a bare `clone`.
 
-use super::lifeline::acts;
+use super::failpoint::effect;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use std::ptr::{self, NonNull};
@@ -130,7 +130,7 @@ fn make_word() -> NonNull<AtomicU64> {
     // No lock: a child that was forked meanwhile could wait for it without end.
     match MARK.compare_exchange(null, new, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
-            acts("watch for forks");
+            effect("watch for forks");
             // Without memory for that, the mark alone is left.
             // SAFETY: the handler only loads, stores and maps, which is allowed in a child.
             unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
@@ -152,11 +152,11 @@ const WORD_LEN: usize = size_of::<AtomicU64>();
 /// A zeroed page that the kernel wipes in each child.
 fn wiped_page() -> Option<NonNull<AtomicU64>> {
     let read_write = ProtFlags::READ | ProtFlags::WRITE;
-    acts("map the mark");
+    effect("map the mark");
     // SAFETY: the kernel chooses a place where nothing lies.
     let page = unsafe { mmap_anonymous(ptr::null_mut(), WORD_LEN, read_write, MapFlags::PRIVATE) };
     let page = page.ok()?;
-    acts("have the mark wiped in children");
+    effect("have the mark wiped in children");
     // If the kernel refuses, the handler of forks wipes the word.
     // SAFETY: the advice changes nothing in this process.
     let _ = unsafe { madvise(page, WORD_LEN, Advice::LinuxWipeOnFork) };

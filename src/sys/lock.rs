@@ -13,8 +13,8 @@
 //! still holds the lock: a process that has opened it before locks a file without a name, and tries
 //! again. Nothing here waits.
 
+use super::failpoint::{effect, observation};
 use super::fork::{Owner, PerProcess};
-use super::lifeline::{acts, looks};
 use crate::error::{BindError, LockError};
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
@@ -148,10 +148,10 @@ impl Drop for LockFile {
         let held = ours.swap_remove(at);
         // It may have been taken from us, see `keep`.
         if names(&self.path, self.inode) && lock(&held.file).is_ok() {
-            acts("remove the lock file");
+            effect("remove the lock file");
             let _ = std::fs::remove_file(&self.path);
         }
-        acts("close the lock file");
+        effect("close the lock file");
         drop(held);
     }
 }
@@ -160,13 +160,13 @@ impl Drop for LockFile {
 pub(crate) fn is_held(socket: &Path) -> bool {
     let path = beside(socket);
     let ours = ours();
-    looks("look at the lock file", 0);
+    observation("look at the lock file", 0);
     match std::fs::symlink_metadata(&path) {
         Ok(found) if find(&ours, inode(&found)).is_some() => return true,
         Ok(found) if found.is_file() => {}
         _ => return false,
     }
-    looks("open a lock file", 0);
+    observation("open a lock file", 0);
     let Ok(file) = File::options().read(true).custom_flags(FLAGS).open(&path) else {
         return false;
     };
@@ -189,7 +189,7 @@ const FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
 
 fn attempt(path: &Path, ours: &mut Vec<Ours>) -> Result<Attempt, LockError> {
     let process = std::process::id();
-    looks("look at the lock file", 0);
+    observation("look at the lock file", 0);
     match std::fs::symlink_metadata(path) {
         Ok(found) => {
             check(path, &found)?;
@@ -206,7 +206,7 @@ fn attempt(path: &Path, ours: &mut Vec<Ours>) -> Result<Attempt, LockError> {
         Err(error) if error.raw_os_error() == Some(libc::ELOOP) => return Ok(Attempt::Again),
         Err(error) => return Err(no_room(error).unwrap_or_else(LockError::Open)),
     };
-    looks("look at the open lock file", 0);
+    observation("look at the open lock file", 0);
     let found = file.metadata().map_err(LockError::Open)?;
     let inode = inode(&found);
     if find(ours, inode).is_some() {
@@ -226,7 +226,7 @@ fn attempt(path: &Path, ours: &mut Vec<Ours>) -> Result<Attempt, LockError> {
         return Err(LockError::Occupied { what: "a file that is no lock of a bus" });
     }
     if let Err(error) = fill(&file, &found) {
-        acts("remove the lock file");
+        effect("remove the lock file");
         let _ = std::fs::remove_file(path);
         return Err(no_room(error).unwrap_or_else(LockError::Open));
     }
@@ -237,7 +237,7 @@ fn attempt(path: &Path, ours: &mut Vec<Ours>) -> Result<Attempt, LockError> {
 fn open(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(false);
-    acts("open the lock file");
+    effect("open the lock file");
     options.mode(MODE).custom_flags(FLAGS).open(path)
 }
 
@@ -246,7 +246,7 @@ fn inode(found: &Metadata) -> Inode {
 }
 
 fn names(path: &Path, file: Inode) -> bool {
-    looks("look whether the lock file is there", 0);
+    observation("look whether the lock file is there", 0);
     std::fs::symlink_metadata(path).is_ok_and(|found| inode(&found) == file)
 }
 
@@ -266,7 +266,7 @@ fn check(path: &Path, found: &Metadata) -> Result<(), LockError> {
 }
 
 fn lock(file: &File) -> Result<(), Errno> {
-    acts("lock the lock file");
+    effect("lock the lock file");
     let lock = || rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive);
     rustix::io::retry_on_intr(lock)
 }
@@ -278,7 +278,7 @@ fn holder(file: &File) -> Attempt {
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = libc::F_WRLCK as libc::c_short;
     lock.l_whence = libc::SEEK_SET as libc::c_short;
-    looks("ask which process holds the lock", 0);
+    observation("ask which process holds the lock", 0);
     // SAFETY: the kernel reads and writes a `flock`, which `lock` is, and keeps nothing of it.
     let answer = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLK, &raw mut lock) };
     match answer {
@@ -297,7 +297,7 @@ fn keep_open(file: File) {
 /// Whether it is empty, not yet written, or a lock file. Any other file of this user is left alone.
 fn is_lock_file(file: &File) -> io::Result<bool> {
     let mut bytes = [0; 9];
-    looks("read the lock file", 0);
+    observation("read the lock file", 0);
     let len = file.read_at(&mut bytes, 0)?;
     Ok(len == 0 || (len > 8 && (bytes[..8] == MAGIC || bytes[..8] == [0; 8])))
 }
@@ -305,7 +305,7 @@ fn is_lock_file(file: &File) -> io::Result<bool> {
 /// Gives the file its memory and its content. What a dead holder has left is overwritten.
 fn fill(file: &File, found: &Metadata) -> io::Result<()> {
     if found.mode() & 0o777 != MODE {
-        acts("close the lock file to other users");
+        effect("close the lock file to other users");
         file.set_permissions(Permissions::from_mode(MODE))?;
     }
     // Beyond this limit the kernel would end the process with SIGXFSZ.
@@ -314,13 +314,13 @@ fn fill(file: &File, found: &Metadata) -> io::Result<()> {
         let text = "the limit on file sizes (`ulimit -f`) is below that; raise it";
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
     }
-    acts("allocate the lock file");
+    effect("allocate the lock file");
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, LEN as u64) {
         // Then the write below takes the memory, where it is taken at all in advance.
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
         Err(error) => return Err(error.into()),
     }
-    acts("write the lock file");
+    effect("write the lock file");
     file.write_all_at(&content(), 0)
 }
 

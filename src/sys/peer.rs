@@ -3,7 +3,7 @@
 //! A connection ends when its last descriptor is closed, and a forked child has them all. So the end of
 //! a connection comes late where a child lives on. A pidfd tells of the process itself.
 
-use super::lifeline::{acts, looks};
+use super::failpoint::{effect, observation};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -30,7 +30,7 @@ impl Peer {
         let Some(pid) = Pid::from_raw(process).filter(|_| process > 0) else {
             return Peer::Unknown;
         };
-        acts("open a pidfd");
+        effect("open a pidfd");
         match pidfd_open(pid, PidfdFlags::empty()) {
             Err(Errno::SRCH) => Peer::Gone,
             // After the pidfd: what has the id now and began before is the process of the pidfd.
@@ -52,7 +52,7 @@ impl Peer {
             Peer::Unknown => false,
             Peer::Gone => true,
             Peer::Known(pidfd) => {
-                looks("ask whether the peer has died", pidfd.as_raw_fd() as usize);
+                observation("ask whether the peer has died", pidfd.as_raw_fd() as usize);
                 let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
                 poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&at_once)) == Ok(1)
             }
@@ -64,7 +64,7 @@ pub(super) use super::system::since_boot as now;
 
 /// When a process began, rounded down to a clock tick (`/proc/PID/stat`, field 22).
 fn began(process: i32) -> Option<Duration> {
-    looks("ask when a process began", process as usize);
+    observation("ask when a process began", process as usize);
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(") ")?;
     let ticks: u64 = fields.split(' ').nth(19)?.parse().ok()?;

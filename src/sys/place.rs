@@ -1,11 +1,11 @@
 //! Where the sockets lie: a bus's name becomes a path; a dead broker's socket is no obstacle (P7).
 
-use super::lifeline::{acts, looks};
+use super::failpoint::{effect, observation};
 use super::lock::{LockFile, is_held};
 use super::socket::Listener;
-use crate::access::Access;
-use crate::bus::{Bus, quoted};
+use crate::bus_addr::{BusAddr, quoted};
 use crate::error::{BindError, PathTooLong};
+use crate::peer_filter::PeerFilter;
 use rustix::fs::inotify;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,7 +20,7 @@ pub(crate) fn directory() -> io::Result<PathBuf> {
         Some(dir) => dir.join("llmp"),
         None => temporary_directory(user),
     };
-    acts("make the directory");
+    effect("make the directory");
     match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
@@ -76,7 +76,7 @@ pub(crate) struct Bound {
 
 impl Bound {
     /// Listens at the place of a bus, which the users that `access` names can reach. Waits for nothing.
-    pub fn at(bus: &Bus, access: &Access) -> Result<Self, BindError> {
+    pub fn at(bus: &BusAddr, access: &PeerFilter) -> Result<Self, BindError> {
         let path = bus.socket_path()?;
         PathTooLong::check(&path)?;
         let lock = LockFile::take(&path)?;
@@ -87,12 +87,12 @@ impl Bound {
     }
 
     /// Lets the users that `access` names connect.
-    pub fn open_to(&self, access: &Access) -> io::Result<()> {
+    pub fn open_to(&self, access: &PeerFilter) -> io::Result<()> {
         open_to(&self.path, access)
     }
 
     /// Only root, as a rule, gets through a directory that is closed to other users.
-    fn warn_of_closed_doors(&self, access: &Access) {
+    fn warn_of_closed_doors(&self, access: &PeerFilter) {
         if access.is_shared()
             && let Some(directory) = closed_directory(&self.path)
         {
@@ -125,7 +125,7 @@ impl Bound {
     }
 
     /// Listens at the same path again, after the socket was removed.
-    pub fn rebind(&mut self, access: &Access) -> Result<(), BindError> {
+    pub fn rebind(&mut self, access: &PeerFilter) -> Result<(), BindError> {
         // The old socket's path is not ours to remove.
         (self.listener, self.inode) = listen(&self.path, access)?;
         self.warn_of_closed_doors(access);
@@ -134,17 +134,17 @@ impl Bound {
 }
 
 /// Listens at a path whose lock file this process has locked: a socket there is a dead process's.
-fn listen(path: &Path, access: &Access) -> Result<(Listener, (u64, u64)), BindError> {
+fn listen(path: &Path, access: &PeerFilter) -> Result<(Listener, (u64, u64)), BindError> {
     let occupied = |what| BindError::Occupied { path: path.to_owned(), what };
     let failed = |source| BindError::Socket { path: path.to_owned(), source };
-    looks("look at the socket's path", 0);
+    observation("look at the socket's path", 0);
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => {
             // Our lock says nothing of it.
             if found.uid() != rustix::process::geteuid().as_raw() {
                 return Err(occupied("a socket of another user"));
             }
-            acts("remove a stale socket");
+            effect("remove a stale socket");
             match std::fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
                 _ => {}
@@ -155,7 +155,7 @@ fn listen(path: &Path, access: &Access) -> Result<(Listener, (u64, u64)), BindEr
     }
     let listener = Listener::bind(path).map_err(failed)?;
     let finish = || {
-        acts("ask for our socket's inode");
+        effect("ask for our socket's inode");
         let found = std::fs::symlink_metadata(path)?;
         open_to(path, access)?;
         Ok((found.dev(), found.ino()))
@@ -163,7 +163,7 @@ fn listen(path: &Path, access: &Access) -> Result<(Listener, (u64, u64)), BindEr
     match finish() {
         Ok(inode) => Ok((listener, inode)),
         Err(error) => {
-            acts("remove our socket");
+            effect("remove our socket");
             let _ = std::fs::remove_file(path);
             Err(failed(error))
         }
@@ -171,12 +171,12 @@ fn listen(path: &Path, access: &Access) -> Result<(Listener, (u64, u64)), BindEr
 }
 
 /// Lets the users that `access` names connect to a socket.
-fn open_to(socket: &Path, access: &Access) -> io::Result<()> {
+fn open_to(socket: &Path, access: &PeerFilter) -> io::Result<()> {
     if !access.is_shared() {
         return Ok(());
     }
     // To connect takes write permission. Who is admitted, the broker decides (P16).
-    acts("open the socket to other users");
+    effect("open the socket to other users");
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666))
 }
 
@@ -187,7 +187,7 @@ pub(crate) struct Watch(OwnedFd);
 impl Watch {
     /// Watches a path. `None` if the kernel has no more watches for this user.
     pub fn new(path: &Path) -> Option<Self> {
-        acts("make an inotify");
+        effect("make an inotify");
         let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK);
         let watch = Watch(fd.ok()?);
         watch.add(path).then_some(watch)
@@ -202,7 +202,7 @@ impl Watch {
             | WatchFlags::DELETE_SELF
             | WatchFlags::MOVE_SELF
             | WatchFlags::CLOSE;
-        acts("watch the socket");
+        effect("watch the socket");
         inotify::add_watch(&self.0, path, events).is_ok()
     }
 
@@ -223,7 +223,7 @@ impl Drop for Bound {
     fn drop(&mut self) {
         // Only if it is still ours, and not that of the process that has forked this one.
         if self.lock.is_ours() && self.is_there() {
-            acts("remove our socket");
+            effect("remove our socket");
             let _ = std::fs::remove_file(&self.path);
         }
     }

@@ -3,11 +3,11 @@
 use super::closer::{self, Closing};
 pub(crate) use super::credentials::Credentials;
 use super::credentials::{self, Signed};
+use super::failpoint::{effect, observation};
 use super::fork::Owner;
-use super::lifeline::{acts, looks};
 use super::options;
 use super::peer::{self, Peer};
-use crate::memory::Foreign;
+use crate::memory::ReceivedFd;
 use crate::wire::{MAX_PACKET, Packet, WireError};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -50,7 +50,7 @@ pub(crate) const MAX_DESCRIPTORS: usize = 253;
 /// What a look at the socket brings.
 #[derive(Debug)]
 pub(crate) enum Received {
-    Packet(Packet, Option<Foreign>),
+    Packet(Packet, Option<ReceivedFd>),
     /// A packet whose descriptor was lost: this process has none free for it.
     Lost(Packet),
     Garbage(WireError),
@@ -85,7 +85,7 @@ impl Socket {
     /// Two connected sockets.
     pub fn pair() -> io::Result<(Self, Self)> {
         let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
-        acts("make a pair of sockets");
+        effect("make a pair of sockets");
         let (a, b) = rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None)?;
         Ok((Self::from_fd(a), Self::from_fd(b)))
     }
@@ -101,9 +101,9 @@ impl Socket {
         let address = SocketAddrUnix::new(path)?;
         rustix::io::ioctl_fionbio(&socket, true)?;
         // The other side may say something as soon as we are connected.
-        acts("ask for credentials");
+        effect("ask for credentials");
         options::pass_credentials(socket.as_fd(), true)?;
-        acts("connect");
+        effect("connect");
         loop {
             match rustix::net::connect(&socket, &address) {
                 Ok(()) => break,
@@ -119,13 +119,13 @@ impl Socket {
     }
 
     pub fn credentials(&self) -> io::Result<Credentials> {
-        acts("ask who is there");
+        effect("ask who is there");
         super::credentials::of(self.fd.as_fd())
     }
 
     /// A pidfd of the process that connected. `None` if it has ended, or before Linux 6.5.
     pub fn peer_pidfd(&self) -> Option<OwnedFd> {
-        acts("ask for a pidfd");
+        effect("ask for a pidfd");
         super::credentials::pidfd_of(self.fd.as_fd())
     }
 
@@ -135,14 +135,14 @@ impl Socket {
         if self.awaits_credentials {
             return Ok(());
         }
-        acts("ask for credentials");
+        effect("ask for credentials");
         options::pass_credentials(self.fd.as_fd(), true)?;
         self.awaits_credentials = true;
         Ok(())
     }
 
     fn refuse_credentials(&mut self) {
-        acts("ask for no more credentials");
+        effect("ask for no more credentials");
         // They cost with each receive.
         let _ = options::pass_credentials(self.fd.as_fd(), false);
         self.awaits_credentials = false;
@@ -154,16 +154,16 @@ impl Socket {
     pub fn receive_first(&mut self, sparingly: bool) -> (Received, Option<Credentials>) {
         let mut bytes = [0; MAX_PACKET + 1];
         if sparingly {
-            looks("peek", self.place());
+            observation("peek", self.place());
             let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
             if let Ok(found) = credentials::receive(self.fd.as_fd(), &mut bytes, 1, flags)
-                && (!all_memory(found.descriptors.into_iter().map(Foreign::new).collect())
+                && (!all_memory(found.descriptors.into_iter().map(ReceivedFd::new).collect())
                     || found.is_cut)
             {
                 return (Received::Garbage(WireError::Cut), None);
             }
         }
-        looks("receive", self.place());
+        observation("receive", self.place());
         let signed = loop {
             let (fd, flags) = (self.fd.as_fd(), libc::MSG_DONTWAIT);
             match credentials::receive(fd, &mut bytes, MAX_DESCRIPTORS, flags) {
@@ -176,9 +176,9 @@ impl Socket {
                 Ok(signed) => break signed,
             }
         };
-        acts("has received");
+        effect("has received");
         let Signed { len, is_cut, descriptors, credentials, peer } = signed;
-        let mut descriptors: Vec<_> = descriptors.into_iter().map(Foreign::new).collect();
+        let mut descriptors: Vec<_> = descriptors.into_iter().map(ReceivedFd::new).collect();
         if len == 0 {
             return (Received::HungUp, None);
         }
@@ -208,7 +208,7 @@ impl Socket {
     /// From now on a blocking receive ends in time to look after the peer's process.
     pub fn bound_receive(&mut self) {
         if self.peer.pidfd().is_some() {
-            acts("bound the receive");
+            effect("bound the receive");
             let (side, most) = (Timeout::Recv, Some(LOOK_AFTER));
             self.is_bounded = sockopt::set_socket_timeout(&*self.fd, side, most).is_ok();
         }
@@ -218,10 +218,10 @@ impl Socket {
     /// `None` if that can't be followed.
     pub fn watch_with_peer(&self) -> io::Result<Option<OwnedFd>> {
         let Some(pidfd) = self.peer.pidfd() else { return Ok(None) };
-        acts("make an epoll");
+        effect("make an epoll");
         let both = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         for fd in [self.fd.as_fd(), pidfd] {
-            acts("watch");
+            effect("watch");
             epoll::add(&both, fd, EventData::new_u64(0), EventFlags::IN)?;
         }
         Ok(Some(both))
@@ -230,13 +230,13 @@ impl Socket {
     /// The peer has no business to send descriptors from now on. Linux 6.16 and later refuse them to it;
     /// otherwise they arrive, and are a fault.
     pub fn refuse_descriptors(&self) {
-        acts("refuse descriptors");
+        effect("refuse descriptors");
         let _ = options::refuse_descriptors(self.fd.as_fd());
     }
 
     /// Whether nothing is left to be received.
     fn is_empty(&self) -> bool {
-        looks("is anything left", self.place());
+        observation("is anything left", self.place());
         match peek(self.fd.as_fd()) {
             Err(Errno::AGAIN) => true,
             // The end, or a packet without a byte, which may have others behind it.
@@ -263,7 +263,7 @@ impl Socket {
             control.push(SendAncillaryMessage::ScmCredentials(credentials));
         }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        acts(packet.name());
+        effect(packet.name());
         let sent = rustix::io::retry_on_intr(|| {
             rustix::net::sendmsg(self, &[IoSlice::new(&bytes[..len])], &mut control, flags)
         });
@@ -290,13 +290,13 @@ impl Socket {
 
     /// Whether the peer has taken every packet that was sent. `false` if the kernel does not say.
     pub fn is_read(&self) -> bool {
-        looks("ask what is unread", self.place());
+        observation("ask what is unread", self.place());
         super::unread::is_empty(self.fd.as_fd())
     }
 
     /// Ends the connection while the descriptor stays.
     pub fn shut_down(&self) {
-        acts("shut a connection down");
+        effect("shut a connection down");
         let _ = rustix::net::shutdown(self, rustix::net::Shutdown::Both);
     }
 
@@ -329,16 +329,16 @@ impl Socket {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(&mut bytes)];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        looks("peek", self.place());
+        observation("peek", self.place());
         let found = rustix::net::recvmsg(self, &mut parts, &mut control, flags);
         // They are second descriptors: none of these closes is the last one.
-        let descriptors = foreign(&mut control);
+        let descriptors = received_fd(&mut control);
         let is_cut = found.is_ok_and(|found| found.flags.contains(ReturnFlags::CTRUNC));
         if is_cut && descriptors.is_empty() && rustix::io::fcntl_dupfd_cloexec(self, 0).is_err() {
             return None;
         }
-        if is_cut || !descriptors.iter().all(Foreign::is_memory) {
-            return Some(Received::Garbage(WireError::Foreign));
+        if is_cut || !descriptors.iter().all(ReceivedFd::is_memory) {
+            return Some(Received::Garbage(WireError::ReceivedFd));
         }
         drop(descriptors);
         Some(self.receive())
@@ -350,7 +350,7 @@ impl Socket {
         // With room for all that a packet can have: what has none is closed by the kernel, here.
         let mut space = [MaybeUninit::uninit(); SPACE];
         let flags = flags | RecvFlags::CMSG_CLOEXEC;
-        looks("receive", self.place());
+        observation("receive", self.place());
         let (received, control) = loop {
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let mut parts = [IoSliceMut::new(&mut bytes)];
@@ -364,10 +364,10 @@ impl Socket {
                 Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(Errno::AGAIN) => return Received::Nothing,
                 Err(_) => return Received::HungUp,
-                Ok(received) => break (received, foreign(&mut control)),
+                Ok(received) => break (received, received_fd(&mut control)),
             }
         };
-        acts("has received");
+        effect("has received");
         if received.bytes == 0 {
             return Received::HungUp;
         }
@@ -413,7 +413,7 @@ impl Socket {
     }
 
     fn wait_for(&self, fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<bool> {
-        looks("wait for a connection", self.place());
+        observation("wait for a connection", self.place());
         loop {
             let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
             match poll(fds, left.map(timespec).as_ref()) {
@@ -439,7 +439,7 @@ impl Drop for Socket {
             }
         }
         let is_empty = !is_here || self.is_empty();
-        acts("close a connection");
+        effect("close a connection");
         // SAFETY: nothing uses it any more: it is taken once, here, and `self` is gone then.
         let fd = unsafe { ManuallyDrop::take(&mut self.fd) };
         // What a peer has left in it would be closed with it, and that may block.
@@ -466,7 +466,7 @@ fn take_content(fd: &OwnedFd) -> bool {
 
 /// The descriptors of a packet that should have one at most, and whether it has more. `None` if it can't
 /// be taken.
-fn take_packet(fd: &OwnedFd, flags: RecvFlags) -> Option<(Vec<Foreign>, bool)> {
+fn take_packet(fd: &OwnedFd, flags: RecvFlags) -> Option<(Vec<ReceivedFd>, bool)> {
     let mut space = [MaybeUninit::uninit(); SPACE_FOR_ONE + SPACE_FOR_TIME];
     let (mut bytes, mut control) = ([0; MAX_PACKET], RecvAncillaryBuffer::new(&mut space));
     let mut parts = [IoSliceMut::new(&mut bytes)];
@@ -476,7 +476,7 @@ fn take_packet(fd: &OwnedFd, flags: RecvFlags) -> Option<(Vec<Foreign>, bool)> {
         RecvAncillaryMessage::ScmRights(rights) => Some(rights),
         _ => None,
     });
-    let descriptors = rights.flatten().map(Foreign::new).collect();
+    let descriptors = rights.flatten().map(ReceivedFd::new).collect();
     Some((descriptors, found.flags.contains(ReturnFlags::CTRUNC)))
 }
 
@@ -510,8 +510,8 @@ fn free_descriptors() -> usize {
 }
 
 /// Whether a peer has sent no other descriptors than those of memory.
-fn all_memory(descriptors: Vec<Foreign>) -> bool {
-    descriptors.iter().all(Foreign::is_memory)
+fn all_memory(descriptors: Vec<ReceivedFd>) -> bool {
+    descriptors.iter().all(ReceivedFd::is_memory)
 }
 
 /// Whether there is a packet, and be it one without a byte.
@@ -542,11 +542,11 @@ const SPACE_FOR_TIME: usize = 32;
 
 /// The descriptors that came with a packet.
 #[inline]
-fn foreign(control: &mut RecvAncillaryBuffer<'_>) -> Vec<Foreign> {
+fn received_fd(control: &mut RecvAncillaryBuffer<'_>) -> Vec<ReceivedFd> {
     let mut descriptors = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {
-            descriptors.extend(rights.map(Foreign::new));
+            descriptors.extend(rights.map(ReceivedFd::new));
         }
     }
     descriptors
@@ -570,7 +570,7 @@ pub(crate) fn timespec(duration: Duration) -> Timespec {
 const QUEUE_AGAIN: Duration = Duration::from_millis(5);
 
 fn unix_socket() -> io::Result<OwnedFd> {
-    acts("make a socket");
+    effect("make a socket");
     let flags = SocketFlags::CLOEXEC;
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
@@ -586,21 +586,21 @@ pub(crate) struct Listener {
 impl Listener {
     pub fn bind(path: &Path) -> io::Result<Self> {
         let socket = unix_socket()?;
-        acts("bind");
+        effect("bind");
         rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-        acts("ask for credentials");
+        effect("ask for credentials");
         options::pass_credentials(socket.as_fd(), true)?;
-        acts("listen");
+        effect("listen");
         rustix::net::listen(&socket, 1024)?;
         Ok(Listener { fd: socket, owner: Owner::here() })
     }
 
     /// Takes a connection. Blocks unless [`set_nonblocking`](Listener::set_nonblocking).
     pub fn accept(&self) -> io::Result<Socket> {
-        looks("accept", self.fd.as_raw_fd() as usize);
+        observation("accept", self.fd.as_raw_fd() as usize);
         let accept = || rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC);
         let accepted = rustix::io::retry_on_intr(accept)?;
-        acts("has accepted");
+        effect("has accepted");
         // It has inherited that from the listener: what was sent before now has credentials, too.
         let mut socket = Socket::from_fd(accepted);
         socket.awaits_credentials = true;
@@ -618,7 +618,7 @@ impl Drop for Listener {
             return;
         }
         // Those that wait in the queue may have sent something that blocks when it is closed.
-        acts("shut the listener down");
+        effect("shut the listener down");
         let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
         while let Ok(socket) = self.accept() {
             drop(socket);
@@ -639,7 +639,7 @@ pub(crate) fn wait_for_any<'a>(
     sockets: impl Iterator<Item = &'a Socket>,
     deadline: Option<Instant>,
 ) -> io::Result<()> {
-    looks("wait for connections", listener.fd.as_raw_fd() as usize);
+    observation("wait for connections", listener.fd.as_raw_fd() as usize);
     let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
     fds.extend(sockets.map(|socket| PollFd::new(socket, PollFlags::IN)));
     loop {

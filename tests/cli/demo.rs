@@ -1,6 +1,6 @@
 //! The demo delivers whatever a directory holds, and whoever dies in it takes all others along.
 
-use crate::{PATIENCE, Process, kill, llmp, noise};
+use crate::{Process, TIMEOUT, kill, llmp, noise};
 use rustix::process::Signal;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -107,7 +107,7 @@ impl Endless {
             stderr.read_to_string(&mut text).unwrap();
             let _ = sender.send(text);
         });
-        let text = receiver.recv_timeout(PATIENCE).expect("a process has survived the demo");
+        let text = receiver.recv_timeout(TIMEOUT).expect("a process has survived the demo");
         let left: Vec<_> = std::fs::read_dir(home.path()).unwrap().collect();
         assert!(left.is_empty(), "{left:?}");
         (text, demo.output().status.code())

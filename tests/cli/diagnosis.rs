@@ -115,7 +115,7 @@ fn the_client_that_holds_up_the_bus_is_named() {
 
 #[test]
 fn the_client_that_keeps_a_senders_pages_is_named() {
-    holds_up(&["--lend-from", "4KiB"], "60000");
+    holds_up(&["--zero-copy-threshold", "4KiB"], "60000");
 }
 
 fn holds_up(options: &[&str], chunk: &str) {

@@ -193,7 +193,7 @@ fn a_broker_without_descriptors_goes_on_when_there_are_some_again() {
         std::thread::yield_now();
     }
     for _ in 0..messages {
-        let message = receiver.recv_timeout(crate::PATIENCE).unwrap().expect("a message");
+        let message = receiver.recv_timeout(crate::TIMEOUT).unwrap().expect("a message");
         assert!(message.payload == payload);
     }
     sending.join().unwrap();
@@ -230,7 +230,7 @@ fn a_broker_with_few_descriptors_admits_few_clients() {
     let large = noise(2 << 20);
     for _ in 0..10 {
         sender.send(1, &large).unwrap();
-        let message = receiver.recv_timeout(crate::PATIENCE).unwrap().expect("a message");
+        let message = receiver.recv_timeout(crate::TIMEOUT).unwrap().expect("a message");
         assert!(message.payload == large);
     }
 }

@@ -21,7 +21,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 /// Nothing takes so long, unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The program with these arguments, nothing on its standard input.
 fn llmp(arguments: &[&str]) -> Command {
@@ -53,7 +53,7 @@ impl Process {
         let id = child.id();
         let (sender, receiver) = channel();
         std::thread::spawn(move || sender.send(child.wait_with_output().unwrap()));
-        receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        receiver.recv_timeout(TIMEOUT).unwrap_or_else(|_| {
             kill(id, Signal::KILL);
             panic!("process {id} hangs");
         })

@@ -75,7 +75,7 @@ fn messages_above_the_limit_are_said_with_their_place() {
     let mut receiver = llmp::Client::connect_receiver(bus.path.as_str()).unwrap();
     let said = only_line(&bus.send(&file, &["--lines"]).output(), 1);
     assert!(said.contains("line 2 of standard input is above the limit of 1000 bytes"), "{said}");
-    let received = receiver.recv_timeout(crate::PATIENCE).unwrap().expect("a message");
+    let received = receiver.recv_timeout(crate::TIMEOUT).unwrap().expect("a message");
     assert_eq!(received.payload, &line[..1000]);
     drop(receiver);
     let said = only_line(&bus.send(&file, &["--chunk", "1001"]).output(), 2);

@@ -173,7 +173,7 @@ fn a_broker_whose_place_was_taken_only_keeps_its_clients() {
     assert!(line.contains(&format!("process {id} has taken")), "{line}");
     assert!(line.contains("2 clients stay"), "{line}");
     old.send(1, b"still served").unwrap();
-    let message = peer.recv_timeout(crate::PATIENCE).unwrap().expect("a message");
+    let message = peer.recv_timeout(crate::TIMEOUT).unwrap().expect("a message");
     assert_eq!(message.payload, b"still served");
     // The first one does not come back, and removes nothing of the second one's.
     std::thread::sleep(Duration::from_millis(1200));
@@ -184,7 +184,7 @@ fn a_broker_whose_place_was_taken_only_keeps_its_clients() {
     assert!(!rest.contains("made anew") && !rest.contains("two brokers"), "{rest}");
     let mut newer = llmp::Client::connect(first.path.as_str()).unwrap();
     newer.send(1, b"over there").unwrap();
-    let message = new.recv_timeout(crate::PATIENCE).unwrap().expect("a message");
+    let message = new.recv_timeout(crate::TIMEOUT).unwrap().expect("a message");
     assert_eq!(message.payload, b"over there");
     assert!(refused(&first.path).contains(&format!("(process {id})")));
     other_ends(second);

@@ -1,6 +1,6 @@
 //! A broker whose stderr no process reads.
 
-use crate::{PATIENCE, Process, llmp};
+use crate::{Process, TIMEOUT, llmp};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
@@ -62,7 +62,7 @@ fn a_broker_whose_log_no_process_reads_serves_its_clients_and_ends() {
     let mut receiver = llmp::Client::builder().receive_only().connect(path.as_str()).unwrap();
     let mut exchange = || {
         sender.send(1, b"goes on").unwrap();
-        let message = receiver.recv_timeout(PATIENCE).unwrap();
+        let message = receiver.recv_timeout(TIMEOUT).unwrap();
         assert_eq!(message.expect("the bus stands still").payload, b"goes on");
     };
     for _ in 0..3000 {

@@ -1,10 +1,10 @@
 //! A bus at a path of its own, with its broker in a thread or in a child process.
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use super::child::Child;
 use super::content::Ear;
 use super::logs;
-use llmp::{BrokerBuilder, Client, Report, StopHandle};
+use llmp::{BrokerBuilder, BrokerStats, Client, StopHandle};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -71,7 +71,7 @@ pub struct Bus {
     path: PathBuf,
     name: String,
     stop: StopHandle,
-    thread: Option<JoinHandle<std::io::Result<Report>>>,
+    thread: Option<JoinHandle<std::io::Result<BrokerStats>>>,
 }
 
 impl Bus {
@@ -100,14 +100,14 @@ impl Bus {
     /// Waits until the broker has logged a line that contains `text`.
     #[track_caller]
     pub fn logs(&self, text: &str) {
-        logs::wait_for(&self.name, &[text], PATIENCE);
+        logs::wait_for(&self.name, &[text], TIMEOUT);
     }
 
     /// Waits until the broker has disconnected a client for this fault.
     #[track_caller]
-    pub fn expels(&self, client: u32, fault: &str) {
+    pub fn disconnects(&self, client: u32, fault: &str) {
         let client = format!("client {client} is disconnected: ");
-        logs::wait_for(&self.name, &[&client, fault], PATIENCE);
+        logs::wait_for(&self.name, &[&client, fault], TIMEOUT);
     }
 
     /// Waits until the broker has taken everything of a client that has hung up.
@@ -120,7 +120,7 @@ impl Bus {
         self.stop.stop();
     }
 
-    pub fn end(mut self) -> Report {
+    pub fn end(mut self) -> BrokerStats {
         self.stop.stop();
         self.thread.take().unwrap().join().unwrap().unwrap()
     }

@@ -3,7 +3,7 @@
 //! It says lines that begin with `@` on its standard output and is told lines on its standard
 //! input.
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Write};
@@ -53,7 +53,7 @@ impl Child {
             return self.unheard.remove(i)[beginning.len()..].trim().to_owned();
         }
         loop {
-            let Ok(line) = self.lines.recv_timeout(PATIENCE) else {
+            let Ok(line) = self.lines.recv_timeout(TIMEOUT) else {
                 panic!("waited for '{beginning}', heard {:?}", self.unheard);
             };
             match line.strip_prefix(beginning) {
@@ -69,7 +69,7 @@ impl Child {
         if !self.unheard.is_empty() {
             return Some(self.unheard.remove(0));
         }
-        match self.lines.recv_timeout(PATIENCE) {
+        match self.lines.recv_timeout(TIMEOUT) {
             Ok(line) => Some(line),
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => panic!("it neither speaks nor ends"),

@@ -1,7 +1,7 @@
 //! What the messages hold. A payload follows from its sender and its tag alone, so that whoever
 //! receives it can tell every byte of it, and a tag counts, so that a gap shows.
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use llmp::{Client, Message};
 use std::collections::HashMap;
 
@@ -123,7 +123,7 @@ impl Ear {
     /// Listens until `END` with this number.
     pub fn hear_until_end(&mut self, client: &mut Client, number: u32) {
         loop {
-            let message = client.recv_timeout(PATIENCE).unwrap().expect("a message");
+            let message = client.recv_timeout(TIMEOUT).unwrap().expect("a message");
             self.hear(&message);
             if message.tag.0 == END | number {
                 return;

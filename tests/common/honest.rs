@@ -1,7 +1,7 @@
 //! Two honest clients that exchange messages as long as something is tried on their bus, lose
 //! nothing (P3), and write down what strangers say.
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use super::bus::Bus;
 use super::content::{END, SMALL, payload};
 use llmp::Client;
@@ -39,7 +39,7 @@ impl Honest {
     /// Waits until they have exchanged so many more messages.
     pub fn go_on(&self, count: u32) {
         let begin = self.rounds.load(Ordering::Relaxed);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while self.rounds.load(Ordering::Relaxed).wrapping_sub(begin) < count {
             assert!(Instant::now() < deadline, "the bus stands still");
             assert!(!self.threads.iter().any(JoinHandle::is_finished), "an honest client failed");
@@ -69,7 +69,7 @@ fn exchange(mut me: Client, other: u32, over: &AtomicBool, rounds: &AtomicU32) -
             me.send(tag, &payload(me.id().0, tag)).unwrap();
         }
         loop {
-            let message = me.recv_timeout(PATIENCE).unwrap().expect("a message");
+            let message = me.recv_timeout(TIMEOUT).unwrap().expect("a message");
             let (sender, tag) = (message.sender.0, message.tag.0);
             if sender != other {
                 strangers.push((sender, tag, message.payload.to_vec()));

@@ -15,4 +15,4 @@ pub mod roles;
 use std::time::Duration;
 
 /// How long a test waits for an event before it fails.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);

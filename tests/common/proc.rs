@@ -1,6 +1,6 @@
 //! What the kernel says about a process.
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use std::fs;
 use std::time::Instant;
 
@@ -99,7 +99,7 @@ pub fn wait_asleep(pid: i32) {
 /// Waits for something in `/proc`, of which there are no events.
 #[track_caller]
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !is_so() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
         std::thread::yield_now();

@@ -1,9 +1,9 @@
 //! A client that keeps no promise: it says on the socket what it likes and writes what it likes
 //! into memory of its own. No more than any process could do.
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use super::regions::shared;
-use llmp::chain::{Sender, Start};
+use llmp::chain::{ChainWriter, Start};
 use llmp::control::Control;
 use llmp::layout::{VERSION, control_len, cursor_offset};
 use llmp::memory::{Memory, Region};
@@ -39,7 +39,7 @@ impl RawSocket {
     }
 
     fn patient(socket: OwnedFd) -> Self {
-        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE)).unwrap();
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(TIMEOUT)).unwrap();
         RawSocket(socket)
     }
 
@@ -163,9 +163,9 @@ impl Raw {
     }
 
     /// An honest chain in one page that nobody has been sent yet, holding `messages`.
-    pub fn chain(&self, messages: &[(u32, &[u8])]) -> (Sender<Region>, Region) {
+    pub fn chain(&self, messages: &[(u32, &[u8])]) -> (ChainWriter<Region>, Region) {
         let page = region(self.limits.page_len());
-        let mut sender = Sender::new(self.id, self.limits, page.clone());
+        let mut sender = ChainWriter::new(self.id, self.limits, page.clone());
         for (tag, payload) in messages {
             sender.send(Envelope::tagged(*tag), payload).unwrap();
         }
@@ -178,7 +178,7 @@ impl Raw {
     }
 
     /// Waits until the broker has ended the connection for a fault.
-    pub fn is_expelled(&self) {
+    pub fn is_disconnected(&self) {
         assert_eq!(self.socket.bye(), Some(Packet::Bye(ByeReason::Fault)));
     }
 }

@@ -1,9 +1,9 @@
 //! What child processes do. Each role says what it sees by lines that begin with `@`.
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use super::child::ROLE;
 use super::content::{END, Ear, MEDIUM, WIDE, check, payload, send};
-use llmp::{Broker, Client, Ended, Message, Receiver, RecvError, SendError, Sender, Wait};
+use llmp::{Broker, Client, Disconnected, Message, Receiver, RecvError, SendError, Sender, Wait};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::fmt::Display;
@@ -68,8 +68,8 @@ fn broker(path: &str, limits: &str) {
     if let [page_len, max_message_len, budget, ..] = limits[..] {
         builder = builder.page_len(page_len).max_message_len(max_message_len).chain_budget(budget);
     }
-    if let [_, _, _, lend_from, ..] = limits[..] {
-        builder = builder.lend_from(lend_from);
+    if let [_, _, _, zero_copy_threshold, ..] = limits[..] {
+        builder = builder.zero_copy_threshold(zero_copy_threshold);
     }
     if let [_, _, _, _, descriptors] = limits[..] {
         let limit = Some(descriptors as u64);
@@ -133,7 +133,7 @@ fn exchange(path: &str, count: u32) {
     }
     // All of it may have come in already.
     while heard < 3 * count {
-        heard = hear(&client.recv_timeout(PATIENCE).unwrap().expect("a message"));
+        heard = hear(&client.recv_timeout(TIMEOUT).unwrap().expect("a message"));
     }
     assert!(client.try_recv().unwrap().is_none(), "more than was sent");
     say(format_args!("order {:x}", order.finish()));
@@ -158,7 +158,7 @@ fn sender(path: &str, how: &str) {
                 number += 1;
             }
             Err(SendError::InboxFull { .. }) => while client.try_recv().unwrap().is_some() {},
-            Err(SendError::Ended(ended)) => return say(format_args!("ended {ended:?}")),
+            Err(SendError::Disconnected(ended)) => return say(format_args!("ended {ended:?}")),
             Err(error) => panic!("{error}"),
         }
     }
@@ -183,7 +183,7 @@ fn receiver(path: &str) {
     let mut ear = Ear::default();
     let ended = loop {
         match client.recv() {
-            Err(RecvError::Ended(ended)) => break ended,
+            Err(RecvError::Disconnected(ended)) => break ended,
             Err(error) => panic!("{error}"),
             Ok(message) => {
                 ear.hear(&message);
@@ -214,7 +214,7 @@ fn stuck(path: &str) {
     say("full");
     let tag = MEDIUM | number;
     match client.send(tag, &payload(id, tag)) {
-        Err(SendError::Ended(ended)) => say(format_args!("ended {ended:?}")),
+        Err(SendError::Disconnected(ended)) => say(format_args!("ended {ended:?}")),
         other => say(format_args!("sent {other:?}")),
     }
 }
@@ -232,7 +232,7 @@ fn echo(path: &str) {
             let tag = match client.try_recv() {
                 Ok(Some(message)) => message.tag,
                 Ok(None) => break,
-                Err(RecvError::Ended(Ended::Closed)) => return say("closed"),
+                Err(RecvError::Disconnected(Disconnected::Closed)) => return say("closed"),
                 Err(error) => panic!("{error}"),
             };
             client.send(tag, b"echo").unwrap();
@@ -259,7 +259,7 @@ fn channel_receiver(path: &str) {
                 check(&message);
                 assert_eq!(message.tag.0, MEDIUM | number);
             }
-            Err(RecvError::Ended(ended)) => {
+            Err(RecvError::Disconnected(ended)) => {
                 return say(format_args!("ended {ended:?} after {number}"));
             }
             Err(error) => panic!("{error}"),
@@ -274,7 +274,7 @@ fn channel_sender(path: &str) {
         // The only sender of a channel is client 1.
         match sender.send(tag, &payload(1, tag)) {
             Ok(()) => say(format_args!("sent {number}")),
-            Err(SendError::Ended(ended)) => return say(format_args!("ended {ended:?}")),
+            Err(SendError::Disconnected(ended)) => return say(format_args!("ended {ended:?}")),
             Err(error) => panic!("{error}"),
         }
     }

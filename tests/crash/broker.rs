@@ -1,14 +1,14 @@
 //! The broker dies at each of its steps. Each time its clients drain what it had committed and hear
 //! that it died, and the next one starts at the same place.
 
-use crate::common::PATIENCE;
+use crate::common::TIMEOUT;
 use crate::common::bus::Place;
 use crate::common::content::{Ear, STEADY, payload};
 use crate::common::raw::RawSocket;
 use crate::every_step::{
-    End, Step, Victim, alone, at_every_step, wait_until_nothing_is_left, within_patience,
+    End, Step, Victim, alone, at_every_step, wait_until_nothing_is_left, within_timeout,
 };
-use llmp::{Broker, Client, ClientBuilder, ConnectError, Ended, RecvError, SendError};
+use llmp::{Broker, Client, ClientBuilder, ConnectError, Disconnected, RecvError, SendError};
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
@@ -24,28 +24,30 @@ const MESSAGES: u32 = 24;
 struct Life {
     /// Messages that were committed, and how many of them the broker had given up for sure.
     sent: u32,
-    taken: u32,
+    consumed: u32,
     /// What each receiver heard before which end.
-    heard: Vec<(u32, Ended)>,
+    heard: Vec<(u32, Disconnected)>,
 }
 
 /// A connection, or `None` if the broker died before it was made.
 fn connect(builder: ClientBuilder, path: &Path) -> Option<Client> {
     match builder.connect(path) {
         Ok(client) => Some(client),
-        Err(ConnectError::Ended(Ended::Died) | ConnectError::NoBus { .. }) => None,
+        Err(ConnectError::Disconnected(Disconnected::PeerDied) | ConnectError::NoBus { .. }) => {
+            None
+        }
         Err(error) => panic!("{error}"),
     }
 }
 
 /// Hears everything up to the end. Nobody waits in vain: that is the end's promise (P5).
-fn listen(mut client: Client, sender: u32) -> JoinHandle<(u32, Ended)> {
+fn listen(mut client: Client, sender: u32) -> JoinHandle<(u32, Disconnected)> {
     std::thread::spawn(move || {
         let mut ear = Ear::default();
         loop {
-            match client.recv_timeout(PATIENCE) {
+            match client.recv_timeout(TIMEOUT) {
                 Ok(message) => ear.hear(&message.expect("a message or an end")),
-                Err(RecvError::Ended(ended)) => return (ear.heard_of(sender), ended),
+                Err(RecvError::Disconnected(ended)) => return (ear.heard_of(sender), ended),
                 Err(error) => panic!("{error}"),
             }
         }
@@ -83,13 +85,16 @@ fn live(path: &Path, tell: ChildStdin) -> Life {
             life.sent += 1;
             if number % 3 == 2 {
                 sender.flush()?;
-                life.taken = life.sent;
+                life.consumed = life.sent;
             }
         }
         Ok(())
     };
     let spoken: Result<(), SendError> = speak();
-    assert!(matches!(spoken, Ok(()) | Err(SendError::Ended(Ended::Died))), "{spoken:?}");
+    assert!(
+        matches!(spoken, Ok(()) | Err(SendError::Disconnected(Disconnected::PeerDied))),
+        "{spoken:?}"
+    );
     drop(tell);
     life.heard = ears.into_iter().map(|ear| ear.join().unwrap()).collect();
     life
@@ -104,22 +109,22 @@ fn die(place: &Place, step: &Step) -> End {
     let mut life = Life::default();
     if broker.word().is_some_and(|(word, _)| word == "ready") {
         let (path, tell) = (path.clone(), broker.child.take_stdin());
-        life = within_patience(move || live(&path, tell));
+        life = within_timeout(move || live(&path, tell));
     }
     let end = broker.end();
     for (heard, ended) in &life.heard {
         // What it had given up, it had sent on.
-        assert!((life.taken..=life.sent).contains(heard), "{life:?}");
+        assert!((life.consumed..=life.sent).contains(heard), "{life:?}");
         // All drain the same chain.
         assert_eq!(*heard, life.heard[0].0, "{life:?}");
         match ended {
             // It said so before it died.
-            Ended::Closed => assert_eq!(*heard, MESSAGES),
-            ended => assert_eq!(*ended, Ended::Died),
+            Disconnected::Closed => assert_eq!(*heard, MESSAGES),
+            ended => assert_eq!(*ended, Disconnected::PeerDied),
         }
     }
     if !end.is_death() {
-        assert!(life.heard.iter().all(|(_, ended)| *ended == Ended::Closed), "{life:?}");
+        assert!(life.heard.iter().all(|(_, ended)| *ended == Disconnected::Closed), "{life:?}");
         assert_eq!(life.heard.len(), 2);
     }
     wait_until_nothing_is_left();
@@ -129,7 +134,7 @@ fn die(place: &Place, step: &Step) -> End {
 
 /// The next broker starts at the same place, and is one.
 fn successor(path: PathBuf) {
-    within_patience(move || {
+    within_timeout(move || {
         let broker = Broker::bind(&path).unwrap();
         let stop = broker.stop_handle();
         let thread = std::thread::spawn(move || broker.run());

@@ -1,13 +1,13 @@
 //! The two ends of a channel die at each of their steps.
 
-use crate::common::PATIENCE;
+use crate::common::TIMEOUT;
 use crate::common::bus::Place;
 use crate::common::content::{END, STEADY, check, payload};
 use crate::every_step::{
-    End, LIMITS, Step, Victim, alone, at_every_step, wait_until_nothing_is_left, within_patience,
+    End, LIMITS, Step, Victim, alone, at_every_step, wait_until_nothing_is_left, within_timeout,
 };
 use crate::victims::{BATCH, SINGLE, milestones};
-use llmp::{ConnectError, Ended, Limits, Listener, Receiver, RecvError, SendError, Sender};
+use llmp::{ConnectError, Disconnected, Limits, Listener, Receiver, RecvError, SendError, Sender};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
@@ -23,7 +23,7 @@ enum Heard {
     /// It was never made.
     Nothing,
     /// So many messages, whole and in order, and then the end.
-    Messages(u32, Ended),
+    Messages(u32, Disconnected),
     /// The test's own mark behind all of them.
     Mark,
 }
@@ -32,12 +32,12 @@ enum Heard {
 fn hear(listener: &Listener) -> Heard {
     let mut receiver = match listener.accept() {
         Ok(receiver) => receiver,
-        Err(ConnectError::Ended(Ended::Died)) => return Heard::Nothing,
+        Err(ConnectError::Disconnected(Disconnected::PeerDied)) => return Heard::Nothing,
         Err(error) => panic!("{error}"),
     };
     let mut number = 0;
     loop {
-        match receiver.recv_timeout(PATIENCE) {
+        match receiver.recv_timeout(TIMEOUT) {
             Ok(Some(message)) if message.tag.0 == END => return Heard::Mark,
             Ok(message) => {
                 let message = message.expect("a message or an end");
@@ -45,7 +45,7 @@ fn hear(listener: &Listener) -> Heard {
                 assert_eq!(message.tag.0, STEADY | number);
                 number += 1;
             }
-            Err(RecvError::Ended(ended)) => return Heard::Messages(number, ended),
+            Err(RecvError::Disconnected(ended)) => return Heard::Messages(number, ended),
             Err(error) => panic!("{error}"),
         }
     }
@@ -75,21 +75,21 @@ fn p4_p7_the_sender_of_a_channel_killed_at_each_of_its_steps() {
         let end = victim.end();
         // Another sender comes behind it, whether it has come or not.
         let path = place.path();
-        within_patience(move || Sender::connect(path).unwrap().send(END, b"").unwrap());
+        within_timeout(move || Sender::connect(path).unwrap().send(END, b"").unwrap());
         let mut from_victim = Heard::Nothing;
         loop {
-            match hears.recv_timeout(PATIENCE).expect("the receiver hangs or has failed") {
+            match hears.recv_timeout(TIMEOUT).expect("the receiver hangs or has failed") {
                 Heard::Mark => break,
                 other => from_victim = other,
             }
         }
         let possible: Vec<u32> = milestones().skip_while(|n| *n < sent).take(2).collect();
         match &from_victim {
-            Heard::Messages(heard, Ended::Died) => {
+            Heard::Messages(heard, Disconnected::PeerDied) => {
                 assert!(possible.contains(heard), "said {sent}, heard {heard}");
                 assert!(end.is_death());
             }
-            Heard::Messages(heard, Ended::Closed) => assert_eq!(*heard, SINGLE + BATCH),
+            Heard::Messages(heard, Disconnected::Closed) => assert_eq!(*heard, SINGLE + BATCH),
             Heard::Nothing => assert_eq!(sent, 0),
             other => panic!("{other:?}"),
         }
@@ -99,11 +99,11 @@ fn p4_p7_the_sender_of_a_channel_killed_at_each_of_its_steps() {
 }
 
 /// What a sender came to before the end, if there was one: sent, and taken for sure.
-fn speak(path: &Path) -> (u32, u32, Option<Ended>) {
+fn speak(path: &Path) -> (u32, u32, Option<Disconnected>) {
     let mut sender = match Sender::connect(path) {
         Ok(sender) => sender,
-        Err(ConnectError::Ended(Ended::Died) | ConnectError::NoBus { .. }) => {
-            return (0, 0, Some(Ended::Died));
+        Err(ConnectError::Disconnected(Disconnected::PeerDied) | ConnectError::NoBus { .. }) => {
+            return (0, 0, Some(Disconnected::PeerDied));
         }
         Err(error) => panic!("{error}"),
     };
@@ -123,7 +123,7 @@ fn speak(path: &Path) -> (u32, u32, Option<Ended>) {
     };
     match speak() {
         Ok(()) => (sent, taken, None),
-        Err(SendError::Ended(ended)) => (sent, taken, Some(ended)),
+        Err(SendError::Disconnected(ended)) => (sent, taken, Some(ended)),
         Err(error) => panic!("{error}"),
     }
 }
@@ -134,15 +134,15 @@ fn receiver_dies(place: &Place, step: &Step) -> End {
     // It finds the socket of a dead predecessor.
     drop(UnixListener::bind(&path).unwrap());
     let mut victim = Victim::start(place, "dying-channel-receiver", step);
-    let mut spoken = (0, 0, Some(Ended::Died));
+    let mut spoken = (0, 0, Some(Disconnected::PeerDied));
     if victim.word().is_some_and(|(word, _)| word == "ready") {
         let path = path.clone();
-        spoken = within_patience(move || speak(&path));
+        spoken = within_timeout(move || speak(&path));
     }
     let heard = victim.last("heard").unwrap_or(0);
     let (sent, taken, ended) = spoken;
     assert!((taken..=sent).contains(&heard), "sent {sent}, taken {taken}, heard {heard}");
-    assert!(matches!(ended, None | Some(Ended::Died)), "{ended:?}");
+    assert!(matches!(ended, None | Some(Disconnected::PeerDied)), "{ended:?}");
     let end = victim.end();
     if !end.is_death() {
         assert_eq!((heard, ended), (2 * (SINGLE + BATCH), None));

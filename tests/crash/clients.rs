@@ -1,7 +1,7 @@
 //! A client dies at each of its steps, on a bus that goes on: one broker and two other clients
 //! live through all of the deaths.
 
-use crate::common::PATIENCE;
+use crate::common::TIMEOUT;
 use crate::common::bus::{Place, listener};
 use crate::common::child::Child;
 use crate::common::content::{END, Ear, SMALL, send};
@@ -55,7 +55,7 @@ impl Speaker {
     fn wait(&mut self) -> u32 {
         let mut sent = 0;
         for _ in 0..std::mem::take(&mut self.unheard) {
-            sent = self.said.recv_timeout(PATIENCE).expect("the sender hangs");
+            sent = self.said.recv_timeout(TIMEOUT).expect("the sender hangs");
         }
         sent
     }
@@ -115,7 +115,7 @@ impl LivingBus {
         self.round += 1;
         // All messages were checked when they were heard, and neither their numbers on the bus nor
         // those of any sender have a gap.
-        let heard = self.listener.recv_timeout(PATIENCE).expect("the receiver hangs");
+        let heard = self.listener.recv_timeout(TIMEOUT).expect("the receiver hangs");
         assert_eq!(heard.heard_of(self.speaker.id), spoken);
         if let Some(id) = id {
             let possible: Vec<u32> = milestones().skip_while(|n| *n < sent).take(2).collect();

@@ -1,6 +1,6 @@
 //! One victim after the other, each of which lives one step longer than the one before.
 
-use crate::common::PATIENCE;
+use crate::common::TIMEOUT;
 use crate::common::bus::Place;
 use crate::common::child::Child;
 use crate::common::proc::{Holdings, holdings, left_behind, wait_until};
@@ -151,10 +151,10 @@ pub fn alone() -> MutexGuard<'static, ()> {
 
 /// What `work` returns, unless it hangs.
 #[track_caller]
-pub fn within_patience<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub fn within_timeout<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = channel();
     std::thread::spawn(move || sender.send(work()));
-    receiver.recv_timeout(PATIENCE).expect("a survivor hangs or has failed, see above")
+    receiver.recv_timeout(TIMEOUT).expect("a survivor hangs or has failed, see above")
 }
 
 /// What this process holds of all buses.

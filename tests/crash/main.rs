@@ -1,5 +1,5 @@
 //! Death at every step: a process kills itself with `SIGKILL` in front of each of its steps in
-//! turn. A step is an access of shared memory or a call to the kernel (`src/sys/lifeline.rs`). The
+//! turn. A step is an access of shared memory or a call to the kernel (`src/sys/failpoint.rs`). The
 //! others finish, nothing that was committed is lost, nothing comes twice, and everything of the
 //! dead comes back.
 //!

@@ -105,9 +105,10 @@ fn receiver(path: &str) {
 
 /// Serves a bus until it is told to end.
 fn broker(path: &str) {
-    let [page_len, max_message_len, budget, lend_from] = LIMITS;
+    let [page_len, max_message_len, budget, zero_copy_threshold] = LIMITS;
     let builder = Broker::builder().page_len(page_len).max_message_len(max_message_len);
-    let broker = builder.chain_budget(budget).lend_from(lend_from).bind(path).unwrap();
+    let broker =
+        builder.chain_budget(budget).zero_copy_threshold(zero_copy_threshold).bind(path).unwrap();
     let stop = broker.stop_handle();
     std::thread::spawn(move || {
         told();
@@ -145,7 +146,7 @@ fn channel_receiver(path: &str) {
                 check(&message);
                 assert_eq!(message.tag.0, STEADY | number);
             }
-            Err(RecvError::Ended(_)) => return,
+            Err(RecvError::Disconnected(_)) => return,
             Err(error) => panic!("{error}"),
         }
         // It is given up no sooner than in the next call.

@@ -1,6 +1,6 @@
 //! Children of a process: how they are made, what they do, and how they end.
 
-use crate::common::PATIENCE;
+use crate::common::TIMEOUT;
 use rustix::process::{Pid, WaitOptions, waitpid};
 use std::fmt::Display;
 
@@ -21,7 +21,7 @@ pub fn split(way: &str) -> Result<Forked, IsChild> {
     };
     if child == 0 {
         // SAFETY: a plain system call. It kills a child that hangs.
-        unsafe { libc::alarm(PATIENCE.as_secs() as u32) };
+        unsafe { libc::alarm(TIMEOUT.as_secs() as u32) };
         return Err(IsChild);
     }
     Ok(Forked(Pid::from_raw(child).expect("a child")))

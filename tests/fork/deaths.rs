@@ -1,14 +1,14 @@
 //! Processes that die while a forked child lives on, with all their descriptors.
 
 use crate::children::{in_child, split};
-use crate::common::PATIENCE;
+use crate::common::TIMEOUT;
 use crate::common::bus::Place;
 use crate::common::child::Child;
 use crate::common::raw::{Raw, RawSocket};
 use crate::common::roles::{say, told};
 use llmp::layout::VERSION;
 use llmp::wire::{Packet, Refusal, Roles};
-use llmp::{Broker, Client, Ended, Receiver, RecvError, SendError, Sender, Wait};
+use llmp::{Broker, Client, Disconnected, Receiver, RecvError, SendError, Sender, Wait};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::Write;
@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(1);
 /// Forks a child that sleeps, with all descriptors, until it is killed.
 fn fork_helper() {
     match split("fork") {
-        Err(child) => child.ends(|| std::thread::sleep(PATIENCE)),
+        Err(child) => child.ends(|| std::thread::sleep(TIMEOUT)),
         Ok(helper) => say(format_args!("helper {}", helper.id())),
     }
 }
@@ -145,11 +145,11 @@ fn the_bus_goes_on_when_a_receiver_dies_whose_child_lives() {
     fill(|| sender.send_timeout(1, &LONG, Duration::from_millis(300)));
     receiver.kill();
     let killed = Instant::now();
-    sender.send_timeout(1, &LONG, PATIENCE).unwrap();
+    sender.send_timeout(1, &LONG, TIMEOUT).unwrap();
     assert!(killed.elapsed() < SOON, "{:?}", killed.elapsed());
     // More than all chains hold.
     for _ in 0..5000 {
-        sender.send_timeout(1, &LONG, PATIENCE).unwrap();
+        sender.send_timeout(1, &LONG, TIMEOUT).unwrap();
     }
     broker.says("log client 1 has left");
     helper.lives();
@@ -202,29 +202,29 @@ fn clients_hear_that_a_broker_has_died_whose_child_lives() {
     let counting = ends(move || counting.wait_for_receivers(100, None).unwrap_err());
     let bounded = ends(move || {
         assert_eq!(bounded.recv().unwrap().payload, b"committed");
-        bounded.recv_timeout(PATIENCE).map(|_| ()).unwrap_err()
+        bounded.recv_timeout(TIMEOUT).map(|_| ()).unwrap_err()
     });
     // Some sleep longer than they wait for the connection alone.
     std::thread::sleep(Duration::from_millis(500));
     broker.kill();
     let killed = Instant::now();
-    let died = RecvError::Ended(Ended::Died);
+    let died = RecvError::Disconnected(Disconnected::PeerDied);
     for client in [asleep, in_own_loop, looking, bounded] {
         let (error, at) = client.join().unwrap();
         assert_eq!(error, died);
         assert!(at.duration_since(killed) < SOON, "{:?}", at.duration_since(killed));
     }
     let (error, at) = full.join().unwrap();
-    assert!(matches!(error, SendError::Ended(Ended::Died)), "{error}");
+    assert!(matches!(error, SendError::Disconnected(Disconnected::PeerDied)), "{error}");
     assert!(at.duration_since(killed) < SOON, "{:?}", at.duration_since(killed));
     let (error, at) = counting.join().unwrap();
-    assert!(error.to_string().contains(&Ended::Died.to_string()), "{error}");
+    assert!(error.to_string().contains(&Disconnected::PeerDied.to_string()), "{error}");
     assert!(at.duration_since(killed) < SOON, "{:?}", at.duration_since(killed));
     // P7
     let _next = place.broker(&[]);
     let (mut a, mut b) = (place.connect(), place.connect());
     a.send(1, b"anew").unwrap();
-    assert_eq!(b.recv_timeout(PATIENCE).unwrap().expect("a message").payload, b"anew");
+    assert_eq!(b.recv_timeout(TIMEOUT).unwrap().expect("a message").payload, b"anew");
     helper.lives();
 }
 
@@ -242,7 +242,7 @@ fn a_channels_sender_hears_that_its_receiver_has_died_whose_child_lives() {
     receiver.kill();
     let killed = Instant::now();
     let (error, at) = sending.join().unwrap();
-    assert!(matches!(error, SendError::Ended(Ended::Died)), "{error}");
+    assert!(matches!(error, SendError::Disconnected(Disconnected::PeerDied)), "{error}");
     assert!(at.duration_since(killed) < SOON, "{:?}", at.duration_since(killed));
     helper.lives();
 }
@@ -260,7 +260,7 @@ fn a_channels_receiver_gets_all_of_a_dead_sender_whose_child_lives() {
     let killed = Instant::now();
     assert_eq!(receiver.recv().unwrap().payload, b"first");
     assert_eq!(receiver.recv().unwrap().payload, b"last");
-    assert_eq!(receiver.recv().unwrap_err(), RecvError::Ended(Ended::Died));
+    assert_eq!(receiver.recv().unwrap_err(), RecvError::Disconnected(Disconnected::PeerDied));
     assert!(killed.elapsed() < SOON, "{:?}", killed.elapsed());
     helper.lives();
 }
@@ -279,11 +279,11 @@ fn a_connection_that_a_child_has_taken_over_goes_on_when_the_parent_ends() {
     // The broker would have heard of it before.
     let mut other = place.sender();
     other.send(1, b"first").unwrap();
-    assert_eq!(receiver.recv_timeout(PATIENCE).unwrap().expect("a message").payload, b"first");
+    assert_eq!(receiver.recv_timeout(TIMEOUT).unwrap().expect("a message").payload, b"first");
     std::thread::sleep(Duration::from_millis(100));
     writeln!(child, "go on").unwrap();
     parent.says("sent");
-    let message = receiver.recv_timeout(PATIENCE).unwrap().expect("a message");
+    let message = receiver.recv_timeout(TIMEOUT).unwrap().expect("a message");
     assert_eq!((message.sender.0, message.payload), (id, &b"from the child"[..]));
     writeln!(child, "end").unwrap();
     broker.says(&format!("log client {id} has left"));

@@ -1,6 +1,6 @@
 //! Handles of every kind, and what the kernel knows of them.
 
-use crate::common::PATIENCE;
+use crate::common::TIMEOUT;
 use crate::common::regions::shared;
 use llmp::memory::{Memory, Region};
 use llmp::order::Site;
@@ -28,7 +28,7 @@ impl Handles {
         let places = ["listener", "broker"].map(|name| path.with_file_name(name));
         let broker = Broker::bind(&places[1]).unwrap();
         let mut handles = Handles {
-            a: Client::builder().watch_receivers().connect(path).unwrap(),
+            a: Client::builder().track_receivers().connect(path).unwrap(),
             b: Client::connect(path).unwrap(),
             sender: Client::connect_sender(path).unwrap(),
             receiver: Client::connect_receiver(path).unwrap(),
@@ -65,14 +65,14 @@ impl Handles {
         let [first, second] = self.tags();
         self.sent += 1;
         for expected in [first, second] {
-            let message = self.b.recv_timeout(PATIENCE).unwrap().expect("a message");
+            let message = self.b.recv_timeout(TIMEOUT).unwrap().expect("a message");
             assert_eq!(message.tag.0, expected);
-            let message = self.receiver.recv_timeout(PATIENCE).unwrap().expect("a message");
+            let message = self.receiver.recv_timeout(TIMEOUT).unwrap().expect("a message");
             assert_eq!(message.tag.0, expected);
         }
-        let message = self.a.recv_timeout(PATIENCE).unwrap().expect("a message");
+        let message = self.a.recv_timeout(TIMEOUT).unwrap().expect("a message");
         assert_eq!((message.tag.0, message.payload), (second, &b"by the sender"[..]));
-        let message = self.channel.1.recv_timeout(PATIENCE).unwrap().expect("a message");
+        let message = self.channel.1.recv_timeout(TIMEOUT).unwrap().expect("a message");
         assert_eq!((message.tag.0, message.payload), (first, &b"over the channel"[..]));
         assert_eq!(self.region.load(8, Site::CommitRead), u64::from(first));
         // They take in what their sockets hold: there is no end.

@@ -3,7 +3,7 @@
 use crate::children::{in_child, is_forked};
 use crate::common::proc::maps;
 use crate::handles::{Handles, of_the_kernel};
-use llmp::{Ended, Envelope, Wait};
+use llmp::{Disconnected, Envelope, Wait};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -30,14 +30,14 @@ const OPERATIONS: &[fn(&mut Handles)] = &[
     |h| is_forked(h.a.flush_timeout(MS)),
     |h| is_forked(h.a.wait_for_receivers(1, None)),
     |h| assert_eq!(h.a.receivers(), None),
-    |h| assert_eq!(h.a.ended(), Some(Ended::Forked)),
+    |h| assert_eq!(h.a.ended(), Some(Disconnected::Forked)),
     |h| assert_eq!(h.a.prepare_wait(), Wait::Ready),
     |h| is_forked(h.b.try_recv()),
     |h| is_forked(h.b.recv()),
     |h| is_forked(h.b.recv_deadline(soon())),
     |h| is_forked(h.b.recv_timeout(MS)),
     |h| is_forked(h.b.wait_for_message(None)),
-    |h| assert_eq!(h.b.ended(), Some(Ended::Forked)),
+    |h| assert_eq!(h.b.ended(), Some(Disconnected::Forked)),
     |h| assert_eq!(h.b.prepare_wait(), Wait::Ready),
     |h| is_forked(h.sender.try_send(1, b"")),
     |h| is_forked(h.sender.flush()),

@@ -4,7 +4,7 @@ use crate::children::{in_child, is_forked, split, start};
 use crate::handles::{Handles, of_the_kernel};
 use crate::misuse::RUN_ELSEWHERE;
 use llmp::hook::Verdict;
-use llmp::memory::PeersAreHonest;
+use llmp::memory::TrustPeers;
 use llmp::{Broker, Client, Envelope, Message, SendError, Wait};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -41,9 +41,9 @@ pub fn inbox(path: &Path) {
 }
 
 /// The promise that every process of a test is honest.
-fn promise() -> PeersAreHonest {
+fn promise() -> TrustPeers {
     // SAFETY: all processes are of this test, and use the library.
-    unsafe { PeersAreHonest::promise() }
+    unsafe { TrustPeers::assume() }
 }
 
 pub fn guards(path: &Path) {

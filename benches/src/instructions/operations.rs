@@ -5,7 +5,7 @@ use crate::peers::llmp::promise;
 use crate::regions::heap;
 use anyhow::{Result, bail, ensure};
 use llmp::broker::core::{Core, Reserved};
-use llmp::chain::Sender;
+use llmp::chain::ChainWriter;
 use llmp::control::Control;
 use llmp::layout::control_len;
 use llmp::memory::Region;
@@ -51,7 +51,7 @@ fn send(len: usize, times: usize) -> Result<()> {
     for _ in 0..times {
         sender.try_send(TAG, black_box(&payload))?;
     }
-    ensure!(sender.stats().turns == 0, "it has left its first page");
+    ensure!(sender.stats().rollovers == 0, "it has left its first page");
     Ok(())
 }
 
@@ -65,7 +65,7 @@ fn batches(times: usize) -> Result<()> {
         }
         batch.commit();
     }
-    ensure!(sender.stats().turns == 0, "it has left its first page");
+    ensure!(sender.stats().rollovers == 0, "it has left its first page");
     Ok(())
 }
 
@@ -78,7 +78,7 @@ fn receive(len: usize, borrow: bool, times: usize) -> Result<()> {
     for _ in 0..Limits::PAGE_LEN / (len + 32) {
         sender.try_send(TAG, &payload)?;
     }
-    ensure!(sender.stats().turns == 0, "it has left its first page");
+    ensure!(sender.stats().rollovers == 0, "it has left its first page");
     for _ in 0..times {
         let Some(message) = receiver.try_recv()? else { bail!("nothing is left") };
         ensure!(black_box(message.payload).len() == len, "another message");
@@ -98,7 +98,7 @@ fn look(times: usize) -> Result<()> {
 /// A broker and its clients' chains, in memory of the heap.
 struct Bus {
     core: Core<Region>,
-    clients: Vec<Sender<Region>>,
+    clients: Vec<ChainWriter<Region>>,
 }
 
 impl Bus {
@@ -112,13 +112,13 @@ impl Bus {
             let control = Control::create(heap(control_len(1)), 1);
             core.join(client, control.memory().clone())?;
             let first = heap(page_len);
-            let mut sender = Sender::new(client.0, limits, first.clone());
+            let mut sender = ChainWriter::new(client.0, limits, first.clone());
             let ours = Control::check(core.control().clone(), cursor)?;
             sender.admit(0, ours, cursor);
-            sender.told(0);
+            sender.mark_sent(0);
             core.page_arrived(client, llmp::chain::FIRST_PAGE, first)?;
-            while core.notice(client).is_some() {
-                core.told(client);
+            while core.announcement(client).is_some() {
+                core.mark_sent(client);
             }
             Ok(sender)
         });
@@ -136,8 +136,8 @@ fn forward(times: usize) -> Result<()> {
         }
     }
     for _ in 0..times / SHARE {
-        let turn = black_box(bus.core.turn());
-        ensure!(turn.taken == SHARE && turn.blocked.is_none(), "another share: {turn:?}");
+        let turn = black_box(bus.core.cycle());
+        ensure!(turn.consumed == SHARE && turn.blocked.is_none(), "another share: {turn:?}");
     }
     Ok(())
 }
@@ -145,7 +145,7 @@ fn forward(times: usize) -> Result<()> {
 fn idle(clients: usize, times: usize) -> Result<()> {
     let mut bus = Bus::new(clients)?;
     for _ in 0..times / clients {
-        ensure!(black_box(bus.core.turn()).taken == 0, "nobody has sent anything");
+        ensure!(black_box(bus.core.cycle()).consumed == 0, "nobody has sent anything");
     }
     Ok(())
 }

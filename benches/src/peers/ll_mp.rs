@@ -15,8 +15,8 @@ const AHEAD: usize = 1 << 20;
 /// What each message takes beside its payload, in bytes.
 const OVERHEAD: usize = 128;
 
-pub type ChainSender = LlmpSender<StdShMem, StdShMemProvider>;
-pub type ChainReceiver = LlmpReceiver<StdShMem, StdShMemProvider>;
+pub type ChainWriter = LlmpSender<StdShMem, StdShMemProvider>;
+pub type ChainReader = LlmpReceiver<StdShMem, StdShMemProvider>;
 
 /// How many messages may be on their way.
 pub fn window(setup: &Setup) -> u64 {
@@ -26,23 +26,23 @@ pub fn window(setup: &Setup) -> u64 {
 pub struct Chain;
 
 pub struct Sending {
-    chain: ChainSender,
-    taken: ChainReceiver,
+    chain: ChainWriter,
+    taken: ChainReader,
     window: u64,
     /// How many more may be sent.
     credit: u64,
 }
 
 pub struct Receiving {
-    chain: ChainReceiver,
-    taken: ChainSender,
+    chain: ChainReader,
+    taken: ChainWriter,
     /// After so many messages the sender is told.
     step: u64,
     untold: u64,
 }
 
 #[allow(unsafe_code)]
-fn create(place: &Place) -> Result<ChainSender> {
+fn create(place: &Place) -> Result<ChainWriter> {
     let mut chain = LlmpSender::new(StdShMemProvider::new()?, ClientId(0), false)?;
     // A broker says of a new client's first page that it has joined; nothing else says it. The
     // page is not used again before the receiver has left it.
@@ -52,7 +52,7 @@ fn create(place: &Place) -> Result<ChainSender> {
     Ok(chain)
 }
 
-fn open(place: &Place) -> Result<ChainReceiver> {
+fn open(place: &Place) -> Result<ChainReader> {
     let description = serde_json::from_str(&place.announced()?).context("what a chain is")?;
     Ok(LlmpReceiver::on_existing_from_description(StdShMemProvider::new()?, &description)?)
 }

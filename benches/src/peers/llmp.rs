@@ -3,7 +3,7 @@
 use crate::content::Content;
 use crate::peer::{Peer, Place, Room, Setup, Waiting};
 use anyhow::{Result, bail};
-use llmp::memory::PeersAreHonest;
+use llmp::memory::TrustPeers;
 use llmp::{Envelope, Limits, Receiver, SendError, Sender};
 
 const TAG: u32 = 1;
@@ -11,9 +11,9 @@ const TAG: u32 = 1;
 const PAGES: usize = 8;
 
 #[allow(unsafe_code)]
-pub fn promise() -> PeersAreHonest {
+pub fn promise() -> TrustPeers {
     // SAFETY: the other processes run this very program, which only uses the library.
-    unsafe { PeersAreHonest::promise() }
+    unsafe { TrustPeers::assume() }
 }
 
 pub struct Channel;

@@ -14,7 +14,7 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 const LEN: usize = 64;
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub fn cells(_: &Plan) -> Vec<Cell> {
     let mut cells = Vec::new();
@@ -103,7 +103,7 @@ fn join<B: Bus>(place: &Place, setup: &Setup, index: usize, clients: usize) -> R
             Some(looked) => drop(looked?),
             None => setup.waiting.pause(),
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > TIMEOUT {
             bail!("the first message does not come");
         }
     }

@@ -9,7 +9,7 @@ use crate::regions::shared;
 use crate::stats::Spread;
 use anyhow::{Context, Result, bail};
 use llmp::broker::core::Core;
-use llmp::chain::{Blocked, FIRST_PAGE, Notice, Refused, Sender};
+use llmp::chain::{Announcement, Blocked, ChainWriter, FIRST_PAGE, Refused};
 use llmp::control::Control;
 use llmp::layout::control_len;
 use llmp::memory::Region;
@@ -40,7 +40,7 @@ fn measure(clients: usize) -> Result<Figures> {
     allow_many_descriptors()?;
     let mut bus = Bus::with_clients(clients)?;
     let idle = middle(|| {
-        black_box(bus.core.turn());
+        black_box(bus.core.cycle());
         Ok(())
     })?;
     let one_sends = middle(|| {
@@ -70,7 +70,7 @@ fn middle(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
 /// A bus whose clients are awake and take nothing. Only the last one ever sends.
 struct Bus {
     core: Core<Region>,
-    sender: Sender<Region>,
+    sender: ChainWriter<Region>,
     id: ClientId,
 }
 
@@ -86,12 +86,12 @@ impl Bus {
             let peer = Control::create(shared("control", control_len(1))?, 1);
             core.join(reserved.client, peer.memory().clone())?;
             let first = page()?;
-            last = Some((reserved, Sender::new(reserved.client.0, limits, first.clone())));
+            last = Some((reserved, ChainWriter::new(reserved.client.0, limits, first.clone())));
             core.page_arrived(reserved.client, FIRST_PAGE, first)?;
         }
         let (reserved, mut sender) = last.context("no client")?;
         sender.admit(0, Control::check(control, reserved.cursor)?, reserved.cursor);
-        sender.told(0);
+        sender.mark_sent(0);
         Ok(Bus { core, sender, id: reserved.client })
     }
 
@@ -102,9 +102,9 @@ impl Bus {
                 Err(Refused::Blocked(Blocked::NeedPage(len))) => {
                     let page = shared("page", len)?;
                     self.sender.add_page(page.clone());
-                    while let Some(Notice::Page(id)) = self.sender.notice(0) {
+                    while let Some(Announcement::Page(id)) = self.sender.announcement(0) {
                         self.core.page_arrived(self.id, id, page.clone())?;
-                        self.sender.told(0);
+                        self.sender.mark_sent(0);
                     }
                 }
                 Err(refused) => bail!("{refused:?}"),
@@ -114,10 +114,10 @@ impl Bus {
 
     /// Nobody reads the page, but all have to be told of it before it is used.
     fn announce(&mut self) {
-        let untold: Vec<ClientId> = self.core.untold().collect();
+        let untold: Vec<ClientId> = self.core.has_unsent().collect();
         for client in untold {
-            while self.core.notice(client).is_some() {
-                self.core.told(client);
+            while self.core.announcement(client).is_some() {
+                self.core.mark_sent(client);
             }
         }
     }
@@ -125,9 +125,9 @@ impl Bus {
     /// A turn that takes something.
     fn turn(&mut self) -> Result<()> {
         loop {
-            let turn = self.core.turn();
+            let turn = self.core.cycle();
             match turn.blocked {
-                None if turn.taken > 0 => return Ok(()),
+                None if turn.consumed > 0 => return Ok(()),
                 Some(Blocked::NeedPage(len)) => self.core.add_page(shared("page", len)?),
                 Some(Blocked::Announce) => self.announce(),
                 _ => bail!("{turn:?}"),

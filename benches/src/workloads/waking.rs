@@ -27,7 +27,7 @@ const BATCH: usize = 16;
 const PAYLOAD: [u8; 64] = [0x5a; 64];
 /// After this time whoever was about to sleep sleeps.
 const SETTLE: Duration = Duration::from_millis(2);
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub fn cells(sleepers: usize, rounds: usize) -> [Cell; 2] {
     let case = format!("waking {sleepers} who sleep");
@@ -113,7 +113,7 @@ impl Bell {
 
 /// Waits until so many have said so; the last one who wakes ends the pause.
 fn wait_for(said: &AtomicUsize, count: usize) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while said.load(Ordering::Acquire) < count {
         if Instant::now() > deadline {
             bail!("not everybody sleeps and wakes as told");

@@ -7,13 +7,13 @@ use super::super::world::{CONTROL, World};
 use super::client::{Mail, News};
 use super::{Bus, CLIENTS};
 use llmp::broker::core::Action;
-use llmp::chain::{Blocked, Notice};
+use llmp::chain::{Announcement, Blocked};
 use llmp::layout::WORD;
 use llmp::{ClientId, Fault};
 
 impl<W: World> Bus<W> {
     /// One turn of the broker, if it is awake. Returns whether it did anything.
-    pub(super) fn turn(&mut self, input: &mut Input) -> bool {
+    pub(super) fn cycle(&mut self, input: &mut Input) -> bool {
         if self.is_asleep && self.has_news() {
             // There is room in a socket.
             self.wake();
@@ -22,16 +22,16 @@ impl<W: World> Bus<W> {
             return false;
         }
         let (links, accesses) = (self.core.clients(), self.world.accesses());
-        let turn = self.core.turn();
-        assert!(turn.taken <= links * self.budget.messages, "more than its share");
+        let cycle = self.core.cycle();
+        assert!(cycle.consumed <= links * self.budget.messages, "more than its share");
         // Two header words, two of the origin (again if there is no room), the payload in pieces;
         // cursors when a page turns; and at the end of the turn who sleeps.
         let per_message = 8 + MAX_MESSAGE_LEN.div_ceil(WORD) + 2 * CLIENTS;
         let most = (links * (self.budget.messages + 3) * per_message) as u64;
         let accesses = self.world.accesses() - accesses;
         assert!(accesses <= most, "{accesses} words were read in one turn");
-        let mut worked = turn.taken > 0;
-        match turn.blocked {
+        let mut worked = cycle.consumed > 0;
+        match cycle.blocked {
             Some(Blocked::NeedPage(len)) => {
                 self.core.add_page(self.world.honest(heap(len)));
                 worked = true;
@@ -103,7 +103,7 @@ impl<W: World> Bus<W> {
     /// Whether there is something to tell, and room in the socket.
     fn has_news(&self) -> bool {
         let hears = |id| self.clients.iter().any(|client| client.id == id && !client.is_deaf);
-        self.core.untold().any(hears)
+        self.core.has_unsent().any(hears)
     }
 
     /// Tells everybody about the broadcast chain's pages. Returns whether there was any news.
@@ -113,18 +113,18 @@ impl<W: World> Bus<W> {
         let most = 4 * (2 * self.limits.budget() / PAGE_LEN + 1);
         for client in self.clients.iter_mut().filter(|client| !client.is_deaf) {
             let news = client.inbox.len();
-            while let Some(notice) = self.core.notice(client.id) {
-                client.inbox.push_back(match notice {
-                    Notice::Forget(id) => {
+            while let Some(announcement) = self.core.announcement(client.id) {
+                client.inbox.push_back(match announcement {
+                    Announcement::Forget(id) => {
                         self.seen.mark("broadcast page forgotten");
                         News::Forget(id)
                     }
-                    Notice::Page(id) => {
+                    Announcement::Page(id) => {
                         let page = self.core.page(id).expect("a page in the pool").clone();
                         News::Page { id, page }
                     }
                 });
-                self.core.told(client.id);
+                self.core.mark_sent(client.id);
                 told = true;
             }
             assert!(client.inbox.len() - news <= most, "news without end for who hears nothing");
@@ -152,10 +152,10 @@ impl<W: World> Bus<W> {
             };
             self.wake();
             if let Some(page) = page.filter(|_| self.lends && done.is_ok()) {
-                self.core.may_lend(id, page);
+                self.core.may_share(id, page);
             }
             if let Err(fault) = done {
-                self.core.expel(id, Some(fault));
+                self.core.disconnect(id, Some(fault));
                 return self.act(&mut Input::new(&[]));
             }
         }

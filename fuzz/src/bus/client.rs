@@ -5,10 +5,10 @@ use super::super::regions::heap;
 use super::super::seen::Seen;
 use super::super::world::World;
 use super::ledger::Ledger;
-use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender, Start};
+use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused, Start};
 use llmp::control::Control;
-use llmp::endpoint::{Endpoint, Wanted};
-use llmp::layout::{CONTROL_CURSORS, KIND_LENT, PAGE_BASE, high};
+use llmp::layout::{CONTROL_CURSORS, KIND_REF, PAGE_BASE, high};
+use llmp::link::{Interest, Link};
 use llmp::memory::{Memory, Region};
 use llmp::{ClientId, Limits};
 use std::collections::VecDeque;
@@ -29,7 +29,7 @@ pub enum News<M> {
 pub struct Client<M: Memory> {
     pub id: ClientId,
     pub lies: bool,
-    pub endpoint: Endpoint<M>,
+    pub link: Link<M>,
     /// Its own pages as it hands them on.
     regions: Vec<(u32, Region)>,
     next_page: u32,
@@ -43,7 +43,7 @@ pub struct Client<M: Memory> {
     pub has_begun: bool,
     run: Vec<Sent>,
     /// What it sleeps for.
-    pub asleep: Option<Wanted>,
+    pub asleep: Option<Interest>,
     /// Whether its socket is full.
     pub is_deaf: bool,
     /// Its control region, in which its cursor is.
@@ -77,15 +77,15 @@ impl<M: Memory> Client<M> {
     pub fn new<W: World<Memory = M>>(world: &W, limits: Limits, birth: Birth<M>) -> Self {
         let Birth { id, lies, own, peer, cursor, pages, start } = birth;
         let (first, region) = (heap(PAGE_LEN), own.memory().clone());
-        let sender = Sender::new(id.0, limits, world.honest(first.clone()));
+        let sender = ChainWriter::new(id.0, limits, world.honest(first.clone()));
         let inbound = start.map(|start| {
-            let inbound = Receiver::new(limits, 0, pages, start, own.clone(), 0);
+            let inbound = ChainReader::new(limits, 0, pages, start, own.clone(), 0);
             inbound.expect("an honest start")
         });
         let mut client = Client {
             id,
             lies,
-            endpoint: Endpoint::new(own, peer, Some((sender, cursor)), inbound),
+            link: Link::new(own, peer, Some((sender, cursor)), inbound),
             regions: vec![(0, first)],
             next_page: 1,
             inbox: VecDeque::new(),
@@ -104,23 +104,23 @@ impl<M: Memory> Client<M> {
 
     /// Puts what the broker must be told about its pages into the outbox.
     fn post(&mut self) {
-        while let Some(notice) = self.endpoint.notice() {
-            self.outbox.push_back(match notice {
-                Notice::Forget(id) => Mail::Forget(id),
-                Notice::Page(id) => {
+        while let Some(announcement) = self.link.announcement() {
+            self.outbox.push_back(match announcement {
+                Announcement::Forget(id) => Mail::Forget(id),
+                Announcement::Page(id) => {
                     let mut regions = self.regions.iter();
                     let region = regions.find(|(known, _)| *known == id);
                     Mail::Page { id, page: region.expect("a page of its own").1.clone() }
                 }
             });
-            self.endpoint.told();
+            self.link.mark_sent();
         }
     }
 
     /// Appends a message to its run if there is room.
     pub fn append<W: World<Memory = M>>(&mut self, world: &W, sent: Sent, seen: &mut Seen) {
         loop {
-            let outbound = self.endpoint.outbound_mut().expect("every client sends");
+            let outbound = self.link.outbound_mut().expect("every client sends");
             match outbound.append(sent.envelope, &sent.payload) {
                 Ok(()) => return self.run.push(sent),
                 Err(Refused::TooLong { len, max }) => return assert!(len > max),
@@ -145,12 +145,12 @@ impl<M: Memory> Client<M> {
                 ledger.committed(self.id, sent);
             }
         }
-        self.endpoint.publish()
+        self.link.publish()
     }
 
     pub fn abort(&mut self) {
         self.run.clear();
-        self.endpoint.outbound_mut().expect("every client sends").abort();
+        self.link.outbound_mut().expect("every client sends").abort();
     }
 
     /// Takes up to so many steps. Returns whether it did anything, and whether the broker must be
@@ -160,12 +160,12 @@ impl<M: Memory> Client<M> {
         ledger: &mut Ledger,
         steps: usize,
         is_tampered: impl Fn() -> bool,
-        may_lend: bool,
+        may_share: bool,
         seen: &mut Seen,
     ) -> (bool, bool) {
         let (mut worked, mut ring) = (false, false);
         for _ in 0..steps {
-            let (event, must_ring) = match self.endpoint.poll() {
+            let (event, must_ring) = match self.link.poll() {
                 Ok(event) => event,
                 // Whose cursor lies may be read a page that has been written again.
                 Err(fault) => {
@@ -174,17 +174,17 @@ impl<M: Memory> Client<M> {
                 }
             };
             ring |= must_ring;
-            let Some(inbound) = self.endpoint.inbound_mut() else { break };
+            let Some(inbound) = self.link.inbound_mut() else { break };
             match event {
                 Event::Empty => break,
-                Event::Turned => {}
+                Event::PageAdvanced => {}
                 Event::Message(slot) => {
                     let mut payload = vec![0; slot.payload_len()];
                     inbound.read(&slot, &mut payload);
                     let envelope = inbound.envelope(&slot);
                     let number = inbound.next_message();
                     let is_lent = is_lent(inbound);
-                    assert!(may_lend || !is_lent, "lent against the broker's will");
+                    assert!(may_share || !is_lent, "lent against the broker's will");
                     let (page, at) = inbound.payload(&slot);
                     let page = page.clone();
                     inbound.advance(&slot);
@@ -192,7 +192,7 @@ impl<M: Memory> Client<M> {
                         worked = true;
                         continue;
                     }
-                    if is_lent && !ledger.is_liar(envelope.sender) {
+                    if is_lent && !ledger.is_hostile(envelope.sender) {
                         let (end, payload) = (inbound.position(), payload.clone());
                         self.borrowed.push(Borrowed { end, page, at, payload });
                     }
@@ -231,12 +231,12 @@ impl<M: Memory> Client<M> {
 
     pub fn awake(&mut self) {
         self.asleep = None;
-        self.endpoint.unpark();
+        self.link.unpark();
     }
 
     /// Takes in what the broker has told it.
     pub fn hear(&mut self) {
-        let Some(inbound) = self.endpoint.inbound_mut() else { return };
+        let Some(inbound) = self.link.inbound_mut() else { return };
         for news in self.inbox.drain(..) {
             let done = match news {
                 News::Page { id, page } => inbound.add_page(id, page),
@@ -248,9 +248,9 @@ impl<M: Memory> Client<M> {
 }
 
 /// Whether the message at the receiver's place is lent. The broker is honest.
-fn is_lent<M: Memory>(inbound: &Receiver<M>) -> bool {
+fn is_lent<M: Memory>(inbound: &ChainReader<M>) -> bool {
     let page = inbound.page(inbound.page_id()).expect("the page that it is in");
     let [base] = page.read_words(PAGE_BASE);
     let [commit] = page.read_words((inbound.position() - base) as usize);
-    high(commit).to_le_bytes()[0] == KIND_LENT
+    high(commit).to_le_bytes()[0] == KIND_REF
 }

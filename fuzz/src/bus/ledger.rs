@@ -32,7 +32,7 @@ impl Ledger {
         }
     }
 
-    pub fn is_liar(&self, client: ClientId) -> bool {
+    pub fn is_hostile(&self, client: ClientId) -> bool {
         self.liars.contains_key(&client)
     }
 

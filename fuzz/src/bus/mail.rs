@@ -7,13 +7,13 @@ use super::super::regions::heap;
 use super::super::world::World;
 use super::Bus;
 use super::client::Mail;
-use llmp::chain::Sender;
+use llmp::chain::ChainWriter;
 use llmp::layout::{PAGE_BASE, PAGE_FIRST};
 use llmp::memory::{Memory, Region};
 
 impl<W: World> Bus<W> {
     /// Does something to the next packet that the liar has on its way.
-    pub(super) fn lie_in_mail(&mut self, input: &mut Input) {
+    pub(super) fn fault_in_mail(&mut self, input: &mut Input) {
         let (kind, id) = (input.below(10), u32::from(input.byte() % 8));
         let Some(liar) = self.clients.iter_mut().find(|client| client.lies) else { return };
         let (owner, outbox) = (liar.id.0, &mut liar.outbox);
@@ -44,7 +44,7 @@ pub fn foreign(owner: u32, id: u32, input: &mut Input) -> Region {
     let page = heap(len);
     let limits = llmp::Limits::new(PAGE_LEN, 64, 4 * PAGE_LEN).expect("these fit together");
     let other = if what == 0 { owner.wrapping_add(by.into()) } else { owner };
-    Sender::new(other, limits, page.clone());
+    ChainWriter::new(other, limits, page.clone());
     // A sender begins with page 0.
     let shown = if what == 2 { id.wrapping_add(by.into()) } else { id };
     page.write_words(llmp::layout::PAGE_ID, [llmp::layout::halves(shown, other)]);

@@ -26,7 +26,7 @@ const NO_HOOK: u8 = 0;
 const REPLACE: u8 = 2;
 const DROPS: u8 = 3;
 /// Messages of 60 bytes are lent; or all.
-const LENDS: u8 = 8;
+const BY_REFERENCE: u8 = 8;
 const LENDS_ALL: u8 = 4;
 
 /// A bus of limits that are soon reached.
@@ -57,9 +57,9 @@ impl Seed {
         self.does(5, client).byte(steps - 1)
     }
 
-    fn sleeps(self, client: u8, wanted: u8, room: u16) -> Seed {
-        let seed = self.does(6, client).byte(wanted);
-        if wanted & 2 == 0 { seed } else { seed.half(room) }
+    fn sleeps(self, client: u8, interest: u8, room: u16) -> Seed {
+        let seed = self.does(6, client).byte(interest);
+        if interest & 2 == 0 { seed } else { seed.half(room) }
     }
 
     fn parks(self) -> Seed {
@@ -133,17 +133,17 @@ const LIES: [(&str, u32, usize, u8, u64); 25] = [
     ("cursor_ahead", CONTROL, CONTROL_CURSORS, 1, u64::MAX),
     ("cursor_back", CONTROL, CONTROL_CURSORS, 1, 1),
     ("parked", CONTROL, CONTROL_PARKED, 2, 1),
-    ("taken", CONTROL, CONTROL_CURSORS + CONTROL_TAKEN, 1, u64::MAX),
+    ("taken", CONTROL, CONTROL_CURSORS + CONTROL_CONSUMED, 1, u64::MAX),
 ];
 
 /// Buses that lend.
 fn lending() -> Seeds {
-    let lends = || bus(Seed::default(), LENDS);
+    let lends = || bus(Seed::default(), BY_REFERENCE);
     let mut seeds = Vec::new();
     let mut add = |name: &str, seed: Seed| seeds.push((format!("lends_{name}"), seed.0));
     add("honest", traffic(lends(), 9));
     add("all", traffic(bus(Seed::default(), LENDS_ALL), 9));
-    add("nothing_behind_a_hook", traffic(bus(Seed::default(), LENDS | REPLACE), 4));
+    add("nothing_behind_a_hook", traffic(bus(Seed::default(), BY_REFERENCE | REPLACE), 4));
     add("kind_of_a_client", {
         let kind = |seed: Seed| seed.lies(0, PAGE_HEADER, 0, u16::MAX, 0, 1 << 33 | 1 << 32);
         traffic(kind(lends()), 3)
@@ -438,7 +438,7 @@ pub fn end_of_page() -> Seeds {
         seeds.into_iter().map(move |(name, bytes)| (format!("{side}_{name}"), bytes))
     };
     let plain = on("broker", mail(NO_HOOK)).chain(on("receiver", foreseen(false)));
-    let lends = on("lender", mail(LENDS)).chain(on("borrower", foreseen(true)));
+    let lends = on("lender", mail(BY_REFERENCE)).chain(on("borrower", foreseen(true)));
     plain.chain(lends).collect()
 }
 
@@ -456,7 +456,7 @@ pub fn live_page() -> Seeds {
         seeds.push((format!("bus_{name}"), traffic(bus, 3).0));
         let is_lent_another_way = ["commit_longer", "payload", "tag", "taken"].contains(&name);
         if is_lent_another_way {
-            let lends = self::bus(lie(2, region, offset, change, by), LENDS);
+            let lends = self::bus(lie(2, region, offset, change, by), BY_REFERENCE);
             seeds.push((format!("bus_lends_{name}"), traffic(lends, 3).0));
         }
         if region == CONTROL {
@@ -464,12 +464,12 @@ pub fn live_page() -> Seeds {
         }
         for (kind, memory) in ["heap", "mapping"].into_iter().enumerate() {
             let chain = lie(kind as u8, region, offset, change, by).byte(0);
-            let chain = chain.repeat(40, |seed| seed.send(200, 1).read(2).give_up());
+            let chain = chain.repeat(40, |seed| seed.send(200, 1).read(2).release());
             seeds.push((format!("{memory}_{name}"), chain.0));
         }
         if is_lent_another_way {
             let lends = lie(3, region, offset, change, by).byte(0);
-            let lends = lends.repeat(40, |seed| seed.send(200, 9).tells().read(2).give_up());
+            let lends = lends.repeat(40, |seed| seed.send(200, 9).tells().read(2).release());
             seeds.push((format!("heap_lends_{name}"), lends.0));
         }
     }

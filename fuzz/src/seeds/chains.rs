@@ -18,13 +18,13 @@ fn one_lie(lends: bool, region: u8, offset: usize, first: u16, change: u8, value
 
 /// Twelve messages in four pages, read as they come.
 fn chain(seed: Seed) -> Vec<u8> {
-    seed.repeat(12, |seed| seed.send(64, 1).read(2).give_up()).0
+    seed.repeat(12, |seed| seed.send(64, 1).read(2).release()).0
 }
 
 /// The second message is the first that is lent, of page 1.
 fn lending(seed: Seed) -> Vec<u8> {
     let seed = seed.send(64, 8).tells();
-    seed.repeat(12, |seed| seed.send(64, 8).read(2).tells().give_up()).0
+    seed.repeat(12, |seed| seed.send(64, 8).read(2).tells().release()).0
 }
 
 /// Where it stands.
@@ -35,7 +35,7 @@ fn lent() -> Seeds {
     for (name, region, offset, change, value) in [
         ("kind", 0, LENT, 0, 1 << 33),
         ("extended", 0, LENT, 0, 1 << 40),
-        ("length", 0, LENT, 1, commit_word(u32::MAX, KIND_LENT, 0, 0)),
+        ("length", 0, LENT, 1, commit_word(u32::MAX, KIND_REF, 0, 0)),
         ("longer", 0, LENT, 2, 300),
         ("page", 0, LENT + SLOT_HEADER, 0, 1),
         ("unknown_page", 0, LENT + SLOT_HEADER, 0, 1 << 7),

@@ -35,7 +35,7 @@ impl Seed {
         self.byte(7).byte(liar)
     }
 
-    fn strike(self, receiver: u8) -> Seed {
+    fn remove_receiver(self, receiver: u8) -> Seed {
         self.byte(8).byte(receiver)
     }
 }
@@ -57,7 +57,7 @@ pub fn seeds() -> Seeds {
         ("taken_by_a_liar", honest().send(9, 0).lie(0, TAKEN, 0).asks().receive(0).asks()),
         ("taken_in_a_run", honest().append(9, 0).lie(0, TAKEN, 0).asks().receive(0).asks()),
         ("taken_by_whoever_asks", traffic(honest().lie(0, TAKEN + 3, 0).asks()).asks()),
-        ("all_taken", traffic(honest().strike(1)).asks().send(9, 0).asks()),
+        ("all_taken", traffic(honest().remove_receiver(1)).asks().send(9, 0).asks()),
         ("ahead_in_its_cursor_alone", traffic(honest().lie(0, CURSOR + 3, 0).asks())),
         ("ahead", traffic(honest().lie(0, 4, 0))),
         ("one_ahead", traffic(honest().lie(0, 2, 1))),
@@ -67,8 +67,8 @@ pub fn seeds() -> Seeds {
         ("never_reads", traffic(honest()).repeat(9, |seed| seed.send(390, 0))),
         ("comes_late", traffic(traffic(honest()).admit(0).admit(1)).receive(2)),
         ("comes_in_a_run", traffic(honest().append(200, 0).append(200, 0).admit(0)).receive(2)),
-        ("leaves", traffic(traffic(honest()).strike(1))),
-        ("all_leave", traffic(honest().strike(0).strike(0)).admit(0).send(9, 0)),
+        ("leaves", traffic(traffic(honest()).remove_receiver(1))),
+        ("all_leave", traffic(honest().remove_receiver(0).remove_receiver(0)).admit(0).send(9, 0)),
         ("aborts", honest().repeat(9, |s| s.append(200, 0).append(200, 1).abort().send(40, 0))),
     ])
 }

@@ -40,7 +40,7 @@ const fn message(len: u32, flags: u8) -> u64 {
 }
 
 const fn lent(len: u32, flags: u8) -> u64 {
-    commit_word(len, KIND_LENT, flags, 0)
+    commit_word(len, KIND_REF, flags, 0)
 }
 
 const END: u64 = commit_word(0, KIND_EOP, 0, 0);
@@ -93,11 +93,11 @@ pub fn seeds() -> Seeds {
             "aborted_turns",
             written(6).repeat(9, |s| s.append(150, 0).append(150, 1).abort().send(9, 2)),
         ),
-        ("reuse", written(0).repeat(30, |s| s.send(150, 0).read(3).give_up())),
+        ("reuse", written(0).repeat(30, |s| s.send(150, 0).read(3).release())),
         ("a_run_that_fills_the_chain", written(1).repeat(12, |s| s.append(200, 0))),
         (
             "small_and_large_in_turn",
-            written(0).repeat(9, |s| s.send(400, 1).send(10, 0).read(9).give_up()),
+            written(0).repeat(9, |s| s.send(400, 1).send(10, 0).read(9).release()),
         ),
         ("nobody_reads", written(3).repeat(20, |s| s.send(100, 0).has_room(400))),
     ]);
@@ -145,7 +145,7 @@ fn of_a_broker() -> Seeds {
         }),
         (
             "lends",
-            written.clone().repeat(30, |s| s.send(100, 8).send(90, 9).tells().read(3).give_up()),
+            written.clone().repeat(30, |s| s.send(100, 8).send(90, 9).tells().read(3).release()),
         ),
         ("lends_in_a_run", written.repeat(9, |s| s.append(60, 8).append(0, 9).tells().publish())),
     ])

@@ -3,10 +3,10 @@
 use super::{BROKER, ToBroker, ToClient, limits, who};
 use crate::scenario::{Mailbox, Note, Runtime};
 use llmp::ClientId;
-use llmp::broker::core::{Action, Core, TurnBudget};
-use llmp::chain::{Blocked, Notice, Start, Stats};
+use llmp::broker::core::{Action, Core, Quota};
+use llmp::chain::{Announcement, Blocked, Start, Stats};
 use llmp::layout::{PAGE_HEADER, cursor_offset};
-use llmp::memory::{Crashing, Lifeline, Memory};
+use llmp::memory::{CrashBudget, Crashing, Memory};
 use llmp::wire::Roles;
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ type Link<R> = (<R as Runtime>::Mailbox<ToClient<R>>, Option<Start>);
 pub(super) struct Brokering<R: Runtime> {
     runtime: R,
     core: Core<Crashing<R::Memory>>,
-    life: Lifeline,
+    life: CrashBudget,
     /// Our control region as it is handed on.
     control: R::Memory,
     /// No page of the broadcast chain's that was announced has a higher id.
@@ -31,8 +31,8 @@ impl<R: Runtime> Brokering<R> {
         runtime: &R,
         inbox: R::Mailbox<ToBroker<R>>,
         clients: usize,
-        life: Lifeline,
-        lend_from: usize,
+        life: CrashBudget,
+        zero_copy_threshold: usize,
     ) -> Self {
         let control = runtime.memory(cursor_offset(clients));
         let first = runtime.memory(limits().page_len());
@@ -41,8 +41,8 @@ impl<R: Runtime> Brokering<R> {
         let mortal =
             |memory: &R::Memory| Crashing::new(runtime.seen_by(memory, BROKER), life.clone());
         let mut core = Core::new(limits(), mortal(&control), clients, mortal(&first));
-        core.set_turn_budget(TurnBudget { messages: 3, bytes: 200 });
-        core.set_lend_from(lend_from);
+        core.set_quota(Quota { messages: 3, bytes: 200 });
+        core.set_zero_copy_threshold(zero_copy_threshold);
         Brokering {
             runtime: runtime.clone(),
             core,
@@ -61,7 +61,7 @@ impl<R: Runtime> Brokering<R> {
             while let Some(packet) = self.inbox.take() {
                 self.on_packet(packet);
             }
-            let worked = self.turn();
+            let worked = self.cycle();
             self.tell();
             if self.dead() {
                 return self.lie_dead();
@@ -109,13 +109,13 @@ impl<R: Runtime> Brokering<R> {
         (self.core.stats(), Vec::new())
     }
 
-    fn turn(&mut self) -> bool {
-        let turn = self.core.turn();
+    fn cycle(&mut self) -> bool {
+        let cycle = self.core.cycle();
         if self.dead() {
             return false;
         }
-        let mut worked = turn.taken > 0;
-        if let Some(Blocked::NeedPage(len)) = turn.blocked {
+        let mut worked = cycle.consumed > 0;
+        if let Some(Blocked::NeedPage(len)) = cycle.blocked {
             let page = self.runtime.memory(len);
             self.core.add_page(self.mortal(&page));
             // Beside this one there is at most one from each client that nobody has been told of.
@@ -160,19 +160,19 @@ impl<R: Runtime> Brokering<R> {
             return;
         }
         for (client, (mailbox, start)) in &mut self.clients {
-            while let Some(notice) = self.core.notice(*client) {
-                if let Notice::Page(page) = notice {
+            while let Some(announcement) = self.core.announcement(*client) {
+                if let Announcement::Page(page) = announcement {
                     self.last_page = self.last_page.max(page);
                     self.runtime.note(Note::Sent { chain: BROKER, page, to: who(*client) });
                 }
-                mailbox.put(match notice {
-                    Notice::Page(id) => {
+                mailbox.put(match announcement {
+                    Announcement::Page(id) => {
                         let page = self.core.page(id).expect("it is told of what is there");
                         ToClient::Page { id, page: page.memory().clone() }
                     }
-                    Notice::Forget(id) => ToClient::Forget { id },
+                    Announcement::Forget(id) => ToClient::Forget { id },
                 });
-                self.core.told(*client);
+                self.core.mark_sent(*client);
             }
             if let Some(start) = start.take() {
                 mailbox.put(ToClient::Start(start));
@@ -212,7 +212,7 @@ impl<R: Runtime> Brokering<R> {
                 }
                 let page = self.mortal(&page);
                 self.core.page_arrived(client, id, page).unwrap();
-                self.core.may_lend(client, id);
+                self.core.may_share(client, id);
             }
             ToBroker::Forget { client, id } => self.core.page_forgotten(client, id).unwrap(),
             ToBroker::Ring => {}

@@ -1,12 +1,12 @@
-//! A client: production's [`Endpoint`], with mailboxes for sockets.
+//! A client: production's [`Link`], with mailboxes for sockets.
 
 use super::{BROKER, Dead, Life, Script, ToBroker, ToClient, limits, payload, who};
 use crate::scenario::{Mailbox, Note, Runtime};
-use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
+use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
 use llmp::control::Control;
-use llmp::endpoint::{Endpoint, Wanted};
-use llmp::layout::{CONTROL_TAKEN, cursor_offset};
-use llmp::memory::{Crashing, Lifeline, Memory};
+use llmp::layout::{CONTROL_CONSUMED, cursor_offset};
+use llmp::link::{Interest, Link};
+use llmp::memory::{CrashBudget, Crashing, Memory};
 use llmp::order::Site;
 use llmp::{Envelope, Tag};
 
@@ -14,8 +14,8 @@ pub(super) struct Clienting<R: Runtime> {
     runtime: R,
     to_broker: R::Mailbox<ToBroker<R>>,
     mailbox: R::Mailbox<ToClient<R>>,
-    lifeline: Lifeline,
-    endpoint: Endpoint<Crashing<R::Memory>>,
+    crash_budget: CrashBudget,
+    link: Link<Crashing<R::Memory>>,
     /// Our pages as they are handed on.
     regions: Vec<(u32, R::Memory)>,
     next_page: u32,
@@ -34,11 +34,12 @@ impl<R: Runtime> Clienting<R> {
         script: Script,
         to_broker: R::Mailbox<ToBroker<R>>,
     ) -> Result<Self, Dead> {
-        let lifeline = script.dies_after.map_or(Lifeline::endless(), Lifeline::ends_after);
+        let crash_budget =
+            script.dies_after.map_or(CrashBudget::endless(), CrashBudget::ends_after);
         let mailbox = runtime.mailbox::<ToClient<R>>();
         let memory = crate::scenario::chain::control_memory(runtime);
-        Control::create(Crashing::new(memory.clone(), lifeline.clone()), 1);
-        if lifeline.is_over() {
+        Control::create(Crashing::new(memory.clone(), crash_budget.clone()), 1);
+        if crash_budget.is_over() {
             return Err(Dead::Client);
         }
         to_broker.put(ToBroker::Connect { control: memory.clone(), mailbox: mailbox.clone() });
@@ -49,12 +50,12 @@ impl<R: Runtime> Clienting<R> {
         };
         // From here on it has a name in a run that is written down.
         let mortal = |memory: &R::Memory| {
-            Crashing::new(runtime.seen_by(memory, who(client)), lifeline.clone())
+            Crashing::new(runtime.seen_by(memory, who(client)), crash_budget.clone())
         };
         let own = Control::check(mortal(&memory), 0).unwrap();
         let first = runtime.memory(limits().page_len());
-        let sender = Sender::new(client.0, limits(), mortal(&first));
-        if lifeline.is_over() {
+        let sender = ChainWriter::new(client.0, limits(), mortal(&first));
+        if crash_budget.is_over() {
             runtime.note(Note::Ended { who: who(client) });
             to_broker.put(ToBroker::HangUp(client));
             return Err(Dead::Client);
@@ -74,15 +75,15 @@ impl<R: Runtime> Clienting<R> {
             }
         };
         let peer = Control::check(mortal(&control), cursor).unwrap();
-        let inbound = Receiver::new(limits(), 0, pages, start, own.clone(), 0).unwrap();
-        let mut endpoint = Endpoint::new(own, peer, Some((sender, cursor)), Some(inbound));
-        endpoint.told();
+        let inbound = ChainReader::new(limits(), 0, pages, start, own.clone(), 0).unwrap();
+        let mut link = Link::new(own, peer, Some((sender, cursor)), Some(inbound));
+        link.mark_sent();
         let life = Life {
             id: client,
             script,
             start,
             committed: 0,
-            taken: 0,
+            consumed: 0,
             died: false,
             received: vec![],
         };
@@ -90,8 +91,8 @@ impl<R: Runtime> Clienting<R> {
             runtime: runtime.clone(),
             to_broker,
             mailbox,
-            lifeline,
-            endpoint,
+            crash_budget,
+            link,
             regions: vec![(0, first)],
             next_page: 1,
             cursor: (control, cursor_offset(cursor)),
@@ -107,21 +108,21 @@ impl<R: Runtime> Clienting<R> {
         while self.life.committed < self.life.script.sends && !self.dead() && !self.closed {
             let number = self.life.committed;
             let envelope = Envelope::tagged(Tag(number as u32));
-            match self.endpoint.send(envelope, &payload(number)) {
+            match self.link.send(envelope, &payload(number)) {
                 Ok(must_ring) => {
                     if self.dead() {
                         break;
                     }
                     self.life.committed += 1;
-                    self.tails.push(self.endpoint.outbound().unwrap().tail());
+                    self.tails.push(self.link.outbound().unwrap().tail());
                     self.ring(must_ring);
                 }
                 Err(Refused::Blocked(Blocked::NeedPage(len))) => self.add_page(len),
                 Err(Refused::Blocked(_)) => {
                     let room =
-                        Some(Sender::<R::Memory>::room_for(&envelope, payload(number).len()));
+                        Some(ChainWriter::<R::Memory>::room_for(&envelope, payload(number).len()));
                     self.take_in();
-                    self.sleep(Wanted { message: true, room, taken: false });
+                    self.sleep(Interest { message: true, room, consumed: false });
                 }
                 Err(error) => panic!("{error:?}"),
             }
@@ -138,7 +139,7 @@ impl<R: Runtime> Clienting<R> {
         if !self.life.died && !self.life.script.leaves {
             while !self.closed && !self.dead() {
                 self.take_in();
-                self.sleep(Wanted { message: true, ..Wanted::default() });
+                self.sleep(Interest { message: true, ..Interest::default() });
             }
             self.take_in();
             if self.dead() {
@@ -148,19 +149,19 @@ impl<R: Runtime> Clienting<R> {
             }
         }
         let (control, at) = &self.cursor;
-        let given_up = control.load(*at, Site::CursorRead);
-        let taken = given_up.max(control.load(at + CONTROL_TAKEN, Site::TakenRead));
-        self.life.taken = self.tails.iter().filter(|tail| **tail <= taken).count() as u64;
+        let released = control.load(*at, Site::CursorRead);
+        let taken = released.max(control.load(at + CONTROL_CONSUMED, Site::ConsumedRead));
+        self.life.consumed = self.tails.iter().filter(|tail| **tail <= taken).count() as u64;
         self.life
     }
 
     /// A region as this client sees it, while it lives.
     fn mortal(&self, memory: &R::Memory) -> Crashing<R::Memory> {
-        Crashing::new(self.runtime.seen_by(memory, who(self.life.id)), self.lifeline.clone())
+        Crashing::new(self.runtime.seen_by(memory, who(self.life.id)), self.crash_budget.clone())
     }
 
     fn dead(&self) -> bool {
-        self.lifeline.is_over()
+        self.crash_budget.is_over()
     }
 
     fn ring(&self, must_ring: bool) {
@@ -176,43 +177,43 @@ impl<R: Runtime> Clienting<R> {
         self.next_page += 1;
         let client = self.life.id;
         let mortal = self.mortal(&page);
-        let outbound = self.endpoint.outbound_mut().unwrap();
+        let outbound = self.link.outbound_mut().unwrap();
         outbound.add_page(mortal);
         let there = self.regions.iter().filter(|(id, _)| outbound.page(*id).is_some());
         let pages = there.map(|(id, page)| (*id, page.region_len())).collect();
         self.runtime.note(Note::Pool { chain: who(client), pages });
-        while let Some(notice) = self.endpoint.notice() {
+        while let Some(announcement) = self.link.announcement() {
             if !self.dead() {
-                if let Notice::Page(page) = notice {
+                if let Announcement::Page(page) = announcement {
                     self.runtime.note(Note::Sent { chain: who(client), page, to: BROKER });
                 }
-                self.to_broker.put(match notice {
-                    Notice::Page(id) => {
+                self.to_broker.put(match announcement {
+                    Announcement::Page(id) => {
                         let region = self.regions.iter().find(|(known, _)| *known == id);
                         ToBroker::Page { client, id, page: region.unwrap().1.clone() }
                     }
-                    Notice::Forget(id) => ToBroker::Forget { client, id },
+                    Announcement::Forget(id) => ToBroker::Forget { client, id },
                 });
             }
-            self.endpoint.told();
+            self.link.mark_sent();
         }
     }
 
     /// Takes everything that has come.
     fn take_in(&mut self) {
         while !self.dead() {
-            let (event, must_ring) = self.endpoint.poll().expect("the broker is honest");
+            let (event, must_ring) = self.link.poll().expect("the broker is honest");
             self.ring(must_ring);
             match event {
                 Event::Empty => return,
-                Event::Turned => {}
+                Event::PageAdvanced => {}
                 Event::Message(slot) => {
-                    let inbound = self.endpoint.inbound_mut().unwrap();
+                    let inbound = self.link.inbound_mut().unwrap();
                     let envelope = inbound.envelope(&slot);
                     let mut copy = vec![0; slot.payload_len()];
                     inbound.read(&slot, &mut copy);
                     let number = u64::from(envelope.tag.0);
-                    if !self.lifeline.is_over() {
+                    if !self.crash_budget.is_over() {
                         assert_eq!(copy, payload(number), "torn or mixed up");
                         let place = inbound.next_message();
                         self.life.received.push((place, envelope.sender, number));
@@ -223,7 +224,7 @@ impl<R: Runtime> Clienting<R> {
                     while let Some(packet) = self.mailbox.take() {
                         self.on_packet(packet);
                     }
-                    let (event, must_ring) = self.endpoint.poll().unwrap();
+                    let (event, must_ring) = self.link.poll().unwrap();
                     assert_ne!(event, Event::Unknown(id), "named before it was sent");
                     self.ring(must_ring);
                 }
@@ -231,30 +232,30 @@ impl<R: Runtime> Clienting<R> {
         }
     }
 
-    fn sleep(&mut self, wanted: Wanted) {
+    fn sleep(&mut self, interest: Interest) {
         while let Some(packet) = self.mailbox.take() {
             self.on_packet(packet);
         }
-        let (may_sleep, must_ring) = self.endpoint.park(wanted);
+        let (may_sleep, must_ring) = self.link.park(interest);
         self.ring(must_ring);
         if may_sleep && !self.dead() && !self.closed {
-            let (by, Wanted { message, room, .. }) = (who(self.life.id), wanted);
+            let (by, Interest { message, room, .. }) = (who(self.life.id), interest);
             self.runtime.note(Note::Sleeps { by, message, room: room.is_some() });
             let packet = self.mailbox.wait();
             self.runtime.note(Note::Wakes { by });
             self.on_packet(packet);
         }
-        self.endpoint.unpark();
+        self.link.unpark();
     }
 
     fn on_packet(&mut self, packet: ToClient<R>) {
         match packet {
             ToClient::Page { id, page } => {
                 let page = self.mortal(&page);
-                self.endpoint.inbound_mut().unwrap().add_page(id, page).unwrap();
+                self.link.inbound_mut().unwrap().add_page(id, page).unwrap();
             }
             ToClient::Forget { id } => {
-                self.endpoint.inbound_mut().unwrap().forget_page(id).unwrap();
+                self.link.inbound_mut().unwrap().forget_page(id).unwrap();
             }
             ToClient::Ring => {}
             ToClient::Bye | ToClient::HangUp => self.closed = true,

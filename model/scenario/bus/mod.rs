@@ -1,6 +1,6 @@
 //! A whole bus: a broker and its clients, which join, send, receive, sleep, leave and die.
 //!
-//! The broker's [`Core`] and the clients' [`Endpoint`]s are production's; what is written here is
+//! The broker's [`Core`] and the clients' [`Link`]s are production's; what is written here is
 //! only what sockets and descriptors do in production: it puts packets into mailboxes.
 
 mod broker;
@@ -10,7 +10,7 @@ use self::broker::Brokering;
 use self::client::Clienting;
 use crate::scenario::{Mailbox, Note, Runtime, Who};
 use llmp::chain::{Start, Stats};
-use llmp::memory::Lifeline;
+use llmp::memory::CrashBudget;
 use llmp::{ClientId, Limits};
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ pub struct Life {
     /// Messages that it had committed for sure, and how many of them the broker had taken when it had
     /// ended.
     committed: u64,
-    taken: u64,
+    consumed: u64,
     /// Whether it died.
     died: bool,
     /// Number on the bus, sender, number there.
@@ -109,24 +109,24 @@ pub struct Outcome {
 
 /// Runs a bus to its end and checks what everybody has seen. The broker makes so many writes and
 /// then dies.
-pub fn run<R: Runtime>(runtime: &R, scripts: &[Script], broker_life: Lifeline) -> Outcome {
-    run_lending(runtime, scripts, broker_life, usize::MAX)
+pub fn run<R: Runtime>(runtime: &R, scripts: &[Script], broker_life: CrashBudget) -> Outcome {
+    run_by_ref(runtime, scripts, broker_life, usize::MAX)
 }
 
 /// The same, with messages of at least so many bytes lent.
-pub fn run_lending<R: Runtime>(
+pub fn run_by_ref<R: Runtime>(
     runtime: &R,
     scripts: &[Script],
-    broker_life: Lifeline,
-    lend_from: usize,
+    broker_life: CrashBudget,
+    zero_copy_threshold: usize,
 ) -> Outcome {
     let to_broker = runtime.mailbox::<ToBroker<R>>();
     let broker = {
         let (runtime, inbox, clients) = (runtime.clone(), to_broker.clone(), scripts.len());
         let life = broker_life.clone();
-        runtime
-            .clone()
-            .spawn(move || Brokering::new(&runtime, inbox, clients, life, lend_from).run())
+        runtime.clone().spawn(move || {
+            Brokering::new(&runtime, inbox, clients, life, zero_copy_threshold).run()
+        })
     };
     let done = runtime.mailbox::<()>();
     let clients: Vec<_> = scripts
@@ -199,7 +199,7 @@ fn check(lives: &[Life], broker_died: bool) {
         let witness = lives.iter().any(|l| l.start.message == 0 && !l.script.leaves && !l.died);
         if witness {
             let most = life.committed + u64::from(life.died);
-            let least = if broker_died { life.taken } else { life.committed };
+            let least = if broker_died { life.consumed } else { life.committed };
             let seen = messages.count() as u64;
             assert!((least..=most).contains(&seen), "{seen} of {life:?}");
         }

@@ -6,8 +6,8 @@ use super::values;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use llmp::broker::core::LEND_FROM;
-use llmp::{Access, Bus, Limits};
+use llmp::broker::core::ZERO_COPY_THRESHOLD;
+use llmp::{BusAddr, Limits, PeerFilter};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -61,7 +61,7 @@ pub enum Command {
 pub struct Place {
     /// The bus: a name, or the path of a socket if there is a slash in it
     #[arg(value_parser = OsStringValueParser::new().try_map(values::bus))]
-    pub bus: Bus,
+    pub bus: BusAddr,
 }
 
 /// Whose broker is trusted.
@@ -69,7 +69,7 @@ pub struct Place {
 pub struct Trust {
     /// Users whose broker to connect to: same-user, everybody, or user ids like 0,1000
     #[arg(long, value_name = "WHO", default_value = "same-user", value_parser = values::access)]
-    pub access: Access,
+    pub access: PeerFilter,
 }
 
 /// `llmp broker`
@@ -93,8 +93,8 @@ pub struct Broker {
     pub chain_budget: Option<usize>,
     /// From what length on messages are passed by reference.
     #[arg(long, value_name = "BYTES", value_parser = values::size,
-        help = default("Pass messages of at least BYTES by reference instead of copying", LEND_FROM))]
-    pub lend_from: Option<usize>,
+        help = default("Pass messages of at least BYTES by reference instead of copying", ZERO_COPY_THRESHOLD))]
+    pub zero_copy_threshold: Option<usize>,
     /// The most clients at a time [default: 1024, or fewer if this process has too few descriptors or
     /// mappings]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
@@ -102,7 +102,7 @@ pub struct Broker {
     /// Users that may connect: same-user, everybody, or user ids like 0,1000. The socket is opened to
     /// others; the directories above it must be, too
     #[arg(long, value_name = "WHO", default_value = "same-user", value_parser = values::access)]
-    pub access: Access,
+    pub access: PeerFilter,
     /// Write the line "ready PATH" to this descriptor once clients can connect; 1 is standard output
     #[arg(long, value_name = "N", value_parser = values::descriptor)]
     pub ready_fd: Option<u32>,

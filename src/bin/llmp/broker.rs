@@ -22,8 +22,8 @@ pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
     if let Some(bytes) = arguments.chain_budget {
         builder = builder.chain_budget(bytes);
     }
-    if let Some(bytes) = arguments.lend_from {
-        builder = builder.lend_from(bytes);
+    if let Some(bytes) = arguments.zero_copy_threshold {
+        builder = builder.zero_copy_threshold(bytes);
     }
     if let Some(clients) = arguments.max_clients {
         builder = builder.max_clients(clients as usize);
@@ -48,7 +48,7 @@ pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
     })?;
     let messages = report.broadcast.messages;
     let bytes = human(report.broadcast.payload_bytes);
-    let llmp::Report { clients, faults, refused, .. } = report;
+    let llmp::BrokerStats { clients, faults, refused, .. } = report;
     stderr::line(format_args!(
         "bus '{bus}' has ended: clients {clients}, messages {messages} ({bytes}), faults {faults}, refused {refused}"
     ));

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 /// How many clients a demo has.
 pub const CLIENTS: usize = 3;
 /// After this time in which nothing moves, something hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the user is shown how far it is.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -119,7 +119,7 @@ impl Demo {
         match event {
             None => {}
             Some(Event::Note(child, note)) => self.on_note(child, note)?,
-            Some(Event::Ended(child)) => {
+            Some(Event::Disconnected(child)) => {
                 let reported = if child == BROKER {
                     self.broker.is_some()
                 } else {
@@ -168,10 +168,10 @@ impl Demo {
         if moved != self.moved.1 {
             self.moved = (Instant::now(), moved);
         }
-        if self.moved.0.elapsed() < PATIENCE {
+        if self.moved.0.elapsed() < HANDSHAKE_TIMEOUT {
             return Ok(());
         }
-        let mut text = format!("nothing has moved for {} s:", PATIENCE.as_secs());
+        let mut text = format!("nothing has moved for {} s:", HANDSHAKE_TIMEOUT.as_secs());
         for (child, state) in self.children.states() {
             let (sent, received) = self.progress[child];
             let _ = write!(text, " {state}, sent {sent} bytes, received {received};");

@@ -1,6 +1,6 @@
 //! Why a command did not do what it was asked for, in one line, and the status it ends with.
 
-use llmp::{BindError, ConnectError, Ended, LockError, RecvError, SendError, WaitError};
+use llmp::{BindError, ConnectError, Disconnected, LockError, RecvError, SendError, WaitError};
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -109,7 +109,7 @@ impl From<ConnectError> for Failure {
             ConnectError::Stranger { user } => Failure::usage(format!(
                 "the bus belongs to user {user}; if you trust them, connect with --access {user}"
             )),
-            ConnectError::Ended(ended) => ended.into(),
+            ConnectError::Disconnected(ended) => ended.into(),
             ConnectError::Silent { .. } => Failure::late(error),
             ConnectError::Memory(_) | ConnectError::System { .. } => Failure::other(error),
             _ => Failure::usage(error),
@@ -117,12 +117,14 @@ impl From<ConnectError> for Failure {
     }
 }
 
-impl From<Ended> for Failure {
-    fn from(ended: Ended) -> Self {
+impl From<Disconnected> for Failure {
+    fn from(ended: Disconnected) -> Self {
         match ended {
-            Ended::Closed => Failure::left("the broker has ended the bus"),
-            Ended::Died => Failure::left("the broker died or was killed; start it again"),
-            Ended::Expelled => Failure::left(
+            Disconnected::Closed => Failure::left("the broker has ended the bus"),
+            Disconnected::PeerDied => {
+                Failure::left("the broker died or was killed; start it again")
+            }
+            Disconnected::ProtocolError => Failure::left(
                 "the broker ended this connection for a protocol error; its log says which",
             ),
             ended => Failure::left(format!("the connection to the broker has ended: {ended}")),
@@ -133,7 +135,7 @@ impl From<Ended> for Failure {
 impl From<WaitError> for Failure {
     fn from(error: WaitError) -> Self {
         match error {
-            WaitError::Ended(ended) => ended.into(),
+            WaitError::Disconnected(ended) => ended.into(),
             error => Failure::other(error),
         }
     }
@@ -142,7 +144,7 @@ impl From<WaitError> for Failure {
 impl From<SendError> for Failure {
     fn from(error: SendError) -> Self {
         match error {
-            SendError::Ended(ended) => ended.into(),
+            SendError::Disconnected(ended) => ended.into(),
             SendError::TooLong { len, max } => Failure::other(format!(
                 "a message of {len} bytes is above the limit of {max}; start the broker with a higher --max-message-len"
             )),
@@ -154,7 +156,7 @@ impl From<SendError> for Failure {
 impl From<RecvError> for Failure {
     fn from(error: RecvError) -> Self {
         match error {
-            RecvError::Ended(ended) => ended.into(),
+            RecvError::Disconnected(ended) => ended.into(),
             error => Failure::other(error),
         }
     }

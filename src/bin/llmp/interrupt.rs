@@ -28,12 +28,12 @@ impl Interrupt {
         // A limit on file sizes is an error of the write, then.
         let unused = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(SIGXFSZ, unused).map_err(|error| cannot(&error))?;
-        let mut wanted = vec![SIGINT, SIGTERM];
+        let mut interest = vec![SIGINT, SIGTERM];
         if !is_ignored(SIGHUP) {
-            wanted.push(SIGHUP);
+            interest.push(SIGHUP);
         }
-        let mut signals = Signals::new(&wanted).map_err(|error| cannot(&error))?;
-        unblock(&wanted);
+        let mut signals = Signals::new(&interest).map_err(|error| cannot(&error))?;
+        unblock(&interest);
         let asked = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let asked = Arc::new(asked.map_err(|error| cannot(&error))?);
         let signal = Arc::new(AtomicI32::new(0));

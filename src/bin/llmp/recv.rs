@@ -5,7 +5,7 @@ use crate::failure::{Failure, say};
 use crate::format;
 use crate::interrupt::Interrupt;
 use crate::values::{END_OF_TRANSFER, connect_error, is_closed};
-use llmp::{Client, Ended, RecvError, Wait};
+use llmp::{Client, Disconnected, RecvError, Wait};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::fs::File;
@@ -39,9 +39,9 @@ pub fn run(arguments: arguments::Recv) -> Result<(), Failure> {
             // Without a number of messages to wait for, it ends as it was told.
             Ok(End::Signal(_)) if arguments.count.is_none() && !arguments.until_eof => Ok(()),
             Ok(End::Signal(signal)) => Err(Failure::signal(signal)),
-            Ok(End::Recv(RecvError::Ended(ended @ (Ended::Closed | Ended::Died))))
-                if arguments.reconnect =>
-            {
+            Ok(End::Recv(RecvError::Disconnected(
+                ended @ (Disconnected::Closed | Disconnected::PeerDied),
+            ))) if arguments.reconnect => {
                 say(format_args!("{}; waiting until the bus is there again", Failure::from(ended)));
                 match receiving.reconnect(&arguments)? {
                     Ok(again) => client = again,
@@ -52,7 +52,7 @@ pub fn run(arguments: arguments::Recv) -> Result<(), Failure> {
                 continue;
             }
             // Without a number of messages to wait for, the end of the bus is the end of the work.
-            Ok(End::Recv(RecvError::Ended(Ended::Closed)))
+            Ok(End::Recv(RecvError::Disconnected(Disconnected::Closed)))
                 if arguments.count.is_none() && !arguments.until_eof =>
             {
                 Ok(())
@@ -95,7 +95,7 @@ enum End {
 }
 
 struct Receiving {
-    /// Messages that are still wanted.
+    /// Messages that are still interest.
     left: u64,
     /// When the last one came.
     last: Instant,

@@ -6,7 +6,7 @@ use crate::interrupt::Interrupt;
 use crate::lines::{Lines, Oversize, Piece};
 use crate::status::Status;
 use crate::values::{END_OF_TRANSFER, connect_error, is_closed};
-use llmp::{Client, Ended, Envelope, SendError, Tag, WaitError};
+use llmp::{Client, Disconnected, Envelope, SendError, Tag, WaitError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -55,7 +55,7 @@ pub fn run(arguments: arguments::Send) -> Result<(), Failure> {
 }
 
 fn connect(arguments: &arguments::Send, wait: Option<Duration>) -> Result<Client, Failure> {
-    let mut builder = Client::builder().send_only().watch_receivers();
+    let mut builder = Client::builder().send_only().track_receivers();
     if let Some(wait) = wait {
         builder = builder.wait_for_bus(wait);
     }
@@ -78,7 +78,7 @@ struct Sending<'a> {
 
 impl Sending<'_> {
     /// Waits for receivers. Returns why the connection has ended, if it has and `--reconnect` is given.
-    fn wait_for_receivers(&mut self) -> Result<Option<Ended>, Failure> {
+    fn wait_for_receivers(&mut self) -> Result<Option<Disconnected>, Failure> {
         let arguments::Send { timeout, place, .. } = self.arguments;
         let count = self.arguments.receivers.unwrap_or(1);
         let (bus, started) = (place.bus.shell_word(), Instant::now());
@@ -89,7 +89,9 @@ impl Sending<'_> {
             match self.client.wait_for_receivers(count, Some(next_look(deadline))) {
                 Ok(true) => return Ok(None),
                 Ok(false) => {}
-                Err(WaitError::Ended(ended)) if self.arguments.reconnect => return Ok(Some(ended)),
+                Err(WaitError::Disconnected(ended)) if self.arguments.reconnect => {
+                    return Ok(Some(ended));
+                }
                 Err(error) => return Err(error.into()),
             }
             self.check_interrupt()?;
@@ -248,7 +250,7 @@ impl Sending<'_> {
             self.kept_len += payload.len() + size_of::<(Envelope, Vec<u8>)>();
         }
         match self.send_now(envelope, payload) {
-            Err(SendError::Ended(ended)) => self.reconnect(ended)?,
+            Err(SendError::Disconnected(ended)) => self.reconnect(ended)?,
             result => result?,
         }
         if self.kept_len > KEPT_LEN { self.flush() } else { Ok(()) }
@@ -281,7 +283,7 @@ impl Sending<'_> {
                     let what = "the broker has not taken all that was sent";
                     status.waits(what, held_up.as_ref());
                 }
-                Err(SendError::Ended(ended)) => self.reconnect(ended)?,
+                Err(SendError::Disconnected(ended)) => self.reconnect(ended)?,
                 Err(error) => return Err(error.into()),
             }
             self.check_interrupt()?;
@@ -292,7 +294,7 @@ impl Sending<'_> {
 
     /// The connection has ended: with `--reconnect`, waits for the bus and sends again what its
     /// broker may not have taken.
-    fn reconnect(&mut self, ended: Ended) -> Result<(), Failure> {
+    fn reconnect(&mut self, ended: Disconnected) -> Result<(), Failure> {
         if !self.arguments.reconnect {
             return Err(ended.into());
         }
@@ -306,7 +308,7 @@ impl Sending<'_> {
                     break;
                 }
                 match self.send_now(envelope, &payload) {
-                    Err(SendError::Ended(again)) => ended = Some(again),
+                    Err(SendError::Disconnected(again)) => ended = Some(again),
                     result => result?,
                 }
             }

@@ -1,7 +1,7 @@
 //! How values are written on the command line: sizes, users, durations, buses.
 
 use super::failure::Failure;
-use llmp::{Access, Bus, ConnectError, Flags};
+use llmp::{BusAddr, ConnectError, Flags, PeerFilter};
 use rustix::fs::OFlags;
 use std::ffi::OsString;
 use std::os::fd::AsFd;
@@ -31,15 +31,15 @@ pub fn chunk_len(text: &str) -> Result<usize, String> {
 }
 
 /// `same-user`, `everybody`, or the ids of users with commas between them.
-pub fn access(text: &str) -> Result<Access, String> {
+pub fn access(text: &str) -> Result<PeerFilter, String> {
     match text {
-        "same-user" => return Ok(Access::SameUser),
-        "everybody" => return Ok(Access::Everybody),
+        "same-user" => return Ok(PeerFilter::SameUser),
+        "everybody" => return Ok(PeerFilter::Everybody),
         _ => {}
     }
     let users: Result<Vec<u32>, _> = text.split(',').map(|user| user.trim().parse()).collect();
     let help = "give same-user, everybody, or user ids like 1000,1001 (`id -u NAME` shows them)";
-    users.map(Access::Users).map_err(|_| help.into())
+    users.map(PeerFilter::Users).map_err(|_| help.into())
 }
 
 /// What stands for a time without limit.
@@ -55,14 +55,14 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 /// The name of a bus, or with a slash in it the path of its socket.
-pub fn bus(text: OsString) -> Result<Bus, String> {
+pub fn bus(text: OsString) -> Result<BusAddr, String> {
     if text.as_bytes().contains(&b'/') {
-        return Ok(Bus::Path(text.into()));
+        return Ok(BusAddr::Path(text.into()));
     }
     let name = text.into_string().map_err(|_| "a bus's name is text; give a path with a slash")?;
-    let bus = Bus::Name(name);
+    let bus = BusAddr::Name(name);
     match &bus {
-        Bus::Name(name) if name.is_empty() || name.starts_with('.') => {
+        BusAddr::Name(name) if name.is_empty() || name.starts_with('.') => {
             Err("a bus's name must not be empty or begin with a dot; give a path with a slash"
                 .into())
         }
@@ -145,9 +145,9 @@ mod tests {
 
     #[test]
     fn users_are_words_or_ids() {
-        assert_eq!(access("same-user"), Ok(Access::SameUser));
-        assert_eq!(access("everybody"), Ok(Access::Everybody));
-        assert_eq!(access("0,1000"), Ok(Access::Users(vec![0, 1000])));
+        assert_eq!(access("same-user"), Ok(PeerFilter::SameUser));
+        assert_eq!(access("everybody"), Ok(PeerFilter::Everybody));
+        assert_eq!(access("0,1000"), Ok(PeerFilter::Users(vec![0, 1000])));
         for wrong in ["", "root", "1000,", "-1"] {
             assert!(access(wrong).is_err(), "{wrong}");
         }

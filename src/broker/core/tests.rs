@@ -32,7 +32,7 @@ fn only_an_end(page: &Region, id: u32, base: u64) {
 #[test]
 fn a_client_that_is_gone_and_turns_pages_without_end_is_removed() {
     let mut core = core();
-    core.set_turn_budget(TurnBudget { messages: 1, bytes: 1 });
+    core.set_quota(Quota { messages: 1, bytes: 1 });
     let client = join(&mut core, Roles::SEND);
     let pages = [Region::heap(256), Region::heap(256)];
     only_an_end(&pages[0], FIRST_PAGE, 0);
@@ -43,7 +43,7 @@ fn a_client_that_is_gone_and_turns_pages_without_end_is_removed() {
     core.hung_up(client);
     let mut turns = 0;
     while core.clients() > 0 {
-        core.turn();
+        core.cycle();
         turns += 1;
         let next = (turns + 1) % 2;
         only_an_end(&pages[next], next as u32, 256 * (turns as u64 + 1));
@@ -61,32 +61,32 @@ fn who_has_left_is_removed_although_a_slow_receiver_blocks_the_bus() {
     let busy = join(&mut core, Roles::SEND);
     let leaver = join(&mut core, Roles::SEND);
     let first = Region::heap(256);
-    let mut sender = Sender::new(busy.0, limits, first.clone());
+    let mut sender = ChainWriter::new(busy.0, limits, first.clone());
     core.page_arrived(busy, FIRST_PAGE, first).unwrap();
     sender.admit(0, Control::check(control, 1).unwrap(), 1);
-    sender.told(0);
+    sender.mark_sent(0);
     let mut pages = 1;
     // The slow one takes nothing, until it holds the whole budget.
-    while core.turn().blocked != Some(Blocked::Full) {
+    while core.cycle().blocked != Some(Blocked::Full) {
         while let Err(Refused::Blocked(Blocked::NeedPage(len))) =
             sender.send(Default::default(), &[7; 64])
         {
             let page = Region::heap(len);
             sender.add_page(page.clone());
-            sender.told(0);
+            sender.mark_sent(0);
             core.page_arrived(busy, pages, page).unwrap();
             pages += 1;
         }
-        if let Some(Blocked::NeedPage(len)) = core.turn().blocked {
+        if let Some(Blocked::NeedPage(len)) = core.cycle().blocked {
             core.add_page(Region::heap(len));
         }
-        while core.notice(slow).is_some() {
-            core.told(slow);
+        while core.announcement(slow).is_some() {
+            core.mark_sent(slow);
         }
     }
-    assert_eq!(core.turn().blocked, Some(Blocked::Full));
+    assert_eq!(core.cycle().blocked, Some(Blocked::Full));
     core.hung_up(leaver);
-    assert_eq!(core.turn().blocked, Some(Blocked::Full));
+    assert_eq!(core.cycle().blocked, Some(Blocked::Full));
     assert_eq!(core.take_actions(), [Action::Remove(leaver, None)]);
     assert_eq!(core.clients(), 2);
 }
@@ -100,7 +100,7 @@ fn no_client_gets_an_id_that_was_used_before() {
     let last = core.reserve(Roles::SEND).unwrap().client;
     assert_eq!(last, ClientId(u32::MAX - 1));
     core.join(last, peer_control()).unwrap();
-    core.expel(last, None);
+    core.disconnect(last, None);
     core.take_actions();
     assert!(!core.has_ids());
     assert_eq!(core.reserve(Roles::SEND), None);
@@ -118,7 +118,7 @@ fn an_id_whose_client_never_joined_is_given_again_once_it_is_removed() {
         let silent = core.reserve(Roles::SEND).unwrap().client;
         assert_ne!(silent, first);
         core.hung_up(silent);
-        core.turn();
+        core.cycle();
         // Its removal is still to come, and would hit the next client of this id.
         assert!(!core.has_ids());
         assert_eq!(core.take_actions(), [Action::Remove(silent, None)]);
@@ -141,13 +141,13 @@ fn a_cursor_says_nothing_when_it_is_given_to_the_next_client() {
     let mut core = Core::new(limits, control.clone(), 1, first);
     let Reserved { client, cursor } = core.reserve(Roles::SEND).unwrap();
     let page = Region::heap(256);
-    let mut sender = Sender::new(client.0, limits, page.clone());
+    let mut sender = ChainWriter::new(client.0, limits, page.clone());
     core.page_arrived(client, 0, page).unwrap();
     sender.send(Default::default(), b"taken").unwrap();
-    core.turn();
+    core.cycle();
     let said = || control.load(cursor_offset(cursor), Site::CursorRead);
     assert_eq!(said(), sender.tail());
-    core.expel(client, None);
+    core.disconnect(client, None);
     assert_eq!(core.reserve(Roles::SEND).unwrap().cursor, cursor);
     assert_eq!(said(), 0);
 }
@@ -155,19 +155,19 @@ fn a_cursor_says_nothing_when_it_is_given_to_the_next_client() {
 /// A client that sends, whose pages the broker gets at once.
 struct Sending {
     client: ClientId,
-    sender: Sender<Region>,
+    sender: ChainWriter<Region>,
 }
 
 impl Sending {
     fn join(core: &mut Core<Region>) -> Self {
         let client = join(core, Roles::SEND);
         let first = Region::heap(256);
-        let mut sender = Sender::new(client.0, core.limits, first.clone());
+        let mut sender = ChainWriter::new(client.0, core.limits, first.clone());
         core.page_arrived(client, FIRST_PAGE, first).unwrap();
-        let cursor = core.links.iter().find(|link| link.id == client).unwrap().cursor;
+        let cursor = core.members.iter().find(|member| member.id == client).unwrap().cursor;
         let control = Control::check(core.control().clone(), cursor).unwrap();
         sender.admit(0, control, cursor);
-        sender.told(0);
+        sender.mark_sent(0);
         Sending { client, sender }
     }
 
@@ -177,9 +177,9 @@ impl Sending {
         {
             let page = Region::heap(len);
             self.sender.add_page(page.clone());
-            while let Some(Notice::Page(id)) = self.sender.notice(0) {
+            while let Some(Announcement::Page(id)) = self.sender.announcement(0) {
                 core.page_arrived(self.client, id, page.clone()).unwrap();
-                self.sender.told(0);
+                self.sender.mark_sent(0);
             }
         }
     }
@@ -198,12 +198,12 @@ fn it_may_sleep_when_nothing_is_left_and_says_so_meanwhile() {
     assert!(!is_parked(&core));
     sending.send(&mut core, b"something");
     assert!(!core.park() && !is_parked(&core), "there is a message");
-    core.turn();
+    core.cycle();
     assert!(core.park());
     core.unpark();
     core.hung_up(sending.client);
     assert!(!core.park() && !is_parked(&core), "there is somebody to be removed");
-    core.turn();
+    core.cycle();
     assert!(!core.park() && !is_parked(&core), "there is something to be done");
     assert_eq!(core.take_actions(), [Action::Remove(sending.client, None)]);
     assert!(core.park());
@@ -217,18 +217,18 @@ fn it_sleeps_while_a_page_is_on_its_way_and_looks_again_when_its_connection_was_
     only_an_end(&page, FIRST_PAGE, 0);
     core.page_arrived(client, FIRST_PAGE, page).unwrap();
     for _ in 0..2 {
-        core.turn();
+        core.cycle();
         assert_eq!(core.take_actions(), [Action::Drain(client)]);
         assert!(core.park(), "only its connection can help");
         core.unpark();
         core.not_drained(client);
         assert!(!core.park(), "what its connection holds has not all been taken in");
     }
-    core.turn();
+    core.cycle();
     core.take_actions();
     core.drained(client);
     assert!(!core.park(), "it names a page that it has not sent");
-    core.turn();
+    core.cycle();
     let fault = Fault::UnknownPage { page: FIRST_PAGE, at: PAGE_HEADER, next: 1 };
     assert_eq!(core.take_actions(), [Action::Remove(client, Some(fault))]);
 }
@@ -236,38 +236,37 @@ fn it_sleeps_while_a_page_is_on_its_way_and_looks_again_when_its_connection_was_
 #[test]
 fn a_client_has_its_share_of_a_turn_and_no_more() {
     let row = crate::broker::tests::bound("a turn of the broker, for one client");
-    let TurnBudget { messages, bytes } = TurnBudget::default();
-    assert!(
-        row.starts_with(&format!("{messages} messages or {} KiB (`turn_budget`)", bytes >> 10))
-    );
+    let Quota { messages, bytes } = Quota::default();
+    assert!(row.starts_with(&format!("{messages} messages or {} KiB (`quota`)", bytes >> 10)));
     for (budget, share) in [
-        (TurnBudget { messages: 3, bytes: usize::MAX }, 3),
-        (TurnBudget { messages: usize::MAX, bytes: 9 }, 2),
-        (TurnBudget { messages: usize::MAX, bytes: 8 }, 1),
+        (Quota { messages: 3, bytes: usize::MAX }, 3),
+        (Quota { messages: usize::MAX, bytes: 9 }, 2),
+        (Quota { messages: usize::MAX, bytes: 8 }, 1),
     ] {
         let mut core = core();
-        core.set_turn_budget(budget);
+        core.set_quota(budget);
         let mut sending = Sending::join(&mut core);
         (0..6).for_each(|_| sending.send(&mut core, &[7; 8]));
         for _ in 0..6 / share {
-            assert_eq!(core.turn().taken, share);
+            assert_eq!(core.cycle().consumed, share);
         }
-        assert_eq!(core.turn().taken, 0);
+        assert_eq!(core.cycle().consumed, 0);
     }
 }
 
 #[test]
 fn each_client_has_its_share_of_each_turn_whoever_comes_first() {
     let mut core = core();
-    core.set_turn_budget(TurnBudget { messages: 1, bytes: usize::MAX });
+    core.set_quota(Quota { messages: 1, bytes: usize::MAX });
     let mut clients = [(); 3].map(|()| Sending::join(&mut core));
     for client in &mut clients {
         (0..3).for_each(|_| client.send(&mut core, b""));
     }
-    for turn in 1..=3 {
-        core.turn();
-        let taken = |link: &Link<Region>| link.inbound.as_ref().map(Receiver::next_message);
-        assert!(core.links.iter().all(|link| taken(link) == Some(turn)));
+    for cycle in 1..=3 {
+        core.cycle();
+        let taken =
+            |member: &Member<Region>| member.inbound.as_ref().map(ChainReader::next_message);
+        assert!(core.members.iter().all(|member| taken(member) == Some(cycle)));
     }
 }
 
@@ -285,7 +284,7 @@ fn who_only_sends_is_not_rung_for_what_is_sent_on() {
     let receiver = sleeper(Roles::RECEIVE);
     sleeper(Roles::SEND);
     sending.send(&mut core, b"something");
-    core.turn();
+    core.cycle();
     assert_eq!(core.take_actions(), [Action::Ring(receiver)]);
 }
 
@@ -293,11 +292,11 @@ fn who_only_sends_is_not_rung_for_what_is_sent_on() {
 fn who_goes_does_not_change_whose_turn_is_next() {
     let mut core = core();
     let clients = [(); 3].map(|()| join(&mut core, Roles::SEND));
-    core.turn();
-    core.turn();
-    assert_eq!(core.links[core.first].id, clients[2]);
-    core.expel(clients[0], None);
-    assert_eq!(core.links[core.first].id, clients[2]);
+    core.cycle();
+    core.cycle();
+    assert_eq!(core.members[core.first].id, clients[2]);
+    core.disconnect(clients[0], None);
+    assert_eq!(core.members[core.first].id, clients[2]);
 }
 
 #[test]
@@ -320,7 +319,7 @@ fn what_waits_for_room_is_as_long_as_the_hook_made_it() {
     // A page has room for two of them.
     (0..3).for_each(|_| sending.send(&mut core, &[7; 8]));
     assert!(!core.is_blocked());
-    assert_eq!(core.turn().blocked, Some(Blocked::NeedPage(256)));
+    assert_eq!(core.cycle().blocked, Some(Blocked::NeedPage(256)));
     assert!(core.is_blocked());
     assert_eq!(core.waiting, Some(SLOT_HEADER + 64));
 }
@@ -330,7 +329,7 @@ fn a_client_that_is_gone_and_sends_without_end_is_removed() {
     let mut core = core();
     // So that there is always room.
     core.set_hook(Box::new(|_: &Message<'_>| Verdict::Drop));
-    core.set_turn_budget(TurnBudget { messages: 2, bytes: usize::MAX });
+    core.set_quota(Quota { messages: 2, bytes: usize::MAX });
     let client = join(&mut core, Roles::SEND);
     let pages = [Region::heap(256), Region::heap(256)];
     for (id, page) in pages.iter().enumerate() {
@@ -346,7 +345,7 @@ fn a_client_that_is_gone_and_sends_without_end_is_removed() {
     core.hung_up(client);
     let mut turns = 0;
     while core.clients() > 0 {
-        core.turn();
+        core.cycle();
         turns += 1;
         // The page that it has left goes on where the one that it is in ends.
         let next = turns + 1;
@@ -364,29 +363,29 @@ fn lent_as(core: &Core<Region>, page: &Region) -> Option<u32> {
 #[test]
 fn a_page_that_its_client_forgets_is_let_go_when_all_have_passed_it_and_no_other_is() {
     let mut core = core();
-    core.set_lend_from(8);
+    core.set_zero_copy_threshold(8);
     let Reserved { client: receiver, .. } = core.reserve(Roles::RECEIVE).unwrap();
     let control = Control::create(Region::heap(control_len(1)), 1);
     core.join(receiver, control.memory().clone()).unwrap();
     let mut sending = Sending::join(&mut core);
-    [0, 1, 5].into_iter().for_each(|page| core.may_lend(sending.client, page));
-    assert_eq!(core.lendable(), 3);
+    [0, 1, 5].into_iter().for_each(|page| core.may_share(sending.client, page));
+    assert_eq!(core.shareable_pages(), 3);
     for _ in 0..11 {
         sending.send(&mut core, &[7; 8]);
-        while let Some(Blocked::NeedPage(len)) = core.turn().blocked {
+        while let Some(Blocked::NeedPage(len)) = core.cycle().blocked {
             core.add_page(Region::heap(len));
         }
-        while core.notice(receiver).is_some() {
-            core.told(receiver);
+        while core.announcement(receiver).is_some() {
+            core.mark_sent(receiver);
         }
     }
-    core.turn();
+    core.cycle();
     // All but the very first, since when another page begins all have to be told of one of the
     // broker's own, and until then it is adopted; and but the last, whose page may not be lent.
-    assert_eq!((core.stats().messages, core.stats().lent), (11, 9));
-    let link = core.links.iter().find(|link| link.id == sending.client).unwrap();
+    assert_eq!((core.stats().messages, core.stats().by_ref), (11, 9));
+    let member = core.members.iter().find(|member| member.id == sending.client).unwrap();
     let [first, second] =
-        [0, 1].map(|page| link.inbound.as_ref().unwrap().page(page).unwrap().clone());
+        [0, 1].map(|page| member.inbound.as_ref().unwrap().page(page).unwrap().clone());
     assert!(lent_as(&core, &first).is_some());
 
     assert!(core.park(), "nothing came back");
@@ -394,20 +393,20 @@ fn a_page_that_its_client_forgets_is_let_go_when_all_have_passed_it_and_no_other
     // Behind the first message and the second, which is lent.
     control.publish_cursor(0, (PAGE_HEADER + 2 * 32) as u64);
     assert!(!core.park(), "a message came back");
-    core.turn();
+    core.cycle();
     assert!(core.park());
     core.unpark();
 
     core.page_forgotten(sending.client, 1).unwrap();
-    core.turn();
+    core.cycle();
     assert!(lent_as(&core, &second).is_some(), "it is still being read");
-    assert_eq!(core.lendable(), 3);
+    assert_eq!(core.shareable_pages(), 3);
     control.publish_cursor(0, core.broadcast.tail());
     assert!(!core.park(), "all came back");
-    core.turn();
+    core.cycle();
     assert_eq!(lent_as(&core, &second), None);
     assert!(lent_as(&core, &first).is_some());
-    assert_eq!(core.lendable(), 2);
+    assert_eq!(core.shareable_pages(), 2);
 }
 
 #[test]
@@ -441,15 +440,15 @@ impl Slow {
 /// Takes turns, with the pages that they need, until the bus is full.
 fn fill(core: &mut Core<Region>) {
     loop {
-        match core.turn().blocked {
+        match core.cycle().blocked {
             Some(Blocked::NeedPage(len)) => core.add_page(Region::heap(len)),
             Some(Blocked::Full) => return,
             Some(Blocked::Announce) => {}
             None => panic!("all is taken"),
         }
-        for client in core.untold().collect::<Vec<_>>() {
-            while core.notice(client).is_some() {
-                core.told(client);
+        for client in core.has_unsent().collect::<Vec<_>>() {
+            while core.announcement(client).is_some() {
+                core.mark_sent(client);
             }
         }
     }
@@ -466,13 +465,13 @@ fn two_who_fill(core: &mut Core<Region>) {
 fn who_is_refused_for_want_of_room_goes_on_with_its_share_and_does_not_begin_anew() {
     let mut core = core();
     // More than a page holds: the receiver leaves one page after the other.
-    core.set_turn_budget(TurnBudget { messages: 5, bytes: usize::MAX });
+    core.set_quota(Quota { messages: 5, bytes: usize::MAX });
     let slow = Slow::join(&mut core);
     two_who_fill(&mut core);
     fill(&mut core);
     let taken = |core: &Core<Region>| {
-        let of = |link: &Link<Region>| Some(link.inbound.as_ref()?.next_message());
-        core.links.iter().filter_map(of).collect::<Vec<_>>()
+        let of = |member: &Member<Region>| Some(member.inbound.as_ref()?.next_message());
+        core.members.iter().filter_map(of).collect::<Vec<_>>()
     };
     let before = taken(&core);
     for page in 1..=8 {
@@ -486,15 +485,15 @@ fn who_is_refused_for_want_of_room_goes_on_with_its_share_and_does_not_begin_ane
 #[test]
 fn a_broker_that_looks_for_room_before_it_sleeps_and_finds_a_liar_does_not_sleep() {
     let mut core = core();
-    let (_slow, liar) = (Slow::join(&mut core), Slow::join(&mut core));
+    let (_slow, faulty) = (Slow::join(&mut core), Slow::join(&mut core));
     two_who_fill(&mut core);
     fill(&mut core);
     assert!(core.park());
     core.unpark();
-    liar.control.publish_cursor(0, 1 << 40);
+    faulty.control.publish_cursor(0, 1 << 40);
     assert!(!core.park());
-    core.turn();
+    core.cycle();
     assert!(
-        matches!(core.take_actions()[..], [Action::Remove(who, Some(_))] if who == liar.client)
+        matches!(core.take_actions()[..], [Action::Remove(who, Some(_))] if who == faulty.client)
     );
 }

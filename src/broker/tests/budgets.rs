@@ -15,7 +15,7 @@ fn bus(place: &TempDir, set: impl FnOnce(BrokerBuilder) -> BrokerBuilder) -> Bro
 }
 
 fn connect(broker: &mut Broker) -> Socket {
-    let (before, deadline) = (broker.next_token, Instant::now() + PATIENCE);
+    let (before, deadline) = (broker.next_token, Instant::now() + HANDSHAKE_TIMEOUT);
     let socket = Socket::connect(broker.path(), deadline).unwrap();
     while broker.next_token == before {
         assert!(Instant::now() < deadline, "it is not accepted");
@@ -58,7 +58,7 @@ fn is_open(socket: &Socket) -> bool {
 
 /// So many messages, each of which the receiver takes.
 fn exchange(broker: &mut Broker, sender: &mut Client, receiver: &mut Client, count: u32) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     for tag in 0..count {
         sender.send(tag, &[7; 1000]).unwrap();
         loop {
@@ -93,10 +93,10 @@ fn a_connection_has_ten_seconds_to_join() {
     broker.expire(began[0] + 10 * SECOND);
     assert!(!is_open(&silent) && is_open(&greeted));
     broker.expire(began[1] + 10 * SECOND - JUST_BEFORE);
-    broker.turn();
+    broker.cycle();
     assert!(is_open(&greeted));
     broker.expire(began[1] + 10 * SECOND);
-    broker.turn();
+    broker.cycle();
     assert!(!is_open(&greeted));
     broker.expire(began[2] + 100 * SECOND);
     assert!(is_open(&joined));
@@ -128,7 +128,7 @@ fn what_finds_no_memory_is_tried_every_10_ms_and_for_10_s() {
     broker.expire(began + 10 * SECOND - JUST_BEFORE);
     assert!(is_open(&newcomer));
     broker.expire(began + 10 * SECOND);
-    broker.turn();
+    broker.cycle();
     assert!(!is_open(&newcomer));
     assert_eq!((broker.report.refused, broker.report.faults), (1, 0));
 }
@@ -159,11 +159,11 @@ fn a_receiver_that_holds_up_the_bus_is_rung_after_1_2_4_seconds() {
     let bound = bound("a half of a connection that is shut down");
     assert!(bound.ends_with("while the bus is held up, a ring after 1, 2, 4 … seconds"));
     let place = tempfile::tempdir().unwrap();
-    let mut broker = bus(&place, |builder| builder.lend_from(usize::MAX));
+    let mut broker = bus(&place, |builder| builder.zero_copy_threshold(usize::MAX));
     let slow = join(&mut broker, Roles::RECEIVE);
     let sender = connecting(&broker, Client::builder().send_only());
     let mut sender = let_in(&mut broker, sender);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     while broker.held_up.is_none() {
         assert!(Instant::now() < deadline, "the bus is not held up");
         let _ = sender.try_send(1, &[7; 1000]);
@@ -173,9 +173,9 @@ fn a_receiver_that_holds_up_the_bus_is_rung_after_1_2_4_seconds() {
     broker.held_up = Some(HeldUp { since, next: HELD_UP });
     heard(&slow);
     for seconds in [1, 2, 4, 8] {
-        broker.tell_hold_up(since + seconds * SECOND - JUST_BEFORE);
+        broker.report_hold_up(since + seconds * SECOND - JUST_BEFORE);
         assert_eq!(heard(&slow), [], "before {seconds} s");
-        broker.tell_hold_up(since + seconds * SECOND);
+        broker.report_hold_up(since + seconds * SECOND);
         assert_eq!(heard(&slow), [Packet::Ring], "after {seconds} s");
     }
 }
@@ -183,7 +183,7 @@ fn a_receiver_that_holds_up_the_bus_is_rung_after_1_2_4_seconds() {
 /// A bus with two clients, and one that has taken nothing out of its socket: that holds `all` but
 /// `missing` of the descriptors for it.
 fn unread(place: &TempDir, missing: usize) -> (Broker, [Client; 2], Socket, usize) {
-    let mut broker = bus(place, |builder| builder.lend_from(usize::MAX));
+    let mut broker = bus(place, |builder| builder.zero_copy_threshold(usize::MAX));
     let (mut sender, mut receiver) = pair(&mut broker);
     exchange(&mut broker, &mut sender, &mut receiver, 60);
     let is_page = |packet: &&Packet| matches!(packet, Packet::Page { .. });
@@ -198,7 +198,7 @@ fn unread(place: &TempDir, missing: usize) -> (Broker, [Client; 2], Socket, usiz
     assert_eq!(broker.connections.len(), 4);
     drop(first);
     // The share of three, from now on.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     while broker.connections.len() > 3 {
         assert!(Instant::now() < deadline, "a client stays");
         broker.max_in_flight = 3 * (all - missing) + 2;
@@ -207,7 +207,7 @@ fn unread(place: &TempDir, missing: usize) -> (Broker, [Client; 2], Socket, usiz
     (broker, [sender, receiver], unread, all)
 }
 
-fn last(broker: &mut Broker) -> &mut Connection {
+fn last(broker: &mut Broker) -> &mut ClientConnection {
     broker.connections.last_entry().unwrap().into_mut()
 }
 
@@ -244,7 +244,7 @@ fn a_page_that_is_sent_again_counts_as_one_that_waits() {
     }
     assert!(last(&mut broker).full_since.is_some());
     heard(&socket);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     let mut again = Vec::new();
     while again.is_empty() {
         assert!(Instant::now() < deadline, "it is not told");
@@ -263,18 +263,18 @@ fn a_full_socket_has_ten_seconds_while_others_wait() {
     let since = last(&mut broker).full_since.unwrap();
     broker.held_up = None;
     broker.disconnect_unread(since + 100 * SECOND);
-    broker.work_off();
+    broker.apply_actions();
     assert_eq!(broker.report.faults, 0, "no other client waits");
     // They have waited for as long as the socket is full, or not as long.
     for later in [0, 1] {
         let from = since + later * SECOND;
         broker.held_up = Some(HeldUp { since: from, next: HELD_UP });
         broker.disconnect_unread(from + 10 * SECOND - JUST_BEFORE);
-        broker.work_off();
+        broker.apply_actions();
         assert_eq!(broker.report.faults, 0);
     }
     broker.disconnect_unread(since + 11 * SECOND);
-    broker.work_off();
+    broker.apply_actions();
     assert_eq!(broker.report.faults, 1);
     assert!(!is_open(&socket));
 }
@@ -291,8 +291,8 @@ fn descriptors_are_shared_out_as_the_table_says() {
     assert!(rows[0].ends_with("two for each client, its connection and its process"));
     assert!(rows[1].starts_with("half of those that are not for the process itself"));
     let place = tempfile::tempdir().unwrap();
-    let broker = bus(&place, |builder| builder.lend_from(0));
-    assert_eq!((broker.max_lent, broker.max_in_flight), (all / 4, all / 2));
+    let broker = bus(&place, |builder| builder.zero_copy_threshold(0));
+    assert_eq!((broker.max_shared_pages, broker.max_in_flight), (all / 4, all / 2));
     assert!(broker.max_clients <= (all - all / 4) / 2);
 }
 
@@ -300,13 +300,13 @@ fn descriptors_are_shared_out_as_the_table_says() {
 #[test]
 fn pages_are_kept_to_be_lent_up_to_the_number_and_no_more() {
     let place = tempfile::tempdir().unwrap();
-    let mut broker = bus(&place, |builder| builder.lend_from(0));
-    broker.max_lent = 3;
+    let mut broker = bus(&place, |builder| builder.zero_copy_threshold(0));
+    broker.max_shared_pages = 3;
     let (mut sender, mut receiver) = pair(&mut broker);
     let mut kept = Vec::new();
     for _ in 0..40 {
         exchange(&mut broker, &mut sender, &mut receiver, 1);
-        kept.push(broker.core.lendable());
+        kept.push(broker.core.shareable_pages());
     }
     kept.dedup();
     assert_eq!(kept, [1, 2, 3]);
@@ -333,7 +333,7 @@ fn a_greeting_beyond_a_users_share_is_refused_with_its_reason() {
     let user = rustix::process::geteuid().as_raw();
     let before = join(&mut broker, Roles::SEND);
     // More than one id from now on would be the user's again in no time.
-    broker.allowance.use_up_all_but_one(user, Instant::now() + PATIENCE);
+    broker.allowance.use_up_all_but_one(user, Instant::now() + HANDSHAKE_TIMEOUT);
     let refused = greet(&mut broker, Roles::SEND);
     assert_eq!(heard(&refused), [Packet::Refused(Refusal::TooOften)]);
     assert!(is_open(&before) && !is_open(&refused));

@@ -22,7 +22,7 @@ pub enum Event {
     /// A child has told something.
     Note(usize, Note),
     /// A child has closed its standard output: it has ended.
-    Ended(usize),
+    Disconnected(usize),
     /// All names are with the clients.
     Walked(Walked),
     /// Something that can't be read.
@@ -85,7 +85,7 @@ impl Children {
                 let note = serde_json::from_str(&line).unwrap_or(Note::Warning(line));
                 let _ = to_us.send(Event::Note(child, note));
             }
-            let _ = to_us.send(Event::Ended(child));
+            let _ = to_us.send(Event::Disconnected(child));
         });
         Ok(())
     }
@@ -149,7 +149,7 @@ impl Children {
         let mut statuses = vec![(child, status)];
         while statuses.iter().all(|(_, status)| status.signal().is_none()) {
             match self.events.recv_timeout(AUTOPSY) {
-                Ok(Event::Ended(other)) => {
+                Ok(Event::Disconnected(other)) => {
                     if let Ok(status) = self.all[other].process.wait() {
                         statuses.push((other, status));
                     }

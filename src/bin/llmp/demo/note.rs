@@ -69,7 +69,7 @@ pub struct BrokerReport {
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Chain {
     /// Page turns.
-    pub turns: u64,
+    pub rollovers: u64,
     /// Page turns into a page that had been written before.
     pub reuses: u64,
     /// The most shared memory at one time, in bytes.
@@ -78,8 +78,8 @@ pub struct Chain {
 
 impl From<Stats> for Chain {
     fn from(stats: Stats) -> Self {
-        let Stats { turns, reuses, page_bytes_peak, .. } = stats;
-        Chain { turns, reuses, bytes_peak: page_bytes_peak }
+        let Stats { rollovers, reuses, page_bytes_peak, .. } = stats;
+        Chain { rollovers, reuses, bytes_peak: page_bytes_peak }
     }
 }
 

@@ -77,7 +77,7 @@ impl fmt::Display for Table {
         row("seconds", format!("{seconds:.3}"), "")?;
         row("messages/s", format!("{:.0}", messages as f64 / seconds), "")?;
         row("GiB/s", format!("{:.3}", bytes as f64 / seconds / (1u64 << 30) as f64), "")?;
-        row("page turns", self.chains(|chain| chain.turns).to_string(), "of all chains")?;
+        row("page turns", self.chains(|chain| chain.rollovers).to_string(), "of all chains")?;
         row("pages written again", self.chains(|chain| chain.reuses).to_string(), "")?;
         let peak = human(self.chains(|chain| chain.bytes_peak));
         let note = format!("sum of the peaks of {processes} processes");

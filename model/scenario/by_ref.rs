@@ -7,11 +7,11 @@
 use super::chain::{control_memory, limits};
 use super::{Descriptors, Mailbox, Runtime, Who};
 use llmp::broker::core::{Action, Core};
-use llmp::chain::{Blocked, Event, Notice, Receiver, Refused, Sender};
+use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
 use llmp::control::Control;
-use llmp::endpoint::{Endpoint, Wanted};
-use llmp::layout::{CONTROL_TAKEN, cursor_offset};
-use llmp::memory::{Crashing, Lifeline, Memory};
+use llmp::layout::{CONTROL_CONSUMED, cursor_offset};
+use llmp::link::{Interest, Link};
+use llmp::memory::{CrashBudget, Crashing, Memory};
 use llmp::order::Site;
 use llmp::wire::Roles;
 use llmp::{ClientId, Envelope, Limits, Tag};
@@ -28,28 +28,28 @@ const COPIED: u64 = 2;
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
     /// Messages that are lent before the others run.
-    pub lent: u64,
+    pub by_ref: u64,
     /// Messages in all.
     pub messages: u64,
     /// Tries of the sender, turns of the broker and steps of the receiver while the others run.
     pub tries: usize,
-    pub turns: usize,
+    pub cycles: usize,
     pub steps: usize,
 }
 
 /// How long each lives.
 #[derive(Clone)]
 pub struct Lives {
-    pub sender: Lifeline,
-    pub broker: Lifeline,
-    pub receiver: Lifeline,
+    pub sender: CrashBudget,
+    pub broker: CrashBudget,
+    pub receiver: CrashBudget,
     /// Whether the broker has to ask if a client is gone.
     pub clients_die: bool,
 }
 
 impl Lives {
     pub fn endless() -> Self {
-        let endless = Lifeline::endless;
+        let endless = CrashBudget::endless;
         Lives { sender: endless(), broker: endless(), receiver: endless(), clients_die: false }
     }
 }
@@ -62,7 +62,7 @@ enum Bell {
 }
 
 /// The broker's end of a connection.
-struct Link<R: Runtime> {
+struct BrokerSide<R: Runtime> {
     client: ClientId,
     bell: R::Mailbox<Bell>,
     /// Pages to the client; `None`: it is to forget this one.
@@ -73,16 +73,16 @@ struct Link<R: Runtime> {
 struct Broker<R: Runtime> {
     runtime: R,
     core: Core<Crashing<R::Memory>>,
-    life: Lifeline,
+    life: CrashBudget,
     bell: R::Mailbox<Bell>,
-    links: Vec<Link<R>>,
+    sides: Vec<BrokerSide<R>>,
 }
 
 struct Client<R: Runtime> {
     runtime: R,
     who: Who,
-    endpoint: Endpoint<Crashing<R::Memory>>,
-    life: Lifeline,
+    link: Link<Crashing<R::Memory>>,
+    life: CrashBudget,
     bell: R::Mailbox<Bell>,
     brokers_bell: R::Mailbox<Bell>,
     from_broker: Descriptors<Option<R::Memory>>,
@@ -113,40 +113,40 @@ fn connect<R: Runtime>(
     let control = runtime.memory(cursor_offset(2));
     let first = runtime.memory(limits.page_len());
     let mut core = Core::new(limits, by_broker(&control), 2, by_broker(&first));
-    core.set_lend_from(1);
+    core.set_zero_copy_threshold(1);
     let bell = runtime.mailbox::<Bell>();
-    let mut links = Vec::new();
-    let mut join = |who: Who, life: &Lifeline| {
+    let mut sides = Vec::new();
+    let mut join = |who: Who, life: &CrashBudget| {
         let roles = if who == SENDER { Roles::SEND } else { receives };
         let by_client =
             |memory: &R::Memory| Crashing::new(runtime.seen_by(memory, who), life.clone());
         let memory = control_memory(runtime);
         let own = Control::create(by_client(&memory), 1);
         let page = runtime.memory(self::limits(1, 2).page_len());
-        let sender = Sender::new(who.into(), self::limits(1, 2), by_client(&page));
+        let sender = ChainWriter::new(who.into(), self::limits(1, 2), by_client(&page));
         let reserved = core.reserve(roles)?;
         if life.is_over() || lives.broker.is_over() {
             return None;
         }
         let client = reserved.client;
         let start = core.join(client, by_broker(&memory)).unwrap();
-        while core.notice(client).is_some() {
-            core.told(client);
+        while core.announcement(client).is_some() {
+            core.mark_sent(client);
         }
         let peer = Control::check(by_client(&control), reserved.cursor).unwrap();
         let outbound = (who == SENDER).then(|| {
             core.page_arrived(client, 0, by_broker(&page)).unwrap();
-            core.may_lend(client, 0);
+            core.may_share(client, 0);
             (sender, reserved.cursor)
         });
         let inbound = (who == RECEIVER).then(|| {
             let pages = vec![(0, by_client(&first))];
-            let receiver = Receiver::new(limits, 0, pages, start, own.clone(), 0).unwrap();
+            let receiver = ChainReader::new(limits, 0, pages, start, own.clone(), 0).unwrap();
             receiver.in_place(peer.clone(), reserved.cursor, client.0)
         });
-        let mut endpoint = Endpoint::new(own, peer, outbound, inbound);
-        endpoint.told();
-        let link: Link<R> = Link {
+        let mut link = Link::new(own, peer, outbound, inbound);
+        link.mark_sent();
+        let side: BrokerSide<R> = BrokerSide {
             client,
             bell: runtime.mailbox::<Bell>(),
             to_client: Descriptors::default(),
@@ -155,24 +155,24 @@ fn connect<R: Runtime>(
         let client = Client {
             runtime: runtime.clone(),
             who,
-            endpoint,
+            link,
             life: life.clone(),
-            bell: link.bell.clone(),
+            bell: side.bell.clone(),
             brokers_bell: bell.clone(),
-            from_broker: link.to_client.clone(),
-            to_broker: link.from_client.clone(),
+            from_broker: side.to_client.clone(),
+            to_broker: side.from_client.clone(),
             next: 0,
             pages: 1,
             cursor: (control.clone(), cursor_offset(reserved.cursor)),
             tails: Vec::new(),
         };
-        links.push(link);
+        sides.push(side);
         Some(client)
     };
     let sender = join(SENDER, &lives.sender)?;
     let receiver = join(RECEIVER, &lives.receiver)?;
     let life = lives.broker.clone();
-    let broker = Broker { runtime: runtime.clone(), core, life, bell, links };
+    let broker = Broker { runtime: runtime.clone(), core, life, bell, sides };
     Some((sender, broker, receiver))
 }
 
@@ -196,35 +196,35 @@ fn lent_to<R: Runtime>(
     let is_over = || [&lives.sender, &lives.broker, &lives.receiver].iter().any(|l| l.is_over());
     while sender.next < COPIED + lent && !is_over() {
         sender.send();
-        while broker.turn() {}
+        while broker.cycle() {}
         if sender.next <= COPIED {
             while receiver.step() {}
-            receiver.give_up();
+            receiver.release();
         }
     }
     if is_over() {
         return None;
     }
-    assert_eq!(broker.core.stats().lent, lent);
+    assert_eq!(broker.core.stats().by_ref, lent);
     Some((sender, broker, receiver))
 }
 
 impl<R: Runtime> Broker<R> {
     /// A turn and what follows from it. Returns whether there was anything to do.
-    fn turn(&mut self) -> bool {
+    fn cycle(&mut self) -> bool {
         if self.life.is_over() {
             return false;
         }
-        let turn = self.core.turn();
+        let cycle = self.core.cycle();
         if self.life.is_over() {
             return false;
         }
-        assert_eq!(turn.blocked, None, "there is room for all");
-        let mut worked = turn.taken > 0;
+        assert_eq!(cycle.blocked, None, "there is room for all");
+        let mut worked = cycle.consumed > 0;
         for action in self.core.take_actions() {
             worked = true;
             match action {
-                Action::Ring(client) => self.link(client).bell.put(Bell::Ring),
+                Action::Ring(client) => self.side(client).bell.put(Bell::Ring),
                 Action::Drain(client) => self.drain(client),
                 Action::Remove(_, fault) => assert_eq!(fault, None, "everybody is honest"),
             }
@@ -233,30 +233,30 @@ impl<R: Runtime> Broker<R> {
         worked
     }
 
-    fn link(&self, client: ClientId) -> &Link<R> {
-        self.links.iter().find(|link| link.client == client).unwrap()
+    fn side(&self, client: ClientId) -> &BrokerSide<R> {
+        self.sides.iter().find(|side| side.client == client).unwrap()
     }
 
     fn drain(&mut self, client: ClientId) {
-        while let Some((id, page)) = self.link(client).from_client.receive() {
+        while let Some((id, page)) = self.side(client).from_client.receive() {
             let page = Crashing::new(self.runtime.seen_by(&page, BROKER), self.life.clone());
             self.core.page_arrived(client, id, page).unwrap();
-            self.core.may_lend(client, id);
+            self.core.may_share(client, id);
         }
         self.core.drained(client);
     }
 
     fn tell(&mut self) {
-        for link in &self.links {
-            while let Some(notice) = self.core.notice(link.client) {
-                match notice {
-                    Notice::Page(id) => {
+        for side in &self.sides {
+            while let Some(announcement) = self.core.announcement(side.client) {
+                match announcement {
+                    Announcement::Page(id) => {
                         let page = self.core.page(id).expect("it is told of what is there");
-                        link.to_client.send(id, Some(page.memory().clone()));
+                        side.to_client.send(id, Some(page.memory().clone()));
                     }
-                    Notice::Forget(id) => link.to_client.send(id, None),
+                    Announcement::Forget(id) => side.to_client.send(id, None),
                 }
-                self.core.told(link.client);
+                self.core.mark_sent(side.client);
             }
         }
     }
@@ -274,7 +274,7 @@ impl<R: Runtime> Broker<R> {
     fn serve(&mut self) {
         let mut stopping = false;
         loop {
-            if self.turn() {
+            if self.cycle() {
                 continue;
             }
             if stopping {
@@ -296,7 +296,7 @@ impl<R: Runtime> Client<R> {
         }
         loop {
             let (envelope, payload) = (Envelope::tagged(Tag(self.next as u32)), self.payload());
-            match self.endpoint.outbound_mut().unwrap().send(envelope, &payload) {
+            match self.link.outbound_mut().unwrap().send(envelope, &payload) {
                 _ if self.life.is_over() => return false,
                 Ok(()) => break,
                 Err(refused) => {
@@ -314,15 +314,16 @@ impl<R: Runtime> Client<R> {
     fn send_until(&mut self, messages: u64) {
         while self.next < messages {
             let (envelope, payload) = (Envelope::tagged(Tag(self.next as u32)), self.payload());
-            match self.endpoint.send(envelope, &payload) {
+            match self.link.send(envelope, &payload) {
                 Ok(must_ring) => {
                     self.has_sent();
                     self.ring(must_ring);
                 }
                 Err(refused) => {
                     if !self.makes_room(&refused) {
-                        let room = Some(Sender::<R::Memory>::room_for(&envelope, payload.len()));
-                        self.sleep(Wanted { room, ..Wanted::default() });
+                        let room =
+                            Some(ChainWriter::<R::Memory>::room_for(&envelope, payload.len()));
+                        self.sleep(Interest { room, ..Interest::default() });
                     }
                 }
             }
@@ -335,7 +336,7 @@ impl<R: Runtime> Client<R> {
 
     fn has_sent(&mut self) {
         self.next += 1;
-        self.tails.push(self.endpoint.outbound().unwrap().tail());
+        self.tails.push(self.link.outbound().unwrap().tail());
     }
 
     /// Makes a page if that was missing.
@@ -348,13 +349,13 @@ impl<R: Runtime> Client<R> {
         let page = self.runtime.memory(len);
         let seen = self.runtime.seen_by(&page, self.who);
         let mortal = Crashing::new(seen, self.life.clone());
-        self.endpoint.outbound_mut().unwrap().add_page(mortal);
+        self.link.outbound_mut().unwrap().add_page(mortal);
         if !self.life.is_over() {
             self.to_broker.send(self.pages, page);
         }
         // That the broker is to forget a page may come later.
-        while self.endpoint.notice().is_some() {
-            self.endpoint.told();
+        while self.link.announcement().is_some() {
+            self.link.mark_sent();
         }
         self.pages += 1;
         true
@@ -362,9 +363,9 @@ impl<R: Runtime> Client<R> {
 
     /// Waits until the broker has taken everything.
     fn flush(&mut self) {
-        let wanted = Wanted { taken: true, ..Wanted::default() };
-        while !self.endpoint.has(wanted) {
-            self.sleep(wanted);
+        let interest = Interest { consumed: true, ..Interest::default() };
+        while !self.link.is_ready(interest) {
+            self.sleep(interest);
         }
     }
 
@@ -374,12 +375,12 @@ impl<R: Runtime> Client<R> {
         }
     }
 
-    fn sleep(&mut self, wanted: Wanted) {
-        let (may_sleep, must_ring) = self.endpoint.park(wanted);
+    fn sleep(&mut self, interest: Interest) {
+        let (may_sleep, must_ring) = self.link.park(interest);
         self.ring(must_ring);
         if may_sleep {
             self.bell.wait();
-            self.endpoint.unpark();
+            self.link.unpark();
         }
     }
 
@@ -388,15 +389,15 @@ impl<R: Runtime> Client<R> {
         if self.life.is_over() {
             return false;
         }
-        let event = self.endpoint.inbound_mut().unwrap().poll().expect("the broker is honest");
+        let event = self.link.inbound_mut().unwrap().poll().expect("the broker is honest");
         if self.life.is_over() {
             return false;
         }
         match event {
             Event::Empty => return false,
-            Event::Turned => {}
+            Event::PageAdvanced => {}
             Event::Message(slot) => {
-                let inbound = self.endpoint.inbound_mut().unwrap();
+                let inbound = self.link.inbound_mut().unwrap();
                 let mut number = [0; 8];
                 inbound.read(&slot, &mut number);
                 assert_eq!(u64::from_le_bytes(number), self.next, "torn, or mixed up");
@@ -408,7 +409,7 @@ impl<R: Runtime> Client<R> {
             }
             Event::Unknown(id) => {
                 self.take_in();
-                let event = self.endpoint.inbound_mut().unwrap().poll().unwrap();
+                let event = self.link.inbound_mut().unwrap().poll().unwrap();
                 assert_ne!(event, Event::Unknown(id), "named before it was sent");
             }
         }
@@ -418,7 +419,7 @@ impl<R: Runtime> Client<R> {
     /// Takes in what the broker has sent.
     fn take_in(&mut self) {
         while let Some((id, page)) = self.from_broker.receive() {
-            let inbound = self.endpoint.inbound_mut().unwrap();
+            let inbound = self.link.inbound_mut().unwrap();
             match page {
                 Some(page) => {
                     let seen = self.runtime.seen_by(&page, self.who);
@@ -429,21 +430,21 @@ impl<R: Runtime> Client<R> {
         }
     }
 
-    fn give_up(&mut self) {
-        self.endpoint.inbound_mut().unwrap().give_up();
+    fn release(&mut self) {
+        self.link.inbound_mut().unwrap().release();
     }
 
     /// Receives until `messages` are received, and sleeps while there is nothing.
     fn receive_until(&mut self, messages: u64) {
         while self.next < messages {
             if !self.step() {
-                self.sleep(Wanted { message: true, ..Wanted::default() });
+                self.sleep(Interest { message: true, ..Interest::default() });
             }
         }
     }
 
     /// Messages that the broker has taken from us, or given up, too.
-    fn taken(&self, at: usize, site: Site) -> u64 {
+    fn consumed(&self, at: usize, site: Site) -> u64 {
         let (memory, cursor) = &self.cursor;
         let position = memory.load(cursor + at, site);
         self.tails.iter().filter(|tail| **tail <= position).count() as u64
@@ -453,8 +454,8 @@ impl<R: Runtime> Client<R> {
 /// All three go on beside each other, and as one of them may die: then the kernel says so. What
 /// was committed arrives; what receivers read is not written meanwhile; and who lives gets on, and
 /// gets back what it lent. Returns whether one died. [P3 P4 P5 P7 P8 P9]
-pub fn lend<R: Runtime>(runtime: &R, size: Size, lives: &Lives) -> bool {
-    let Some((mut sender, mut broker, mut receiver)) = lent(runtime, size.lent, lives) else {
+pub fn by_reference<R: Runtime>(runtime: &R, size: Size, lives: &Lives) -> bool {
+    let Some((mut sender, mut broker, mut receiver)) = lent(runtime, size.by_ref, lives) else {
         return true;
     };
     // The kernel's part: who has hung up.
@@ -482,28 +483,28 @@ pub fn lend<R: Runtime>(runtime: &R, size: Size, lives: &Lives) -> bool {
     let receives = runtime.spawn(move || {
         for _ in 0..size.steps {
             receiver.step();
-            receiver.give_up();
+            receiver.release();
         }
         hang_up(&receiver);
         receiver
     });
     let mut gone = None;
-    for _ in 0..size.turns {
+    for _ in 0..size.cycles {
         if lives.clients_die && gone.is_none() {
             gone = hang_ups.take();
             gone.into_iter().for_each(|who| broker.hung_up(who));
         }
-        broker.turn();
+        broker.cycle();
     }
     let (mut sender, mut receiver) = (sends(), receives());
     loop {
         // In this order: what the broker gives up is room for the sender.
-        let mut worked = broker.turn();
+        let mut worked = broker.cycle();
         worked |= sender.next < size.messages && sender.send();
         while receiver.step() {
             worked = true;
         }
-        receiver.give_up();
+        receiver.release();
         if let Some(dead) = [&sender, &receiver].into_iter().find(|client| client.life.is_over())
             && gone.is_none()
         {
@@ -527,8 +528,8 @@ fn end<R: Runtime>(
 ) -> bool {
     let (sent, received) = (sender.next, receiver.next);
     if broker.life.is_over() {
-        let given_up = sender.taken(0, Site::CursorRead);
-        let taken = sender.taken(CONTROL_TAKEN, Site::TakenRead).max(given_up);
+        let released = sender.consumed(0, Site::CursorRead);
+        let taken = sender.consumed(CONTROL_CONSUMED, Site::ConsumedRead).max(released);
         assert!((taken..=sent).contains(&received), "{taken} taken, {received} received");
         return true;
     }
@@ -543,39 +544,39 @@ fn end<R: Runtime>(
     }
     if !sender.life.is_over() {
         assert_eq!(received, messages, "a message is lost");
-        assert_eq!(sender.taken(0, Site::CursorRead), messages, "it is not given up");
+        assert_eq!(sender.consumed(0, Site::CursorRead), messages, "it is not given up");
         return false;
     }
     // Nothing of the dead remains with the living.
     receiver.take_in();
-    let pages = receiver.endpoint.inbound().unwrap().pages_len();
+    let pages = receiver.link.inbound().unwrap().pages_len();
     assert_eq!(pages, broadcast_limits().page_len(), "pages of the dead");
     true
 }
 
 /// A receiver that copies is struck and reads on in the sender's pages. What it takes is whole. [P8]
-pub fn struck_copies<R: Runtime>(runtime: &R) {
-    struck(&runtime.racing(true), Roles::RECEIVE);
+pub fn removed_copies<R: Runtime>(runtime: &R) {
+    removed(&runtime.racing(true), Roles::RECEIVE);
 }
 
 /// A receiver that reads in place is struck and reads on in the sender's pages, which are not written
 /// again. [P8]
-pub fn struck_in_place<R: Runtime>(runtime: &R) {
-    struck(&runtime.racing(false), Roles::RECEIVE.and(Roles::IN_PLACE));
+pub fn removed_in_place<R: Runtime>(runtime: &R) {
+    removed(&runtime.racing(false), Roles::RECEIVE.and(Roles::IN_PLACE));
 }
 
-fn struck<R: Runtime>(runtime: &R, roles: Roles) {
+fn removed<R: Runtime>(runtime: &R, roles: Roles) {
     let lives = Lives::endless();
     let (mut sender, mut broker, mut receiver) = lent_to(runtime, COPIED, &lives, roles).unwrap();
     let in_place = roles.has(Roles::IN_PLACE);
     receiver.take_in();
     let reads = runtime.spawn(move || {
         // So that the mistake of looking too early can be made with the first message.
-        if !receiver.endpoint.inbound().unwrap().is_whole() {
+        if !receiver.link.inbound().unwrap().is_whole() {
             return;
         }
         for _ in 0..COPIED {
-            let inbound = receiver.endpoint.inbound_mut().unwrap();
+            let inbound = receiver.link.inbound_mut().unwrap();
             let Ok(Event::Message(slot)) = inbound.poll() else { panic!("it was sent before") };
             if in_place && !inbound.is_member() {
                 return;
@@ -596,7 +597,7 @@ fn struck<R: Runtime>(runtime: &R, roles: Roles) {
         }
     });
     broker.core.hung_up(ClientId(RECEIVER.into()));
-    broker.turn();
+    broker.cycle();
     sends();
     reads();
 }
@@ -604,7 +605,7 @@ fn struck<R: Runtime>(runtime: &R, roles: Roles) {
 /// The broker sleeps until what it lends is returned, the sender until its page is, the receiver
 /// until there is something: the receiver is one thread, the others are another or two.
 /// [P9 P10]
-pub fn lend_asleep<R: Runtime>(runtime: &R, messages: u64) {
+pub fn ref_asleep<R: Runtime>(runtime: &R, messages: u64) {
     let lives = Lives::endless();
     let (mut sender, mut broker, mut receiver) = lent(runtime, COPIED, &lives).unwrap();
     let receives = runtime.spawn(move || receiver.receive_until(messages));
@@ -625,13 +626,13 @@ pub fn broker_asleep<R: Runtime>(runtime: &R, messages: u64) {
     let receives = runtime.spawn(move || receiver.receive_until(messages));
     while sender.next < messages {
         // In this order: what the broker gives up is room for the sender.
-        let worked = broker.turn();
+        let worked = broker.cycle();
         if !sender.send() && !worked && broker.core.park() {
             broker.bell.wait();
             broker.core.unpark();
         }
     }
-    broker.turn();
+    broker.cycle();
     receives();
 }
 
@@ -643,7 +644,7 @@ pub fn flush<R: Runtime>(runtime: &R) {
         let messages = sender.next + 1;
         sender.send_until(messages);
         sender.flush();
-        assert!(sender.taken(0, Site::CursorRead) < messages - 1, "given up, and still read");
+        assert!(sender.consumed(0, Site::CursorRead) < messages - 1, "given up, and still read");
         while receiver.next < messages {
             assert!(receiver.step(), "taken, and not sent on");
         }

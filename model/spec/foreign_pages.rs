@@ -6,22 +6,31 @@ use crate::state::*;
 impl Bus {
     pub fn lend(&mut self, action: Action, rules: Rules) -> Verdict {
         match action {
-            Action::Adopt { loan: id, of, page } => {
+            Action::Adopt { foreign_page: id, of, page } => {
                 let len = there(self.chain(of).page(page), "page")?.len;
-                let lent: u32 = self.loans.iter().map(|loan| loan.len).sum();
+                let lent: u32 =
+                    self.foreign_pages.iter().map(|foreign_page| foreign_page.len).sum();
                 let has_room = lent + len <= self.sizes.budget;
                 rules.demand(has_room, 6, "more is lent than the budget")?;
                 let chain = self.chain_mut(BROADCAST);
                 rules.demand(id >= chain.next_page, 8, "a page id was used before")?;
                 chain.next_page = id + 1;
                 let sent = Set::default();
-                self.loans.push(Loan { id, of, page, len, sent, until: 0, rest: None });
+                self.foreign_pages.push(ForeignPage {
+                    id,
+                    of,
+                    page,
+                    len,
+                    sent,
+                    until: 0,
+                    rest: None,
+                });
             }
             Action::Forget { page: id, .. } => {
                 let passed = self.chain(BROADCAST).passed_by_all();
-                let until = there(self.loan(id), "loan")?.until;
+                let until = there(self.foreign_page(id), "loan")?.until;
                 rules.demand(until <= passed, 8, "a page was taken back that is lent")?;
-                self.loans.retain(|loan| loan.id != id);
+                self.foreign_pages.retain(|foreign_page| foreign_page.id != id);
             }
             Action::Borrow { by, of, page, at } => {
                 rules.demand(self.lives(by), 4, "a dead process reads")?;
@@ -29,26 +38,26 @@ impl Bus {
                     return self.read_on(action, rules);
                 }
                 let found = self.chain(BROADCAST).reader(by).and_then(|reader| reader.found);
-                let Some(word @ Word::Lent { loan, at: unit, .. }) = found else {
+                let Some(word @ Word::Lent { foreign_page, at: unit, .. }) = found else {
                     return rules.demand(false, 3, "it reads a page that nothing is lent of");
                 };
-                let lender = there(self.loan(loan), "loan")?;
+                let lender = there(self.foreign_page(foreign_page), "loan")?;
                 let is_there = (lender.of, lender.page) == (of, page) && at >= u32::from(unit);
                 rules.demand(is_there, 8, "it reads another place than the lent message's")?;
                 let has = lender.sent.has(by);
                 rules.demand(has, 3, "it reads a page that it was not sent")?;
-                let stands = self.stands(word) || self.process(of).is_liar;
+                let stands = self.stands(word) || self.process(of).is_hostile;
                 rules.demand(stands, 8, "it reads a page that is another by now")?;
             }
             Action::Take { chain: id, by, to } => {
-                let is_liar = self.process(id).is_liar;
+                let is_hostile = self.process(id).is_hostile;
                 let chain = self.chain(id);
                 let (has_peer, forwarded) = (!chain.is_orphan, chain.forwarded);
                 let reader = there(self.chain(id).reader(by), "receiver")?;
                 let is_place = to == reader.place.position;
                 rules.demand(is_place, 8, "it has taken another place than its own")?;
                 rules.demand(to > reader.taken, 12, "what it has taken does not move forwards")?;
-                let sent_on = id == BROADCAST || is_liar || forwarded >= reader.next;
+                let sent_on = id == BROADCAST || is_hostile || forwarded >= reader.next;
                 rules.demand(sent_on, 3, "it says that it has taken what it has not sent on")?;
                 there(self.chain_mut(id).reader_mut(by), "receiver")?.taken = to;
                 if has_peer {
@@ -62,43 +71,47 @@ impl Bus {
 
     /// A lent message was published: its client's page holds it from now on.
     pub fn hold(&mut self, owner: Id, word: Word, until: u32, rules: Rules) -> Verdict {
-        let Word::Lent { from, number, loan: id, at, .. } = word else { return Ok(()) };
+        let Word::Lent { from, number, foreign_page: id, at, .. } = word else { return Ok(()) };
         rules.demand(owner == BROADCAST, 12, "another chain than the broadcast chain lends")?;
-        let loan = there(self.loan(id), "loan")?;
-        rules.demand(loan.of == from, 12, "it lends another's message as the sender's")?;
+        let foreign_page = there(self.foreign_page(id), "loan")?;
+        rules.demand(foreign_page.of == from, 12, "it lends another's message as the sender's")?;
         let readers = &self.chain(BROADCAST).readers;
-        let is_sent = readers.iter().all(|reader| loan.sent.has(reader.by));
+        let is_sent = readers.iter().all(|reader| foreign_page.sent.has(reader.by));
         rules.demand(is_sent, 3, "a page is lent before it was sent to everybody")?;
-        let is_liar = self.process(from).is_liar;
-        let stands = is_liar || self.stands(word);
+        let is_hostile = self.process(from).is_hostile;
+        let stands = is_hostile || self.stands(word);
         rules.demand(stands, 8, "what it lends does not stand there")?;
         let base = self.lent_page(id).and_then(|page| page.header).map_or(0, |(base, _)| base);
         let position = base + u32::from(at);
-        self.held.push(Held { from, number, loan: id, at, position, until });
-        let mut loans = self.loans.iter_mut();
-        loans.find(|loan| loan.id == id).into_iter().for_each(|loan| loan.until = until);
+        self.held.push(Held { from, number, foreign_page: id, at, position, until });
+        let mut foreign_pages = self.foreign_pages.iter_mut();
+        foreign_pages
+            .find(|foreign_page| foreign_page.id == id)
+            .into_iter()
+            .for_each(|foreign_page| foreign_page.until = until);
         Ok(())
     }
 
     /// The page that is lent.
-    fn lent_page(&self, loan: u16) -> Option<&Page> {
-        let loan = self.loan(loan)?;
-        loan.rest.as_ref().or_else(|| self.chain(loan.of).page(loan.page))
+    fn lent_page(&self, foreign_page: u16) -> Option<&Page> {
+        let foreign_page = self.foreign_page(foreign_page)?;
+        foreign_page.rest.as_ref().or_else(|| self.chain(foreign_page.of).page(foreign_page.page))
     }
 
     /// Whether the message that is lent stands where it is said to.
     pub fn stands(&self, word: Word) -> bool {
-        let Word::Lent { from, number, loan, at, .. } = word else { return true };
-        let stands = self.lent_page(loan).and_then(|page| page.words.get(usize::from(at)));
+        let Word::Lent { from, number, foreign_page, at, .. } = word else { return true };
+        let stands = self.lent_page(foreign_page).and_then(|page| page.words.get(usize::from(at)));
         matches!(stands, Some(Word::Message { from: f, number: n, .. }) if (*f, *n) == (from, number))
     }
 
     /// Its owner lets go of a page. What is lent of it stays with the receivers.
     pub fn leave_to_receivers(&mut self, owner: Id, page: Page) {
-        let is_it =
-            |loan: &&mut Loan| loan.of == owner && loan.page == page.id && loan.rest.is_none();
-        if let Some(loan) = self.loans.iter_mut().find(is_it) {
-            loan.rest = Some(page);
+        let is_it = |foreign_page: &&mut ForeignPage| {
+            foreign_page.of == owner && foreign_page.page == page.id && foreign_page.rest.is_none()
+        };
+        if let Some(foreign_page) = self.foreign_pages.iter_mut().find(is_it) {
+            foreign_page.rest = Some(page);
         }
     }
 
@@ -106,7 +119,7 @@ impl Bus {
     pub fn is_unread(&self, held: &Held) -> bool {
         let reads = |reader: &Reader| {
             let by = self.process(reader.by);
-            by.life == Life::Lives && !by.is_liar && reader.place.position < held.until
+            by.life == Life::Lives && !by.is_hostile && reader.place.position < held.until
         };
         self.chain(BROADCAST).readers.iter().any(reads)
     }
@@ -115,20 +128,21 @@ impl Bus {
     pub fn is_held_back(&self, held: &Held) -> bool {
         let reader = self.chain(held.from).reader(BROKER);
         // A liar's chain is not kept, and nobody else waits for what is held of it.
-        let is_kept = self.lives(BROKER) && !self.process(held.from).is_liar;
+        let is_kept = self.lives(BROKER) && !self.process(held.from).is_hostile;
         is_kept && reader.is_some_and(|reader| reader.cursor <= held.position)
     }
 
     /// Whether the broker lends something that it has to take back.
-    pub fn is_lending(&self) -> bool {
-        let is_left = |loan: &Loan| !self.chain(loan.of).is_open();
-        self.held.iter().any(|held| self.is_held_back(held)) || self.loans.iter().any(is_left)
+    pub fn has_refs(&self) -> bool {
+        let is_left = |foreign_page: &ForeignPage| !self.chain(foreign_page.of).is_open();
+        self.held.iter().any(|held| self.is_held_back(held))
+            || self.foreign_pages.iter().any(is_left)
     }
 
     /// Whether a page is lent that its owner has dropped.
     #[allow(dead_code, reason = "used by the model's programs")]
     pub fn lends_dropped(&self) -> bool {
-        self.loans.iter().any(|loan| loan.rest.is_some())
+        self.foreign_pages.iter().any(|foreign_page| foreign_page.rest.is_some())
     }
 
     /// Whether anything of a client's chain is held back; and whether everybody has passed what is
@@ -141,7 +155,7 @@ impl Bus {
     }
 
     /// Nobody asks any more where these were.
-    pub fn forget_what_is_returned(&mut self) {
+    pub fn forget_released_pages(&mut self) {
         if self.held.is_empty() {
             return;
         }

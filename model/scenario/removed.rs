@@ -3,7 +3,7 @@
 
 use super::chain::{OWNER, PAYLOAD, Sending, Step, control_memory, envelope, limits, payload};
 use super::{Descriptors, Runtime};
-use llmp::chain::{Event, Receiver};
+use llmp::chain::{ChainReader, Event};
 use llmp::control::Control;
 use llmp::memory::Memory;
 
@@ -13,16 +13,16 @@ const RECEIVER: u32 = 1;
 /// A receiver that copies. What it takes is what was sent, however far the sender, which waits for it
 /// no more, has come in writing its pages again. [P8]
 pub fn copies<R: Runtime>(runtime: &R, messages: u64, steps: usize) {
-    struck(&runtime.racing(true), messages, steps, false);
+    removed(&runtime.racing(true), messages, steps, false);
 }
 
 /// A receiver that reads in place. Its pages are retired, so that nothing is ever written where it
 /// reads. [P8]
 pub fn reads_in_place<R: Runtime>(runtime: &R, messages: u64, steps: usize) {
-    struck(&runtime.racing(false), messages, steps, true);
+    removed(&runtime.racing(false), messages, steps, true);
 }
 
-fn struck<R: Runtime>(runtime: &R, messages: u64, steps: usize, in_place: bool) {
+fn removed<R: Runtime>(runtime: &R, messages: u64, steps: usize, in_place: bool) {
     // One that reads in place knows a page that it has left: that is written again, and not retired.
     let pages = if in_place { 3 } else { 2 };
     let limits = limits(1, pages);
@@ -43,14 +43,14 @@ fn struck<R: Runtime>(runtime: &R, messages: u64, steps: usize, in_place: bool) 
     while let Some(page) = socket.receive() {
         pages.push(page);
     }
-    let receiver = Receiver::new(limits, OWNER, pages, start, control, 0).unwrap();
+    let receiver = ChainReader::new(limits, OWNER, pages, start, control, 0).unwrap();
     let mut receiver = receiver.in_place(Control::check(place, 0).unwrap(), 0, RECEIVER);
     if in_place {
         // Two messages, and the ends of their pages. One of these pages is free behind the next message.
         for _ in 0..4 {
             assert!(take(&mut receiver, in_place));
         }
-        receiver.give_up();
+        receiver.release();
         assert_eq!(sending.send(), Step::Done);
     }
     let reads = runtime.spawn(move || {
@@ -61,7 +61,7 @@ fn struck<R: Runtime>(runtime: &R, messages: u64, steps: usize, in_place: bool) 
         }
     });
     places.end_membership(0);
-    sending.strike(RECEIVER);
+    sending.remove_receiver(RECEIVER);
     if in_place {
         sending.retire();
     }
@@ -72,9 +72,9 @@ fn struck<R: Runtime>(runtime: &R, messages: u64, steps: usize, in_place: bool) 
 }
 
 /// Takes a step. Returns whether to go on: the receiver has not found yet that it was struck.
-fn take<M: Memory>(receiver: &mut Receiver<M>, in_place: bool) -> bool {
+fn take<M: Memory>(receiver: &mut ChainReader<M>, in_place: bool) -> bool {
     match receiver.poll() {
-        Ok(Event::Empty | Event::Turned) => true,
+        Ok(Event::Empty | Event::PageAdvanced) => true,
         Ok(Event::Message(slot)) => {
             if in_place && !receiver.is_member() {
                 return false;

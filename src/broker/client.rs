@@ -1,14 +1,14 @@
 //! One client's connection as the broker sees it: from the greeting to its pages.
 
 use super::core::Core;
-use crate::chain::Notice;
+use crate::chain::Announcement;
+use crate::connection::{map_page, map_page_to_share, send_announcement};
 use crate::fault::Fault;
 use crate::handshake::{HelloError, check_hello, map_control};
 use crate::lost::Again;
-use crate::memory::{Foreign, Region};
+use crate::memory::{ReceivedFd, Region};
 use crate::message::ClientId;
-use crate::port::{map_page, map_page_to_lend, tell};
-use crate::sys::lifeline::acts;
+use crate::sys::failpoint::effect;
 use crate::sys::socket::{Credentials, Sent, Socket};
 use crate::wire::{Packet, Refusal, Roles};
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -28,7 +28,7 @@ pub(super) enum Phase {
 
 /// How far telling a client has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum Progress {
     /// It has been told everything.
     All,
     /// Its socket is full; try again when it is writable.
@@ -41,13 +41,13 @@ pub(super) enum Told {
     HungUp,
 }
 
-impl From<Sent> for Told {
+impl From<Sent> for Progress {
     fn from(sent: Sent) -> Self {
         match sent {
-            Sent::Yes => Told::All,
-            Sent::NotNow => Told::NotNow,
-            Sent::NoMemory => Told::NoMemory,
-            Sent::HungUp => Told::HungUp,
+            Sent::Yes => Progress::All,
+            Sent::NotNow => Progress::NotNow,
+            Sent::NoMemory => Progress::NoMemory,
+            Sent::HungUp => Progress::HungUp,
         }
     }
 }
@@ -56,20 +56,20 @@ impl From<Sent> for Told {
 #[derive(Debug)]
 pub(super) enum Stuck {
     /// Its memory can't be mapped.
-    Packet(Packet, Option<Foreign>),
+    Packet(Packet, Option<ReceivedFd>),
     /// There is no descriptor for it: it is still in the socket.
     InSocket,
 }
 
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct ClientConnection {
     pub socket: Socket,
     pub phase: Phase,
     roles: Roles,
     /// Its next step on the way in, until it has been told: that it is welcome, then where it starts.
     step: Option<Packet>,
     /// How many clients receive, as it was told last.
-    census: Option<usize>,
+    receiver_count: Option<usize>,
     /// Since when something for it has had to wait: its socket is full, or holds as many descriptors
     /// as it may.
     pub full_since: Option<Instant>,
@@ -91,9 +91,9 @@ pub(super) struct Connection {
     pub began: Instant,
 }
 
-impl Connection {
+impl ClientConnection {
     pub fn new(socket: Socket, peer: Credentials) -> Self {
-        Connection {
+        ClientConnection {
             process: peer.process,
             user: peer.user,
             began: Instant::now(),
@@ -101,7 +101,7 @@ impl Connection {
             phase: Phase::Fresh,
             roles: Roles(0),
             step: None,
-            census: None,
+            receiver_count: None,
             full_since: None,
             has_died: false,
             is_watched: false,
@@ -149,7 +149,7 @@ impl Connection {
         &mut self,
         client: ClientId,
         packet: Packet,
-        descriptor: &mut Option<Foreign>,
+        descriptor: &mut Option<ReceivedFd>,
         core: &mut Core<Region>,
     ) -> Result<(), Fault> {
         let (Packet::Join, Some(descriptor)) = (packet, descriptor) else {
@@ -164,14 +164,14 @@ impl Connection {
         Ok(())
     }
 
-    /// Every later packet. A page whose descriptor may be kept (`may_lend`) is lent to others.
+    /// Every later packet. A page whose descriptor may be kept (`may_share`) is lent to others.
     pub fn on_packet(
         &mut self,
         client: ClientId,
         packet: Packet,
-        descriptor: &mut Option<Foreign>,
+        descriptor: &mut Option<ReceivedFd>,
         core: &mut Core<Region>,
-        may_lend: bool,
+        may_share: bool,
     ) -> Result<(), Fault> {
         match (packet, descriptor) {
             // After a Bye comes the hang-up.
@@ -182,10 +182,10 @@ impl Connection {
                 Ok(())
             }
             (Packet::Page { id }, Some(descriptor)) if self.roles.has(Roles::SEND) => {
-                let map = if may_lend { map_page_to_lend } else { map_page };
+                let map = if may_share { map_page_to_share } else { map_page };
                 core.page_arrived(client, id, map(descriptor, core.limits())?)?;
-                if may_lend {
-                    core.may_lend(client, id);
+                if may_share {
+                    core.may_share(client, id);
                 }
                 Ok(())
             }
@@ -207,26 +207,28 @@ impl Connection {
     ///
     /// No more than `max_in_flight` descriptors wait in its socket: the kernel counts those of all
     /// sockets together, and beyond a limit it takes no more for any.
-    pub fn tell(&mut self, core: &mut Core<Region>, max_in_flight: usize) -> Told {
-        let Some(client) = self.client() else { return Told::All };
-        while let Some(notice) = self.again.notice().or_else(|| core.notice(client)) {
+    pub fn announce(&mut self, core: &mut Core<Region>, max_in_flight: usize) -> Progress {
+        let Some(client) = self.client() else { return Progress::All };
+        while let Some(announcement) =
+            self.again.announcement().or_else(|| core.announcement(client))
+        {
             if self.in_flight >= max_in_flight {
                 if !self.socket.is_read() {
-                    return Told::Unread;
+                    return Progress::Unread;
                 }
                 self.in_flight = 0;
             }
-            match tell(&self.socket, notice, |id| core.page(id)) {
+            match send_announcement(&self.socket, announcement, |id| core.page(id)) {
                 Sent::Yes => {
-                    if !self.again.told() {
-                        core.told(client);
+                    if !self.again.mark_sent() {
+                        core.mark_sent(client);
                     }
-                    self.in_flight += usize::from(matches!(notice, Notice::Page(_)));
+                    self.in_flight += usize::from(matches!(announcement, Announcement::Page(_)));
                     // It reads, if slowly.
                     self.full_since = self.full_since.map(|_| Instant::now());
                 }
                 // A hang-up comes up as an event.
-                other => return Told::from(other),
+                other => return Progress::from(other),
             }
         }
         if let Some(step) = &self.step {
@@ -237,17 +239,17 @@ impl Connection {
                     self.in_flight += step.descriptors();
                     self.step = None;
                 }
-                other => return Told::from(other),
+                other => return Progress::from(other),
             }
         }
         if self.misses(core.receivers()) {
             let receivers = core.receivers();
-            match self.socket.send(&Packet::Census { receivers: receivers as u32 }, None) {
-                Sent::Yes => self.census = Some(receivers),
-                other => return Told::from(other),
+            match self.socket.send(&Packet::ReceiverCount { receivers: receivers as u32 }, None) {
+                Sent::Yes => self.receiver_count = Some(receivers),
+                other => return Progress::from(other),
             }
         }
-        Told::All
+        Progress::All
     }
 
     /// Whether its process may still be reading pages in place.
@@ -258,20 +260,20 @@ impl Connection {
 
     /// Whether it asked to be told how many clients receive, and was last told another number.
     pub fn misses(&self, receivers: usize) -> bool {
-        let is_watching = self.roles.has(Roles::WATCH) && matches!(self.phase, Phase::Joined(_));
-        is_watching && self.census != Some(receivers)
+        let is_watching = self.roles.has(Roles::TRACK) && matches!(self.phase, Phase::Joined(_));
+        is_watching && self.receiver_count != Some(receivers)
     }
 
     /// Notes what became of telling it something; asks to be woken when there is room in a full
     /// socket again, or no longer.
-    pub fn note(&mut self, told: Told, epoll: &OwnedFd, token: u64) {
+    pub fn note(&mut self, told: Progress, epoll: &OwnedFd, token: u64) {
         match told {
-            Told::NotNow | Told::Unread => {
+            Progress::NotNow | Progress::Unread => {
                 self.full_since.get_or_insert_with(Instant::now);
             }
-            Told::All | Told::NoMemory | Told::HungUp => self.full_since = None,
+            Progress::All | Progress::NoMemory | Progress::HungUp => self.full_since = None,
         }
-        let writable = told == Told::NotNow;
+        let writable = told == Progress::NotNow;
         if self.is_watched != writable && self.stuck.is_none() {
             self.watch(writable, epoll, token);
         }
@@ -279,7 +281,7 @@ impl Connection {
 
     fn watch(&mut self, writable: bool, epoll: &OwnedFd, token: u64) {
         let flags = if writable { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
-        acts("watch for room");
+        effect("watch for room");
         if epoll::modify(epoll, &self.socket, EventData::new_u64(token), flags).is_ok() {
             self.is_watched = writable;
         }
@@ -289,7 +291,7 @@ impl Connection {
     /// not watched meanwhile, but for a hang-up: that comes up once.
     pub fn put_aside(&mut self, stuck: Stuck, epoll: &OwnedFd, token: u64) {
         self.stuck = Some(stuck);
-        acts("watch for a hang-up alone");
+        effect("watch for a hang-up alone");
         // The kernel needs no memory for that.
         let _ = epoll::modify(epoll, &self.socket, EventData::new_u64(token), EventFlags::ONESHOT);
     }

@@ -3,9 +3,9 @@
 //! Such a page gets an id of this chain and is announced to the receivers like a page of its own.
 //! Nobody goes on in it; a lent message says where in it its payload lies. Whoever wrote the page
 //! must not write it again before every receiver has passed all that was lent of it: its owner,
-//! which is its receiver, holds back its cursor until [`passed`](Sender::passed) says so.
+//! which is its receiver, holds back its cursor until [`passed`](ChainWriter::passed) says so.
 
-use super::Sender;
+use super::ChainWriter;
 use super::pool::Page;
 use crate::chain::{Blocked, Refused};
 use crate::layout::*;
@@ -14,7 +14,7 @@ use crate::message::Envelope;
 
 /// A page of somebody else's.
 #[derive(Debug)]
-pub(super) struct Lent<M> {
+pub(super) struct ForeignPage<M> {
     pub(super) page: Page<M>,
     /// The position behind the last message that was lent of it, or where it was adopted.
     until: u64,
@@ -22,14 +22,15 @@ pub(super) struct Lent<M> {
 
 /// Ids from here on are for the chain's own pages. Ids are never used again, and pages of others
 /// come and go as often as these like: they must not use up what the chain cannot do without.
-const LENT_IDS: u32 = u32::MAX / 2;
+const FOREIGN_IDS: u32 = u32::MAX / 2;
 
-impl<M: Memory> Sender<M> {
+impl<M: Memory> ChainWriter<M> {
     /// Takes a page of somebody else's among those of which messages can be lent, and returns what
     /// it is called in this chain; `None` if they would take more than the budget, or all ids.
-    pub fn adopt(&mut self, memory: M) -> Option<u32> {
-        let lent: usize = self.lent.iter().map(|lent| lent.page.memory.region_len()).sum();
-        if lent + memory.region_len() > self.limits.budget() || self.next_page >= LENT_IDS {
+    pub fn add_foreign_page(&mut self, memory: M) -> Option<u32> {
+        let foreign: usize =
+            self.foreign.iter().map(|foreign| foreign.page.memory.region_len()).sum();
+        if foreign + memory.region_len() > self.limits.budget() || self.next_page >= FOREIGN_IDS {
             return None;
         }
         if self.next_page == u32::MAX {
@@ -38,13 +39,13 @@ impl<M: Memory> Sender<M> {
         let page = self.announce(memory);
         let id = page.id;
         let until = self.position();
-        self.lent.push(Lent { page, until });
+        self.foreign.push(ForeignPage { page, until });
         Some(id)
     }
 
     /// Whether messages can be lent of a page: every receiver has been sent it.
-    pub fn can_lend(&self, id: u32) -> bool {
-        self.lent.iter().any(|lent| lent.page.id == id && lent.page.unannounced == 0)
+    pub fn can_refer_to(&self, id: u32) -> bool {
+        self.foreign.iter().any(|foreign| foreign.page.id == id && foreign.page.unannounced == 0)
     }
 
     /// Appends a message of `len` bytes whose payload lies in the lent page `id` at `offset`.
@@ -53,7 +54,7 @@ impl<M: Memory> Sender<M> {
     /// # Errors
     ///
     /// [`Refused`]; then nothing was written.
-    pub fn lend(
+    pub fn send_ref(
         &mut self,
         envelope: Envelope,
         len: usize,
@@ -61,21 +62,21 @@ impl<M: Memory> Sender<M> {
         offset: usize,
     ) -> Result<u64, Refused> {
         // It was asked before whether the page can be lent.
-        let lent = self.lent.iter().position(|lent| lent.page.id == id);
-        let lent = lent.ok_or(Refused::Blocked(Blocked::Announce))?;
-        let slot_len = Self::room_to_lend(&envelope);
-        let claim = self.claim_slot(envelope, len, slot_len, KIND_LENT)?;
-        claim.lend(id, offset);
+        let foreign = self.foreign.iter().position(|foreign| foreign.page.id == id);
+        let foreign = foreign.ok_or(Refused::Blocked(Blocked::Announce))?;
+        let slot_len = Self::room_for_ref(&envelope);
+        let claim = self.claim_slot(envelope, len, slot_len, KIND_REF)?;
+        claim.write_ref(id, offset);
         claim.commit();
         let until = self.position();
-        self.lent[lent].until = until;
-        self.stats.lent += 1;
+        self.foreign[foreign].until = until;
+        self.stats.by_ref += 1;
         Ok(until)
     }
 
     /// The bytes that a lent message takes in a page.
-    pub fn room_to_lend(envelope: &Envelope) -> usize {
-        Self::room_for(envelope, SLOT_LENT)
+    pub fn room_for_ref(envelope: &Envelope) -> usize {
+        Self::room_for(envelope, SLOT_REF)
     }
 
     /// The position that every receiver has passed.
@@ -84,15 +85,15 @@ impl<M: Memory> Sender<M> {
     }
 
     /// Whether every receiver, being at `passed` or beyond, has passed what was lent of a page.
-    pub fn is_returned(&self, id: u32, passed: u64) -> bool {
-        self.lent.iter().all(|lent| lent.page.id != id || lent.until <= passed)
+    pub fn is_released(&self, id: u32, passed: u64) -> bool {
+        self.foreign.iter().all(|foreign| foreign.page.id != id || foreign.until <= passed)
     }
 
-    /// Lets go of a lent page that [is returned](Sender::is_returned).
-    pub fn forget_lent(&mut self, id: u32) {
-        let Some(i) = self.lent.iter().position(|lent| lent.page.id == id) else { return };
-        self.lent.swap_remove(i);
-        self.untell(id);
+    /// Lets go of a lent page that [is returned](ChainWriter::is_released).
+    pub fn forget_foreign_page(&mut self, id: u32) {
+        let Some(i) = self.foreign.iter().position(|foreign| foreign.page.id == id) else { return };
+        self.foreign.swap_remove(i);
+        self.cancel_announcement(id);
     }
 }
 
@@ -105,23 +106,23 @@ mod tests {
     #[test]
     fn pages_of_others_leave_ids_for_those_of_the_chain() {
         let limits = Limits::new(256, 64, 4096).unwrap();
-        let mut sender = Sender::new(0, limits, Region::heap(256));
-        sender.next_page = LENT_IDS - 1;
-        let last = sender.adopt(Region::heap(256)).unwrap();
-        assert_eq!(sender.adopt(Region::heap(256)), None);
-        sender.forget_lent(last);
-        assert_eq!(sender.adopt(Region::heap(256)), None, "an id is not used again");
+        let mut sender = ChainWriter::new(0, limits, Region::heap(256));
+        sender.next_page = FOREIGN_IDS - 1;
+        let last = sender.add_foreign_page(Region::heap(256)).unwrap();
+        assert_eq!(sender.add_foreign_page(Region::heap(256)), None);
+        sender.forget_foreign_page(last);
+        assert_eq!(sender.add_foreign_page(Region::heap(256)), None, "an id is not used again");
         sender.add_page(Region::heap(256));
-        assert!(sender.page(LENT_IDS).is_some());
+        assert!(sender.page(FOREIGN_IDS).is_some());
     }
 
     #[test]
     fn pages_are_adopted_up_to_the_budget_and_not_beyond() {
         let limits = Limits::new(256, 64, 512).unwrap();
-        let mut sender = Sender::new(0, limits, Region::heap(256));
-        let adopted = [(); 3].map(|()| sender.adopt(Region::heap(256)));
+        let mut sender = ChainWriter::new(0, limits, Region::heap(256));
+        let adopted = [(); 3].map(|()| sender.add_foreign_page(Region::heap(256)));
         assert_eq!(adopted, [Some(1), Some(2), None]);
-        sender.forget_lent(1);
-        assert_eq!(sender.adopt(Region::heap(256)), Some(3), "no id comes twice");
+        sender.forget_foreign_page(1);
+        assert_eq!(sender.add_foreign_page(Region::heap(256)), Some(3), "no id comes twice");
     }
 }

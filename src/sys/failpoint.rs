@@ -12,7 +12,7 @@
 
 /// A step that others may come to notice: a store, a fence, a call to the kernel.
 #[inline(always)]
-pub(crate) fn acts(step: &'static str) {
+pub(crate) fn effect(step: &'static str) {
     #[cfg(feature = "crash")]
     armed::step(step, None);
     #[cfg(not(feature = "crash"))]
@@ -22,7 +22,7 @@ pub(crate) fn acts(step: &'static str) {
 /// A step that nobody else can notice: a load, or asking the kernel what there is. `place` is an
 /// address or a descriptor.
 #[inline(always)]
-pub(crate) fn looks(step: &'static str, place: usize) {
+pub(crate) fn observation(step: &'static str, place: usize) {
     #[cfg(feature = "crash")]
     armed::step(step, Some(place));
     #[cfg(not(feature = "crash"))]
@@ -48,7 +48,7 @@ impl AtDrop {
 #[cfg(feature = "crash")]
 impl Drop for AtDrop {
     fn drop(&mut self) {
-        acts(self.0);
+        effect(self.0);
     }
 }
 

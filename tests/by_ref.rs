@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::PATIENCE;
+use common::TIMEOUT;
 use common::bus::{Bus, Place};
 use common::content::{END, Ear};
 use common::proc::{holdings, wait_until};
@@ -29,7 +29,7 @@ fn sender(bus: &Bus) -> Client {
 }
 
 fn hear(receiver: &mut Client, number: u32) {
-    let message = receiver.recv_timeout(PATIENCE).unwrap().expect("a message");
+    let message = receiver.recv_timeout(TIMEOUT).unwrap().expect("a message");
     assert_eq!(message.tag.0, number);
     assert!(message.payload == payload(number), "torn: {number}");
 }
@@ -44,7 +44,7 @@ fn lent(bus: Bus, count: u32) -> u64 {
     }
     let report = bus.end();
     assert_eq!(report.broadcast.payload_bytes, u64::from(count) * LEN as u64);
-    report.broadcast.lent
+    report.broadcast.by_ref
 }
 
 // P1, P2, P3
@@ -59,8 +59,8 @@ fn long_messages_are_lent_and_arrive_whole() {
 fn nothing_is_lent_behind_a_hook_nor_if_the_broker_is_told_not_to() {
     let hook = |_: &Message<'_>| Verdict::Forward;
     assert_eq!(lent(Bus::new(Broker::builder().hook(hook)), 20), 0);
-    assert_eq!(lent(Bus::new(Broker::builder().lend_from(usize::MAX)), 20), 0);
-    assert_eq!(lent(Bus::new(Broker::builder().lend_from(LEN + 1)), 20), 0);
+    assert_eq!(lent(Bus::new(Broker::builder().zero_copy_threshold(usize::MAX)), 20), 0);
+    assert_eq!(lent(Bus::new(Broker::builder().zero_copy_threshold(LEN + 1)), 20), 0);
 }
 
 // P9
@@ -96,7 +96,7 @@ fn a_slow_receiver_leaves_its_own_budget_to_who_sends() {
     }
     // Taken, though nobody has received anything.
     sender.flush().unwrap();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         assert!(Instant::now() < deadline, "{sent} sent of {least}");
         match sender.try_send(sent, &payload(sent)) {
@@ -111,7 +111,7 @@ fn a_slow_receiver_leaves_its_own_budget_to_who_sends() {
         hear(&mut slow, number);
     }
     let report = bus.end();
-    assert!(report.broadcast.lent > 10, "{report:?}");
+    assert!(report.broadcast.by_ref > 10, "{report:?}");
 }
 
 // P4, P7

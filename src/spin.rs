@@ -11,7 +11,7 @@ const AGAIN: u32 = 64;
 
 /// The looks before a sleep.
 #[derive(Debug)]
-pub(crate) struct Patience {
+pub(crate) struct SpinPolicy {
     /// Looks that keep the processor, and those behind them that let others run. Where there are
     /// two processors, the one we wait for may need ours.
     spins: u32,
@@ -22,9 +22,9 @@ pub(crate) struct Patience {
     vain: u32,
 }
 
-impl Patience {
+impl SpinPolicy {
     pub fn new(spins: u32, yields: u32) -> Self {
-        Patience { spins, yields, looked: 0, vain: 0 }
+        SpinPolicy { spins, yields, looked: 0, vain: 0 }
     }
 
     /// After a look in vain: pauses and returns true if another one is due, or false if it is time
@@ -59,9 +59,9 @@ mod tests {
     use super::*;
 
     /// The looks until it sleeps.
-    fn looks(patience: &mut Patience) -> u32 {
+    fn observation(spin: &mut SpinPolicy) -> u32 {
         let mut looks = 0;
-        while patience.again() {
+        while spin.again() {
             looks += 1;
         }
         looks
@@ -69,8 +69,8 @@ mod tests {
 
     #[test]
     fn who_looks_in_vain_sleeps_at_once_and_tries_again_now_and_then() {
-        let mut patience = Patience::new(3, 2);
-        let sleeps: Vec<u32> = (0..129).map(|_| looks(&mut patience)).collect();
+        let mut spin = SpinPolicy::new(3, 2);
+        let sleeps: Vec<u32> = (0..129).map(|_| observation(&mut spin)).collect();
         let tries: Vec<usize> = (0..129).filter(|i| sleeps[*i] > 0).collect();
         assert_eq!(tries, [0, 1, 2, 3, 64, 128]);
         assert!(tries.iter().all(|i| sleeps[*i] == 5));
@@ -78,15 +78,15 @@ mod tests {
 
     #[test]
     fn who_has_found_something_by_looking_goes_on_looking() {
-        let mut patience = Patience::new(3, 2);
+        let mut spin = SpinPolicy::new(3, 2);
         for _ in 0..AGAIN {
-            looks(&mut patience);
+            observation(&mut spin);
         }
         // There at once: says nothing about looking.
-        patience.found();
-        assert!(patience.again());
-        patience.found();
-        let sleeps: Vec<u32> = (0..5).map(|_| looks(&mut patience)).collect();
+        spin.found();
+        assert!(spin.again());
+        spin.found();
+        let sleeps: Vec<u32> = (0..5).map(|_| observation(&mut spin)).collect();
         assert_eq!(sleeps, [5, 5, 5, 5, 0]);
     }
 }

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 /// A bus by its name or by the path of its socket.
 ///
 /// ```
-/// use llmp::Bus;
-/// assert_eq!(Bus::from("logs"), Bus::Name("logs".into()));
-/// assert_eq!(Bus::from("./logs.sock"), Bus::Path("./logs.sock".into()));
+/// use llmp::BusAddr;
+/// assert_eq!(BusAddr::from("logs"), BusAddr::Name("logs".into()));
+/// assert_eq!(BusAddr::from("./logs.sock"), BusAddr::Path("./logs.sock".into()));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Bus {
+pub enum BusAddr {
     /// The socket lies in `$XDG_RUNTIME_DIR/llmp/`, or else in a directory of the user's own
     /// below the one for temporary files.
     Name(String),
@@ -19,7 +19,7 @@ pub enum Bus {
     Path(PathBuf),
 }
 
-impl Bus {
+impl BusAddr {
     /// The path of the bus's socket. Makes the directory of named buses.
     ///
     /// # Errors
@@ -27,8 +27,8 @@ impl Bus {
     /// [`BusError`] if the name can't be one or the directory can't be used.
     pub fn socket_path(&self) -> Result<PathBuf, BusError> {
         let name = match self {
-            Bus::Path(path) => return Ok(path.clone()),
-            Bus::Name(name) => name,
+            BusAddr::Path(path) => return Ok(path.clone()),
+            BusAddr::Name(name) => name,
         };
         if name.is_empty() || name.contains(['/', '\0']) || name.starts_with('.') {
             return Err(BusError::Name { name: name.clone() });
@@ -38,12 +38,12 @@ impl Bus {
     }
 }
 
-impl Bus {
+impl BusAddr {
     /// The bus as a word of a shell's command line, in quotes where it needs them.
     ///
     /// ```
-    /// assert_eq!(llmp::Bus::from("logs").shell_word(), "logs");
-    /// assert_eq!(llmp::Bus::from("./my logs").shell_word(), "'./my logs'");
+    /// assert_eq!(llmp::BusAddr::from("logs").shell_word(), "logs");
+    /// assert_eq!(llmp::BusAddr::from("./my logs").shell_word(), "'./my logs'");
     /// ```
     pub fn shell_word(&self) -> String {
         quoted(&self.to_string())
@@ -59,47 +59,47 @@ pub(crate) fn quoted(word: &str) -> String {
     }
 }
 
-impl From<&str> for Bus {
+impl From<&str> for BusAddr {
     fn from(bus: &str) -> Self {
-        if bus.contains('/') { Bus::Path(bus.into()) } else { Bus::Name(bus.into()) }
+        if bus.contains('/') { BusAddr::Path(bus.into()) } else { BusAddr::Name(bus.into()) }
     }
 }
 
-impl From<String> for Bus {
+impl From<String> for BusAddr {
     fn from(bus: String) -> Self {
         bus.as_str().into()
     }
 }
 
-impl From<&Path> for Bus {
+impl From<&Path> for BusAddr {
     fn from(path: &Path) -> Self {
-        Bus::Path(path.into())
+        BusAddr::Path(path.into())
     }
 }
 
-impl From<PathBuf> for Bus {
+impl From<PathBuf> for BusAddr {
     fn from(path: PathBuf) -> Self {
-        Bus::Path(path)
+        BusAddr::Path(path)
     }
 }
 
-impl From<&PathBuf> for Bus {
+impl From<&PathBuf> for BusAddr {
     fn from(path: &PathBuf) -> Self {
-        Bus::Path(path.clone())
+        BusAddr::Path(path.clone())
     }
 }
 
-impl From<&Bus> for Bus {
-    fn from(bus: &Bus) -> Self {
+impl From<&BusAddr> for BusAddr {
+    fn from(bus: &BusAddr) -> Self {
         bus.clone()
     }
 }
 
-impl core::fmt::Display for Bus {
+impl core::fmt::Display for BusAddr {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Bus::Name(name) => f.write_str(name),
-            Bus::Path(path) => path.display().fmt(f),
+            BusAddr::Name(name) => f.write_str(name),
+            BusAddr::Path(path) => path.display().fmt(f),
         }
     }
 }

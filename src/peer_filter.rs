@@ -5,7 +5,7 @@ use crate::sys::socket::Credentials;
 /// Which users may connect. The kernel tells who they are (`SO_PEERCRED`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Access {
+pub enum PeerFilter {
     /// Only the user whom this process runs as.
     #[default]
     SameUser,
@@ -15,20 +15,20 @@ pub enum Access {
     Everybody,
 }
 
-impl Access {
+impl PeerFilter {
     pub(crate) fn admits(&self, peer: Credentials) -> bool {
         match self {
-            Access::Everybody => true,
+            PeerFilter::Everybody => true,
             // Every user that this namespace does not map is shown under one and the same id.
             _ if !is_mapped(peer.user) => false,
-            Access::SameUser => peer.user == rustix::process::geteuid().as_raw(),
-            Access::Users(users) => users.contains(&peer.user),
+            PeerFilter::SameUser => peer.user == rustix::process::geteuid().as_raw(),
+            PeerFilter::Users(users) => users.contains(&peer.user),
         }
     }
 
     /// Whether users other than this process's own may connect.
     pub(crate) fn is_shared(&self) -> bool {
-        *self != Access::SameUser
+        *self != PeerFilter::SameUser
     }
 }
 

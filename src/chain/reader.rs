@@ -18,18 +18,18 @@ use crate::fault::Fault;
 use crate::layout::*;
 use crate::limits::Limits;
 use crate::memory::{Intent, Memory, Part};
-use crate::message::{self, Alleged, Checked, Envelope, Loan, Origin, Slot};
+use crate::message::{self, Envelope, Header, Origin, RawHeader, RefMessage, Slot};
 use crate::order::Site;
 
 /// Bytes of lent payload that are passed before the cursor is stored.
-const LENT_AT_ONCE: usize = 64 * 1024;
+const REF_BYTES_BEFORE_RELEASE: usize = 64 * 1024;
 
 /// The reading end of a chain.
 ///
 /// What an empty look touches comes first: a broker looks at hundreds of chains in a turn.
 #[derive(Debug)]
 #[repr(C)]
-pub struct Receiver<M> {
+pub struct ChainReader<M> {
     /// Offset in `page` of the next slot.
     at: usize,
     page: M,
@@ -45,13 +45,13 @@ pub struct Receiver<M> {
     /// The page of the last lent message.
     lender: Option<(u32, M)>,
     /// Bytes of lent payload that were passed since the cursor was stored.
-    lent: usize,
+    foreign: usize,
     control: Control<M>,
     slot: usize,
     /// The cursor as we stored it last.
     cursor: u64,
     /// The taken word as we stored it last; zero while the cursor says as much.
-    taken: u64,
+    consumed: u64,
     /// Where the sender says whether it waits for us.
     place: Option<Place<M>>,
 }
@@ -69,29 +69,29 @@ struct Place<M> {
 pub enum Event {
     /// Nothing yet.
     Empty,
-    /// A message. It stays until [`Receiver::advance`] has passed it.
+    /// A message. It stays until [`ChainReader::advance`] has passed it.
     Message(Slot),
     /// The page had ended, and the receiver has gone on to the next. The sender gets the old one
-    /// back when the receiver [gives it up](Receiver::give_up).
-    Turned,
+    /// back when the receiver [gives it up](ChainReader::release).
+    PageAdvanced,
     /// The page has ended, or a message was lent, and the page that is named has not arrived. It
     /// was sent before this could be seen, so what has arrived must be
-    /// [added](Receiver::add_page) first; if it is not there either, the peer lies:
-    /// [`Receiver::unknown_page`].
+    /// [added](ChainReader::add_page) first; if it is not there either, the peer lies:
+    /// [`ChainReader::unknown_page`].
     Unknown(u32),
 }
 
-/// What a receiver sees at its place at a glance.
+/// What a receiver sees at its place at a peek.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Glance {
+pub(crate) enum Peek {
     Nothing,
     /// A message with nothing but a payload, and that in the page itself.
     Message(Slot),
     /// Any other message, the end of a page, or a fault.
-    Other(Alleged),
+    Other(RawHeader),
 }
 
-impl<M: Memory> Receiver<M> {
+impl<M: Memory> ChainReader<M> {
     /// A receiver of the chain of `owner` (a client's id, or 0 for a broker's) that begins at
     /// `start`, whose page is among `pages`, and that gives up what it
     /// has read in cursor `slot` of `control`, a region of our own.
@@ -111,12 +111,12 @@ impl<M: Memory> Receiver<M> {
         let found = pages.iter().find(|(id, _)| *id == start.page);
         let page = found.ok_or(unknown)?.1.clone();
         let header = PageHeader::read(&page, start.page, owner)?;
-        let lie = Fault::Start { page: start.page, position: start.position };
+        let fault = Fault::Start { page: start.page, position: start.position };
         let at = start.position.checked_sub(header.base);
-        let at = at.and_then(|at| usize::try_from(at).ok()).ok_or(lie.clone())?;
+        let at = at.and_then(|at| usize::try_from(at).ok()).ok_or(fault.clone())?;
         let last = page.region_len().saturating_sub(SLOT_HEADER);
         if !(PAGE_HEADER..=last).contains(&at) || !at.is_multiple_of(SLOT_ALIGN) {
-            return Err(lie);
+            return Err(fault);
         }
         // In front of a page's first message there is no other.
         if at == PAGE_HEADER && header.first != start.message {
@@ -125,9 +125,9 @@ impl<M: Memory> Receiver<M> {
         }
         // Nothing may overflow later: positions grow by less than a page at a time.
         if start.position > u64::MAX / 2 || start.message > u64::MAX / 2 {
-            return Err(lie);
+            return Err(fault);
         }
-        Ok(Receiver {
+        Ok(ChainReader {
             limits,
             owner,
             pages,
@@ -137,11 +137,11 @@ impl<M: Memory> Receiver<M> {
             at,
             next_message: start.message,
             lender: None,
-            lent: 0,
+            foreign: 0,
             control,
             slot,
             cursor: 0,
-            taken: 0,
+            consumed: 0,
             place: None,
         })
     }
@@ -166,7 +166,7 @@ impl<M: Memory> Receiver<M> {
     /// The same receiver, as a client that has the place `slot` in the sender's control region.
     #[must_use]
     pub fn in_place(self, control: Control<M>, slot: usize, client: u32) -> Self {
-        Receiver { place: Some(Place { control, slot, client }), ..self }
+        ChainReader { place: Some(Place { control, slot, client }), ..self }
     }
 
     /// After a message was found: whether the sender waits for us, so that it keeps the message in
@@ -202,60 +202,60 @@ impl<M: Memory> Receiver<M> {
     /// A [`Fault`] if what is there can't be. The receiver stays where it is.
     #[inline(always)]
     pub fn poll(&mut self) -> Result<Event, Fault> {
-        match self.glance() {
-            Glance::Nothing => Ok(Event::Empty),
-            Glance::Message(slot) => Ok(Event::Message(slot)),
-            Glance::Other(alleged) => self.poll_other(alleged),
+        match self.peek() {
+            Peek::Nothing => Ok(Event::Empty),
+            Peek::Message(slot) => Ok(Event::Message(slot)),
+            Peek::Other(raw) => self.poll_other(raw),
         }
     }
 
     /// Checked once more, so that the fault, which is large, is not handed up each time.
     #[inline(never)]
-    fn poll_other(&mut self, alleged: Alleged) -> Result<Event, Fault> {
-        if let Some(slot) = self.glance_at_lent(alleged) {
+    fn poll_other(&mut self, raw: RawHeader) -> Result<Event, Fault> {
+        if let Some(slot) = self.peek_ref(raw) {
             return Ok(Event::Message(slot));
         }
-        match alleged.check(self.place())? {
-            Checked::Message(slot) => Ok(Event::Message(slot)),
-            Checked::Lent(slot) => self.borrow(slot),
-            Checked::EndOfPage { next } => self.follow(next),
+        match raw.validate(self.place())? {
+            Header::Message(slot) => Ok(Event::Message(slot)),
+            Header::Ref(slot) => self.resolve(slot),
+            Header::EndOfPage { next } => self.follow(next),
         }
     }
 
     /// What stands at its place, without a step: the two answers that come all the time, apart
     /// from all that takes longer.
     #[inline(always)]
-    pub(crate) fn glance(&self) -> Glance {
+    pub(crate) fn peek(&self) -> Peek {
         // pairs with CommitPublish
         let slot = self.page.part(self.at, SLOT_HEADER, Intent::Read);
         let commit = slot.load(SLOT_COMMIT, Site::CommitRead);
         if commit == 0 {
-            return Glance::Nothing;
+            return Peek::Nothing;
         }
         let [tag] = slot.read_words(SLOT_TAG);
-        let alleged = Alleged { commit, tag };
-        if !alleged.is_plain() {
-            return Glance::Other(alleged);
+        let raw = RawHeader { commit, tag };
+        if !raw.is_plain() {
+            return Peek::Other(raw);
         }
-        match alleged.check(self.place()) {
-            Ok(Checked::Message(slot)) => Glance::Message(slot),
-            _ => Glance::Other(alleged),
+        match raw.validate(self.place()) {
+            Ok(Header::Message(slot)) => Peek::Message(slot),
+            _ => Peek::Other(raw),
         }
     }
 
     /// What is no plain message, if it is lent of the same page as the last one and nothing has to be
     /// done before it is taken.
-    pub(crate) fn glance_at_lent(&self, alleged: Alleged) -> Option<Slot> {
-        let (id, page) = self.lender.as_ref().filter(|_| !self.owes())?;
-        let Ok(Checked::Lent(slot)) = alleged.check(self.place()) else { return None };
-        let loan = self.loan(&slot).ok().filter(|loan| loan.page == *id)?;
-        slot.borrow(loan, page.region_len()).ok()
+    pub(crate) fn peek_ref(&self, raw: RawHeader) -> Option<Slot> {
+        let (id, page) = self.lender.as_ref().filter(|_| !self.must_release())?;
+        let Ok(Header::Ref(slot)) = raw.validate(self.place()) else { return None };
+        let reference = self.reference(&slot).ok().filter(|reference| reference.page == *id)?;
+        slot.resolve(reference, page.region_len()).ok()
     }
 
     /// Where a lent message says that its payload lies. What that says is read once for each use.
     #[inline(always)]
-    fn loan(&self, slot: &Slot) -> Result<Loan, Fault> {
-        Loan::alleged(self.page.read_words(slot.payload_at), self.id, self.at)
+    fn reference(&self, slot: &Slot) -> Result<RefMessage, Fault> {
+        RefMessage::raw(self.page.read_words(slot.payload_at), self.id, self.at)
     }
 
     /// Has the line fetched in which the rest of a short message will lie, while its commit word is
@@ -266,8 +266,8 @@ impl<M: Memory> Receiver<M> {
     }
 
     #[inline(always)]
-    fn place(&self) -> message::Place {
-        message::Place {
+    fn place(&self) -> message::SlotContext {
+        message::SlotContext {
             page: self.id,
             page_len: self.page.region_len(),
             at: self.at,
@@ -277,15 +277,15 @@ impl<M: Memory> Receiver<M> {
     }
 
     /// Finds the page in which a lent message's payload lies.
-    fn borrow(&mut self, slot: Slot) -> Result<Event, Fault> {
-        let loan = self.loan(&slot)?;
-        if self.lender.as_ref().is_none_or(|(id, _)| *id != loan.page) {
-            let found = self.pages.iter().find(|(id, _)| *id == loan.page);
-            let Some(page) = found else { return Ok(Event::Unknown(loan.page)) };
+    fn resolve(&mut self, slot: Slot) -> Result<Event, Fault> {
+        let reference = self.reference(&slot)?;
+        if self.lender.as_ref().is_none_or(|(id, _)| *id != reference.page) {
+            let found = self.pages.iter().find(|(id, _)| *id == reference.page);
+            let Some(page) = found else { return Ok(Event::Unknown(reference.page)) };
             self.lender = Some(page.clone());
         }
         let len = self.lender.as_ref().map_or(0, |(_, page)| page.region_len());
-        slot.borrow(loan, len).map(Event::Message)
+        slot.resolve(reference, len).map(Event::Message)
     }
 
     /// Goes on in page `next`.
@@ -309,11 +309,11 @@ impl<M: Memory> Receiver<M> {
         self.id = next;
         self.base = header.base;
         self.at = PAGE_HEADER;
-        Ok(Event::Turned)
+        Ok(Event::PageAdvanced)
     }
 
     /// Whether there is something to take.
-    pub fn has_something(&self) -> bool {
+    pub fn has_message(&self) -> bool {
         self.page.load(self.at + SLOT_COMMIT, Site::CommitRead) != 0
     }
 
@@ -336,50 +336,50 @@ impl<M: Memory> Receiver<M> {
     }
 
     /// The region and the offset at which a message's payload begins. The message is the one that
-    /// [`poll`](Receiver::poll) has just returned.
+    /// [`poll`](ChainReader::poll) has just returned.
     #[inline(always)]
     pub fn payload(&self, slot: &Slot) -> (&M, usize) {
         match &self.lender {
-            Some((_, page)) if slot.is_lent() => (page, slot.payload_at),
+            Some((_, page)) if slot.is_ref() => (page, slot.payload_at),
             _ => (&self.page, slot.payload_at),
         }
     }
 
-    /// Goes on behind a message that [`poll`](Receiver::poll) has just returned.
+    /// Goes on behind a message that [`poll`](ChainReader::poll) has just returned.
     #[inline(always)]
     pub fn advance(&mut self, slot: &Slot) {
         debug_assert_eq!(slot.at, self.at, "a slot is passed once, and in order");
         self.at = slot.end;
         self.next_message += 1;
-        if slot.is_lent() {
-            self.lent += slot.payload_len();
+        if slot.is_ref() {
+            self.foreign += slot.payload_len();
         }
     }
 
     /// Whether so much lent payload was passed that it has to be given up before anything else.
     #[inline]
-    pub fn owes(&self) -> bool {
-        self.lent >= LENT_AT_ONCE
+    pub fn must_release(&self) -> bool {
+        self.foreign >= REF_BYTES_BEFORE_RELEASE
     }
 
     /// Stores the cursor if it has moved. Returns whether it had: then the sender may be waiting
     /// for it and has to be rung.
     #[inline]
-    pub fn give_up(&mut self) -> bool {
-        self.lent = 0;
+    pub fn release(&mut self) -> bool {
+        self.foreign = 0;
         self.store_cursor(self.position())
     }
 
     /// The same, of a receiver that still lends what comes behind `position`; and says that it has
     /// taken it.
-    pub fn give_up_to(&mut self, position: u64) -> bool {
+    pub fn release_to(&mut self, position: u64) -> bool {
         let moved = self.store_cursor(position);
         let taken = self.position();
-        let takes = taken != position && taken != self.taken;
+        let takes = taken != position && taken != self.consumed;
         if takes {
-            // pairs with TakenRead
-            self.control.publish_taken(self.slot, taken);
-            self.taken = taken;
+            // pairs with ConsumedRead
+            self.control.publish_consumed(self.slot, taken);
+            self.consumed = taken;
         }
         moved || takes
     }
@@ -466,7 +466,7 @@ impl<M: Memory> Receiver<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chain::Sender;
+    use crate::chain::ChainWriter;
     use crate::layout::{KIND_EOP, VERSION, commit_word, control_len, halves};
     use crate::memory::Region;
 
@@ -478,7 +478,7 @@ mod tests {
         header(0).write(&pages[0]);
         let control = Control::create(Region::heap(control_len(1)), 1);
         let mut receiver =
-            Receiver::from_beginning(limits, 0, pages[0].clone(), control, 0).unwrap();
+            ChainReader::from_beginning(limits, 0, pages[0].clone(), control, 0).unwrap();
         receiver.add_page(1, pages[1].clone()).unwrap();
         receiver.base = u64::MAX - 511;
         pages[0].write_words(PAGE_HEADER, [commit_word(0, KIND_EOP, 0, 0), 1]);
@@ -493,7 +493,7 @@ mod tests {
         let first = Region::heap(256);
         PageHeader { id: 0, owner: 1, base: 0, first: 0 }.write(&first);
         let control = Control::create(Region::heap(control_len(1)), 1);
-        let mut receiver = Receiver::from_beginning(limits, 1, first, control, 0).unwrap();
+        let mut receiver = ChainReader::from_beginning(limits, 1, first, control, 0).unwrap();
         // One page more than the budget: it may be sent before another one is taken back.
         for id in 1..3 {
             receiver.add_page(id, Region::heap(256)).unwrap();
@@ -503,35 +503,35 @@ mod tests {
         assert_eq!(receiver.add_page(3, Region::heap(256)), Err(fault));
     }
 
-    /// Whether a lent message at its place can be taken at a glance. It is passed.
-    fn takes_at_a_glance(receiver: &mut Receiver<Region>) -> bool {
-        let Glance::Other(alleged) = receiver.glance() else { panic!("no lent message") };
-        let at_a_glance = receiver.glance_at_lent(alleged).is_some();
+    /// Whether a lent message at its place can be taken at a peek. It is passed.
+    fn takes_at_a_glance(receiver: &mut ChainReader<Region>) -> bool {
+        let Peek::Other(raw) = receiver.peek() else { panic!("no lent message") };
+        let at_a_glance = receiver.peek_ref(raw).is_some();
         let Ok(Event::Message(slot)) = receiver.poll() else { panic!("no message") };
-        assert!(slot.is_lent());
+        assert!(slot.is_ref());
         receiver.advance(&slot);
         at_a_glance
     }
 
     #[test]
     fn lent_messages_are_taken_at_a_glance_until_they_have_to_be_given_up_or_lie_elsewhere() {
-        const LEN: usize = LENT_AT_ONCE / 4;
+        const LEN: usize = REF_BYTES_BEFORE_RELEASE / 4;
         let limits = Limits::new(4096, 2 * LEN, 16 * LEN).unwrap();
         let first = Region::heap(4096);
-        let mut sender = Sender::new(0, limits, first.clone());
+        let mut sender = ChainWriter::new(0, limits, first.clone());
         let control = Control::create(Region::heap(control_len(1)), 1);
-        let mut receiver = Receiver::from_beginning(limits, 0, first, control, 0).unwrap();
+        let mut receiver = ChainReader::from_beginning(limits, 0, first, control, 0).unwrap();
         let pages = [(); 2].map(|()| Region::heap(2 * LEN));
-        let [one, other] = pages.clone().map(|page| sender.adopt(page).unwrap());
+        let [one, other] = pages.clone().map(|page| sender.add_foreign_page(page).unwrap());
         receiver.add_page(one, pages[0].clone()).unwrap();
         receiver.add_page(other, pages[1].clone()).unwrap();
         for page in [one, one, one, one, one, one, other, other] {
-            sender.lend(Envelope::default(), LEN, page, PAGE_HEADER).unwrap();
+            sender.send_ref(Envelope::default(), LEN, page, PAGE_HEADER).unwrap();
         }
         sender.publish();
         let taken = [(); 5].map(|()| takes_at_a_glance(&mut receiver));
         assert_eq!(taken, [false, true, true, true, false], "it finds the page, and owes");
-        receiver.give_up();
+        receiver.release();
         let taken = [(); 3].map(|()| takes_at_a_glance(&mut receiver));
         assert_eq!(taken, [true, false, true], "it finds the other page");
     }

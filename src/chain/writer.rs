@@ -7,7 +7,7 @@
 //!    whether before the payload or after it is all the same;
 //! 3. store the commit word: directly and with `Release` if it is the first of a *run*, else
 //!    relaxed. A run is what is visible only when its first commit word is stored, by
-//!    [`publish`](Sender::publish).
+//!    [`publish`](ChainWriter::publish).
 //!
 //! Slots follow each other in the order in which they are sent, and become visible in no other
 //! (P1). A sender that dies before 3 leaves nothing that anybody could see (P4).
@@ -15,10 +15,10 @@
 //! Where its pages come from, who reads them and when they may be written again is told in
 //! `pool`.
 
-mod lending;
+mod by_ref;
 mod pool;
 
-use self::lending::Lent;
+use self::by_ref::ForeignPage;
 use self::pool::{Page, Peer};
 use super::claim::Claim;
 use super::page::PageHeader;
@@ -34,7 +34,7 @@ use std::collections::VecDeque;
 
 /// The writing end of a chain.
 #[derive(Debug)]
-pub struct Sender<M> {
+pub struct ChainWriter<M> {
     owner: u32,
     limits: Limits,
     /// Pages in use, oldest first. The last is being written; `page` is a second handle to it.
@@ -42,22 +42,22 @@ pub struct Sender<M> {
     /// Pages that everybody has left, those left first in front, and new ones.
     free: VecDeque<Page<M>>,
     /// Pages of others from which messages are lent.
-    lent: Vec<Lent<M>>,
+    foreign: Vec<ForeignPage<M>>,
     page: M,
     writing: Writing,
     receivers: Vec<Peer<M>>,
     next_page: u32,
     pages_len: usize,
     /// While there is less than this in pages, none is written again.
-    lap: usize,
+    reuse_distance: usize,
     /// Pages that begin before this position are not written again.
     retired: u64,
     /// Receivers struck because their cursor lied; taken by the owner.
-    liars: Vec<(u32, Fault)>,
+    faults: Vec<(u32, Fault)>,
     stats: Stats,
 }
 
-impl<M: Memory> Sender<M> {
+impl<M: Memory> ChainWriter<M> {
     /// A new chain of the client `owner`, beginning in `first`, which becomes page 0.
     pub fn new(owner: u32, limits: Limits, first: M) -> Self {
         PageHeader { id: super::FIRST_PAGE, owner, base: 0, first: 0 }.write(&first);
@@ -70,20 +70,20 @@ impl<M: Memory> Sender<M> {
             used: true,
         };
         let page_bytes = len as u64;
-        Sender {
+        ChainWriter {
             owner,
             limits,
             chain: VecDeque::from([page]),
             free: VecDeque::new(),
-            lent: Vec::new(),
+            foreign: Vec::new(),
             page: first,
             writing: Writing::new(),
             receivers: Vec::new(),
             next_page: super::FIRST_PAGE + 1,
             pages_len: len,
-            lap: 0,
+            reuse_distance: 0,
             retired: 0,
-            liars: Vec::new(),
+            faults: Vec::new(),
             stats: Stats { page_bytes, page_bytes_peak: page_bytes, ..Stats::default() },
         }
     }
@@ -126,12 +126,12 @@ impl<M: Memory> Sender<M> {
         kind: u8,
     ) -> Result<Claim<'_, M>, Refused> {
         if !self.fits_slot(slot_len) {
-            self.turn(slot_len).map_err(Refused::Blocked)?;
+            self.advance_page(slot_len).map_err(Refused::Blocked)?;
         }
         Ok(Claim::new(&self.page, &mut self.writing, &envelope, len, slot_len, kind))
     }
 
-    /// Appends one message to the run. It is visible after [`publish`](Sender::publish).
+    /// Appends one message to the run. It is visible after [`publish`](ChainWriter::publish).
     ///
     /// # Errors
     ///
@@ -165,16 +165,20 @@ impl<M: Memory> Sender<M> {
     /// Makes the run visible, all of it at once. Returns whether there was any.
     #[inline]
     pub fn publish(&mut self) -> bool {
-        let Some(run) = self.writing.run.take() else { return false };
+        let Some(pending) = self.writing.pending.take() else { return false };
         // pairs with CommitRead: the whole run was written before
-        self.page_back(run.turned).store(run.at + SLOT_COMMIT, run.commit, Site::CommitPublish);
+        self.page_back(pending.turned).store(
+            pending.at + SLOT_COMMIT,
+            pending.commit,
+            Site::CommitPublish,
+        );
         true
     }
 
     /// Gives the run up, as if it had never been written.
     pub fn abort(&mut self) {
-        let Some(run) = self.writing.abort() else { return };
-        for _ in 0..run.turned {
+        let Some(pending) = self.writing.abort() else { return };
+        for _ in 0..pending.turned {
             // Never named to anybody, so it is as free as before.
             if let Some(page) = self.chain.pop_back() {
                 self.free.push_front(page);
@@ -193,7 +197,7 @@ impl<M: Memory> Sender<M> {
 
     /// Goes on in another page with room for `slot_len` bytes.
     #[cold]
-    fn turn(&mut self, slot_len: usize) -> Result<(), Blocked> {
+    fn advance_page(&mut self, slot_len: usize) -> Result<(), Blocked> {
         let mut page = self.take_free(slot_len)?;
         if page.used {
             // pairs with CopyFence: who finds anything of what follows, finds that it was struck
@@ -211,10 +215,10 @@ impl<M: Memory> Sender<M> {
         slot.write_words(SLOT_TAG, [halves(page.id, 0)]);
         self.writing.commit(&slot, commit_word(0, KIND_EOP, 0, 0));
         drop(slot);
-        if let Some(run) = &mut self.writing.run {
-            run.turned += 1;
+        if let Some(pending) = &mut self.writing.pending {
+            pending.turned += 1;
         }
-        self.stats.turns += 1;
+        self.stats.rollovers += 1;
         self.stats.reuses += u64::from(page.used);
         page.used = true;
         self.page = page.memory.clone();
@@ -231,10 +235,10 @@ impl<M: Memory> Sender<M> {
 
     /// The position behind the last published message.
     pub fn tail(&self) -> u64 {
-        self.writing.run.map_or(self.position(), |run| run.base + run.at as u64)
+        self.writing.pending.map_or(self.position(), |pending| pending.base + pending.at as u64)
     }
 
-    /// The bytes that a message takes in a page: what [`has_room`](Sender::has_room) asks for.
+    /// The bytes that a message takes in a page: what [`has_room`](ChainWriter::has_room) asks for.
     pub fn room_for(envelope: &Envelope, payload_len: usize) -> usize {
         // What overflows is refused by `claim` before anybody waits for it.
         slot_len(payload_len, envelope.origin.is_some()).unwrap_or(0)
@@ -246,10 +250,10 @@ impl<M: Memory> Sender<M> {
     }
 
     /// Whether every receiver has taken everything that was published: given it up, or lent it.
-    pub fn is_taken(&mut self) -> bool {
+    pub fn is_consumed(&mut self) -> bool {
         let end = self.position();
         self.left_by_all();
-        self.receivers.iter().all(|peer| peer.has_taken(end))
+        self.receivers.iter().all(|peer| peer.has_consumed(end))
     }
 
     /// Number of the next message.

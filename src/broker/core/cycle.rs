@@ -5,9 +5,9 @@
 //! store, then gives up what it took, and then rings who sleeps. In that order: what was given up
 //! has been sent on (P3). All clients read the one broadcast chain, so all see one order (P2).
 
-use super::{Action, Core, Drain, Link};
+use super::{Action, Core, Drain, Member};
 use crate::broker::forward::{Hooked, forward};
-use crate::chain::{Blocked, Event, Refused, Sender};
+use crate::chain::{Blocked, ChainWriter, Event, Refused};
 use crate::control::Doorbell;
 use crate::fault::Fault;
 use crate::layout::SLOT_HEADER;
@@ -17,16 +17,16 @@ use crate::wire::Roles;
 
 /// How much is taken from one client before it is the next one's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TurnBudget {
+pub struct Quota {
     /// Messages and page turns.
     pub messages: usize,
     /// Payload bytes; the message that exceeds them is still taken.
     pub bytes: usize,
 }
 
-impl Default for TurnBudget {
+impl Default for Quota {
     fn default() -> Self {
-        TurnBudget { messages: 256, bytes: 256 * 1024 }
+        Quota { messages: 256, bytes: 256 * 1024 }
     }
 }
 
@@ -47,14 +47,14 @@ impl Share {
 
 /// What a turn did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Turn {
+pub struct Cycle {
     /// Messages and page turns taken.
-    pub taken: usize,
+    pub consumed: usize,
     /// Why not all of it was taken.
     pub blocked: Option<Blocked>,
 }
 
-/// Why a link's turn ended.
+/// Why a member's turn ended.
 enum Outcome {
     /// Nothing left, or its share is used up.
     Next,
@@ -64,36 +64,36 @@ enum Outcome {
 
 impl<M: Memory> Core<M> {
     /// Takes from every client in turn, sends on, gives up, and says who must be rung.
-    pub fn turn(&mut self) -> Turn {
-        let mut turn = Turn::default();
+    pub fn cycle(&mut self) -> Cycle {
+        let mut cycle = Cycle::default();
         let mut gone = Vec::new();
         self.waiting = None;
         let share = self.share.take();
         let returned = self.take_back();
-        let links = self.links.len();
-        if self.first >= links {
+        let members = self.members.len();
+        if self.first >= members {
             self.first = 0;
         }
         let begin = self.first;
-        for part in [begin..links, 0..begin] {
+        for part in [begin..members, 0..begin] {
             let (mut next, end) = (part.start, part.end);
             // Of many clients, hardly anyone.
-            while let Some(passed) = self.links[next..end].iter().position(Link::is_due) {
+            while let Some(passed) = self.members[next..end].iter().position(Member::is_due) {
                 let i = next + passed;
                 next = i + 1;
-                if turn.blocked.is_some() {
+                if cycle.blocked.is_some() {
                     // There is no room for anybody; but who has left and holds nothing can go.
-                    if self.links[i].is_finished() {
-                        gone.push((self.links[i].id, None));
+                    if self.members[i].is_finished() {
+                        gone.push((self.members[i].id, None));
                     }
                     continue;
                 }
-                let used = share.filter(|share| share.client == self.links[i].id);
-                match self.take_from(i, used, &mut turn.taken) {
+                let used = share.filter(|share| share.client == self.members[i].id);
+                match self.take_from(i, used, &mut cycle.consumed) {
                     Outcome::Next => {}
-                    Outcome::Gone(fault) => gone.push((self.links[i].id, fault)),
+                    Outcome::Gone(fault) => gone.push((self.members[i].id, fault)),
                     Outcome::Blocked(blocked) => {
-                        turn.blocked = Some(blocked);
+                        cycle.blocked = Some(blocked);
                         // Who was refused comes first when there is room again, with what is left
                         // of its share.
                         self.first = i;
@@ -101,74 +101,79 @@ impl<M: Memory> Core<M> {
                 }
             }
         }
-        if turn.blocked.is_none() {
+        if cycle.blocked.is_none() {
             // Back at the beginning when the next turn begins, if that was the last one.
             self.first = begin + 1;
         }
-        if turn.taken > 0 || returned {
+        if cycle.consumed > 0 || returned {
             self.publish_and_ring(returned);
         }
-        while let Some((id, fault)) = self.broadcast.take_liar() {
+        while let Some((id, fault)) = self.broadcast.take_fault() {
             gone.push((ClientId(id), Some(fault)));
         }
         for (client, fault) in gone {
-            self.expel(client, fault);
+            self.disconnect(client, fault);
         }
-        self.adopt_wanted();
-        turn
+        self.add_wanted_page();
+        cycle
     }
 
     /// Takes one client's share, of which a part may be `used`.
-    fn take_from(&mut self, i: usize, used: Option<Share>, taken: &mut usize) -> Outcome {
-        let link = &mut self.links[i];
-        let leaving = link.leaving.is_some();
-        let Some(inbound) = &mut link.inbound else {
+    fn take_from(&mut self, i: usize, used: Option<Share>, consumed: &mut usize) -> Outcome {
+        let member = &mut self.members[i];
+        let leaving = member.leaving.is_some();
+        let Some(inbound) = &mut member.inbound else {
             return if leaving { Outcome::Gone(None) } else { Outcome::Next };
         };
-        let Share { mut messages, mut bytes, .. } = used.unwrap_or(Share::none(link.id));
-        while messages < self.turn_budget.messages && bytes < self.turn_budget.bytes {
+        let Share { mut messages, mut bytes, .. } = used.unwrap_or(Share::none(member.id));
+        while messages < self.quota.messages && bytes < self.quota.bytes {
             let len = match inbound.poll() {
                 Err(fault) => return Outcome::Gone(Some(fault)),
                 Ok(Event::Empty) if leaving => return Outcome::Gone(None),
                 Ok(Event::Empty) => break,
-                Ok(Event::Turned) => {
-                    self.control.turned();
-                    link.drain = Drain::NotNeeded;
+                Ok(Event::PageAdvanced) => {
+                    self.control.page_advanced();
+                    member.drain = Drain::NotNeeded;
                     SLOT_HEADER
                 }
-                Ok(Event::Unknown(next)) if leaving || link.drain == Drain::Done => {
+                Ok(Event::Unknown(next)) if leaving || member.drain == Drain::Done => {
                     return Outcome::Gone(Some(inbound.unknown_page(next)));
                 }
                 Ok(Event::Unknown(_)) => {
-                    if link.drain == Drain::NotNeeded {
-                        link.drain = Drain::Asked;
-                        self.actions.push(Action::Drain(link.id));
+                    if member.drain == Drain::NotNeeded {
+                        member.drain = Drain::Asked;
+                        self.actions.push(Action::Drain(member.id));
                     }
                     break;
                 }
                 Ok(Event::Message(slot)) => {
-                    let is_long = slot.payload_len() >= self.lend_from;
+                    let is_long = slot.payload_len() >= self.zero_copy_threshold;
                     let lent = match is_long {
-                        true => link.lending.lend(&mut self.broadcast, link.id, inbound, &slot),
+                        true => member.by_ref.forward_by_ref(
+                            &mut self.broadcast,
+                            member.id,
+                            inbound,
+                            &slot,
+                        ),
                         false => None,
                     };
-                    let is_lent = lent.is_some();
-                    self.wants_to_lend |= is_long && !is_lent;
+                    let is_ref = lent.is_some();
+                    self.wants_page |= is_long && !is_ref;
                     let forwarded = lent.unwrap_or_else(|| {
-                        forward(&mut self.broadcast, self.hook.as_mut(), link.id, inbound, &slot)
+                        forward(&mut self.broadcast, self.hook.as_mut(), member.id, inbound, &slot)
                     });
                     match forwarded {
-                        Ok(()) if is_lent => self.lent_until = self.broadcast.position(),
+                        Ok(()) if is_ref => self.lent_until = self.broadcast.position(),
                         Ok(()) => {}
                         Err(Refused::Blocked(blocked)) => {
                             let len = self.hook.as_ref().and_then(Hooked::pending_len);
                             let len = len.unwrap_or(slot.payload_len());
                             let envelope = inbound.envelope(&slot);
-                            self.waiting = Some(match is_lent {
-                                true => Sender::<M>::room_to_lend(&envelope),
-                                false => Sender::<M>::room_for(&envelope, len),
+                            self.waiting = Some(match is_ref {
+                                true => ChainWriter::<M>::room_for_ref(&envelope),
+                                false => ChainWriter::<M>::room_for(&envelope, len),
                             });
-                            self.share = Some(Share { client: link.id, messages, bytes });
+                            self.share = Some(Share { client: member.id, messages, bytes });
                             return Outcome::Blocked(blocked);
                         }
                         // Checked against the same limit when it was received.
@@ -180,9 +185,9 @@ impl<M: Memory> Core<M> {
                 }
             };
             messages += 1;
-            *taken += 1;
-            link.moved = true;
-            if !spend(&mut link.leaving, len) {
+            *consumed += 1;
+            member.moved = true;
+            if !spend(&mut member.leaving, len) {
                 return Outcome::Gone(Some(Fault::Endless));
             }
         }
@@ -194,25 +199,26 @@ impl<M: Memory> Core<M> {
     fn publish_and_ring(&mut self, returned: bool) {
         let published = self.broadcast.publish();
         let mut moved = published;
-        for link in self.links.iter_mut().filter(|link| returned || link.moved) {
-            let Link { inbound, lending, .. } = link;
-            link.moved = inbound.as_mut().is_some_and(|inbound| lending.give_up(inbound));
-            moved |= link.moved;
+        for member in self.members.iter_mut().filter(|member| returned || member.moved) {
+            let Member { inbound, by_ref, .. } = member;
+            member.moved = inbound.as_mut().is_some_and(|inbound| by_ref.release(inbound));
+            moved |= member.moved;
         }
         if !moved {
             return;
         }
         // One fence for everything that was stored above, and for all clients that may wait for it.
-        let may_sleep =
-            |link: &mut Link<M>| link.doorbell.as_mut().is_some_and(|bell| !bell.is_polling());
-        if self.links.iter_mut().any(may_sleep) {
+        let may_sleep = |member: &mut Member<M>| {
+            member.doorbell.as_mut().is_some_and(|bell| !bell.is_polling())
+        };
+        if self.members.iter_mut().any(may_sleep) {
             self.control.ring_fence();
         }
-        for link in &mut self.links {
-            let gave_up = core::mem::take(&mut link.moved);
-            let concerned = gave_up || published && link.roles.has(Roles::RECEIVE);
-            if concerned && link.doorbell.as_mut().is_some_and(Doorbell::must_ring) {
-                self.actions.push(Action::Ring(link.id));
+        for member in &mut self.members {
+            let has_released = core::mem::take(&mut member.moved);
+            let concerned = has_released || published && member.roles.has(Roles::RECEIVE);
+            if concerned && member.doorbell.as_mut().is_some_and(Doorbell::must_ring) {
+                self.actions.push(Action::Ring(member.id));
             }
         }
     }

@@ -17,7 +17,7 @@ const LONGEST: u32 = 255;
 
 /// The pauses of one receiver.
 #[derive(Debug)]
-pub(crate) struct Headway {
+pub(crate) struct CatchUpBackoff {
     /// So many bytes may the sender get ahead.
     room: u64,
     /// The number of the next message when nothing was there last, and its position.
@@ -27,10 +27,10 @@ pub(crate) struct Headway {
     pause: u32,
 }
 
-impl Headway {
+impl CatchUpBackoff {
     /// A receiver whose sender may get so many bytes ahead.
     pub fn new(room: u64) -> Self {
-        Headway { room, caught_up_at: 0, position: 0, pause: 0 }
+        CatchUpBackoff { room, caught_up_at: 0, position: 0, pause: 0 }
     }
 
     /// Nothing is there; `next` is the number of the next message, and `position` its position. Leaves
@@ -67,14 +67,14 @@ mod tests {
     const LEN: u64 = 64;
 
     /// The pause after each of these numbers of messages taken between two looks in vain.
-    fn pauses(taken: impl IntoIterator<Item = u64>) -> Vec<u32> {
-        let (mut headway, mut next) = (Headway::new(8 * LEN), 0);
+    fn pauses(consumed: impl IntoIterator<Item = u64>) -> Vec<u32> {
+        let (mut backoff, mut next) = (CatchUpBackoff::new(8 * LEN), 0);
         let pause = |taken| {
             next += taken;
-            headway.caught_up(next, next * LEN);
-            headway.pause
+            backoff.caught_up(next, next * LEN);
+            backoff.pause
         };
-        taken.into_iter().map(pause).collect()
+        consumed.into_iter().map(pause).collect()
     }
 
     #[test]

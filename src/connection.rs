@@ -1,16 +1,16 @@
-//! An [`Endpoint`] at its socket: packets in and out, memory for pages, and waiting.
+//! An [`Link`] at its socket: packets in and out, memory for pages, and waiting.
 
-use crate::chain::{Blocked, Event, Glance, Notice, Refused, Sender};
-use crate::endpoint::{Endpoint, Wanted};
-use crate::error::{Ended, HeldUp, RecvError, SendError};
+use crate::backoff::CatchUpBackoff;
+use crate::chain::{Announcement, Blocked, ChainWriter, Event, Peek, Refused};
+use crate::error::{Disconnected, HeldUp, RecvError, SendError};
 use crate::fault::Fault;
-use crate::headway::Headway;
 use crate::limits::Limits;
+use crate::link::{Interest, Link};
 use crate::lost::{Again, Lost};
-use crate::memory::{Foreign, Region, Unfit};
+use crate::memory::{InvalidMemfd, ReceivedFd, Region};
 use crate::message::{ClientId, Envelope, Slot};
-use crate::patience::Patience;
 use crate::sleep_bound::SleepBound;
+use crate::spin::SpinPolicy;
 use crate::sys::fork::{Gate, Owner};
 use crate::sys::socket::{Received, Sent, Socket};
 use crate::wire::{ByeReason, Packet, WireError};
@@ -24,16 +24,16 @@ const SPINS: u32 = 200;
 const YIELDS: u32 = 10;
 
 /// Every so many looks at an empty chain, what was taken is given up.
-const EMPTY_LOOKS: u32 = 64;
+const EMPTY_POLLS: u32 = 64;
 
 /// How long who never sleeps doesn't look at the connection, which takes a system call.
-const DEAF: Duration = Duration::from_millis(1);
+const SOCKET_READ_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The longest sleep of a process that has something to send for which the kernel has no memory.
-pub(crate) const NAP: Duration = Duration::from_millis(10);
+pub(crate) const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The longest sleep in an event loop that can't be told of the peer's death.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const PEER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Packets and page turns taken at one go, so that a hostile peer can't keep us here.
 const AT_ONCE: usize = 4096;
@@ -44,27 +44,27 @@ struct HeldUpNews {
     client: ClientId,
     process: u32,
     lasted: Duration,
-    heard: Instant,
+    last_read: Instant,
     /// The end of our chain when it came.
     tail: u64,
 }
 
 #[derive(Debug)]
-pub(crate) struct Port {
+pub(crate) struct Connection {
     pub socket: Socket,
-    pub endpoint: Endpoint<Region>,
+    pub link: Link<Region>,
     pub limits: Limits,
     /// Our id on the bus.
     pub id: ClientId,
     /// Whether this side has asked how many clients receive, and what it has heard.
-    pub watches_receivers: bool,
+    pub tracks_receivers: bool,
     pub receivers: Option<u32>,
     /// What the broker said last about a receiver that holds up the bus.
     held_up: Option<HeldUpNews>,
     /// The process whose connection this is.
     owner: Owner,
     /// Why the connection has ended. What was committed before can still be received.
-    ended: Option<Ended>,
+    ended: Option<Disconnected>,
     /// Whether messages can be appended: the connection has not ended.
     appends: Gate,
     /// Whether they can be sent, too: nothing is unfinished.
@@ -74,61 +74,56 @@ pub(crate) struct Port {
     /// Whether a batch, or a message that is filled in place, has begun and not ended. If another
     /// operation finds it set, the guard was forgotten or a panic has unwound it.
     unfinished: bool,
-    /// Whether the parked word may be set, from [`arm`](Port::arm).
+    /// Whether the parked word may be set, from [`arm`](Connection::arm).
     armed: bool,
     /// Whether the kernel had no memory for a ring or a page's descriptor, which are still due.
-    starved: bool,
+    send_pending: bool,
     /// Pages whose descriptors were lost here, and those that the peer has lost.
     lost: Lost,
     again: Again,
-    empty_looks: u32,
-    headway: Headway,
+    empty_polls: u32,
+    backoff: CatchUpBackoff,
     /// When who never sleeps has looked at the connection last.
-    heard: Instant,
-    patience: Patience,
+    last_read: Instant,
+    spin: SpinPolicy,
     sleep_bound: SleepBound,
     /// What an event loop watches, from its first use on: the connection and the peer's process.
     watched: OnceLock<io::Result<Option<OwnedFd>>>,
 }
 
-impl Port {
-    pub fn new(
-        mut socket: Socket,
-        endpoint: Endpoint<Region>,
-        limits: Limits,
-        id: ClientId,
-    ) -> Self {
+impl Connection {
+    pub fn new(mut socket: Socket, link: Link<Region>, limits: Limits, id: ClientId) -> Self {
         let owner = Owner::here();
         socket.bound_receive();
-        Port {
+        Connection {
             owner,
             appends: Gate::of(owner),
             sends: Gate::of(owner),
             looks: Gate::of(owner),
             socket,
-            endpoint,
+            link,
             limits,
             id,
-            watches_receivers: false,
+            tracks_receivers: false,
             receivers: None,
             held_up: None,
             ended: None,
             unfinished: false,
             armed: false,
-            starved: false,
+            send_pending: false,
             lost: Lost::new(),
             again: Again::default(),
-            empty_looks: 0,
-            headway: Headway::new(limits.budget() as u64 / 4),
-            heard: Instant::now(),
-            patience: Patience::new(SPINS, YIELDS),
+            empty_polls: 0,
+            backoff: CatchUpBackoff::new(limits.budget() as u64 / 4),
+            last_read: Instant::now(),
+            spin: SpinPolicy::new(SPINS, YIELDS),
             sleep_bound: SleepBound::new(),
             watched: OnceLock::new(),
         }
     }
 
     /// Why the connection has ended, as far as is known.
-    pub fn ended(&self) -> Option<&Ended> {
+    pub fn ended(&self) -> Option<&Disconnected> {
         self.ended.as_ref()
     }
 
@@ -139,17 +134,17 @@ impl Port {
 
     /// An error in a forked child. For the child the connection ends, and nothing that it shares with
     /// its parent is touched.
-    pub fn check_owner(&mut self) -> Result<(), Ended> {
+    pub fn check_owner(&mut self) -> Result<(), Disconnected> {
         if self.owner.is_here() {
             return Ok(());
         }
-        self.ended = Some(Ended::Forked);
+        self.ended = Some(Disconnected::Forked);
         self.set_gates();
-        Err(Ended::Forked)
+        Err(Disconnected::Forked)
     }
 
     /// The connection has ended, if it had not before. Returns why.
-    fn end(&mut self, why: Ended) -> Ended {
+    fn end(&mut self, why: Disconnected) -> Disconnected {
         let ended = self.ended.get_or_insert(why).clone();
         self.set_gates();
         ended
@@ -170,7 +165,7 @@ impl Port {
             return self.try_send_elsewhere(envelope, payload);
         }
         if self.fits(&envelope, payload.len())
-            && let Ok(must_ring) = self.endpoint.send(envelope, payload)
+            && let Ok(must_ring) = self.link.send(envelope, payload)
         {
             if must_ring {
                 self.ring();
@@ -185,8 +180,8 @@ impl Port {
     fn try_send_elsewhere(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
         self.discard_unfinished();
         let mut must_ring = false;
-        self.with_room(|endpoint| {
-            must_ring = endpoint.send(envelope, payload)?;
+        self.with_room(|link| {
+            must_ring = link.send(envelope, payload)?;
             Ok(())
         })?;
         if must_ring {
@@ -218,7 +213,7 @@ impl Port {
     pub fn discard_unfinished(&mut self) {
         if self.unfinished {
             self.set_unfinished(false);
-            if let Some(outbound) = self.endpoint.outbound_mut() {
+            if let Some(outbound) = self.link.outbound_mut() {
                 outbound.abort();
             }
         }
@@ -229,7 +224,7 @@ impl Port {
     pub fn append(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
         if self.appends.is_open()
             && self.fits(&envelope, payload.len())
-            && let Some(outbound) = self.endpoint.outbound_mut()
+            && let Some(outbound) = self.link.outbound_mut()
             && outbound.append(envelope, payload).is_ok()
         {
             return Ok(());
@@ -240,58 +235,58 @@ impl Port {
     #[cold]
     #[inline(never)]
     fn append_elsewhere(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
-        self.with_room(|endpoint| {
-            endpoint.outbound_mut().map_or(Ok(()), |out| out.append(envelope, payload))
+        self.with_room(|link| {
+            link.outbound_mut().map_or(Ok(()), |out| out.append(envelope, payload))
         })
     }
 
     /// Whether a message has room, without anything that takes longer.
     #[inline(always)]
     fn fits(&self, envelope: &Envelope, len: usize) -> bool {
-        self.endpoint.outbound().is_some_and(|out| out.fits(envelope, len))
+        self.link.outbound().is_some_and(|out| out.fits(envelope, len))
     }
 
     /// Runs what writes to the chain, and provides what it is blocked for. What it wrote is not
     /// published yet.
     pub fn with_room(
         &mut self,
-        mut write: impl FnMut(&mut Endpoint<Region>) -> Result<(), Refused>,
+        mut write: impl FnMut(&mut Link<Region>) -> Result<(), Refused>,
     ) -> Result<(), SendError> {
         self.check_owner()?;
         if let Some(ended) = &self.ended {
             return Err(ended.clone().into());
         }
-        if self.endpoint.outbound().is_none() {
+        if self.link.outbound().is_none() {
             return Err(SendError::ReceiveOnly);
         }
         loop {
-            match write(&mut self.endpoint) {
+            match write(&mut self.link) {
                 // Nobody reads any more what is written after the peer's cursor has lied.
-                Ok(()) => match self.endpoint.lie() {
+                Ok(()) => match self.link.take_fault() {
                     None => return Ok(()),
                     Some(fault) => return Err(self.fail(fault).into()),
                 },
                 Err(Refused::TooLong { len, max }) => return Err(SendError::TooLong { len, max }),
-                Err(Refused::Blocked(blocked)) => self.provide(blocked)?,
+                Err(Refused::Blocked(blocked)) => self.make_room(blocked)?,
             }
         }
     }
 
     /// Does away with what a sender is blocked for, if that is in our power.
     #[cold]
-    fn provide(&mut self, blocked: Blocked) -> Result<(), SendError> {
-        if let Some(fault) = self.endpoint.lie() {
+    fn make_room(&mut self, blocked: Blocked) -> Result<(), SendError> {
+        if let Some(fault) = self.link.take_fault() {
             return Err(self.fail(fault).into());
         }
         if let Blocked::NeedPage(len) = blocked {
-            let outbound = self.endpoint.outbound_mut().ok_or(SendError::ReceiveOnly)?;
+            let outbound = self.link.outbound_mut().ok_or(SendError::ReceiveOnly)?;
             match Region::shared("llmp-page", len) {
                 Ok(page) => outbound.add_page(page),
-                Err(error) if !outbound.settle() => return Err(error.into()),
+                Err(error) if !outbound.stop_growing() => return Err(error.into()),
                 Err(_) => {}
             }
         }
-        let told = self.announce()?;
+        let told = self.announce_pages()?;
         if blocked == Blocked::Full {
             // Who never waits hears of the end here.
             self.pump();
@@ -311,27 +306,27 @@ impl Port {
     pub fn held_up(&self) -> Option<HeldUp> {
         // What was said before our chain went on is over.
         let news = self.held_up.as_ref().filter(|news| news.tail == self.tail())?;
-        let HeldUpNews { client, process, lasted, heard, .. } = *news;
+        let HeldUpNews { client, process, lasted, last_read, .. } = *news;
         let process = (process != 0).then_some(process);
-        Some(HeldUp { client, process, lasted: lasted.saturating_add(heard.elapsed()) })
+        Some(HeldUp { client, process, lasted: lasted.saturating_add(last_read.elapsed()) })
     }
 
     /// The end of our chain.
     fn tail(&self) -> u64 {
-        self.endpoint.outbound().map_or(0, Sender::tail)
+        self.link.outbound().map_or(0, ChainWriter::tail)
     }
 
     /// Makes visible what was appended.
     #[inline]
     fn publish(&mut self) {
-        if self.endpoint.publish() {
+        if self.link.publish() {
             self.ring();
         }
     }
 
     /// Tells the peer about our pages. Returns whether it has been told everything.
-    pub fn announce(&mut self) -> Result<bool, Ended> {
-        match self.tell_peer() {
+    pub fn announce_pages(&mut self) -> Result<bool, Disconnected> {
+        match self.send_announcements() {
             Sent::Yes => Ok(true),
             Sent::NotNow | Sent::NoMemory => Ok(false),
             Sent::HungUp => {
@@ -343,14 +338,16 @@ impl Port {
     }
 
     /// Tells the peer about our pages.
-    pub fn tell_peer(&mut self) -> Sent {
-        while let Some(notice) = self.notice() {
-            let outbound = self.endpoint.outbound();
-            match tell(&self.socket, notice, |id| outbound.and_then(|out| out.page(id))) {
-                Sent::Yes if self.again.told() => {}
-                Sent::Yes => self.endpoint.told(),
+    pub fn send_announcements(&mut self) -> Sent {
+        while let Some(announcement) = self.announcement() {
+            let outbound = self.link.outbound();
+            match send_announcement(&self.socket, announcement, |id| {
+                outbound.and_then(|out| out.page(id))
+            }) {
+                Sent::Yes if self.again.mark_sent() => {}
+                Sent::Yes => self.link.mark_sent(),
                 other => {
-                    self.starved |= other == Sent::NoMemory;
+                    self.send_pending |= other == Sent::NoMemory;
                     return other;
                 }
             }
@@ -359,8 +356,8 @@ impl Port {
     }
 
     /// What the peer must be told next.
-    fn notice(&self) -> Option<Notice> {
-        self.again.notice().or_else(|| self.endpoint.notice())
+    fn announcement(&self) -> Option<Announcement> {
+        self.again.announcement().or_else(|| self.link.announcement())
     }
 
     /// Asks for a page again whose descriptor was lost. If that can't be sent now, it is tried again
@@ -377,23 +374,23 @@ impl Port {
     #[cold]
     fn ring(&mut self) {
         if !self.socket.ring() {
-            self.endpoint.not_rung();
-            self.starved = true;
+            self.link.not_rung();
+            self.send_pending = true;
         }
     }
 
     /// Tries again to send what the kernel had no memory for.
     #[cold]
     fn retry(&mut self) {
-        self.starved = false;
+        self.send_pending = false;
         self.ring();
-        self.tell_peer();
+        self.send_announcements();
     }
 
     /// Takes everything that the socket holds. If that is nothing, looks whether the peer has died.
     pub fn pump(&mut self) {
         if !self.drain() {
-            self.look_after_peer();
+            self.check_peer();
         }
     }
 
@@ -403,7 +400,7 @@ impl Port {
             return false;
         }
         self.disarm();
-        if self.starved {
+        if self.send_pending {
             self.retry();
         }
         let mut has_more = true;
@@ -429,13 +426,13 @@ impl Port {
         if self.on_received(received) && !is_ring {
             self.pump();
         } else if is_nothing {
-            self.look_after_peer();
+            self.check_peer();
         }
     }
 
     /// Whether the peer's process has died, while a child of it may hold the connection open. What it
     /// had sent is taken first (P4, P5).
-    fn look_after_peer(&mut self) {
+    fn check_peer(&mut self) {
         if self.ended.is_none() && self.socket.peer().has_died() {
             self.drain();
             self.hung_up();
@@ -461,7 +458,7 @@ impl Port {
 
     /// Once armed: how long a sleep in an event loop may last.
     pub fn watch_at_most(&mut self) -> Option<Duration> {
-        let look = matches!(self.watched.get(), Some(Err(_))).then_some(LOOK_AGAIN);
+        let look = matches!(self.watched.get(), Some(Err(_))).then_some(PEER_CHECK_INTERVAL);
         look.into_iter().chain(self.sleep_at_most()).min()
     }
 
@@ -474,7 +471,7 @@ impl Port {
                 return false;
             }
             Received::Garbage(error) => error.into(),
-            Received::Lost(Packet::Page { id }) if self.endpoint.inbound().is_some() => {
+            Received::Lost(Packet::Page { id }) if self.link.inbound().is_some() => {
                 match self.lost.lost(id) {
                     true => return true,
                     false => WireError::Cut.into(),
@@ -490,16 +487,16 @@ impl Port {
         false
     }
 
-    fn on_packet(&mut self, packet: Packet, descriptor: Option<Foreign>) -> Result<(), Fault> {
-        if let (Packet::Again { id }, Some(outbound)) = (packet, self.endpoint.outbound()) {
+    fn on_packet(&mut self, packet: Packet, descriptor: Option<ReceivedFd>) -> Result<(), Fault> {
+        if let (Packet::Again { id }, Some(outbound)) = (packet, self.link.outbound()) {
             // One that is gone will be, or was, followed by its `Forget`.
             if outbound.page(id).is_some() {
                 self.again.ask(id);
-                self.tell_peer();
+                self.send_announcements();
             }
             return Ok(());
         }
-        match (packet, descriptor, self.endpoint.inbound_mut()) {
+        match (packet, descriptor, self.link.inbound_mut()) {
             (Packet::Ring, ..) => {}
             (Packet::Page { id }, Some(mut descriptor), Some(inbound)) => {
                 let page = map_page(&mut descriptor, &self.limits)?;
@@ -510,20 +507,20 @@ impl Port {
             // Nothing names a page any more that was lost and is forgotten.
             (Packet::Forget { id }, _, Some(_)) if self.lost.found(id) => {}
             (Packet::Forget { id }, _, Some(inbound)) => inbound.forget_page(id)?,
-            (Packet::Census { receivers }, ..) => self.receivers = Some(receivers),
+            (Packet::ReceiverCount { receivers }, ..) => self.receivers = Some(receivers),
             (Packet::HeldUp { client, process, millis }, ..) => {
                 self.held_up = Some(HeldUpNews {
                     client: ClientId(client),
                     process,
                     lasted: Duration::from_millis(millis),
-                    heard: Instant::now(),
+                    last_read: Instant::now(),
                     tail: self.tail(),
                 });
             }
             (Packet::Bye(reason), ..) => {
                 self.end(match reason {
-                    ByeReason::Closed | ByeReason::Other(_) => Ended::Closed,
-                    ByeReason::Fault => Ended::Expelled,
+                    ByeReason::Closed | ByeReason::Other(_) => Disconnected::Closed,
+                    ByeReason::Fault => Disconnected::ProtocolError,
                 });
             }
             (packet, ..) => return Err(packet.unexpected("from a peer that is joined").into()),
@@ -532,14 +529,14 @@ impl Port {
     }
 
     /// The other process is gone; what it had committed is received first (P5).
-    fn hung_up(&mut self) -> Ended {
-        self.end(Ended::Died)
+    fn hung_up(&mut self) -> Disconnected {
+        self.end(Disconnected::PeerDied)
     }
 
     /// Ends the connection for a fault of the peer.
-    pub fn fail(&mut self, fault: Fault) -> Ended {
+    pub fn fail(&mut self, fault: Fault) -> Disconnected {
         // The peer shall not wait for us, however long the owner keeps this.
-        let is_removed = fault == Fault::Removed || !self.endpoint.is_whole();
+        let is_removed = fault == Fault::Removed || !self.link.is_whole();
         self.socket.shut_down();
         if is_removed {
             return self.removed();
@@ -549,25 +546,25 @@ impl Port {
 
     /// The peer waits for us no more: what we read may be written meanwhile.
     #[cold]
-    pub fn removed(&mut self) -> Ended {
+    pub fn removed(&mut self) -> Disconnected {
         self.socket.shut_down();
         // Unless it has said why: that is known better now.
-        self.ended.take_if(|ended| matches!(ended, Ended::Closed | Ended::Died));
-        self.end(Ended::Removed)
+        self.ended.take_if(|ended| matches!(ended, Disconnected::Closed | Disconnected::PeerDied));
+        self.end(Disconnected::Removed)
     }
 
     /// What stands at its place in the chain, unless there is something else to do first.
     #[inline(always)]
-    pub fn glance(&self) -> Option<Glance> {
-        if self.looks.is_open() { self.endpoint.glance() } else { None }
+    pub fn peek(&self) -> Option<Peek> {
+        if self.looks.is_open() { self.link.peek() } else { None }
     }
 
-    /// The next message, if there is one. It stays until [`Receiver::advance`](crate::chain::Receiver::advance).
+    /// The next message, if there is one. It stays until [`ChainReader::advance`](crate::chain::ChainReader::advance).
     pub fn next(&mut self) -> Result<Option<Slot>, RecvError> {
-        match self.glance() {
-            Some(Glance::Message(slot)) => Ok(Some(slot)),
-            Some(Glance::Nothing) => self.on_empty().map(|()| None),
-            Some(Glance::Other(alleged)) => match self.endpoint.glance_at_lent(alleged) {
+        match self.peek() {
+            Some(Peek::Message(slot)) => Ok(Some(slot)),
+            Some(Peek::Nothing) => self.on_empty().map(|()| None),
+            Some(Peek::Other(raw)) => match self.link.peek_ref(raw) {
                 None => self.poll(),
                 slot => Ok(slot),
             },
@@ -582,12 +579,12 @@ impl Port {
             // Awake now: the peer need not ring any more, which would fill the socket.
             self.pump();
         }
-        if self.starved {
+        if self.send_pending {
             self.retry();
         }
         for _ in 0..AT_ONCE {
             self.may_read()?;
-            let (event, ring) = match self.endpoint.poll() {
+            let (event, ring) = match self.link.poll() {
                 Ok(polled) => polled,
                 Err(fault) => return Err(self.fail(fault).into()),
             };
@@ -596,10 +593,10 @@ impl Port {
             }
             match event {
                 Event::Message(slot) => return Ok(Some(slot)),
-                Event::Turned => {}
+                Event::PageAdvanced => {}
                 Event::Empty => return self.on_empty().map(|()| None),
                 Event::Unknown(next) => {
-                    self.fetch(next)?;
+                    self.await_page(next)?;
                     if self.lost.contains(next) {
                         return Ok(None);
                     }
@@ -611,70 +608,72 @@ impl Port {
 
     /// Who was expelled, or has ended the connection for a fault, is not waited for: what it reads may
     /// be written again.
-    fn may_read(&self) -> Result<(), Ended> {
+    fn may_read(&self) -> Result<(), Disconnected> {
         match &self.ended {
-            Some(Ended::Closed | Ended::Died) | None => Ok(()),
+            Some(Disconnected::Closed | Disconnected::PeerDied) | None => Ok(()),
             Some(ended) => Err(ended.clone()),
         }
     }
 
     /// Everything that had arrived was received.
     fn on_empty(&mut self) -> Result<(), RecvError> {
-        if self.endpoint.inbound().is_none() {
+        if self.link.inbound().is_none() {
             return Err(RecvError::SendOnly);
         }
         // The end was seen before this look at the chain, so that nothing can come after it.
         match &self.ended {
             // The zero may be that of a page that is written again, while messages were not received.
-            Some(Ended::Died) if !self.endpoint.is_whole() => return Err(self.removed().into()),
+            Some(Disconnected::PeerDied) if !self.link.is_whole() => {
+                return Err(self.removed().into());
+            }
             Some(ended) => return Err(ended.clone().into()),
             None => {}
         }
-        self.looked_in_vain();
+        self.on_empty_poll();
         Ok(())
     }
 
     /// A look has found nothing.
     #[inline(always)]
-    pub fn looked_in_vain(&mut self) {
-        if let Some(inbound) = self.endpoint.inbound()
-            && self.headway.caught_up(inbound.next_message(), inbound.position())
+    pub fn on_empty_poll(&mut self) {
+        if let Some(inbound) = self.link.inbound()
+            && self.backoff.caught_up(inbound.next_message(), inbound.position())
         {
             inbound.expect();
         }
-        self.empty_looks = self.empty_looks.wrapping_add(1);
-        if self.empty_looks.is_multiple_of(EMPTY_LOOKS) {
-            self.attend();
+        self.empty_polls = self.empty_polls.wrapping_add(1);
+        if self.empty_polls.is_multiple_of(EMPTY_POLLS) {
+            self.idle_housekeeping();
         }
     }
 
     /// What sleeping does on the way, for who never sleeps: lets the peer know what was taken, and
     /// hears of the end.
     #[cold]
-    fn attend(&mut self) {
-        if self.starved {
+    fn idle_housekeeping(&mut self) {
+        if self.send_pending {
             self.retry();
         }
-        if self.endpoint.give_up() {
+        if self.link.release() {
             self.ring();
         }
         let now = Instant::now();
-        if now.duration_since(self.heard) >= DEAF {
-            self.heard = now;
+        if now.duration_since(self.last_read) >= SOCKET_READ_INTERVAL {
+            self.last_read = now;
             self.pump();
         }
     }
 
     /// Gets the descriptor of a page that has been named: it was sent before.
     #[cold]
-    fn fetch(&mut self, next: u32) -> Result<(), RecvError> {
+    fn await_page(&mut self, next: u32) -> Result<(), RecvError> {
         self.pump();
         self.may_read()?;
-        match self.endpoint.poll() {
+        match self.link.poll() {
             // It was asked for again.
             Ok((Event::Unknown(id), _)) if self.lost.contains(id) && self.ended.is_none() => Ok(()),
             Ok((Event::Unknown(_), _)) => {
-                let fault = self.endpoint.inbound().map(|inbound| inbound.unknown_page(next));
+                let fault = self.link.inbound().map(|inbound| inbound.unknown_page(next));
                 match (self.ended.clone(), fault) {
                     (Some(ended), _) => Err(ended.into()),
                     (None, Some(fault)) => Err(self.fail(fault).into()),
@@ -690,45 +689,45 @@ impl Port {
         }
     }
 
-    /// Waits until something of what is wanted may be there, the connection ends, or the deadline
+    /// Waits until something of what is interest may be there, the connection ends, or the deadline
     /// has passed. Returns false in the last case alone.
-    pub fn wait(&mut self, wanted: Wanted, deadline: Option<Instant>) -> bool {
+    pub fn wait(&mut self, interest: Interest, deadline: Option<Instant>) -> bool {
         if !self.lost.is_empty() && self.ended.is_none() {
             return self.wait_for_lost(deadline);
         }
         loop {
-            if self.endpoint.has(wanted) || self.ended.is_some() {
-                self.patience.found();
+            if self.link.is_ready(interest) || self.ended.is_some() {
+                self.spin.found();
                 return true;
             }
-            if !self.patience.again() {
+            if !self.spin.again() {
                 break;
             }
         }
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             self.pump();
-            return self.endpoint.has(wanted) || self.ended.is_some();
+            return self.link.is_ready(interest) || self.ended.is_some();
         }
-        if self.starved {
+        if self.send_pending {
             self.retry();
         }
-        if !self.arm(wanted) {
+        if !self.arm(interest) {
             return true;
         }
         // While the peer has not been told of our pages, there is something to write, too.
-        let untold = self.notice().is_some() && !self.starved;
+        let has_unsent = self.announcement().is_some() && !self.send_pending;
         let at_most = self.sleep_at_most();
-        if !untold && at_most.is_none() && deadline.is_none() {
+        if !has_unsent && at_most.is_none() && deadline.is_none() {
             let received = self.socket.receive_blocking();
             self.wake(received);
             return true;
         }
         let bound = at_most.map(|at_most| Instant::now() + at_most);
         let until = deadline.into_iter().chain(bound).min();
-        let happened = self.socket.wait(untold, until);
+        let happened = self.socket.wait(has_unsent, until);
         let received = self.socket.receive();
         self.wake(received);
-        if untold && self.announce().is_err() {
+        if has_unsent && self.announce_pages().is_err() {
             return true;
         }
         // An error of `poll` itself (no memory) is nothing to wait for; look again.
@@ -738,36 +737,36 @@ impl Port {
     /// While a page is missing that was lost, the chain has something, and not all of it can be taken.
     #[cold]
     fn wait_for_lost(&mut self, deadline: Option<Instant>) -> bool {
-        let soon = Instant::now() + NAP;
+        let soon = Instant::now() + RETRY_INTERVAL;
         let until = deadline.map_or(soon, |deadline| deadline.min(soon));
-        let happened = self.socket.wait(self.again.notice().is_some(), Some(until));
+        let happened = self.socket.wait(self.again.announcement().is_some(), Some(until));
         self.pump();
         happened.unwrap_or(true) || deadline.is_none_or(|deadline| Instant::now() < deadline)
     }
 
     /// Once armed: how long the sleep may last that begins now; `None`: until the peer rings.
     pub fn sleep_at_most(&mut self) -> Option<Duration> {
-        let retry = (self.starved || !self.lost.is_empty()).then_some(NAP);
-        let bound = self.sleep_bound.at_most(self.endpoint.first_bounded_sleep());
+        let retry = (self.send_pending || !self.lost.is_empty()).then_some(RETRY_INTERVAL);
+        let bound = self.sleep_bound.at_most(self.link.first_bounded_sleep());
         retry.into_iter().chain(bound).min()
     }
 
     /// Waits for the next packet, whatever it is. Returns whether there may be one.
     pub fn wait_for_packet(&self, deadline: Option<Instant>) -> bool {
-        let nap = self.starved.then(|| Instant::now() + NAP);
+        let nap = self.send_pending.then(|| Instant::now() + RETRY_INTERVAL);
         // An error of `poll` itself (no memory) is nothing to wait for; look again.
         self.socket.wait(false, deadline.into_iter().chain(nap).min()).unwrap_or(true)
     }
 
-    /// Says that we sleep, unless something of what is wanted is there. Returns whether the
+    /// Says that we sleep, unless something of what is interest is there. Returns whether the
     /// caller may block on the socket.
-    pub fn arm(&mut self, wanted: Wanted) -> bool {
+    pub fn arm(&mut self, interest: Interest) -> bool {
         if self.check_owner().is_err() {
             return false;
         }
         // What stands behind a page that was lost is no reason to be awake.
-        let message = wanted.message && self.lost.is_empty();
-        let (may_sleep, ring) = self.endpoint.park(Wanted { message, ..wanted });
+        let message = interest.message && self.lost.is_empty();
+        let (may_sleep, ring) = self.link.park(Interest { message, ..interest });
         self.armed = may_sleep;
         self.set_gates();
         if ring {
@@ -778,7 +777,7 @@ impl Port {
 
     fn disarm(&mut self) {
         if self.armed {
-            self.endpoint.unpark();
+            self.link.unpark();
             self.armed = false;
             self.set_gates();
         }
@@ -786,11 +785,11 @@ impl Port {
 
     /// What our chain has done.
     pub fn stats(&self) -> crate::chain::Stats {
-        self.endpoint.outbound().map(Sender::stats).unwrap_or_default()
+        self.link.outbound().map(ChainWriter::stats).unwrap_or_default()
     }
 }
 
-impl Drop for Port {
+impl Drop for Connection {
     fn drop(&mut self) {
         // An orderly end, to be told from a death. In a forked child the connection goes on.
         if self.ended.is_none() && self.owner.is_here() {
@@ -800,14 +799,14 @@ impl Drop for Port {
 }
 
 /// Tells a receiver one thing about the page pool.
-pub(crate) fn tell<'a>(
+pub(crate) fn send_announcement<'a>(
     socket: &Socket,
-    notice: Notice,
+    announcement: Announcement,
     page: impl FnOnce(u32) -> Option<&'a Region>,
 ) -> Sent {
-    match notice {
-        Notice::Forget(id) => socket.send(&Packet::Forget { id }, None),
-        Notice::Page(id) => match page(id).and_then(Region::descriptor) {
+    match announcement {
+        Announcement::Forget(id) => socket.send(&Packet::Forget { id }, None),
+        Announcement::Page(id) => match page(id).and_then(Region::descriptor) {
             Some(descriptor) => socket.send(&Packet::Page { id }, Some(descriptor)),
             // A page that was taken back before anybody heard of it.
             None => Sent::Yes,
@@ -816,17 +815,20 @@ pub(crate) fn tell<'a>(
 }
 
 /// Maps a page that a peer has sent.
-pub(crate) fn map_page(descriptor: &mut Foreign, limits: &Limits) -> Result<Region, Fault> {
+pub(crate) fn map_page(descriptor: &mut ReceivedFd, limits: &Limits) -> Result<Region, Fault> {
     let (min, max) = limits.page_bounds();
-    descriptor.try_map(min, max).map_err(unfit)
+    descriptor.try_map(min, max).map_err(invalid_memfd)
 }
 
 /// Maps a page that a peer has sent and that others will be sent in turn.
-pub(crate) fn map_page_to_lend(descriptor: &mut Foreign, limits: &Limits) -> Result<Region, Fault> {
+pub(crate) fn map_page_to_share(
+    descriptor: &mut ReceivedFd,
+    limits: &Limits,
+) -> Result<Region, Fault> {
     let (min, max) = limits.page_bounds();
-    descriptor.try_map_to_hand_on(min, max).map_err(unfit)
+    descriptor.try_map_to_share(min, max).map_err(invalid_memfd)
 }
 
-fn unfit(source: Unfit) -> Fault {
+fn invalid_memfd(source: InvalidMemfd) -> Fault {
     Fault::Descriptor { what: "a page", source }
 }

@@ -21,13 +21,13 @@
 //! in longer *laps*; and the page that was left first is always taken first.
 //!
 //! A sender makes no memory and sends no descriptors: it says that it is [`Blocked`] for want of
-//! a page, and its owner gives it one ([`add_page`](Sender::add_page)). A page may be named by an
+//! a page, and its owner gives it one ([`add_page`](ChainWriter::add_page)). A page may be named by an
 //! end-of-page message only after every receiver has been sent its descriptor, which the owner
-//! does by working off [`notice`](Sender::notice).
+//! does by working off [`notice`](ChainWriter::notice).
 
-use super::Sender;
-use super::lending::Lent;
-use crate::chain::{Blocked, Notice, Start};
+use super::ChainWriter;
+use super::by_ref::ForeignPage;
+use crate::chain::{Announcement, Blocked, Start};
 use crate::control::Control;
 use crate::fault::Fault;
 use crate::layout::*;
@@ -65,20 +65,20 @@ pub(super) struct Peer<M> {
     /// The highest cursor it has shown, or the position at which it was admitted.
     seen: u64,
     /// What it has not been told yet, in order.
-    notices: VecDeque<Notice>,
+    notices: VecDeque<Announcement>,
 }
 
-impl<M: Memory> Sender<M> {
+impl<M: Memory> ChainWriter<M> {
     /// The index of a free page that has room for `slot_len` bytes and that everybody knows.
     pub(super) fn room(&mut self, slot_len: usize) -> Result<usize, Blocked> {
         self.reclaim();
-        if self.has_liar() {
+        if self.has_fault() {
             // Nobody waits for it; but what it has lent others may still read.
             return Err(Blocked::Full);
         }
         let least = PAGE_HEADER + slot_len + SLOT_HEADER;
-        let wanted = self.limits.page_for(slot_len);
-        let first_lap = self.pages_len + wanted <= self.lap;
+        let interest = self.limits.page_for(slot_len);
+        let first_lap = self.pages_len + interest <= self.reuse_distance;
         let fits = |page: &Page<M>| page.memory.region_len() >= least && !(first_lap && page.used);
         if let Some(i) = self.free.iter().position(|page| fits(page) && page.unannounced == 0) {
             return Ok(i);
@@ -89,17 +89,17 @@ impl<M: Memory> Sender<M> {
         let free_len: usize = self.free.iter().map(|page| page.memory.region_len()).sum();
         // Never beyond the budget (P6). Free pages that are too small for this message may make
         // room for a larger one.
-        let fits = self.pages_len - free_len + wanted <= self.limits.budget();
+        let fits = self.pages_len - free_len + interest <= self.limits.budget();
         // Ids are never used again, so that they can come to an end.
         let has_id = self.next_page < u32::MAX;
-        Err(if fits && has_id { Blocked::NeedPage(wanted) } else { Blocked::Full })
+        Err(if fits && has_id { Blocked::NeedPage(interest) } else { Blocked::Full })
     }
 
     /// A page to go on in.
     pub(super) fn take_free(&mut self, slot_len: usize) -> Result<Page<M>, Blocked> {
         let found = self.room(slot_len);
-        if let Err(Blocked::NeedPage(wanted)) = found {
-            while self.pages_len + wanted > self.limits.budget() {
+        if let Err(Blocked::NeedPage(interest)) = found {
+            while self.pages_len + interest > self.limits.budget() {
                 let Some(page) = self.free.pop_front() else { break };
                 self.forget(&page);
             }
@@ -110,16 +110,16 @@ impl<M: Memory> Sender<M> {
     fn forget(&mut self, page: &Page<M>) {
         self.pages_len -= page.memory.region_len();
         self.stats.page_bytes = self.pages_len as u64;
-        self.untell(page.id);
+        self.cancel_announcement(page.id);
     }
 
     /// Tells every receiver to forget a page, if it was told of it.
-    pub(super) fn untell(&mut self, id: u32) {
+    pub(super) fn cancel_announcement(&mut self, id: u32) {
         for peer in &mut self.receivers {
-            let untold = peer.notices.iter().position(|n| *n == Notice::Page(id));
-            match untold {
+            let has_unsent = peer.notices.iter().position(|n| *n == Announcement::Page(id));
+            match has_unsent {
                 Some(i) => drop(peer.notices.remove(i)),
-                None => peer.notices.push_back(Notice::Forget(id)),
+                None => peer.notices.push_back(Announcement::Forget(id)),
             }
         }
     }
@@ -128,7 +128,7 @@ impl<M: Memory> Sender<M> {
     fn reclaim(&mut self) {
         let left = self.left_by_all();
         let is_left = |chain: &VecDeque<Page<M>>| chain.len() > 1 && chain[0].end() <= left;
-        if !is_left(&self.chain) || !self.look_at_places() {
+        if !is_left(&self.chain) || !self.check_places() {
             return;
         }
         while is_left(&self.chain) {
@@ -145,8 +145,8 @@ impl<M: Memory> Sender<M> {
     pub(super) fn left_by_all(&mut self) -> u64 {
         let mut left = self.tail();
         let tail = left;
-        let liars = &mut self.liars;
-        let (chain, free, lent) = (&mut self.chain, &mut self.free, &mut self.lent);
+        let faults = &mut self.faults;
+        let (chain, free, foreign) = (&mut self.chain, &mut self.free, &mut self.foreign);
         self.receivers.retain_mut(|peer| match peer.position(tail) {
             Ok(position) => {
                 left = left.min(position);
@@ -154,8 +154,8 @@ impl<M: Memory> Sender<M> {
             }
             Err(fault) => {
                 let fault = if peer.is_ours() { fault } else { Fault::Removed };
-                unannounce(all(chain, free, lent), &peer.notices);
-                liars.push((peer.id, fault));
+                cancel(all(chain, free, foreign), &peer.notices);
+                faults.push((peer.id, fault));
                 false
             }
         });
@@ -164,27 +164,27 @@ impl<M: Memory> Sender<M> {
 
     /// After the cursors were read that let pages go: looks which of these must not be written again.
     /// Returns whether the places of the cursors are still those of this chain's owner.
-    fn look_at_places(&mut self) -> bool {
+    fn check_places(&mut self) -> bool {
         for peer in &self.receivers {
             self.retired = peer.retired().max(self.retired);
         }
         let removed = self.receivers.iter().find(|peer| !peer.is_ours()).map(|peer| peer.id);
-        if let Some(id) = removed.filter(|_| !self.has_liar()) {
-            self.liars.push((id, Fault::Removed));
+        if let Some(id) = removed.filter(|_| !self.has_fault()) {
+            self.faults.push((id, Fault::Removed));
         }
         removed.is_none()
     }
 
     /// From now on no page is written again while the chain has less than `bytes` in pages, which is
     /// at most its budget.
-    pub fn set_lap(&mut self, bytes: usize) {
-        self.lap = bytes.min(self.limits.budget());
+    pub fn set_reuse_distance(&mut self, bytes: usize) {
+        self.reuse_distance = bytes.min(self.limits.budget());
     }
 
     /// There is no memory for more pages: the chain makes do with those that it has. Returns whether
     /// that may help.
-    pub fn settle(&mut self) -> bool {
-        core::mem::take(&mut self.lap) > self.pages_len
+    pub fn stop_growing(&mut self) -> bool {
+        core::mem::take(&mut self.reuse_distance) > self.pages_len
     }
 
     /// Gives the chain a page. Every receiver must be sent its descriptor.
@@ -201,22 +201,23 @@ impl<M: Memory> Sender<M> {
         let id = self.next_page;
         self.next_page += 1;
         for peer in &mut self.receivers {
-            peer.notices.push_back(Notice::Page(id));
+            peer.notices.push_back(Announcement::Page(id));
         }
         Page { id, memory, base: 0, unannounced: self.receivers.len(), used: false }
     }
 
     /// Admits a receiver, whose cursor is number `slot` of its control region. It begins at the
-    /// tail and must be sent every page, in the order of its [`notice`](Sender::notice)s.
+    /// tail and must be sent every page, in the order of its [`notice`](ChainWriter::notice)s.
     pub fn admit(&mut self, id: u32, control: Control<M>, slot: usize) -> Start {
-        let turned = self.writing.run.map_or(0, |run| run.turned);
+        let turned = self.writing.pending.map_or(0, |pending| pending.turned);
         let current = self.chain.len() - 1 - turned;
         let position = self.tail();
-        let message = self.writing.run.map_or(self.next_message(), |run| run.first_message);
+        let message =
+            self.writing.pending.map_or(self.next_message(), |pending| pending.first_message);
         let mut notices = VecDeque::new();
-        for page in all(&mut self.chain, &mut self.free, &mut self.lent) {
+        for page in all(&mut self.chain, &mut self.free, &mut self.foreign) {
             page.unannounced += 1;
-            notices.push_back(Notice::Page(page.id));
+            notices.push_back(Announcement::Page(page.id));
         }
         self.receivers.push(Peer { id, control, slot, member: None, seen: position, notices });
         Start { page: self.chain[current].id, position, message }
@@ -234,10 +235,10 @@ impl<M: Memory> Sender<M> {
 
     /// Strikes a receiver that has left or died: nothing waits for it any more. Returns the position
     /// that it had left, if that is not the end of what was published.
-    pub fn strike(&mut self, id: u32) -> Option<u64> {
+    pub fn remove_receiver(&mut self, id: u32) -> Option<u64> {
         let i = self.receivers.iter().position(|peer| peer.id == id)?;
         let peer = self.receivers.swap_remove(i);
-        unannounce(all(&mut self.chain, &mut self.free, &mut self.lent), &peer.notices);
+        cancel(all(&mut self.chain, &mut self.free, &mut self.foreign), &peer.notices);
         (peer.seen < self.tail()).then_some(peer.seen)
     }
 
@@ -253,40 +254,40 @@ impl<M: Memory> Sender<M> {
         Some((slowest.id, self.tail() - slowest.seen))
     }
 
-    /// The next thing that receiver `id` must be told; [`told`](Sender::told) when that is done.
-    pub fn notice(&self, id: u32) -> Option<Notice> {
+    /// The next thing that receiver `id` must be told; [`told`](ChainWriter::told) when that is done.
+    pub fn announcement(&self, id: u32) -> Option<Announcement> {
         self.receivers.iter().find(|peer| peer.id == id)?.notices.front().copied()
     }
 
-    /// Receiver `id` has been sent its next [`notice`](Sender::notice).
-    pub fn told(&mut self, id: u32) {
+    /// Receiver `id` has been sent its next [`notice`](ChainWriter::notice).
+    pub fn mark_sent(&mut self, id: u32) {
         let Some(peer) = self.receivers.iter_mut().find(|peer| peer.id == id) else { return };
-        if let Some(notice) = peer.notices.pop_front() {
-            unannounce(all(&mut self.chain, &mut self.free, &mut self.lent), [&notice]);
+        if let Some(announcement) = peer.notices.pop_front() {
+            cancel(all(&mut self.chain, &mut self.free, &mut self.foreign), [&announcement]);
         }
     }
 
     /// Receivers that have not been told everything yet.
-    pub fn untold(&self) -> impl Iterator<Item = u32> + '_ {
+    pub fn has_unsent(&self) -> impl Iterator<Item = u32> + '_ {
         self.receivers.iter().filter(|peer| !peer.notices.is_empty()).map(|peer| peer.id)
     }
 
     /// The memory of a page in the pool, or of one of which messages are lent.
     pub fn page(&self, id: u32) -> Option<&M> {
-        let lent = self.lent.iter().map(|lent| &lent.page);
-        let mut pages = self.chain.iter().chain(&self.free).chain(lent);
+        let foreign = self.foreign.iter().map(|foreign| &foreign.page);
+        let mut pages = self.chain.iter().chain(&self.free).chain(foreign);
         pages.find(|page| page.id == id).map(|page| &page.memory)
     }
 
     /// Whether a receiver was struck because its cursor lied, and its owner has not taken it yet.
-    pub fn has_liar(&self) -> bool {
-        !self.liars.is_empty()
+    pub fn has_fault(&self) -> bool {
+        !self.faults.is_empty()
     }
 
     /// A receiver whose cursor lied. It is struck already.
     #[inline]
-    pub fn take_liar(&mut self) -> Option<(u32, Fault)> {
-        self.liars.pop()
+    pub fn take_fault(&mut self) -> Option<(u32, Fault)> {
+        self.faults.pop()
     }
 }
 
@@ -294,26 +295,26 @@ impl<M: Memory> Sender<M> {
 fn all<'a, M>(
     chain: &'a mut VecDeque<Page<M>>,
     free: &'a mut VecDeque<Page<M>>,
-    lent: &'a mut [Lent<M>],
+    foreign: &'a mut [ForeignPage<M>],
 ) -> impl Iterator<Item = &'a mut Page<M>> {
-    let lent = lent.iter_mut().map(|lent| &mut lent.page);
-    chain.iter_mut().chain(free).chain(lent)
+    let foreign = foreign.iter_mut().map(|foreign| &mut foreign.page);
+    chain.iter_mut().chain(free).chain(foreign)
 }
 
-fn unannounce<'a, M: 'a>(
+fn cancel<'a, M: 'a>(
     pages: impl IntoIterator<Item = &'a mut Page<M>>,
-    notices: impl IntoIterator<Item = &'a Notice> + Clone,
+    notices: impl IntoIterator<Item = &'a Announcement> + Clone,
 ) {
     for page in pages {
-        let told = notices.clone().into_iter().any(|n| *n == Notice::Page(page.id));
+        let told = notices.clone().into_iter().any(|n| *n == Announcement::Page(page.id));
         page.unannounced -= usize::from(told);
     }
 }
 
 impl<M: Memory> Peer<M> {
     /// Whether the receiver has taken everything before `end`, as far as it said last.
-    pub(super) fn has_taken(&self, end: u64) -> bool {
-        (self.seen == end || self.control.taken(self.slot) == end) && self.is_ours()
+    pub(super) fn has_consumed(&self, end: u64) -> bool {
+        (self.seen == end || self.control.consumed(self.slot) == end) && self.is_ours()
     }
 
     /// Whether the place whose words were just read is still that of this chain's owner.
@@ -352,7 +353,7 @@ mod tests {
     use crate::message::Envelope;
 
     /// Sends pages full of messages that nobody holds back, and gives the chain what it asks for.
-    fn fill(sender: &mut Sender<Region>, pages: usize) {
+    fn fill(sender: &mut ChainWriter<Region>, pages: usize) {
         let end = sender.position() + 256 * pages as u64;
         while sender.position() < end {
             match sender.send(Envelope::default(), &[7; 64]) {
@@ -366,24 +367,28 @@ mod tests {
     #[test]
     fn a_chain_takes_its_lap_in_pages_before_it_writes_one_again_and_no_more() {
         let limits = Limits::new(256, 64, 2048).unwrap();
-        for (lap, pages) in [(0, 2), (1024, 4), (1000, 3), (usize::MAX, 8)] {
-            let mut sender = Sender::new(1, limits, Region::heap(256));
-            sender.set_lap(lap);
+        for (reuse_distance, pages) in [(0, 2), (1024, 4), (1000, 3), (usize::MAX, 8)] {
+            let mut sender = ChainWriter::new(1, limits, Region::heap(256));
+            sender.set_reuse_distance(reuse_distance);
             fill(&mut sender, 20);
             let stats = sender.stats();
-            assert_eq!(stats.page_bytes_peak, 256 * pages, "lap {lap}");
-            assert_eq!(stats.turns - stats.reuses, pages - 1, "lap {lap}");
+            assert_eq!(stats.page_bytes_peak, 256 * pages, "reuse distance {reuse_distance}");
+            assert_eq!(
+                stats.rollovers - stats.reuses,
+                pages - 1,
+                "reuse distance {reuse_distance}"
+            );
         }
     }
 
     #[test]
     fn without_memory_for_its_lap_a_chain_makes_do_with_what_it_has() {
         let limits = Limits::new(256, 64, 2048).unwrap();
-        let mut sender = Sender::new(1, limits, Region::heap(256));
-        sender.set_lap(1024);
+        let mut sender = ChainWriter::new(1, limits, Region::heap(256));
+        sender.set_reuse_distance(1024);
         fill(&mut sender, 2);
-        assert!(sender.settle(), "it may help");
-        assert!(!sender.settle(), "it has not helped");
+        assert!(sender.stop_growing(), "it may help");
+        assert!(!sender.stop_growing(), "it has not helped");
         let before = sender.stats().page_bytes;
         fill(&mut sender, 20);
         assert!(sender.stats().page_bytes <= before.max(512));

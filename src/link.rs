@@ -2,21 +2,21 @@
 //! sleeps. What a client is made of, and both ends of a channel.
 //!
 //! An endpoint does no input or output. Its owner moves packets and descriptors, rings the
-//! doorbell when told to, and blocks when [`park`](Endpoint::park) says that it may.
+//! doorbell when told to, and blocks when [`park`](Link::park) says that it may.
 
-use crate::chain::{Event, Glance, Receiver, Refused, Sender};
+use crate::chain::{ChainReader, ChainWriter, Event, Peek, Refused};
 use crate::control::{Control, Doorbell};
 use crate::fault::Fault;
 use crate::memory::Memory;
-use crate::message::{Alleged, Envelope, Slot};
+use crate::message::{Envelope, RawHeader, Slot};
 
 /// One end of a connection.
 #[derive(Debug)]
-pub struct Endpoint<M> {
+pub struct Link<M> {
     control: Control<M>,
     doorbell: Doorbell<M>,
-    outbound: Option<Sender<M>>,
-    inbound: Option<Receiver<M>>,
+    outbound: Option<ChainWriter<M>>,
+    inbound: Option<ChainReader<M>>,
 }
 
 /// The only receiver of an endpoint's own chain.
@@ -24,53 +24,53 @@ const PEER: u32 = 0;
 
 /// What an endpoint wants to sleep for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct Interest {
     /// Something to receive.
     pub message: bool,
-    /// Room to send a message that takes so many bytes in a page ([`Sender::room_for`]).
+    /// Room to send a message that takes so many bytes in a page ([`ChainWriter::room_for`]).
     pub room: Option<usize>,
     /// The peer has taken everything.
-    pub taken: bool,
+    pub consumed: bool,
 }
 
-impl<M: Memory> Endpoint<M> {
+impl<M: Memory> Link<M> {
     /// An endpoint with a control region of its own and its peer's. If it sends, `cursor` is the
     /// number of its chain's cursor in the peer's region, and is admitted as its only receiver.
     pub fn new(
         control: Control<M>,
         peer: Control<M>,
-        outbound: Option<(Sender<M>, usize)>,
-        inbound: Option<Receiver<M>>,
+        outbound: Option<(ChainWriter<M>, usize)>,
+        inbound: Option<ChainReader<M>>,
     ) -> Self {
         let outbound = outbound.map(|(mut sender, cursor)| {
             sender.admit_in_place(PEER, peer.clone(), cursor);
             sender
         });
-        Endpoint { control, doorbell: Doorbell::new(peer), outbound, inbound }
+        Link { control, doorbell: Doorbell::new(peer), outbound, inbound }
     }
 
     /// The chain that it sends.
-    pub fn outbound(&self) -> Option<&Sender<M>> {
+    pub fn outbound(&self) -> Option<&ChainWriter<M>> {
         self.outbound.as_ref()
     }
 
     /// The chain that it sends.
-    pub fn outbound_mut(&mut self) -> Option<&mut Sender<M>> {
+    pub fn outbound_mut(&mut self) -> Option<&mut ChainWriter<M>> {
         self.outbound.as_mut()
     }
 
     /// The chain that it receives.
-    pub fn inbound(&self) -> Option<&Receiver<M>> {
+    pub fn inbound(&self) -> Option<&ChainReader<M>> {
         self.inbound.as_ref()
     }
 
     /// The chain that it receives.
-    pub fn inbound_mut(&mut self) -> Option<&mut Receiver<M>> {
+    pub fn inbound_mut(&mut self) -> Option<&mut ChainReader<M>> {
         self.inbound.as_mut()
     }
 
     /// Gives it the chain that it receives.
-    pub fn receive_from(&mut self, inbound: Receiver<M>) {
+    pub fn receive_from(&mut self, inbound: ChainReader<M>) {
         self.inbound = Some(inbound);
     }
 
@@ -90,7 +90,7 @@ impl<M: Memory> Endpoint<M> {
 
     /// Makes visible what was appended. Returns whether the peer must be rung.
     pub fn publish(&mut self) -> bool {
-        self.outbound.as_mut().is_some_and(Sender::publish) && self.must_ring()
+        self.outbound.as_mut().is_some_and(ChainWriter::publish) && self.must_ring()
     }
 
     /// Looks for a message. Returns also whether the peer must be rung, since it may be waiting
@@ -102,40 +102,40 @@ impl<M: Memory> Endpoint<M> {
     #[inline]
     pub fn poll(&mut self) -> Result<(Event, bool), Fault> {
         let Some(inbound) = &mut self.inbound else { return Ok((Event::Empty, false)) };
-        let owes = inbound.owes();
+        let must_release = inbound.must_release();
         let event = inbound.poll()?;
-        if event == Event::Turned {
-            self.control.turned();
+        if event == Event::PageAdvanced {
+            self.control.page_advanced();
         }
-        let ring = (owes || event == Event::Turned) && self.give_up();
+        let ring = (must_release || event == Event::PageAdvanced) && self.release();
         Ok((event, ring))
     }
 
     /// What stands at its place in the chain that it receives, if there is one.
     #[inline(always)]
-    pub(crate) fn glance(&self) -> Option<Glance> {
-        self.inbound.as_ref().map(Receiver::glance)
+    pub(crate) fn peek(&self) -> Option<Peek> {
+        self.inbound.as_ref().map(ChainReader::peek)
     }
 
-    /// What a [`glance`](Endpoint::glance) has left open, if it is a lent message that can be taken
+    /// What a [`peek`](Link::peek) has left open, if it is a lent message that can be taken
     /// without anything else.
-    pub(crate) fn glance_at_lent(&self, alleged: Alleged) -> Option<Slot> {
-        self.inbound.as_ref()?.glance_at_lent(alleged)
+    pub(crate) fn peek_ref(&self, raw: RawHeader) -> Option<Slot> {
+        self.inbound.as_ref()?.peek_ref(raw)
     }
 
     /// Gives up what was received. Returns whether the peer must be rung.
-    pub fn give_up(&mut self) -> bool {
-        self.inbound.as_mut().is_some_and(Receiver::give_up) && self.must_ring()
+    pub fn release(&mut self) -> bool {
+        self.inbound.as_mut().is_some_and(ChainReader::release) && self.must_ring()
     }
 
     /// Says that it is about to sleep and looks again. Returns whether it may block until it is rung,
     /// and whether the peer must be rung before.
-    /// [`first_bounded_sleep`](Endpoint::first_bounded_sleep) says how long it may block.
-    pub fn park(&mut self, wanted: Wanted) -> (bool, bool) {
-        let gave_up = self.inbound.as_mut().is_some_and(Receiver::give_up);
+    /// [`first_bounded_sleep`](Link::first_bounded_sleep) says how long it may block.
+    pub fn park(&mut self, interest: Interest) -> (bool, bool) {
+        let has_released = self.inbound.as_mut().is_some_and(ChainReader::release);
         self.control.park();
-        let ring = gave_up && self.must_ring();
-        let may_sleep = !self.has(wanted);
+        let ring = has_released && self.must_ring();
+        let may_sleep = !self.is_ready(interest);
         if !may_sleep {
             self.control.unpark();
         }
@@ -167,16 +167,17 @@ impl<M: Memory> Endpoint<M> {
         self.control.unpark();
     }
 
-    /// Whether any of what is wanted is there.
-    pub fn has(&mut self, wanted: Wanted) -> bool {
-        let message = wanted.message && self.inbound.as_ref().is_some_and(Receiver::has_something);
+    /// Whether any of what is interest is there.
+    pub fn is_ready(&mut self, interest: Interest) -> bool {
+        let message =
+            interest.message && self.inbound.as_ref().is_some_and(ChainReader::has_message);
         message
             || self.outbound.as_mut().is_some_and(|outbound| {
                 // To look for room may show a liar, and who waits for room has to hear of that.
-                wanted
+                interest
                     .room
-                    .is_some_and(|slot_len| outbound.has_room(slot_len) || outbound.has_liar())
-                    || wanted.taken && outbound.is_taken()
+                    .is_some_and(|slot_len| outbound.has_room(slot_len) || outbound.has_fault())
+                    || interest.consumed && outbound.is_consumed()
             })
     }
 
@@ -190,27 +191,27 @@ impl<M: Memory> Endpoint<M> {
         self.doorbell.must_ring()
     }
 
-    /// What the peer must be told about our pages next, see [`Sender::notice`].
-    pub fn notice(&self) -> Option<crate::chain::Notice> {
-        self.outbound.as_ref()?.notice(PEER)
+    /// What the peer must be told about our pages next, see [`ChainWriter::notice`].
+    pub fn announcement(&self) -> Option<crate::chain::Announcement> {
+        self.outbound.as_ref()?.announcement(PEER)
     }
 
     /// The peer has been told.
-    pub fn told(&mut self) {
+    pub fn mark_sent(&mut self) {
         if let Some(outbound) = &mut self.outbound {
-            outbound.told(PEER);
+            outbound.mark_sent(PEER);
         }
     }
 
-    /// Whether the peer waits for what this end reads, see [`Receiver::is_whole`].
+    /// Whether the peer waits for what this end reads, see [`ChainReader::is_whole`].
     #[inline(always)]
     pub fn is_whole(&self) -> bool {
-        self.inbound.as_ref().is_none_or(Receiver::is_whole)
+        self.inbound.as_ref().is_none_or(ChainReader::is_whole)
     }
 
     /// The fault of the peer if its cursor lied.
-    pub fn lie(&mut self) -> Option<Fault> {
-        self.outbound.as_mut()?.take_liar().map(|(_, fault)| fault)
+    pub fn take_fault(&mut self) -> Option<Fault> {
+        self.outbound.as_mut()?.take_fault().map(|(_, fault)| fault)
     }
 }
 
@@ -221,10 +222,10 @@ mod tests {
     use crate::limits::Limits;
     use crate::memory::Region;
 
-    const MESSAGE: Wanted = Wanted { message: true, room: None, taken: false };
+    const MESSAGE: Interest = Interest { message: true, room: None, consumed: false };
 
     /// A page holds two messages of a word, a chain two pages.
-    fn channel() -> (Endpoint<Region>, Endpoint<Region>) {
+    fn channel() -> (Link<Region>, Link<Region>) {
         let limits = Limits::new(144, 16, 288).unwrap();
         let control = || Control::create(Region::heap(control_len(1)), 1);
         let peers =
@@ -233,21 +234,21 @@ mod tests {
         theirs.give_place(0, 1);
         let (to_us, to_them) = (peers(&ours), peers(&theirs));
         let first = Region::heap(limits.page_len());
-        let sender = Sender::new(1, limits, first.clone());
-        let receiver = Receiver::from_beginning(limits, 1, first, theirs.clone(), 0).unwrap();
-        let mut sending = Endpoint::new(ours, to_them, Some((sender, 0)), None);
-        sending.told();
-        (sending, Endpoint::new(theirs, to_us, None, Some(receiver)))
+        let sender = ChainWriter::new(1, limits, first.clone());
+        let receiver = ChainReader::from_beginning(limits, 1, first, theirs.clone(), 0).unwrap();
+        let mut sending = Link::new(ours, to_them, Some((sender, 0)), None);
+        sending.mark_sent();
+        (sending, Link::new(theirs, to_us, None, Some(receiver)))
     }
 
     /// Sends, into a new page if need be, which the other end gets.
-    fn send(sending: &mut Endpoint<Region>, receiving: &mut Endpoint<Region>) -> bool {
+    fn send(sending: &mut Link<Region>, receiving: &mut Link<Region>) -> bool {
         match sending.send(Envelope::default(), &[7; 8]) {
             Ok(must_ring) => must_ring,
             Err(Refused::Blocked(crate::chain::Blocked::NeedPage(len))) => {
                 let page = Region::heap(len);
                 sending.outbound_mut().unwrap().add_page(page.clone());
-                sending.told();
+                sending.mark_sent();
                 receiving.inbound_mut().unwrap().add_page(1, page).unwrap();
                 send(sending, receiving)
             }
@@ -255,7 +256,7 @@ mod tests {
         }
     }
 
-    fn receive(receiving: &mut Endpoint<Region>) {
+    fn receive(receiving: &mut Link<Region>) {
         let (Event::Message(slot), false) = receiving.poll().unwrap() else {
             panic!("a message, and nobody to ring")
         };
@@ -276,7 +277,7 @@ mod tests {
         sending.outbound_mut().unwrap().append(Envelope::default(), &[7; 8]).unwrap();
         assert!(!sending.publish(), "it is awake");
         receive(&mut receiving);
-        assert_eq!(receiving.poll().unwrap(), (Event::Turned, false), "nobody waits for it");
+        assert_eq!(receiving.poll().unwrap(), (Event::PageAdvanced, false), "nobody waits for it");
         receive(&mut receiving);
         receive(&mut receiving);
         assert_eq!(receiving.park(MESSAGE), (true, false));
@@ -288,24 +289,28 @@ mod tests {
     fn who_sleeps_for_room_is_rung_by_what_is_given_up_and_who_is_awake_never() {
         for sleeps in [false, true] {
             let (mut sending, mut receiving) = channel();
-            while sending.has(Wanted { room: Some(32), ..Wanted::default() }) {
+            while sending.is_ready(Interest { room: Some(32), ..Interest::default() }) {
                 send(&mut sending, &mut receiving);
             }
-            let room = Wanted { room: Some(32), ..Wanted::default() };
+            let room = Interest { room: Some(32), ..Interest::default() };
             if sleeps {
                 assert_eq!(sending.park(room), (true, false));
             }
             receive(&mut receiving);
             receive(&mut receiving);
-            assert_eq!(receiving.poll().unwrap(), (Event::Turned, sleeps), "a page is given up");
-            assert!(!receiving.give_up(), "nothing more was received");
+            assert_eq!(
+                receiving.poll().unwrap(),
+                (Event::PageAdvanced, sleeps),
+                "a page is given up"
+            );
+            assert!(!receiving.release(), "nothing more was received");
             receive(&mut receiving);
-            assert!(!receiving.give_up(), "it was rung for this sleep, or is awake");
+            assert!(!receiving.release(), "it was rung for this sleep, or is awake");
             receive(&mut receiving);
             sending.unpark();
             if sleeps {
                 assert_eq!(
-                    sending.park(Wanted { taken: true, ..Wanted::default() }),
+                    sending.park(Interest { consumed: true, ..Interest::default() }),
                     (true, false)
                 );
                 assert_eq!(receiving.park(MESSAGE), (true, true), "all is taken now");
@@ -318,15 +323,18 @@ mod tests {
         use crate::order::Site;
         let (mut sending, mut receiving) = channel();
         send(&mut sending, &mut receiving);
-        assert_eq!(sending.lie(), None);
+        assert_eq!(sending.take_fault(), None);
         let tail = sending.outbound().unwrap().tail();
         let cursor = crate::layout::cursor_offset(0);
         receiving.control.memory().store(cursor, tail + 1, Site::CursorPublish);
-        assert!(sending.has(Wanted { room: Some(4096), ..Wanted::default() }), "there is a fault");
+        assert!(
+            sending.is_ready(Interest { room: Some(4096), ..Interest::default() }),
+            "there is a fault"
+        );
         // What it has lent others may still read.
         send(&mut sending, &mut receiving);
         let full = Err(Refused::Blocked(crate::chain::Blocked::Full));
         assert_eq!(sending.send(Envelope::default(), &[7; 8]), full);
-        assert_eq!(sending.lie(), Some(Fault::CursorAhead { found: tail + 1, tail }));
+        assert_eq!(sending.take_fault(), Some(Fault::CursorAhead { found: tail + 1, tail }));
     }
 }

@@ -4,9 +4,9 @@
 mod connection;
 
 use connection::connection_of;
-use llmp::memory::PeersAreHonest;
+use llmp::memory::TrustPeers;
 use llmp::{
-    Broker, BrokerBuilder, Client, ClientBuilder, ConnectError, Ended, RecvError, SendError,
+    Broker, BrokerBuilder, Client, ClientBuilder, ConnectError, Disconnected, RecvError, SendError,
 };
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 const BUDGET: usize = 64 * 1024;
 const LEN: usize = 1000;
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Bus {
     path: PathBuf,
     stop: llmp::StopHandle,
-    thread: Option<JoinHandle<llmp::Report>>,
+    thread: Option<JoinHandle<llmp::BrokerStats>>,
     _dir: tempfile::TempDir,
 }
 
@@ -30,7 +30,7 @@ impl Bus {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bus");
         let builder: BrokerBuilder = Broker::builder().page_len(4096).max_message_len(LEN);
-        let builder = builder.lend_from(if by_reference { 0 } else { usize::MAX });
+        let builder = builder.zero_copy_threshold(if by_reference { 0 } else { usize::MAX });
         let broker = builder.chain_budget(BUDGET).bind(&path).unwrap();
         let stop = broker.stop_handle();
         let thread = Some(std::thread::spawn(move || broker.run().unwrap()));
@@ -43,7 +43,7 @@ impl Bus {
 
     /// Sends so many messages, each filled with its number, to a receiver that takes them all.
     fn send(&self, sender: &mut Client, reader: &mut Client, numbers: std::ops::Range<u32>) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         for number in numbers {
             while let Err(error) = sender.try_send(number, &payload(number)) {
                 assert!(matches!(error, SendError::Full { .. }), "{error}");
@@ -71,9 +71,9 @@ fn payload(number: u32) -> Vec<u8> {
 }
 
 #[allow(unsafe_code)]
-fn promise() -> PeersAreHonest {
+fn promise() -> TrustPeers {
     // SAFETY: every process of these buses is this one, which uses the library alone.
-    unsafe { PeersAreHonest::promise() }
+    unsafe { TrustPeers::assume() }
 }
 
 /// Ends a client's connection behind its back.
@@ -114,20 +114,24 @@ fn a_struck_receiver_copies_what_was_sent_or_hears_that_it_was_removed() {
         let mut sender = Client::builder().send_only().connect(&bus.path).unwrap();
         let mut reader = bus.client().connect(&bus.path).unwrap();
         bus.send(&mut sender, &mut reader, 0..100);
-        let mut struck = bus.client().connect(&bus.path).unwrap();
-        let connection = connection_of(&struck);
+        let mut removed = bus.client().connect(&bus.path).unwrap();
+        let connection = connection_of(&removed);
         bus.send(&mut sender, &mut reader, 100..120);
-        assert_eq!(struck.recv().unwrap().payload, payload(100));
+        assert_eq!(removed.recv().unwrap().payload, payload(100));
         shut_down(&connection);
         bus.send(&mut sender, &mut reader, 120..2000);
-        let error = (101..).find_map(|number| match struck.recv() {
+        let error = (101..).find_map(|number| match removed.recv() {
             Ok(message) => {
                 assert_eq!(message.payload, payload(number), "by reference: {by_reference}");
                 None
             }
             Err(error) => Some(error),
         });
-        assert_eq!(error, Some(RecvError::Ended(Ended::Removed)), "by reference: {by_reference}");
+        assert_eq!(
+            error,
+            Some(RecvError::Disconnected(Disconnected::Removed)),
+            "by reference: {by_reference}"
+        );
     }
 }
 
@@ -147,7 +151,7 @@ fn a_process_that_may_keep_pages_may_not_borrow_again() {
     let borrower = borrow().unwrap();
     bus.send(&mut sender, &mut reader, 1..2);
     shut_down(&connection_of(&borrower));
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let refused = loop {
         match borrow() {
             // The broker may not have seen the hang-up yet.
@@ -177,7 +181,7 @@ fn a_struck_borrower_takes_nothing_that_came_later() {
             assert!(borrower.try_recv().unwrap().is_none());
         }
         shut_down(&connection_of(&borrower));
-        let (mut next, deadline) = (101, Instant::now() + PATIENCE);
+        let (mut next, deadline) = (101, Instant::now() + TIMEOUT);
         let error = loop {
             assert!(Instant::now() < deadline, "it reads on");
             bus.send(&mut sender, &mut reader, next..next + 1);
@@ -195,7 +199,11 @@ fn a_struck_borrower_takes_nothing_that_came_later() {
             }
             next += 1;
         };
-        assert_eq!(error, RecvError::Ended(Ended::Removed), "by reference: {by_reference}");
+        assert_eq!(
+            error,
+            RecvError::Disconnected(Disconnected::Removed),
+            "by reference: {by_reference}"
+        );
     }
 }
 
