@@ -3,32 +3,32 @@
 mod allowance;
 mod builder;
 mod client;
-pub mod core;
-mod forward;
 mod retired;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use self::builder::BrokerBuilder;
 use self::client::{ClientConnection, Phase, Progress, Stuck};
-use self::core::{Action, Core};
 use crate::bus_addr::BusAddr;
-use crate::chain::Blocked;
 use crate::connection::RETRY_INTERVAL;
+use crate::core::broker::{Action, Core};
+use crate::core::chain::Blocked;
+use crate::core::failpoint::{effect, observation};
+use crate::core::fault::Fault;
+use crate::core::memory::{Memory, Region};
+use crate::core::message::ClientId;
+use crate::core::wire::{ByeReason, Packet, Refusal, Roles, WireError};
 use crate::error::BindError;
-use crate::fault::Fault;
-use crate::memory::{Memory, ReceivedFd, Region, RegionError};
-use crate::message::ClientId;
 use crate::peer_filter::PeerFilter;
+use crate::place::{Bound, Watch};
 use crate::sleep_bound::SleepBound;
+use crate::socket::{Credentials, Received, Sent, Socket};
 use crate::spin::SpinPolicy;
 use crate::sys::closer;
-use crate::sys::failpoint::{effect, observation};
 use crate::sys::fork::Owner;
+use crate::sys::memfd::{ReceivedFd, RegionError};
 use crate::sys::peer::Peer;
-use crate::sys::place::{Bound, Watch};
-use crate::sys::socket::{Credentials, Received, Sent, Socket, timespec};
-use crate::wire::{ByeReason, Packet, Refusal, Roles, WireError};
+use crate::sys::socket::timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use std::cmp::Reverse;
@@ -198,7 +198,7 @@ impl StopHandle {
 #[non_exhaustive]
 pub struct BrokerStats {
     /// The broadcast chain.
-    pub broadcast: crate::chain::Stats,
+    pub broadcast: crate::core::chain::Stats,
     /// Clients that were admitted.
     pub clients: u64,
     /// Clients whose connection was ended for a fault.

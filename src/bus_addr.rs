@@ -33,7 +33,7 @@ impl BusAddr {
         if name.is_empty() || name.contains(['/', '\0']) || name.starts_with('.') {
             return Err(BusError::Name { name: name.clone() });
         }
-        let directory = crate::sys::place::directory().map_err(BusError::Directory)?;
+        let directory = crate::place::directory().map_err(BusError::Directory)?;
         Ok(directory.join(format!("{name}.sock")))
     }
 }

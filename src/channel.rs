@@ -2,28 +2,30 @@
 //! sender and one receiver.
 
 use crate::bus_addr::BusAddr;
-use crate::chain::{ChainReader, FIRST_PAGE, Start, Stats};
 use crate::client::{Client, open};
 use crate::connection::{Connection, map_page};
-use crate::control::Control;
+use crate::core::chain::{ChainReader, FIRST_PAGE, Start, Stats};
+use crate::core::control::Control;
+use crate::core::fault::Fault;
+use crate::core::layout::{PAGE_HEADER, VERSION};
+use crate::core::limits::Limits;
+use crate::core::link::Link;
+use crate::core::memory::Region;
+use crate::core::message::{ClientId, Envelope, Message, Tag};
+use crate::core::wire::{Packet, Refusal, Roles};
 use crate::error::{
     BindError, ConnectError, Disconnected, HeldUp, RecvError, SendError, WaitError,
 };
-use crate::fault::Fault;
 use crate::handshake::{
     Greeted, HANDSHAKE_TIMEOUT, HelloError, await_credentials, check_hello, control_region, fault,
     map_control, send, understand,
 };
-use crate::layout::{PAGE_HEADER, VERSION};
-use crate::limits::Limits;
-use crate::link::Link;
-use crate::memory::{ReceivedFd, Region};
-use crate::message::{ClientId, Envelope, Message, Tag};
 use crate::peer_filter::PeerFilter;
+use crate::place::Bound;
+use crate::socket::{Socket, wait_for_any};
 use crate::sys::fork::Owner;
-use crate::sys::place::Bound;
-use crate::sys::socket::{Socket, wait_for_any};
-use crate::wire::{Packet, Refusal, Roles};
+use crate::sys::memfd::ReceivedFd;
+use crate::sys::system::os_page;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -258,7 +260,7 @@ impl Receiver {
     ///
     /// [`BindError`] says what to do about it.
     pub fn listen_with(bus: impl Into<BusAddr>, limits: Limits) -> Result<Listener, BindError> {
-        let limits = limits.in_os_pages()?;
+        let limits = limits.in_pages_of(os_page())?;
         let bound = Bound::at(&bus.into(), &PeerFilter::SameUser)?;
         bound.listener.set_nonblocking().map_err(|source| {
             let step = "make the listener non-blocking";
@@ -342,7 +344,7 @@ impl Receiver {
     /// From now on payloads lie in the sender's pages and are not copied, on the promise that the
     /// sender is honest. A receiver of a bus goes on copying: there, the broker must know before, see
     /// [`ClientBuilder::borrow_payloads`](crate::ClientBuilder::borrow_payloads).
-    pub fn borrow_payloads(&mut self, promise: crate::memory::TrustPeers) {
+    pub fn borrow_payloads(&mut self, promise: crate::core::memory::TrustPeers) {
         self.0.set_trusted(promise);
     }
 }

@@ -7,20 +7,20 @@ pub use batch::Batch;
 pub use builder::ClientBuilder;
 
 use crate::bus_addr::BusAddr;
-use crate::chain::{ChainWriter, Peek, Stats};
 use crate::channel::{Receiver, Sender};
 use crate::connection::Connection;
+use crate::core::chain::{ChainWriter, Peek, Stats};
+use crate::core::fault::Fault;
+use crate::core::limits::Limits;
+use crate::core::link::Interest;
+use crate::core::memory::{Region, TrustPeers};
+use crate::core::message::{ClientId, Envelope, Message, Slot, Tag};
 use crate::error::{
     ConnectError, Disconnected, HeldUp, PathTooLong, RecvError, SendError, WaitError,
 };
-use crate::fault::Fault;
 use crate::handshake::HANDSHAKE_TIMEOUT;
-use crate::limits::Limits;
-use crate::link::Interest;
-use crate::memory::{Region, TrustPeers};
-use crate::message::{ClientId, Envelope, Message, Slot, Tag};
 use crate::peer_filter::PeerFilter;
-use crate::sys::socket::Socket;
+use crate::socket::Socket;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -49,7 +49,7 @@ pub(crate) fn open(
         io::ErrorKind::WouldBlock => ConnectError::Silent { seconds: HANDSHAKE_TIMEOUT.as_secs() },
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             let elsewhere = match bus {
-                BusAddr::Name(name) if !waits => crate::sys::place::elsewhere(name, &path),
+                BusAddr::Name(name) if !waits => crate::place::elsewhere(name, &path),
                 _ => None,
             };
             ConnectError::NoBus { bus: bus.to_string(), path: path.clone(), elsewhere }

@@ -1,19 +1,22 @@
 //! An [`Link`] at its socket: packets in and out, memory for pages, and waiting.
 
 use crate::backoff::CatchUpBackoff;
-use crate::chain::{Announcement, Blocked, ChainWriter, Event, Peek, Refused};
+use crate::core::chain::{Announcement, Blocked, ChainWriter, Event, Peek, Refused};
+use crate::core::fault::Fault;
+use crate::core::fault::InvalidMemfd;
+use crate::core::limits::Limits;
+use crate::core::link::{Interest, Link};
+use crate::core::memory::Region;
+use crate::core::message::{ClientId, Envelope, Slot};
+use crate::core::wire::{ByeReason, Packet, WireError};
 use crate::error::{Disconnected, HeldUp, RecvError, SendError};
-use crate::fault::Fault;
-use crate::limits::Limits;
-use crate::link::{Interest, Link};
 use crate::lost::{Again, Lost};
-use crate::memory::{InvalidMemfd, ReceivedFd, Region};
-use crate::message::{ClientId, Envelope, Slot};
 use crate::sleep_bound::SleepBound;
+use crate::socket::{Received, Sent, Socket};
 use crate::spin::SpinPolicy;
 use crate::sys::fork::{Gate, Owner};
-use crate::sys::socket::{Received, Sent, Socket};
-use crate::wire::{ByeReason, Packet, WireError};
+use crate::sys::memfd::ReceivedFd;
+use crate::sys::system::os_page;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
@@ -559,7 +562,7 @@ impl Connection {
         if self.looks.is_open() { self.link.peek() } else { None }
     }
 
-    /// The next message, if there is one. It stays until [`ChainReader::advance`](crate::chain::ChainReader::advance).
+    /// The next message, if there is one. It stays until [`ChainReader::advance`](crate::core::chain::ChainReader::advance).
     pub fn next(&mut self) -> Result<Option<Slot>, RecvError> {
         match self.peek() {
             Some(Peek::Message(slot)) => Ok(Some(slot)),
@@ -784,7 +787,7 @@ impl Connection {
     }
 
     /// What our chain has done.
-    pub fn stats(&self) -> crate::chain::Stats {
+    pub fn stats(&self) -> crate::core::chain::Stats {
         self.link.outbound().map(ChainWriter::stats).unwrap_or_default()
     }
 }
@@ -816,7 +819,7 @@ pub(crate) fn send_announcement<'a>(
 
 /// Maps a page that a peer has sent.
 pub(crate) fn map_page(descriptor: &mut ReceivedFd, limits: &Limits) -> Result<Region, Fault> {
-    let (min, max) = limits.page_bounds();
+    let (min, max) = limits.page_bounds(os_page());
     descriptor.try_map(min, max).map_err(invalid_memfd)
 }
 
@@ -825,7 +828,7 @@ pub(crate) fn map_page_to_share(
     descriptor: &mut ReceivedFd,
     limits: &Limits,
 ) -> Result<Region, Fault> {
-    let (min, max) = limits.page_bounds();
+    let (min, max) = limits.page_bounds(os_page());
     descriptor.try_map_to_share(min, max).map_err(invalid_memfd)
 }
 

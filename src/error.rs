@@ -1,11 +1,12 @@
 //! What callers get to hear when something goes wrong, and what to do next.
 
 use crate::bus_addr::quoted;
-use crate::fault::Fault;
-use crate::limits::LimitsError;
-use crate::memory::RegionError;
-use crate::message::ClientId;
-use crate::wire::Refusal;
+use crate::core::fault::Fault;
+use crate::core::limits::LimitsError;
+use crate::core::message::ClientId;
+use crate::core::wire::Refusal;
+use crate::sys::lock::{LockError, NotLocked};
+use crate::sys::memfd::RegionError;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -109,37 +110,14 @@ pub enum BindError {
     },
 }
 
-/// Why a lock file can't be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LockError {
-    /// Something that is no lock file has this path.
-    #[error("{what} lies there; remove it, or choose another path for the bus")]
-    Occupied {
-        /// What lies there: "a directory", for example.
-        what: &'static str,
-    },
-    /// It belongs to another user, and that user could keep it locked.
-    #[error(
-        "it belongs to user {user}; let that user stop the broker or remove the file, or choose a path in a directory of your own"
-    )]
-    Stranger {
-        /// The user's id.
-        user: u32,
-    },
-    /// It can't be made or opened.
-    #[error("{0}; choose a path in a directory that exists and that this user may write to")]
-    Open(#[source] io::Error),
-    /// There is no room for its 4096 bytes.
-    #[error(
-        "there is no room for its 4096 bytes: {0}; make room, or choose a path on another disk"
-    )]
-    NoRoom(#[source] io::Error),
-    /// The file system has no record locks.
-    #[error(
-        "its file system does not lock files: {0}; choose a path on a local one, such as /run or /tmp"
-    )]
-    Unsupported(#[source] io::Error),
+impl BindError {
+    /// The lock beside this socket, at `lock`, could not be taken.
+    pub(crate) fn not_locked(why: NotLocked, socket: &Path, lock: &Path) -> Self {
+        match why {
+            NotLocked::Held(process) => BindError::InUse { path: socket.to_owned(), process },
+            NotLocked::Unusable(source) => BindError::Lock { path: lock.to_owned(), source },
+        }
+    }
 }
 
 /// A process for a message.

@@ -1,19 +1,21 @@
-//! How a connection is made: the steps of both sides, see the picture in [`wire`](crate::wire).
+//! How a connection is made: the steps of both sides, see the picture in [`wire`](crate::core::wire).
 
-use crate::chain::{ChainReader, ChainWriter};
 use crate::connection::{Connection, RETRY_INTERVAL, map_page};
-use crate::control::Control;
+use crate::core::chain::{ChainReader, ChainWriter};
+use crate::core::control::Control;
+use crate::core::fault::Fault;
+use crate::core::layout::{VERSION, control_len};
+use crate::core::limits::Limits;
+use crate::core::link::Link;
+use crate::core::memory::{Memory, Region};
+use crate::core::message::ClientId;
+use crate::core::order::Site;
+use crate::core::wire::{ByeReason, Packet, Refusal, Roles, WireError};
 use crate::error::{ConnectError, Disconnected};
-use crate::fault::Fault;
-use crate::layout::{VERSION, control_len};
-use crate::limits::Limits;
-use crate::link::Link;
-use crate::memory::{Memory, ReceivedFd, Region, RegionError};
-use crate::message::ClientId;
-use crate::order::Site;
 use crate::peer_filter::PeerFilter;
-use crate::sys::socket::{Credentials, Received, Sent, Socket};
-use crate::wire::{ByeReason, Packet, Refusal, Roles, WireError};
+use crate::socket::{Credentials, Received, Sent, Socket};
+use crate::sys::memfd::{ReceivedFd, RegionError};
+use crate::sys::system::os_page;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -80,7 +82,7 @@ impl<'a> Greeted<'a> {
             // The broker's control region was the last that it had to send.
             socket.refuse_descriptors();
         }
-        let limits = limits.check().and_then(Limits::in_os_pages);
+        let limits = limits.check().and_then(|limits| limits.in_pages_of(os_page()));
         let limits = limits.map_err(|error| fault(WireError::from(error)))?;
         let mut descriptor = descriptor.ok_or(fault(packet.unexpected("without its region")))?;
         let peer = map_control(&mut descriptor);

@@ -22,71 +22,104 @@
 //! * Sending and receiving come in three kinds: blocking, with a deadline, and non-blocking. A
 //!   client's descriptor ([`AsFd`](std::os::fd::AsFd)) fits into poll and epoll loops.
 //!
-//! # The protocol in ten minutes
+//! # The protocol
 //!
-//! Read in this order. [`layout`]: the bytes. [`memory`]: the only door to shared memory.
-//! [`order`]: every memory ordering by name. [`chain`]: sender and receiver, the protocol itself.
-//! [`control`]: cursors, and how to sleep without losing a wake-up. [`broker::core`]: the broker
-//! without sockets. Everything up to here does no input or output and is generic over
-//! [`memory::Memory`]; loom, shuttle and the fuzzers run this very code. `docs/protocol.md` says
-//! the same in prose, and numbers the promises.
+//! The directory `src/core` is the protocol: it does no input or output and is generic over memory.
+//! loom, shuttle and the fuzzers run this very code. `docs/protocol.md` says the same in prose, and
+//! numbers the promises.
 //!
-//! # Limits
+//! # Features
 //!
-//! Linux 5.1 or newer, 64-bit. The features `loom` and `shuttle` add memory for the model
-//! checkers, `spec` the explorer of the specification, `crash` lets tests kill a process at each of
-//! its steps, `verify` is the command that runs them all; they change nothing else. The feature
-//! `cli`, on by default, is the command line; a library user takes `default-features = false`.
+//! Linux 5.1 or newer, 64-bit. The feature `cli`, on by default, is the command line; a library user
+//! takes `default-features = false, features = ["std"]`. Without `std` the protocol is there alone,
+//! for programs without an operating system. The features `loom` and `shuttle` are for the model
+//! checkers, `spec` for the explorer of the specification, `crash` lets tests kill a process at each
+//! of its steps, `verify` is the command that runs them all; they change nothing else.
 
-#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+#![cfg_attr(not(feature = "std"), no_std)]
+
+extern crate alloc;
+
+#[cfg(not(all(target_pointer_width = "64", target_has_atomic = "64")))]
+compile_error!("llmp needs 64-bit words: positions and commit words are 64 bits long");
+
+#[cfg(all(feature = "std", not(target_os = "linux")))]
 compile_error!(
-    "llmp needs 64-bit Linux: sealed memfds, SOCK_SEQPACKET, and 8-byte atomic loads from read-only memory"
+    "the feature `std` needs Linux: sealed memfds, SOCK_SEQPACKET, pidfds; without it, the protocol is there alone"
 );
 
-mod backoff;
-pub mod broker;
-mod bus_addr;
-pub mod chain;
-mod channel;
-mod client;
-mod connection;
-pub mod control;
-mod error;
-mod fault;
-mod handshake;
-pub mod hook;
-pub mod layout;
-mod limits;
-pub mod link;
-mod lost;
-pub mod memory;
-mod message;
-pub mod order;
-mod peer_filter;
-mod sleep_bound;
-mod spin;
-mod sys;
-pub mod wire;
+// The floors of the house: each uses those above it in this file, and none below.
 
-pub use broker::{Broker, BrokerBuilder, BrokerStats, StopHandle};
-pub use bus_addr::BusAddr;
-pub use channel::{Listener, Receiver, Sender, channel};
-pub use client::{Batch, Client, ClientBuilder, Wait};
-pub use error::{
-    BindError, BusError, ConnectError, Disconnected, HeldUp, LockError, PathTooLong, RecvError,
-    SendError, WaitError,
+#[doc(hidden)]
+pub mod core;
+
+#[cfg(feature = "std")]
+mod sys;
+
+#[cfg(feature = "std")]
+mod backoff;
+#[cfg(feature = "std")]
+mod broker;
+#[cfg(feature = "std")]
+mod bus_addr;
+#[cfg(feature = "std")]
+mod channel;
+#[cfg(feature = "std")]
+mod client;
+#[cfg(feature = "std")]
+mod connection;
+#[cfg(feature = "std")]
+mod error;
+#[cfg(feature = "std")]
+mod handshake;
+#[cfg(feature = "std")]
+mod lost;
+#[cfg(feature = "std")]
+mod peer_filter;
+#[cfg(feature = "std")]
+mod place;
+#[cfg(feature = "std")]
+mod sleep_bound;
+#[cfg(feature = "std")]
+mod socket;
+#[cfg(feature = "std")]
+mod spin;
+
+pub use core::broker::Quota;
+pub use core::broker::hook::{Hook, Verdict};
+pub use core::chain::Stats;
+pub use core::fault::{Fault, InvalidMemfd};
+pub use core::limits::{Limits, LimitsError};
+pub use core::memory::TrustPeers;
+pub use core::message::{ClientId, Envelope, Flags, Message, Origin, Slot, Tag};
+pub use core::wire::Refusal;
+
+#[cfg(feature = "std")]
+pub use self::{
+    broker::{Broker, BrokerBuilder, BrokerStats, StopHandle},
+    bus_addr::BusAddr,
+    channel::{Listener, Receiver, Sender, channel},
+    client::{Batch, Client, ClientBuilder, Wait},
+    error::{
+        BindError, BusError, ConnectError, Disconnected, HeldUp, PathTooLong, RecvError, SendError,
+        WaitError,
+    },
+    peer_filter::PeerFilter,
+    sys::lock::LockError,
+    sys::memfd::RegionError,
 };
-pub use fault::Fault;
-pub use limits::{Limits, LimitsError};
-pub use message::{ClientId, Envelope, Flags, Message, Origin, Slot, Tag};
-pub use peer_filter::PeerFilter;
+
+/// For the fuzzer of descriptors.
+#[cfg(feature = "std")]
+#[doc(hidden)]
+pub use sys::memfd::ReceivedFd;
 
 /// For tests of death at every step: see `tests/crash.rs`.
 #[cfg(feature = "crash")]
 #[doc(hidden)]
-pub use sys::failpoint as crash;
+pub use core::failpoint as crash;
 
 /// The examples of the README are tests.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "std"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

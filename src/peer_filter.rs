@@ -1,6 +1,6 @@
 //! Which users may connect (P16).
 
-use crate::sys::socket::Credentials;
+use crate::socket::Credentials;
 
 /// Which users may connect. The kernel tells who they are (`SO_PEERCRED`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,5 +1,5 @@
 //! How long a process may sleep that publishers may have missed, see
-//! [`control`](crate::control#polling).
+//! [`control`](crate::core::control#polling).
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ impl SleepBound {
     }
 
     /// How long the sleep may last that begins now; `None`: without limit. `first` is
-    /// [`first_bounded_sleep`](crate::control::Control::first_bounded_sleep).
+    /// [`first_bounded_sleep`](crate::core::control::Control::first_bounded_sleep).
     pub fn at_most(&mut self, first: Option<u64>) -> Option<Duration> {
         let first = first?;
         let now = Instant::now();

@@ -3,15 +3,14 @@
 pub(crate) mod closer;
 #[allow(unsafe_code)]
 mod credentials;
-pub mod failpoint;
 #[allow(unsafe_code)]
 pub(crate) mod fork;
 #[allow(unsafe_code)]
 pub(crate) mod lock;
+pub(crate) mod memfd;
 #[allow(unsafe_code)]
-mod options;
+pub(crate) mod options;
 pub(crate) mod peer;
-pub(crate) mod place;
 pub(crate) mod socket;
 #[allow(unsafe_code)]
 pub(crate) mod system;

@@ -7,8 +7,8 @@ use common::TIMEOUT;
 use common::bus::{Bus, Place};
 use common::honest::Honest;
 use common::raw::{Raw, RawSocket, memfd, region, seals};
-use llmp::layout::VERSION;
-use llmp::wire::{Packet, Refusal, Roles};
+use llmp::core::layout::VERSION;
+use llmp::core::wire::{Packet, Refusal, Roles};
 use llmp::{Broker, BrokerBuilder, Client, ConnectError, PeerFilter, SendError};
 use rustix::fs::SealFlags;
 use std::os::fd::{AsFd, OwnedFd};
@@ -213,7 +213,7 @@ fn every_packet_that_does_not_belong_there_is_named_and_costs_its_sender_the_con
     let page = region(PAGE);
     let fd = page.descriptor().unwrap();
     let encoded = |packet: Packet| {
-        let mut bytes = [0; llmp::wire::MAX_PACKET];
+        let mut bytes = [0; llmp::core::wire::MAX_PACKET];
         let len = packet.encode(&mut bytes);
         bytes[..len].to_vec()
     };

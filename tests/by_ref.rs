@@ -6,7 +6,7 @@ use common::TIMEOUT;
 use common::bus::{Bus, Place};
 use common::content::{END, Ear};
 use common::proc::{holdings, wait_until};
-use llmp::hook::Verdict;
+use llmp::core::broker::hook::Verdict;
 use llmp::{Broker, Client, Message, SendError};
 use std::thread;
 use std::time::{Duration, Instant};

@@ -4,10 +4,10 @@
 #[path = "common/regions.rs"]
 mod regions;
 
-use llmp::chain::{Blocked, ChainReader, ChainWriter, Event, Refused};
-use llmp::control::Control;
-use llmp::layout::control_len;
-use llmp::memory::Region;
+use llmp::core::chain::{Blocked, ChainReader, ChainWriter, Event, Refused};
+use llmp::core::control::Control;
+use llmp::core::layout::control_len;
+use llmp::core::memory::Region;
 use llmp::{ClientId, Envelope, Fault, Flags, Limits, Origin, Tag};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
@@ -54,11 +54,13 @@ impl Chain {
         self.sender.add_page(heap(len));
         while let Some(announcement) = self.sender.announcement(0) {
             match announcement {
-                llmp::chain::Announcement::Page(id) => {
+                llmp::core::chain::Announcement::Page(id) => {
                     let page = self.sender.page(id).unwrap().clone();
                     self.receiver.add_page(id, page).unwrap();
                 }
-                llmp::chain::Announcement::Forget(id) => self.receiver.forget_page(id).unwrap(),
+                llmp::core::chain::Announcement::Forget(id) => {
+                    self.receiver.forget_page(id).unwrap()
+                }
             }
             self.sender.mark_sent(0);
         }

@@ -1,8 +1,11 @@
 //! The documentation and the code say the same: every promise is kept somewhere and checked
 //! somewhere, and every memory ordering is in the table.
 
-use llmp::memory::Swap;
-use llmp::order::{Kind, Site};
+#[path = "../model/memory/mod.rs"]
+mod doubles;
+
+use doubles::Swap;
+use llmp::core::order::{Kind, Site};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -135,7 +138,7 @@ fn the_table_of_orders_of_steps_is_that_of_the_code() {
 fn atomics_are_used_behind_the_memory_trait_alone() {
     // What counts a process's steps until a test kills it, what closes its descriptors, and the word
     // that tells a forked child from its parent are no shared memory.
-    let own = ["sys/failpoint.rs", "sys/closer.rs", "sys/fork.rs"];
+    let own = ["core/failpoint.rs", "sys/closer.rs", "sys/fork.rs"];
     let shared = ["memory/", "order.rs", "memory.rs"];
     for (path, text) in text_of(&["src"]) {
         let inside = own.iter().chain(&shared).any(|part| path.contains(part));
@@ -156,7 +159,7 @@ fn defaults_named_in_texts_are_those_of_the_code() {
         false => format!("{} KiB", bytes >> 10),
     };
     let [by_ref, page, message, budget] = [
-        llmp::broker::core::ZERO_COPY_THRESHOLD,
+        llmp::core::broker::ZERO_COPY_THRESHOLD,
         Limits::PAGE_LEN,
         Limits::MAX_MESSAGE_LEN,
         Limits::BUDGET,

@@ -6,12 +6,13 @@
 #[path = "../fuzz/src/lib.rs"]
 mod oracle;
 
-use llmp::chain::{ChainReader, ChainWriter, Event};
-use llmp::control::Control;
-use llmp::layout::{PAGE_HEADER, control_len, low};
-use llmp::memory::{Hostile, Memory, Region};
-use llmp::order::Site;
+use llmp::core::chain::{ChainReader, ChainWriter, Event};
+use llmp::core::control::Control;
+use llmp::core::layout::{PAGE_HEADER, control_len, low};
+use llmp::core::memory::{Memory, Region};
+use llmp::core::order::Site;
 use llmp::{Envelope, Limits};
+use oracle::hostile::Hostile;
 use oracle::regions::heap;
 use oracle::seen::Seen;
 use std::path::{Path, PathBuf};

@@ -3,12 +3,12 @@
 #[path = "common/regions.rs"]
 mod regions;
 
-use llmp::chain::{ChainWriter, Start};
-use llmp::control::Control;
-use llmp::layout::{PAGE_HEADER, VERSION, control_len, cursor_offset};
-use llmp::memory::{Memory, Region};
-use llmp::order::Site;
-use llmp::wire::{MAX_PACKET, Packet, RawLimits, Refusal};
+use llmp::core::chain::{ChainWriter, Start};
+use llmp::core::control::Control;
+use llmp::core::layout::{PAGE_HEADER, VERSION, control_len, cursor_offset};
+use llmp::core::memory::{Memory, Region};
+use llmp::core::order::Site;
+use llmp::core::wire::{MAX_PACKET, Packet, RawLimits, Refusal};
 use llmp::{
     Broker, Client, ConnectError, Disconnected, Envelope, Fault, Limits, SendError, Sender,
 };

@@ -4,7 +4,7 @@
 mod connection;
 
 use connection::connection_of;
-use llmp::memory::TrustPeers;
+use llmp::core::memory::TrustPeers;
 use llmp::{
     Broker, BrokerBuilder, Client, ClientBuilder, ConnectError, Disconnected, RecvError, SendError,
 };

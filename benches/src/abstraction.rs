@@ -6,10 +6,10 @@
 //! that every instruction counts.
 
 use crate::regions::heap;
-use llmp::chain::{Blocked, ChainReader, ChainWriter, Event, Refused};
-use llmp::control::Control;
-use llmp::layout::control_len;
-use llmp::memory::Region;
+use llmp::core::chain::{Blocked, ChainReader, ChainWriter, Event, Refused};
+use llmp::core::control::Control;
+use llmp::core::layout::control_len;
+use llmp::core::memory::Region;
 use llmp::{Envelope, Limits};
 use std::hint::black_box;
 use std::time::Instant;

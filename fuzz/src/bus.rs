@@ -21,12 +21,12 @@ use super::world::{CONTROL, World};
 use client::{Birth, Client};
 use hooking::Hooking;
 use ledger::Ledger;
-use llmp::broker::core::{Core, Quota};
-use llmp::chain::Announcement;
-use llmp::control::Control;
-use llmp::layout::cursor_offset;
-use llmp::link::Interest;
-use llmp::wire::Roles;
+use llmp::core::broker::{Core, Quota};
+use llmp::core::chain::Announcement;
+use llmp::core::control::Control;
+use llmp::core::layout::cursor_offset;
+use llmp::core::link::Interest;
+use llmp::core::wire::Roles;
 use llmp::{Limits, Message};
 
 /// Clients at one time.

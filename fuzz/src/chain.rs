@@ -4,10 +4,10 @@ use super::input::Input;
 use super::lender::Lender;
 use super::regions::heap;
 use super::seen::Seen;
-use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
-use llmp::control::Control;
-use llmp::layout::control_len;
-use llmp::memory::{Memory, Region};
+use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
+use llmp::core::control::Control;
+use llmp::core::layout::control_len;
+use llmp::core::memory::{Memory, Region};
 use llmp::{ClientId, Envelope, Flags, Limits, Origin, Slot, Tag};
 
 pub const PAGE_LEN: usize = 256;

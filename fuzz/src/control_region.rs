@@ -5,13 +5,14 @@
 //! about the others, and is not struck for it: nothing is written again for that.
 
 use super::chain::{PAGE_LEN, Sent, limits};
+use super::hostile::{Hostile, Mischief};
 use super::input::Input;
 use super::regions::heap;
 use super::seen::Seen;
-use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
-use llmp::control::{Control, Doorbell};
-use llmp::layout::*;
-use llmp::memory::{Hostile, Memory, Mischief, Region};
+use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
+use llmp::core::control::{Control, Doorbell};
+use llmp::core::layout::*;
+use llmp::core::memory::{Memory, Region};
 use llmp::{Fault, Limits};
 use std::sync::{Arc, Mutex};
 

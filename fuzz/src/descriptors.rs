@@ -2,10 +2,10 @@
 
 use super::input::Input;
 use super::regions;
-use llmp::chain::ChainWriter;
-use llmp::control::Control;
-use llmp::layout::{OS_PAGE, WORD, control_len};
-use llmp::memory::{Memory, Region};
+use llmp::core::chain::ChainWriter;
+use llmp::core::control::Control;
+use llmp::core::layout::{OS_PAGE, WORD, control_len};
+use llmp::core::memory::{Memory, Region};
 use llmp::{Envelope, Limits};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags};

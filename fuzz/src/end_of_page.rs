@@ -12,10 +12,10 @@ use super::lender::Lender;
 use super::regions::heap;
 use super::seen::Seen;
 use super::world::Scripted;
-use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
-use llmp::control::Control;
-use llmp::layout::*;
-use llmp::memory::{Memory, Region};
+use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
+use llmp::core::control::Control;
+use llmp::core::layout::*;
+use llmp::core::memory::{Memory, Region};
 use llmp::{Fault, Limits, Slot};
 use std::collections::VecDeque;
 

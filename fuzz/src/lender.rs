@@ -1,9 +1,9 @@
 //! Pages of somebody else's of which a chain's messages are lent, as a broker lends its clients'.
 
 use super::chain::Sent;
-use llmp::chain::{ChainWriter, Refused};
-use llmp::layout::{PAGE_HEADER, SLOT_ALIGN};
-use llmp::memory::{Memory, Region};
+use llmp::core::chain::{ChainWriter, Refused};
+use llmp::core::layout::{PAGE_HEADER, SLOT_ALIGN};
+use llmp::core::memory::{Memory, Region};
 
 /// Two long messages, or some short ones.
 const LEN: usize = 1024;

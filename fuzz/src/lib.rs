@@ -12,6 +12,7 @@ pub mod control_region;
 pub mod descriptors;
 pub mod end_of_page;
 pub mod handshake;
+pub mod hostile;
 pub mod input;
 pub mod lender;
 pub mod lies;

@@ -1,7 +1,7 @@
 //! Mischief that an input decides: which words are lied about, from when, how long, and how.
 
+use super::hostile::Mischief;
 use super::input::Input;
-use llmp::memory::Mischief;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Lies about the words of several regions, which share one count of accesses.

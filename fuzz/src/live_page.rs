@@ -11,7 +11,7 @@ use super::scribbled::Scribbled;
 use super::seen::Seen;
 use super::world::World;
 use llmp::Limits;
-use llmp::layout::OS_PAGE;
+use llmp::core::layout::OS_PAGE;
 
 pub fn run(bytes: &[u8]) -> Seen {
     let mut input = Input::new(bytes);

@@ -6,10 +6,10 @@ use super::input::Input;
 use super::regions::heap;
 use super::seen::Seen;
 use llmp::Fault;
-use llmp::chain::{ChainReader, Event, Start};
-use llmp::control::Control;
-use llmp::layout::*;
-use llmp::memory::{Memory, Region};
+use llmp::core::chain::{ChainReader, Event, Start};
+use llmp::core::control::Control;
+use llmp::core::layout::*;
+use llmp::core::memory::{Memory, Region};
 
 pub fn run(bytes: &[u8]) -> Seen {
     let mut input = Input::new(bytes);

@@ -2,7 +2,7 @@
 //! once: an oracle that never gets anywhere never fails.
 
 use llmp::Fault;
-use llmp::chain::Event;
+use llmp::core::chain::Event;
 use std::collections::BTreeSet;
 
 #[derive(Debug, Default)]

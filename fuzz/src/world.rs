@@ -1,9 +1,10 @@
 //! How a bus sees its regions: the honest ones as they are, those of one client as it likes.
 
 use super::chain::View;
+use super::hostile::Hostile;
 use super::input::Input;
 use super::lies::{Liar, Script};
-use llmp::memory::{Hostile, Region};
+use llmp::core::memory::Region;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// As what the liar's control region counts; its pages count by their ids.

@@ -10,10 +10,10 @@ use crate::scenario::by_ref::{self, Lives, by_reference};
 use crate::scenario::chain::{
     Receiving, Sending, Size, Step, control_memory, finish, join, limits,
 };
+use crate::scenario::doubles::{CrashBudget, Crashing};
 use crate::scenario::{Descriptors, Mailbox, Runtime};
-use llmp::chain::Start;
-use llmp::control::Control;
-use llmp::memory::{CrashBudget, Crashing};
+use llmp::core::chain::Start;
+use llmp::core::control::Control;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

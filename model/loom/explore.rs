@@ -1,8 +1,8 @@
 //! Runs a scenario under loom and says how far it was explored.
 
+use crate::scenario::doubles::{Reordered, Reordering, Swap};
 use crate::scenario::{Bounds, Runtime, Who, mailbox};
-use llmp::memory::{Reordered, Reordering, Swap};
-use llmp::order::{Kind, Orders, Site};
+use llmp::core::order::{Kind, Orders, Site};
 use std::any::Any;
 use std::fmt::{Display, Formatter};
 use std::io::Write;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 mailbox!(Mailbox, loom);
 
 /// loom's memory, whose orderings and order of steps may be wrong in this run.
-pub type LoomMemory = Reordered<llmp::memory::LoomMemory>;
+pub type LoomMemory = Reordered<crate::scenario::doubles::LoomMemory>;
 
 /// loom's threads and memory, in one execution.
 #[derive(Clone)]
@@ -23,11 +23,11 @@ pub struct Loom {
     orders: Arc<Orders>,
     /// The orderings of a process that has others than all.
     orders_of: Option<(Process, Arc<Orders>)>,
-    order_of_steps: Arc<Reordering<llmp::memory::LoomMemory>>,
+    order_of_steps: Arc<Reordering<crate::scenario::doubles::LoomMemory>>,
     /// Whether brokers alone make this run's mistake in the order of steps; others keep to this
     /// one. Who only sends would hold back for ever what waits for a cursor.
     only_brokers: bool,
-    in_order: Arc<Reordering<llmp::memory::LoomMemory>>,
+    in_order: Arc<Reordering<crate::scenario::doubles::LoomMemory>>,
     bounds: Bounds,
     /// Whether headers, or payloads, too, may be read while they are written.
     racing: Option<bool>,
@@ -40,7 +40,7 @@ impl Runtime for Loom {
     type Mailbox<T: Send + 'static> = Mailbox<T>;
 
     fn memory(&self, len: usize) -> LoomMemory {
-        let memory = llmp::memory::LoomMemory::new(len, &self.orders);
+        let memory = crate::scenario::doubles::LoomMemory::new(len, &self.orders);
         let memory = match self.racing {
             Some(bytes) => memory.racing(bytes),
             None => memory,

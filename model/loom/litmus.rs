@@ -5,8 +5,8 @@
 
 use crate::explore::{Explored, Loom, LoomMemory, Protocol, explore, report};
 use crate::scenario::Runtime;
-use llmp::memory::Memory;
-use llmp::order::Site;
+use llmp::core::memory::Memory;
+use llmp::core::order::Site;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};

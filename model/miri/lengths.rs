@@ -4,10 +4,10 @@
 
 use crate::regions::heap;
 use crate::scenario::Descriptors;
-use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Claim, Event, Refused};
-use llmp::control::Control;
-use llmp::layout::control_len;
-use llmp::memory::{Memory, Region};
+use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Claim, Event, Refused};
+use llmp::core::control::Control;
+use llmp::core::layout::control_len;
+use llmp::core::memory::{Memory, Region};
 use llmp::{Envelope, Limits, Slot};
 use std::thread::{spawn, yield_now};
 

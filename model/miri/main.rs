@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! MIRIFLAGS="-Zmiri-strict-provenance -Zmiri-many-seeds=0..8" \
-//!     cargo +nightly miri test --no-default-features --test miri
+//!     cargo +nightly miri test --no-default-features --features std --test miri
 //! ```
 //!
 //! A seed decides how the threads take turns and which of the permitted values a load returns. The
@@ -24,8 +24,8 @@ mod weakened;
 
 use doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
 use lengths::Lengths;
-use llmp::memory::Region;
-use llmp::order::Site;
+use llmp::core::memory::Region;
+use llmp::core::order::Site;
 use scenario::by_ref::{self, Lives, by_reference};
 use scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse, limits,

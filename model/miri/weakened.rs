@@ -1,7 +1,7 @@
 //! Production's memory with one ordering relaxed, to see that Miri reports it.
 
-use llmp::memory::{Intent, Memory, Offset, Region};
-use llmp::order::{Kind, Site};
+use llmp::core::memory::{Intent, Memory, Offset, Region};
+use llmp::core::order::{Kind, Site};
 use std::sync::OnceLock;
 
 static RELAXED: OnceLock<Site> = OnceLock::new();

@@ -24,9 +24,9 @@ mod models;
 #[allow(dead_code, reason = "not every scenario judges")]
 mod scenario;
 
+use crate::scenario::doubles::{Step, Swap};
 use explore::{Explored, Model, Protocol, explore, report};
-use llmp::memory::{Step, Swap};
-use llmp::order::Site;
+use llmp::core::order::Site;
 use std::any::Any;
 use std::time::Instant;
 

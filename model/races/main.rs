@@ -2,7 +2,7 @@
 //! plainly: for ThreadSanitizer, which then sees a race if an ordering is too weak.
 //!
 //! ```text
-//! RUSTFLAGS=-Zsanitizer=thread cargo +nightly test -Zbuild-std --no-default-features \
+//! RUSTFLAGS=-Zsanitizer=thread cargo +nightly test -Zbuild-std --no-default-features --features std \
 //!     --target x86_64-unknown-linux-gnu --test races
 //! ```
 //!
@@ -20,10 +20,10 @@ mod memory;
 #[path = "../scenario/mod.rs"]
 mod scenario;
 
+use crate::scenario::doubles::CrashBudget;
 use bus::Script;
 use doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
-use llmp::memory::CrashBudget;
-use llmp::order::{Kind, Orders, Site};
+use llmp::core::order::{Kind, Orders, Site};
 use memory::PlainMemory;
 use scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse, limits,

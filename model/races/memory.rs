@@ -1,8 +1,8 @@
 //! Memory whose headers and payloads are accessed plainly, so that ThreadSanitizer sees a race on
 //! them: production's relaxed words and opaque copies would hide it.
 
-use llmp::memory::{Intent, Memory, Offset};
-use llmp::order::{Orders, Site};
+use llmp::core::memory::{Intent, Memory, Offset};
+use llmp::core::order::{Orders, Site};
 use std::cell::UnsafeCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};

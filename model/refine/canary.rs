@@ -3,9 +3,9 @@
 use crate::bus::{self, run};
 use crate::programs;
 use crate::sabotage::{Sabotage, Sabotaged};
+use crate::scenario::doubles::CrashBudget;
 use crate::schedules::{Shuttle, report};
 use crate::trace::{Tracing, refused};
-use llmp::memory::CrashBudget;
 use shuttle::scheduler::RandomScheduler;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;

@@ -37,9 +37,9 @@ mod programs;
 mod schedules;
 mod world;
 
+use crate::scenario::doubles::CrashBudget;
 use bus::{Script, run};
 use doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
-use llmp::memory::CrashBudget;
 use scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse,
     limits as chain_limits,

@@ -2,7 +2,7 @@
 
 use crate::regions::heap;
 use crate::scenario::{Mailbox, Runtime};
-use llmp::memory::Region;
+use llmp::core::memory::Region;
 
 /// The heap, in one thread.
 #[derive(Clone)]

@@ -2,14 +2,15 @@
 //! over memory that is written down.
 
 use crate::plain::Reached;
+use crate::scenario::doubles::{CrashBudget, Crashing};
 use crate::scenario::{Note, Runtime, Who};
-use llmp::broker::core::{Action, Core, Quota};
-use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused, Start};
-use llmp::control::Control;
-use llmp::layout::{PAGE_HEADER, PAGE_ID, cursor_offset, high, low};
-use llmp::link::{Interest, Link};
-use llmp::memory::{CrashBudget, Crashing, Memory};
-use llmp::wire::Roles;
+use llmp::core::broker::{Action, Core, Quota};
+use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused, Start};
+use llmp::core::control::Control;
+use llmp::core::layout::{PAGE_HEADER, PAGE_ID, cursor_offset, high, low};
+use llmp::core::link::{Interest, Link};
+use llmp::core::memory::Memory;
+use llmp::core::wire::Roles;
 use llmp::{ClientId, Envelope, Limits, Origin, Tag};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -2,15 +2,16 @@
 //! every step of the broker for its last. The bus with everything that sleeps is in `bus`.
 
 use crate::scenario::chain::{control_memory, limits};
+use crate::scenario::doubles::{CrashBudget, Crashing};
 use crate::scenario::{Descriptors, Runtime, Who};
-use llmp::broker::core::{Action, Core};
-use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
-use llmp::control::Control;
-use llmp::layout::cursor_offset;
-use llmp::link::Link;
-use llmp::memory::{CrashBudget, Crashing, Memory};
-use llmp::order::Site;
-use llmp::wire::Roles;
+use llmp::core::broker::{Action, Core};
+use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
+use llmp::core::control::Control;
+use llmp::core::layout::cursor_offset;
+use llmp::core::link::Link;
+use llmp::core::memory::Memory;
+use llmp::core::order::Site;
+use llmp::core::wire::Roles;
 use llmp::{ClientId, Envelope, Tag};
 
 /// The broker among those that access something. Clients are their ids.

@@ -6,14 +6,15 @@
 
 use super::chain::{control_memory, limits};
 use super::{Descriptors, Mailbox, Runtime, Who};
-use llmp::broker::core::{Action, Core};
-use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
-use llmp::control::Control;
-use llmp::layout::{CONTROL_CONSUMED, cursor_offset};
-use llmp::link::{Interest, Link};
-use llmp::memory::{CrashBudget, Crashing, Memory};
-use llmp::order::Site;
-use llmp::wire::Roles;
+use crate::scenario::doubles::{CrashBudget, Crashing};
+use llmp::core::broker::{Action, Core};
+use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
+use llmp::core::control::Control;
+use llmp::core::layout::{CONTROL_CONSUMED, cursor_offset};
+use llmp::core::link::{Interest, Link};
+use llmp::core::memory::Memory;
+use llmp::core::order::Site;
+use llmp::core::wire::Roles;
 use llmp::{ClientId, Envelope, Limits, Tag};
 
 /// The processes. Clients are their ids.

@@ -1,10 +1,10 @@
 //! A sender and its receivers: commit, page turn, reuse, joining, leaving, batches, death.
 
 use super::{Descriptors, Mailbox, Note, Runtime, Who};
-use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused, Start};
-use llmp::control::Control;
-use llmp::layout::{PAGE_HEADER, SLOT_HEADER, control_len, slot_len};
-use llmp::memory::Memory;
+use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused, Start};
+use llmp::core::control::Control;
+use llmp::core::layout::{PAGE_HEADER, SLOT_HEADER, control_len, slot_len};
+use llmp::core::memory::Memory;
 use llmp::{ClientId, Envelope, Flags, Limits, Tag};
 
 /// Payload of a model's message in bytes: one word, so that loom has little to track.

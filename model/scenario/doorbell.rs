@@ -1,19 +1,20 @@
 //! Sleeping and waking: two endpoints, each with a doorbell at which it blocks, and which one of
 //! them may die beside. A lost wake-up is a deadlock, which the checker reports.
 //!
-//! A process that has polled bounds its sleeps (`llmp::control`). Here time passes when the other
+//! A process that has polled bounds its sleeps (`llmp::core::control`). Here time passes when the other
 //! process blocks or ends: then every store that it has made is visible. This ends a bounded sleep,
 //! and only if that process has left out a fence. So these models show that a bounded sleep is
 //! needed for a store that was made without a fence, and for no other. Where both poll, the first
 //! bounded sleep of each may also end before anything is visible.
 
 use crate::scenario::chain::control_memory;
+use crate::scenario::doubles::{CrashBudget, Crashing};
 use crate::scenario::{Bounds, Descriptors, Mailbox, Note, Runtime, Who};
-use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
-use llmp::control::Control;
-use llmp::layout::PAGE_HEADER;
-use llmp::link::{Interest, Link};
-use llmp::memory::{CrashBudget, Crashing, Memory};
+use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
+use llmp::core::control::Control;
+use llmp::core::layout::PAGE_HEADER;
+use llmp::core::link::{Interest, Link};
+use llmp::core::memory::Memory;
 use llmp::{Envelope, Limits};
 
 /// What a receiver does while there is nothing.

@@ -8,13 +8,15 @@
 #[allow(dead_code, reason = "not every checker has all of it")]
 pub mod by_ref;
 pub mod chain;
+#[path = "../memory/mod.rs"]
+pub mod doubles;
 mod note;
 #[allow(dead_code, reason = "not every checker has it")]
 pub mod removed;
 
 pub use note::{Note, Who};
 
-use llmp::memory::Memory;
+use llmp::core::memory::Memory;
 use std::collections::VecDeque;
 
 /// What a scenario runs on: a checker's threads, memory and locks.

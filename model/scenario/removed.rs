@@ -3,9 +3,9 @@
 
 use super::chain::{OWNER, PAYLOAD, Sending, Step, control_memory, envelope, limits, payload};
 use super::{Descriptors, Runtime};
-use llmp::chain::{ChainReader, Event};
-use llmp::control::Control;
-use llmp::memory::Memory;
+use llmp::core::chain::{ChainReader, Event};
+use llmp::core::control::Control;
+use llmp::core::memory::Memory;
 
 /// The receiver, and the id under which it has its place.
 const RECEIVER: u32 = 1;

@@ -13,9 +13,9 @@ mod runtime;
 #[path = "../scenario/mod.rs"]
 mod scenario;
 
+use crate::scenario::doubles::CrashBudget;
 use bus::{Script, run, run_by_ref};
 use doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
-use llmp::memory::CrashBudget;
 use runtime::Shuttle;
 use scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse,

@@ -1,7 +1,7 @@
 //! What scenarios run on under shuttle.
 
+use crate::scenario::doubles::ShuttleMemory;
 use crate::scenario::{Runtime, mailbox};
-use llmp::memory::ShuttleMemory;
 
 mailbox!(ShuttleMailbox, shuttle);
 

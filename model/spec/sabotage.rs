@@ -3,9 +3,9 @@
 //! down is what really happens.
 
 use crate::scenario::{Note, Runtime, Who};
-use llmp::layout::*;
-use llmp::memory::{Intent, Memory, Offset};
-use llmp::order::Site;
+use llmp::core::layout::*;
+use llmp::core::memory::{Intent, Memory, Offset};
+use llmp::core::order::Site;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 

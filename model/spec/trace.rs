@@ -6,8 +6,8 @@
 
 use crate::scenario::{Note, Runtime, Who};
 use crate::translate::Translator;
-use llmp::memory::{Intent, Memory, Offset};
-use llmp::order::Site;
+use llmp::core::memory::{Intent, Memory, Offset};
+use llmp::core::order::Site;
 use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -10,8 +10,8 @@ use crate::protocol::{Action, Rules, Violation};
 use crate::scenario::{Note, Who};
 use crate::state::*;
 use crate::trace::Event;
-use llmp::layout::*;
-use llmp::order::Site;
+use llmp::core::layout::*;
+use llmp::core::order::Site;
 use std::collections::BTreeMap;
 
 const UNIT: usize = SLOT_ALIGN;

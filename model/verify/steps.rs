@@ -100,8 +100,9 @@ fn fuzz(target: &str, seconds: u32) -> Step {
 
 /// The protocol over memory of the heap, in Miri, once for each seed.
 fn miri(label: &str, seeds: u32, flags: &str, lengths: &str) -> Step {
-    let command =
-        format!("cargo +nightly miri test --no-default-features --test miri -- {lengths}");
+    let command = format!(
+        "cargo +nightly miri test --no-default-features --features std --test miri -- {lengths}"
+    );
     Step {
         name: Name::Miri,
         label: label.to_owned(),
@@ -115,7 +116,7 @@ fn miri(label: &str, seeds: u32, flags: &str, lengths: &str) -> Step {
 
 fn threads() -> Step {
     let command = words(
-        "cargo +nightly test -Zbuild-std --target x86_64-unknown-linux-gnu --no-default-features \
+        "cargo +nightly test -Zbuild-std --target x86_64-unknown-linux-gnu --no-default-features --features std \
          --test races --test threads --test chain --test processes --test death \
          --test hostile_client -- --skip an_idle_bus",
     );

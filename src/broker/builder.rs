@@ -1,21 +1,22 @@
 //! Setting up a broker.
 
-use super::core::{Core, Quota, ZERO_COPY_THRESHOLD};
 use super::{
     Broker, BrokerStats, DESCRIPTORS_PER_CLIENT, FIRST_CONNECTION, LISTENER, STOP, StopHandle,
     WATCH,
 };
 use crate::bus_addr::BusAddr;
+use crate::core::broker::hook::Hook;
+use crate::core::broker::{Core, Quota, ZERO_COPY_THRESHOLD};
+use crate::core::failpoint::effect;
+use crate::core::limits::{Limits, LimitsError};
+use crate::core::memory::Region;
 use crate::error::BindError;
 use crate::handshake::control_region;
-use crate::hook::Hook;
-use crate::limits::{Limits, LimitsError, os_page};
-use crate::memory::Region;
 use crate::peer_filter::PeerFilter;
-use crate::sys::failpoint::effect;
+use crate::place::{Bound, Watch};
 use crate::sys::fork::Owner;
-use crate::sys::place::{Bound, Watch};
 use crate::sys::socket::MAX_DESCRIPTORS;
+use crate::sys::system::os_page;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
@@ -206,7 +207,7 @@ impl BrokerBuilder {
             let rounded = page_len.min(1 << 31).next_multiple_of(os_page());
             let least = Limits::least_budget(rounded, max_message_len);
             let budget = self.budget.unwrap_or(Limits::BUDGET.max(least));
-            let limits = Limits::new(page_len, max_message_len, budget)?.in_os_pages()?;
+            let limits = Limits::new(page_len, max_message_len, budget)?.in_pages_of(os_page())?;
             // One more each for the control region.
             let pages = limits.most_pages() + 1;
             let affordable = (maps / pages).max(1);

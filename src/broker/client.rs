@@ -1,16 +1,17 @@
 //! One client's connection as the broker sees it: from the greeting to its pages.
 
-use super::core::Core;
-use crate::chain::Announcement;
 use crate::connection::{map_page, map_page_to_share, send_announcement};
-use crate::fault::Fault;
+use crate::core::broker::Core;
+use crate::core::chain::Announcement;
+use crate::core::failpoint::effect;
+use crate::core::fault::Fault;
+use crate::core::memory::Region;
+use crate::core::message::ClientId;
+use crate::core::wire::{Packet, Refusal, Roles};
 use crate::handshake::{HelloError, check_hello, map_control};
 use crate::lost::Again;
-use crate::memory::{ReceivedFd, Region};
-use crate::message::ClientId;
-use crate::sys::failpoint::effect;
-use crate::sys::socket::{Credentials, Sent, Socket};
-use crate::wire::{Packet, Refusal, Roles};
+use crate::socket::{Credentials, Sent, Socket};
+use crate::sys::memfd::ReceivedFd;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -133,7 +134,7 @@ impl ClientConnection {
         };
         let Some(reserved) = core.reserve(self.roles) else { return Ok(Err(Refusal::Crowded)) };
         let welcome = Packet::Welcome {
-            version: crate::layout::VERSION,
+            version: crate::core::layout::VERSION,
             client: reserved.client.0,
             cursor: reserved.cursor as u32,
             broker,

@@ -5,7 +5,7 @@
 //! broker counts such processes until they have ended, and lets in no more clients that borrow when
 //! there are too many.
 
-use crate::sys::failpoint::observation;
+use crate::core::failpoint::observation;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{AsRawFd, OwnedFd};
 

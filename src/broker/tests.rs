@@ -173,13 +173,13 @@ fn a_client_that_does_not_read_holds_few_descriptors_in_flight() {
     };
     fill(&mut broker);
     let socket = Socket::connect(broker.path(), Instant::now()).unwrap();
-    let hello = Packet::Hello { version: crate::layout::VERSION, roles: Roles::RECEIVE };
+    let hello = Packet::Hello { version: crate::core::layout::VERSION, roles: Roles::RECEIVE };
     assert_eq!(socket.send(&hello, None), Sent::Yes);
     serve(&mut broker);
     serve(&mut broker);
     assert_eq!(in_flight(&socket), 1, "the broker's control region");
     let control = crate::handshake::control_region(1).unwrap();
-    let control = crate::control::Control::create(control, 1);
+    let control = crate::core::control::Control::create(control, 1);
     assert_eq!(socket.send(&Packet::Join, control.memory().descriptor()), Sent::Yes);
     serve(&mut broker);
     serve(&mut broker);

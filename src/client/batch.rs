@@ -1,8 +1,8 @@
 //! Messages that become visible together.
 
 use super::Client;
+use crate::core::message::{Envelope, Tag};
 use crate::error::SendError;
-use crate::message::{Envelope, Tag};
 
 /// Messages that become visible together. Dropped or forgotten without a [`commit`](Batch::commit),
 /// none of them was ever there.

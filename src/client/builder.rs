@@ -3,11 +3,11 @@
 use super::{Client, open};
 use crate::bus_addr::BusAddr;
 use crate::channel::{Receiver, Sender};
+use crate::core::memory::TrustPeers;
+use crate::core::wire::Roles;
 use crate::error::{ConnectError, Disconnected};
 use crate::handshake::Greeted;
-use crate::memory::TrustPeers;
 use crate::peer_filter::PeerFilter;
-use crate::wire::Roles;
 use std::time::{Duration, Instant};
 
 /// How to connect to a bus.

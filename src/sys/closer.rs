@@ -14,8 +14,8 @@
 //! them there is no [room](has_room): a broker accepts no new connection, and takes from the joined
 //! ones only what it needs. So no peer makes the process grow.
 
-use super::failpoint::effect;
 use super::fork::PerProcess;
+use crate::core::failpoint::effect;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};

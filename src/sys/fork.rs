@@ -13,7 +13,7 @@
 //! other memory. A pointer into the mapping would reach that. After `fork`, before anything else
 //! runs, the child fills each hole with private memory. No handler runs after a bare `clone`.
 
-use super::failpoint::effect;
+use crate::core::failpoint::effect;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use std::ptr::{self, NonNull};

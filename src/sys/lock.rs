@@ -13,15 +13,14 @@
 //! still holds the lock: a process that has opened it before locks a file without a name, and tries
 //! again. Nothing here waits.
 
-use super::failpoint::{effect, observation};
 use super::fork::{Owner, PerProcess};
-use crate::error::{BindError, LockError};
+use crate::core::failpoint::{effect, observation};
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 use std::fs::{File, Metadata, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -74,11 +73,51 @@ enum Attempt {
     Again,
 }
 
+/// Why a lock was not taken.
+#[derive(Debug)]
+pub(crate) enum NotLocked {
+    /// Another process, or another broker of this one, has it; its id, if the kernel says which.
+    Held(Option<u32>),
+    Unusable(LockError),
+}
+
+/// Why a lock file can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// Something that is no lock file has this path.
+    #[error("{what} lies there; remove it, or choose another path for the bus")]
+    Occupied {
+        /// What lies there: "a directory", for example.
+        what: &'static str,
+    },
+    /// It belongs to another user, and that user could keep it locked.
+    #[error(
+        "it belongs to user {user}; let that user stop the broker or remove the file, or choose a path in a directory of your own"
+    )]
+    Stranger {
+        /// The user's id.
+        user: u32,
+    },
+    /// It can't be made or opened.
+    #[error("{0}; choose a path in a directory that exists and that this user may write to")]
+    Open(#[source] io::Error),
+    /// There is no room for its 4096 bytes.
+    #[error(
+        "there is no room for its 4096 bytes: {0}; make room, or choose a path on another disk"
+    )]
+    NoRoom(#[source] io::Error),
+    /// The file system has no record locks.
+    #[error(
+        "its file system does not lock files: {0}; choose a path on a local one, such as /run or /tmp"
+    )]
+    Unsupported(#[source] io::Error),
+}
+
 impl LockFile {
     /// Takes the place of a socket. Waits for nothing.
-    pub fn take(socket: &Path) -> Result<Self, BindError> {
+    pub fn take(socket: &Path) -> Result<Self, NotLocked> {
         let path = beside(socket);
-        let in_use = |process| BindError::InUse { path: socket.to_owned(), process };
         let mut ours = ours();
         for _ in 0..TRIES {
             match attempt(&path, &mut ours) {
@@ -86,22 +125,21 @@ impl LockFile {
                     let (socket, owner) = (socket.to_owned(), Owner::here());
                     return Ok(LockFile { socket, path, inode, owner });
                 }
-                Ok(Attempt::Held(process)) => return Err(in_use(process)),
+                Ok(Attempt::Held(process)) => return Err(NotLocked::Held(process)),
                 Ok(Attempt::Again) => {}
-                Err(source) => return Err(BindError::Lock { path, source }),
+                Err(error) => return Err(NotLocked::Unusable(error)),
             }
         }
         // Other processes take and leave it all the time.
-        Err(in_use(None))
+        Err(NotLocked::Held(None))
     }
 
     /// Makes sure that the place is still ours. Returns whether the file had to be made anew.
     ///
     /// # Errors
     ///
-    /// [`BindError::InUse`] if another process has taken the place; another one if there can be no lock
-    /// file. It may be tried again.
-    pub fn keep(&mut self) -> Result<bool, BindError> {
+    /// [`NotLocked`]. It may be tried again.
+    pub fn keep(&mut self) -> Result<bool, NotLocked> {
         {
             let ours = ours();
             if let Some(at) = find(&ours, self.inode)
@@ -115,12 +153,9 @@ impl LockFile {
                             Attempt::Held(process) => process,
                             _ => None,
                         };
-                        Err(BindError::InUse { path: self.socket.clone(), process })
+                        Err(NotLocked::Held(process))
                     }
-                    Err(error) => {
-                        let source = LockError::Unsupported(error.into());
-                        Err(BindError::Lock { path: self.path.clone(), source })
-                    }
+                    Err(error) => Err(NotLocked::Unusable(LockError::Unsupported(error.into()))),
                 };
             }
         }
@@ -178,7 +213,7 @@ pub(crate) fn is_held(socket: &Path) -> bool {
 }
 
 /// The lock file of a socket.
-fn beside(socket: &Path) -> PathBuf {
+pub(crate) fn beside(socket: &Path) -> PathBuf {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
     path.into()
@@ -256,7 +291,7 @@ fn check(path: &Path, found: &Metadata) -> Result<(), LockError> {
     let user = rustix::process::geteuid().as_raw();
     match () {
         () if !found.is_file() => {
-            let what = super::place::obstacle(path).unwrap_or("a socket");
+            let what = obstacle(path).unwrap_or("a socket");
             Err(LockError::Occupied { what })
         }
         () if found.uid() != user => Err(LockError::Stranger { user: found.uid() }),
@@ -344,5 +379,17 @@ fn no_room(error: io::Error) -> Result<LockError, io::Error> {
     match error.kind() {
         StorageFull | QuotaExceeded | FileTooLarge => Ok(LockError::NoRoom(error)),
         _ => Err(error),
+    }
+}
+/// What lies at the path, if it is no socket.
+pub(crate) fn obstacle(path: &Path) -> Option<&'static str> {
+    let kind = std::fs::symlink_metadata(path).ok()?.file_type();
+    match () {
+        () if kind.is_socket() => None,
+        () if kind.is_dir() => Some("a directory"),
+        () if kind.is_symlink() && std::fs::metadata(path).is_err() => Some("a dangling link"),
+        () if kind.is_symlink() => Some("a link"),
+        () if kind.is_fifo() => Some("a named pipe"),
+        () => Some("a file"),
     }
 }

@@ -3,7 +3,7 @@
 //! A connection ends when its last descriptor is closed, and a forked child has them all. So the end of
 //! a connection comes late where a child lives on. A pidfd tells of the process itself.
 
-use super::failpoint::{effect, observation};
+use crate::core::failpoint::{effect, observation};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};

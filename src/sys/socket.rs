@@ -1,14 +1,15 @@
-//! The control socket: packets with descriptors, the doorbell, and the news of death.
+//! A connection: packets with descriptors, and the news of the peer's death.
+//!
+//! What the packets mean is not known here: their owner says, by [`Protocol`].
 
 use super::closer::{self, Closing};
 pub(crate) use super::credentials::Credentials;
 use super::credentials::{self, Signed};
-use super::failpoint::{effect, observation};
 use super::fork::Owner;
+use super::memfd::ReceivedFd;
 use super::options;
 use super::peer::{self, Peer};
-use crate::memory::ReceivedFd;
-use crate::wire::{MAX_PACKET, Packet, WireError};
+use crate::core::failpoint::{effect, observation};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -18,6 +19,7 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 use std::io::{self, IoSlice, IoSliceMut};
+use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -26,7 +28,8 @@ use std::time::{Duration, Instant};
 /// A connected control socket. No call on it blocks, except [`wait`](Socket::wait) and
 /// [`receive_blocking`](Socket::receive_blocking).
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub(crate) struct Socket<P: Protocol> {
+    protocol: PhantomData<fn() -> P>,
     fd: ManuallyDrop<OwnedFd>,
     /// In a forked child, the connection is the parent's.
     owner: Owner,
@@ -47,13 +50,46 @@ const LOOK_AFTER: Duration = Duration::from_millis(200);
 /// The most descriptors that the kernel lets a packet have (`SCM_MAX_FD`).
 pub(crate) const MAX_DESCRIPTORS: usize = 253;
 
+/// No packet is longer, in bytes.
+pub(crate) const MAX_PACKET: usize = 64;
+
+/// What packets are on a connection.
+pub(crate) trait Protocol: Copy {
+    /// Why bytes are no packet.
+    type Error;
+
+    /// The packet in these bytes, with which so many descriptors came.
+    fn decode(bytes: &[u8], descriptors: usize) -> Result<Self, Self::Error>;
+
+    /// The packet in these bytes, if it can be one whose only descriptor was lost.
+    fn decode_lost(bytes: &[u8]) -> Option<Self>;
+
+    /// The descriptors of a packet were cut off, or it has others than it may have.
+    fn cut() -> Self::Error;
+
+    /// It has others than one of memory, where there is room for no other.
+    fn unwanted_descriptor() -> Self::Error;
+
+    /// Writes the packet. Returns its length in bytes.
+    fn encode(&self, bytes: &mut [u8; MAX_PACKET]) -> usize;
+
+    /// How many descriptors belong to it: one or none.
+    fn descriptors(&self) -> usize;
+
+    /// Whether it goes with its sender's credentials.
+    fn is_signed(&self) -> bool;
+
+    /// What is done when it is sent, for [`effect`].
+    fn name(&self) -> &'static str;
+}
+
 /// What a look at the socket brings.
 #[derive(Debug)]
-pub(crate) enum Received {
-    Packet(Packet, Option<ReceivedFd>),
+pub(crate) enum Received<P: Protocol> {
+    Packet(P, Option<ReceivedFd>),
     /// A packet whose descriptor was lost: this process has none free for it.
-    Lost(Packet),
-    Garbage(WireError),
+    Lost(P),
+    Garbage(P::Error),
     Nothing,
     HungUp,
 }
@@ -70,9 +106,10 @@ pub(crate) enum Sent {
     HungUp,
 }
 
-impl Socket {
+impl<P: Protocol> Socket<P> {
     pub fn from_fd(fd: OwnedFd) -> Self {
         Socket {
+            protocol: PhantomData,
             fd: ManuallyDrop::new(fd),
             owner: Owner::here(),
             peer: Peer::Unknown,
@@ -151,7 +188,7 @@ impl Socket {
     /// Takes the first packet, without waiting for it: its sender is the peer from now on. Returns the
     /// sender's credentials, too. With little room for descriptors, `sparingly`, see
     /// [`receive_sparingly`](Socket::receive_sparingly).
-    pub fn receive_first(&mut self, sparingly: bool) -> (Received, Option<Credentials>) {
+    pub fn receive_first(&mut self, sparingly: bool) -> (Received<P>, Option<Credentials>) {
         let mut bytes = [0; MAX_PACKET + 1];
         if sparingly {
             observation("peek", self.place());
@@ -160,7 +197,7 @@ impl Socket {
                 && (!all_memory(found.descriptors.into_iter().map(ReceivedFd::new).collect())
                     || found.is_cut)
             {
-                return (Received::Garbage(WireError::Cut), None);
+                return (Received::Garbage(P::cut()), None);
             }
         }
         observation("receive", self.place());
@@ -187,8 +224,8 @@ impl Socket {
             Peer::Unknown => Peer::by_id(credentials.process, self.since),
             peer => peer,
         };
-        let received = match Packet::decode(&bytes[..len], descriptors.len()) {
-            _ if is_cut => Received::Garbage(WireError::Cut),
+        let received = match P::decode(&bytes[..len], descriptors.len()) {
+            _ if is_cut => Received::Garbage(P::cut()),
             Ok(packet) => Received::Packet(packet, descriptors.pop()),
             Err(error) => Received::Garbage(error),
         };
@@ -235,7 +272,7 @@ impl Socket {
     }
 
     /// Whether nothing is left to be received.
-    fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         observation("is anything left", self.place());
         match peek(self.fd.as_fd()) {
             Err(Errno::AGAIN) => true,
@@ -246,7 +283,7 @@ impl Socket {
     }
 
     /// Sends a packet with its descriptor, if it has one.
-    pub fn send(&self, packet: &Packet, descriptor: Option<BorrowedFd<'_>>) -> Sent {
+    pub fn send(&self, packet: &P, descriptor: Option<BorrowedFd<'_>>) -> Sent {
         debug_assert_eq!(packet.descriptors(), usize::from(descriptor.is_some()));
         let mut bytes = [0; MAX_PACKET];
         let len = packet.encode(&mut bytes);
@@ -257,7 +294,7 @@ impl Socket {
         if !descriptors.is_empty() {
             control.push(SendAncillaryMessage::ScmRights(descriptors));
         }
-        if let Packet::Hello { .. } | Packet::Welcome { .. } | Packet::Refused(_) = packet
+        if packet.is_signed()
             && let Some(credentials) = credentials::effective()
         {
             control.push(SendAncillaryMessage::ScmCredentials(credentials));
@@ -280,14 +317,6 @@ impl Socket {
         }
     }
 
-    /// Rings the doorbell. Returns whether that is done with: if the buffer is full, something is
-    /// waiting there anyway, and if the other side has hung up, nobody sleeps; but without memory it
-    /// must be tried again.
-    #[must_use]
-    pub fn ring(&self) -> bool {
-        self.send(&Packet::Ring, None) != Sent::NoMemory
-    }
-
     /// Whether the peer has taken every packet that was sent. `false` if the kernel does not say.
     pub fn is_read(&self) -> bool {
         observation("ask what is unread", self.place());
@@ -301,13 +330,13 @@ impl Socket {
     }
 
     /// Takes the next packet, without waiting for one.
-    pub fn receive(&self) -> Received {
+    pub fn receive(&self) -> Received<P> {
         self.receive_with(RecvFlags::DONTWAIT)
     }
 
     /// Waits until there is a packet, the other side hangs up or its process has ended, and takes the
     /// packet: at first one system call less than to wait before. May return without any of these.
-    pub fn receive_blocking(&self) -> Received {
+    pub fn receive_blocking(&self) -> Received<P> {
         if self.is_bounded || matches!(self.peer, Peer::Unknown) {
             match self.receive_with(RecvFlags::empty()) {
                 // It takes long. Or whoever else has the descriptor has said that nothing on it shall
@@ -324,7 +353,7 @@ impl Socket {
     /// packet with others than one of memory stays in the socket, and is garbage.
     ///
     /// `None` if this process has no descriptor free for one that came. It stays in the socket, too.
-    pub fn receive_sparingly(&self) -> Option<Received> {
+    pub fn receive_sparingly(&self) -> Option<Received<P>> {
         let (mut bytes, mut space) = ([0; MAX_PACKET], [MaybeUninit::uninit(); SPACE_FOR_ONE]);
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(&mut bytes)];
@@ -338,13 +367,13 @@ impl Socket {
             return None;
         }
         if is_cut || !descriptors.iter().all(ReceivedFd::is_memory) {
-            return Some(Received::Garbage(WireError::ReceivedFd));
+            return Some(Received::Garbage(P::unwanted_descriptor()));
         }
         drop(descriptors);
         Some(self.receive())
     }
 
-    fn receive_with(&self, flags: RecvFlags) -> Received {
+    fn receive_with(&self, flags: RecvFlags) -> Received<P> {
         // One byte more than the longest packet shows that one is too long.
         let mut bytes = [0; MAX_PACKET + 1];
         // With room for all that a packet can have: what has none is closed by the kernel, here.
@@ -374,12 +403,12 @@ impl Socket {
         let mut descriptors = control;
         let cut = received.flags.contains(ReturnFlags::CTRUNC);
         if cut {
-            let lost = Packet::decode_lost(&bytes[..received.bytes]);
+            let lost = P::decode_lost(&bytes[..received.bytes]);
             let lost = lost.filter(|_| descriptors.is_empty());
-            return lost.map_or(Received::Garbage(WireError::Cut), Received::Lost);
+            return lost.map_or(Received::Garbage(P::cut()), Received::Lost);
         }
         let found = descriptors.len();
-        match Packet::decode(&bytes[..received.bytes], found) {
+        match P::decode(&bytes[..received.bytes], found) {
             Ok(packet) => Received::Packet(packet, descriptors.pop()),
             Err(error) => Received::Garbage(error),
         }
@@ -426,7 +455,7 @@ impl Socket {
     }
 }
 
-impl Drop for Socket {
+impl<P: Protocol> Drop for Socket<P> {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
         let is_here = self.owner.is_here();
@@ -552,7 +581,7 @@ fn received_fd(control: &mut RecvAncillaryBuffer<'_>) -> Vec<ReceivedFd> {
     descriptors
 }
 
-impl AsFd for Socket {
+impl<P: Protocol> AsFd for Socket<P> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -577,13 +606,14 @@ fn unix_socket() -> io::Result<OwnedFd> {
 
 /// A socket that takes connections.
 #[derive(Debug)]
-pub(crate) struct Listener {
+pub(crate) struct Listener<P: Protocol> {
+    protocol: PhantomData<fn() -> P>,
     fd: OwnedFd,
     /// In a forked child, it is the parent's.
     owner: Owner,
 }
 
-impl Listener {
+impl<P: Protocol> Listener<P> {
     pub fn bind(path: &Path) -> io::Result<Self> {
         let socket = unix_socket()?;
         effect("bind");
@@ -592,11 +622,11 @@ impl Listener {
         options::pass_credentials(socket.as_fd(), true)?;
         effect("listen");
         rustix::net::listen(&socket, 1024)?;
-        Ok(Listener { fd: socket, owner: Owner::here() })
+        Ok(Listener { protocol: PhantomData, fd: socket, owner: Owner::here() })
     }
 
     /// Takes a connection. Blocks unless [`set_nonblocking`](Listener::set_nonblocking).
-    pub fn accept(&self) -> io::Result<Socket> {
+    pub fn accept(&self) -> io::Result<Socket<P>> {
         observation("accept", self.fd.as_raw_fd() as usize);
         let accept = || rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC);
         let accepted = rustix::io::retry_on_intr(accept)?;
@@ -612,7 +642,7 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
+impl<P: Protocol> Drop for Listener<P> {
     fn drop(&mut self) {
         if !self.owner.is_here() {
             return;
@@ -626,7 +656,7 @@ impl Drop for Listener {
     }
 }
 
-impl AsFd for Listener {
+impl<P: Protocol> AsFd for Listener<P> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -634,9 +664,9 @@ impl AsFd for Listener {
 
 /// Blocks until a connection or a packet on one of these sockets can be taken, one of them hangs up,
 /// or the deadline has passed.
-pub(crate) fn wait_for_any<'a>(
-    listener: &'a Listener,
-    sockets: impl Iterator<Item = &'a Socket>,
+pub(crate) fn wait_for_any<'a, P: Protocol + 'a>(
+    listener: &'a Listener<P>,
+    sockets: impl Iterator<Item = &'a Socket<P>>,
     deadline: Option<Instant>,
 ) -> io::Result<()> {
     observation("wait for connections", listener.fd.as_raw_fd() as usize);
@@ -649,98 +679,5 @@ pub(crate) fn wait_for_any<'a>(
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    // P4, P5, P15
-    #[test]
-    fn what_was_sent_before_a_hang_up_arrives_even_if_the_sender_left_something_unread() {
-        let (ours, theirs) = Socket::pair().unwrap();
-        assert!(ours.ring());
-        assert_eq!(theirs.send(&Packet::Forget { id: 7 }, None), Sent::Yes);
-        assert_eq!(theirs.send(&Packet::Forget { id: 8 }, None), Sent::Yes);
-        drop(theirs);
-        for expected in [7, 8] {
-            let received = ours.receive();
-            let Received::Packet(Packet::Forget { id }, None) = received else {
-                panic!("{received:?}");
-            };
-            assert_eq!(id, expected);
-        }
-        assert!(matches!(ours.receive(), Received::HungUp));
-        assert!(matches!(ours.receive(), Received::HungUp));
-    }
-
-    // P5, P16
-    #[test]
-    fn the_sender_of_the_first_packet_is_the_peer() {
-        for sparingly in [false, true] {
-            let (mut ours, theirs) = Socket::pair().unwrap();
-            ours.await_credentials().unwrap();
-            assert!(matches!(ours.receive_first(sparingly), (Received::Nothing, None)));
-            assert_eq!(theirs.send(&Packet::Forget { id: 7 }, None), Sent::Yes);
-            assert!(theirs.ring());
-            let (received, sender) = ours.receive_first(sparingly);
-            assert!(matches!(received, Received::Packet(Packet::Forget { id: 7 }, None)));
-            let sender = sender.unwrap();
-            assert_eq!(sender.process, std::process::id() as i32);
-            assert_eq!(sender.user, rustix::process::geteuid().as_raw());
-            assert!(ours.peer().pidfd().is_some() && !ours.peer().has_died());
-            // No credentials come any more, for which there would be no room.
-            assert!(matches!(ours.receive(), Received::Packet(Packet::Ring, None)));
-        }
-    }
-
-    // P12
-    #[test]
-    fn descriptors_with_the_first_packet_are_taken_or_refused() {
-        let (mut ours, theirs) = Socket::pair().unwrap();
-        ours.await_credentials().unwrap();
-        let page = Packet::Page { id: 0 };
-        assert_eq!(theirs.send(&page, Some(ours.fd.as_fd())), Sent::Yes);
-        let (received, sender) = ours.receive_first(true);
-        assert!(matches!((received, sender), (Received::Garbage(WireError::Cut), None)));
-        let (received, sender) = ours.receive_first(false);
-        assert!(matches!(received, Received::Packet(Packet::Page { id: 0 }, Some(_))));
-        assert!(sender.is_some());
-    }
-
-    #[test]
-    fn only_a_connection_in_which_nothing_is_left_is_empty() {
-        let (ours, theirs) = Socket::pair().unwrap();
-        let send = |bytes: &[u8]| {
-            rustix::net::send(&theirs, bytes, SendFlags::empty()).unwrap();
-        };
-        assert!(ours.is_empty());
-        // The first has no byte, like the end.
-        for bytes in [&b""[..], b"", b"1"] {
-            send(bytes);
-        }
-        theirs.shut_down();
-        for _ in 0..3 {
-            assert!(!ours.is_empty());
-            rustix::net::recv(&ours, &mut [0; 8], RecvFlags::DONTWAIT).unwrap();
-        }
-        assert!(ours.is_empty());
-        drop(theirs);
-        assert!(ours.is_empty());
-    }
-
-    #[test]
-    fn descriptors_are_refused_to_a_peer_that_has_no_business_to_send_some() {
-        let (ours, theirs) = Socket::pair().unwrap();
-        if options::refuse_descriptors(ours.fd.as_fd()).is_err() {
-            return println!("SKIPPED: this kernel does not refuse descriptors");
-        }
-        let page = Packet::Page { id: 0 };
-        assert!(theirs.ring());
-        assert!(matches!(ours.receive(), Received::Packet(Packet::Ring, None)));
-        assert_eq!(ours.send(&page, Some(ours.fd.as_fd())), Sent::Yes);
-        assert_eq!(theirs.send(&page, Some(ours.fd.as_fd())), Sent::HungUp);
-        assert!(matches!(ours.receive(), Received::HungUp));
     }
 }

@@ -3,13 +3,14 @@
 //! rustix reads these from the auxiliary vector and the vDSO, which a program under Valgrind does not
 //! have where they say.
 
+use crate::core::layout::OS_PAGE;
 use std::time::Duration;
 
-/// Length of a page of the kernel's memory, in bytes.
-pub(crate) fn page_size() -> usize {
+/// Length of a page of the kernel's memory, in bytes: 4096, or more, 65,536 for example.
+pub(crate) fn os_page() -> usize {
     // SAFETY: the call has no preconditions.
     let len = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    usize::try_from(len).unwrap_or(4096)
+    usize::try_from(len).unwrap_or(OS_PAGE).max(OS_PAGE)
 }
 
 /// Clock ticks in a second, the unit of times in `/proc`.

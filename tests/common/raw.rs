@@ -3,12 +3,12 @@
 
 use super::TIMEOUT;
 use super::regions::shared;
-use llmp::chain::{ChainWriter, Start};
-use llmp::control::Control;
-use llmp::layout::{VERSION, control_len, cursor_offset};
-use llmp::memory::{Memory, Region};
-use llmp::order::Site;
-use llmp::wire::{ByeReason, MAX_PACKET, Packet, Roles};
+use llmp::core::chain::{ChainWriter, Start};
+use llmp::core::control::Control;
+use llmp::core::layout::{VERSION, control_len, cursor_offset};
+use llmp::core::memory::{Memory, Region};
+use llmp::core::order::Site;
+use llmp::core::wire::{ByeReason, MAX_PACKET, Packet, Roles};
 use llmp::{Envelope, Limits};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{

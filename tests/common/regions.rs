@@ -2,7 +2,8 @@
 #![allow(dead_code, reason = "not every program uses both")]
 #![allow(unsafe_code)]
 
-use llmp::memory::{Region, RegionError};
+use llmp::RegionError;
+use llmp::core::memory::Region;
 
 /// A region on the heap, of which one side writes and the others read, by the protocol.
 ///

@@ -2,8 +2,8 @@
 
 use crate::common::TIMEOUT;
 use crate::common::regions::shared;
-use llmp::memory::{Memory, Region};
-use llmp::order::Site;
+use llmp::core::memory::{Memory, Region};
+use llmp::core::order::Site;
 use llmp::{Broker, Client, Listener, Receiver, Sender, StopHandle, Wait};
 use std::path::{Path, PathBuf};
 

@@ -3,8 +3,8 @@
 use crate::children::{in_child, is_forked, split, start};
 use crate::handles::{Handles, of_the_kernel};
 use crate::misuse::RUN_ELSEWHERE;
-use llmp::hook::Verdict;
-use llmp::memory::TrustPeers;
+use llmp::core::broker::hook::Verdict;
+use llmp::core::memory::TrustPeers;
 use llmp::{Broker, Client, Envelope, Message, SendError, Wait};
 use std::os::unix::process::CommandExt;
 use std::path::Path;

@@ -4,12 +4,12 @@
 use crate::peers::llmp::promise;
 use crate::regions::heap;
 use anyhow::{Result, bail, ensure};
-use llmp::broker::core::{Core, Reserved};
-use llmp::chain::ChainWriter;
-use llmp::control::Control;
-use llmp::layout::control_len;
-use llmp::memory::Region;
-use llmp::wire::Roles;
+use llmp::core::broker::{Core, Reserved};
+use llmp::core::chain::ChainWriter;
+use llmp::core::control::Control;
+use llmp::core::layout::control_len;
+use llmp::core::memory::Region;
+use llmp::core::wire::Roles;
 use llmp::{Envelope, Limits};
 use std::hint::black_box;
 
@@ -116,7 +116,7 @@ impl Bus {
             let ours = Control::check(core.control().clone(), cursor)?;
             sender.admit(0, ours, cursor);
             sender.mark_sent(0);
-            core.page_arrived(client, llmp::chain::FIRST_PAGE, first)?;
+            core.page_arrived(client, llmp::core::chain::FIRST_PAGE, first)?;
             while core.announcement(client).is_some() {
                 core.mark_sent(client);
             }

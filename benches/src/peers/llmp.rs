@@ -3,7 +3,7 @@
 use crate::content::Content;
 use crate::peer::{Peer, Place, Room, Setup, Waiting};
 use anyhow::{Result, bail};
-use llmp::memory::TrustPeers;
+use llmp::core::memory::TrustPeers;
 use llmp::{Envelope, Limits, Receiver, SendError, Sender};
 
 const TAG: u32 = 1;

@@ -6,9 +6,9 @@ use super::super::regions::heap;
 use super::super::world::{CONTROL, World};
 use super::client::{Mail, News};
 use super::{Bus, CLIENTS};
-use llmp::broker::core::Action;
-use llmp::chain::{Announcement, Blocked};
-use llmp::layout::WORD;
+use llmp::core::broker::Action;
+use llmp::core::chain::{Announcement, Blocked};
+use llmp::core::layout::WORD;
 use llmp::{ClientId, Fault};
 
 impl<W: World> Bus<W> {

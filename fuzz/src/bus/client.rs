@@ -5,11 +5,11 @@ use super::super::regions::heap;
 use super::super::seen::Seen;
 use super::super::world::World;
 use super::ledger::Ledger;
-use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused, Start};
-use llmp::control::Control;
-use llmp::layout::{CONTROL_CURSORS, KIND_REF, PAGE_BASE, high};
-use llmp::link::{Interest, Link};
-use llmp::memory::{Memory, Region};
+use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused, Start};
+use llmp::core::control::Control;
+use llmp::core::layout::{CONTROL_CURSORS, KIND_REF, PAGE_BASE, high};
+use llmp::core::link::{Interest, Link};
+use llmp::core::memory::{Memory, Region};
 use llmp::{ClientId, Limits};
 use std::collections::VecDeque;
 

@@ -2,7 +2,7 @@
 
 use super::super::chain::{MAX_MESSAGE_LEN, Sent};
 use llmp::Flags;
-use llmp::hook::Verdict;
+use llmp::core::broker::hook::Verdict;
 
 /// What the broker's hook does with every message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

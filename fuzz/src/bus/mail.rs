@@ -7,9 +7,9 @@ use super::super::regions::heap;
 use super::super::world::World;
 use super::Bus;
 use super::client::Mail;
-use llmp::chain::ChainWriter;
-use llmp::layout::{PAGE_BASE, PAGE_FIRST};
-use llmp::memory::{Memory, Region};
+use llmp::core::chain::ChainWriter;
+use llmp::core::layout::{PAGE_BASE, PAGE_FIRST};
+use llmp::core::memory::{Memory, Region};
 
 impl<W: World> Bus<W> {
     /// Does something to the next packet that the liar has on its way.
@@ -47,7 +47,7 @@ pub fn foreign(owner: u32, id: u32, input: &mut Input) -> Region {
     ChainWriter::new(other, limits, page.clone());
     // A sender begins with page 0.
     let shown = if what == 2 { id.wrapping_add(by.into()) } else { id };
-    page.write_words(llmp::layout::PAGE_ID, [llmp::layout::halves(shown, other)]);
+    page.write_words(llmp::core::layout::PAGE_ID, [llmp::core::layout::halves(shown, other)]);
     match what {
         3 => page.write_words(PAGE_BASE, [by.into()]),
         4 => page.write_words(PAGE_FIRST, [by.into()]),

@@ -2,7 +2,7 @@
 
 use super::super::world::CONTROL;
 use super::{Seed, Seeds};
-use llmp::layout::*;
+use llmp::core::layout::*;
 
 /// The clients: two honest ones and the liar.
 const WITNESS: u8 = 0;

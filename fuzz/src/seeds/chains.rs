@@ -1,7 +1,7 @@
 //! Honest chains, lied about in one place, at once or between two reads.
 
 use super::{Seed, Seeds};
-use llmp::layout::*;
+use llmp::core::layout::*;
 
 /// The reader is shown `word` of page `region`, from its `first` access on, changed by `value`:
 /// 0 flips these bits, 1 sets the word, 2 adds to it.

@@ -1,7 +1,7 @@
 //! Receivers that lie, beside one that doesn't.
 
 use super::{Seed, Seeds, named};
-use llmp::layout::*;
+use llmp::core::layout::*;
 
 /// First a region of its own of so many words, then a bus with two receivers: 0 is honest.
 fn bus(words: u8, first: u64, second: u64, slot: u64) -> Seed {

@@ -7,7 +7,7 @@ use super::super::descriptors::{
 use super::super::handshake::{BROKER, CHANNEL_RECEIVER, CHANNEL_SENDER, CLIENT};
 use super::super::packets::*;
 use super::{Seed, Seeds, named};
-use llmp::layout::PAGE_HEADER;
+use llmp::core::layout::PAGE_HEADER;
 
 const SEND: u8 = 1;
 const RECEIVE: u8 = 2;

@@ -1,7 +1,7 @@
 //! Pages as bytes, each with one lie; and what an honest sender writes.
 
 use super::{Seed, Seeds, named};
-use llmp::layout::*;
+use llmp::core::layout::*;
 
 /// All words of the header are put right, or so many of them.
 const RIGHT: u8 = 0b11_1111;

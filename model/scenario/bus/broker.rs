@@ -1,13 +1,14 @@
 //! The broker: production's [`Core`], with mailboxes for sockets.
 
 use super::{BROKER, ToBroker, ToClient, limits, who};
+use crate::scenario::doubles::{CrashBudget, Crashing};
 use crate::scenario::{Mailbox, Note, Runtime};
 use llmp::ClientId;
-use llmp::broker::core::{Action, Core, Quota};
-use llmp::chain::{Announcement, Blocked, Start, Stats};
-use llmp::layout::{PAGE_HEADER, cursor_offset};
-use llmp::memory::{CrashBudget, Crashing, Memory};
-use llmp::wire::Roles;
+use llmp::core::broker::{Action, Core, Quota};
+use llmp::core::chain::{Announcement, Blocked, Start, Stats};
+use llmp::core::layout::{PAGE_HEADER, cursor_offset};
+use llmp::core::memory::Memory;
+use llmp::core::wire::Roles;
 use std::collections::BTreeMap;
 
 /// A client's mailbox, and where it starts until it has been told so.

@@ -1,13 +1,14 @@
 //! A client: production's [`Link`], with mailboxes for sockets.
 
 use super::{BROKER, Dead, Life, Script, ToBroker, ToClient, limits, payload, who};
+use crate::scenario::doubles::{CrashBudget, Crashing};
 use crate::scenario::{Mailbox, Note, Runtime};
-use llmp::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
-use llmp::control::Control;
-use llmp::layout::{CONTROL_CONSUMED, cursor_offset};
-use llmp::link::{Interest, Link};
-use llmp::memory::{CrashBudget, Crashing, Memory};
-use llmp::order::Site;
+use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
+use llmp::core::control::Control;
+use llmp::core::layout::{CONTROL_CONSUMED, cursor_offset};
+use llmp::core::link::{Interest, Link};
+use llmp::core::memory::Memory;
+use llmp::core::order::Site;
 use llmp::{Envelope, Tag};
 
 pub(super) struct Clienting<R: Runtime> {

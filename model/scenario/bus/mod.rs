@@ -8,9 +8,9 @@ mod client;
 
 use self::broker::Brokering;
 use self::client::Clienting;
+use crate::scenario::doubles::CrashBudget;
 use crate::scenario::{Mailbox, Note, Runtime, Who};
-use llmp::chain::{Start, Stats};
-use llmp::memory::CrashBudget;
+use llmp::core::chain::{Start, Stats};
 use llmp::{ClientId, Limits};
 use std::collections::BTreeMap;
 

@@ -6,7 +6,7 @@ use super::values;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use llmp::broker::core::ZERO_COPY_THRESHOLD;
+use llmp::core::broker::ZERO_COPY_THRESHOLD;
 use llmp::{BusAddr, Limits, PeerFilter};
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::BrokerBuilder;
-use crate::layout::VERSION;
+use crate::core::layout::VERSION;
 use tempfile::TempDir;
 
 const JUST_BEFORE: Duration = Duration::from_nanos(1);
@@ -36,7 +36,7 @@ fn greet(broker: &mut Broker, roles: Roles) -> Socket {
 fn join(broker: &mut Broker, roles: Roles) -> Socket {
     let socket = greet(broker, roles);
     let control = crate::handshake::control_region(1).unwrap();
-    let control = crate::control::Control::create(control, 1);
+    let control = crate::core::control::Control::create(control, 1);
     assert_eq!(socket.send(&Packet::Join, control.memory().descriptor()), Sent::Yes);
     serve(broker);
     socket

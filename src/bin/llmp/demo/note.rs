@@ -1,7 +1,7 @@
 //! What the processes of a demo tell their parent: one JSON object a line on standard output.
 
 use crate::failure::Failure;
-use llmp::chain::Stats;
+use llmp::core::chain::Stats;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 

@@ -1,0 +1,352 @@
+//! A mistake in the order of steps, made on purpose: memory in which one step of the protocol
+//! comes after another that should follow it.
+//!
+//! A weaker memory ordering permits the machine to move an access; a [`Swap`] moves it in the
+//! program. So the models show of both that somebody would notice. Nothing of this is in
+//! production code: the step is held back, or done once more, on its way to the memory.
+
+use llmp::core::layout::{CONTROL_CONSUMED, CONTROL_RETIRED, PAGE_BASE, WORD};
+use llmp::core::memory::{Intent, Memory, Offset};
+use llmp::core::order::Site;
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A step of the protocol that can come too late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// An atomic store.
+    Store(Site),
+    /// The payload is written.
+    WritePayload,
+    /// The second word of a slot, or its extension, is written.
+    WriteSlot,
+    /// The header of a page that is put to use is written. Not of a chain's first page, which is
+    /// named by its descriptor.
+    WritePage,
+    /// The payload is read for the last time.
+    ReadPayload,
+    /// A broker looks how far those are that read what it lends.
+    LookAtReaders,
+    /// An atomic load. What should come behind it is looked at before.
+    Look(Site),
+}
+
+/// Two steps of one process, of which the first comes too late: behind the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Swap {
+    /// What should come first.
+    pub first: Step,
+    /// What should come later, and comes first: any of these.
+    pub then: &'static [Site],
+    /// What goes wrong.
+    pub otherwise: &'static str,
+}
+
+macro_rules! swaps {
+    ($($first:expr, behind $($then:ident)|+: $otherwise:literal;)*) => {
+        impl Swap {
+            /// Every order of steps that matters.
+            pub const ALL: &[Swap] =
+                &[$(Swap { first: $first, then: &[$(Site::$then),+], otherwise: $otherwise },)*];
+        }
+    };
+}
+
+use Step::{Look, LookAtReaders, ReadPayload, Store, WritePage, WritePayload, WriteSlot};
+
+swaps! {
+    WritePayload, behind CommitPublish: "a receiver takes a payload that is not there yet";
+    WriteSlot, behind CommitPublish: "a receiver takes a tag, or the name of a page, that is not there yet";
+    Store(Site::CommitClear), behind CommitPublish: "a receiver takes the old commit word behind the message";
+    WritePage, behind CommitPublish: "a receiver follows into a page whose header is an old one";
+    Store(Site::PageClear), behind CommitPublish: "a receiver follows into a page and takes an old message";
+    Store(Site::CommitFill), behind CommitPublish: "a run becomes visible in part";
+    ReadPayload, behind CursorPublish: "a receiver reads what the sender writes again";
+    LookAtReaders, behind CursorPublish: "a client writes what receivers of its lent message read";
+    Store(Site::ParkStore), behind CommitRead | CursorRead: "who has looked is not seen to sleep, and sleeps";
+    Store(Site::CommitPublish), behind RingRead: "who sleeps for a message is not seen, and misses it";
+    Store(Site::CursorPublish), behind RingRead: "who sleeps for room is not seen, and misses it";
+    Store(Site::ConsumedPublish), behind RingRead: "who sleeps until all is taken is not seen, and misses it";
+    Store(Site::PollingStore), behind ParkStore: "a process that sleeps says that it polls";
+    Store(Site::CommitPublish), behind CursorPublish | ConsumedPublish: "what a broker gives up, or says it has taken, is lost if it dies now";
+    Store(Site::MemberStore), behind CommitPublish | CursorPublish: "a receiver takes what was written over its message, after it was struck";
+    ReadPayload, behind MemberRead: "a receiver takes what was written while it copied";
+    Store(Site::RetiredPublish), behind CursorPublish: "a client writes what a struck receiver reads in place";
+    Look(Site::CursorRead), behind RetiredRead: "a client writes what a struck receiver reads in place";
+    Store(Site::ParkClear), behind ParkStore: "somebody awake is rung, once";
+}
+
+impl std::fmt::Display for Swap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.first {
+            Store(site) | Look(site) => write!(f, "{site:?}")?,
+            step => write!(f, "{step:?}")?,
+        }
+        let then: Vec<_> = self.then.iter().map(|site| format!("{site:?}")).collect();
+        write!(f, " behind {}", then.join("/"))
+    }
+}
+
+/// The mistake of one run, with what is held back in it. One for all regions of all processes.
+pub struct Reordering<M> {
+    swap: Option<Swap>,
+    /// Who is running: a process is one thread.
+    thread: fn() -> String,
+    held: Mutex<Vec<Held<M>>>,
+    regions: AtomicUsize,
+    /// Where a word is that is looked at too early, and what was found.
+    early: Mutex<Early<M>>,
+}
+
+/// By thread: a region and an offset, and the value.
+type Early<M> = Vec<(String, M, usize, Option<u64>)>;
+
+impl<M: Memory> Reordering<M> {
+    /// All steps in their order, or two of them swapped in every process. `thread` names the
+    /// calling thread.
+    pub fn new(swap: Option<Swap>, thread: fn() -> String) -> Arc<Self> {
+        Arc::new(Reordering {
+            swap,
+            thread,
+            held: Mutex::default(),
+            regions: AtomicUsize::new(0),
+            early: Mutex::default(),
+        })
+    }
+
+    fn held(&self) -> MutexGuard<'_, Vec<Held<M>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what the calling thread holds back and `is_due`. The lock is not held meanwhile: a
+    /// model checker may go on with another thread.
+    fn catch_up(&self, is_due: impl Fn(&Held<M>) -> bool) {
+        let me = (self.thread)();
+        loop {
+            let mut held = self.held();
+            let Some(i) = held.iter().position(|h| h.thread == me && is_due(h)) else { return };
+            let due = held.remove(i);
+            drop(held);
+            due.access.make(&due.memory, due.at);
+        }
+    }
+}
+
+/// An access on its way.
+struct Held<M> {
+    thread: String,
+    region: usize,
+    memory: M,
+    at: usize,
+    access: Access,
+}
+
+enum Access {
+    Store(u64, Site),
+    Words(Vec<u64>),
+    Bytes(Vec<u8>),
+    /// A read that was made already, and is made once more.
+    Read(usize),
+}
+
+impl Access {
+    fn is_store(&self) -> bool {
+        matches!(self, Access::Store(..))
+    }
+
+    fn make<M: Memory>(self, memory: &M, at: usize) {
+        match self {
+            Access::Store(value, site) => memory.store(at, value, site),
+            Access::Words(words) => {
+                words
+                    .into_iter()
+                    .enumerate()
+                    .for_each(|(i, w)| memory.write_words(at + WORD * i, [w]));
+            }
+            Access::Bytes(bytes) => memory.write_bytes(at, &bytes),
+            Access::Read(len) => memory.read_bytes(at, &mut vec![0; len]),
+        }
+    }
+}
+
+/// Memory whose steps may come in the wrong order.
+pub struct Reordered<M> {
+    /// Number of the region in this run.
+    region: usize,
+    memory: M,
+    run: Arc<Reordering<M>>,
+}
+
+impl<M: Clone> Clone for Reordered<M> {
+    fn clone(&self) -> Self {
+        Reordered { memory: self.memory.clone(), run: self.run.clone(), ..*self }
+    }
+}
+
+impl<M: Debug> Debug for Reordered<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.memory.fmt(f)
+    }
+}
+
+impl<M: Memory> Reordered<M> {
+    /// A region as it is in `run`.
+    pub fn new(memory: M, run: &Arc<Reordering<M>>) -> Self {
+        let region = run.regions.fetch_add(1, Ordering::Relaxed);
+        Reordered { region, memory, run: run.clone() }
+    }
+
+    /// The same region, as somebody accesses it whose steps come in another order.
+    #[must_use]
+    pub fn in_run(self, run: &Arc<Reordering<M>>) -> Self {
+        Reordered { run: run.clone(), ..self }
+    }
+
+    /// The same region, as somebody accesses it in another way.
+    #[must_use]
+    pub fn map(self, access: impl FnOnce(M) -> M) -> Self {
+        Reordered { memory: access(self.memory), ..self }
+    }
+
+    /// Whether `step` is to come too late.
+    fn is_moved(&self, step: Step) -> bool {
+        self.run.swap.is_some_and(|swap| swap.first == step)
+    }
+
+    /// Whether what `site` finds is what an earlier look has found.
+    fn is_looked_at_early(&self, site: Site) -> bool {
+        matches!(site, Site::MemberRead | Site::RetiredRead)
+            && self.run.swap.is_some_and(|swap| swap.then == [site])
+    }
+
+    fn early(&self) -> MutexGuard<'_, Early<M>> {
+        self.run.early.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks now at what is asked for later.
+    fn look_early(&self, memory: &M, at: usize) {
+        let value = memory.load(at, Site::RetiredRead);
+        let me = (self.run.thread)();
+        let mut early = self.early();
+        early.retain(|(thread, ..)| *thread != me);
+        early.push((me, memory.clone(), at, Some(value)));
+    }
+
+    /// The same, at the place that was asked for last.
+    fn look_early_again(&self) {
+        let me = (self.run.thread)();
+        let last = self.early().iter().find(|(thread, ..)| *thread == me).cloned();
+        if let Some((_, memory, at, _)) = last.filter(|_| self.is_looked_at_early(Site::MemberRead))
+        {
+            self.look_early(&memory, at);
+        }
+    }
+
+    /// What was found early, once. The place is kept for the next look.
+    fn looked_early(&self, at: usize) -> Option<u64> {
+        let me = (self.run.thread)();
+        let found = self.early().iter_mut().find(|(thread, ..)| *thread == me).map(|e| e.3.take());
+        if found.is_none() {
+            self.early().push((me, self.memory.clone(), at, None));
+        }
+        found.flatten()
+    }
+
+    fn hold(&self, at: usize, access: Access) {
+        let thread = (self.run.thread)();
+        let (region, memory) = (self.region, self.memory.clone());
+        self.run.held().push(Held { thread, region, memory, at, access });
+    }
+
+    /// After an access of `site` at `at`: what waits for it is done.
+    fn passed(&self, at: usize, site: Site) {
+        if self.run.swap.is_some_and(|swap| swap.then.contains(&site)) {
+            // Somebody else may come in between: to a model checker that is possible at an atomic
+            // access alone.
+            self.memory.load(at, Site::RingRead);
+            self.run.catch_up(|_| true);
+        }
+    }
+}
+
+impl<M: Memory> Memory for Reordered<M> {
+    type Part<'a>
+        = Offset<'a, Self>
+    where
+        Self: 'a;
+
+    fn region_len(&self) -> usize {
+        self.memory.region_len()
+    }
+
+    fn part(&self, at: usize, len: usize, _: Intent) -> Offset<'_, Self> {
+        Offset::new(self, at, len)
+    }
+
+    fn load(&self, at: usize, site: Site) -> u64 {
+        if site == Site::CursorRead && self.is_moved(Look(site)) {
+            self.look_early(&self.memory, at + CONTROL_RETIRED);
+        }
+        let value = match self.is_looked_at_early(site) {
+            true => self.looked_early(at).unwrap_or_else(|| self.memory.load(at, site)),
+            false => self.memory.load(at, site),
+        };
+        self.passed(at, site);
+        value
+    }
+
+    fn store(&self, at: usize, value: u64, site: Site) {
+        if self.run.swap.is_some() {
+            // Two stores of one word stay in their order.
+            self.run.catch_up(|h| (h.region, h.at) == (self.region, at) && h.access.is_store());
+        }
+        if self.is_moved(Store(site)) {
+            return self.hold(at, Access::Store(value, site));
+        }
+        if site == Site::ConsumedPublish && self.is_moved(LookAtReaders) {
+            // What it has taken it gives up, whoever reads it.
+            self.memory.store(at - CONTROL_CONSUMED, value, Site::CursorPublish);
+        }
+        self.memory.store(at, value, site);
+        self.passed(at, site);
+    }
+
+    fn fence(&self, site: Site) {
+        self.memory.fence(site);
+    }
+
+    fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
+        self.memory.read_words(at)
+    }
+
+    fn write_words<const N: usize>(&self, at: usize, words: [u64; N]) {
+        let step = match (at, words.get(PAGE_BASE / WORD)) {
+            (0, Some(0) | None) => None,
+            (0, Some(_)) => Some(WritePage),
+            _ => Some(WriteSlot),
+        };
+        if step.is_some_and(|step| self.is_moved(step)) {
+            return self.hold(at, Access::Words(words.to_vec()));
+        }
+        self.memory.write_words(at, words);
+    }
+
+    fn read_bytes(&self, at: usize, into: &mut [u8]) {
+        self.look_early_again();
+        self.memory.read_bytes(at, into);
+        if self.is_moved(ReadPayload) && !self.is_looked_at_early(Site::MemberRead) {
+            // The last one alone: what was given up before may be written.
+            let me = (self.run.thread)();
+            self.run.held().retain(|h| h.thread != me);
+            self.hold(at, Access::Read(into.len()));
+        }
+    }
+
+    fn write_bytes(&self, at: usize, from: &[u8]) {
+        if self.is_moved(WritePayload) {
+            return self.hold(at, Access::Bytes(from.to_vec()));
+        }
+        self.memory.write_bytes(at, from);
+    }
+}

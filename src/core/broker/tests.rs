@@ -1,0 +1,499 @@
+//! What a broker decides, on memory of the heap.
+
+use super::*;
+use crate::core::broker::Reserved;
+use crate::core::broker::hook::Verdict;
+use crate::core::chain::{Blocked, FIRST_PAGE, Refused};
+use crate::core::layout::*;
+use crate::core::memory::Region;
+use crate::core::message::Message;
+use crate::core::order::Site;
+
+fn core() -> Core<Region> {
+    let limits = Limits::new(256, 64, 4096).unwrap();
+    Core::new(limits, Region::heap(control_len(4)), 4, Region::heap(256))
+}
+
+fn join(core: &mut Core<Region>, roles: Roles) -> ClientId {
+    let Reserved { client, .. } = core.reserve(roles).unwrap();
+    let control = Control::create(Region::heap(control_len(1)), 1);
+    core.join(client, control.memory().clone()).unwrap();
+    client
+}
+
+/// A page that is nothing but its end.
+fn only_an_end(page: &Region, id: u32, base: u64) {
+    let version = halves(VERSION, PAGE_HEADER as u32);
+    page.write_words(0, [PAGE_MAGIC, version, 256, halves(id, 1), base, 0]);
+    let end = commit_word(0, KIND_EOP, 0, 0);
+    page.write_words(PAGE_HEADER, [end, halves(1 - id, 0)]);
+}
+
+#[test]
+fn a_client_that_is_gone_and_turns_pages_without_end_is_removed() {
+    let mut core = core();
+    core.set_quota(Quota { messages: 1, bytes: 1 });
+    let client = join(&mut core, Roles::SEND);
+    let pages = [Region::heap(256), Region::heap(256)];
+    only_an_end(&pages[0], FIRST_PAGE, 0);
+    only_an_end(&pages[1], 1, 256);
+    for (id, page) in pages.iter().enumerate() {
+        core.page_arrived(client, id as u32, page.clone()).unwrap();
+    }
+    core.hung_up(client);
+    let mut turns = 0;
+    while core.clients() > 0 {
+        core.cycle();
+        turns += 1;
+        let next = (turns + 1) % 2;
+        only_an_end(&pages[next], next as u32, 256 * (turns as u64 + 1));
+    }
+    assert_eq!(turns, 512 / SLOT_HEADER + 1);
+    assert_eq!(core.take_actions(), [Action::Remove(client, Some(Fault::Endless))]);
+}
+
+#[test]
+fn who_has_left_is_removed_although_a_slow_receiver_blocks_the_bus() {
+    let limits = Limits::new(256, 64, 4096).unwrap();
+    let control = Region::heap(control_len(3));
+    let mut core = Core::new(limits, control.clone(), 3, Region::heap(256));
+    let slow = join(&mut core, Roles::RECEIVE);
+    let busy = join(&mut core, Roles::SEND);
+    let leaver = join(&mut core, Roles::SEND);
+    let first = Region::heap(256);
+    let mut sender = ChainWriter::new(busy.0, limits, first.clone());
+    core.page_arrived(busy, FIRST_PAGE, first).unwrap();
+    sender.admit(0, Control::check(control, 1).unwrap(), 1);
+    sender.mark_sent(0);
+    let mut pages = 1;
+    // The slow one takes nothing, until it holds the whole budget.
+    while core.cycle().blocked != Some(Blocked::Full) {
+        while let Err(Refused::Blocked(Blocked::NeedPage(len))) =
+            sender.send(Default::default(), &[7; 64])
+        {
+            let page = Region::heap(len);
+            sender.add_page(page.clone());
+            sender.mark_sent(0);
+            core.page_arrived(busy, pages, page).unwrap();
+            pages += 1;
+        }
+        if let Some(Blocked::NeedPage(len)) = core.cycle().blocked {
+            core.add_page(Region::heap(len));
+        }
+        while core.announcement(slow).is_some() {
+            core.mark_sent(slow);
+        }
+    }
+    assert_eq!(core.cycle().blocked, Some(Blocked::Full));
+    core.hung_up(leaver);
+    assert_eq!(core.cycle().blocked, Some(Blocked::Full));
+    assert_eq!(core.take_actions(), [Action::Remove(leaver, None)]);
+    assert_eq!(core.clients(), 2);
+}
+
+#[test]
+fn no_client_gets_an_id_that_was_used_before() {
+    let limits = Limits::new(256, 64, 4096).unwrap();
+    let (control, first) = (Region::heap(control_len(1)), Region::heap(256));
+    let mut core = Core::new(limits, control, 1, first);
+    core.ids.exhaust();
+    let last = core.reserve(Roles::SEND).unwrap().client;
+    assert_eq!(last, ClientId(u32::MAX - 1));
+    core.join(last, peer_control()).unwrap();
+    core.disconnect(last, None);
+    core.take_actions();
+    assert!(!core.has_ids());
+    assert_eq!(core.reserve(Roles::SEND), None);
+}
+
+#[test]
+fn an_id_whose_client_never_joined_is_given_again_once_it_is_removed() {
+    let limits = Limits::new(256, 64, 4096).unwrap();
+    let (control, first) = (Region::heap(control_len(2)), Region::heap(256));
+    let mut core = Core::new(limits, control.clone(), 2, first);
+    let first = core.reserve(Roles::SEND).unwrap().client;
+    // Far more greetings than there are ids would not use them up.
+    core.ids.exhaust();
+    for _ in 0..10 {
+        let silent = core.reserve(Roles::SEND).unwrap().client;
+        assert_ne!(silent, first);
+        core.hung_up(silent);
+        core.cycle();
+        // Its removal is still to come, and would hit the next client of this id.
+        assert!(!core.has_ids());
+        assert_eq!(core.take_actions(), [Action::Remove(silent, None)]);
+    }
+    let next = core.reserve(Roles::SEND).unwrap();
+    assert_eq!(next.client, ClientId(u32::MAX - 1));
+    let member = cursor_offset(next.cursor) + crate::core::layout::CONTROL_MEMBER;
+    assert_eq!(control.load(member, Site::MemberRead), u64::from(next.client.0));
+}
+
+/// The control region of a client.
+fn peer_control() -> Region {
+    Control::create(Region::heap(control_len(1)), 1).memory().clone()
+}
+
+#[test]
+fn a_cursor_says_nothing_when_it_is_given_to_the_next_client() {
+    let limits = Limits::new(256, 64, 4096).unwrap();
+    let (control, first) = (Region::heap(control_len(1)), Region::heap(256));
+    let mut core = Core::new(limits, control.clone(), 1, first);
+    let Reserved { client, cursor } = core.reserve(Roles::SEND).unwrap();
+    let page = Region::heap(256);
+    let mut sender = ChainWriter::new(client.0, limits, page.clone());
+    core.page_arrived(client, 0, page).unwrap();
+    sender.send(Default::default(), b"taken").unwrap();
+    core.cycle();
+    let said = || control.load(cursor_offset(cursor), Site::CursorRead);
+    assert_eq!(said(), sender.tail());
+    core.disconnect(client, None);
+    assert_eq!(core.reserve(Roles::SEND).unwrap().cursor, cursor);
+    assert_eq!(said(), 0);
+}
+
+/// A client that sends, whose pages the broker gets at once.
+struct Sending {
+    client: ClientId,
+    sender: ChainWriter<Region>,
+}
+
+impl Sending {
+    fn join(core: &mut Core<Region>) -> Self {
+        let client = join(core, Roles::SEND);
+        let first = Region::heap(256);
+        let mut sender = ChainWriter::new(client.0, core.limits, first.clone());
+        core.page_arrived(client, FIRST_PAGE, first).unwrap();
+        let cursor = core.members.iter().find(|member| member.id == client).unwrap().cursor;
+        let control = Control::check(core.control().clone(), cursor).unwrap();
+        sender.admit(0, control, cursor);
+        sender.mark_sent(0);
+        Sending { client, sender }
+    }
+
+    fn send(&mut self, core: &mut Core<Region>, payload: &[u8]) {
+        while let Err(Refused::Blocked(Blocked::NeedPage(len))) =
+            self.sender.send(Default::default(), payload)
+        {
+            let page = Region::heap(len);
+            self.sender.add_page(page.clone());
+            while let Some(Announcement::Page(id)) = self.sender.announcement(0) {
+                core.page_arrived(self.client, id, page.clone()).unwrap();
+                self.sender.mark_sent(0);
+            }
+        }
+    }
+}
+
+fn is_parked(core: &Core<Region>) -> bool {
+    core.control().load(CONTROL_PARKED, Site::RingRead) != 0
+}
+
+#[test]
+fn it_may_sleep_when_nothing_is_left_and_says_so_meanwhile() {
+    let mut core = core();
+    let mut sending = Sending::join(&mut core);
+    assert!(core.park() && is_parked(&core));
+    core.unpark();
+    assert!(!is_parked(&core));
+    sending.send(&mut core, b"something");
+    assert!(!core.park() && !is_parked(&core), "there is a message");
+    core.cycle();
+    assert!(core.park());
+    core.unpark();
+    core.hung_up(sending.client);
+    assert!(!core.park() && !is_parked(&core), "there is somebody to be removed");
+    core.cycle();
+    assert!(!core.park() && !is_parked(&core), "there is something to be done");
+    assert_eq!(core.take_actions(), [Action::Remove(sending.client, None)]);
+    assert!(core.park());
+}
+
+#[test]
+fn it_sleeps_while_a_page_is_on_its_way_and_looks_again_when_its_connection_was_looked_through() {
+    let mut core = core();
+    let client = join(&mut core, Roles::SEND);
+    let page = Region::heap(256);
+    only_an_end(&page, FIRST_PAGE, 0);
+    core.page_arrived(client, FIRST_PAGE, page).unwrap();
+    for _ in 0..2 {
+        core.cycle();
+        assert_eq!(core.take_actions(), [Action::Drain(client)]);
+        assert!(core.park(), "only its connection can help");
+        core.unpark();
+        core.not_drained(client);
+        assert!(!core.park(), "what its connection holds has not all been taken in");
+    }
+    core.cycle();
+    core.take_actions();
+    core.drained(client);
+    assert!(!core.park(), "it names a page that it has not sent");
+    core.cycle();
+    let fault = Fault::UnknownPage { page: FIRST_PAGE, at: PAGE_HEADER, next: 1 };
+    assert_eq!(core.take_actions(), [Action::Remove(client, Some(fault))]);
+}
+
+#[test]
+fn a_client_has_its_share_of_a_turn_and_no_more() {
+    let row = crate::broker::tests::bound("a turn of the broker, for one client");
+    let Quota { messages, bytes } = Quota::default();
+    assert!(row.starts_with(&format!("{messages} messages or {} KiB (`quota`)", bytes >> 10)));
+    for (budget, share) in [
+        (Quota { messages: 3, bytes: usize::MAX }, 3),
+        (Quota { messages: usize::MAX, bytes: 9 }, 2),
+        (Quota { messages: usize::MAX, bytes: 8 }, 1),
+    ] {
+        let mut core = core();
+        core.set_quota(budget);
+        let mut sending = Sending::join(&mut core);
+        (0..6).for_each(|_| sending.send(&mut core, &[7; 8]));
+        for _ in 0..6 / share {
+            assert_eq!(core.cycle().consumed, share);
+        }
+        assert_eq!(core.cycle().consumed, 0);
+    }
+}
+
+#[test]
+fn each_client_has_its_share_of_each_turn_whoever_comes_first() {
+    let mut core = core();
+    core.set_quota(Quota { messages: 1, bytes: usize::MAX });
+    let mut clients = [(); 3].map(|()| Sending::join(&mut core));
+    for client in &mut clients {
+        (0..3).for_each(|_| client.send(&mut core, b""));
+    }
+    for cycle in 1..=3 {
+        core.cycle();
+        let taken =
+            |member: &Member<Region>| member.inbound.as_ref().map(ChainReader::next_message);
+        assert!(core.members.iter().all(|member| taken(member) == Some(cycle)));
+    }
+}
+
+#[test]
+fn who_only_sends_is_not_rung_for_what_is_sent_on() {
+    let mut core = core();
+    let mut sending = Sending::join(&mut core);
+    let mut sleeper = |roles| {
+        let Reserved { client, .. } = core.reserve(roles).unwrap();
+        let mut control = Control::create(Region::heap(control_len(1)), 1);
+        core.join(client, control.memory().clone()).unwrap();
+        control.park();
+        client
+    };
+    let receiver = sleeper(Roles::RECEIVE);
+    sleeper(Roles::SEND);
+    sending.send(&mut core, b"something");
+    core.cycle();
+    assert_eq!(core.take_actions(), [Action::Ring(receiver)]);
+}
+
+#[test]
+fn who_goes_does_not_change_whose_turn_is_next() {
+    let mut core = core();
+    let clients = [(); 3].map(|()| join(&mut core, Roles::SEND));
+    core.cycle();
+    core.cycle();
+    assert_eq!(core.members[core.first].id, clients[2]);
+    core.disconnect(clients[0], None);
+    assert_eq!(core.members[core.first].id, clients[2]);
+}
+
+#[test]
+fn receivers_are_counted_when_they_have_joined() {
+    let mut core = core();
+    assert_eq!(core.receivers(), 0);
+    join(&mut core, Roles::SEND);
+    core.reserve(Roles::RECEIVE).unwrap();
+    assert_eq!(core.receivers(), 0);
+    join(&mut core, Roles::RECEIVE);
+    join(&mut core, Roles::SEND.and(Roles::RECEIVE));
+    assert_eq!(core.receivers(), 2);
+}
+
+#[test]
+fn what_waits_for_room_is_as_long_as_the_hook_made_it() {
+    let mut core = core();
+    core.set_hook(Box::new(|_: &Message<'_>| Verdict::Replace(vec![9; 64])));
+    let mut sending = Sending::join(&mut core);
+    // A page has room for two of them.
+    (0..3).for_each(|_| sending.send(&mut core, &[7; 8]));
+    assert!(!core.is_blocked());
+    assert_eq!(core.cycle().blocked, Some(Blocked::NeedPage(256)));
+    assert!(core.is_blocked());
+    assert_eq!(core.waiting, Some(SLOT_HEADER + 64));
+}
+
+#[test]
+fn a_client_that_is_gone_and_sends_without_end_is_removed() {
+    let mut core = core();
+    // So that there is always room.
+    core.set_hook(Box::new(|_: &Message<'_>| Verdict::Drop));
+    core.set_quota(Quota { messages: 2, bytes: usize::MAX });
+    let client = join(&mut core, Roles::SEND);
+    let pages = [Region::heap(256), Region::heap(256)];
+    for (id, page) in pages.iter().enumerate() {
+        let version = halves(VERSION, PAGE_HEADER as u32);
+        let ids = halves(id as u32, 1);
+        page.write_words(0, [PAGE_MAGIC, version, 256, ids, 256 * id as u64, id as u64]);
+        let message = commit_word(64, KIND_MESSAGE, 0, 0);
+        page.write_words(PAGE_HEADER, [message, 0]);
+        let end = [commit_word(0, KIND_EOP, 0, 0), halves(1 - id as u32, 0)];
+        page.write_words(PAGE_HEADER + SLOT_HEADER + 64, end);
+        core.page_arrived(client, id as u32, page.clone()).unwrap();
+    }
+    core.hung_up(client);
+    let mut turns = 0;
+    while core.clients() > 0 {
+        core.cycle();
+        turns += 1;
+        // The page that it has left goes on where the one that it is in ends.
+        let next = turns + 1;
+        pages[next % 2].write_words(PAGE_BASE, [256 * next as u64, next as u64]);
+    }
+    assert_eq!(turns, 512 / (SLOT_HEADER + 64 + SLOT_HEADER) + 1);
+    assert_eq!(core.take_actions(), [Action::Remove(client, Some(Fault::Endless))]);
+}
+
+/// What a page of a client's is called in the broadcast chain, if it is lent.
+fn lent_as(core: &Core<Region>, page: &Region) -> Option<u32> {
+    (0..16).find(|id| core.page(*id).is_some_and(|found| found.is_same(page)))
+}
+
+#[test]
+fn a_page_that_its_client_forgets_is_let_go_when_all_have_passed_it_and_no_other_is() {
+    let mut core = core();
+    core.set_zero_copy_threshold(8);
+    let Reserved { client: receiver, .. } = core.reserve(Roles::RECEIVE).unwrap();
+    let control = Control::create(Region::heap(control_len(1)), 1);
+    core.join(receiver, control.memory().clone()).unwrap();
+    let mut sending = Sending::join(&mut core);
+    [0, 1, 5].into_iter().for_each(|page| core.may_share(sending.client, page));
+    assert_eq!(core.shareable_pages(), 3);
+    for _ in 0..11 {
+        sending.send(&mut core, &[7; 8]);
+        while let Some(Blocked::NeedPage(len)) = core.cycle().blocked {
+            core.add_page(Region::heap(len));
+        }
+        while core.announcement(receiver).is_some() {
+            core.mark_sent(receiver);
+        }
+    }
+    core.cycle();
+    // All but the very first, since when another page begins all have to be told of one of the
+    // broker's own, and until then it is adopted; and but the last, whose page may not be lent.
+    assert_eq!((core.stats().messages, core.stats().by_ref), (11, 9));
+    let member = core.members.iter().find(|member| member.id == sending.client).unwrap();
+    let [first, second] =
+        [0, 1].map(|page| member.inbound.as_ref().unwrap().page(page).unwrap().clone());
+    assert!(lent_as(&core, &first).is_some());
+
+    assert!(core.park(), "nothing came back");
+    core.unpark();
+    // Behind the first message and the second, which is lent.
+    control.publish_cursor(0, (PAGE_HEADER + 2 * 32) as u64);
+    assert!(!core.park(), "a message came back");
+    core.cycle();
+    assert!(core.park());
+    core.unpark();
+
+    core.page_forgotten(sending.client, 1).unwrap();
+    core.cycle();
+    assert!(lent_as(&core, &second).is_some(), "it is still being read");
+    assert_eq!(core.shareable_pages(), 3);
+    control.publish_cursor(0, core.broadcast.tail());
+    assert!(!core.park(), "all came back");
+    core.cycle();
+    assert_eq!(lent_as(&core, &second), None);
+    assert!(lent_as(&core, &first).is_some());
+    assert_eq!(core.shareable_pages(), 2);
+}
+
+#[test]
+fn a_client_that_cannot_be_rung_comes_up_once_however_often_it_sleeps() {
+    let mut core = core();
+    let [first, second] = [Roles::RECEIVE, Roles::SEND].map(|roles| join(&mut core, roles));
+    for _ in 0..3 {
+        core.not_rung(first);
+        core.not_rung(second);
+        core.not_rung(first);
+    }
+    assert_eq!(core.take_actions(), [Action::Ring(first), Action::Ring(second)]);
+    assert_eq!(core.take_actions(), []);
+}
+
+/// A receiver that takes nothing but what it is told to.
+struct Slow {
+    client: ClientId,
+    control: Control<Region>,
+}
+
+impl Slow {
+    fn join(core: &mut Core<Region>) -> Self {
+        let Reserved { client, .. } = core.reserve(Roles::RECEIVE).unwrap();
+        let control = Control::create(Region::heap(control_len(1)), 1);
+        core.join(client, control.memory().clone()).unwrap();
+        Slow { client, control }
+    }
+}
+
+/// Takes turns, with the pages that they need, until the bus is full.
+fn fill(core: &mut Core<Region>) {
+    loop {
+        match core.cycle().blocked {
+            Some(Blocked::NeedPage(len)) => core.add_page(Region::heap(len)),
+            Some(Blocked::Full) => return,
+            Some(Blocked::Announce) => {}
+            None => panic!("all is taken"),
+        }
+        for client in core.has_unsent().collect::<Vec<_>>() {
+            while core.announcement(client).is_some() {
+                core.mark_sent(client);
+            }
+        }
+    }
+}
+
+/// Two clients who together send more than the bus has room for.
+fn two_who_fill(core: &mut Core<Region>) {
+    for mut sender in [(); 2].map(|()| Sending::join(core)) {
+        (0..60).for_each(|_| sender.send(core, &[7; 24]));
+    }
+}
+
+#[test]
+fn who_is_refused_for_want_of_room_goes_on_with_its_share_and_does_not_begin_anew() {
+    let mut core = core();
+    // More than a page holds: the receiver leaves one page after the other.
+    core.set_quota(Quota { messages: 5, bytes: usize::MAX });
+    let slow = Slow::join(&mut core);
+    two_who_fill(&mut core);
+    fill(&mut core);
+    let taken = |core: &Core<Region>| {
+        let of = |member: &Member<Region>| Some(member.inbound.as_ref()?.next_message());
+        core.members.iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let before = taken(&core);
+    for page in 1..=8 {
+        slow.control.publish_cursor(0, 256 * page + PAGE_HEADER as u64);
+        fill(&mut core);
+    }
+    let got: Vec<u64> = taken(&core).iter().zip(before).map(|(now, before)| now - before).collect();
+    assert!(got.iter().sum::<u64>() >= 20 && got[0].abs_diff(got[1]) <= 5, "{got:?}");
+}
+
+#[test]
+fn a_broker_that_looks_for_room_before_it_sleeps_and_finds_a_liar_does_not_sleep() {
+    let mut core = core();
+    let (_slow, faulty) = (Slow::join(&mut core), Slow::join(&mut core));
+    two_who_fill(&mut core);
+    fill(&mut core);
+    assert!(core.park());
+    core.unpark();
+    faulty.control.publish_cursor(0, 1 << 40);
+    assert!(!core.park());
+    core.cycle();
+    assert!(
+        matches!(core.take_actions()[..], [Action::Remove(who, Some(_))] if who == faulty.client)
+    );
+}

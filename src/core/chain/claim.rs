@@ -1,0 +1,114 @@
+//! Room for one message: filled, then committed or dropped.
+
+use super::writing::Writing;
+use crate::core::layout::*;
+use crate::core::memory::{Intent, Memory, Part};
+use crate::core::message::{Envelope, Origin};
+use crate::core::order::Site;
+
+/// Room for one message that nobody sees yet. Dropped without a commit, it was never there.
+pub struct Claim<'a, M: Memory + 'a> {
+    writing: &'a mut Writing,
+    page: &'a M,
+    /// The slot, and the commit word behind it.
+    slot: M::Part<'a>,
+    slot_len: usize,
+    /// Offset of the payload in the slot.
+    payload_at: usize,
+    len: usize,
+    commit: u64,
+    tag: u64,
+}
+
+impl<'a, M: Memory> Claim<'a, M> {
+    /// `slot_len` bytes at the place that is being written are free in `page`, and behind them
+    /// there is room for an end-of-page message.
+    ///
+    /// A short message is written from its end to its beginning, the commit word last. A receiver that
+    /// polls that word fetches its line again and again: so it is written at one go, when the lines
+    /// behind it are done.
+    #[inline(always)]
+    pub(super) fn new(
+        page: &'a M,
+        writing: &'a mut Writing,
+        envelope: &Envelope,
+        len: usize,
+        slot_len: usize,
+        kind: u8,
+    ) -> Self {
+        let slot = page.part(writing.at, slot_len + SLOT_HEADER, Intent::Write);
+        let mut payload_at = SLOT_HEADER;
+        if let Some(Origin { broker, id }) = envelope.origin {
+            slot.write_words(payload_at, [broker, id]);
+            payload_at += SLOT_EXTENSION;
+        }
+        // Relaxed: the publishing store of this run comes after it
+        slot.store(slot_len + SLOT_COMMIT, 0, Site::CommitClear);
+        let commit = envelope.commit_word(len as u32, kind);
+        let tag = envelope.tag_word();
+        Claim { writing, page, slot, slot_len, payload_at, len, commit, tag }
+    }
+
+    /// Writes the whole payload.
+    ///
+    /// # Panics
+    ///
+    /// If `payload` is longer than what was claimed.
+    #[inline(always)]
+    pub fn write_all(&self, payload: &[u8]) {
+        assert!(payload.len() <= self.len, "more payload than was claimed");
+        self.slot.write_bytes(self.payload_at, payload);
+    }
+
+    /// Copies the whole payload from another region.
+    #[inline(always)]
+    pub fn copy_from(&self, memory: &M, at: usize) {
+        self.page.copy_bytes(self.writing.at + self.payload_at, memory, at, self.len);
+    }
+
+    /// Says that the payload lies in page `page`, at `offset`.
+    pub(super) fn write_ref(&self, page: u32, offset: usize) {
+        self.slot.write_words(self.payload_at, [halves(page, 0), offset as u64]);
+    }
+
+    /// Puts the message into the run. It is visible after [`ChainWriter::publish`](super::Sender::publish).
+    #[inline(always)]
+    pub fn commit(self) {
+        self.slot.write_words(SLOT_TAG, [self.tag]);
+        self.writing.commit(&self.slot, self.commit);
+        self.writing.pass(self.slot_len, self.len);
+    }
+
+    /// Whether there is no run yet.
+    #[inline(always)]
+    pub(super) fn is_alone(&self) -> bool {
+        self.writing.pending.is_none()
+    }
+
+    /// Makes the message visible, which [is alone](Claim::is_alone).
+    #[inline(always)]
+    pub(super) fn publish(self) {
+        self.slot.write_words(SLOT_TAG, [self.tag]);
+        // pairs with CommitRead: the whole message was written before
+        self.slot.store(SLOT_COMMIT, self.commit, Site::CommitPublish);
+        self.writing.pass(self.slot_len, self.len);
+    }
+}
+
+impl Claim<'_, crate::core::memory::Region> {
+    /// The payload's bytes, to be written in place. What they hold before is not defined.
+    #[allow(unsafe_code)]
+    pub fn payload(&mut self) -> &mut [u8] {
+        let (at, len) = (self.payload_at, self.len);
+        // SAFETY: the slot lies beyond the tail, where no receiver looks, and the claim borrows
+        // the sender exclusively. One sender alone writes the region: that is the contract of
+        // `Region::new_heap`, which the crate keeps.
+        unsafe { self.slot.bytes_mut(at, len) }
+    }
+}
+
+impl<M: Memory> core::fmt::Debug for Claim<'_, M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Claim").field("len", &self.len).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,534 @@
+//! Memory in production: a mapping or a piece of the heap, reached through a pointer.
+//!
+//! All `unsafe` of the data path is in this file.
+//!
+//! What the Rust abstract machine says about a hostile peer: nothing, since it knows no second
+//! process. The rules here keep to what the compiler is allowed to do: a word that a peer may
+//! change is only ever touched by atomic instructions, and a longer payload only by a copy whose
+//! callee the compiler can't know. So neither can be read twice, split or cached behind our back.
+//! With an honest peer the protocol orders every access, and nothing races at all.
+//!
+//! Two threads of one process that use a region against the protocol would race, which is undefined
+//! behaviour. So outside this crate, only `unsafe` functions make a writable region
+//! ([`Region::new_heap`], [`Region::new_shared`]) or borrow its bytes ([`Region::slice`]). Within the
+//! crate, sender and receiver keep that contract; Miri checks them (`model/miri`).
+
+use super::{Intent, Memory, Part};
+use crate::core::failpoint::{effect, observation};
+use crate::core::order::Site;
+use alloc::sync::Arc;
+use core::any::Any;
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering, fence};
+
+/// Up to so many bytes, if they are whole words, are copied as relaxed words; all else by the
+/// opaque copy. Measured by `cargo bench --bench memory`.
+const SMALL: usize = 64;
+
+/// C libraries copy what is longer than this by `rep movsb`: the fastest copy into lines that another
+/// processor has, but twenty times slower on some processors if the target lies so little behind the
+/// source within their 4 KiB pages, where a header of 16 bytes puts it now and then. Then it is
+/// copied in pieces.
+const PIECE: usize = 2048;
+const TOO_NEAR: usize = 64;
+
+/// The promise that every process that writes memory read by us follows the protocol: on a bus
+/// the broker and all clients, since long messages are read where their sender has written them.
+///
+/// It lets a received payload be a slice into the sender's page instead of a copy.
+#[derive(Clone, Copy, Debug)]
+pub struct TrustPeers(());
+
+impl TrustPeers {
+    /// Makes the promise.
+    ///
+    /// # Safety
+    ///
+    /// No process that we receive from writes to a page after it has committed the bytes there
+    /// and before our cursor has passed them. All who use this library keep to that; a hostile
+    /// or broken peer need not, and would change bytes behind a `&[u8]`.
+    pub const unsafe fn assume() -> Self {
+        TrustPeers(())
+    }
+}
+
+/// A region of memory: the writable mapping of its owner, the read-only mapping of a reader, or
+/// a piece of the heap.
+///
+/// All words are little-endian in memory.
+///
+/// Safe code can read a region, but not make one that can be written. These programs would race, or
+/// have two `&mut` to the same bytes, and do not compile:
+///
+/// ```compile_fail,E0133
+/// use llmp::core::memory::{Memory, Region};
+/// let region = Region::new_heap(4096);
+/// let other = region.clone();
+/// std::thread::spawn(move || other.write_bytes(0, &[1; 100]));
+/// region.write_bytes(0, &[2; 100]);
+/// ```
+///
+/// ```compile_fail,E0133
+/// use llmp::core::memory::{Memory, Region};
+/// let region = Region::new_shared("race", 4096)?;
+/// let other = region.clone();
+/// std::thread::spawn(move || other.read_bytes(0, &mut [0; 100]));
+/// region.write_bytes(0, &[2; 100]);
+/// # Ok::<(), llmp::RegionError>(())
+/// ```
+///
+/// ```compile_fail,E0133
+/// use llmp::core::{chain::ChainWriter, memory::Region};
+/// use llmp::{Envelope, Limits};
+/// let region = Region::new_heap(4096);
+/// let limits = Limits::new(4096, 100, 8192)?;
+/// let [mut one, mut other] = [(); 2].map(|()| ChainWriter::new(1, limits, region.clone()));
+/// let mut claims = [&mut one, &mut other].map(|s| s.claim(Envelope::default(), 8).unwrap());
+/// let [one, other] = claims.each_mut().map(|claim| claim.payload());
+/// # Ok::<(), llmp::LimitsError>(())
+/// ```
+///
+/// ```compile_fail,E0624
+/// let region = llmp::core::memory::Region::heap(4096);
+/// ```
+///
+/// ```compile_fail,E0624
+/// let region = llmp::core::memory::Region::shared("race", 4096);
+/// ```
+///
+/// The same calls as an `unsafe` program, whose one handle writes:
+///
+/// ```
+/// use llmp::core::{chain::ChainWriter, memory::Region};
+/// use llmp::{Envelope, Limits};
+/// // SAFETY: the sender alone has the regions.
+/// let (heap, shared) = unsafe { (Region::new_heap(4096), Region::new_shared("page", 4096)?) };
+/// for region in [heap, shared] {
+///     let mut sender = ChainWriter::new(1, Limits::new(4096, 100, 8192)?, region);
+///     sender.claim(Envelope::default(), 8).unwrap().payload().fill(7);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Region {
+    start: NonNull<u8>,
+    len: usize,
+    /// `len` if this handle may write, else 0: one comparison checks both.
+    writable_len: usize,
+    /// Keeps the memory alive and in place. Behind the `Arc` nothing touches the bytes.
+    owner: Arc<dyn Any + Send + Sync>,
+    /// What travels with the region: the descriptor by which its owner hands it to others.
+    attached: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+// SAFETY: the memory belongs to no thread, `owner` keeps it alive, and every access of shared
+// bytes goes through atomic words or through accesses that the protocol orders.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+type CopyFn = unsafe fn(*mut u8, *const u8, usize);
+
+/// `memcpy` behind a pointer. It is read with `read_volatile`, so that the compiler can't know
+/// what it points to: it must assume that the callee reads each byte once, like any foreign code.
+static OPAQUE_COPY: CopyFn = copy_nonoverlapping;
+
+#[inline(never)]
+unsafe fn copy_nonoverlapping(to: *mut u8, from: *const u8, len: usize) {
+    // SAFETY: the caller's promises are those of `ptr::copy_nonoverlapping`.
+    unsafe { core::ptr::copy_nonoverlapping(from, to, len) }
+}
+
+/// Copies `len` bytes where the source may change meanwhile: the copy may then be torn, and is
+/// nothing else.
+///
+/// # Safety
+///
+/// `from` is readable and `to` is writable for `len` bytes, and they do not overlap.
+#[inline]
+unsafe fn copy_opaque(to: *mut u8, from: *const u8, len: usize) {
+    // SAFETY: a static is readable.
+    let copy = unsafe { core::ptr::read_volatile(&raw const OPAQUE_COPY) };
+    if len <= PIECE {
+        // SAFETY: the caller's promises.
+        unsafe { copy(to, from, len) }
+    } else {
+        // SAFETY: the caller's promises.
+        unsafe { copy_long(copy, to, from, len) }
+    }
+}
+
+/// # Safety
+///
+/// As for [`copy_opaque`].
+#[cold]
+#[inline(never)]
+unsafe fn copy_long(copy: CopyFn, to: *mut u8, from: *const u8, len: usize) {
+    let behind = to.addr().wrapping_sub(from.addr()) % 4096;
+    let piece = if behind < TOO_NEAR { PIECE } else { len };
+    let mut done = 0;
+    while done < len {
+        let piece = piece.min(len - done);
+        // SAFETY: both lie within what the caller promises.
+        unsafe { copy(to.wrapping_add(done), from.wrapping_add(done), piece) };
+        done += piece;
+    }
+}
+
+impl Region {
+    /// A region that `owner` keeps alive.
+    ///
+    /// # Safety
+    ///
+    /// For as long as `owner` lives, `len` bytes from `start` are mapped readable, and writable
+    /// if `writable`; `start` and `len` are multiples of 8; within this process they are reached
+    /// through `Region`s only.
+    pub(crate) unsafe fn new(
+        start: NonNull<u8>,
+        len: usize,
+        writable: bool,
+        owner: Arc<dyn Any + Send + Sync>,
+        attached: Option<Arc<dyn Any + Send + Sync>>,
+    ) -> Self {
+        assert!(start.as_ptr().addr().is_multiple_of(8) && len.is_multiple_of(8));
+        let writable_len = if writable { len } else { 0 };
+        Region { start, len, writable_len, owner, attached }
+    }
+
+    /// What travels with the region, if it is a `T`.
+    pub(crate) fn attached<T: Any>(&self) -> Option<&T> {
+        self.attached.as_deref()?.downcast_ref()
+    }
+
+    /// Whether two handles are the same region.
+    pub fn is_same(&self, other: &Region) -> bool {
+        Arc::ptr_eq(&self.owner, &other.owner)
+    }
+
+    /// All of it.
+    #[inline(always)]
+    fn whole(&self) -> RegionPart<'_> {
+        let Region { start, len, writable_len, .. } = *self;
+        RegionPart { start, len, writable_len, region: PhantomData }
+    }
+
+    /// Bytes that follow the protocol's word before them, without a copy.
+    ///
+    /// The bytes stay as they are for as long as the caller holds its cursor back: the caller
+    /// ties the slice to the borrow that keeps the cursor from moving.
+    #[inline(always)]
+    pub(crate) fn bytes(&self, at: usize, len: usize, _: TrustPeers) -> &[u8] {
+        observation("read in place", self.whole().place(at));
+        // SAFETY: the caller holds its cursor back, and until that has passed them, nobody writes
+        // these bytes: that is what `TrustPeers` promises.
+        unsafe { self.slice(at, len) }
+    }
+
+    /// `len` bytes at `at`, a multiple of 8, without a copy.
+    ///
+    /// # Safety
+    ///
+    /// Nothing writes these bytes while the slice lives: no process and no handle of this one.
+    ///
+    /// # Panics
+    ///
+    /// If they are not all in the region.
+    #[inline(always)]
+    pub unsafe fn slice(&self, at: usize, len: usize) -> &[u8] {
+        let start = self.whole().at(at, len, self.len);
+        // SAFETY: `len` readable bytes that live as long as `self`; nothing writes them meanwhile,
+        // as the caller promises.
+        unsafe { core::slice::from_raw_parts(start, len) }
+    }
+}
+
+/// A part of a [`Region`], whose bounds were checked when it was made.
+#[derive(Clone, Copy)]
+pub struct RegionPart<'a> {
+    /// `len` readable bytes, both multiples of 8, that live as long as the region.
+    start: NonNull<u8>,
+    len: usize,
+    /// `len` if they may be written, or less; all the same to who only reads.
+    writable_len: usize,
+    region: PhantomData<&'a Region>,
+}
+
+impl<'a> RegionPart<'a> {
+    /// What tells one place from another when steps are counted.
+    #[inline(always)]
+    fn place(&self, at: usize) -> usize {
+        self.start.as_ptr().addr().wrapping_add(at)
+    }
+
+    /// A pointer to `len` bytes at `at`, all before `end`, which is `len` or `writable_len`.
+    #[inline(always)]
+    fn at(&self, at: usize, len: usize, end: usize) -> *mut u8 {
+        if at > end || len > end - at || !at.is_multiple_of(8) {
+            outside(at, len, end);
+        }
+        // SAFETY: at + len <= end <= self.len, and there are that many bytes.
+        unsafe { self.start.as_ptr().add(at) }
+    }
+
+    /// The word at `at`, before `end`. Rounding a misaligned offset down keeps it inside, as the
+    /// length is a multiple of 8: one comparison is enough.
+    #[inline(always)]
+    fn word(&self, at: usize, end: usize) -> &'a AtomicU64 {
+        debug_assert!(at.is_multiple_of(8), "misaligned: {at}");
+        if at >= end {
+            outside(at, 8, end);
+        }
+        // SAFETY: at / 8 * 8 + 8 <= end <= self.len.
+        let word = unsafe { self.start.cast::<AtomicU64>().add(at / 8) };
+        // SAFETY: as for `words`.
+        unsafe { word.as_ref() }
+    }
+
+    /// `count` words at `at`, before `end`.
+    #[inline(always)]
+    fn words(&self, at: usize, count: usize, end: usize) -> &'a [AtomicU64] {
+        let words = self.at(at, 8 * count, end).cast::<AtomicU64>();
+        // SAFETY: `at` returned so many bytes at a multiple of 8 that live as long as the region; they
+        // are only reached through atomics and the copies below. If they are mapped read-only,
+        // only relaxed loads are made, which the documentation of `core::sync::atomic` allows for
+        // 8 bytes on the 64-bit targets that this crate supports.
+        unsafe { core::slice::from_raw_parts(words, count) }
+    }
+
+    /// Bytes of the owner's own region that nobody reads yet.
+    ///
+    /// # Safety
+    ///
+    /// `at` and `len` lie in a part of the region that is not published, and no other slice into
+    /// it exists.
+    #[inline]
+    pub(crate) unsafe fn bytes_mut(&mut self, at: usize, len: usize) -> &mut [u8] {
+        effect("write in place");
+        let start = self.at(at, len, self.writable_len);
+        // SAFETY: `len` writable bytes that live as long as the region, and the caller's promise.
+        unsafe { core::slice::from_raw_parts_mut(start, len) }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn outside(at: usize, len: usize, region_len: usize) -> ! {
+    panic!(
+        "{len} bytes at {at} are not aligned, or not in the {region_len} bytes that are ours to use"
+    )
+}
+
+impl Part for RegionPart<'_> {
+    #[inline(always)]
+    fn load(&self, at: usize, site: Site) -> u64 {
+        observation(site.name(), self.place(at));
+        // On read-only mappings an acquire load is a relaxed load and a fence, see `words`.
+        let word = self.word(at, self.len).load(Ordering::Relaxed);
+        if site.ordering() == Ordering::Acquire {
+            fence(Ordering::Acquire);
+        }
+        u64::from_le(word)
+    }
+
+    #[inline(always)]
+    fn store(&self, at: usize, value: u64, site: Site) {
+        effect(site.name());
+        self.word(at, self.writable_len).store(value.to_le(), site.ordering());
+    }
+
+    #[inline(always)]
+    fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
+        observation("read words", self.place(at));
+        core::array::from_fn(|i| {
+            u64::from_le(self.word(at + 8 * i, self.len).load(Ordering::Relaxed))
+        })
+    }
+
+    #[inline(always)]
+    fn write_words<const N: usize>(&self, at: usize, values: [u64; N]) {
+        for (i, value) in values.into_iter().enumerate() {
+            effect("write a word");
+            let word = self.word(at + 8 * i, self.writable_len);
+            word.store(value.to_le(), Ordering::Relaxed);
+        }
+    }
+
+    #[inline(always)]
+    fn write_bytes(&self, at: usize, from: &[u8]) {
+        effect("write bytes");
+        let to = self.at(at, from.len(), self.writable_len);
+        let (words, rest) = from.as_chunks::<8>();
+        if from.len() == SMALL {
+            // A length that the compiler knows: no loop.
+            store_words(self.words(at, SMALL / 8, self.writable_len), words);
+        } else if from.len() < SMALL && rest.is_empty() {
+            store_words(self.words(at, words.len(), self.writable_len), words);
+        } else {
+            // SAFETY: both are valid for that length. They don't overlap: nobody holds a slice
+            // into bytes that he himself is about to write.
+            unsafe { copy_opaque(to, from.as_ptr(), from.len()) };
+        }
+    }
+}
+
+/// Stores words, the last one first: the line in front, where a receiver may be looking, comes
+/// last.
+#[inline(always)]
+fn store_words(to: &[AtomicU64], from: &[[u8; 8]]) {
+    for (to, from) in to.iter().zip(from).rev() {
+        to.store(u64::from_ne_bytes(*from), Ordering::Relaxed);
+    }
+}
+
+/// Copies words that a peer may change meanwhile.
+#[inline(always)]
+fn copy_words(to: &[AtomicU64], from: &[AtomicU64]) {
+    for (to, from) in to.iter().zip(from).rev() {
+        to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+/// Loads words that a peer may change meanwhile.
+#[inline(always)]
+fn load_words(to: &mut [[u8; 8]], from: &[AtomicU64]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = from.load(Ordering::Relaxed).to_ne_bytes();
+    }
+}
+
+impl Memory for Region {
+    type Part<'a> = RegionPart<'a>;
+
+    #[inline(always)]
+    fn region_len(&self) -> usize {
+        self.len
+    }
+
+    #[inline(always)]
+    fn part(&self, at: usize, len: usize, intent: Intent) -> RegionPart<'_> {
+        let whole = self.whole();
+        let (end, writable_len) = match intent {
+            Intent::Read => (self.len, 0),
+            Intent::Write => (self.writable_len, len),
+        };
+        let start = whole.at(at, len, end);
+        if !len.is_multiple_of(8) {
+            outside(at, len, end);
+        }
+        // SAFETY: it lies in the region, whose beginning is not null.
+        let start = unsafe { NonNull::new_unchecked(start) };
+        RegionPart { start, len, writable_len, region: PhantomData }
+    }
+
+    #[inline(always)]
+    fn load(&self, at: usize, site: Site) -> u64 {
+        self.whole().load(at, site)
+    }
+
+    #[inline(always)]
+    fn store(&self, at: usize, value: u64, site: Site) {
+        self.whole().store(at, value, site);
+    }
+
+    #[inline(always)]
+    fn fence(&self, site: Site) {
+        effect(site.name());
+        fence(site.ordering());
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, at: usize) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a hint that changes nothing that a program can see, and is no fault wherever it
+        // points.
+        unsafe {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(self.start.as_ptr().wrapping_add(at).cast());
+        }
+    }
+
+    #[inline(always)]
+    fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
+        self.whole().read_words(at)
+    }
+
+    #[inline(always)]
+    fn write_words<const N: usize>(&self, at: usize, words: [u64; N]) {
+        self.whole().write_words(at, words);
+    }
+
+    #[inline]
+    fn read_bytes(&self, at: usize, into: &mut [u8]) {
+        let whole = self.whole();
+        observation("read bytes", whole.place(at));
+        let from = whole.at(at, into.len(), self.len);
+        let (words, rest) = into.as_chunks_mut::<8>();
+        if words.len() > SMALL / 8 || !rest.is_empty() {
+            // SAFETY: both are valid for that length; `into` is exclusive, so they don't overlap.
+            return unsafe { copy_opaque(into.as_mut_ptr(), from, into.len()) };
+        }
+        let from = whole.words(at, words.len(), self.len);
+        match (words.first_chunk_mut::<8>(), from.first_chunk::<8>()) {
+            (Some(words), Some(from)) => load_words(words, from),
+            _ => load_words(words, from),
+        }
+    }
+
+    #[inline]
+    fn write_bytes(&self, at: usize, from: &[u8]) {
+        self.whole().write_bytes(at, from);
+    }
+
+    #[inline]
+    fn copy_bytes(&self, at: usize, from: &Self, from_at: usize, len: usize) {
+        effect("copy bytes");
+        if len > SMALL {
+            let to = self.whole().at(at, len, self.writable_len);
+            let source = from.whole().at(from_at, len, from.len);
+            assert!(!self.is_same(from), "a region is not copied into itself");
+            // SAFETY: both are valid for that length and lie in different regions.
+            return unsafe { copy_opaque(to, source, len) };
+        }
+        let words = len.div_ceil(8);
+        let from = from.whole().words(from_at, words, from.len);
+        let to = self.whole().words(at, words, self.writable_len);
+        match (to.first_chunk::<8>(), from.first_chunk::<8>()) {
+            (Some(to), Some(from)) => copy_words(to, from),
+            _ => copy_words(to, from),
+        }
+    }
+}
+
+impl core::fmt::Debug for Region {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Region")
+            .field("len", &self.len)
+            .field("writable", &(self.writable_len > 0))
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_copied_arrives_however_long_it_is_and_wherever_it_lies() {
+        const ROOM: usize = 3 * 4096;
+        let source: Vec<u8> = (0..ROOM + 4096).map(|i| (i % 251) as u8).collect();
+        for len in [0, 8, 63, 64, 65, 100, PIECE, PIECE + 1, 2 * PIECE, 5 * PIECE + 3] {
+            // How far the target lies behind the source within 4 KiB takes every multiple of 8.
+            for from in (0..4096).step_by(8) {
+                let (region, other) = (Region::heap(ROOM), Region::heap(ROOM));
+                let mut back = vec![0; len];
+                region.write_bytes(64, &source[from..from + len]);
+                other.copy_bytes(128, &region, 64, len);
+                other.read_bytes(128, &mut back);
+                assert!(back == source[from..from + len], "{len} bytes from {from}");
+                let behind = 128 + len.next_multiple_of(8);
+                assert_eq!((other.read_words::<1>(120), other.read_words::<1>(behind)), ([0], [0]));
+            }
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! A message: what a peer alleges, what was checked, what the caller gets.
+//!
+//! A receiver loads a slot's two header words once, into an [`Alleged`]. Only its
+//! [`check`](Alleged::check) makes a [`Slot`] of it, and payload can only be had of a slot.
+
+use crate::core::fault::Fault;
+use crate::core::layout::*;
+
+/// What an application uses to tell its kinds of messages apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag(pub u32);
+
+impl From<u32> for Tag {
+    fn from(tag: u32) -> Self {
+        Tag(tag)
+    }
+}
+
+/// Sixteen bits of the application's own, carried along unchanged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Flags(pub u16);
+
+/// A client of a bus. Ids are given by the broker, begin at 1 and are never used again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId(pub u32);
+
+impl core::fmt::Display for ClientId {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where a message first entered a bus: for messages that came over a bridge or that were offered
+/// to a second broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The broker's id.
+    pub broker: u64,
+    /// The message's id there.
+    pub id: u64,
+}
+
+/// A received message.
+///
+/// The payload is a copy, unless the peers' honesty was promised
+/// ([`TrustPeers`](crate::core::memory::TrustPeers)): then it lies in the sender's page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// The application's kind of message.
+    pub tag: Tag,
+    /// The application's own bits.
+    pub flags: Flags,
+    /// Who sent it. On a bus the broker vouches for that.
+    pub sender: ClientId,
+    /// The number of the message in the chain it was received from: on a bus, its place in the
+    /// one order that all clients see.
+    pub id: u64,
+    /// Where it first entered a bus, if it was marked with that.
+    pub origin: Option<Origin>,
+    /// The content.
+    pub payload: &'a [u8],
+}
+
+/// What a message says beside its payload, when it is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Envelope {
+    /// The application's kind of message.
+    pub tag: Tag,
+    /// The application's own bits.
+    pub flags: Flags,
+    /// Who sends it. A broker replaces what a client says here by what it knows.
+    pub sender: ClientId,
+    /// Where it first entered a bus.
+    pub origin: Option<Origin>,
+}
+
+impl Envelope {
+    /// An envelope with this tag and nothing else.
+    pub fn tagged(tag: impl Into<Tag>) -> Self {
+        Envelope { tag: tag.into(), ..Envelope::default() }
+    }
+
+    /// The commit word of a message with this envelope.
+    pub(crate) fn commit_word(&self, payload_len: u32, kind: u8) -> u64 {
+        let protocol_flags = if self.origin.is_some() { FLAG_EXTENDED } else { 0 };
+        commit_word(payload_len, kind, protocol_flags, self.flags.0)
+    }
+
+    /// The word with tag and sender.
+    pub(crate) fn tag_word(&self) -> u64 {
+        halves(self.tag.0, self.sender.0)
+    }
+}
+
+/// A slot's header as it stands in shared memory. Nothing in it is believed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RawHeader {
+    /// The commit word, not zero.
+    pub commit: u64,
+    /// The word with tag and sender, or with the next page's id.
+    pub tag: u64,
+}
+
+/// Where an allegation was found, and what could be true there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SlotContext {
+    pub page: u32,
+    pub page_len: usize,
+    pub at: usize,
+    pub max_message_len: usize,
+    /// Whether messages may be lent there.
+    pub lends: bool,
+}
+
+/// A checked message: it lies inside its page, and its end-of-page message would, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Offset of the slot.
+    pub(crate) at: usize,
+    /// Offset of the slot behind it.
+    pub(crate) end: usize,
+    /// Offset of the payload, in the page that is lent if it is.
+    pub(crate) payload_at: usize,
+    /// The header, of which everything that can lie was checked.
+    commit: u64,
+    tag: u64,
+    /// Whether an origin extension lies between header and payload.
+    is_extended: bool,
+    /// Whether the payload lies in another page.
+    is_ref: bool,
+}
+
+impl Slot {
+    /// Length of the payload in bytes.
+    #[inline(always)]
+    pub fn payload_len(&self) -> usize {
+        low(self.commit) as usize
+    }
+
+    /// Whether its payload lies in another page.
+    #[inline(always)]
+    pub(crate) fn is_ref(&self) -> bool {
+        self.is_ref
+    }
+
+    /// Who sent it, as it says.
+    #[inline(always)]
+    pub(crate) fn sender(&self) -> ClientId {
+        ClientId(high(self.tag))
+    }
+
+    /// Whether an origin extension lies between header and payload.
+    #[inline(always)]
+    pub(crate) fn is_extended(&self) -> bool {
+        self.is_extended
+    }
+
+    /// The envelope without its origin, which is read apart.
+    #[inline(always)]
+    pub(crate) fn envelope(&self) -> Envelope {
+        Envelope {
+            tag: Tag(low(self.tag)),
+            flags: Flags((high(self.commit) >> 16) as u16),
+            sender: self.sender(),
+            origin: None,
+        }
+    }
+}
+
+/// Where a lent message says that its payload lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RefMessage {
+    pub page: u32,
+    pub offset: u64,
+}
+
+impl RefMessage {
+    /// The two words of a lent message in page `page`, read once. Nothing in them is believed.
+    pub fn raw([ids, offset]: [u64; 2], page: u32, at: usize) -> Result<Self, Fault> {
+        if high(ids) != 0 {
+            return Err(Fault::Reserved { page, at, found: ids });
+        }
+        Ok(RefMessage { page: low(ids), offset })
+    }
+}
+
+impl Slot {
+    /// The lent message with its payload, in a page of `page_len` bytes.
+    pub(crate) fn resolve(self, reference: RefMessage, page_len: usize) -> Result<Slot, Fault> {
+        let RefMessage { page, offset } = reference;
+        let at = usize::try_from(offset).ok().filter(|at| at.is_multiple_of(SLOT_ALIGN));
+        let at = at.filter(|at| *at >= PAGE_HEADER && *at <= page_len);
+        let len = self.payload_len();
+        match at.filter(|at| len <= page_len - at) {
+            Some(payload_at) => Ok(Slot { payload_at, ..self }),
+            None => Err(Fault::RefMessage { page, offset, len, page_len }),
+        }
+    }
+}
+
+/// What a header turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Header {
+    Message(Slot),
+    /// A message whose payload's place is still to be [checked](Slot::borrow).
+    Ref(Slot),
+    EndOfPage {
+        next: u32,
+    },
+}
+
+impl RawHeader {
+    /// Whether it alleges a message without an extension, whose payload follows.
+    #[inline(always)]
+    pub fn is_plain(self) -> bool {
+        high(self.commit) as u16 == u16::from(KIND_MESSAGE)
+    }
+
+    /// Checks every field against the place.
+    #[inline(always)]
+    pub fn validate(self, context: SlotContext) -> Result<Header, Fault> {
+        let SlotContext { page, at, lends, .. } = context;
+        match high(self.commit) as u8 {
+            KIND_MESSAGE => {
+                self.message(context, low(self.commit) as usize, false).map(Header::Message)
+            }
+            KIND_REF if lends => self.message(context, SLOT_REF, true).map(Header::Ref),
+            KIND_EOP => {
+                if self.commit != commit_word(0, KIND_EOP, 0, 0) {
+                    return Err(Fault::Reserved { page, at, found: self.commit });
+                }
+                if high(self.tag) != 0 {
+                    return Err(Fault::Reserved { page, at, found: self.tag });
+                }
+                Ok(Header::EndOfPage { next: low(self.tag) })
+            }
+            found => Err(Fault::Kind { page, at, found }),
+        }
+    }
+
+    /// A message with `len` bytes behind its header.
+    #[inline(always)]
+    fn message(self, context: SlotContext, len: usize, is_ref: bool) -> Result<Slot, Fault> {
+        let SlotContext { page, page_len, at, max_message_len, .. } = context;
+        let protocol_flags = (high(self.commit) >> 8) as u8;
+        if protocol_flags & !FLAG_EXTENDED != 0 {
+            return Err(Fault::Reserved { page, at, found: self.commit });
+        }
+        let is_extended = protocol_flags & FLAG_EXTENDED != 0;
+        let head = if is_extended { SLOT_HEADER + SLOT_EXTENSION } else { SLOT_HEADER };
+        // Behind every message there is room for the end-of-page message.
+        let end = slot_len(len, is_extended).and_then(|len| (at + SLOT_HEADER).checked_add(len));
+        match end {
+            Some(end) if end <= page_len && low(self.commit) as usize <= max_message_len => {
+                let (end, payload_at) = (end - SLOT_HEADER, at + head);
+                let RawHeader { commit, tag } = self;
+                Ok(Slot { at, end, payload_at, commit, tag, is_extended, is_ref })
+            }
+            _ => {
+                let room = page_len.saturating_sub(at + head + SLOT_HEADER);
+                let room = room.min(max_message_len);
+                Err(Fault::Length { page, at, found: low(self.commit), room })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACE: SlotContext =
+        SlotContext { page: 3, page_len: 256, at: 64, max_message_len: 100, lends: false };
+
+    fn validate(commit: u64, tag: u64) -> Result<Header, Fault> {
+        RawHeader { commit, tag }.validate(PLACE)
+    }
+
+    #[test]
+    fn an_honest_header_comes_back_as_it_was_written() {
+        let origin = Some(Origin { broker: 1, id: 2 });
+        let envelope = Envelope { tag: Tag(7), flags: Flags(0xbeef), sender: ClientId(9), origin };
+        let commit = envelope.commit_word(100, KIND_MESSAGE);
+        let Ok(Header::Message(slot)) = validate(commit, envelope.tag_word()) else {
+            panic!("no message");
+        };
+        assert_eq!((slot.payload_at, slot.payload_len(), slot.end), (96, 100, 208));
+        assert_eq!(slot.envelope(), Envelope { origin: None, ..envelope });
+        assert!(slot.is_extended());
+        let end = validate(commit_word(0, KIND_EOP, 0, 0), 5);
+        assert_eq!(end, Ok(Header::EndOfPage { next: 5 }));
+    }
+
+    #[test]
+    fn every_lie_in_a_header_is_a_fault_that_names_it() {
+        let at = 64;
+        for kind in (0..=255).filter(|k| ![KIND_MESSAGE, KIND_EOP].contains(k)) {
+            let found = validate(commit_word(1, kind, 0, 0), 0);
+            assert_eq!(found, Err(Fault::Kind { page: 3, at, found: kind }));
+        }
+        for flags in (0..=255).filter(|f| f & !FLAG_EXTENDED != 0) {
+            let commit = commit_word(1, KIND_MESSAGE, flags, 0);
+            assert_eq!(validate(commit, 0), Err(Fault::Reserved { page: 3, at, found: commit }));
+        }
+        for len in [101, 4096, u32::MAX - 15, u32::MAX] {
+            let found = validate(commit_word(len, KIND_MESSAGE, 0, 0), 0);
+            assert_eq!(found, Err(Fault::Length { page: 3, at, found: len, room: 100 }));
+        }
+        let commit = commit_word(1, KIND_EOP, 0, 0);
+        assert_eq!(validate(commit, 0), Err(Fault::Reserved { page: 3, at, found: commit }));
+        let found = validate(commit_word(0, KIND_EOP, 0, 0), 1 << 32);
+        assert_eq!(found, Err(Fault::Reserved { page: 3, at, found: 1 << 32 }));
+    }
+
+    #[test]
+    fn every_lie_of_a_lent_message_is_a_fault_that_names_it() {
+        let commit = commit_word(100, KIND_REF, 0, 0);
+        assert_eq!(validate(commit, 0), Err(Fault::Kind { page: 3, at: 64, found: KIND_REF }));
+        let lends = SlotContext { lends: true, ..PLACE };
+        let Ok(Header::Ref(slot)) = (RawHeader { commit, tag: 0 }).validate(lends) else {
+            panic!("not lent")
+        };
+        assert_eq!(slot.end, 64 + SLOT_HEADER + SLOT_REF);
+        let resolve = |offset| slot.resolve(RefMessage { page: 5, offset }, 256);
+        for offset in [64, 80, 144] {
+            let slot = resolve(offset).unwrap();
+            assert!(slot.is_ref());
+            assert_eq!((slot.payload_at, slot.payload_len()), (offset as usize, 100));
+        }
+        for offset in [0, 48, 72, 160, 256, 272, u64::MAX - 15, u64::MAX] {
+            let fault = Fault::RefMessage { page: 5, offset, len: 100, page_len: 256 };
+            assert_eq!(resolve(offset), Err(fault));
+        }
+        let found = 5 | 1 << 32;
+        let reserved = RefMessage::raw([found, 64], 3, 64).unwrap_err();
+        assert_eq!(reserved, Fault::Reserved { page: 3, at: 64, found });
+        let full = SlotContext { at: 256 - SLOT_HEADER - SLOT_REF, ..lends };
+        let room = (RawHeader { commit, tag: 0 }).validate(full);
+        assert!(matches!(room, Err(Fault::Length { .. })), "no room for the end of the page");
+    }
+
+    #[test]
+    fn the_longest_message_that_fits_leaves_room_for_the_end_of_page() {
+        let context = SlotContext { max_message_len: 1000, ..PLACE };
+        let longest = 256 - 64 - 2 * SLOT_HEADER as u32;
+        let check = |len| {
+            RawHeader { commit: commit_word(len, KIND_MESSAGE, 0, 0), tag: 0 }.validate(context)
+        };
+        assert!(check(longest).is_ok());
+        assert!(matches!(check(longest + 1), Err(Fault::Length { room: 160, .. })));
+    }
+}

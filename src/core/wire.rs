@@ -1,0 +1,606 @@
+//! What is said on the control socket, byte by byte.
+//!
+//! Each packet is one `SOCK_SEQPACKET` datagram. A ring is the single byte 1. Every other packet
+//! begins with its kind, three zero bytes and the fields below, and carries exactly as many
+//! descriptors as its kind says.
+//!
+//! ```text
+//!   client                                 broker (or the receiving end of a channel)
+//!     | Hello: version, roles                |
+//!     |------------------------------------->|  user and version checked
+//!     |       Welcome: ids, limits; [control]|
+//!     |<-------------------------------------|  or Refused
+//!     | Join; [control]                      |
+//!     |------------------------------------->|
+//!     | Page 0; [page]        (if it sends)  |
+//!     |------------------------------------->|
+//!     |     Page n; [page] ... (if it        |
+//!     |<-------------------------------------|   receives)
+//!     |     Start: page, position, number    |
+//!     |<-------------------------------------|
+//!     :  Ring, Page, Forget: both ways       :
+//!     |                       Bye: reason    |
+//!     |<-------------------------------------|
+//! ```
+
+use crate::core::chain::Start;
+use crate::core::limits::{Limits, LimitsError};
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// The longest packet in bytes.
+pub const MAX_PACKET: usize = 64;
+
+/// The first word of a `Hello`.
+pub const HELLO_MAGIC: u64 = u64::from_le_bytes(*b"LLMPsock");
+
+/// What a client wants to do, as bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roles(pub u32);
+
+impl Roles {
+    /// It has a chain of its own.
+    pub const SEND: Roles = Roles(1);
+    /// It reads the broadcast chain.
+    pub const RECEIVE: Roles = Roles(2);
+    /// It wants to hear how many clients receive.
+    pub const TRACK: Roles = Roles(4);
+    /// It reads payloads where they lie, and does not copy them.
+    pub const IN_PLACE: Roles = Roles(8);
+
+    /// Whether all of `roles` are among these.
+    pub fn has(self, roles: Roles) -> bool {
+        self.0 & roles.0 == roles.0
+    }
+
+    /// These roles but for those.
+    #[must_use]
+    pub fn without(self, roles: Roles) -> Roles {
+        Roles(self.0 & !roles.0)
+    }
+
+    /// These roles and those.
+    #[must_use]
+    pub fn and(self, roles: Roles) -> Roles {
+        Roles(self.0 | roles.0)
+    }
+}
+
+/// Why a connection is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Another version of the protocol.
+    #[error("the bus speaks version {broker} of the protocol, this program version {ours}; use the same release of llmp on both sides", ours = crate::core::layout::VERSION)]
+    Version {
+        /// The version that the other side speaks.
+        broker: u32,
+    },
+    /// Another user.
+    #[error(
+        "the bus belongs to another user and does not admit this one; start its broker with --access, or run as that user"
+    )]
+    User,
+    /// No more clients are admitted.
+    #[error(
+        "the bus has as many clients as it admits; start its broker with a higher --max-clients"
+    )]
+    Crowded,
+    /// The roles asked for are not to be had here.
+    #[error("these roles are not offered here: a channel accepts senders only")]
+    Roles,
+    /// Too many pages are kept for clients that read payloads in place and whose connections have ended.
+    #[error(
+        "the bus keeps as many pages as it may for clients that borrowed payloads and were disconnected; connect without `borrow_payloads`, or end the processes that were disconnected"
+    )]
+    InPlace,
+    /// All ids of clients are used up.
+    #[error("the bus has given all ids that there are for clients; restart its broker")]
+    NoIds,
+    /// This user's clients have joined so often that ids would not last.
+    #[error(
+        "this user's programs have connected so often that the bus admits 32 of them a second; keep connections open instead of making new ones, or restart the broker"
+    )]
+    TooOften,
+    /// A code that this version does not know.
+    #[error("the bus gave the reason {0}, which this version does not know")]
+    Other(u32),
+}
+
+/// Why a connection ends in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ByeReason {
+    /// The broker, or the receiving end, ends.
+    Closed,
+    /// We have done something that can't be; the broker's log says what.
+    Fault,
+    /// A code that this version does not know.
+    Other(u32),
+}
+
+/// The limits of a chain as a peer alleges them, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RawLimits {
+    /// Length of a page.
+    pub page_len: u64,
+    /// Length of the longest payload.
+    pub max_message_len: u64,
+    /// Shared memory of the chain.
+    pub budget: u64,
+}
+
+impl RawLimits {
+    /// Checks that they fit together.
+    ///
+    /// # Errors
+    ///
+    /// If they don't.
+    pub fn check(&self) -> Result<Limits, LimitsError> {
+        let len = |len: u64| usize::try_from(len).unwrap_or(usize::MAX);
+        Limits::new(len(self.page_len), len(self.max_message_len), len(self.budget))
+    }
+}
+
+impl From<&Limits> for RawLimits {
+    fn from(limits: &Limits) -> Self {
+        RawLimits {
+            page_len: limits.page_len() as u64,
+            max_message_len: limits.max_message_len() as u64,
+            budget: limits.budget() as u64,
+        }
+    }
+}
+
+/// A packet on the control socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each variant names its fields; docs/protocol.md has their bytes")]
+pub enum Packet {
+    /// Wake up. There is something to read, or room to write.
+    Ring,
+    /// A client introduces itself.
+    Hello { version: u32, roles: Roles },
+    /// It may come in. With the descriptor of the control region that has its cursor.
+    Welcome { version: u32, client: u32, cursor: u32, broker: u64, limits: RawLimits },
+    /// It may not.
+    Refused(Refusal),
+    /// The client is ready. With the descriptor of its control region.
+    Join,
+    /// A page of the sender's chain, with its descriptor.
+    Page { id: u32 },
+    /// A page that will not be named again.
+    Forget { id: u32 },
+    /// The client is admitted, and its first message will be this one.
+    Start(Start),
+    /// The connection ends.
+    Bye(ByeReason),
+    /// So many clients receive now.
+    ReceiverCount { receivers: u32 },
+    /// This receiver has held up the bus for `millis`. Its process is 0 if it is unknown.
+    HeldUp { client: u32, process: u32, millis: u64 },
+    /// The descriptor of this page was lost in the receiver's process: it asks for another one.
+    Again { id: u32 },
+}
+
+/// Why a packet is not understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// A packet without a byte, or of a kind that does not exist.
+    #[error("unknown packet kind {0}")]
+    Kind(u8),
+    /// A packet that is longer or shorter than its kind.
+    #[error("packet kind {kind}: {found} bytes instead of {expected}")]
+    Length {
+        /// Its kind.
+        kind: u8,
+        /// Its length in bytes.
+        found: usize,
+        /// The length of its kind in bytes.
+        expected: usize,
+    },
+    /// A packet with too many or too few descriptors.
+    #[error("packet kind {kind}: {found} descriptors instead of {expected}")]
+    Descriptors {
+        /// Its kind.
+        kind: u8,
+        /// Descriptors that came with it.
+        found: usize,
+        /// Descriptors that its kind has.
+        expected: usize,
+    },
+    /// Descriptors that did not arrive, as we have no room for them.
+    #[error(
+        "a packet lost its descriptor, as this process has too many open files; raise its limit (`ulimit -n`)"
+    )]
+    Cut,
+    /// Descriptors that no packet has, where there is no room to take them.
+    #[error("a packet with several descriptors, or one that is no memory")]
+    NotMemory,
+    /// Bytes that must be zero are not.
+    #[error("packet kind {0}: reserved bytes are not zero")]
+    Reserved(u8),
+    /// A greeting that is not one.
+    #[error("the greeting begins with {0:#018x}, which is not llmp")]
+    Magic(u64),
+    /// A packet that has no business here and now.
+    #[error("unexpected packet of kind {kind} {when}")]
+    Unexpected {
+        /// Its kind.
+        kind: u8,
+        /// When it came.
+        when: &'static str,
+    },
+    /// Limits that don't fit together.
+    #[error("invalid limits: {0}")]
+    Limits(#[from] LimitsError),
+}
+
+macro_rules! bodies {
+    ($($name:ident { $($field:ident: $type:ty),* })*) => { $(
+        #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Default)]
+        #[repr(C)]
+        struct $name { kind: u8, zero: [u8; 3], $($field: $type),* }
+    )* };
+}
+
+// Every multi-byte field is little-endian and follows the one before it without padding.
+bodies! {
+    Empty {}
+    One { value: U32 }
+    Two { first: U32, second: U32 }
+    HelloBody { version: U32, magic: U64, roles: U32 }
+    WelcomeBody {
+        version: U32, client: U32, cursor: U32, broker: U64,
+        page_len: U64, max_message_len: U64, budget: U64
+    }
+    StartBody { page: U32, position: U64, message: U64 }
+    HeldUpBody { client: U32, process: U32, millis: U64 }
+}
+
+const RING: u8 = 1;
+const HELLO: u8 = 2;
+const WELCOME: u8 = 3;
+const REFUSED: u8 = 4;
+const JOIN: u8 = 5;
+const PAGE: u8 = 6;
+const FORGET: u8 = 7;
+const START: u8 = 8;
+const BYE: u8 = 9;
+const RECEIVER_COUNT: u8 = 10;
+const HELD_UP: u8 = 11;
+const AGAIN: u8 = 12;
+
+const REFUSED_VERSION: u32 = 1;
+const REFUSED_USER: u32 = 2;
+const REFUSED_CROWDED: u32 = 3;
+const REFUSED_ROLES: u32 = 4;
+const REFUSED_IN_PLACE: u32 = 5;
+const REFUSED_NO_IDS: u32 = 6;
+const REFUSED_TOO_OFTEN: u32 = 7;
+
+const BYE_CLOSED: u32 = 1;
+const BYE_FAULT: u32 = 2;
+
+impl Packet {
+    /// The packet's kind.
+    pub fn kind(&self) -> u8 {
+        match self {
+            Packet::Ring => RING,
+            Packet::Hello { .. } => HELLO,
+            Packet::Welcome { .. } => WELCOME,
+            Packet::Refused(_) => REFUSED,
+            Packet::Join => JOIN,
+            Packet::Page { .. } => PAGE,
+            Packet::Forget { .. } => FORGET,
+            Packet::Start(_) => START,
+            Packet::Bye(_) => BYE,
+            Packet::ReceiverCount { .. } => RECEIVER_COUNT,
+            Packet::HeldUp { .. } => HELD_UP,
+            Packet::Again { .. } => AGAIN,
+        }
+    }
+
+    /// What sending it is called when steps are counted.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Packet::Ring => "send Ring",
+            Packet::Hello { .. } => "send Hello",
+            Packet::Welcome { .. } => "send Welcome",
+            Packet::Refused(_) => "send Refused",
+            Packet::Join => "send Join",
+            Packet::Page { .. } => "send Page",
+            Packet::Forget { .. } => "send Forget",
+            Packet::Start(_) => "send Start",
+            Packet::Bye(_) => "send Bye",
+            Packet::ReceiverCount { .. } => "send ReceiverCount",
+            Packet::HeldUp { .. } => "send HeldUp",
+            Packet::Again { .. } => "send Again",
+        }
+    }
+
+    /// How many descriptors come with it.
+    pub fn descriptors(&self) -> usize {
+        usize::from(matches!(self, Packet::Welcome { .. } | Packet::Join | Packet::Page { .. }))
+    }
+
+    /// Writes the packet's bytes; returns how many.
+    pub fn encode(&self, into: &mut [u8; MAX_PACKET]) -> usize {
+        let kind = self.kind();
+        let zero = [0; 3];
+        let one = |value: u32| One { kind, zero, value: value.into() };
+        let mut put = |bytes: &[u8]| {
+            into[..bytes.len()].copy_from_slice(bytes);
+            bytes.len()
+        };
+        match *self {
+            Packet::Ring => put(&[RING]),
+            Packet::Hello { version, roles } => put(HelloBody {
+                kind,
+                zero,
+                version: version.into(),
+                magic: HELLO_MAGIC.into(),
+                roles: roles.0.into(),
+            }
+            .as_bytes()),
+            Packet::Welcome { version, client, cursor, broker, limits } => put(WelcomeBody {
+                kind,
+                zero,
+                version: version.into(),
+                client: client.into(),
+                cursor: cursor.into(),
+                broker: broker.into(),
+                page_len: limits.page_len.into(),
+                max_message_len: limits.max_message_len.into(),
+                budget: limits.budget.into(),
+            }
+            .as_bytes()),
+            Packet::Refused(refusal) => {
+                let (code, detail) = match refusal {
+                    Refusal::Version { broker } => (REFUSED_VERSION, broker),
+                    Refusal::User => (REFUSED_USER, 0),
+                    Refusal::Crowded => (REFUSED_CROWDED, 0),
+                    Refusal::Roles => (REFUSED_ROLES, 0),
+                    Refusal::InPlace => (REFUSED_IN_PLACE, 0),
+                    Refusal::NoIds => (REFUSED_NO_IDS, 0),
+                    Refusal::TooOften => (REFUSED_TOO_OFTEN, 0),
+                    Refusal::Other(code) => (code, 0),
+                };
+                put(Two { kind, zero, first: code.into(), second: detail.into() }.as_bytes())
+            }
+            Packet::Join => put(Empty { kind, zero }.as_bytes()),
+            Packet::Page { id } | Packet::Forget { id } | Packet::Again { id } => {
+                put(one(id).as_bytes())
+            }
+            Packet::Start(Start { page, position, message }) => put(StartBody {
+                kind,
+                zero,
+                page: page.into(),
+                position: position.into(),
+                message: message.into(),
+            }
+            .as_bytes()),
+            Packet::Bye(reason) => put(one(match reason {
+                ByeReason::Closed => BYE_CLOSED,
+                ByeReason::Fault => BYE_FAULT,
+                ByeReason::Other(code) => code,
+            })
+            .as_bytes()),
+            Packet::ReceiverCount { receivers } => put(one(receivers).as_bytes()),
+            Packet::HeldUp { client, process, millis } => put(HeldUpBody {
+                kind,
+                zero,
+                client: client.into(),
+                process: process.into(),
+                millis: millis.into(),
+            }
+            .as_bytes()),
+        }
+    }
+
+    /// Reads a packet whose descriptor was lost on its way into this process.
+    pub(crate) fn decode_lost(bytes: &[u8]) -> Option<Packet> {
+        Self::decode_bytes(bytes).ok().filter(|packet| packet.descriptors() == 1)
+    }
+
+    /// Reads a packet that came with `descriptors` descriptors.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] unless every byte is as it must be.
+    pub fn decode(bytes: &[u8], descriptors: usize) -> Result<Packet, WireError> {
+        let packet = Self::decode_bytes(bytes)?;
+        let (kind, expected) = (packet.kind(), packet.descriptors());
+        // Another version may send some with its greeting; it is refused all the same.
+        let is_other = matches!(packet, Packet::Hello { version, .. } if version != crate::core::layout::VERSION);
+        if descriptors != expected && !is_other {
+            return Err(WireError::Descriptors { kind, found: descriptors, expected });
+        }
+        Ok(packet)
+    }
+
+    fn decode_bytes(bytes: &[u8]) -> Result<Packet, WireError> {
+        let kind = bytes.first().copied().unwrap_or(0);
+        Ok(match kind {
+            RING if bytes.len() == 1 => Packet::Ring,
+            RING => return Err(WireError::Length { kind, found: bytes.len(), expected: 1 }),
+            HELLO => {
+                // The version comes first and decides how long the rest may be.
+                let version = bytes.get(4..8).and_then(|b| U32::read_from_bytes(b).ok());
+                if let Some(version) = version.filter(|v| v.get() != crate::core::layout::VERSION) {
+                    return Ok(Packet::Hello { version: version.get(), roles: Roles(0) });
+                }
+                let body: HelloBody = body(bytes)?;
+                if body.magic.get() != HELLO_MAGIC {
+                    return Err(WireError::Magic(body.magic.get()));
+                }
+                Packet::Hello { version: body.version.get(), roles: Roles(body.roles.get()) }
+            }
+            WELCOME => {
+                let body: WelcomeBody = body(bytes)?;
+                Packet::Welcome {
+                    version: body.version.get(),
+                    client: body.client.get(),
+                    cursor: body.cursor.get(),
+                    broker: body.broker.get(),
+                    limits: RawLimits {
+                        page_len: body.page_len.get(),
+                        max_message_len: body.max_message_len.get(),
+                        budget: body.budget.get(),
+                    },
+                }
+            }
+            REFUSED => {
+                let Two { first, second, .. } = body(bytes)?;
+                Packet::Refused(match first.get() {
+                    REFUSED_VERSION => Refusal::Version { broker: second.get() },
+                    code @ REFUSED_USER..=REFUSED_TOO_OFTEN => {
+                        if second.get() != 0 {
+                            return Err(WireError::Reserved(kind));
+                        }
+                        match code {
+                            REFUSED_USER => Refusal::User,
+                            REFUSED_CROWDED => Refusal::Crowded,
+                            REFUSED_ROLES => Refusal::Roles,
+                            REFUSED_IN_PLACE => Refusal::InPlace,
+                            REFUSED_NO_IDS => Refusal::NoIds,
+                            _ => Refusal::TooOften,
+                        }
+                    }
+                    // A later version may say more.
+                    code => Refusal::Other(code),
+                })
+            }
+            JOIN => {
+                let Empty { .. } = body(bytes)?;
+                Packet::Join
+            }
+            PAGE => Packet::Page { id: body::<One>(bytes)?.value.get() },
+            FORGET => Packet::Forget { id: body::<One>(bytes)?.value.get() },
+            AGAIN => Packet::Again { id: body::<One>(bytes)?.value.get() },
+            START => {
+                let body: StartBody = body(bytes)?;
+                Packet::Start(Start {
+                    page: body.page.get(),
+                    position: body.position.get(),
+                    message: body.message.get(),
+                })
+            }
+            BYE => Packet::Bye(match body::<One>(bytes)?.value.get() {
+                BYE_CLOSED => ByeReason::Closed,
+                BYE_FAULT => ByeReason::Fault,
+                code => ByeReason::Other(code),
+            }),
+            RECEIVER_COUNT => Packet::ReceiverCount { receivers: body::<One>(bytes)?.value.get() },
+            HELD_UP => {
+                let body: HeldUpBody = body(bytes)?;
+                Packet::HeldUp {
+                    client: body.client.get(),
+                    process: body.process.get(),
+                    millis: body.millis.get(),
+                }
+            }
+            kind => return Err(WireError::Kind(kind)),
+        })
+    }
+
+    /// The fault of a packet that has no business here and now.
+    pub(crate) fn unexpected(&self, when: &'static str) -> WireError {
+        WireError::Unexpected { kind: self.kind(), when }
+    }
+}
+
+fn body<T: FromBytes + KnownLayout + Immutable + Unaligned>(bytes: &[u8]) -> Result<T, WireError> {
+    let (kind, found) = (bytes[0], bytes.len());
+    let body = T::read_from_bytes(bytes);
+    let body = body.map_err(|_| WireError::Length { kind, found, expected: size_of::<T>() })?;
+    if bytes[1..4] != [0; 3] {
+        return Err(WireError::Reserved(kind));
+    }
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One packet of each kind, and of each reason.
+    pub(crate) fn every_packet() -> Vec<Packet> {
+        let limits = RawLimits::from(&Limits::default());
+        let start = Start { page: 3, position: 1 << 40, message: 12 };
+        let refusals = [
+            Refusal::Version { broker: 7 },
+            Refusal::User,
+            Refusal::Crowded,
+            Refusal::Roles,
+            Refusal::InPlace,
+            Refusal::NoIds,
+            Refusal::TooOften,
+            Refusal::Other(99),
+        ];
+        let byes = [ByeReason::Closed, ByeReason::Fault, ByeReason::Other(99)];
+        let mut packets = vec![
+            Packet::Ring,
+            Packet::Hello {
+                version: crate::core::layout::VERSION,
+                roles: Roles::SEND.and(Roles::RECEIVE),
+            },
+            Packet::Welcome { version: 1, client: 2, cursor: 3, broker: 4, limits },
+            Packet::Join,
+            Packet::Page { id: 5 },
+            Packet::Forget { id: 6 },
+            Packet::Start(start),
+            Packet::ReceiverCount { receivers: 3 },
+            Packet::HeldUp { client: 3, process: 4711, millis: 1 << 40 },
+            Packet::Again { id: 9 },
+        ];
+        packets.extend(refusals.map(Packet::Refused));
+        packets.extend(byes.map(Packet::Bye));
+        packets
+    }
+
+    #[test]
+    fn every_packet_comes_back_as_it_was_sent() {
+        for packet in every_packet() {
+            let mut bytes = [0xff; MAX_PACKET];
+            let len = packet.encode(&mut bytes);
+            assert_eq!(Packet::decode(&bytes[..len], packet.descriptors()), Ok(packet));
+        }
+    }
+
+    #[test]
+    fn a_packet_of_another_length_or_with_other_descriptors_is_refused() {
+        for packet in every_packet() {
+            let mut bytes = [0; MAX_PACKET];
+            let len = packet.encode(&mut bytes);
+            for wrong in (0..len).chain(len + 1..MAX_PACKET) {
+                assert!(Packet::decode(&bytes[..wrong], packet.descriptors()).is_err());
+            }
+            assert!(Packet::decode(&bytes[..len], packet.descriptors() + 1).is_err());
+            if len > 1 {
+                bytes[2] = 1;
+                let kind = packet.kind();
+                let found = Packet::decode(&bytes[..len], packet.descriptors());
+                assert_eq!(found, Err(WireError::Reserved(kind)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_with_a_detail_that_it_can_not_have_is_refused() {
+        let bytes = |code: u32| [REFUSED, 0, 0, 0, code as u8, 0, 0, 0, 1, 0, 0, 0];
+        for code in REFUSED_USER..=REFUSED_TOO_OFTEN {
+            assert_eq!(Packet::decode(&bytes(code), 0), Err(WireError::Reserved(REFUSED)));
+        }
+        let unknown = Packet::Refused(Refusal::Other(99));
+        assert_eq!(Packet::decode(&bytes(99), 0), Ok(unknown), "a later version may say more");
+    }
+
+    #[test]
+    fn a_greeting_of_another_version_is_understood_whatever_follows() {
+        let bytes = [HELLO, 0, 0, 0, 9, 0, 0, 0, 1, 2, 3];
+        let expected = Packet::Hello { version: 9, roles: Roles(0) };
+        assert_eq!(Packet::decode(&bytes, 0), Ok(expected));
+        assert_eq!(Packet::decode(&bytes, 1), Ok(expected), "and whatever comes with it");
+    }
+}

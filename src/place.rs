@@ -1,0 +1,242 @@
+//! Where the sockets lie: a bus's name becomes a path; a dead broker's socket is no obstacle (P7).
+
+use crate::bus_addr::{BusAddr, quoted};
+use crate::core::failpoint::{effect, observation};
+use crate::error::{BindError, PathTooLong};
+use crate::peer_filter::PeerFilter;
+use crate::socket::Listener;
+use crate::sys::lock::{LockFile, beside, is_held, obstacle};
+use rustix::fs::inotify;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// The directory of buses that have a name and no path: `$XDG_RUNTIME_DIR/llmp`, or else
+/// `llmp-UID` in the directory for temporary files. It is this user's own.
+pub(crate) fn directory() -> io::Result<PathBuf> {
+    let user = rustix::process::geteuid().as_raw();
+    let directory = match runtime_directory(user) {
+        Some(dir) => dir.join("llmp"),
+        None => temporary_directory(user),
+    };
+    effect("make the directory");
+    match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let found = std::fs::symlink_metadata(&directory)?;
+    let is_ours = found.is_dir() && found.uid() == user;
+    if !is_ours || found.mode() & 0o077 != 0 {
+        let path = quoted(&directory.display().to_string());
+        let text = match is_ours {
+            true => format!("{path} is open to other users; close it with: chmod 700 {path}"),
+            false => format!("{path} is not a directory of this user"),
+        };
+        return Err(io::Error::other(text));
+    }
+    Ok(directory)
+}
+
+/// `$XDG_RUNTIME_DIR`, if it is this user's: `sudo` may have left that of another user.
+fn runtime_directory(user: u32) -> Option<PathBuf> {
+    let dir = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
+    let found = std::fs::metadata(&dir).ok()?;
+    (dir.is_absolute() && found.is_dir() && found.uid() == user).then_some(dir)
+}
+
+fn temporary_directory(user: u32) -> PathBuf {
+    std::env::temp_dir().join(format!("llmp-{user}"))
+}
+
+/// Where else a bus of this name may listen that another process of this user, or the user who has
+/// left us `$XDG_RUNTIME_DIR`, has started.
+pub(crate) fn elsewhere(name: &str, not: &Path) -> Option<PathBuf> {
+    let user = rustix::process::geteuid().as_raw();
+    let left = std::env::var_os("XDG_RUNTIME_DIR").map(|dir| PathBuf::from(dir).join("llmp"));
+    let directories = [
+        left.filter(|dir| dir.is_absolute()),
+        Some(PathBuf::from(format!("/run/user/{user}/llmp"))),
+        Some(temporary_directory(user)),
+        Some(PathBuf::from(format!("/tmp/llmp-{user}"))),
+    ];
+    let sockets = directories.into_iter().flatten().map(|dir| dir.join(format!("{name}.sock")));
+    sockets.filter(|path| path != not).find(|path| is_socket(path) && is_held(path))
+}
+
+/// A listener with its place in the file system, which is cleaned up with it.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub listener: Listener,
+    path: PathBuf,
+    inode: (u64, u64),
+    /// Released last, when the socket is removed.
+    lock: LockFile,
+}
+
+impl Bound {
+    /// Listens at the place of a bus, which the users that `access` names can reach. Waits for nothing.
+    pub fn at(bus: &BusAddr, access: &PeerFilter) -> Result<Self, BindError> {
+        let path = bus.socket_path()?;
+        PathTooLong::check(&path)?;
+        let lock = LockFile::take(&path)
+            .map_err(|why| BindError::not_locked(why, &path, &beside(&path)))?;
+        let (listener, inode) = listen(&path, access)?;
+        let bound = Bound { listener, path, inode, lock };
+        bound.warn_of_closed_doors(access);
+        Ok(bound)
+    }
+
+    /// Lets the users that `access` names connect.
+    pub fn open_to(&self, access: &PeerFilter) -> io::Result<()> {
+        open_to(&self.path, access)
+    }
+
+    /// Only root, as a rule, gets through a directory that is closed to other users.
+    fn warn_of_closed_doors(&self, access: &PeerFilter) {
+        if access.is_shared()
+            && let Some(directory) = closed_directory(&self.path)
+        {
+            log::warn!(
+                "other users can't reach {}, since {} is closed to them; give the bus a path in an open directory, for example /tmp/NAME.sock",
+                self.path.display(),
+                directory.display()
+            );
+        }
+    }
+
+    /// Whether the path still names our socket.
+    pub fn is_there(&self) -> bool {
+        let found = std::fs::symlink_metadata(&self.path);
+        found.is_ok_and(|found| (found.dev(), found.ino()) == self.inode)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the file lies whose lock says that the place is ours.
+    pub fn lock_path(&self) -> &Path {
+        self.lock.path()
+    }
+
+    /// Makes sure that the place is still ours, see [`LockFile::keep`].
+    pub fn keep(&mut self) -> Result<bool, BindError> {
+        self.lock.keep().map_err(|why| BindError::not_locked(why, &self.path, self.lock.path()))
+    }
+
+    /// Listens at the same path again, after the socket was removed.
+    pub fn rebind(&mut self, access: &PeerFilter) -> Result<(), BindError> {
+        // The old socket's path is not ours to remove.
+        (self.listener, self.inode) = listen(&self.path, access)?;
+        self.warn_of_closed_doors(access);
+        Ok(())
+    }
+}
+
+/// Listens at a path whose lock file this process has locked: a socket there is a dead process's.
+fn listen(path: &Path, access: &PeerFilter) -> Result<(Listener, (u64, u64)), BindError> {
+    let occupied = |what| BindError::Occupied { path: path.to_owned(), what };
+    let failed = |source| BindError::Socket { path: path.to_owned(), source };
+    observation("look at the socket's path", 0);
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {
+            // Our lock says nothing of it.
+            if found.uid() != rustix::process::geteuid().as_raw() {
+                return Err(occupied("a socket of another user"));
+            }
+            effect("remove a stale socket");
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                _ => {}
+            }
+        }
+        Ok(_) => return Err(occupied(obstacle(path).unwrap_or("a socket"))),
+        Err(_) => {}
+    }
+    let listener = Listener::bind(path).map_err(failed)?;
+    let finish = || {
+        effect("ask for our socket's inode");
+        let found = std::fs::symlink_metadata(path)?;
+        open_to(path, access)?;
+        Ok((found.dev(), found.ino()))
+    };
+    match finish() {
+        Ok(inode) => Ok((listener, inode)),
+        Err(error) => {
+            effect("remove our socket");
+            let _ = std::fs::remove_file(path);
+            Err(failed(error))
+        }
+    }
+}
+
+/// Lets the users that `access` names connect to a socket.
+fn open_to(socket: &Path, access: &PeerFilter) -> io::Result<()> {
+    if !access.is_shared() {
+        return Ok(());
+    }
+    // To connect takes write permission. Who is admitted, the broker decides (P16).
+    effect("open the socket to other users");
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666))
+}
+
+/// Hears of what happens to a socket and its lock file (inotify(7)).
+#[derive(Debug)]
+pub(crate) struct Watch(OwnedFd);
+
+impl Watch {
+    /// Watches a path. `None` if the kernel has no more watches for this user.
+    pub fn new(path: &Path) -> Option<Self> {
+        effect("make an inotify");
+        let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK);
+        let watch = Watch(fd.ok()?);
+        watch.add(path).then_some(watch)
+    }
+
+    /// Watches another path, too. Returns whether it does.
+    pub fn add(&self, path: &Path) -> bool {
+        use inotify::WatchFlags;
+        // While it is bound, a removed socket has no link left, which is a change of its attributes.
+        // A lock file that is closed may have been closed in this process: then our lock is gone.
+        let events = WatchFlags::ATTRIB
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF
+            | WatchFlags::CLOSE;
+        effect("watch the socket");
+        inotify::add_watch(&self.0, path, events).is_ok()
+    }
+
+    /// Takes all events.
+    pub fn drain(&self) {
+        let mut events = [0u8; 4096];
+        while rustix::io::read(&self.0, &mut events).is_ok_and(|len| len > 0) {}
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        // Only if it is still ours, and not that of the process that has forked this one.
+        if self.lock.is_ours() && self.is_there() {
+            effect("remove our socket");
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
+
+/// The first directory above the path that other users may not search.
+fn closed_directory(path: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(path).ok()?;
+    let is_closed = |dir: &&Path| std::fs::metadata(dir).is_ok_and(|f| f.mode() & 0o001 == 0);
+    path.ancestors().skip(1).filter(is_closed).last().map(Path::to_owned)
+}
