@@ -56,25 +56,25 @@ macro_rules! swaps {
 use Step::{Look, LookAtReaders, ReadPayload, Store, WritePage, WritePayload, WriteSlot};
 
 swaps! {
-    WritePayload, behind CommitPublish: "a receiver takes a payload that is not there yet";
-    WriteSlot, behind CommitPublish: "a receiver takes a tag, or the name of a page, that is not there yet";
-    Store(Site::CommitClear), behind CommitPublish: "a receiver takes the old commit word behind the message";
-    WritePage, behind CommitPublish: "a receiver follows into a page whose header is an old one";
-    Store(Site::PageClear), behind CommitPublish: "a receiver follows into a page and takes an old message";
-    Store(Site::CommitFill), behind CommitPublish: "a run becomes visible in part";
-    ReadPayload, behind CursorPublish: "a receiver reads what the sender writes again";
-    LookAtReaders, behind CursorPublish: "a client writes what receivers of its lent message read";
-    Store(Site::ParkStore), behind CommitRead | CursorRead: "who has looked is not seen to sleep, and sleeps";
-    Store(Site::CommitPublish), behind RingRead: "who sleeps for a message is not seen, and misses it";
-    Store(Site::CursorPublish), behind RingRead: "who sleeps for room is not seen, and misses it";
-    Store(Site::ConsumedPublish), behind RingRead: "who sleeps until all is taken is not seen, and misses it";
-    Store(Site::PollingStore), behind ParkStore: "a process that sleeps says that it polls";
-    Store(Site::CommitPublish), behind CursorPublish | ConsumedPublish: "what a broker gives up, or says it has taken, is lost if it dies now";
-    Store(Site::MemberStore), behind CommitPublish | CursorPublish: "a receiver takes what was written over its message, after it was struck";
-    ReadPayload, behind MemberRead: "a receiver takes what was written while it copied";
-    Store(Site::RetiredPublish), behind CursorPublish: "a client writes what a struck receiver reads in place";
-    Look(Site::CursorRead), behind RetiredRead: "a client writes what a struck receiver reads in place";
-    Store(Site::ParkClear), behind ParkStore: "somebody awake is rung, once";
+    WritePayload, behind CommitPublish: "a reader accepts a payload that is not written yet";
+    WriteSlot, behind CommitPublish: "a reader accepts a tag, or a page id, that is not written yet";
+    Store(Site::CommitClear), behind CommitPublish: "a reader accepts the old commit word after the message";
+    WritePage, behind CommitPublish: "a reader advances to a page with an old header";
+    Store(Site::PageClear), behind CommitPublish: "a reader advances to a page and accepts an old message";
+    Store(Site::CommitFill), behind CommitPublish: "part of a batch becomes visible";
+    ReadPayload, behind CursorPublish: "a reader reads what the writer writes again";
+    LookAtReaders, behind CursorPublish: "a client writes what receivers read by reference";
+    Store(Site::ParkStore), behind CommitRead | CursorRead: "a publisher does not see a process that checked and then sleeps";
+    Store(Site::CommitPublish), behind RingRead: "a process that sleeps for a message is not rung, and misses it";
+    Store(Site::CursorPublish), behind RingRead: "a process that sleeps for room is not rung, and misses it";
+    Store(Site::ConsumedPublish), behind RingRead: "a process that sleeps until all is consumed is not rung, and misses it";
+    Store(Site::PollingStore), behind ParkStore: "a sleeping process states that it polls";
+    Store(Site::CommitPublish), behind CursorPublish | ConsumedPublish: "messages that a broker has released or stated as consumed are lost if it dies now";
+    Store(Site::MemberStore), behind CommitPublish | CursorPublish: "a removed reader accepts what was written over its message";
+    ReadPayload, behind MemberRead: "a reader accepts what was written while it copied";
+    Store(Site::RetiredPublish), behind CursorPublish: "a client writes what a removed receiver reads in place";
+    Look(Site::CursorRead), behind RetiredRead: "a client writes what a removed receiver reads in place";
+    Store(Site::ParkClear), behind ParkStore: "a process that is awake is rung once";
 }
 
 impl std::fmt::Display for Swap {
