@@ -1,4 +1,4 @@
-//! The broker with its sockets. What it decides is decided in [`core`].
+//! The broker with its sockets. [`core`] makes all protocol decisions.
 
 mod allowance;
 mod builder;
@@ -45,35 +45,37 @@ const LISTENER: u64 = 0;
 const STOP: u64 = 1;
 const WATCH: u64 = 2;
 const FIRST_CONNECTION: u64 = 3;
-/// A connection's token with this bit is that of its client's process.
+/// Marks the epoll token of a client's process. The other bits are the token of its connection.
 const PROCESS: u64 = 1 << 63;
 
-/// Turns without work before the broker sleeps, and those behind them that let others run.
+/// Spins (cycles without work) before the broker sleeps, and yields to other threads after the
+/// spins.
 const SPINS: u32 = 5;
 const YIELDS: u32 = 20;
-/// Turns with work between two looks at the connections.
+/// Cycles with work between two polls of the sockets.
 const CYCLES_BETWEEN_POLLS: u32 = 64;
-/// Packets taken from one connection at one go, so that none keeps the broker to itself.
+/// The most packets taken from one connection at once, so that no client monopolises the broker.
 const PACKETS_AT_ONCE: usize = 1024;
-/// Connections that a listener's queue holds.
+/// The length of a listener's queue, in connections.
 const QUEUED_CONNECTIONS: usize = 1024;
-/// Connections taken at one go, so that whoever floods the listener doesn't keep it either.
+/// The most connections accepted at once, so that a flood of connections does not monopolise the
+/// broker.
 const CONNECTIONS_AT_ONCE: usize = 64;
-/// A receiver that holds up the bus for so long is named in the log.
+/// After this time the log names the receiver that holds up the bus.
 const HELD_UP: Duration = Duration::from_secs(1);
-/// A client that does not read its connection for so long, while others wait for it, is disconnected.
+/// A client is disconnected if it leaves its socket unread for this time while others wait for it.
 const UNREAD_LIMIT: Duration = Duration::from_secs(10);
-/// After this time a client is told more, if its socket held too many descriptors; then twice as
-/// long, and so on up to the second.
+/// The first and the longest interval between two attempts to send announcements to a client whose
+/// socket holds its share of descriptors. The interval doubles.
 const UNREAD_AGAIN: Duration = Duration::from_millis(1);
 const UNREAD_AGAIN_AT_MOST: Duration = Duration::from_secs(1);
-/// A client's connection and its process.
+/// One descriptor for a client's connection and one for its process.
 const DESCRIPTORS_PER_CLIENT: usize = 2;
-/// How often a broker tries to make a removed socket or lock file anew.
+/// The interval between two attempts to restore a removed socket or lock file.
 const REBIND_AGAIN: Duration = Duration::from_secs(1);
-/// A client has to join within this time after it has connected.
+/// A client must join within this time after it has connected.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the broker, when it is told to end, goes on taking what is there already.
+/// How long a stopped broker goes on forwarding messages that are already committed.
 const LAST_CALL: Duration = Duration::from_millis(500);
 
 /// The broker of a bus.
@@ -93,47 +95,47 @@ const LAST_CALL: Duration = Duration::from_millis(500);
 ///
 /// # Forks
 ///
-/// A broker belongs to the process that binds it. A daemon forks first and binds then: in a forked
-/// child, [`run`](Broker::run) answers an error, and to drop the broker or to
-/// [stop](StopHandle::stop) it leaves the parent's bus as it is.
+/// A broker belongs to the process that binds it. A daemon must fork first and bind afterwards. In
+/// a forked child, [`run`](Broker::run) returns an error. Dropping or [stopping](StopHandle::stop)
+/// the broker there leaves the parent's bus unchanged.
 pub struct Broker {
     owner: Owner,
     id: u64,
     core: Core<Region>,
     access: PeerFilter,
     max_clients: usize,
-    /// So many descriptors of clients' pages are kept, so that the pages can be lent.
+    /// The most descriptors of clients' pages that are kept, to forward messages by reference.
     max_shared_pages: usize,
-    /// Descriptors that may wait in all sockets together; each client has its share.
+    /// The most descriptors in flight in all sockets together. Each client has its share.
     max_in_flight: usize,
-    /// With fewer connections, and descriptors that are being closed, there is room for all descriptors
-    /// that a packet can have.
+    /// Below this number of open descriptors, including those that are being closed, any packet's
+    /// descriptors fit.
     roomy: usize,
     bound: Bound,
     epoll: OwnedFd,
     stop: StopHandle,
-    /// Tells when the socket or its lock file is removed.
+    /// Reports when the socket or its lock file is removed.
     watch: Option<Watch>,
-    /// When the listener is watched again, after no connection could be accepted.
+    /// When to watch the listener again, after no connection could be accepted.
     accept_again: Option<Instant>,
     accept_failed: bool,
-    /// When a removed socket or lock file is made anew, after that has failed.
+    /// When to try again to restore a removed socket or lock file.
     rebind_again: Option<Instant>,
-    /// It was logged that the socket or the lock file is lost.
+    /// Whether the loss of the socket or the lock file was logged.
     place_lost: bool,
     held_up: Option<HeldUp>,
     connections: BTreeMap<u64, ClientConnection>,
-    /// Connections that have not joined the bus yet; the oldest one is the first.
+    /// Connections that have not joined the bus. The oldest one is the first.
     joining: BTreeSet<u64>,
     tokens: HashMap<ClientId, u64>,
     next_token: u64,
     send_pending: bool,
-    /// Connections in which something is stuck for want of room in this process, and when that is
-    /// tried again.
+    /// Connections with a packet for which this process has no room, and the time of the next
+    /// attempt.
     stuck: BTreeSet<u64>,
     stuck_again: Option<Instant>,
-    /// When clients whose sockets hold as many descriptors as they may are told more, and how long
-    /// after the last try that is.
+    /// When to send announcements again to clients whose sockets hold their share of descriptors,
+    /// and the interval since the last attempt.
     unread_again: Option<(Instant, Duration)>,
     /// Processes that may still read pages in place.
     retired: retired::Retired,
@@ -145,8 +147,8 @@ pub struct Broker {
 #[derive(Clone, Copy)]
 struct HeldUp {
     since: Instant,
-    /// After how long it is told next: the log once, the clients that wait each time that it has
-    /// doubled.
+    /// The duration at which it is reported next. The log reports it once. The waiting clients get
+    /// a report each time the duration has doubled.
     next: Duration,
 }
 
@@ -156,18 +158,18 @@ impl HeldUp {
     }
 }
 
-/// What was taken from a connection.
+/// The result of taking a packet from a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    /// Nothing is left.
+    /// The socket is empty.
     Nothing,
     Ring,
     Packet,
-    /// Something is left that this process has no room for.
+    /// The socket holds something for which this process has no room.
     Stuck,
 }
 
-/// Ends a broker from another thread or from a signal handler's thread.
+/// Stops a broker from another thread, for example from a signal handler's thread.
 #[derive(Clone, Debug)]
 pub struct StopHandle {
     owner: Owner,
@@ -176,10 +178,11 @@ pub struct StopHandle {
 }
 
 impl StopHandle {
-    /// Tells the broker to end: it takes what is there, tells its clients, and returns from
-    /// [`Broker::run`]. Does nothing in a forked child of the broker's process.
+    /// Stops the broker. It forwards the committed messages, sends its clients a goodbye, and
+    /// returns from [`Broker::run`]. Does nothing in a forked child of the broker's process.
     pub fn stop(&self) {
-        // The parent's broker, which is not asked, would find its event for ever.
+        // The event is shared with the parent's broker, which was not asked to stop. It would stay
+        // readable there.
         if !self.owner.is_here() {
             return;
         }
@@ -193,53 +196,53 @@ impl StopHandle {
     }
 }
 
-/// What a broker has done.
+/// The counters of a broker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BrokerStats {
-    /// The broadcast chain.
+    /// The counters of the broadcast chain.
     pub broadcast: crate::core::chain::Stats,
-    /// Clients that were admitted.
+    /// Clients that have joined.
     pub clients: u64,
-    /// Clients whose connection was ended for a fault.
+    /// Clients that were disconnected for a fault.
     pub faults: u64,
     /// Connections that were refused.
     pub refused: u64,
-    /// Shared memory of the broker's own: its chain at its peak and its control region, in bytes.
+    /// The broker's own shared memory in bytes: the peak of its chain plus its control region.
     pub shared_bytes_peak: u64,
 }
 
 impl Broker {
-    /// Makes a bus with this name or path.
+    /// Makes a bus with this name or path, with the default settings.
     ///
     /// # Errors
     ///
-    /// [`BindError`] says what to do about it.
+    /// Returns [`BindError`] if the bus cannot be made. Its text says what to do.
     pub fn bind(bus: impl Into<BusAddr>) -> Result<Broker, BindError> {
         Self::builder().bind(bus)
     }
 
-    /// How to set up a broker otherwise.
+    /// Returns a builder for other settings.
     pub fn builder() -> BrokerBuilder {
         BrokerBuilder::default()
     }
 
-    /// Where the bus's socket lies.
+    /// Returns the path of the bus's socket.
     pub fn path(&self) -> &Path {
         self.bound.path()
     }
 
-    /// What ends this broker.
+    /// Returns a handle that stops this broker.
     pub fn stop_handle(&self) -> StopHandle {
         self.stop.clone()
     }
 
-    /// Serves the bus until it is [stopped](StopHandle::stop).
+    /// Serves the bus until it is [stopped](StopHandle::stop). Returns the broker's counters.
     ///
     /// # Errors
     ///
-    /// If the kernel refuses to wait for events, or in a forked child of the process that bound the
-    /// broker. Nothing that a client does ends a broker.
+    /// Returns an error if the kernel refuses to wait for events. Also returns an error in a forked
+    /// child of the process that bound the broker. No action of a client ends a broker.
     pub fn run(mut self) -> io::Result<BrokerStats> {
         self.check_owner()?;
         let mut spin = SpinPolicy::new(SPINS, YIELDS);
@@ -262,12 +265,12 @@ impl Broker {
             let parked = self.core.park();
             let retry = self.send_pending.then_some(RETRY_INTERVAL);
             let timeout = match parked {
-                // No timeout, or one that grows: an idle bus uses no processor time (P11).
+                // The timeout is absent or growing, so an idle bus uses no processor time (P11).
                 true => {
                     let bound = sleep_bound.at_most(self.core.first_bounded_sleep());
                     retry.into_iter().chain(bound).min()
                 }
-                // Work is pending but blocked: take what the sockets hold without waiting.
+                // Work is pending but blocked; poll the sockets without waiting.
                 false => retry.or(Some(Duration::ZERO)),
             };
             self.report_hold_up(Instant::now());
@@ -285,7 +288,7 @@ impl Broker {
         Ok(self.report)
     }
 
-    /// An error in a forked child.
+    /// Returns an error in a forked child.
     fn check_owner(&self) -> io::Result<()> {
         match self.owner.is_here() {
             true => Ok(()),
@@ -295,7 +298,7 @@ impl Broker {
         }
     }
 
-    /// One turn, and everything that follows from it. Returns whether there was anything to do.
+    /// Runs one cycle of the core and applies its results. Returns whether there was work.
     fn cycle(&mut self) -> bool {
         let was_short = std::mem::take(&mut self.send_pending);
         let cycle = self.core.cycle();
@@ -328,12 +331,12 @@ impl Broker {
         worked
     }
 
-    /// The timeout of a look, no longer than until something of the broker's own is due.
+    /// Shortens the timeout of a poll to the next deadline of the broker.
     fn bounded(&self, timeout: Option<Duration>) -> Option<Duration> {
         let held_up = self.held_up.map(|held_up| held_up.since + held_up.next);
         let oldest = self.joining.iter().find_map(|token| self.connections.get(token));
         let joining = oldest.map(|connection| connection.began + HANDSHAKE_TIMEOUT);
-        // Only while one holds up the bus: then there are few turns.
+        // Computed only while the bus is held up, when cycles are rare.
         let unread = self.held_up.and_then(|_| {
             self.connections.values().filter_map(|connection| self.unread_at(connection)).min()
         });
@@ -345,8 +348,8 @@ impl Broker {
         timeout.into_iter().chain(due).min()
     }
 
-    /// Names the client that holds up the bus, when it has for [`HELD_UP`]: in the log, and to the
-    /// clients that wait.
+    /// Reports the client that has held up the bus for [`HELD_UP`], to the log and to the waiting
+    /// clients.
     fn report_hold_up(&mut self, now: Instant) {
         let Some((client, bytes)) = self.core.holds_up() else {
             if let Some(held_up) = self.held_up.take().filter(HeldUp::is_told) {
@@ -363,7 +366,7 @@ impl Broker {
         }
         self.held_up = Some(HeldUp { next: 2 * lasted, ..held_up });
         let process = self.connection(client).map_or(0, |connection| {
-            // It may take nothing any more and say nothing: only a packet to it shows that.
+            // A silent client that consumes nothing may be dead. Sending it a packet reveals that.
             let _ = connection.socket.ring();
             connection.process
         });
@@ -379,14 +382,15 @@ impl Broker {
         for waiting in self.core.waiting_clients() {
             let token = self.tokens.get(&waiting);
             if let Some(connection) = token.and_then(|token| self.connections.get(token)) {
-                // What has no room in the socket is told later, with the time as it is then.
+                // A report that does not fit the socket is skipped. The next one has the new
+                // duration.
                 connection.socket.send(&news, None);
             }
         }
     }
 
-    /// When the client has kept others waiting for [`UNREAD_LIMIT`], because it does not read its full
-    /// socket and pages can't be announced to it.
+    /// Returns when the client will have delayed others for [`UNREAD_LIMIT`]. It delays them if it
+    /// does not read its full socket, so that pages can't be announced to it.
     fn unread_at(&self, connection: &ClientConnection) -> Option<Instant> {
         let held_up = self.held_up?.since;
         let full = connection.full_since?;
@@ -394,7 +398,7 @@ impl Broker {
         Some(held_up.max(full) + UNREAD_LIMIT)
     }
 
-    /// While the bus is held up: disconnects clients whose full sockets keep others waiting.
+    /// Disconnects clients whose full sockets delay others while the bus is held up.
     fn disconnect_unread(&mut self, now: Instant) {
         if self.held_up.is_none() {
             return;
@@ -406,7 +410,7 @@ impl Broker {
         }
     }
 
-    /// After no connection could be accepted: tries again, and watches the listener if that works.
+    /// Accepts connections again after a failure, and watches the listener if that succeeds.
     fn retry_accept(&mut self) {
         if self.accept_again.is_none_or(|at| at > Instant::now()) {
             return;
@@ -422,7 +426,7 @@ impl Broker {
         }
     }
 
-    /// Disconnects clients that have connected and don't join.
+    /// Disconnects clients that have connected but do not join in time.
     fn expire(&mut self, now: Instant) {
         while let Some(&oldest) = self.joining.first() {
             let connection = self.connections.get(&oldest);
@@ -430,7 +434,7 @@ impl Broker {
                 return;
             }
             let why = match connection.is_some_and(|c| c.stuck.is_some()) {
-                true => "could not be taken in for want of memory or descriptors",
+                true => "could not join because the broker lacks memory or descriptors",
                 false => "has not joined in time",
             };
             self.drop_joining(oldest, why);
@@ -448,8 +452,9 @@ impl Broker {
         }
     }
 
-    /// A full broker makes room for a newcomer: of the process that has the most connections that
-    /// have not joined, the oldest one goes. Returns whether there was one.
+    /// Makes room for a new connection when the broker is full. Finds the process with the most
+    /// connections that have not joined, and disconnects the oldest of them. Returns whether there
+    /// was one.
     fn make_room_for_newcomer(&mut self) -> bool {
         let mut counts: HashMap<i32, (usize, u64)> = HashMap::new();
         for token in self.joining.iter().rev() {
@@ -469,7 +474,7 @@ impl Broker {
         true
     }
 
-    /// The socket or its lock file may have been removed under the broker: then it is made anew.
+    /// Restores the socket and its lock file if they were removed.
     fn check_place(&mut self) {
         if let Some(watch) = &self.watch {
             watch.drain();
@@ -478,7 +483,7 @@ impl Broker {
         self.rebind_again = None;
         let error = match self.keep_place() {
             Ok(true) => return self.place_lost = false,
-            // What was made anew may have been removed before it was watched.
+            // The restored file may have been removed before it was watched.
             Ok(false) => return self.rebind_again = Some(again),
             Err(error) => error,
         };
@@ -488,10 +493,10 @@ impl Broker {
         }
     }
 
-    /// Makes the lock file and the socket anew if they are gone. Returns whether they are watched. An
-    /// error says what to do.
+    /// Restores the lock file and the socket if they are gone. Returns whether they are watched.
+    /// The error text says what to do.
     fn keep_place(&mut self) -> Result<bool, String> {
-        // Without the lock it must not listen anew: there may be another broker.
+        // Without the lock the broker must not listen again, because there may be another broker.
         let is_new = self.bound.keep().map_err(|error| self.lock_lost(&error))?;
         if is_new {
             let lock = self.bound.lock_path().display();
@@ -500,20 +505,20 @@ impl Broker {
         if self.bound.is_there() {
             return Ok(self.watch_place());
         }
-        // Clients that had connected already are not lost: as many as the queue can hold.
+        // Accepts the clients that have connected already, up to the length of the queue.
         for _ in 0..QUEUED_CONNECTIONS / CONNECTIONS_AT_ONCE {
             self.accept();
         }
         let path = self.bound.path().display().to_string();
         self.rebind().map_err(|error| {
-            format!("the socket {path} was removed and can't be made anew, so that no client can connect: {error}")
+            format!("the socket {path} was removed and can't be made anew, so no client can connect: {error}")
         })?;
         log::warn!("the socket {path} was removed; it is made anew");
         Ok(self.watch_place())
     }
 
-    /// Watches the lock file and the socket. To watch what is watched already changes nothing, so that
-    /// this can be repeated until it works. Returns whether it does.
+    /// Watches the lock file and the socket. Watching a file twice changes nothing, so the call can
+    /// be repeated until it succeeds. Returns whether it does.
     fn watch_place(&self) -> bool {
         let paths = [self.bound.lock_path(), self.bound.path()];
         self.watch.as_ref().is_none_or(|watch| paths.iter().all(|path| watch.add(path)))
@@ -523,17 +528,18 @@ impl Broker {
         let (path, clients) = (self.bound.lock_path().display(), self.tokens.len());
         let BindError::InUse { process, .. } = error else {
             return format!(
-                "{error}: this broker has lost its lock and can't take it again, so that a second broker may start"
+                "{error}: this broker has lost its lock and can't take it again, so a second broker may start"
             );
         };
         let other = process.map_or("another process".into(), |id| format!("process {id}"));
         format!(
-            "there are two brokers, stop one: {other} has taken the place of this one, since the lock file {path} was removed, or closed by other code in this process; {clients} clients stay with this broker, and new ones reach the other"
+            "there are two brokers, stop one: {other} has taken the place of this one, because the lock file {path} was removed, or closed by other code in this process; {clients} clients stay with this broker, and new ones reach the other"
         )
     }
 
     fn rebind(&mut self) -> Result<(), BindError> {
-        // A forked child may have the old listener, too. If that stays, it is watched again.
+        // A forked child may hold the old listener, too. If the old listener stays, it is watched
+        // again.
         let _ = epoll::delete(&self.epoll, &self.bound.listener);
         self.accept_again = Some(Instant::now() + RETRY_INTERVAL);
         self.bound.rebind(&self.access)?;
@@ -541,7 +547,7 @@ impl Broker {
             let step = "make the listener non-blocking";
             BindError::System { step, source }
         })?;
-        // Connections are taken, and the new listener is watched, at the end of this look.
+        // The end of this poll accepts connections and watches the new listener.
         self.accept_again = Some(Instant::now());
         Ok(())
     }
@@ -555,7 +561,7 @@ impl Broker {
         Region::shared("llmp-page", len)
     }
 
-    /// Does what the core has asked for.
+    /// Applies the actions that the core has requested. Returns whether one was applied.
     fn apply_actions(&mut self) -> bool {
         let mut worked = false;
         for action in self.core.take_actions() {
@@ -570,11 +576,11 @@ impl Broker {
                 }
                 Action::Drain(client) => {
                     let token = self.tokens.get(&client).copied();
-                    // Only if nothing is left; else it comes up again.
+                    // Only if the socket is empty. Otherwise the action is requested again.
                     if token.is_none_or(|token| self.take_packets(token)) {
                         self.core.drained(client);
                     } else if token.is_some_and(|token| self.stuck.contains(&token)) {
-                        // It comes up again when there is room.
+                        // The action is requested again when there is room.
                         done = false;
                     } else {
                         self.core.not_drained(client);
@@ -604,11 +610,11 @@ impl Broker {
         }
     }
 
-    /// Takes a connection out that has ended.
+    /// Removes a connection that has ended from all tables.
     fn take_connection(&mut self, token: u64) -> Option<ClientConnection> {
         let mut connection = self.connections.remove(&token)?;
         self.joining.remove(&token);
-        // A close is not enough while a forked child of this process has the descriptors, too.
+        // Closing is not enough while a forked child of this process holds the descriptors, too.
         let process = connection.socket.peer().pidfd();
         for fd in process.into_iter().chain([connection.socket.as_fd()]) {
             effect("watch a connection no longer");
@@ -629,7 +635,7 @@ impl Broker {
         self.connections.get_mut(self.tokens.get(&client)?)
     }
 
-    /// Sends out the descriptors of new pages.
+    /// Sends the announcements of new pages.
     fn announce_pages(&mut self) {
         let has_unsent: Vec<ClientId> = self.core.has_unsent().collect();
         for client in has_unsent {
@@ -639,8 +645,8 @@ impl Broker {
         }
     }
 
-    /// Tells a client what it has not been told yet; what has no room in its socket, or finds no
-    /// memory, later.
+    /// Sends a client its pending announcements. Whatever does not fit its socket, or finds no
+    /// memory, is sent later.
     fn announce(&mut self, token: u64) {
         let share = (self.max_in_flight / self.connections.len().max(1)).max(1);
         let Some(connection) = self.connections.get_mut(&token) else { return };
@@ -652,8 +658,9 @@ impl Broker {
         }
     }
 
-    /// Tells clients more that had as many descriptors in their sockets as they may. The time until
-    /// the next try doubles unless one of them has read, so that a stopped client costs next to nothing (P11).
+    /// Sends pending announcements to clients whose sockets held their share of descriptors. The
+    /// interval to the next attempt doubles unless one of them has read, so a stopped client costs
+    /// next to nothing (P11).
     fn retry_unread(&mut self) {
         let Some((_, waited)) = self.unread_again.take_if(|(at, _)| *at <= Instant::now()) else {
             return;
@@ -669,7 +676,7 @@ impl Broker {
         }
     }
 
-    /// Tells every client what it has not been told yet.
+    /// Sends every client its pending announcements.
     fn announce_to_all(&mut self) {
         let tokens: Vec<u64> = self.connections.keys().copied().collect();
         for token in tokens {
@@ -677,7 +684,7 @@ impl Broker {
         }
     }
 
-    /// Tells who asked how many clients receive, if that has changed.
+    /// Sends the receiver count to the clients that track it, if it has changed.
     fn announce_receiver_count(&mut self) {
         let receivers = self.core.receivers();
         let missing = |(token, c): (&u64, &ClientConnection)| c.misses(receivers).then_some(*token);
@@ -687,7 +694,7 @@ impl Broker {
         }
     }
 
-    /// Takes in what has happened on the connections, after waiting for it so long.
+    /// Waits for at most `timeout` and handles what has happened on the sockets.
     fn poll_sockets(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let mut events = [const { std::mem::MaybeUninit::uninit() }; 64];
         let timeout = timeout.map(timespec);
@@ -730,8 +737,8 @@ impl Broker {
         Ok(())
     }
 
-    /// Takes no connection for a while. Those that wait stay in the queue, so that the listener stays
-    /// readable: it is not watched meanwhile.
+    /// Accepts no connection for [`RETRY_INTERVAL`]. Waiting connections stay in the queue and keep
+    /// the listener readable, so it is not watched meanwhile.
     fn accept_later(&mut self, why: impl Display) {
         if !std::mem::replace(&mut self.accept_failed, true) {
             log::warn!("a connection could not be accepted: {why}; trying again");
@@ -746,7 +753,7 @@ impl Broker {
             if !closer::has_room() {
                 let held = closer::held();
                 return self.accept_later(format_args!(
-                    "{held} descriptors that clients have sent, against the protocol, can't be closed yet"
+                    "{held} descriptors that clients have sent against the protocol can't be closed yet"
                 ));
             }
             let accepted = reserve_fd(&self.epoll).and_then(|_spare| self.bound.listener.accept());
@@ -756,7 +763,7 @@ impl Broker {
                     self.accept_failed = false;
                     return;
                 }
-                // Out of descriptors, most likely.
+                // Most likely no descriptor is free.
                 Err(error) => return self.accept_later(error),
             };
             let Ok(peer) = socket.credentials() else { continue };
@@ -798,15 +805,15 @@ impl Broker {
         socket.send(&Packet::Refused(refusal), None);
     }
 
-    /// Takes what a connection holds. Returns whether nothing is left.
+    /// Takes the packets that a connection holds. Returns whether it is empty.
     fn take_packets(&mut self, token: u64) -> bool {
-        let mut taken = (0..PACKETS_AT_ONCE).map(|_| self.take_packet(token));
-        taken.find(|taken| matches!(taken, Outcome::Nothing | Outcome::Stuck))
+        let mut outcomes = (0..PACKETS_AT_ONCE).map(|_| self.take_packet(token));
+        outcomes.find(|outcome| matches!(outcome, Outcome::Nothing | Outcome::Stuck))
             == Some(Outcome::Nothing)
     }
 
-    /// Takes what a connection has become readable for. Behind a ring there is hardly ever anything
-    /// else; if there is, it comes up again.
+    /// Takes the packets that made a connection readable. Stops after a ring, because more rarely
+    /// follows. If more follows, the connection stays readable.
     fn take_event(&mut self, token: u64) {
         (0..PACKETS_AT_ONCE).any(|_| self.take_packet(token) != Outcome::Packet);
     }
@@ -819,7 +826,7 @@ impl Broker {
         if connection.stuck.is_some() {
             return Outcome::Stuck;
         }
-        let mut taken = Outcome::Packet;
+        let mut outcome = Outcome::Packet;
         let received = match connection.phase {
             Phase::Fresh => {
                 let (received, sender) = connection.socket.receive_first(!is_roomy);
@@ -845,7 +852,7 @@ impl Broker {
             Received::Garbage(error) => Err(error.into()),
             Received::Packet(packet, mut descriptor) => {
                 if let Packet::Ring = packet {
-                    taken = Outcome::Ring;
+                    outcome = Outcome::Ring;
                 }
                 match self.on_packet(token, packet, &mut descriptor) {
                     Err(fault) if fault.is_lack() => {
@@ -857,7 +864,7 @@ impl Broker {
             }
         };
         match result {
-            Ok(()) => taken,
+            Ok(()) => outcome,
             Err(fault) => {
                 self.fail(token, fault);
                 Outcome::Nothing
@@ -865,13 +872,13 @@ impl Broker {
         }
     }
 
-    /// Puts aside what this process has no room for, which is not the client's fault.
+    /// Sets aside a packet for which this process has no room. The client is not at fault.
     fn put_aside(&mut self, token: u64, stuck: Stuck, why: impl Display) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         if self.stuck.is_empty() {
             let process = connection.process;
             log::error!(
-                "the broker has no room for what process {process} has sent: {why}; what that process sends waits until there is room"
+                "the broker has no room for a packet of process {process}: {why}; its packets wait until there is room"
             );
         }
         connection.put_aside(stuck, &self.epoll, token);
@@ -879,7 +886,7 @@ impl Broker {
         self.stuck_again.get_or_insert_with(|| Instant::now() + RETRY_INTERVAL);
     }
 
-    /// Tries again to take what there was no room for.
+    /// Tries again to handle packets for which there was no room.
     fn retry_stuck(&mut self, now: Instant) {
         if self.stuck_again.take_if(|at| *at <= now).is_none() {
             return;
@@ -912,7 +919,7 @@ impl Broker {
         }
     }
 
-    /// Takes packets of a connection again in which something was stuck.
+    /// Resumes taking packets from a connection that was stuck.
     fn go_on(&mut self, token: u64, result: Result<(), Fault>) {
         if let Some(connection) = self.connections.get_mut(&token) {
             connection.go_on(&self.epoll, token);
@@ -929,8 +936,8 @@ impl Broker {
         }
     }
 
-    /// A connection in which something is stuck has ended. It stays until that is taken, but nothing
-    /// waits for its client any more.
+    /// Handles the end of a connection with a stuck packet. The connection stays until the packet
+    /// is taken, but nothing waits for its client any more.
     fn client_of_stuck_is_gone(&mut self, token: u64) {
         let connection = self.connections.get(&token).filter(|c| c.stuck.is_some());
         if let Some(client) = connection.and_then(ClientConnection::client) {
@@ -938,8 +945,8 @@ impl Broker {
         }
     }
 
-    /// The first packet of a connection is here: its client is the process that has sent it. Returns
-    /// whether the client may stay.
+    /// Handles the credentials of a connection's first packet. The process that sent it is the
+    /// client. Returns whether the client may stay.
     fn meet(&mut self, token: u64, sender: Credentials) -> bool {
         let Some(connection) = self.connections.get_mut(&token) else { return false };
         connection.process = sender.process;
@@ -957,7 +964,7 @@ impl Broker {
                 return false;
             }
             Peer::Known(pidfd) => pidfd,
-            // The end of the connection alone counts.
+            // Only the end of the connection reveals the peer's death.
             Peer::Unknown => return true,
         };
         effect("watch a process");
@@ -970,11 +977,11 @@ impl Broker {
         true
     }
 
-    /// A client's process has ended, while a child of it may hold the connection open. What it had sent
-    /// is all in the socket.
+    /// Handles the death of a client's process while its child may hold the connection open. All
+    /// packets that it sent are in the socket.
     fn has_died(&mut self, token: u64) {
         if let Some(connection) = self.connections.get_mut(&token).filter(|c| c.stuck.is_some()) {
-            // Until there is room for what is stuck, its pidfd would be readable all the time.
+            // The pidfd would stay readable until there is room for the stuck packet.
             connection.has_died = true;
             if let Peer::Known(pidfd) = connection.socket.take_peer() {
                 let _ = epoll::delete(&self.epoll, pidfd);
@@ -982,7 +989,7 @@ impl Broker {
             self.client_of_stuck_is_gone(token);
             return;
         }
-        // If something is left, this comes up again.
+        // If packets are left, the event is reported again.
         if self.take_packets(token) {
             self.hung_up(token);
         }
@@ -1048,8 +1055,8 @@ impl Broker {
         Ok(())
     }
 
-    /// A connection has ended; what its client had committed is still taken. Its descriptor and,
-    /// after that, its mappings are let go (P7).
+    /// Handles the end of a connection. The client's committed messages are still forwarded. Its
+    /// descriptor is closed, and its mappings are released afterwards (P7).
     fn hung_up(&mut self, token: u64) {
         let Some(connection) = self.take_connection(token) else { return };
         self.joining.remove(&token);
@@ -1064,7 +1071,7 @@ impl Broker {
             return;
         };
         match client {
-            // Comes back as an action, and the connection is removed then.
+            // The core returns an action that removes the connection.
             Some(client) => self.core.disconnect(client, Some(fault)),
             None => {
                 self.report.faults += 1;
@@ -1075,10 +1082,10 @@ impl Broker {
         }
     }
 
-    /// Takes what is there, then tells everybody that this is the end (P15).
+    /// Forwards the committed messages, then sends `Bye` to every client (P15).
     fn shut_down(&mut self) {
         let deadline = Instant::now() + LAST_CALL;
-        // It stays readable from now on; nobody could wait for anything else beside it.
+        // The event stays readable from now on, so waiting for other events would not block.
         effect("watch the eventfd no longer");
         let _ = epoll::delete(&self.epoll, &self.stop.event);
         while Instant::now() < deadline && self.owner.is_here() {
@@ -1088,7 +1095,7 @@ impl Broker {
             if !self.core.is_blocked() {
                 break;
             }
-            // What has no room may find some yet.
+            // Blocked messages may still find room.
             if self.core.park() {
                 let left = deadline.saturating_duration_since(Instant::now());
                 let looked = self.poll_sockets(Some(left.min(RETRY_INTERVAL)));
@@ -1105,7 +1112,7 @@ impl Broker {
         }
     }
 
-    /// Tells everybody that this is the end, those who are behind as soon as they can hear it.
+    /// Sends `Bye` to every client, retrying full sockets until the deadline.
     fn send_bye(&self, deadline: Instant) {
         let mut left: Vec<&ClientConnection> = self.connections.values().collect();
         loop {
@@ -1128,9 +1135,9 @@ impl Broker {
     }
 }
 
-/// A descriptor to hold while another one is taken. Whoever takes one so leaves one: without it no
-/// page of a client's could be received, and the client would lose its connection for what the
-/// broker lacks.
+/// Reserves a spare descriptor while acquiring another, so that one is always left to receive a
+/// client's page. Without a free descriptor the client would lose its connection for the broker's
+/// shortage.
 fn reserve_fd(any: &OwnedFd) -> io::Result<OwnedFd> {
     effect("take a spare descriptor");
     Ok(rustix::io::fcntl_dupfd_cloexec(any, 0)?)

@@ -171,10 +171,19 @@ fn defaults_named_in_texts_are_those_of_the_code() {
             "README.md",
             format!("A message has at most {message}, and a chain takes at most {budget}"),
         ),
-        ("src/broker/builder.rs", format!("rounded up to a multiple of 4096; {page} if nothing")),
-        ("src/broker/builder.rs", format!("The longest payload in bytes; {message} if nothing")),
-        ("src/broker/builder.rs", format!("if nothing is said {budget}, or what two messages")),
-        ("src/broker/builder.rs", format!("in between. {by_ref} if nothing is said")),
+        (
+            "src/broker/builder.rs",
+            format!("rounded up to a multiple of 4096. The default is {page}"),
+        ),
+        (
+            "src/broker/builder.rs",
+            format!("the longest payload in bytes. The default is {message}"),
+        ),
+        (
+            "src/broker/builder.rs",
+            format!("chain in bytes. The default is {budget}, or the need of two"),
+        ),
+        ("src/broker/builder.rs", format!("in between. The default is {by_ref}")),
     ];
     for (file, text) in named {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/");

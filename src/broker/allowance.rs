@@ -1,33 +1,34 @@
-//! How many clients of one user may join, so that ids last for years (P12).
+//! Limits the joins of each user, so that client ids last for years (P12).
 //!
-//! There are 2³² ids. Each user may use up a sixteenth of them at once, more than a million joins
-//! an hour for ten days, and 32 a second from then on. So one user needs four years for all of them.
+//! There are 2³² ids. Each user may use a sixteenth of them at once, more than a million joins an
+//! hour for ten days. After that, a user may use 32 a second. So one user needs four years for all
+//! of them.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Ids that a user may use up at once.
+/// The ids that a user may use at once.
 const AT_ONCE: u64 = 1 << 28;
-/// After this time, a user may use up one more.
+/// After this time, a user may use one more id.
 const ONE_MORE: Duration = Duration::from_nanos(1_000_000_000 / 32);
-/// With more users than this, those that have not used up anything lately are forgotten.
+/// With more users than this, users without recent joins are forgotten.
 const USERS: usize = 1024;
 
-/// What each user may use up.
+/// The remaining allowance of each user.
 #[derive(Debug, Default)]
 pub(super) struct Allowance {
-    /// When a user may use up as many ids as at first.
+    /// When the user's full allowance is restored.
     paid_back: HashMap<u32, Instant>,
 }
 
 impl Allowance {
-    /// Whether another client of this user may join.
+    /// Returns whether another client of this user may join.
     pub fn admits(&self, user: u32, now: Instant) -> bool {
         let used = self.paid_back.get(&user).map(|at| at.saturating_duration_since(now));
         used.is_none_or(|used| used + ONE_MORE <= all())
     }
 
-    /// A client of this user has joined.
+    /// Records that a client of this user has joined.
     pub fn joined(&mut self, user: u32, now: Instant) {
         if self.paid_back.len() >= USERS {
             self.paid_back.retain(|_, at| *at > now);
@@ -39,13 +40,13 @@ impl Allowance {
 
 #[cfg(test)]
 impl Allowance {
-    /// This user has one id left.
+    /// Leaves this user one id.
     pub fn use_up_all_but_one(&mut self, user: u32, now: Instant) {
         self.paid_back.insert(user, now + all() - ONE_MORE);
     }
 }
 
-/// How long it takes until a user who has used up all may use up as much again.
+/// Returns the time in which a spent allowance is fully restored.
 fn all() -> Duration {
     Duration::from_nanos((ONE_MORE.as_nanos() as u64).saturating_mul(AT_ONCE))
 }
@@ -72,7 +73,7 @@ mod tests {
             assert!(allowance.admits(7, now));
             allowance.joined(7, now);
         }
-        // So many that it takes long to count to there.
+        // Set directly, because counting up to it takes long.
         allowance.paid_back.insert(7, now + all());
         assert!(!allowance.admits(7, now));
         assert!(allowance.admits(8, now), "another user");
@@ -82,7 +83,7 @@ mod tests {
             allowance.joined(7, later);
             assert!(!allowance.admits(7, later));
         }
-        // Greeted clients that join later are counted, too: nothing is won by greeting many.
+        // Joins count, not greetings. A user gains nothing by greeting with many clients first.
         for _ in 0..100 {
             allowance.joined(7, now);
         }

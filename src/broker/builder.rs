@@ -1,4 +1,4 @@
-//! Setting up a broker.
+//! The settings of a broker.
 
 use super::{
     Broker, BrokerStats, DESCRIPTORS_PER_CLIENT, FIRST_CONNECTION, LISTENER, STOP, StopHandle,
@@ -25,15 +25,25 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The clients that are admitted if no other number is set.
+/// The default limit of clients.
 const DEFAULT_CLIENTS: usize = 1024;
-/// A cursor each, in a control region of bearable length.
+/// The largest limit of clients. Each has a cursor, so it bounds the length of the control region.
 const MOST_CLIENTS: usize = 100_000;
 /// Descriptors that are not for connections: standard streams, our own regions, the broadcast
-/// chain's pages (32 if nothing is said), and some for the rest of the process.
+/// chain's pages (32 by default), and some for the rest of the process.
 const SPARE_DESCRIPTORS: usize = 64;
 
-/// How to set up a broker.
+/// Builds a [`Broker`].
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let bus = dir.path().join("bus");
+/// let broker = llmp::Broker::builder().max_message_len(16 << 20).max_clients(100).bind(&bus)?;
+/// # assert!(bus.exists());
+/// # drop(broker);
+/// # Ok(()) }
+/// ```
 #[derive(Default)]
 pub struct BrokerBuilder {
     page_len: Option<usize>,
@@ -47,83 +57,85 @@ pub struct BrokerBuilder {
 }
 
 impl BrokerBuilder {
-    /// Length of an ordinary page in bytes, rounded up to a multiple of 4096; 256 KiB if nothing
-    /// is said.
+    /// Sets the length of an ordinary page in bytes, rounded up to a multiple of 4096. The default
+    /// is 256 KiB.
     #[must_use]
     pub fn page_len(mut self, bytes: usize) -> Self {
         self.page_len = Some(bytes);
         self
     }
 
-    /// The longest payload in bytes; 3 MiB if nothing is said.
+    /// Sets the longest payload in bytes. The default is 3 MiB.
     #[must_use]
     pub fn max_message_len(mut self, bytes: usize) -> Self {
         self.max_message_len = Some(bytes);
         self
     }
 
-    /// Shared memory of each chain in bytes; if nothing is said 8 MiB, or what two messages of
-    /// the longest kind need.
+    /// Sets the shared memory of each chain in bytes. The default is 8 MiB, or the need of two
+    /// messages of the longest kind if that is more.
     #[must_use]
     pub fn chain_budget(mut self, bytes: usize) -> Self {
         self.budget = Some(bytes);
         self
     }
 
-    /// The most clients at a time: 1024 by default, at most 100,000. Fewer are admitted if this process
-    /// may not open two descriptors for each (`ulimit -n`), or, by default, if it may not map so many pages
-    /// (`vm.max_map_count`).
+    /// Sets the most clients at a time: 1024 by default, at most 100,000. The broker admits fewer
+    /// if its process cannot open two descriptors for each client (`ulimit -n`). By default it also
+    /// admits fewer if its process cannot map their pages (`vm.max_map_count`).
     #[must_use]
     pub fn max_clients(mut self, clients: usize) -> Self {
         self.max_clients = Some(clients);
         self
     }
 
-    /// Which users are admitted; only the broker's own if nothing is said.
+    /// Sets which users are admitted. The default is the user of the broker.
     #[must_use]
     pub fn access(mut self, access: PeerFilter) -> Self {
         self.access = access;
         self
     }
 
-    /// How much is taken from one client before it is the next one's turn.
+    /// Sets how much one client may send in a cycle before the next client is served.
     #[must_use]
     pub fn quota(mut self, budget: Quota) -> Self {
         self.quota = budget;
         self
     }
 
-    /// Messages of at least so many bytes are lent: receivers read them where the sender has
-    /// written them, and nothing is copied in between. 4 KiB if nothing is said; 0 lends every
-    /// message, `usize::MAX` none. A message that can't be lent is copied; with a
-    /// [hook](BrokerBuilder::hook), all are.
+    /// Sets the payload length in bytes from which messages are forwarded by reference. Receivers
+    /// then read such a message in the sender's page, without a copy in between. The default is 4
+    /// KiB. With 0 every message is forwarded by reference, with `usize::MAX` none. A message that
+    /// can't be forwarded by reference is copied. With a [hook](BrokerBuilder::hook), all messages
+    /// are copied.
     ///
-    /// A lent page takes one of this process's descriptors: a quarter of those that it may open
-    /// (`ulimit -n`) is kept for them.
+    /// Each page that is forwarded takes a descriptor of this process. A quarter of the descriptors
+    /// that it may open (`ulimit -n`) is kept for them.
     #[must_use]
     pub fn zero_copy_threshold(mut self, bytes: usize) -> Self {
         self.zero_copy_threshold = Some(bytes);
         self
     }
 
-    /// Shows every message to `hook`, which may drop or replace it.
+    /// Passes every message to `hook`, which may drop or replace it.
     #[must_use]
     pub fn hook(mut self, hook: impl Hook + 'static) -> Self {
         self.hook = Some(Box::new(hook));
         self
     }
 
-    /// Makes the bus. Clients can connect from now on; they are served by [`Broker::run`].
+    /// Makes the bus. Clients can connect from now on, and [`Broker::run`] serves them.
     ///
     /// # Errors
     ///
-    /// [`BindError`] says what to do about it.
+    /// Returns [`BindError`] if the bus cannot be made. Its text says what to do.
     pub fn bind(self, bus: impl Into<BusAddr>) -> Result<Broker, BindError> {
         let (limits, most_clients) = self.limits()?;
         let zero_copy_threshold = self.zero_copy_threshold.unwrap_or(ZERO_COPY_THRESHOLD);
-        let lends = self.hook.is_none() && zero_copy_threshold <= limits.max_message_len();
+        let forwards_by_ref =
+            self.hook.is_none() && zero_copy_threshold <= limits.max_message_len();
         let descriptors = descriptors();
-        let max_shared_pages = if lends { descriptors / 4 } else { 0 };
+        let max_shared_pages = if forwards_by_ref { descriptors / 4 } else { 0 };
         let affordable =
             ((descriptors - max_shared_pages) / DESCRIPTORS_PER_CLIENT).clamp(1, MOST_CLIENTS);
         let max_clients = most_clients.min(affordable);
@@ -156,7 +168,7 @@ impl BrokerBuilder {
         };
         add(&bound.listener, LISTENER).map_err(system("watch the listener"))?;
         add(&stop, STOP).map_err(system("watch the eventfd"))?;
-        // Without it, a removed socket or lock file goes unnoticed.
+        // Without the watch, the broker does not detect the removal of its socket or lock file.
         let watch = Watch::new(bound.path()).filter(|watch| add(watch, WATCH).is_ok());
         let owner = Owner::here();
         let is_watched = watch.as_ref().is_none_or(|watch| watch.add(bound.lock_path()));
@@ -167,8 +179,8 @@ impl BrokerBuilder {
             access: self.access,
             max_clients,
             max_shared_pages,
-            // For one user, the kernel lets as many wait in all sockets together as a process may open
-            // (`ETOOMANYREFS`, unix(7)).
+            // The kernel limits the descriptors in flight per user, in all sockets together, to the
+            // number that a process may open (`ETOOMANYREFS`, unix(7)).
             max_in_flight: descriptors / 2,
             roomy: descriptors.saturating_sub(max_shared_pages + MAX_DESCRIPTORS),
             bound,
@@ -178,7 +190,7 @@ impl BrokerBuilder {
             held_up: None,
             accept_again: None,
             accept_failed: false,
-            // It may be gone already.
+            // The lock file may be gone already.
             rebind_again: (!is_watched).then(Instant::now),
             place_lost: false,
             connections: BTreeMap::new(),
@@ -197,8 +209,8 @@ impl BrokerBuilder {
 }
 
 impl BrokerBuilder {
-    /// The limits of the bus, and how many clients' pages this process may map. A page length that
-    /// was not set grows with the number of clients that was.
+    /// Returns the limits of the bus and the most clients whose pages this process may map. If the
+    /// page length was not set, it grows with the number of clients that was set.
     fn limits(&self) -> Result<(Limits, usize), BindError> {
         let max_message_len = self.max_message_len.unwrap_or(Limits::MAX_MESSAGE_LEN);
         let maps = mappings();
@@ -208,7 +220,7 @@ impl BrokerBuilder {
             let least = Limits::least_budget(rounded, max_message_len);
             let budget = self.budget.unwrap_or(Limits::BUDGET.max(least));
             let limits = Limits::new(page_len, max_message_len, budget)?.in_pages_of(os_page())?;
-            // One more each for the control region.
+            // Each client's control region takes one mapping more.
             let pages = limits.most_pages() + 1;
             let affordable = (maps / pages).max(1);
             match self.max_clients {
@@ -228,17 +240,17 @@ impl BrokerBuilder {
     }
 }
 
-/// How many mappings there are for clients' pages: half of those that a process may have. The others
-/// are for the rest of the process.
+/// Returns the mappings for clients' pages, half of those that a process may have. The others are
+/// for the rest of the process.
 fn mappings() -> usize {
     let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok();
-    // The kernel's own default, if it does not say.
+    // The fallback is the kernel's default.
     limit.and_then(|limit| limit.trim().parse().ok()).unwrap_or(65530) / 2
 }
 
-/// How many descriptors there are for connections and lent pages, which leave enough for the
-/// broker's own pages and for what arrives. (A descriptor that arrives where there is no room for
-/// it is lost, and with it an honest client.)
+/// Returns the descriptors for connections and forwarded pages. The rest is for the broker's own
+/// pages and for descriptors that arrive. A descriptor that arrives without room is lost, and a
+/// well-behaved client would be disconnected.
 fn descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
@@ -264,7 +276,7 @@ mod tests {
         let with = |clients| Broker::builder().max_clients(clients);
         let set = |clients| with(clients).page_len(1 << 20).chain_budget(8 << 20);
         let (limits, _) = set(1).limits().unwrap();
-        // Those of the budget, one longest, one for those that are shorter, and the control region.
+        // The pages of the budget, one longest page, one for shorter ones, and the control region.
         let each = limits.most_pages() + 1;
         assert_eq!(each, (8 << 20) / (1 << 20) + 4 + 1 + 1);
         let most = half / each;
@@ -280,7 +292,7 @@ mod tests {
             let (limits, found) = with(clients).limits().unwrap();
             assert_eq!((limits.page_len(), found), (page_len, clients));
         }
-        // A number of clients that was not set is what there is room for.
+        // If the number of clients was not set, the mappings bound it.
         let short = || Broker::builder().page_len(4096);
         let each = short().limits().unwrap().0.most_pages() + 1;
         assert_eq!(short().limits().unwrap().1, (half / each).clamp(1, 1024));

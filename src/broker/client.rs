@@ -1,4 +1,4 @@
-//! One client's connection as the broker sees it: from the greeting to its pages.
+//! One client's connection on the broker's side, from the handshake to its pages.
 
 use crate::connection::{map_page, map_page_to_share, send_announcement};
 use crate::core::broker::Core;
@@ -16,29 +16,30 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-/// How far a connection has come.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// It has not said anything yet.
+    /// No packet has arrived.
     Fresh,
-    /// It was welcomed.
+    /// `Welcome` was sent or is pending.
     Greeted(ClientId),
-    /// It has its place on the bus.
+    /// The client has joined the bus.
     Joined(ClientId),
 }
 
-/// How far telling a client has come.
+/// The result of sending a client its announcements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// It has been told everything.
+    /// All announcements were sent.
     All,
-    /// Its socket is full; try again when it is writable.
+    /// The socket is full. Try again when it is writable.
     NotNow,
-    /// Its socket holds as many descriptors as it may. The kernel does not say when it has taken them.
+    /// The socket holds its share of descriptors. The kernel does not report when the client has
+    /// received them.
     Unread,
-    /// The kernel has no memory. It does not say when to try again.
+    /// The kernel has no memory and does not report when to try again.
     NoMemory,
-    /// A hang-up comes up as an event.
+    /// The client hung up. An event reports that.
     HungUp,
 }
 
@@ -53,12 +54,12 @@ impl From<Sent> for Progress {
     }
 }
 
-/// Something that this process has no room for. That is not the client's fault.
+/// A packet for which this process has no room. The client is not at fault.
 #[derive(Debug)]
 pub(super) enum Stuck {
     /// Its memory can't be mapped.
     Packet(Packet, Option<ReceivedFd>),
-    /// There is no descriptor for it: it is still in the socket.
+    /// Its descriptor has no free slot. The packet is still in the socket.
     InSocket,
 }
 
@@ -67,28 +68,28 @@ pub(super) struct ClientConnection {
     pub socket: Socket,
     pub phase: Phase,
     roles: Roles,
-    /// Its next step on the way in, until it has been told: that it is welcome, then where it starts.
+    /// The next handshake packet until it is sent: `Welcome`, then `Start`.
     step: Option<Packet>,
-    /// How many clients receive, as it was told last.
+    /// The receiver count that was last sent.
     receiver_count: Option<usize>,
-    /// Since when something for it has had to wait: its socket is full, or holds as many descriptors
-    /// as it may.
+    /// When an announcement first had to wait, because the socket is full or holds its share of
+    /// descriptors.
     pub full_since: Option<Instant>,
-    /// Whether it is watched for room in its socket.
+    /// Whether epoll watches for room in the socket.
     is_watched: bool,
-    /// What came and waits until this process has room for it. Behind it wait all later packets.
+    /// The packet that waits for room in this process. All later packets wait behind it.
     pub stuck: Option<Stuck>,
-    /// Pages of which it has asked for another descriptor.
+    /// Pages whose descriptors the client has requested again.
     again: Again,
-    /// Descriptors that were sent since its socket was seen empty.
+    /// Descriptors sent since the socket was last found empty.
     in_flight: usize,
-    /// The process that connected, and from its first packet on the one that has sent that.
+    /// The process that connected, then the process that sent the first packet.
     pub process: i32,
-    /// Its user.
+    /// The user of that process.
     pub user: u32,
-    /// Whether its process has ended while something of it was stuck.
+    /// Whether the process has ended while a packet was stuck.
     pub has_died: bool,
-    /// When it connected.
+    /// When the client connected.
     pub began: Instant,
 }
 
@@ -119,7 +120,7 @@ impl ClientConnection {
         }
     }
 
-    /// The first packet: who it is and what it wants.
+    /// Handles the first packet, which holds the protocol version and the roles.
     pub fn greet(
         &mut self,
         packet: Packet,
@@ -145,7 +146,7 @@ impl ClientConnection {
         Ok(Ok(reserved.client))
     }
 
-    /// The second packet: its control region.
+    /// Handles the second packet, which holds the control region.
     pub fn join(
         &mut self,
         client: ClientId,
@@ -159,13 +160,14 @@ impl ClientConnection {
         self.step = Some(Packet::Start(core.join(client, map_control(descriptor)?)?));
         self.phase = Phase::Joined(client);
         if !self.roles.has(Roles::SEND) {
-            // It has no pages to send.
+            // A client that does not send has no pages.
             self.socket.refuse_descriptors();
         }
         Ok(())
     }
 
-    /// Every later packet. A page whose descriptor may be kept (`may_share`) is lent to others.
+    /// Handles every later packet. If `may_share` holds, a page's descriptor is kept so that its
+    /// messages can be forwarded by reference.
     pub fn on_packet(
         &mut self,
         client: ClientId,
@@ -175,7 +177,7 @@ impl ClientConnection {
         may_share: bool,
     ) -> Result<(), Fault> {
         match (packet, descriptor) {
-            // After a Bye comes the hang-up.
+            // A hang-up follows a `Bye`.
             (Packet::Ring, _) => Ok(()),
             (Packet::Bye(_), _) => {
                 self.roles = self.roles.without(Roles::IN_PLACE);
@@ -192,7 +194,7 @@ impl ClientConnection {
             }
             (Packet::Forget { id }, _) => core.page_forgotten(client, id),
             (Packet::Again { id }, _) if self.roles.has(Roles::RECEIVE) => {
-                // One that is gone will be, or was, followed by its `Forget`.
+                // A missing page's `Forget` precedes or follows this request.
                 if core.page(id).is_some() {
                     self.again.ask(id);
                 }
@@ -202,12 +204,12 @@ impl ClientConnection {
         }
     }
 
-    /// Tells the client about the broadcast chain's pages, then where it starts, then how many
-    /// clients receive: as much as it does not know yet and can be sent. Before it has joined, that it
-    /// is welcome.
+    /// Sends the client what is pending and fits its socket: page announcements first, then the
+    /// next handshake packet, then the receiver count. Before the client joins, only `Welcome` is
+    /// pending.
     ///
-    /// No more than `max_in_flight` descriptors wait in its socket: the kernel counts those of all
-    /// sockets together, and beyond a limit it takes no more for any.
+    /// At most `max_in_flight` descriptors wait in the socket. The kernel counts the descriptors of
+    /// all sockets together, and beyond a limit it accepts no more for any socket.
     pub fn announce(&mut self, core: &mut Core<Region>, max_in_flight: usize) -> Progress {
         let Some(client) = self.client() else { return Progress::All };
         while let Some(announcement) =
@@ -225,10 +227,10 @@ impl ClientConnection {
                         core.mark_sent(client);
                     }
                     self.in_flight += usize::from(matches!(announcement, Announcement::Page(_)));
-                    // It reads, if slowly.
+                    // A slow client still reads.
                     self.full_since = self.full_since.map(|_| Instant::now());
                 }
-                // A hang-up comes up as an event.
+                // An event reports a hang-up.
                 other => return Progress::from(other),
             }
         }
@@ -253,20 +255,20 @@ impl ClientConnection {
         Progress::All
     }
 
-    /// Whether its process may still be reading pages in place.
+    /// Returns whether the client's process may still be reading pages in place.
     pub fn reads_in_place(&self) -> bool {
         let reads = Roles::IN_PLACE.and(Roles::RECEIVE);
         self.roles.has(reads) && matches!(self.phase, Phase::Joined(_))
     }
 
-    /// Whether it asked to be told how many clients receive, and was last told another number.
+    /// Returns whether the client tracks the receiver count and was last sent another number.
     pub fn misses(&self, receivers: usize) -> bool {
         let is_watching = self.roles.has(Roles::TRACK) && matches!(self.phase, Phase::Joined(_));
         is_watching && self.receiver_count != Some(receivers)
     }
 
-    /// Notes what became of telling it something; asks to be woken when there is room in a full
-    /// socket again, or no longer.
+    /// Records the result of sending announcements. Watches a full socket for room and stops
+    /// watching afterwards.
     pub fn note(&mut self, told: Progress, epoll: &OwnedFd, token: u64) {
         match told {
             Progress::NotNow | Progress::Unread => {
@@ -288,16 +290,16 @@ impl ClientConnection {
         }
     }
 
-    /// Puts aside what this process has no room for. What else comes waits in the socket, which is
-    /// not watched meanwhile, but for a hang-up: that comes up once.
+    /// Sets aside a packet for which this process has no room. Later packets wait in the socket. It
+    /// is watched only for a hang-up meanwhile, which is reported once.
     pub fn put_aside(&mut self, stuck: Stuck, epoll: &OwnedFd, token: u64) {
         self.stuck = Some(stuck);
         effect("watch for a hang-up alone");
-        // The kernel needs no memory for that.
+        // The kernel needs no memory for this call.
         let _ = epoll::modify(epoll, &self.socket, EventData::new_u64(token), EventFlags::ONESHOT);
     }
 
-    /// There was room for what had been put aside.
+    /// Resumes after the stuck packet was taken.
     pub fn go_on(&mut self, epoll: &OwnedFd, token: u64) {
         self.watch(false, epoll, token);
     }

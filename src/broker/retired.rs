@@ -1,23 +1,24 @@
-//! Processes that may still read pages in place for which nothing waits any more (P6).
+//! Processes of disconnected clients that may still read pages in place (P6).
 //!
-//! A client that borrows payloads may live on after its connection has ended. The pages that it may
-//! be reading are not written again: they are dropped, and its own mappings keep them in memory. The
-//! broker counts such processes until they have ended, and lets in no more clients that borrow when
-//! there are too many.
+//! A client that borrows payloads may run on after its connection has ended. The pages that it may
+//! be reading are not written again. They are dropped, and the client's own mappings keep them in
+//! memory. The broker counts such processes until they end. If there are too many, it admits no
+//! more clients that borrow payloads.
 
 use crate::core::failpoint::observation;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// How many clients may keep pages like that when another one is let in that borrows. Each keeps up to a
-/// chain's budget, and as much again that was passed by reference.
+/// The most clients that may keep such pages, including the one that is admitted. Each keeps up to
+/// a chain's budget, and as much again that was passed by reference.
 pub(super) const MOST: usize = 4;
 
 #[derive(Default)]
 pub(super) struct Retired(Vec<(i32, OwnedFd)>);
 
 impl Retired {
-    /// This process may keep pages. `None` for its pidfd: it has ended, or can't be followed.
+    /// Records a process that may keep pages. `None` as its pidfd means that it has ended or can't
+    /// be followed.
     pub fn add(&mut self, process: i32, pidfd: Option<OwnedFd>) {
         self.prune();
         self.0.extend(pidfd.filter(lives).map(|pidfd| (process, pidfd)));
@@ -28,7 +29,7 @@ impl Retired {
         self.0.retain(|(_, pidfd)| lives(pidfd));
     }
 
-    /// Whether another client of this process may read in place.
+    /// Returns whether another client of this process may read in place.
     pub fn admits(&mut self, process: i32) -> bool {
         self.prune();
         // A process of another PID namespace has the id 0.
@@ -36,7 +37,8 @@ impl Retired {
     }
 }
 
-/// Whether the process of a pidfd has not ended: a pidfd is readable when it has (pidfd_open(2)).
+/// Returns whether the process of a pidfd is running. A pidfd is readable once the process has
+/// ended (pidfd_open(2)).
 fn lives(pidfd: &OwnedFd) -> bool {
     observation("ask whether a process has ended", pidfd.as_raw_fd() as usize);
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -50,7 +52,7 @@ mod tests {
     use rustix::process::{Pid, PidfdFlags, pidfd_open};
     use std::process::{Child, Command, Stdio};
 
-    /// A process that lives until it is killed, and its pidfd.
+    /// Starts a process that runs until it is killed. Returns it and its pidfd.
     fn process() -> (Child, i32, OwnedFd) {
         let child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let id = Pid::from_child(&child);
@@ -73,7 +75,7 @@ mod tests {
             children.push(child);
         }
         assert!(!retired.admits(own), "beside four");
-        // As soon as one of the processes has ended.
+        // Once one of the processes has ended.
         children[1].kill().unwrap();
         children[1].wait().unwrap();
         assert!(retired.admits(own));
