@@ -1,4 +1,4 @@
-//! Where the sockets lie: a bus's name becomes a path; a dead broker's socket is no obstacle (P7).
+//! The places of sockets. Turns a bus's name into a path, and replaces a dead broker's socket (P7).
 
 use crate::bus_addr::{BusAddr, quoted};
 use crate::core::failpoint::{effect, observation};
@@ -12,8 +12,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// The directory of buses that have a name and no path: `$XDG_RUNTIME_DIR/llmp`, or else
-/// `llmp-UID` in the directory for temporary files. It is this user's own.
+/// Returns the directory of named buses: `$XDG_RUNTIME_DIR/llmp`, or else `llmp-UID` in the
+/// directory for temporary files. Only this user can use it.
 pub(crate) fn directory() -> io::Result<PathBuf> {
     let user = rustix::process::geteuid().as_raw();
     let directory = match runtime_directory(user) {
@@ -38,7 +38,7 @@ pub(crate) fn directory() -> io::Result<PathBuf> {
     Ok(directory)
 }
 
-/// `$XDG_RUNTIME_DIR`, if it is this user's: `sudo` may have left that of another user.
+/// Returns `$XDG_RUNTIME_DIR` if it belongs to this user. `sudo` may have kept another user's.
 fn runtime_directory(user: u32) -> Option<PathBuf> {
     let dir = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
     let found = std::fs::metadata(&dir).ok()?;
@@ -49,8 +49,8 @@ fn temporary_directory(user: u32) -> PathBuf {
     std::env::temp_dir().join(format!("llmp-{user}"))
 }
 
-/// Where else a bus of this name may listen that another process of this user, or the user who has
-/// left us `$XDG_RUNTIME_DIR`, has started.
+/// Searches the other places where a bus of this name may listen. Another process of this user, or
+/// the user whose `$XDG_RUNTIME_DIR` we inherited, may have started it.
 pub(crate) fn elsewhere(name: &str, not: &Path) -> Option<PathBuf> {
     let user = rustix::process::geteuid().as_raw();
     let left = std::env::var_os("XDG_RUNTIME_DIR").map(|dir| PathBuf::from(dir).join("llmp"));
@@ -64,7 +64,7 @@ pub(crate) fn elsewhere(name: &str, not: &Path) -> Option<PathBuf> {
     sockets.filter(|path| path != not).find(|path| is_socket(path) && is_held(path))
 }
 
-/// A listener with its place in the file system, which is cleaned up with it.
+/// A listener with its place in the file system. Dropping it removes the files.
 #[derive(Debug)]
 pub(crate) struct Bound {
     pub listener: Listener,
@@ -75,7 +75,7 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
-    /// Listens at the place of a bus, which the users that `access` names can reach. Waits for nothing.
+    /// Listens at the place of a bus, and lets the users that `access` names reach it. Never waits.
     pub fn at(bus: &BusAddr, access: &PeerFilter) -> Result<Self, BindError> {
         let path = bus.socket_path()?;
         PathTooLong::check(&path)?;
@@ -92,7 +92,7 @@ impl Bound {
         open_to(&self.path, access)
     }
 
-    /// Only root, as a rule, gets through a directory that is closed to other users.
+    /// Warns about a directory that other users cannot search. Usually only root can pass it.
     fn warn_of_closed_doors(&self, access: &PeerFilter) {
         if access.is_shared()
             && let Some(directory) = closed_directory(&self.path)
@@ -105,7 +105,7 @@ impl Bound {
         }
     }
 
-    /// Whether the path still names our socket.
+    /// Returns whether the path still names our socket.
     pub fn is_there(&self) -> bool {
         let found = std::fs::symlink_metadata(&self.path);
         found.is_ok_and(|found| (found.dev(), found.ino()) == self.inode)
@@ -115,33 +115,34 @@ impl Bound {
         &self.path
     }
 
-    /// Where the file lies whose lock says that the place is ours.
+    /// Returns the path of the lock file.
     pub fn lock_path(&self) -> &Path {
         self.lock.path()
     }
 
-    /// Makes sure that the place is still ours, see [`LockFile::keep`].
+    /// Makes sure that this process still holds the place, see [`LockFile::keep`].
     pub fn keep(&mut self) -> Result<bool, BindError> {
         self.lock.keep().map_err(|why| BindError::not_locked(why, &self.path, self.lock.path()))
     }
 
     /// Listens at the same path again, after the socket was removed.
     pub fn rebind(&mut self, access: &PeerFilter) -> Result<(), BindError> {
-        // The old socket's path is not ours to remove.
+        // The old socket's path is not removed, because it may name another process's socket.
         (self.listener, self.inode) = listen(&self.path, access)?;
         self.warn_of_closed_doors(access);
         Ok(())
     }
 }
 
-/// Listens at a path whose lock file this process has locked: a socket there is a dead process's.
+/// Listens at a path whose lock file this process has locked. A socket there belongs to a dead
+/// process.
 fn listen(path: &Path, access: &PeerFilter) -> Result<(Listener, (u64, u64)), BindError> {
     let occupied = |what| BindError::Occupied { path: path.to_owned(), what };
     let failed = |source| BindError::Socket { path: path.to_owned(), source };
     observation("look at the socket's path", 0);
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => {
-            // Our lock says nothing of it.
+            // Our lock does not cover another user's socket.
             if found.uid() != rustix::process::geteuid().as_raw() {
                 return Err(occupied("a socket of another user"));
             }
@@ -176,17 +177,17 @@ fn open_to(socket: &Path, access: &PeerFilter) -> io::Result<()> {
     if !access.is_shared() {
         return Ok(());
     }
-    // To connect takes write permission. Who is admitted, the broker decides (P16).
+    // Connecting requires write permission. The broker decides which users are admitted (P16).
     effect("open the socket to other users");
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666))
 }
 
-/// Hears of what happens to a socket and its lock file (inotify(7)).
+/// Reports changes of a socket and its lock file (inotify(7)).
 #[derive(Debug)]
 pub(crate) struct Watch(OwnedFd);
 
 impl Watch {
-    /// Watches a path. `None` if the kernel has no more watches for this user.
+    /// Watches a path. Returns `None` if this user has no inotify watches left.
     pub fn new(path: &Path) -> Option<Self> {
         effect("make an inotify");
         let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK);
@@ -194,11 +195,11 @@ impl Watch {
         watch.add(path).then_some(watch)
     }
 
-    /// Watches another path, too. Returns whether it does.
+    /// Watches another path, too. Returns whether it succeeds.
     pub fn add(&self, path: &Path) -> bool {
         use inotify::WatchFlags;
-        // While it is bound, a removed socket has no link left, which is a change of its attributes.
-        // A lock file that is closed may have been closed in this process: then our lock is gone.
+        // A removed socket that is still bound has no link left, which changes its attributes. If
+        // this process has closed a lock file, our lock on it is gone.
         let events = WatchFlags::ATTRIB
             | WatchFlags::DELETE_SELF
             | WatchFlags::MOVE_SELF
@@ -207,7 +208,7 @@ impl Watch {
         inotify::add_watch(&self.0, path, events).is_ok()
     }
 
-    /// Takes all events.
+    /// Reads and discards all events.
     pub fn drain(&self) {
         let mut events = [0u8; 4096];
         while rustix::io::read(&self.0, &mut events).is_ok_and(|len| len > 0) {}
@@ -222,7 +223,8 @@ impl AsFd for Watch {
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        // Only if it is still ours, and not that of the process that has forked this one.
+        // Removes the socket only if it is still ours. A forked child leaves its parent's socket in
+        // place.
         if self.lock.is_ours() && self.is_there() {
             effect("remove our socket");
             let _ = std::fs::remove_file(&self.path);
@@ -234,7 +236,20 @@ fn is_socket(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
-/// The first directory above the path that other users may not search.
+/// Returns what the path names, if it is not a socket.
+pub(super) fn obstacle(path: &Path) -> Option<&'static str> {
+    let kind = std::fs::symlink_metadata(path).ok()?.file_type();
+    match () {
+        () if kind.is_socket() => None,
+        () if kind.is_dir() => Some("a directory"),
+        () if kind.is_symlink() && std::fs::metadata(path).is_err() => Some("a dangling link"),
+        () if kind.is_symlink() => Some("a link"),
+        () if kind.is_fifo() => Some("a named pipe"),
+        () => Some("a file"),
+    }
+}
+
+/// Returns the topmost directory above the path that other users may not search.
 fn closed_directory(path: &Path) -> Option<PathBuf> {
     let path = std::path::absolute(path).ok()?;
     let is_closed = |dir: &&Path| std::fs::metadata(dir).is_ok_and(|f| f.mode() & 0o001 == 0);

@@ -1,4 +1,4 @@
-//! Everything that talks to the kernel beside memory: sockets, descriptors, waiting.
+//! Access to the kernel, except for shared memory: sockets, descriptors, waiting.
 
 pub(crate) mod closer;
 #[allow(unsafe_code)]

@@ -1,16 +1,16 @@
-//! The steps between which a test lets this process die, by `SIGKILL`.
+//! Failpoints: the steps before which a test kills this process by `SIGKILL`.
 //!
-//! Every access of shared memory and every call that is made to the kernel for the bus passes
-//! `acts` or `looks` first. Without the feature `crash` both are empty, and nothing is left
-//! of them. With it, they count in a process that was armed, and the process kills itself
-//! in front of the step that it was told.
+//! Every access to shared memory and every system call for the bus passes [`effect`] or
+//! [`observation`] first. Without the feature `crash` both functions are empty and compile to
+//! nothing. With it, they count the steps of an armed process. The process kills itself before the
+//! chosen step.
 //!
-//! A process that waits looks at the same few places again and again. A second look at a place,
-//! with no act since the first, is no new step: to everybody else, a process that dies before the
-//! second look is one that has died before the first. So a process that waits makes no steps, and
-//! a script has a number of them that hardly depends on who was how fast.
+//! A waiting process polls the same few places repeatedly. A second observation of a place, without
+//! an effect since the first, does not count as a new step. Other processes cannot tell a death
+//! before the second observation from a death before the first. So a waiting process makes no
+//! steps, and the number of steps of a script hardly depends on timing.
 
-/// A step that others may come to notice: a store, a fence, a call to the kernel.
+/// A step that other processes may notice: a store, a fence, a system call.
 #[inline(always)]
 pub(crate) fn effect(step: &'static str) {
     #[cfg(feature = "crash")]
@@ -19,7 +19,7 @@ pub(crate) fn effect(step: &'static str) {
     let _ = step;
 }
 
-/// A step that nobody else can notice: a load, or asking the kernel what there is. `place` is an
+/// A step that other processes cannot notice: a load, or a query to the kernel. `place` is an
 /// address or a descriptor.
 #[inline(always)]
 pub(crate) fn observation(step: &'static str, place: usize) {
@@ -61,7 +61,7 @@ mod armed {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
-    /// So that a process that is not armed does not pay for the lock.
+    /// Keeps a process that is not armed from taking the lock.
     static IS_ARMED: AtomicBool = AtomicBool::new(false);
     static COUNTS: Mutex<Counts> =
         Mutex::new(Counts { made: Vec::new(), seen: Vec::new(), end: None });
@@ -69,7 +69,7 @@ mod armed {
     struct Counts {
         /// Steps of each kind.
         made: Vec<(&'static str, u64)>,
-        /// The looks since the last act.
+        /// The observations since the last effect.
         seen: Vec<(&'static str, usize)>,
         end: Option<End>,
     }
@@ -84,10 +84,11 @@ mod armed {
         COUNTS.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on this process counts its steps, and kills itself in front of step `number` of
-    /// this kind, the first being 0, after it has said its `last_words`.
+    /// Arms this process. It counts its steps from now on and kills itself before step `number` of
+    /// this kind, counted from 0. It calls `last_words` first.
     ///
-    /// By kinds, so that a step more or less while it waits does not shift all that follow.
+    /// Steps are counted by kind, so one step more or less during a wait does not shift the later
+    /// steps of other kinds.
     pub fn arm(kind: &str, number: u64, last_words: fn()) {
         let end = Some(End { kind: kind.to_owned(), number, last_words });
         *counts() = Counts { made: Vec::new(), seen: Vec::new(), end };
@@ -95,14 +96,14 @@ mod armed {
         IS_ARMED.store(true, Ordering::Relaxed);
     }
 
-    /// The kinds of steps made since it was armed, and how many of each.
+    /// Returns the kinds of steps made since this process was armed, and the number of each.
     pub fn steps() -> Vec<(&'static str, u64)> {
         counts().made.clone()
     }
 
     #[inline(always)]
     pub(super) fn step(kind: &'static str, place: Option<usize>) {
-        // Relaxed: whoever arms makes the steps, too.
+        // Relaxed: the thread that arms also makes the steps.
         if IS_ARMED.load(Ordering::Relaxed) {
             count(kind, place);
         }
@@ -126,8 +127,8 @@ mod armed {
             counts.end.as_ref().filter(|end| end.kind == kind && end.number == number)
         {
             (end.last_words)();
-            // The lock is held, so that no other thread makes a step meanwhile. No instruction of
-            // ours comes after the signal.
+            // The held lock keeps other threads from making a step meanwhile. No instruction of
+            // ours follows the signal.
             let _ = kill_process(getpid(), Signal::KILL);
             unreachable!("a process does not survive SIGKILL");
         }

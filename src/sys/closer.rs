@@ -1,9 +1,9 @@
-//! Closing what strangers have sent.
+//! Closes the descriptors that peers have sent.
 //!
-//! The last close of a descriptor may block for as long as its maker likes: a TCP socket with
-//! `SO_LINGER` and unsent data, a file of a user's own file system. That must not hold up a broker
-//! (P12). The same is true of a socket that still holds such a descriptor. So all of them go to one
-//! thread of the process, the *closer*:
+//! The last close of a descriptor may block for as long as its maker chooses. Examples are a TCP
+//! socket with `SO_LINGER` and unsent data, and a file of a user's own file system. Such a close
+//! must not hold up a broker (P12). The same is true of a socket that still holds such a
+//! descriptor. So one thread of the process, the *closer*, closes all of them:
 //!
 //! ```text
 //!   close_elsewhere        made with the first descriptor, or later if it can't be
@@ -11,8 +11,8 @@
 //! ```
 //!
 //! While the closer can't be made, or a close blocks, the descriptors stay open. With [`QUEUE`] of
-//! them there is no [room](has_room): a broker accepts no new connection, and takes from the joined
-//! ones only what it needs. So no peer makes the process grow.
+//! them the queue has no [room](has_room). Then a broker accepts no new connections, and receives
+//! only what it needs from the joined ones. So no peer can make the process grow.
 
 use super::fork::PerProcess;
 use crate::core::failpoint::effect;
@@ -21,18 +21,18 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// With so many descriptors, the one that is being closed included, the queue is full. What has
-/// been received all the same is still taken.
+/// The length of the queue, including the descriptor that is being closed. Descriptors that are
+/// received with a full queue are queued all the same.
 pub(crate) const QUEUE: usize = 256;
 
-/// The closer's stack in bytes; what the C library needs is added to it.
+/// The size of the closer's stack in bytes. The need of the C library is added to it.
 const STACK: usize = 64 * 1024;
 
-/// A descriptor to be closed.
+/// A descriptor to close.
 pub(super) enum Closing {
-    /// It came from a peer.
+    /// A descriptor that a peer has sent.
     ReceivedFd(OwnedFd),
-    /// A connection with a peer. It has been shut down, and something is left in it.
+    /// A connection with a peer that was shut down and still holds packets.
     Connection(OwnedFd),
 }
 
@@ -49,12 +49,12 @@ pub(super) fn push(closing: Closing) {
     of_this_process().push(closing);
 }
 
-/// Whether the queue has room for what newcomers may send.
+/// Returns whether the queue has room for descriptors of new connections.
 pub(crate) fn has_room() -> bool {
     held() == 0 || of_this_process().has_room()
 }
 
-/// How many descriptors wait to be closed.
+/// Returns how many descriptors wait to be closed.
 pub(crate) fn held() -> usize {
     CLOSER.known().map_or(0, |closer| closer.held.load(Ordering::Relaxed))
 }
@@ -67,16 +67,16 @@ fn close(closing: Closing) {
     }
 }
 
-/// Closes a descriptor that a peer has sent. May block, which only the closer may.
+/// Closes a descriptor that a peer has sent. May block, so only the closer may call it.
 pub(super) fn close_here(fd: OwnedFd) {
-    // Without a time to linger, a TCP socket sends what it holds after the close. Not in the broker's
-    // thread: another process may hold the socket's lock.
+    // Without a linger time, a TCP socket sends its data after the close. The broker's thread must
+    // not make this call, because another process may hold the socket's lock.
     let _ = rustix::net::sockopt::set_socket_linger(&fd, None);
     drop(fd);
 }
 
-/// A process that was forked makes a closer of its own. The descriptors that it has inherited with its
-/// parent's queue stay open.
+/// Returns the closer of this process. A forked process makes its own closer. The descriptors of
+/// its parent's queue stay open in it.
 fn of_this_process() -> &'static Closer<Closing> {
     CLOSER.get(|| Closer::new(close))
 }
@@ -84,7 +84,7 @@ fn of_this_process() -> &'static Closer<Closing> {
 /// A queue and the one thread that empties it.
 struct Closer<T> {
     close: fn(T),
-    /// What waits and what is being closed. Relaxed: it is a number, and orders nothing.
+    /// The descriptors that wait or are being closed. Relaxed: it is a number, and orders nothing.
     held: AtomicUsize,
     queue: Mutex<Queue<T>>,
     news: Condvar,
@@ -110,7 +110,7 @@ impl<T: Send + 'static> Closer<T> {
     }
 
     fn has_room(&'static self) -> bool {
-        // The thread that could not be made before may be possible now.
+        // The thread could not be made before, but may be possible now.
         self.start(&mut self.lock());
         self.held.load(Ordering::Relaxed) < QUEUE
     }
@@ -168,7 +168,7 @@ mod tests {
 
     // P12
     #[test]
-    fn a_close_that_never_returns_fills_the_queue_and_blocks_no_caller() {
+    fn a_blocked_close_fills_the_queue_and_blocks_no_caller() {
         let closer = closer();
         assert!(bound("descriptors against the protocol").contains("; 256 that wait to be closed"));
         let (mut open, began) = (Vec::new(), Instant::now());
@@ -179,7 +179,7 @@ mod tests {
             closer.push(blocks);
         }
         assert!(!closer.has_room());
-        // What is over the bound is still taken.
+        // A descriptor beyond the bound is still queued.
         closer.push(channel().1);
         assert!(began.elapsed() < HANDSHAKE_TIMEOUT);
         assert_eq!(closer.held.load(Ordering::Relaxed), QUEUE + 1);
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_thread_what_waits_stays_open_until_there_is_one() {
+    fn without_a_thread_queued_descriptors_stay_open() {
         let closer = closer();
         let (open, blocks) = channel();
         kernel::refusing(libc::SYS_clone3, libc::EAGAIN, || {

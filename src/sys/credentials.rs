@@ -1,5 +1,5 @@
-//! Who is at the other end of a socket: the process that connected or called `listen`, and the one that
-//! has sent a packet.
+//! The credentials of a socket's peer: of the process that connected or called `listen`, and of the
+//! process that sent a packet.
 
 use super::peer::Peer;
 use rustix::net::UCred;
@@ -8,12 +8,12 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// Who is at the other end, as the kernel says.
+/// The peer's credentials, as the kernel reports them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Credentials {
     /// The user's id.
     pub user: u32,
-    /// The process's id; 0 if we can't see it from our PID namespace.
+    /// The process's id, or 0 if our PID namespace does not contain it.
     pub process: i32,
 }
 
@@ -22,7 +22,7 @@ impl Credentials {
     const UNKNOWN: Credentials = Credentials { user: u32::MAX, process: 0 };
 }
 
-/// Asks the kernel (`SO_PEERCRED`).
+/// Asks the kernel for the peer's credentials (`SO_PEERCRED`).
 pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
     let mut found = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
@@ -38,16 +38,18 @@ pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
     Ok(Credentials { user: found.uid, process: found.pid })
 }
 
-/// Since Linux 6.5 (unix(7)); `libc` does not name them yet.
+/// These exist since Linux 6.5 (unix(7)), and `libc` does not name them yet.
 const SO_PEERPIDFD: libc::c_int = 77;
 const SCM_PIDFD: libc::c_int = 4;
 
-/// A pidfd of the process that connected. `None` if it has ended, or if the kernel has no such option.
+/// Returns a pidfd of the process that connected. Returns `None` if it has ended, or if the kernel
+/// lacks this option.
 pub(super) fn pidfd_of(socket: BorrowedFd<'_>) -> Option<OwnedFd> {
     let mut found: libc::c_int = -1;
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;
     let into = (&raw mut found).cast::<libc::c_void>();
-    // SAFETY: `into` is writable for `len` bytes, and the kernel writes no more than that: an `int`.
+    // SAFETY: `into` is writable for `len` bytes, and the kernel writes no more than that: an
+    // `int`.
     let answer = unsafe {
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, into, &mut len)
     };
@@ -55,8 +57,8 @@ pub(super) fn pidfd_of(socket: BorrowedFd<'_>) -> Option<OwnedFd> {
     (answer == 0 && found >= 0).then(|| unsafe { OwnedFd::from_raw_fd(found) })
 }
 
-/// What a process sends with its first packet: its effective user, as `SO_PEERCRED` has it. `None` if
-/// that is the real one, which the kernel sends.
+/// Returns the credentials to send with the first packet: the effective user, as in `SO_PEERCRED`.
+/// Returns `None` if the effective user is the real one, which the kernel sends anyway.
 pub(super) fn effective() -> Option<UCred> {
     let uid = geteuid();
     (uid != getuid()).then(|| UCred { pid: getpid(), uid, gid: getegid() })
@@ -65,20 +67,20 @@ pub(super) fn effective() -> Option<UCred> {
 /// A packet that came with its sender's credentials.
 pub(super) struct Signed {
     pub len: usize,
-    /// Whether something that came with it had no room.
+    /// Whether the kernel dropped something that came with it.
     pub is_cut: bool,
     pub descriptors: Vec<OwnedFd>,
     pub credentials: Credentials,
-    /// [`Peer::Unknown`] also where the kernel sends no pidfd.
+    /// Also [`Peer::Unknown`] if the kernel sends no pidfd.
     pub peer: Peer,
 }
 
-/// Room for the credentials, and for the descriptors of one packet.
+/// Returns the space for the credentials and for the descriptors of one packet.
 const fn space(descriptors: usize) -> usize {
     let lens = [size_of::<libc::ucred>(), size_of::<libc::c_int>(), descriptors * size_of::<i32>()];
     let (mut sum, mut i) = (0, 0);
     while i < lens.len() {
-        // SAFETY: it only computes.
+        // SAFETY: this macro only computes.
         sum += unsafe { libc::CMSG_SPACE(lens[i] as libc::c_uint) } as usize;
         i += 1;
     }
@@ -87,8 +89,8 @@ const fn space(descriptors: usize) -> usize {
 
 const MOST_SPACE: usize = space(super::socket::MAX_DESCRIPTORS);
 
-/// Takes a packet, or looks at it (`MSG_PEEK`), with room for so many descriptors at least. Its sender's
-/// credentials come with it: the socket has `SO_PASSCRED`.
+/// Takes a packet or peeks at it (`MSG_PEEK`), with room for at least `descriptors` descriptors.
+/// The socket has `SO_PASSCRED`, so the packet comes with its sender's credentials.
 pub(super) fn receive(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
@@ -123,11 +125,12 @@ pub(super) fn receive(
         let header = unsafe { next.read() };
         // SAFETY: the same.
         let data = unsafe { libc::CMSG_DATA(next) };
-        // SAFETY: it only computes.
+        // SAFETY: this macro only computes.
         let head = unsafe { libc::CMSG_LEN(0) } as usize;
         let data_len = (header.cmsg_len as usize).saturating_sub(head);
         let int = |i: usize| {
-            // SAFETY: called for those `int`s alone that end within `data_len`, which the kernel wrote.
+            // SAFETY: called only for those `int`s that end within `data_len`, which the kernel
+            // wrote.
             unsafe { data.cast::<libc::c_int>().wrapping_add(i).read_unaligned() }
         };
         let ints = data_len / size_of::<libc::c_int>();
@@ -145,7 +148,7 @@ pub(super) fn receive(
                 found.peer = match int(0) {
                     // SAFETY: the kernel has made this descriptor for us, and nothing else has it.
                     fd if fd >= 0 => Peer::Known(unsafe { OwnedFd::from_raw_fd(fd) }),
-                    // Before Linux 6.16 there is none of a process that is gone.
+                    // Before Linux 6.16 the kernel sends no pidfd of a process that has ended.
                     error if [-libc::ESRCH, -libc::EINVAL].contains(&error) => Peer::Gone,
                     _ => Peer::Unknown,
                 };

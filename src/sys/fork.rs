@@ -1,17 +1,19 @@
-//! Which process made a handle, and what a forked child finds where the handle's memory was.
+//! Tells which process made a handle, and protects a forked child from the handle's unmapped
+//! memory.
 //!
 //! A forked child has a copy of each handle of its parent. The connection behind the copy is the
-//! parent's, and the memory that the parent writes is not mapped in the child (`MADV_DONTFORK`).
-//! So a handle knows its [`Owner`], and does nothing in any other process.
+//! parent's, and the memory that the parent writes is not mapped in the child (`MADV_DONTFORK`). So
+//! a handle knows its [`Owner`], and does nothing in any other process.
 //!
-//! **The mark.** A word says which process this is. It lies in a page that the kernel wipes in each
-//! child (`MADV_WIPEONFORK`), whether `fork` or a bare `clone` made it. A handle keeps the mark under
-//! which it was made, and one comparison tells whether the process is still the same. The first handle
-//! that a child makes gives it a new mark.
+//! **The mark.** A word identifies this process. It is in a page that the kernel wipes in each
+//! child (`MADV_WIPEONFORK`), whether `fork` or a bare `clone` made the child. A handle keeps the
+//! mark under which it was made. One comparison tells whether the process is still the same. The
+//! first handle that a child makes sets a new mark.
 //!
-//! **The holes.** Where a writable mapping lay, a child has a hole, in which its allocator could put
-//! other memory. A pointer into the mapping would reach that. After `fork`, before anything else
-//! runs, the child fills each hole with private memory. No handler runs after a bare `clone`.
+//! **The holes.** A child has a hole where a writable mapping was, and its allocator could put
+//! other memory there. A pointer into the mapping would reach that memory. After `fork`, before
+//! other code runs, the child fills each hole with private memory. No handler runs after a bare
+//! `clone`.
 
 use crate::core::failpoint::effect;
 use rustix::io::Errno;
@@ -19,12 +21,11 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-/// The word with the mark of this process; null until the first handle is made.
+/// The word with the mark of this process, or null until the first handle is made.
 static MARK: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
-/// The word if the kernel has no page for it. Only the handler of forks wipes it.
+/// The word if the kernel has no page for it. Only the fork handler wipes it.
 static WITHOUT_A_PAGE: AtomicU64 = AtomicU64::new(0);
-/// The marks given until now, by this process and those that it was forked from: no two of them have
-/// the same.
+/// The number of marks given by this process and its ancestors. No two of them have the same mark.
 static GIVEN: AtomicU64 = AtomicU64::new(0);
 
 /// The mark of no process. A wiped word is 0, and marks count from 1.
@@ -38,7 +39,7 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    /// This process.
+    /// Returns this process.
     pub fn here() -> Self {
         let word = word();
         // Relaxed, here and below: the word says nothing about other memory.
@@ -47,20 +48,21 @@ impl Owner {
             return Owner { word, mark };
         }
         let new = GIVEN.fetch_add(1, Ordering::Relaxed) + 1;
-        // Another thread may have given one meanwhile.
+        // Another thread may have set a mark meanwhile.
         let given = word.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed);
         Owner { word, mark: given.err().unwrap_or(new) }
     }
 
-    /// Whether this process is the one that made the handle, and no child of it.
+    /// Returns whether this process made the handle. Returns false in its children.
     #[inline(always)]
     pub fn is_here(&self) -> bool {
         self.word.load(Ordering::Relaxed) == self.mark
     }
 }
 
-/// A value of which each process has its own. A forked child inherits its parent's, with locks that may
-/// be held for ever and without the parent's threads. It makes one of its own, and leaves that alone.
+/// A value of which each process has its own. A forked child inherits its parent's value, but
+/// without the parent's threads and possibly with locks that stay held. It makes its own value and
+/// leaves the parent's untouched.
 pub(crate) struct PerProcess<T: 'static>(AtomicPtr<(Owner, T)>);
 
 impl<T: Send + Sync> PerProcess<T> {
@@ -68,7 +70,7 @@ impl<T: Send + Sync> PerProcess<T> {
         PerProcess(AtomicPtr::new(ptr::null_mut()))
     }
 
-    /// This process's value, if it has made one.
+    /// Returns this process's value, if it has made one.
     pub fn known(&self) -> Option<&'static T> {
         let known = self.0.load(Ordering::Acquire);
         // SAFETY: it is null or comes from `get`, which never frees what it has stored.
@@ -76,7 +78,7 @@ impl<T: Send + Sync> PerProcess<T> {
         owner.is_here().then_some(value)
     }
 
-    /// This process's value.
+    /// Returns this process's value and makes it if needed.
     pub fn get(&self, make: impl Fn() -> T) -> &'static T {
         loop {
             let before = self.0.load(Ordering::Acquire);
@@ -84,20 +86,20 @@ impl<T: Send + Sync> PerProcess<T> {
                 return value;
             }
             let new = Box::into_raw(Box::new((Owner::here(), make())));
-            // AcqRel: pairs with itself and with the loads above. If another thread was quicker, these
-            // few bytes are lost, once.
+            // AcqRel: pairs with itself and with the loads above. If another thread was quicker,
+            // these few bytes leak, once.
             let _ = self.0.compare_exchange(before, new, Ordering::AcqRel, Ordering::Acquire);
         }
     }
 }
 
-/// A gate that a handle passes in the process that made it, as long as it is open: one comparison for
-/// both.
+/// A gate of a handle. It is open only in the process that made the handle, and only while it is
+/// set open. One comparison checks both.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Gate(Owner);
 
 impl Gate {
-    /// An open gate.
+    /// Makes an open gate.
     pub fn of(owner: Owner) -> Self {
         Gate(owner)
     }
@@ -112,26 +114,26 @@ impl Gate {
     }
 }
 
-/// The word with the mark of this process.
+/// Returns the word with the mark of this process.
 fn word() -> &'static AtomicU64 {
     // pairs with the exchange in `make_word`
     let word = NonNull::new(MARK.load(Ordering::Acquire)).unwrap_or_else(make_word);
-    // SAFETY: the word is a static, or lies in a page that is never unmapped, zero or written by
-    // atomic instructions alone.
+    // SAFETY: the word is a static, or is in a page that is never unmapped. It is zero or written
+    // only by atomic instructions.
     unsafe { word.as_ref() }
 }
 
-/// Makes the word, and has each forked child look after what it inherits.
+/// Makes the word, and registers the handler that runs in each forked child.
 #[cold]
 fn make_word() -> NonNull<AtomicU64> {
     let page = wiped_page();
     let word = page.unwrap_or(NonNull::from(&WITHOUT_A_PAGE));
     let (null, new) = (ptr::null_mut(), word.as_ptr());
-    // No lock: a child that was forked meanwhile could wait for it without end.
+    // No lock, because a child that was forked meanwhile could wait for it without end.
     match MARK.compare_exchange(null, new, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
             effect("watch for forks");
-            // Without memory for that, the mark alone is left.
+            // Without memory for the handler, only the mark protects a child.
             // SAFETY: the handler only loads, stores and maps, which is allowed in a child.
             unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
             word
@@ -146,54 +148,54 @@ fn make_word() -> NonNull<AtomicU64> {
     }
 }
 
-/// The kernel rounds it up to a page.
+/// The length of the word. The kernel rounds it up to a page.
 const WORD_LEN: usize = size_of::<AtomicU64>();
 
-/// A zeroed page that the kernel wipes in each child.
+/// Maps a zeroed page that the kernel wipes in each child.
 fn wiped_page() -> Option<NonNull<AtomicU64>> {
     let read_write = ProtFlags::READ | ProtFlags::WRITE;
     effect("map the mark");
-    // SAFETY: the kernel chooses a place where nothing lies.
+    // SAFETY: the kernel chooses an address range that is unused.
     let page = unsafe { mmap_anonymous(ptr::null_mut(), WORD_LEN, read_write, MapFlags::PRIVATE) };
     let page = page.ok()?;
     effect("have the mark wiped in children");
-    // If the kernel refuses, the handler of forks wipes the word.
+    // If the kernel refuses, the fork handler wipes the word.
     // SAFETY: the advice changes nothing in this process.
     let _ = unsafe { madvise(page, WORD_LEN, Advice::LinuxWipeOnFork) };
     NonNull::new(page.cast())
 }
 
-/// The first that runs in a child of `fork`. It takes no lock and no memory from the allocator.
+/// Runs first in a child of `fork`. It takes no lock and allocates nothing.
 extern "C" fn in_child() {
     word().store(0, Ordering::Relaxed);
     let mut table = Some(&HOLES);
     while let Some(Table { ranges, next }) = table {
         ranges.iter().for_each(Range::fill);
-        // SAFETY: a table that is linked lives for ever.
+        // SAFETY: a table that is linked is never freed.
         table = unsafe { next.load(Ordering::Acquire).as_ref() };
     }
 }
 
-/// A range of addresses, in bytes. Its start is 0 while it is free, and [`TAKEN`] until its length is
-/// there, so that a child never sees the one without the other.
+/// A range of addresses, in bytes. Its start is 0 while it is free, and [`TAKEN`] until its length
+/// is stored. So a child never sees a start without its length.
 #[derive(Debug)]
 struct Range {
     start: AtomicUsize,
     len: AtomicUsize,
 }
 
-/// The start of a range that is about to be known.
+/// The start of a range whose length is not stored yet.
 const TAKEN: usize = 1;
 
 impl Range {
-    /// In a forked child: fills the hole with private memory, and the range is free again.
+    /// In a forked child, fills the hole with private memory and frees the range.
     fn fill(&self) {
         // pairs with the store in `Hole::at`
         let start = self.start.load(Ordering::Acquire);
         if start > TAKEN {
             let len = self.len.load(Ordering::Relaxed);
-            // What is written there reaches no other process. Without room for that, nothing can be
-            // read or written there.
+            // Writes to it reach no other process. If there is no memory, the range is mapped
+            // without access.
             let read_write = ProtFlags::READ | ProtFlags::WRITE;
             if !matches!(map_at(start, len, read_write), Ok(()) | Err(Errno::EXIST)) {
                 let _ = map_at(start, len, ProtFlags::empty());
@@ -203,7 +205,7 @@ impl Range {
     }
 }
 
-/// Maps private memory, if nothing lies there.
+/// Maps private memory if the range is unused.
 fn map_at(start: usize, len: usize, access: ProtFlags) -> Result<(), Errno> {
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
     let at = ptr::with_exposed_provenance_mut(start);
@@ -211,13 +213,13 @@ fn map_at(start: usize, len: usize, access: ProtFlags) -> Result<(), Errno> {
     unsafe { mmap_anonymous(at, len, access, flags) }.map(drop)
 }
 
-/// Ranges. More follow when all of them are in use; no table is ever freed.
+/// A table of ranges. More tables follow when all ranges are in use. No table is ever freed.
 struct Table {
     ranges: [Range; 255],
     next: AtomicPtr<Table>,
 }
 
-/// The holes that a forked child of this process has to fill.
+/// The holes that a forked child of this process must fill.
 static HOLES: Table = Table::EMPTY;
 
 impl Table {
@@ -227,7 +229,7 @@ impl Table {
         next: AtomicPtr::new(ptr::null_mut()),
     };
 
-    /// A free range, which is the caller's now.
+    /// Claims a free range.
     fn take(&'static self) -> &'static Range {
         let mut table = self;
         loop {
@@ -240,7 +242,7 @@ impl Table {
         }
     }
 
-    /// The table behind this one. It is made if there is none.
+    /// Returns the table behind this one and makes it if needed.
     fn next(&'static self) -> &'static Table {
         let mut next = self.next.load(Ordering::Acquire);
         if next.is_null() {
@@ -255,7 +257,7 @@ impl Table {
                 }
             };
         }
-        // SAFETY: it is not null, and a table that is linked lives for ever.
+        // SAFETY: it is not null, and a table that is linked is never freed.
         unsafe { &*next }
     }
 }
@@ -268,9 +270,9 @@ pub(crate) struct Hole {
 }
 
 impl Hole {
-    /// `len` bytes from `start` are mapped, and not mapped in a forked child.
+    /// Records a mapping of `len` bytes at `start` that forked children do not have.
     pub fn at(start: *mut u8, len: usize) -> Self {
-        // The owner first: it has the child fill its holes.
+        // The owner comes first, because it registers the fork handler.
         let owner = Owner::here();
         let range = HOLES.take();
         range.len.store(len, Ordering::Relaxed);
@@ -279,7 +281,7 @@ impl Hole {
         Hole { owner, range }
     }
 
-    /// Whether the mapping is there: not in a forked child.
+    /// Returns whether the mapping exists. Returns false in a forked child.
     pub fn is_here(&self) -> bool {
         self.owner.is_here()
     }
@@ -287,7 +289,7 @@ impl Hole {
 
 impl Drop for Hole {
     fn drop(&mut self) {
-        // A child has given the range back, perhaps to another hole.
+        // A child has freed the range, and another hole may use it.
         if self.is_here() {
             self.range.start.store(0, Ordering::Relaxed);
         }
@@ -311,14 +313,14 @@ mod tests {
 
     #[test]
     fn a_hole_is_known_as_long_as_its_mapping_is_there() {
-        // No mapping lies there, and this process does not fork.
+        // The range is unmapped, and this process does not fork.
         const START: usize = 64 << 10;
         let hole = Hole::at(ptr::without_provenance_mut(START), 4096);
         let range = hole.range;
         let start = || range.start.load(Ordering::Relaxed);
         assert_eq!((start(), range.len.load(Ordering::Relaxed)), (START, 4096));
         drop(hole);
-        // Another thread may have taken it.
+        // Another thread may have claimed it.
         assert_ne!(start(), START);
     }
 
@@ -339,7 +341,7 @@ mod tests {
         assert_eq!(values.known(), None);
         assert_eq!(*values.get(|| 1), 1);
         assert_eq!((*values.get(|| 2), values.known()), (1, Some(&1)));
-        // As a child finds it: made under a mark that is not its own.
+        // A child finds a value under a mark that is not its own.
         let parent = Owner { mark: NO_PROCESS, ..Owner::here() };
         values.0.store(Box::into_raw(Box::new((parent, 3))), Ordering::Release);
         assert_eq!((values.known(), *values.get(|| 4)), (None, 4));

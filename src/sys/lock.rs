@@ -1,17 +1,17 @@
-//! The lock that says which process holds a bus's place (P7).
+//! The lock that tells which process holds a bus's place (P7).
 //!
-//! It is a record lock (fcntl(2), `F_SETLK`) of a file beside the socket. The kernel releases it when
-//! its process dies, and a forked child does not inherit it. A flock(2), or a lock of an open file
-//! description, would live on in a child that outlives its broker.
+//! It is a record lock (fcntl(2), `F_SETLK`) of a file beside the socket. The kernel releases it
+//! when its process dies, and a forked child does not inherit it. A flock(2), or a lock of an open
+//! file description, would stay held by a child that outlives its broker.
 //!
-//! The price: the kernel also releases the lock when the process closes *any* descriptor of the file.
-//! So a process never opens a lock file that it holds a second time ([`OURS`]). If other code of the
-//! process does, the broker locks its file again ([`LockFile::keep`]).
+//! The cost: the kernel also releases the lock when the process closes *any* descriptor of the
+//! file. So a process never opens a lock file that it holds a second time ([`OURS`]). If other code
+//! of the process does so, the broker locks its file again ([`LockFile::keep`]).
 //!
-//! The path can be given to another file at any time. So a process holds a place only if it has locked
-//! a file *and* has found the path to name that file afterwards. The holder removes the file while it
-//! still holds the lock: a process that has opened it before locks a file without a name, and tries
-//! again. Nothing here waits.
+//! The path can name another file at any time. So a process holds a place only if it has locked a
+//! file *and* has afterwards found the path to name that file. The holder removes the file while it
+//! still holds the lock. A process that opened the file before then locks a file without a name,
+//! and tries again. No step waits.
 
 use super::fork::{Owner, PerProcess};
 use crate::core::failpoint::{effect, observation};
@@ -24,16 +24,17 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, Permi
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What is allocated of the file, in bytes. A full disk can't stop a later write into it.
+/// The allocated length of the file, in bytes. A full disk can't make a later write into it fail.
 const LEN: usize = 4096;
 const MAGIC: [u8; 8] = *b"LLMPlock";
 const VERSION: u32 = 1;
-/// Other users must not open the file: a read lock of theirs would keep a broker from starting.
+/// Other users must not open the file. A read lock of another user would keep a broker from
+/// starting.
 const MODE: u32 = 0o600;
-/// So many times another process may replace the file while we take it.
+/// How often another process may replace the file during an attempt to lock it.
 const TRIES: u32 = 100;
 
-/// Device and number of a file.
+/// The device and inode number of a file.
 type Inode = (u64, u64);
 
 /// A lock file that a process has locked.
@@ -42,9 +43,9 @@ struct Ours {
     file: File,
 }
 
-/// The lock files of this process: a forked child inherits none of the locks. The table is locked while
-/// a lock file is open that is not in it, so that no thread closes a file that another thread has just
-/// locked.
+/// The lock files of this process. A forked child inherits none of the locks. The table is locked
+/// while a lock file is open that is not in it. So no thread closes a file that another thread has
+/// just locked.
 static OURS: PerProcess<Mutex<Vec<Ours>>> = PerProcess::new();
 
 fn ours() -> MutexGuard<'static, Vec<Ours>> {
@@ -55,7 +56,7 @@ fn find(ours: &[Ours], inode: Inode) -> Option<usize> {
     ours.iter().position(|held| held.inode == inode)
 }
 
-/// The place of a socket, held by this process. Its file is removed with it.
+/// The place of a socket, held by this process. Dropping it removes the file.
 #[derive(Debug)]
 pub(crate) struct LockFile {
     socket: PathBuf,
@@ -64,12 +65,12 @@ pub(crate) struct LockFile {
     owner: Owner,
 }
 
-/// What came of one attempt to lock the file.
+/// The result of one attempt to lock the file.
 enum Attempt {
     Taken(Inode),
-    /// By this process, if the kernel says which one it is.
+    /// Held by this process, if the kernel reports one.
     Held(Option<u32>),
-    /// The path names another file by now.
+    /// The path names another file now.
     Again,
 }
 
@@ -115,8 +116,8 @@ pub enum LockError {
 }
 
 impl LockFile {
-    /// Takes the place of a socket. Waits for nothing.
-    pub fn take(socket: &Path) -> Result<Self, NotLocked> {
+    /// Takes the place of a socket. Never waits.
+    pub fn take(socket: &Path) -> Result<Self, BindError> {
         let path = beside(socket);
         let mut ours = ours();
         for _ in 0..TRIES {
@@ -130,16 +131,18 @@ impl LockFile {
                 Err(error) => return Err(NotLocked::Unusable(error)),
             }
         }
-        // Other processes take and leave it all the time.
-        Err(NotLocked::Held(None))
+        // Other processes take and release the place all the time.
+        Err(in_use(None))
     }
 
-    /// Makes sure that the place is still ours. Returns whether the file had to be made anew.
+    /// Makes sure that this process still holds the place. Returns whether the file had to be made
+    /// anew.
     ///
     /// # Errors
     ///
-    /// [`NotLocked`]. It may be tried again.
-    pub fn keep(&mut self) -> Result<bool, NotLocked> {
+    /// Returns [`BindError::InUse`] if another process has taken the place. Returns another error
+    /// if the lock file can't be made. The caller may try again.
+    pub fn keep(&mut self) -> Result<bool, BindError> {
         {
             let ours = ours();
             if let Some(at) = find(&ours, self.inode)
@@ -163,7 +166,7 @@ impl LockFile {
         Ok(true)
     }
 
-    /// Whether this process has locked it, and not one that has forked this one.
+    /// Returns whether this process locked the file. Returns false in a forked child.
     pub fn is_ours(&self) -> bool {
         self.owner.is_here()
     }
@@ -181,7 +184,7 @@ impl Drop for LockFile {
         let mut ours = ours();
         let Some(at) = find(&ours, self.inode) else { return };
         let held = ours.swap_remove(at);
-        // It may have been taken from us, see `keep`.
+        // Another process may have taken the place, see `keep`.
         if names(&self.path, self.inode) && lock(&held.file).is_ok() {
             effect("remove the lock file");
             let _ = std::fs::remove_file(&self.path);
@@ -191,7 +194,7 @@ impl Drop for LockFile {
     }
 }
 
-/// Whether a living process holds the place of a socket.
+/// Returns whether a running process holds the place of a socket.
 pub(crate) fn is_held(socket: &Path) -> bool {
     let path = beside(socket);
     let ours = ours();
@@ -212,14 +215,14 @@ pub(crate) fn is_held(socket: &Path) -> bool {
     matches!(holder(&file), Attempt::Held(_))
 }
 
-/// The lock file of a socket.
-pub(crate) fn beside(socket: &Path) -> PathBuf {
+/// Returns the path of a socket's lock file.
+fn beside(socket: &Path) -> PathBuf {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
     path.into()
 }
 
-/// Nothing that lies at the path can lead elsewhere, block, or become our terminal.
+/// With these flags the open cannot follow a link, block, or acquire a terminal.
 const FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
 
 fn attempt(path: &Path, ours: &mut Vec<Ours>) -> Result<Attempt, LockError> {
@@ -237,7 +240,7 @@ fn attempt(path: &Path, ours: &mut Vec<Ours>) -> Result<Attempt, LockError> {
     }
     let file = match open(path) {
         Ok(file) => file,
-        // A link by now.
+        // The path names a link now.
         Err(error) if error.raw_os_error() == Some(libc::ELOOP) => return Ok(Attempt::Again),
         Err(error) => return Err(no_room(error).unwrap_or_else(LockError::Open)),
     };
@@ -258,7 +261,7 @@ fn attempt(path: &Path, ours: &mut Vec<Ours>) -> Result<Attempt, LockError> {
         return Ok(Attempt::Again);
     }
     if !is_lock_file(&file).map_err(LockError::Open)? {
-        return Err(LockError::Occupied { what: "a file that is no lock of a bus" });
+        return Err(LockError::Occupied { what: "a file that is not the lock of a bus" });
     }
     if let Err(error) = fill(&file, &found) {
         effect("remove the lock file");
@@ -285,8 +288,9 @@ fn names(path: &Path, file: Inode) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|found| inode(&found) == file)
 }
 
-/// Whether a file can be our lock file. Another user could keep the lock of theirs. A second name may be
-/// that of a file of ours that another user has given this name, too, so that we write into it.
+/// Checks whether a file can be our lock file. Another user could keep their own file locked. A
+/// second name may belong to another file of ours, which another user has linked here so that we
+/// write into it.
 fn check(path: &Path, found: &Metadata) -> Result<(), LockError> {
     let user = rustix::process::geteuid().as_raw();
     match () {
@@ -306,30 +310,32 @@ fn lock(file: &File) -> Result<(), Errno> {
     rustix::io::retry_on_intr(lock)
 }
 
-/// Which process keeps us from locking the file, if one does.
+/// Returns which process keeps us from locking the file, if one does.
 fn holder(file: &File) -> Attempt {
-    // rustix can't take the process of a lock of an open file description, which is -1.
+    // rustix rejects the process of a lock of an open file description, which is -1.
     // SAFETY: zeros are a `flock`.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = libc::F_WRLCK as libc::c_short;
     lock.l_whence = libc::SEEK_SET as libc::c_short;
     observation("ask which process holds the lock", 0);
-    // SAFETY: the kernel reads and writes a `flock`, which `lock` is, and keeps nothing of it.
+    // SAFETY: the kernel reads and writes a `flock`, which `lock` is, and keeps no pointer to it.
     let answer = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLK, &raw mut lock) };
     match answer {
         0 if lock.l_type == libc::F_UNLCK as libc::c_short => Attempt::Again,
-        // Zero or less: a process that we can't see, or none.
+        // Zero or less means a process that we can't see, or no process.
         0 => Attempt::Held(u32::try_from(lock.l_pid).ok().filter(|&process| process > 0)),
         _ => Attempt::Held(None),
     }
 }
 
-/// To close it would release the lock that we hold on it. It was moved here just now.
+/// Keeps the file open, because closing it would release our lock on it. The file was moved here
+/// just now.
 fn keep_open(file: File) {
     let _ = file.into_raw_fd();
 }
 
-/// Whether it is empty, not yet written, or a lock file. Any other file of this user is left alone.
+/// Returns whether the file is empty, not yet written, or a lock file. Any other file of this user
+/// is left untouched.
 fn is_lock_file(file: &File) -> io::Result<bool> {
     let mut bytes = [0; 9];
     observation("read the lock file", 0);
@@ -337,7 +343,7 @@ fn is_lock_file(file: &File) -> io::Result<bool> {
     Ok(len == 0 || (len > 8 && (bytes[..8] == MAGIC || bytes[..8] == [0; 8])))
 }
 
-/// Gives the file its memory and its content. What a dead holder has left is overwritten.
+/// Allocates and writes the file. Overwrites the content of a dead holder.
 fn fill(file: &File, found: &Metadata) -> io::Result<()> {
     if found.mode() & 0o777 != MODE {
         effect("close the lock file to other users");
@@ -351,7 +357,8 @@ fn fill(file: &File, found: &Metadata) -> io::Result<()> {
     }
     effect("allocate the lock file");
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, LEN as u64) {
-        // Then the write below takes the memory, where it is taken at all in advance.
+        // The write below then allocates the blocks, if the file system allocates in advance at
+        // all.
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
         Err(error) => return Err(error.into()),
     }
@@ -359,8 +366,8 @@ fn fill(file: &File, found: &Metadata) -> io::Result<()> {
     file.write_all_at(&content(), 0)
 }
 
-/// The holder's process and the time at which it began, in clock ticks since the machine did. They are
-/// for a person who looks into the file: the lock alone decides.
+/// Returns the content: the holder's process and the time when it began, in clock ticks since boot.
+/// It is for people. Only the lock decides.
 fn content() -> [u8; LEN] {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields = stat.rsplit_once(") ").map(|(_, fields)| fields);
@@ -373,7 +380,7 @@ fn content() -> [u8; LEN] {
     bytes
 }
 
-/// The error if it is one of a full disk; else it comes back.
+/// Converts an error of a full disk. Returns any other error unchanged.
 fn no_room(error: io::Error) -> Result<LockError, io::Error> {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     match error.kind() {

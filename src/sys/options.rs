@@ -1,4 +1,4 @@
-//! Options of sockets that are older or newer than what the libraries know.
+//! Socket options that are older or newer than the libraries' lists.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -6,27 +6,28 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// `SO_PASSRIGHTS` of Linux 6.16: whether descriptors can be sent to this socket.
 const PASS_RIGHTS: libc::c_int = if cfg!(target_arch = "sparc64") { 0x5c } else { 83 };
 
-/// Lets the kernel refuse descriptors to this peer's next packets: its `sendmsg` fails with `EPERM`.
+/// Makes the kernel refuse descriptors in the peer's later packets. The peer's `sendmsg` fails with
+/// `EPERM`.
 ///
 /// # Errors
 ///
-/// `ENOPROTOOPT` before Linux 6.16.
-pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<()> {
+/// Returns `ENOPROTOOPT` before Linux 6.16.
+pub(super) fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, PASS_RIGHTS, 0)
 }
 
-/// Since Linux 6.5 (unix(7)).
+/// This option exists since Linux 6.5 (unix(7)).
 const PASS_PIDFD: libc::c_int = if cfg!(target_arch = "sparc64") { 0x55 } else { 76 };
 
-/// Whether each packet that is received has its sender's credentials with it, and its pidfd if the
-/// kernel has such an option. A listener's connections inherit it.
+/// Sets whether each received packet carries its sender's credentials. A pidfd is included if the
+/// kernel supports it. A listener's connections inherit the setting.
 pub(super) fn pass_credentials(socket: BorrowedFd<'_>, is_on: bool) -> io::Result<()> {
     set(socket, libc::SO_PASSCRED, is_on.into())?;
     let _ = set(socket, PASS_PIDFD, is_on.into());
     Ok(())
 }
 
-/// From now on each packet that is received has a time with it.
+/// Adds a timestamp to each later packet.
 pub(super) fn stamp(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SO_TIMESTAMP, 1)
 }

@@ -1,7 +1,8 @@
-//! The process at the other end of a connection: the one that has sent the first packet.
+//! The process at the other end of a connection. It is the process that sent the first packet.
 //!
-//! A connection ends when its last descriptor is closed, and a forked child has them all. So the end of
-//! a connection comes late where a child lives on. A pidfd tells of the process itself.
+//! A connection ends when its last descriptor is closed, and a forked child holds all of them. So
+//! the end of a connection is delayed while a child runs. A pidfd reports the end of the process
+//! itself.
 
 use crate::core::failpoint::{effect, observation};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -10,30 +11,33 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// What is known of the process at the other end.
+/// What is known about the peer's process.
 #[derive(Debug, Default)]
 pub(crate) enum Peer {
-    /// It has not said anything, or can't be followed: the end of the connection alone counts.
+    /// No packet has arrived, or the process can't be followed. Only the end of the connection
+    /// reveals its death.
     #[default]
     Unknown,
-    /// Its pidfd, which is readable when it has ended (pidfd_open(2)).
+    /// Its pidfd, which becomes readable when the process ends (pidfd_open(2)).
     Known(OwnedFd),
-    /// It had ended before it was asked for.
+    /// The process had ended before its pidfd was requested.
     Gone,
 }
 
 impl Peer {
-    /// The process of this id, where the kernel sends no pidfd (before Linux 6.5). Unknown if another
-    /// process may have got its id: if this one has begun after `since`.
+    /// Finds the process of this id, for kernels that send no pidfd (before Linux 6.5). Returns
+    /// `Unknown` if another process may have got the id, that is, if its process began after
+    /// `since`.
     pub fn by_id(process: i32, since: Duration) -> Self {
-        // From another PID namespace, it is 0.
+        // The id is 0 if the process is in another PID namespace.
         let Some(pid) = Pid::from_raw(process).filter(|_| process > 0) else {
             return Peer::Unknown;
         };
         effect("open a pidfd");
         match pidfd_open(pid, PidfdFlags::empty()) {
             Err(Errno::SRCH) => Peer::Gone,
-            // After the pidfd: what has the id now and began before is the process of the pidfd.
+            // Checked after the pidfd was opened. If the process with this id began before `since`,
+            // it is the process of the pidfd.
             Ok(pidfd) if began(process).is_some_and(|began| began <= since) => Peer::Known(pidfd),
             _ => Peer::Unknown,
         }
@@ -46,7 +50,7 @@ impl Peer {
         }
     }
 
-    /// Whether it has ended. All that it has sent and stored is there then.
+    /// Returns whether the process has ended. All its packets and stores are visible then.
     pub fn has_died(&self) -> bool {
         match self {
             Peer::Unknown => false,
@@ -62,7 +66,7 @@ impl Peer {
 
 pub(super) use super::system::since_boot as now;
 
-/// When a process began, rounded down to a clock tick (`/proc/PID/stat`, field 22).
+/// Returns when a process began, rounded down to a clock tick (`/proc/PID/stat`, field 22).
 fn began(process: i32) -> Option<Duration> {
     observation("ask when a process began", process as usize);
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
@@ -77,14 +81,14 @@ mod tests {
     use super::*;
     use std::process::{Child, Command, Stdio};
 
-    /// A process that runs until it is killed.
+    /// Starts a process that runs until it is killed.
     fn cat() -> Child {
         Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
     }
 
     // P5
     #[test]
-    fn a_process_that_began_before_the_connection_is_followed_by_its_id() {
+    fn a_process_older_than_the_connection_is_followed_by_its_id() {
         let mut child = cat();
         let peer = Peer::by_id(child.id() as i32, now());
         assert!(!peer.has_died() && peer.pidfd().is_some());
@@ -95,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_may_have_got_the_id_later_is_not_followed() {
+    fn a_process_that_may_have_reused_the_id_is_not_followed() {
         let since = now() - Duration::from_millis(20);
         let mut child = cat();
         assert!(matches!(Peer::by_id(child.id() as i32, since), Peer::Unknown));

@@ -1,6 +1,5 @@
-//! A connection: packets with descriptors, and the news of the peer's death.
-//!
-//! What the packets mean is not known here: their owner says, by [`Protocol`].
+//! The control socket. It carries packets with descriptors and the doorbell, and reports the peer's
+//! death.
 
 use super::closer::{self, Closing};
 pub(crate) use super::credentials::Credentials;
@@ -31,76 +30,43 @@ use std::time::{Duration, Instant};
 pub(crate) struct Socket<P: Protocol> {
     protocol: PhantomData<fn() -> P>,
     fd: ManuallyDrop<OwnedFd>,
-    /// In a forked child, the connection is the parent's.
+    /// In a forked child, the connection belongs to the parent.
     owner: Owner,
-    /// Who is at the other end, from the first packet on.
+    /// The process at the other end. Known from the first packet on.
     peer: Peer,
-    /// Whether the next packet comes with its sender's credentials.
+    /// Whether the next packet carries its sender's credentials.
     awaits_credentials: bool,
     /// Whether the kernel ends a blocking receive after [`LOOK_AFTER`].
     is_bounded: bool,
-    /// When the connection was made or taken, since the machine was started.
+    /// When the connection was made or accepted, since boot.
     since: Duration,
 }
 
-/// How long a process sleeps in `recvmsg` alone, before it watches its peer's process, too. To watch
-/// both takes a system call more, which is too much for those that are woken soon.
+/// How long a process sleeps in `recvmsg` alone before it also watches the peer's process. Watching
+/// both takes another system call, which is too slow for processes that are woken soon.
 const LOOK_AFTER: Duration = Duration::from_millis(200);
 
-/// The most descriptors that the kernel lets a packet have (`SCM_MAX_FD`).
+/// The most descriptors that the kernel allows in a packet (`SCM_MAX_FD`).
 pub(crate) const MAX_DESCRIPTORS: usize = 253;
 
-/// No packet is longer, in bytes.
-pub(crate) const MAX_PACKET: usize = 64;
-
-/// What packets are on a connection.
-pub(crate) trait Protocol: Copy {
-    /// Why bytes are no packet.
-    type Error;
-
-    /// The packet in these bytes, with which so many descriptors came.
-    fn decode(bytes: &[u8], descriptors: usize) -> Result<Self, Self::Error>;
-
-    /// The packet in these bytes, if it can be one whose only descriptor was lost.
-    fn decode_lost(bytes: &[u8]) -> Option<Self>;
-
-    /// The descriptors of a packet were cut off, or it has others than it may have.
-    fn cut() -> Self::Error;
-
-    /// It has others than one of memory, where there is room for no other.
-    fn unwanted_descriptor() -> Self::Error;
-
-    /// Writes the packet. Returns its length in bytes.
-    fn encode(&self, bytes: &mut [u8; MAX_PACKET]) -> usize;
-
-    /// How many descriptors belong to it: one or none.
-    fn descriptors(&self) -> usize;
-
-    /// Whether it goes with its sender's credentials.
-    fn is_signed(&self) -> bool;
-
-    /// What is done when it is sent, for [`effect`].
-    fn name(&self) -> &'static str;
-}
-
-/// What a look at the socket brings.
+/// The result of a receive.
 #[derive(Debug)]
-pub(crate) enum Received<P: Protocol> {
-    Packet(P, Option<ReceivedFd>),
-    /// A packet whose descriptor was lost: this process has none free for it.
-    Lost(P),
-    Garbage(P::Error),
+pub(crate) enum Received {
+    Packet(Packet, Option<ReceivedFd>),
+    /// A packet whose descriptor was lost, because this process had no free one.
+    Lost(Packet),
+    Garbage(WireError),
     Nothing,
     HungUp,
 }
 
-/// What became of a packet that was to be sent.
+/// The result of sending a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
     Yes,
-    /// The socket's buffer is full; try again when it is writable.
+    /// The socket's buffer is full. Try again when it is writable.
     NotNow,
-    /// The kernel has no memory for it, or this user too many descriptors on their way. Nothing
+    /// The kernel has no memory for it, or this user has too many descriptors in flight. No event
     /// tells when to try again.
     NoMemory,
     HungUp,
@@ -119,7 +85,7 @@ impl<P: Protocol> Socket<P> {
         }
     }
 
-    /// Two connected sockets.
+    /// Makes two connected sockets.
     pub fn pair() -> io::Result<(Self, Self)> {
         let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
         effect("make a pair of sockets");
@@ -127,17 +93,18 @@ impl<P: Protocol> Socket<P> {
         Ok((Self::from_fd(a), Self::from_fd(b)))
     }
 
-    /// Connects. While the listener's queue is full, it tries again until the deadline: that can't be
-    /// waited for, and a stopped process never empties its queue.
+    /// Connects. If the listener's queue is full, tries again until the deadline. The queue can't
+    /// be waited for, and a stopped process never empties it.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if the queue was full until the deadline; what else the kernel answers.
+    /// Returns `WouldBlock` if the queue was full until the deadline, or another error of the
+    /// kernel.
     pub fn connect(path: &Path, deadline: Instant) -> io::Result<Self> {
         let socket = unix_socket()?;
         let address = SocketAddrUnix::new(path)?;
         rustix::io::ioctl_fionbio(&socket, true)?;
-        // The other side may say something as soon as we are connected.
+        // The peer may send a packet as soon as the connection exists.
         effect("ask for credentials");
         options::pass_credentials(socket.as_fd(), true)?;
         effect("connect");
@@ -160,14 +127,15 @@ impl<P: Protocol> Socket<P> {
         super::credentials::of(self.fd.as_fd())
     }
 
-    /// A pidfd of the process that connected. `None` if it has ended, or before Linux 6.5.
+    /// Returns a pidfd of the process that connected. Returns `None` if it has ended, and before
+    /// Linux 6.5.
     pub fn peer_pidfd(&self) -> Option<OwnedFd> {
         effect("ask for a pidfd");
         super::credentials::pidfd_of(self.fd.as_fd())
     }
 
-    /// From now on packets come with their senders' credentials, until one was
-    /// [taken](Socket::receive_first). Before anything is sent that is answered.
+    /// Requests the sender's credentials with each packet, until one was
+    /// [received](Socket::receive_first). Call it before sending a packet that is answered.
     pub fn await_credentials(&mut self) -> io::Result<()> {
         if self.awaits_credentials {
             return Ok(());
@@ -180,13 +148,13 @@ impl<P: Protocol> Socket<P> {
 
     fn refuse_credentials(&mut self) {
         effect("ask for no more credentials");
-        // They cost with each receive.
+        // They make each receive slower.
         let _ = options::pass_credentials(self.fd.as_fd(), false);
         self.awaits_credentials = false;
     }
 
-    /// Takes the first packet, without waiting for it: its sender is the peer from now on. Returns the
-    /// sender's credentials, too. With little room for descriptors, `sparingly`, see
+    /// Takes the first packet without waiting. Its sender is the peer from now on. Also returns the
+    /// sender's credentials. `sparingly` is for processes with little room for descriptors, see
     /// [`receive_sparingly`](Socket::receive_sparingly).
     pub fn receive_first(&mut self, sparingly: bool) -> (Received<P>, Option<Credentials>) {
         let mut bytes = [0; MAX_PACKET + 1];
@@ -232,17 +200,17 @@ impl<P: Protocol> Socket<P> {
         (received, Some(credentials))
     }
 
-    /// The process that has sent the first packet.
+    /// Returns the process that sent the first packet.
     pub fn peer(&self) -> &Peer {
         &self.peer
     }
 
-    /// Follows the peer's process no longer.
+    /// Stops following the peer's process and returns it.
     pub fn take_peer(&mut self) -> Peer {
         std::mem::take(&mut self.peer)
     }
 
-    /// From now on a blocking receive ends in time to look after the peer's process.
+    /// Bounds a blocking receive, so that the peer's process is checked in time.
     pub fn bound_receive(&mut self) {
         if self.peer.pidfd().is_some() {
             effect("bound the receive");
@@ -251,8 +219,8 @@ impl<P: Protocol> Socket<P> {
         }
     }
 
-    /// A descriptor that is readable when the connection is, and when the peer's process has ended.
-    /// `None` if that can't be followed.
+    /// Returns a descriptor that becomes readable when the connection does or when the peer's
+    /// process ends. Returns `None` if the process can't be followed.
     pub fn watch_with_peer(&self) -> io::Result<Option<OwnedFd>> {
         let Some(pidfd) = self.peer.pidfd() else { return Ok(None) };
         effect("make an epoll");
@@ -264,19 +232,19 @@ impl<P: Protocol> Socket<P> {
         Ok(Some(both))
     }
 
-    /// The peer has no business to send descriptors from now on. Linux 6.16 and later refuse them to it;
-    /// otherwise they arrive, and are a fault.
+    /// Refuses descriptors from the peer, which has no reason to send more. Linux 6.16 and later
+    /// refuse them in the peer's call. Otherwise they arrive and are a fault.
     pub fn refuse_descriptors(&self) {
         effect("refuse descriptors");
         let _ = options::refuse_descriptors(self.fd.as_fd());
     }
 
-    /// Whether nothing is left to be received.
-    pub fn is_empty(&self) -> bool {
+    /// Returns whether the socket holds no packet.
+    fn is_empty(&self) -> bool {
         observation("is anything left", self.place());
         match peek(self.fd.as_fd()) {
             Err(Errno::AGAIN) => true,
-            // The end, or a packet without a byte, which may have others behind it.
+            // Either the end or a packet of zero bytes, which others may follow.
             Ok((0, false)) => !has_packet(self.fd.as_fd()),
             _ => false,
         }
@@ -309,38 +277,48 @@ impl<P: Protocol> Socket<P> {
             Err(Errno::AGAIN) => Sent::NotNow,
             Err(Errno::NOBUFS | Errno::NOMEM | Errno::TOOMANYREFS) => Sent::NoMemory,
             Err(_) => {
-                // It takes nothing any more, and may not have closed its end: a half that is shut
-                // down is no event. What it has sent before is still received, and then the end.
+                // The peer receives no more, but may not have closed its end. A half that is shut
+                // down causes no event. After this call, earlier packets are still received,
+                // followed by the end.
                 self.shut_down();
                 Sent::HungUp
             }
         }
     }
 
-    /// Whether the peer has taken every packet that was sent. `false` if the kernel does not say.
+    /// Rings the doorbell. Returns false if the kernel has no memory and the ring must be tried
+    /// again. A full buffer is a success, because a packet that wakes the peer is there already. A
+    /// hang-up is a success, because no process sleeps at the other end.
+    #[must_use]
+    pub fn ring(&self) -> bool {
+        self.send(&Packet::Ring, None) != Sent::NoMemory
+    }
+
+    /// Returns whether the peer has received every packet. Returns false if the kernel does not
+    /// report it.
     pub fn is_read(&self) -> bool {
         observation("ask what is unread", self.place());
         super::unread::is_empty(self.fd.as_fd())
     }
 
-    /// Ends the connection while the descriptor stays.
+    /// Ends the connection. The descriptor stays open.
     pub fn shut_down(&self) {
         effect("shut a connection down");
         let _ = rustix::net::shutdown(self, rustix::net::Shutdown::Both);
     }
 
-    /// Takes the next packet, without waiting for one.
-    pub fn receive(&self) -> Received<P> {
+    /// Takes the next packet without waiting.
+    pub fn receive(&self) -> Received {
         self.receive_with(RecvFlags::DONTWAIT)
     }
 
-    /// Waits until there is a packet, the other side hangs up or its process has ended, and takes the
-    /// packet: at first one system call less than to wait before. May return without any of these.
-    pub fn receive_blocking(&self) -> Received<P> {
+    /// Waits until there is a packet, the peer hangs up or its process ends, and takes the packet.
+    /// The first attempt saves the system call of a separate wait. May return without any of these.
+    pub fn receive_blocking(&self) -> Received {
         if self.is_bounded || matches!(self.peer, Peer::Unknown) {
             match self.receive_with(RecvFlags::empty()) {
-                // It takes long. Or whoever else has the descriptor has said that nothing on it shall
-                // block.
+                // Either the wait takes long, or another process with this descriptor has made it
+                // non-blocking.
                 Received::Nothing => {}
                 received => return received,
             }
@@ -349,18 +327,19 @@ impl<P: Protocol> Socket<P> {
         self.receive()
     }
 
-    /// Takes the next packet, without waiting for one, where there is little room for descriptors: a
-    /// packet with others than one of memory stays in the socket, and is garbage.
+    /// Takes the next packet without waiting, for a process with little room for descriptors. A
+    /// packet with descriptors other than one of memory stays in the socket and counts as garbage.
     ///
-    /// `None` if this process has no descriptor free for one that came. It stays in the socket, too.
-    pub fn receive_sparingly(&self) -> Option<Received<P>> {
+    /// Returns `None` if this process has no free descriptor for one that arrived. The packet then
+    /// stays in the socket, too.
+    pub fn receive_sparingly(&self) -> Option<Received> {
         let (mut bytes, mut space) = ([0; MAX_PACKET], [MaybeUninit::uninit(); SPACE_FOR_ONE]);
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(&mut bytes)];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         observation("peek", self.place());
         let found = rustix::net::recvmsg(self, &mut parts, &mut control, flags);
-        // They are second descriptors: none of these closes is the last one.
+        // They are duplicates, so no close of them is the last one.
         let descriptors = received_fd(&mut control);
         let is_cut = found.is_ok_and(|found| found.flags.contains(ReturnFlags::CTRUNC));
         if is_cut && descriptors.is_empty() && rustix::io::fcntl_dupfd_cloexec(self, 0).is_err() {
@@ -373,10 +352,11 @@ impl<P: Protocol> Socket<P> {
         Some(self.receive())
     }
 
-    fn receive_with(&self, flags: RecvFlags) -> Received<P> {
-        // One byte more than the longest packet shows that one is too long.
+    fn receive_with(&self, flags: RecvFlags) -> Received {
+        // One byte more than the longest packet, to detect packets that are too long.
         let mut bytes = [0; MAX_PACKET + 1];
-        // With room for all that a packet can have: what has none is closed by the kernel, here.
+        // Room for all descriptors that a packet can have. The kernel closes those that do not fit,
+        // in this thread.
         let mut space = [MaybeUninit::uninit(); SPACE];
         let flags = flags | RecvFlags::CMSG_CLOEXEC;
         observation("receive", self.place());
@@ -384,9 +364,9 @@ impl<P: Protocol> Socket<P> {
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let mut parts = [IoSliceMut::new(&mut bytes)];
             match rustix::net::recvmsg(self, &mut parts, &mut control, flags) {
-                // The other side has hung up with packets of ours unread. The kernel says so once,
-                // before it hands out what was sent to us, and all of that still counts (P4, P5).
-                // With signals that come again and again, a bounded receive would never end.
+                // The peer has hung up with packets of ours unread. The kernel reports that once,
+                // before it returns the packets that the peer sent. They still count (P4, P5).
+                // Frequent signals would make a bounded receive endless, so it returns.
                 Err(Errno::INTR) if !flags.contains(RecvFlags::DONTWAIT) => {
                     return Received::Nothing;
                 }
@@ -414,8 +394,9 @@ impl<P: Protocol> Socket<P> {
         }
     }
 
-    /// Blocks until something can be received (or sent, if `writable`), the other side hangs up or its
-    /// process has ended, or the deadline has passed. Returns whether something happened.
+    /// Blocks until a packet can be received (or sent, if `writable`), the peer hangs up, its
+    /// process ends, or the deadline passes. Returns whether something happened before the
+    /// deadline.
     pub fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<bool> {
         let interest = if writable { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
         if let Peer::Gone = self.peer {
@@ -430,13 +411,13 @@ impl<P: Protocol> Socket<P> {
         }
     }
 
-    /// Blocks until something can be sent, the other side hangs up, or the deadline has passed.
-    /// Returns whether something happened.
+    /// Blocks until a packet can be sent, the peer hangs up, or the deadline passes. Returns
+    /// whether something happened before the deadline.
     pub fn wait_writable(&self, deadline: Instant) -> io::Result<bool> {
         self.wait_for(&mut [PollFd::new(self, PollFlags::OUT)], Some(deadline))
     }
 
-    /// What tells one connection from another when steps are counted.
+    /// Identifies the connection when steps are counted.
     fn place(&self) -> usize {
         self.fd.as_raw_fd() as usize
     }
@@ -460,30 +441,31 @@ impl<P: Protocol> Drop for Socket<P> {
     fn drop(&mut self) {
         let is_here = self.owner.is_here();
         if is_here {
-            // Nothing can come any more between the last look and the close.
+            // Nothing can arrive between the last check and the close.
             self.shut_down();
             if self.awaits_credentials {
-                // A pidfd with what is left would be one descriptor more.
+                // Otherwise each remaining packet would carry a pidfd, which takes another
+                // descriptor.
                 self.refuse_credentials();
             }
         }
         let is_empty = !is_here || self.is_empty();
         effect("close a connection");
-        // SAFETY: nothing uses it any more: it is taken once, here, and `self` is gone then.
+        // SAFETY: `fd` is taken once, here, and is not used afterwards, because `self` is dropped.
         let fd = unsafe { ManuallyDrop::take(&mut self.fd) };
-        // What a peer has left in it would be closed with it, and that may block.
+        // Closing the socket also closes the descriptors left in it, and that may block.
         if !is_empty && !take_content(&fd) {
             closer::push(Closing::Connection(fd));
         }
     }
 }
 
-/// Takes what is left in a connection that was shut down, as long as that closes at once. Returns
-/// whether nothing is left.
+/// Takes the packets left in a connection that was shut down, as long as closing them never blocks.
+/// Returns whether nothing is left.
 fn take_content(fd: &OwnedFd) -> bool {
     while has_packet(fd.as_fd()) {
-        // Copies. Each close of one may block, not the last one alone (FUSE hears of all): what is no
-        // memory goes to the closer.
+        // Peeked descriptors are duplicates. Each close of a file may block, not only the last one
+        // (FUSE is notified of each). Descriptors that are not memory go to the closer.
         let Some((copies, is_cut)) = take_packet(fd, RecvFlags::PEEK) else { return false };
         if is_cut || !all_memory(copies) {
             return false;
@@ -493,8 +475,8 @@ fn take_content(fd: &OwnedFd) -> bool {
     true
 }
 
-/// The descriptors of a packet that should have one at most, and whether it has more. `None` if it can't
-/// be taken.
+/// Takes a packet that should have at most one descriptor. Returns its descriptors and whether it
+/// has more. Returns `None` if it can't be taken.
 fn take_packet(fd: &OwnedFd, flags: RecvFlags) -> Option<(Vec<ReceivedFd>, bool)> {
     let mut space = [MaybeUninit::uninit(); SPACE_FOR_ONE + SPACE_FOR_TIME];
     let (mut bytes, mut control) = ([0; MAX_PACKET], RecvAncillaryBuffer::new(&mut space));
@@ -509,12 +491,13 @@ fn take_packet(fd: &OwnedFd, flags: RecvFlags) -> Option<(Vec<ReceivedFd>, bool)
     Some((descriptors, found.flags.contains(ReturnFlags::CTRUNC)))
 }
 
-/// Takes what is left in a connection, and closes all of it. May block, which only the closer may.
+/// Takes the packets left in a connection, and closes all of them. May block, so only the closer
+/// may call it.
 pub(super) fn close_with_content(fd: OwnedFd) {
-    // So that nothing more comes.
+    // No more packets can arrive.
     let _ = rustix::net::shutdown(&fd, rustix::net::Shutdown::Both);
     let mut space = [MaybeUninit::uninit(); SPACE + SPACE_FOR_TIME];
-    // Where descriptors are scarce, the broker has a better use for them. Then this close may block.
+    // If descriptors are scarce, they are left to the broker. Then the final close may block.
     while has_packet(fd.as_fd()) && free_descriptors() >= 2 * MAX_DESCRIPTORS {
         let (mut bytes, mut control) = ([0; MAX_PACKET], RecvAncillaryBuffer::new(&mut space));
         let mut parts = [IoSliceMut::new(&mut bytes)];
@@ -530,7 +513,7 @@ pub(super) fn close_with_content(fd: OwnedFd) {
     }
 }
 
-/// How many descriptors this process may still open, or none if that can't be known.
+/// Returns how many descriptors this process may still open, or 0 if that is unknown.
 fn free_descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
@@ -538,38 +521,39 @@ fn free_descriptors() -> usize {
     limit.saturating_sub(open)
 }
 
-/// Whether a peer has sent no other descriptors than those of memory.
+/// Returns whether a peer has sent only descriptors of memory.
 fn all_memory(descriptors: Vec<ReceivedFd>) -> bool {
     descriptors.iter().all(ReceivedFd::is_memory)
 }
 
-/// Whether there is a packet, and be it one without a byte.
+/// Returns whether there is a packet, even one of zero bytes.
 fn has_packet(socket: BorrowedFd<'_>) -> bool {
-    // Each packet has a time then, for which `peek` has no room. The end has none.
+    // Each packet then carries a timestamp, for which `peek` has no room. The end carries none.
     options::stamp(socket).is_ok() && matches!(peek(socket), Ok((_, true)))
 }
 
-/// The length of the next packet, which stays, and whether something beside bytes comes with it.
+/// Returns the length of the next packet without taking it, and whether ancillary data comes with
+/// it.
 fn peek(socket: BorrowedFd<'_>) -> rustix::io::Result<(usize, bool)> {
     loop {
         let (mut bytes, mut control) = ([0; MAX_PACKET], RecvAncillaryBuffer::default());
         let mut parts = [IoSliceMut::new(&mut bytes)];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         match rustix::net::recvmsg(socket, &mut parts, &mut control, flags) {
-            // The latter comes once, see `receive_with`.
+            // `CONNRESET` comes once, see `receive_with`.
             Err(Errno::INTR | Errno::CONNRESET) => {}
             found => return found.map(|f| (f.bytes, f.flags.contains(ReturnFlags::CTRUNC))),
         }
     }
 }
 
-/// Room for all descriptors that a packet can have, for one, and for the time of a packet: as much as
-/// that takes, since the kernel fills what is left with descriptors.
+/// Space for all descriptors that a packet can have, for one descriptor, and for the timestamp of a
+/// packet. The timestamp's space is exact, because the kernel fills the rest with descriptors.
 const SPACE: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS));
 const SPACE_FOR_ONE: usize = rustix::cmsg_space!(ScmRights(1));
 const SPACE_FOR_TIME: usize = 32;
 
-/// The descriptors that came with a packet.
+/// Returns the descriptors that came with a packet.
 #[inline]
 fn received_fd(control: &mut RecvAncillaryBuffer<'_>) -> Vec<ReceivedFd> {
     let mut descriptors = Vec::new();
@@ -587,7 +571,7 @@ impl<P: Protocol> AsFd for Socket<P> {
     }
 }
 
-/// A duration for the kernel.
+/// Converts a duration for the kernel.
 pub(crate) fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
@@ -595,7 +579,7 @@ pub(crate) fn timespec(duration: Duration) -> Timespec {
     }
 }
 
-/// How often a connection to a full queue is tried.
+/// The interval between attempts to connect to a full queue.
 const QUEUE_AGAIN: Duration = Duration::from_millis(5);
 
 fn unix_socket() -> io::Result<OwnedFd> {
@@ -604,12 +588,12 @@ fn unix_socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
-/// A socket that takes connections.
+/// A socket that accepts connections.
 #[derive(Debug)]
 pub(crate) struct Listener<P: Protocol> {
     protocol: PhantomData<fn() -> P>,
     fd: OwnedFd,
-    /// In a forked child, it is the parent's.
+    /// In a forked child, the socket belongs to the parent.
     owner: Owner,
 }
 
@@ -625,13 +609,15 @@ impl<P: Protocol> Listener<P> {
         Ok(Listener { protocol: PhantomData, fd: socket, owner: Owner::here() })
     }
 
-    /// Takes a connection. Blocks unless [`set_nonblocking`](Listener::set_nonblocking).
-    pub fn accept(&self) -> io::Result<Socket<P>> {
+    /// Accepts a connection. Blocks unless [`set_nonblocking`](Listener::set_nonblocking) was
+    /// called.
+    pub fn accept(&self) -> io::Result<Socket> {
         observation("accept", self.fd.as_raw_fd() as usize);
         let accept = || rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC);
         let accepted = rustix::io::retry_on_intr(accept)?;
         effect("has accepted");
-        // It has inherited that from the listener: what was sent before now has credentials, too.
+        // The connection inherits the option from the listener, so packets sent before now carry
+        // credentials, too.
         let mut socket = Socket::from_fd(accepted);
         socket.awaits_credentials = true;
         Ok(socket)
@@ -647,7 +633,7 @@ impl<P: Protocol> Drop for Listener<P> {
         if !self.owner.is_here() {
             return;
         }
-        // Those that wait in the queue may have sent something that blocks when it is closed.
+        // Queued connections may hold descriptors whose close blocks.
         effect("shut the listener down");
         let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
         while let Ok(socket) = self.accept() {
@@ -662,11 +648,11 @@ impl<P: Protocol> AsFd for Listener<P> {
     }
 }
 
-/// Blocks until a connection or a packet on one of these sockets can be taken, one of them hangs up,
-/// or the deadline has passed.
-pub(crate) fn wait_for_any<'a, P: Protocol + 'a>(
-    listener: &'a Listener<P>,
-    sockets: impl Iterator<Item = &'a Socket<P>>,
+/// Blocks until a connection can be accepted, a packet can be received, a peer hangs up, or the
+/// deadline passes.
+pub(crate) fn wait_for_any<'a>(
+    listener: &'a Listener,
+    sockets: impl Iterator<Item = &'a Socket>,
     deadline: Option<Instant>,
 ) -> io::Result<()> {
     observation("wait for connections", listener.fd.as_raw_fd() as usize);
@@ -679,5 +665,98 @@ pub(crate) fn wait_for_any<'a, P: Protocol + 'a>(
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // P4, P5, P15
+    #[test]
+    fn packets_sent_before_a_hang_up_arrive_despite_unread_ones() {
+        let (ours, theirs) = Socket::pair().unwrap();
+        assert!(ours.ring());
+        assert_eq!(theirs.send(&Packet::Forget { id: 7 }, None), Sent::Yes);
+        assert_eq!(theirs.send(&Packet::Forget { id: 8 }, None), Sent::Yes);
+        drop(theirs);
+        for expected in [7, 8] {
+            let received = ours.receive();
+            let Received::Packet(Packet::Forget { id }, None) = received else {
+                panic!("{received:?}");
+            };
+            assert_eq!(id, expected);
+        }
+        assert!(matches!(ours.receive(), Received::HungUp));
+        assert!(matches!(ours.receive(), Received::HungUp));
+    }
+
+    // P5, P16
+    #[test]
+    fn the_sender_of_the_first_packet_is_the_peer() {
+        for sparingly in [false, true] {
+            let (mut ours, theirs) = Socket::pair().unwrap();
+            ours.await_credentials().unwrap();
+            assert!(matches!(ours.receive_first(sparingly), (Received::Nothing, None)));
+            assert_eq!(theirs.send(&Packet::Forget { id: 7 }, None), Sent::Yes);
+            assert!(theirs.ring());
+            let (received, sender) = ours.receive_first(sparingly);
+            assert!(matches!(received, Received::Packet(Packet::Forget { id: 7 }, None)));
+            let sender = sender.unwrap();
+            assert_eq!(sender.process, std::process::id() as i32);
+            assert_eq!(sender.user, rustix::process::geteuid().as_raw());
+            assert!(ours.peer().pidfd().is_some() && !ours.peer().has_died());
+            // Later packets carry no credentials, for which there would be no room.
+            assert!(matches!(ours.receive(), Received::Packet(Packet::Ring, None)));
+        }
+    }
+
+    // P12
+    #[test]
+    fn descriptors_with_the_first_packet_are_taken_or_refused() {
+        let (mut ours, theirs) = Socket::pair().unwrap();
+        ours.await_credentials().unwrap();
+        let page = Packet::Page { id: 0 };
+        assert_eq!(theirs.send(&page, Some(ours.fd.as_fd())), Sent::Yes);
+        let (received, sender) = ours.receive_first(true);
+        assert!(matches!((received, sender), (Received::Garbage(WireError::Cut), None)));
+        let (received, sender) = ours.receive_first(false);
+        assert!(matches!(received, Received::Packet(Packet::Page { id: 0 }, Some(_))));
+        assert!(sender.is_some());
+    }
+
+    #[test]
+    fn only_a_connection_in_which_nothing_is_left_is_empty() {
+        let (ours, theirs) = Socket::pair().unwrap();
+        let send = |bytes: &[u8]| {
+            rustix::net::send(&theirs, bytes, SendFlags::empty()).unwrap();
+        };
+        assert!(ours.is_empty());
+        // The first packet has zero bytes, like the end.
+        for bytes in [&b""[..], b"", b"1"] {
+            send(bytes);
+        }
+        theirs.shut_down();
+        for _ in 0..3 {
+            assert!(!ours.is_empty());
+            rustix::net::recv(&ours, &mut [0; 8], RecvFlags::DONTWAIT).unwrap();
+        }
+        assert!(ours.is_empty());
+        drop(theirs);
+        assert!(ours.is_empty());
+    }
+
+    #[test]
+    fn a_peer_without_pages_can_not_send_descriptors() {
+        let (ours, theirs) = Socket::pair().unwrap();
+        if options::refuse_descriptors(ours.fd.as_fd()).is_err() {
+            return println!("SKIPPED: this kernel does not refuse descriptors");
+        }
+        let page = Packet::Page { id: 0 };
+        assert!(theirs.ring());
+        assert!(matches!(ours.receive(), Received::Packet(Packet::Ring, None)));
+        assert_eq!(ours.send(&page, Some(ours.fd.as_fd())), Sent::Yes);
+        assert_eq!(theirs.send(&page, Some(ours.fd.as_fd())), Sent::HungUp);
+        assert!(matches!(ours.receive(), Received::HungUp));
     }
 }

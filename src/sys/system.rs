@@ -1,26 +1,26 @@
-//! What the C library says of the system.
+//! System values from the C library.
 //!
-//! rustix reads these from the auxiliary vector and the vDSO, which a program under Valgrind does not
-//! have where they say.
+//! rustix reads these values from the auxiliary vector and the vDSO. A program under Valgrind does
+//! not have them at the addresses given there.
 
 use crate::core::layout::OS_PAGE;
 use std::time::Duration;
 
-/// Length of a page of the kernel's memory, in bytes: 4096, or more, 65,536 for example.
-pub(crate) fn os_page() -> usize {
+/// Returns the length of a memory page of the kernel, in bytes.
+pub(crate) fn page_size() -> usize {
     // SAFETY: the call has no preconditions.
     let len = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(len).unwrap_or(OS_PAGE).max(OS_PAGE)
 }
 
-/// Clock ticks in a second, the unit of times in `/proc`.
+/// Returns the clock ticks per second, the unit of times in `/proc`.
 pub(crate) fn clock_ticks() -> u64 {
     // SAFETY: as above.
     let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     u64::try_from(ticks).ok().filter(|ticks| *ticks > 0).unwrap_or(100)
 }
 
-/// The time since the machine was started.
+/// Returns the time since boot.
 pub(crate) fn since_boot() -> Duration {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is writable, and the kernel writes a `timespec`.

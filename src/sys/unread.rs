@@ -1,9 +1,9 @@
-//! Whether the other end of a socket has taken what was sent.
+//! Tells whether the peer has received all packets.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Whether every packet that was sent has been taken (`SIOCOUTQ`, unix(7)). `false` if the kernel does
-/// not say.
+/// Returns whether the peer has received every packet (`SIOCOUTQ`, unix(7)). Returns false if the
+/// kernel does not report it.
 pub(super) fn is_empty(socket: BorrowedFd<'_>) -> bool {
     let mut unread: libc::c_int = 0;
     // SAFETY: this request writes one `int`, and `unread` is one.

@@ -235,7 +235,7 @@ fn what_lies_at_the_lock_files_path_is_named_and_left_alone() {
         (&socket, "a socket lies there"),
         (&pipe, "a named pipe lies there"),
         (&second, "a file with a second name lies there"),
-        (&content, "a file that is no lock of a bus lies there"),
+        (&content, "a file that is not the lock of a bus lies there"),
     ];
     for (make, what) in obstacles {
         make();
