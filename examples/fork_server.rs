@@ -1,11 +1,12 @@
-//! A fork server: it forks workers, and forks a new one for each that crashes.
+//! A fork server. It forks workers, and replaces each worker that crashes.
 //!
 //! ```text
 //! cargo run --example fork_server
 //! ```
 //!
-//! The parent has no handle of the bus that a child would inherit. Each child makes its own after
-//! the fork. What a worker has sent arrives, even if the worker crashes next.
+//! The parent has no handle of the bus that a child would inherit. Each child makes its own handle
+//! after the fork. The messages of a worker arrive even if the worker crashes right after sending
+//! them.
 
 #![allow(unsafe_code)]
 
@@ -45,7 +46,7 @@ pub fn main() -> Result<()> {
         }
     };
     for process in workers.into_keys().chain([broker]) {
-        // SAFETY: a plain system call; the process is a child of ours.
+        // SAFETY: a plain system call. The process is a child of ours.
         unsafe { libc::kill(process, libc::SIGTERM) };
     }
     if is_done { Ok(()) } else { Err("the broker or the collector has failed".into()) }
@@ -55,7 +56,7 @@ fn broker(bus: &Path) -> Result<()> {
     Ok(Broker::bind(bus)?.run().map(drop)?)
 }
 
-/// Does its jobs and says so. All but one worker crash at first.
+/// Does the worker's jobs and reports each. All but one worker crash at first.
 fn worker(bus: &Path, number: u32, attempt: u32) -> Result<()> {
     let mut client = Client::builder().wait_for_bus(PATIENCE).connect_sender(bus)?;
     client.wait_for_receivers(1, None)?;
@@ -68,7 +69,7 @@ fn worker(bus: &Path, number: u32, attempt: u32) -> Result<()> {
     Ok(client.flush()?)
 }
 
-/// Prints what the workers say, until each has done its last job.
+/// Prints the workers' reports until each worker has done its last job.
 fn collector(bus: &Path) -> Result<()> {
     let mut client = Client::builder().wait_for_bus(PATIENCE).connect_receiver(bus)?;
     let last = format!("job {},", JOBS - 1);
@@ -84,7 +85,7 @@ fn collector(bus: &Path) -> Result<()> {
 
 /// Runs `work` in a child. Returns the child's process id.
 fn fork(work: impl FnOnce() -> Result<()>) -> Result<i32> {
-    // SAFETY: this process has one thread, so that a child may do what it likes.
+    // SAFETY: this process has one thread, so the child may call any function.
     match unsafe { libc::fork() } {
         -1 => Err(std::io::Error::last_os_error().into()),
         0 => std::process::exit(work().inspect_err(|error| eprintln!("{error}")).is_err().into()),
@@ -92,7 +93,7 @@ fn fork(work: impl FnOnce() -> Result<()>) -> Result<i32> {
     }
 }
 
-/// Waits until a child ends. Returns its process id, and whether all was well.
+/// Waits until a child ends. Returns its process id and whether it succeeded.
 fn wait() -> Result<(i32, bool)> {
     let (child, status) = wait_for_any(WaitOptions::empty())?.ok_or("no child is left")?;
     Ok((child.as_raw_pid(), status.exit_status() == Some(0)))

@@ -49,7 +49,7 @@ fn every_kind_of_file_arrives_whole() {
     assert_eq!(row(&table, "files"), "5");
     let delivered: u64 = row(&table, "bytes delivered").parse().unwrap();
     assert!(delivered > 2 * BIG as u64, "{table}");
-    assert_ne!(row(&table, "page turns"), "0");
+    assert_ne!(row(&table, "page rollovers"), "0");
     assert_ne!(row(&table, "pages written again"), "0");
 }
 

@@ -1,4 +1,4 @@
-//! What can be asked for on the command line.
+//! The arguments of the command line.
 
 use super::failure::{Failure, STATUSES};
 use super::lines::Oversize;
@@ -13,11 +13,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Processes of one machine exchange messages through shared memory.
+/// Exchange messages between processes on one machine through shared memory.
 ///
-/// A bus has one broker. Clients connect to it by its name, or by the path of its socket: an argument
-/// with a slash is a path. Every receiver gets every message that is sent while it is connected, once.
-/// All receivers get all messages in the same order.
+/// A bus has one broker. Clients connect to it by its name or by the path of its socket. An
+/// argument with a slash is a path. Every receiver gets every message that is sent while it is
+/// connected, once. All receivers get all messages in the same order.
 #[derive(Debug, Parser)]
 #[command(name = "llmp", version, after_help = format!("{PROGRAM_HELP}\n\n{STATUSES}"))]
 pub struct Program {
@@ -34,19 +34,19 @@ Examples, each line in its own terminal:
   llmp broker logs
   llmp recv logs
   tail -f app.log | llmp send logs --lines
-To see it work on your own files, and how fast:
+To try it on your own files and measure it:
   llmp demo ~/Documents";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the broker of a bus until SIGINT, SIGTERM or SIGHUP ends it
+    /// Run the broker of a bus until SIGINT, SIGTERM or SIGHUP
     Broker(Broker),
     /// Send lines, a stream or files to all receivers
     Send(Send),
-    /// Receive what is sent from now on and write it to standard output
+    /// Receive messages from now on and write them to standard output
     Recv(Recv),
-    /// Let three processes exchange the files of a directory; check each, and measure
+    /// Exchange the files of a directory between three processes, check each file, and measure
     Demo(Demo),
     /// The broker of a demo.
     #[command(hide = true)]
@@ -56,19 +56,19 @@ pub enum Command {
     DemoClient(DemoChild),
 }
 
-/// Where the bus is.
+/// The address of the bus.
 #[derive(Args, Debug)]
 pub struct Place {
-    /// The bus: a name, or the path of a socket if there is a slash in it
+    /// The bus: a name, or the path of a socket if it contains a slash
     #[arg(value_parser = OsStringValueParser::new().try_map(values::bus))]
     pub bus: BusAddr,
 }
 
-/// Whose broker is trusted.
+/// The users whose broker is trusted.
 #[derive(Args, Debug)]
 pub struct Trust {
-    /// Users whose broker to connect to: same-user, everybody, or user ids like 0,1000
-    #[arg(long, value_name = "WHO", default_value = "same-user", value_parser = values::access)]
+    /// Connect only to brokers of these users: same-user, everybody, or user ids like 0,1000
+    #[arg(long, value_name = "USERS", default_value = "same-user", value_parser = values::access)]
     pub access: PeerFilter,
 }
 
@@ -81,34 +81,34 @@ pub struct Broker {
     pub place: Place,
     /// Length of an ordinary page.
     #[arg(long, value_name = "BYTES", value_parser = values::size,
-        help = default("Length of an ordinary page", Limits::PAGE_LEN))]
+        help = default("Set the length of an ordinary page", Limits::PAGE_LEN))]
     pub page_len: Option<usize>,
     /// The longest message.
     #[arg(long, value_name = "BYTES", value_parser = values::size,
-        help = default("The longest message", Limits::MAX_MESSAGE_LEN))]
+        help = default("Set the longest message", Limits::MAX_MESSAGE_LEN))]
     pub max_message_len: Option<usize>,
-    /// The most shared memory of each process.
+    /// The most shared memory of each chain.
     #[arg(long, value_name = "BYTES", value_parser = values::size,
-        help = default("The most shared memory of each process; at least twice the longest message", Limits::BUDGET))]
+        help = default("Limit the shared memory of each chain; at least twice the longest message", Limits::BUDGET))]
     pub chain_budget: Option<usize>,
-    /// From what length on messages are passed by reference.
+    /// The length from which messages are passed by reference.
     #[arg(long, value_name = "BYTES", value_parser = values::size,
         help = default("Pass messages of at least BYTES by reference instead of copying", ZERO_COPY_THRESHOLD))]
     pub zero_copy_threshold: Option<usize>,
-    /// The most clients at a time [default: 1024, or fewer if this process has too few descriptors or
-    /// mappings]
+    /// Admit at most N clients at a time [default: 1024, or fewer if this process has too few
+    /// descriptors or mappings]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub max_clients: Option<u32>,
-    /// Users that may connect: same-user, everybody, or user ids like 0,1000. The socket is opened to
-    /// others; the directories above it must be, too
-    #[arg(long, value_name = "WHO", default_value = "same-user", value_parser = values::access)]
+    /// Admit these users: same-user, everybody, or user ids like 0,1000. Opens the socket to other
+    /// users. The directories above it must be open to them, too
+    #[arg(long, value_name = "USERS", default_value = "same-user", value_parser = values::access)]
     pub access: PeerFilter,
-    /// Write the line "ready PATH" to this descriptor once clients can connect; 1 is standard output
+    /// Write the line "ready PATH" to descriptor N once clients can connect; 1 is standard output
     #[arg(long, value_name = "N", value_parser = values::descriptor)]
     pub ready_fd: Option<u32>,
 }
 
-/// A help text with its default, which the library's constant says.
+/// Appends the default, which is a constant of the library, to a help text.
 fn default(text: &str, bytes: usize) -> String {
     format!("{text} [default: {}]", values::size_text(bytes))
 }
@@ -123,8 +123,8 @@ Examples:
   llmp broker logs --ready-fd 1
 
 A name stands for a socket in $XDG_RUNTIME_DIR/llmp, or else in a directory of this user below
-/tmp. A broker that was killed can be started again. Under systemd (Type=notify) it says when it is
-ready.";
+/tmp. A broker that was killed can be started again. Under systemd (Type=notify) the broker reports
+when it is ready.";
 
 /// `llmp send`
 #[derive(Args, Debug)]
@@ -133,7 +133,7 @@ pub struct Send {
     /// The bus.
     #[command(flatten)]
     pub place: Place,
-    /// A number by which receivers tell kinds of messages apart
+    /// Mark messages with tag T, by which receivers distinguish kinds of messages
     #[arg(long, value_name = "T", default_value_t = 0, value_parser = values::tag)]
     pub tag: u32,
     /// Send each line as a message, without its newline
@@ -142,31 +142,31 @@ pub struct Send {
     /// Split the input into messages of BYTES [default: one message per read, up to 64KiB]
     #[arg(long, value_name = "BYTES", value_parser = values::chunk_len)]
     pub chunk: Option<usize>,
-    /// What to do with a line above the limit of the bus
+    /// What to do with a line longer than the limit of the bus
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Oversize::Error)]
     pub oversize: Oversize,
-    /// Wait until N clients receive, and fail if fewer are left at the end; 0 sends at once
-    /// [default: wait for 1]
+    /// Wait until N clients receive, and fail if fewer remain at the end; 0 sends at once [default:
+    /// wait for 1]
     #[arg(long, value_name = "N", value_parser = values::receivers)]
     pub receivers: Option<usize>,
     /// Fail if the receivers have not connected within SECONDS
     #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
     pub timeout: Option<Duration>,
-    /// Say at the end that the transfer has ended, for `recv --until-eof`
+    /// Mark the end of the transfer, for `recv --until-eof`
     #[arg(long)]
     pub eof: bool,
-    /// Wait for the bus if it is not there yet, for at most SECONDS if they are given
+    /// Wait for a missing bus, for at most SECONDS if given
     #[arg(long, value_name = "SECONDS", value_parser = values::seconds, num_args = 0..=1,
         require_equals = true, default_missing_value = values::FOR_EVER)]
     pub wait: Option<Duration>,
-    /// Go on when the broker has ended and another one serves the bus. What the first one may not
-    /// have taken is sent again, so that receivers may get a message twice
+    /// Continue when the broker ends and another one serves the bus. Messages that the first broker
+    /// may not have forwarded are sent again, so receivers may get a message twice
     #[arg(long)]
     pub reconnect: bool,
-    /// Whose broker.
+    /// The trusted users.
     #[command(flatten)]
     pub trust: Trust,
-    /// What to send [default: standard input, as for '-']
+    /// Send these files [default: standard input, as for '-']
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
 }
@@ -178,8 +178,8 @@ Examples:
   llmp send video --eof film.mkv
   llmp send logs --receivers 3 --timeout 10 --lines notes.txt
 
-It ends when the broker has taken everything. While the slowest receiver holds all of the bus's
-memory, it waits; nothing is thrown away.";
+The command ends when the broker has consumed all messages. It waits while the slowest receiver
+holds all of the bus's memory. No message is dropped.";
 
 /// `llmp recv`
 #[derive(Args, Debug)]
@@ -188,41 +188,41 @@ pub struct Recv {
     /// The bus.
     #[command(flatten)]
     pub place: Place,
-    /// Receive only messages with this tag
+    /// Receive only messages with tag T
     #[arg(long, value_name = "T", value_parser = values::tag)]
     pub tag: Option<u32>,
     /// End after N messages
     #[arg(long, value_name = "N", value_parser = values::whole)]
     pub count: Option<u64>,
-    /// How messages are written
+    /// How to write messages
     #[arg(long, value_enum, default_value_t = Format::Lines)]
     pub format: Format,
-    /// Fail if no message comes for SECONDS
+    /// Fail if no message arrives for SECONDS
     #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
     pub timeout: Option<Duration>,
-    /// End when a sender says that its transfer has ended (`send --eof`)
+    /// End when a sender marks the end of its transfer (`send --eof`)
     #[arg(long)]
     pub until_eof: bool,
-    /// Wait for the bus if it is not there yet, for at most SECONDS if they are given
+    /// Wait for a missing bus, for at most SECONDS if given
     #[arg(long, value_name = "SECONDS", value_parser = values::seconds, num_args = 0..=1,
         require_equals = true, default_missing_value = values::FOR_EVER)]
     pub wait: Option<Duration>,
-    /// Go on when the broker has ended and another one serves the bus
+    /// Continue when the broker ends and another one serves the bus
     #[arg(long)]
     pub reconnect: bool,
-    /// Whose broker.
+    /// The trusted users.
     #[command(flatten)]
     pub trust: Trust,
 }
 
-/// How messages are written.
+/// How to write messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// The payloads, one after the other, and nothing else
+    /// Write the payloads one after the other and nothing else
     Raw,
-    /// Each payload and a newline
+    /// Write each payload and a newline
     Lines,
-    /// An object in each line: id, sender, tag, flags, len, and payload if it is UTF-8 or else
+    /// Write an object per line: id, sender, tag, flags, len, and payload if it is UTF-8 or else
     /// payload_hex
     Json,
 }
@@ -234,15 +234,15 @@ Examples:
   llmp recv video --wait --until-eof --format raw > film.mkv
   llmp recv logs --format json > log.json
 
-It gets what is sent after it has connected. It ends after --count messages, at the end of a
-transfer with --until-eof, when the broker ends, when its standard output is closed, and with Ctrl-C.
-The status says which: see llmp --help.";
+The command receives the messages that are sent after it has connected. It ends after --count
+messages, at the end of a transfer with --until-eof, when the broker ends, when its standard output
+is closed, and with Ctrl-C. The exit status gives the reason, see llmp --help.";
 
 /// `llmp demo`
 #[derive(Args, Debug)]
 #[command(after_help = DEMO_HELP)]
 pub struct Demo {
-    /// The directory whose files are exchanged; it is only read
+    /// Exchange the files of this directory, which is only read
     #[arg(default_value = ".")]
     pub dir: PathBuf,
 }
@@ -252,10 +252,10 @@ Examples:
   llmp demo
   llmp demo /usr/share/doc
 
-A broker and three clients, each a process, share the files out among themselves. Every client
-sends its files in messages of many sizes to both others, which count every message and compare
-the SHA-256 of every file. Status 0 if and only if every file arrived whole everywhere.
-It shows how far it is; on two idle processors it delivers more than a GiB a second.";
+A broker and three clients, each a process, share the files among themselves. Every client sends
+its files in messages of many sizes to both others. They count every message and compare the SHA-256
+of every file. The exit status is 0 if and only if every file arrived whole at every client.
+The command shows its progress. On two idle processors it delivers more than a GiB a second.";
 
 /// A process of a demo.
 #[derive(Args, Debug)]
@@ -264,19 +264,19 @@ pub struct DemoChild {
     pub socket: PathBuf,
 }
 
-/// Why a command line names nothing to run.
+/// The result of a command line that names no command to run.
 #[derive(Debug)]
 pub enum Instead {
-    /// Help or the version, as it was asked for.
+    /// Help or the version was requested.
     Shown(clap::Error),
-    /// Help, since nothing was asked for.
+    /// Nothing was requested, so help is shown.
     Nothing(clap::Error),
-    /// Something is wrong with it.
+    /// The command line is invalid.
     Wrong(Failure),
 }
 
 impl Instead {
-    /// Says it. Returns the status to end with.
+    /// Prints it. Returns the exit status.
     pub fn report(&self) -> ExitCode {
         match self {
             Instead::Shown(help) => {
@@ -292,8 +292,8 @@ impl Instead {
     }
 }
 
-/// Reads the words of a command line, the program's name first. Whatever is wrong with it is said
-/// in one line.
+/// Parses the words of a command line, starting with the program's name. An error is reported in
+/// one line.
 pub fn parse(words: &[OsString]) -> Result<Program, Instead> {
     Program::try_parse_from(words).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Instead::Shown(error),
@@ -306,7 +306,7 @@ pub fn parse(words: &[OsString]) -> Result<Program, Instead> {
     })
 }
 
-/// The text of an error, which has paragraphs, in one line that ends with where to get help.
+/// Joins the paragraphs of an error into one line that ends with a pointer to the help.
 fn one_line(text: &str, command: Option<&str>) -> String {
     let mut line = String::new();
     for paragraph in text.split("\n\n") {

@@ -44,7 +44,7 @@ pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
     }
     ready::tell_supervisor("READY=1");
     let report = broker.run().map_err(|error| {
-        Failure::other(format!("the broker can't wait for its clients any more: {error}"))
+        Failure::other(format!("the broker can no longer wait for its clients: {error}"))
     })?;
     let messages = report.broadcast.messages;
     let bytes = human(report.broadcast.payload_bytes);
@@ -55,10 +55,11 @@ pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Each client takes a descriptor, and each page: as many as the system allows this user.
+/// Raises the limit of descriptors as far as the system allows. Each client and each page takes a
+/// descriptor.
 fn raise_descriptor_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // If not, the limit stays what it is, and the broker refuses or waits.
+    // If that fails, the limit stays, and the broker refuses clients or waits.
     let _ = setrlimit(Resource::Nofile, limit);
 }

@@ -1,7 +1,7 @@
-//! `llmp demo`: a broker and three clients, each a process, exchange the files of a directory.
+//! `llmp demo`: a broker and three clients exchange the files of a directory. Each is a process.
 //!
-//! The parent walks the directory and gives each client its share; it hears from all of them how
-//! far they are, and ends them all if one of them dies or nothing moves any more.
+//! The parent walks the directory and gives each client its share. All of them report their
+//! progress to it. It kills all of them if one dies or progress stops.
 
 pub mod broker;
 mod children;
@@ -28,17 +28,17 @@ use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How many clients a demo has.
+/// The number of clients.
 pub const CLIENTS: usize = 3;
-/// After this time in which nothing moves, something hangs.
+/// The demo fails after this time without progress.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often the user is shown how far it is.
+/// The interval between two updates of the display.
 const TICK: Duration = Duration::from_millis(100);
 
-/// The broker's place among the children; the clients are 1 to 3.
+/// The broker's index among the children. The clients are 1 to 3.
 const BROKER: usize = 0;
 
-/// Runs the demo and prints what came of it.
+/// Runs the demo and prints its results.
 pub fn run(arguments: arguments::Demo) -> Result<(), Failure> {
     let dir = arguments.dir;
     std::fs::read_dir(&dir).map_err(|error| {
@@ -63,7 +63,7 @@ pub fn run(arguments: arguments::Demo) -> Result<(), Failure> {
         .tell_signals([SIGINT, SIGTERM, SIGHUP])
         .map_err(|error| Failure::other(format!("signals can't be caught: {error}")))?;
     let table = demo.exchange(dir)?;
-    // Whoever does not want to read it has said so by closing it.
+    // A closed standard output is not an error.
     let _ = write!(io::stdout(), "{table}");
     demo.judge(&table)
 }
@@ -72,9 +72,9 @@ struct Demo {
     children: Children,
     show: Show,
     found: Arc<Found>,
-    /// Bytes of files sent and received, as each client has told.
+    /// Bytes of files sent and received, as reported by each client.
     progress: [(u64, u64); CLIENTS + 1],
-    /// When anything moved last, and the sum of all that can move.
+    /// The time of the last progress, and the sum of all progress counters.
     moved: (Instant, u64),
     reports: [Option<ClientReport>; CLIENTS + 1],
     broker: Option<BrokerReport>,
@@ -113,7 +113,7 @@ impl Demo {
         Ok(())
     }
 
-    /// Waits for the next thing to happen, and sees to it that the user knows.
+    /// Waits for the next event and handles it. Updates the display.
     fn next_event(&mut self) -> Result<(), Failure> {
         let event = self.children.event(TICK);
         match event {
@@ -171,16 +171,16 @@ impl Demo {
         if self.moved.0.elapsed() < HANDSHAKE_TIMEOUT {
             return Ok(());
         }
-        let mut text = format!("nothing has moved for {} s:", HANDSHAKE_TIMEOUT.as_secs());
+        let mut text = format!("no progress for {} s:", HANDSHAKE_TIMEOUT.as_secs());
         for (child, state) in self.children.states() {
             let (sent, received) = self.progress[child];
             let _ = write!(text, " {state}, sent {sent} bytes, received {received};");
         }
         self.show.finish();
-        Err(Failure::other(text + " all of them were killed"))
+        Err(Failure::other(text + " all of them are killed"))
     }
 
-    /// Done only if every file arrived whole at every other client.
+    /// Succeeds only if every file arrived whole at every other client.
     fn judge(&self, table: &Table) -> Result<(), Failure> {
         let walked = self.walked.unwrap_or_default();
         if let Some(wrong) = table.wrong() {

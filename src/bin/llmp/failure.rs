@@ -1,25 +1,25 @@
-//! Why a command did not do what it was asked for, in one line, and the status it ends with.
+//! Why a command failed, in one line, and its exit status.
 
 use llmp::{BindError, ConnectError, Disconnected, LockError, RecvError, SendError, WaitError};
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-/// The table of the statuses that commands end with, for `--help`. Each has one meaning.
+/// The table of exit statuses for `--help`. Each has one meaning.
 pub const STATUSES: &str = "\
 Exit status:
   0    done
-  1    failed on the way: input, output, memory, a message above the limit
-  2    a wrong option, no such bus, or refused by its broker
-  3    not in time: --timeout or --wait has passed
-  4    the broker, or a receiver that was waited for, left before all was done
+  1    failed on the way: input, output, memory, or a message above the limit
+  2    a wrong option, a missing bus, or a broker that refuses the client
+  3    too late: the time of --timeout or --wait has passed
+  4    the broker, or a required receiver, left before all was done
   128+N  ended by signal N";
 
-/// Everything that has no status of its own.
+/// All failures without a status of their own.
 const OTHER: u8 = 1;
-/// What is wrong lies in what was asked for: a missing bus, a wrong option.
+/// The request is invalid: a missing bus, a wrong option.
 const USAGE: u8 = 2;
-/// A time that was given has passed.
+/// A time limit has passed.
 const LATE: u8 = 3;
 /// The other side left.
 const LEFT: u8 = 4;
@@ -32,47 +32,47 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// The command was asked for something that can't be.
+    /// Makes a failure for an invalid request.
     pub fn usage(text: impl Display) -> Self {
         Failure { status: USAGE, text: text.to_string() }
     }
 
-    /// Something went wrong on the way.
+    /// Makes a failure for an error on the way.
     pub fn other(text: impl Display) -> Self {
         Failure { status: OTHER, text: text.to_string() }
     }
 
-    /// It did not happen in time.
+    /// Makes a failure for a time limit.
     pub fn late(text: impl Display) -> Self {
         Failure { status: LATE, text: text.to_string() }
     }
 
-    /// The other side left before all was done.
+    /// Makes a failure for the other side, which left before all was done.
     pub fn left(text: impl Display) -> Self {
         Failure { status: LEFT, text: text.to_string() }
     }
 
-    /// A signal has ended the command.
+    /// Makes a failure for a signal that ended the command.
     pub fn signal(signal: i32) -> Self {
         Failure::silent(u8::try_from(128 + signal).unwrap_or(OTHER))
     }
 
-    /// Ends with this status and says nothing, because everything was said.
+    /// Makes a failure that prints nothing, because its reason was printed before.
     pub fn silent(status: u8) -> Self {
         Failure { status, text: String::new() }
     }
 
-    /// Whether a time has passed.
+    /// Returns whether a time limit has passed.
     pub fn is_late(&self) -> bool {
         self.status == LATE
     }
 
-    /// What the program ends with.
+    /// Returns the exit status.
     pub fn status(&self) -> u8 {
         self.status
     }
 
-    /// Says it on stderr, in one line.
+    /// Prints it to stderr in one line. Returns the exit status.
     pub fn report(&self) -> ExitCode {
         if !self.text.is_empty() {
             say(&self.text);
@@ -87,7 +87,7 @@ impl Display for Failure {
     }
 }
 
-/// One line on stderr. If nobody can read it there, nobody can be told that, either.
+/// Prints one line to stderr. Ignores a failure, because there is no place left to report it.
 pub fn say(text: impl Display) {
     let _ = writeln!(io::stderr(), "llmp: {text}");
 }

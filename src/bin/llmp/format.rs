@@ -1,4 +1,4 @@
-//! How received messages are written.
+//! The formats of received messages.
 
 use super::arguments::Format;
 use llmp::Message;
@@ -6,7 +6,7 @@ use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-/// A message as an object of one line. Nothing of it is lost: a payload that is no UTF-8 is
+/// A message as a JSON object in one line. The format is lossless. A payload that is not UTF-8 is
 /// written in hexadecimal digits under another name.
 #[derive(Serialize)]
 struct Object<'a> {
@@ -49,7 +49,7 @@ pub fn write(out: &mut impl Write, format: Format, message: &Message<'_>) -> io:
 fn hex(bytes: &[u8]) -> String {
     let mut digits = String::with_capacity(2 * bytes.len());
     for byte in bytes {
-        // Writing to a string can't fail.
+        // Writing to a string never fails.
         let _ = write!(digits, "{byte:02x}");
     }
     digits

@@ -1,4 +1,4 @@
-//! Signals that end a command, and what it inherits about them.
+//! The signals that end a command, and the inherited settings for them.
 
 use super::failure::Failure;
 use rustix::event::{EventfdFlags, eventfd};
@@ -9,23 +9,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
-/// A command ends this long after its first signal at the latest, even inside a blocked write.
+/// The longest time from the first signal to the end of the command, even in a blocked write.
 const GRACE: Duration = Duration::from_millis(900);
 
-/// Whether a signal has asked this process to end. The first signal asks it, the next one ends it.
+/// Reports whether a signal has asked this process to end. The first signal asks it, and the second
+/// one ends it.
 pub struct Interrupt {
     signal: Arc<AtomicI32>,
     asked: Arc<OwnedFd>,
 }
 
 impl Interrupt {
-    /// Catches SIGINT, SIGTERM and SIGHUP; SIGHUP only if it is not ignored, as under `nohup`. Calls
-    /// `then` when the first one comes.
+    /// Catches SIGINT, SIGTERM and SIGHUP. Ignores SIGHUP if it was ignored before, as under
+    /// `nohup`. Calls `then` when the first signal arrives.
     pub fn catch(then: impl FnOnce() + Send + 'static) -> Result<Self, Failure> {
         let cannot = |error: &dyn std::fmt::Display| {
             Failure::other(format!("cannot catch signals: {error}"))
         };
-        // A limit on file sizes is an error of the write, then.
+        // With SIGXFSZ caught, a limit on file sizes becomes an error of the write.
         let unused = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(SIGXFSZ, unused).map_err(|error| cannot(&error))?;
         let mut interest = vec![SIGINT, SIGTERM];
@@ -40,7 +41,7 @@ impl Interrupt {
         let interrupt = Interrupt { signal: signal.clone(), asked: asked.clone() };
         let catching = move || {
             let Some(first) = signals.forever().next() else { return };
-            // Relaxed: nothing but the number itself is read.
+            // Relaxed: only the number itself is read.
             signal.store(first, Ordering::Relaxed);
             let _ = rustix::io::write(&asked, &1u64.to_ne_bytes());
             then();
@@ -61,25 +62,25 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// The signal that has asked this process to end.
+    /// Returns the signal that has asked this process to end.
     pub fn signal(&self) -> Option<i32> {
         Some(self.signal.load(Ordering::Relaxed)).filter(|&signal| signal != 0)
     }
 
-    /// Whether a signal has come.
+    /// Returns whether a signal has arrived.
     pub fn is_there(&self) -> bool {
         self.signal().is_some()
     }
 }
 
 impl AsFd for Interrupt {
-    /// Readable once a signal has come.
+    /// Returns a descriptor that becomes readable once a signal has arrived.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.asked.as_fd()
     }
 }
 
-/// Whether this process has inherited that the signal is ignored.
+/// Returns whether this process has inherited that the signal is ignored.
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -87,13 +88,13 @@ fn is_ignored(signal: i32) -> bool {
     mask >> (signal - 1) & 1 == 1
 }
 
-/// A supervisor may have started us with these signals blocked, so that nothing could end us.
+/// Unblocks the signals, because a supervisor may have started us with them blocked.
 fn unblock(signals: &[i32]) {
     use nix::sys::signal::{SigSet, Signal};
     let mut set = SigSet::empty();
     for signal in signals.iter().filter_map(|&signal| Signal::try_from(signal).ok()) {
         set.add(signal);
     }
-    // If not, they stay blocked, and SIGKILL is left.
+    // If that fails, only SIGKILL ends the process.
     let _ = set.thread_unblock();
 }

@@ -1,22 +1,22 @@
-//! Lines of any bytes, of which none takes more memory than it may.
+//! Splits an input into lines with bounded memory.
 
 /// What to do with a line that is longer than a message may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Oversize {
-    /// Leave it out, tell its number, and end with status 1
+    /// Skip it, report its number, and end with status 1
     Error,
-    /// Leave it out and tell its number
+    /// Skip it and report its number
     Skip,
-    /// Send it in parts, each a message
+    /// Send it in parts, each of them a message
     Split,
 }
 
 /// A part of an input.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Piece<'a> {
-    /// A line without its newline, or a part of a line that is split.
+    /// A line without its newline, or a part of a split line.
     Line(&'a [u8]),
-    /// The line with this number, counted from 1, is too long and is left out.
+    /// The number of a skipped line that is too long, counted from 1.
     TooLong(u64),
 }
 
@@ -24,21 +24,21 @@ pub enum Piece<'a> {
 pub struct Lines {
     max_len: usize,
     oversize: Oversize,
-    /// The beginning of a line whose end has not come yet.
+    /// The beginning of a line whose end has not arrived.
     begun: Vec<u8>,
-    /// Whether the rest of the line is left out, and whether a part of it has been sent.
+    /// Whether the rest of the line is skipped, and whether a part of it was sent.
     skips: bool,
     splits: bool,
     number: u64,
 }
 
 impl Lines {
-    /// Lines of at most `max_len` bytes each, newline not counted.
+    /// Splits into lines of at most `max_len` bytes each, without the newline.
     pub fn new(max_len: usize, oversize: Oversize) -> Self {
         Lines { max_len, oversize, begun: Vec::new(), skips: false, splits: false, number: 1 }
     }
 
-    /// Takes the next bytes of the input, and hands on each line that ends there.
+    /// Takes the next bytes of the input and passes each line that ends in them to `take`.
     pub fn push<E>(
         &mut self,
         bytes: &[u8],
@@ -60,7 +60,7 @@ impl Lines {
         Ok(())
     }
 
-    /// The input has ended. The last line need not end with a newline.
+    /// Ends the input. Its last line may lack a newline.
     pub fn finish<E>(&mut self, mut take: impl FnMut(Piece<'_>) -> Result<(), E>) -> Result<(), E> {
         if self.begun.is_empty() { Ok(()) } else { self.end_line(&mut take) }
     }
@@ -94,12 +94,12 @@ impl Lines {
         let (skips, splits) = (self.skips, self.splits);
         (self.skips, self.splits) = (false, false);
         let line = std::mem::take(&mut self.begun);
-        // Behind a line that was split, nothing is left if its parts were all full.
+        // A split line may end exactly with a full part. Then no part is left.
         let result = match skips || splits && line.is_empty() {
             true => Ok(()),
             false => take(Piece::Line(&line)),
         };
-        // The memory is used again.
+        // Keeps the allocation.
         self.begun = line;
         self.begun.clear();
         result
@@ -114,7 +114,7 @@ fn memchr(bytes: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// The pieces of an input that comes in parts of this length.
+    /// Returns the pieces of an input that arrives in parts of length `part`.
     fn pieces(input: &[u8], part: usize, oversize: Oversize) -> Vec<Result<Vec<u8>, u64>> {
         let (mut lines, mut found) = (Lines::new(4, oversize), Vec::new());
         let mut take = |piece: Piece<'_>| {

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Warnings are shown if nothing else is said; `RUST_LOG` has the last word.
+/// Logs to stderr. Shows warnings by default, and `RUST_LOG` overrides that.
 fn log_to_stderr(program: &Program) {
     let level = if program.verbose { "info" } else { "warn" };
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level))

@@ -1,4 +1,5 @@
-//! Telling others that the broker is ready: a script by a descriptor, a supervisor by its socket.
+//! Reports that the broker is ready: to a script through a descriptor, to a supervisor through its
+//! socket.
 
 use crate::failure::Failure;
 use std::fs::OpenOptions;
@@ -14,7 +15,7 @@ pub fn write_line(fd: u32, path: &Path) -> Result<(), Failure> {
         0 => Err(io::Error::other("this is standard input")),
         1 => io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush()),
         2 => io::stderr().write_all(line.as_bytes()),
-        // Opened anew, which takes no unsafe code.
+        // Opened anew, which needs no unsafe code.
         _ => OpenOptions::new()
             .append(true)
             .open(format!("/proc/self/fd/{fd}"))
@@ -23,7 +24,7 @@ pub fn write_line(fd: u32, path: &Path) -> Result<(), Failure> {
     written.map_err(|error| Failure::usage(format!("cannot write to --ready-fd {fd}: {error}")))
 }
 
-/// Tells systemd, or another supervisor, if one listens (sd_notify(3)).
+/// Notifies systemd or another supervisor, if one listens (sd_notify(3)).
 pub fn tell_supervisor(state: &str) {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let name = name.as_encoded_bytes();

@@ -13,18 +13,18 @@ use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// Output is written in pieces of at least this size, or when there is nothing more to receive.
+/// The least size of a write, except when there is nothing more to receive.
 const BUFFER_LEN: usize = 64 * 1024;
-/// What had arrived before a deadline is received behind it, for at most this time.
+/// The longest time for receiving messages that arrived before a deadline.
 const LAST_LOOK: Duration = Duration::from_secs(1);
-/// While the bus is away, it looks so often after other things.
+/// The interval at which a command without a bus checks its other events.
 const SLICE: Duration = Duration::from_millis(200);
 
-/// Writes what is received to standard output.
+/// Writes received messages to standard output.
 pub fn run(arguments: arguments::Recv) -> Result<(), Failure> {
     let interrupt = Interrupt::catch(|| {})?;
     if is_closed(&io::stdout()) {
-        say("standard output is closed, or /dev/null: what is received is lost");
+        say("standard output is closed, or /dev/null: received messages are lost");
     }
     let mut client = connect(&arguments, arguments.wait)?;
     let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(cannot_write)?;
@@ -36,7 +36,7 @@ pub fn run(arguments: arguments::Recv) -> Result<(), Failure> {
         let end = end.and_then(|end| receiving.out.flush().map(|()| end));
         return match end {
             Ok(End::Done) => Ok(()),
-            // Without a number of messages to wait for, it ends as it was told.
+            // Without a number of messages to wait for, a signal is a normal end.
             Ok(End::Signal(_)) if arguments.count.is_none() && !arguments.until_eof => Ok(()),
             Ok(End::Signal(signal)) => Err(Failure::signal(signal)),
             Ok(End::Recv(RecvError::Disconnected(
@@ -46,12 +46,12 @@ pub fn run(arguments: arguments::Recv) -> Result<(), Failure> {
                 match receiving.reconnect(&arguments)? {
                     Ok(again) => client = again,
                     Err(End::Timeout(timeout)) => return Err(no_message(timeout)),
-                    // The reader of its output has gone, or a signal came.
+                    // The reader of the output has gone, or a signal arrived.
                     Err(_) => return Ok(()),
                 }
                 continue;
             }
-            // Without a number of messages to wait for, the end of the bus is the end of the work.
+            // Without a number of messages to wait for, the end of the bus is a normal end.
             Ok(End::Recv(RecvError::Disconnected(Disconnected::Closed)))
                 if arguments.count.is_none() && !arguments.until_eof =>
             {
@@ -61,7 +61,7 @@ pub fn run(arguments: arguments::Recv) -> Result<(), Failure> {
             Ok(End::Timeout(timeout)) => {
                 Err(Failure::late(format!("no message came within {} s", timeout.as_secs_f64())))
             }
-            // The reader of a pipe has seen enough.
+            // The reader of the pipe has closed it.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             Err(error) => Err(cannot_write(error)),
         };
@@ -87,7 +87,7 @@ fn cannot_write(error: io::Error) -> Failure {
 
 /// Why receiving has ended.
 enum End {
-    /// As it was asked for.
+    /// As requested.
     Done,
     Recv(RecvError),
     Timeout(Duration),
@@ -95,9 +95,9 @@ enum End {
 }
 
 struct Receiving {
-    /// Messages that are still interest.
+    /// The number of messages left to receive.
     left: u64,
-    /// When the last one came.
+    /// When the last message arrived.
     last: Instant,
     out: BufWriter<Output>,
     interrupt: Interrupt,
@@ -118,7 +118,7 @@ impl Receiving {
             if let Some(message) = message
                 && arguments.tag.is_none_or(|tag| tag == message.tag.0)
             {
-                // Without a payload, it says only that a transfer has ended.
+                // Without a payload, the message only marks the end of a transfer.
                 if message.flags == END_OF_TRANSFER && message.payload.is_empty() {
                     if arguments.until_eof {
                         return Ok(End::Done);
@@ -130,8 +130,8 @@ impl Receiving {
                 self.last = Instant::now();
                 continue;
             }
-            // Messages with other tags don't count. What came before the deadline does, also behind
-            // such messages.
+            // Messages with other tags do not extend the deadline. Messages that arrived before it
+            // still count, even behind such messages.
             let more = if is_idle { Duration::ZERO } else { LAST_LOOK };
             let late = |t: &Duration| last.elapsed() >= t.saturating_add(more);
             if let Some(timeout) = arguments.timeout.filter(late) {
@@ -148,7 +148,7 @@ impl Receiving {
         Ok(End::Done)
     }
 
-    /// Waits until the bus is there again. Meanwhile it looks after its deadline and its output.
+    /// Waits until a bus is there again. Meanwhile checks the deadline and the output.
     fn reconnect(&self, arguments: &arguments::Recv) -> Result<Result<Client, End>, Failure> {
         loop {
             match connect(arguments, Some(SLICE)) {
@@ -167,14 +167,14 @@ impl Receiving {
         }
     }
 
-    /// Waits until there is something to receive or to know, at most so long.
+    /// Waits until there is a message or another event, for at most `timeout`.
     fn wait(&self, client: &Client, timeout: Option<Duration>) -> io::Result<()> {
-        // Longer than the kernel can count is without limit.
+        // A time that exceeds the kernel's range means no limit.
         let timeout: Option<Timespec> = timeout.and_then(|timeout| timeout.try_into().ok());
         let mut fds = [
             PollFd::new(client, PollFlags::IN),
             PollFd::new(&self.interrupt, PollFlags::IN),
-            // Errors alone: whether the reader of a pipe has gone.
+            // Reports only errors: whether the reader of the pipe has gone.
             PollFd::new(&self.out.get_ref().0, PollFlags::empty()),
         ];
         match poll(&mut fds, timeout.as_ref()) {
@@ -185,7 +185,7 @@ impl Receiving {
         }
     }
 
-    /// The end of the bus came before the end of the work.
+    /// Makes a failure for a bus that ended before the work.
     fn incomplete(&self, arguments: &arguments::Recv, why: &Failure) -> Failure {
         match arguments.count {
             Some(count) => {
@@ -196,7 +196,7 @@ impl Receiving {
     }
 }
 
-/// Standard output, which may be non-blocking: another program may have set it so.
+/// Standard output. Another program may have made it non-blocking.
 struct Output(File);
 
 impl Write for Output {

@@ -16,14 +16,14 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How much is read at one go.
+/// The most bytes per read.
 const READ_LEN: usize = 64 * 1024;
-/// After this time of waiting, the user is told why nothing happens.
+/// After this time of waiting, the reason is printed.
 const SILENT_WAIT: Duration = Duration::from_secs(1);
-/// With `--reconnect`: the most bytes that are kept because the broker may not have taken them yet.
+/// With `--reconnect`, the most bytes kept because the broker may not have forwarded them.
 const KEPT_LEN: usize = 1 << 20;
 
-/// Sends the input and waits until the broker has taken it.
+/// Sends the input and waits until the broker has consumed it.
 pub fn run(arguments: arguments::Send) -> Result<(), Failure> {
     let interrupt = Interrupt::catch(|| {})?;
     let client = connect(&arguments, arguments.wait)?;
@@ -45,7 +45,7 @@ pub fn run(arguments: arguments::Send) -> Result<(), Failure> {
         complete &= sending.file(path, max)?;
     }
     sending.flush()?;
-    // Before receivers hear of the end of the transfer, and leave.
+    // Checked before the receivers see the end of the transfer and leave.
     sending.check_receivers()?;
     if arguments.eof {
         sending.send(Envelope { flags: END_OF_TRANSFER, ..Envelope::default() }, b"")?;
@@ -71,18 +71,18 @@ struct Sending<'a> {
     arguments: &'a arguments::Send,
     client: Client,
     interrupt: Interrupt,
-    /// With `--reconnect`: what the broker may not have taken yet, and its length.
+    /// With `--reconnect`, the messages that the broker may not have forwarded, and their length.
     kept: VecDeque<(Envelope, Vec<u8>)>,
     kept_len: usize,
 }
 
 impl Sending<'_> {
-    /// Waits for receivers. Returns why the connection has ended, if it has and `--reconnect` is given.
+    /// Waits for receivers. With `--reconnect`, returns why the connection ended, if it did.
     fn wait_for_receivers(&mut self) -> Result<Option<Disconnected>, Failure> {
         let arguments::Send { timeout, place, .. } = self.arguments;
         let count = self.arguments.receivers.unwrap_or(1);
         let (bus, started) = (place.bus.shell_word(), Instant::now());
-        // A time beyond the end of all times is none.
+        // A timeout that overflows the clock means no deadline.
         let deadline = timeout.and_then(|timeout| started.checked_add(timeout));
         let mut is_told = false;
         loop {
@@ -98,7 +98,7 @@ impl Sending<'_> {
             let now = self.client.receivers().unwrap_or(0);
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return Err(Failure::late(format!(
-                    "{now} of {count} receivers were there in time; start one with: llmp recv {bus}, or send at once with --receivers 0"
+                    "only {now} of {count} receivers connected in time; start one with: llmp recv {bus}, or send at once with --receivers 0"
                 )));
             }
             if !std::mem::replace(&mut is_told, true) {
@@ -109,15 +109,15 @@ impl Sending<'_> {
         }
     }
 
-    /// With `--receivers`, that number must be there at the end, too.
+    /// With `--receivers`, checks that this number of receivers remains at the end.
     fn check_receivers(&mut self) -> Result<(), Failure> {
         let now = self.client.receivers().unwrap_or(0);
         match self.arguments.receivers {
             Some(count) if now < count => Err(Failure::left(format!(
-                "{now} of {count} receivers are left at the end; the others may not have got all of it"
+                "{now} of {count} receivers remain at the end; the others may not have got all of it"
             ))),
             None if now == 0 => {
-                say("no receiver is left at the end; the last one may not have got all of it");
+                say("no receiver remains at the end; the last one may not have got all of it");
                 Ok(())
             }
             _ => Ok(()),
@@ -128,14 +128,14 @@ impl Sending<'_> {
         self.interrupt.signal().map_or(Ok(()), |signal| Err(Failure::signal(signal)))
     }
 
-    /// Sends a file, or standard input. Returns whether all of it was sent.
+    /// Sends a file or standard input. Returns whether all of it was sent.
     fn file(&mut self, path: &Path, max: usize) -> Result<bool, Failure> {
         let (name, mut input) = match path.as_os_str().as_encoded_bytes() {
             b"-" => {
                 let name = "standard input".to_owned();
                 let stdin = io::stdin();
                 if is_closed(&stdin) {
-                    say("standard input is closed, or /dev/null: nothing is read from it");
+                    say("standard input is closed, or /dev/null: there is no input");
                 }
                 let owned = stdin.as_fd().try_clone_to_owned();
                 (name.clone(), File::from(owned.map_err(|error| cannot_read(&name, &error))?))
@@ -162,7 +162,7 @@ impl Sending<'_> {
             Piece::Line(line) => sending.send(Envelope::default(), line),
             Piece::TooLong(number) => {
                 say(format_args!(
-                    "line {number} of {name} is above the limit of {max} bytes and was left out; start the broker with a higher --max-message-len, or use --oversize split"
+                    "line {number} of {name} is above the limit of {max} bytes and was skipped; start the broker with a higher --max-message-len, or use --oversize split"
                 ));
                 complete &= oversize != Oversize::Error;
                 Ok(())
@@ -177,7 +177,7 @@ impl Sending<'_> {
         Ok(complete)
     }
 
-    /// Messages of `len` bytes each; only the last of an input may be shorter.
+    /// Sends messages of `len` bytes each. Only the last message of an input may be shorter.
     fn chunks(&mut self, name: &str, input: &mut File, len: usize) -> Result<(), Failure> {
         let (mut chunk, mut filled) = (vec![0; len], 0);
         loop {
@@ -193,7 +193,7 @@ impl Sending<'_> {
         }
     }
 
-    /// What comes in at one go is a message, so that nothing that came in has to wait.
+    /// Sends the bytes of each read as a message, so that no input waits.
     fn stream(&mut self, name: &str, input: &mut File, len: usize) -> Result<(), Failure> {
         let mut buffer = vec![0; len.max(1)];
         loop {
@@ -204,11 +204,11 @@ impl Sending<'_> {
         }
     }
 
-    /// Reads what is there; waits while nothing is. Meanwhile it hears of the end of the bus.
+    /// Reads the available input and waits if there is none. Meanwhile detects the end of the bus.
     fn read(&mut self, name: &str, input: &mut File, buffer: &mut [u8]) -> Result<usize, Failure> {
         loop {
             let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-            // What is kept has to be taken before a long wait, so that it need not be kept.
+            // Kept messages must be consumed before a long wait, so that they need not be kept.
             let timeout = (!self.kept.is_empty()).then_some(&at_once);
             let mut fds = [
                 PollFd::new(input, PollFlags::IN),
@@ -224,7 +224,8 @@ impl Sending<'_> {
             if ready == 0 {
                 self.flush()?;
             }
-            // What is there is sent, or is the end of the input, before the end of the bus counts.
+            // Available input is sent, and the end of the input counts, before the end of the bus
+            // does.
             if client_ready
                 && let Some(ended) = self.client.ended()
                 && (!input_ready || self.arguments.reconnect)
@@ -242,7 +243,7 @@ impl Sending<'_> {
         }
     }
 
-    /// Sends a message; waits for room, and says why.
+    /// Sends a message. Waits for room and prints the reason.
     fn send(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), Failure> {
         let envelope = Envelope { tag: Tag(self.arguments.tag), ..envelope };
         if self.arguments.reconnect {
@@ -272,7 +273,7 @@ impl Sending<'_> {
         }
     }
 
-    /// Waits until the broker has taken everything.
+    /// Waits until the broker has consumed all messages.
     fn flush(&mut self) -> Result<(), Failure> {
         let mut status = Status::new();
         loop {
@@ -280,7 +281,7 @@ impl Sending<'_> {
                 Ok(true) => break,
                 Ok(false) => {
                     let held_up = self.client.held_up();
-                    let what = "the broker has not taken all that was sent";
+                    let what = "the broker has not consumed all messages";
                     status.waits(what, held_up.as_ref());
                 }
                 Err(SendError::Disconnected(ended)) => self.reconnect(ended)?,
@@ -292,8 +293,8 @@ impl Sending<'_> {
         Ok(())
     }
 
-    /// The connection has ended: with `--reconnect`, waits for the bus and sends again what its
-    /// broker may not have taken.
+    /// Handles the end of the connection. With `--reconnect`, waits for a bus and sends the kept
+    /// messages again.
     fn reconnect(&mut self, ended: Disconnected) -> Result<(), Failure> {
         if !self.arguments.reconnect {
             return Err(ended.into());
@@ -317,7 +318,7 @@ impl Sending<'_> {
     }
 }
 
-/// When to look again whether something else has happened.
+/// Returns when to check for other events.
 fn next_look(deadline: Option<Instant>) -> Instant {
     let look = Instant::now() + SILENT_WAIT;
     deadline.map_or(look, |deadline| deadline.min(look))

@@ -1,11 +1,11 @@
-//! Saying why nothing moves: a line that counts in a terminal, otherwise one when there is news.
+//! Shows why a command waits: a live line in a terminal, otherwise a line for each change.
 
 use crate::failure::say;
 use indicatif::ProgressBar;
 use llmp::HeldUp;
 use std::io::{IsTerminal, stderr};
 
-/// Shows what a command waits for. In a terminal the line goes when the wait is over.
+/// Shows what a command waits for. In a terminal the line disappears when the wait ends.
 pub struct Status {
     line: Option<ProgressBar>,
     is_told: bool,
@@ -13,12 +13,12 @@ pub struct Status {
 }
 
 impl Status {
-    /// Nothing is shown yet.
+    /// Makes a display that is empty.
     pub fn new() -> Self {
         Status { line: None, is_told: false, is_named: false }
     }
 
-    /// `what` waits, for a receiver that the broker may have named.
+    /// Shows that `what` waits, and for which receiver if the broker has named one.
     pub fn waits(&mut self, what: &str, held_up: Option<&HeldUp>) {
         let text = match held_up {
             Some(held_up) => format!("{what}: {held_up}"),

@@ -1,7 +1,7 @@
-//! Lines on stderr for which the broker never waits: clients would wait with it, and a client decides
-//! how much the broker has to say.
+//! Lines on stderr that never block the broker. Its clients would wait with it, and they determine
+//! how much it logs.
 //!
-//! The descriptor is not made non-blocking: it is shared with other processes.
+//! The descriptor stays blocking, because other processes share it.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, fstat};
@@ -12,21 +12,21 @@ use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// The most lines at once, and the most lines a second after that.
+/// The most lines in a burst, and the most lines per second after it.
 const AT_ONCE: u32 = 1000;
 const A_SECOND: u32 = 100;
 
-/// The bytes for which a pipe that is writable has room (`PIPE_BUF`).
+/// The bytes for which a writable pipe has room (`PIPE_BUF`).
 const LONGEST: usize = 4096;
 
 static LINES: Mutex<Lines> = Mutex::new(Lines::new());
 
-/// One line, if it can be written at once.
+/// Writes one line if that is possible without waiting.
 pub fn line(text: impl Display) {
     write(format!("llmp: {text}\n").as_bytes());
 }
 
-/// Where the log goes: each write is a line.
+/// The target of the log. Each write is a line.
 pub struct Log;
 
 impl io::Write for Log {
@@ -45,7 +45,8 @@ fn write(line: &[u8]) {
     lines.line(line, Instant::now(), write_now);
 }
 
-/// Writes what can be written at once. Returns how many bytes are done with; `None` if none.
+/// Writes the bytes that can be written without waiting. Returns the number of bytes handled, or
+/// `None` if there were none.
 fn write_now(bytes: &[u8]) -> Option<usize> {
     let stderr = io::stderr();
     let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
@@ -53,12 +54,12 @@ fn write_now(bytes: &[u8]) -> Option<usize> {
         return None;
     }
     let kind = fstat(&stderr).map(|found| FileType::from_raw_mode(found.st_mode));
-    // Another process may have used up the room meanwhile.
+    // Another process may have filled the room meanwhile.
     let written = match kind {
         Ok(FileType::Fifo | FileType::Socket) => {
             let parts = [IoSlice::new(bytes)];
             match rustix::io::pwritev2(stderr.as_fd(), &parts, u64::MAX, ReadWriteFlags::NOWAIT) {
-                // Pipes know it since Linux 6.4.
+                // Pipes support it since Linux 6.4.
                 Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::SPIPE) => {
                     rustix::io::write(&stderr, bytes)
                 }
@@ -70,18 +71,18 @@ fn write_now(bytes: &[u8]) -> Option<usize> {
     match written {
         Ok(len) => Some(len),
         Err(Errno::AGAIN | Errno::INTR) => None,
-        // If no one can read it there, no one can be told that, either.
+        // A broken stderr is ignored, because there is no other place to report it.
         Err(_) => Some(bytes.len()),
     }
 }
 
-/// What was written of the lines.
+/// The state of the lines written so far.
 struct Lines {
     /// The rest of a line that was written in part.
     rest: Vec<u8>,
-    /// Lines that were left out since the last one that was written.
+    /// Lines skipped since the last one that was written.
     missing: u64,
-    /// The lines that may still come, as counted at that time.
+    /// The remaining lines of the current allowance, and when it was computed.
     allowed: u32,
     counted: Option<Instant>,
 }
@@ -91,7 +92,7 @@ impl Lines {
         Lines { rest: Vec::new(), missing: 0, allowed: AT_ONCE, counted: None }
     }
 
-    /// Writes a line, or counts it.
+    /// Writes a line or counts it as missing.
     fn line(&mut self, line: &[u8], now: Instant, write: impl FnMut(&[u8]) -> Option<usize>) {
         if !self.is_allowed(now) || !self.try_line(line, write) {
             self.missing += 1;
@@ -123,7 +124,7 @@ impl Lines {
         }
         if self.missing > 0 {
             let text = format!(
-                "llmp: warn: {} lines are missing here: stderr was not read in time, or there were more than {A_SECOND} a second\n",
+                "llmp: warn: {} lines are missing here: stderr was not read in time, or more than {A_SECOND} came in a second\n",
                 self.missing
             );
             if !self.put(text.as_bytes(), &mut write) {
@@ -140,7 +141,7 @@ impl Lines {
         self.put(&[&line[..LONGEST - 1], b"\n"].concat(), &mut write)
     }
 
-    /// Begins to write. What is left of these bytes comes first next time.
+    /// Writes as many bytes as possible. The rest is written first next time.
     fn put(&mut self, bytes: &[u8], write: &mut impl FnMut(&[u8]) -> Option<usize>) -> bool {
         let Some(written) = write(bytes) else { return false };
         self.rest = bytes.get(written..).unwrap_or_default().to_vec();
@@ -157,7 +158,7 @@ mod tests {
     fn lines_that_find_no_room_are_counted_and_none_is_torn() {
         let (mut lines, now) = (Lines::new(), Instant::now());
         let mut written = Vec::new();
-        // How much room there is for each line.
+        // The room for each line.
         for (number, room) in [1000, 3, 0, 2, 1, 0, 1000, 1000].into_iter().enumerate() {
             let mut room: usize = room;
             lines.line(format!("line {number}\n").as_bytes(), now, |bytes| {
@@ -186,7 +187,8 @@ mod tests {
         assert!(std::fs::read_to_string(path).unwrap().contains(row));
         let (mut lines, mut now) = (Lines::new(), Instant::now());
         let mut written = Vec::new();
-        // Lines that come through of 3000 after a time in seconds; the one that counts the missing ones is among them.
+        // Of 3000 lines, the number written after each time in seconds. It includes the line that
+        // counts the missing ones.
         for (later, expected) in [(0, 1000), (1, 101), (100, 1001)] {
             now += Duration::from_secs(later);
             written.clear();

@@ -1,4 +1,4 @@
-//! How values are written on the command line: sizes, users, durations, buses.
+//! Parses the values of the command line: sizes, users, durations, buses.
 
 use super::failure::Failure;
 use llmp::{BusAddr, ConnectError, Flags, PeerFilter};
@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-/// `65536`, `64KiB`, `1MiB`, `2GiB`.
+/// Parses a size: `65536`, `64KiB`, `1MiB`, `2GiB`.
 pub fn size(text: &str) -> Result<usize, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let shift = match &text[digits.len()..] {
@@ -16,21 +16,21 @@ pub fn size(text: &str) -> Result<usize, String> {
         "KiB" => 10,
         "MiB" => 20,
         "GiB" => 30,
-        unit => return Err(format!("'{unit}' is no unit; use KiB, MiB or GiB, or bytes alone")),
+        unit => return Err(format!("unknown unit '{unit}'; use KiB, MiB or GiB, or plain bytes")),
     };
     let number: usize = digits.parse().map_err(|_| "give a size like 65536, 64KiB or 1MiB")?;
-    number.checked_mul(1 << shift).ok_or_else(|| "this is more than memory can have".into())
+    number.checked_mul(1 << shift).ok_or_else(|| "the size is too large".into())
 }
 
-/// A size of at least one byte.
+/// Parses a size of at least one byte.
 pub fn chunk_len(text: &str) -> Result<usize, String> {
     match size(text)? {
-        0 => Err("a chunk has at least one byte".into()),
+        0 => Err("a chunk needs at least one byte".into()),
         len => Ok(len),
     }
 }
 
-/// `same-user`, `everybody`, or the ids of users with commas between them.
+/// Parses `same-user`, `everybody`, or user ids separated by commas.
 pub fn access(text: &str) -> Result<PeerFilter, String> {
     match text {
         "same-user" => return Ok(PeerFilter::SameUser),
@@ -42,10 +42,10 @@ pub fn access(text: &str) -> Result<PeerFilter, String> {
     users.map(PeerFilter::Users).map_err(|_| help.into())
 }
 
-/// What stands for a time without limit.
+/// The value that means no time limit.
 pub const FOR_EVER: &str = "forever";
 
-/// Seconds, with a fraction or without.
+/// Parses seconds, with or without a fraction.
 pub fn seconds(text: &str) -> Result<Duration, String> {
     if text == FOR_EVER {
         return Ok(Duration::MAX);
@@ -54,12 +54,13 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
-/// The name of a bus, or with a slash in it the path of its socket.
+/// Parses the name of a bus, or the path of its socket if it contains a slash.
 pub fn bus(text: OsString) -> Result<BusAddr, String> {
     if text.as_bytes().contains(&b'/') {
         return Ok(BusAddr::Path(text.into()));
     }
-    let name = text.into_string().map_err(|_| "a bus's name is text; give a path with a slash")?;
+    let name =
+        text.into_string().map_err(|_| "a bus's name must be UTF-8; give a path with a slash")?;
     let bus = BusAddr::Name(name);
     match &bus {
         BusAddr::Name(name) if name.is_empty() || name.starts_with('.') => {
@@ -70,10 +71,10 @@ pub fn bus(text: OsString) -> Result<BusAddr, String> {
     }
 }
 
-/// The flags of a message that says, without a payload, that a transfer has ended.
+/// The flags of a message without a payload that marks the end of a transfer.
 pub const END_OF_TRANSFER: Flags = Flags(1);
 
-/// Why connecting has failed. A bus that did not come in time is late.
+/// Converts an error of a connection. A bus that did not appear in time is a passed time limit.
 pub fn connect_error(error: ConnectError, has_waited: bool) -> Failure {
     match error {
         ConnectError::NoBus { .. } if has_waited => Failure::late(error),
@@ -81,8 +82,9 @@ pub fn connect_error(error: ConnectError, has_waited: bool) -> Failure {
     }
 }
 
-/// Whether a standard stream was closed when this process began. The Rust runtime opens `/dev/null`
-/// for reading and writing in its place; a shell's redirection opens it for one of both.
+/// Returns whether a standard stream was closed when this process began. The Rust runtime opens
+/// `/dev/null` for reading and writing in its place. A shell's redirection opens it for only one of
+/// them.
 pub fn is_closed(stream: &impl AsFd) -> bool {
     let null = rustix::fs::stat("/dev/null").map(|null| null.st_rdev);
     let found = rustix::fs::fstat(stream).map(|found| found.st_rdev);
@@ -91,27 +93,27 @@ pub fn is_closed(stream: &impl AsFd) -> bool {
     is_null && flags.is_ok_and(|flags| flags.contains(OFlags::RDWR))
 }
 
-/// A whole number.
+/// Parses a whole number.
 pub fn whole(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| "give a whole number, like 5".into())
 }
 
-/// A number of receivers.
+/// Parses a number of receivers.
 pub fn receivers(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| "give a whole number, like 2".into())
 }
 
-/// A tag: a number of 32 bits.
+/// Parses a tag, a number of 32 bits.
 pub fn tag(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("give a whole number from 0 to {}", u32::MAX))
 }
 
-/// The number of a descriptor.
+/// Parses the number of a descriptor.
 pub fn descriptor(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| "give the number of a descriptor, like 3".into())
 }
 
-/// How long a name stands for, with the size that a constant of the library has.
+/// Formats the size of a constant of the library for a help text.
 pub fn size_text(bytes: usize) -> String {
     match bytes {
         bytes if bytes >= 1 << 20 && bytes.is_multiple_of(1 << 20) => format!("{}MiB", bytes >> 20),
@@ -120,7 +122,7 @@ pub fn size_text(bytes: usize) -> String {
     }
 }
 
-/// Bytes for people: `1.5 GiB`.
+/// Formats bytes for people: `1.5 GiB`.
 pub fn human(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
 }

@@ -1,4 +1,4 @@
-//! The broker of a demo, a process of its own.
+//! The broker process of a demo.
 
 use super::note::{BrokerReport, Chain, Note, or_tell, tell};
 use crate::arguments;
@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use llmp::Broker;
 use std::io::Read;
 
-/// Serves the bus until standard input ends, which is when the parent wants it or has died.
+/// Serves the bus until standard input ends. The parent closes it to end the broker, or by dying.
 pub fn run(arguments: &arguments::DemoChild) -> Result<(), Failure> {
     or_tell(serve(arguments))
 }
@@ -15,14 +15,14 @@ fn serve(arguments: &arguments::DemoChild) -> Result<(), Failure> {
     let broker = Broker::bind(&arguments.socket)?;
     let stop = broker.stop_handle();
     std::thread::spawn(move || {
-        // An error is an end as well.
+        // An error ends the broker as well.
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         stop.stop();
     });
     tell(&Note::Ready)?;
     let report = broker.run().map_err(Failure::other)?;
-    // Made by the parent for this socket. If the parent has died, nobody else cleans it up; if
-    // there is something else in it, it stays.
+    // The parent made the directory for this socket. If the parent has died, only this call removes
+    // it. It stays if it holds other files.
     if let Some(directory) = arguments.socket.parent() {
         let _ = std::fs::remove_dir(directory);
     }

@@ -1,4 +1,4 @@
-//! The processes of a demo, seen from their parent.
+//! The processes of a demo, as their parent manages them.
 
 use super::note::Note;
 use super::walk::{Found, Walked, walk};
@@ -13,21 +13,21 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-/// When one process has died of another's death, the other is found dead within this time.
+/// If one process dies because of another's death, the other one is found dead within this time.
 const AUTOPSY: Duration = Duration::from_millis(200);
 
-/// What happens.
+/// An event of a demo.
 #[derive(Debug)]
 pub enum Event {
-    /// A child has told something.
+    /// A child has sent a note.
     Note(usize, Note),
-    /// A child has closed its standard output: it has ended.
+    /// A child has closed its standard output, so it has ended.
     Disconnected(usize),
-    /// All names are with the clients.
+    /// All names were given to the clients.
     Walked(Walked),
-    /// Something that can't be read.
+    /// A file or directory can't be read.
     Unreadable(String),
-    /// The user wants an end.
+    /// The user ends the demo.
     Signal(i32),
 }
 
@@ -36,11 +36,11 @@ struct Process {
     process: Child,
     ready: bool,
     ended: bool,
-    /// Why it says that it failed.
+    /// The reported reason of its failure.
     failed: Option<String>,
 }
 
-/// All children. When they are dropped, none survives.
+/// All children. Dropping it kills them.
 pub struct Children {
     socket: PathBuf,
     all: Vec<Process>,
@@ -49,13 +49,13 @@ pub struct Children {
 }
 
 impl Children {
-    /// No children yet, and a bus for them at `socket`.
+    /// Makes an empty set of children for a bus at `socket`.
     pub fn new(socket: PathBuf) -> Self {
         let (to_us, events) = channel();
         Children { socket, all: Vec::new(), events, to_us }
     }
 
-    /// Tells about these signals from now on.
+    /// Reports these signals as events from now on.
     pub fn tell_signals(&self, signals: [i32; 3]) -> io::Result<()> {
         let mut signals = Signals::new(signals)?;
         let to_us = self.to_us.clone();
@@ -67,13 +67,13 @@ impl Children {
         Ok(())
     }
 
-    /// Starts a child: this program, with a hidden subcommand.
+    /// Starts a child, which is this program with a hidden subcommand.
     pub fn start(&mut self, name: &'static str, subcommand: &str) -> Result<(), Failure> {
         let failed = |error: io::Error| Failure::other(format!("cannot start a {name}: {error}"));
         let program = std::env::current_exe().map_err(failed)?;
         let mut command = Command::new(program);
         command.arg(subcommand).arg(&self.socket).stdin(Stdio::piped()).stdout(Stdio::piped());
-        // Ctrl-C is for the parent, which ends its children.
+        // Ctrl-C reaches only the parent, which ends its children.
         let mut process = command.process_group(0).spawn().map_err(failed)?;
         let child = self.all.len();
         let output = process.stdout.take();
@@ -90,54 +90,54 @@ impl Children {
         Ok(())
     }
 
-    /// Walks `dir` in a thread of its own and gives the files to these children, who are all
-    /// connected by now. Their inputs stay open until they have ended.
+    /// Walks `dir` in its own thread and gives the files to these children, which are all connected
+    /// by now. Keeps their inputs open until they have ended.
     pub fn walk(&mut self, dir: PathBuf, clients: RangeFrom<usize>, found: Arc<Found>) {
         let clients = self.all[clients].iter_mut();
         let mut inputs: Vec<ChildStdin> =
             clients.filter_map(|client| client.process.stdin.take()).collect();
         let to_us = self.to_us.clone();
         std::thread::spawn(move || {
-            // An error is the end of a client, which the parent hears of from the client itself.
+            // An error means that a client has ended, and the client's end is an event of its own.
             if let Ok(walked) = walk(&dir, &mut inputs, &found, &to_us) {
                 let _ = to_us.send(Event::Walked(walked));
             }
-            // For ever: the process's end closes them.
+            // Kept open until this process ends.
             std::mem::forget(inputs);
         });
     }
 
-    /// The next event, if there is one in time.
+    /// Returns the next event, or `None` after `timeout`.
     pub fn event(&self, timeout: Duration) -> Option<Event> {
         self.events.recv_timeout(timeout).ok()
     }
 
-    /// A child is set up.
+    /// Marks a child as ready.
     pub fn set_ready(&mut self, child: usize) {
         self.all[child].ready = true;
     }
 
-    /// How many children are set up.
+    /// Returns the number of ready children.
     pub fn ready(&self) -> usize {
         self.all.iter().filter(|child| child.ready).count()
     }
 
-    /// A child has said why it ends.
+    /// Records why a child has failed.
     pub fn set_failed(&mut self, child: usize, why: String) {
         self.all[child].failed = Some(why);
     }
 
-    /// How many children have not ended.
+    /// Returns the number of children that have not ended.
     pub fn running(&self) -> usize {
         self.all.iter().filter(|child| !child.ended).count()
     }
 
-    /// Lets a child end in order.
+    /// Closes a child's input, so that it ends in order.
     pub fn end(&mut self, child: usize) {
         drop(self.all[child].process.stdin.take());
     }
 
-    /// A child has ended: it should have reported before.
+    /// Handles the end of a child. It should have reported before.
     pub fn on_end(&mut self, child: usize, reported: bool) -> Result<(), Failure> {
         self.all[child].ended = true;
         let status = self.all[child].process.wait();
@@ -145,7 +145,7 @@ impl Children {
         if status.success() && reported {
             return Ok(());
         }
-        // If one was killed, the others may have failed of that.
+        // If one was killed, the others may have failed because of it.
         let mut statuses = vec![(child, status)];
         while statuses.iter().all(|(_, status)| status.signal().is_none()) {
             match self.events.recv_timeout(AUTOPSY) {
@@ -174,13 +174,14 @@ impl Children {
         }
     }
 
-    /// Who they are: `broker 17, client 1 18, …`
+    /// Returns the names and processes of all children: `broker is process 17, client 1 is process
+    /// 18, …`
     pub fn who(&self) -> String {
         let who = |child: &Process| format!("{} is process {}", child.name, child.process.id());
         self.all.iter().map(who).collect::<Vec<_>>().join(", ")
     }
 
-    /// The state in which the kernel has each child that has not ended.
+    /// Returns the kernel's state of each child that has not ended.
     pub fn states(&self) -> impl Iterator<Item = (usize, String)> {
         let running = self.all.iter().enumerate().filter(|(_, child)| !child.ended);
         running.map(|(i, Process { name, process, .. })| {
@@ -196,7 +197,7 @@ impl Children {
 impl Drop for Children {
     fn drop(&mut self) {
         for child in &mut self.all {
-            // What has ended before can't be killed, and need not be.
+            // A child that has ended already can't be killed, which is no problem.
             let _ = child.process.kill();
             let _ = child.process.wait();
         }

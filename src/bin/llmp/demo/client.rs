@@ -1,4 +1,4 @@
-//! A client of a demo, a process of its own.
+//! A client process of a demo.
 
 use super::CLIENTS;
 use super::incoming::Incoming;
@@ -11,20 +11,20 @@ use llmp::{Client, SendError, Wait};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use std::time::{Duration, Instant};
 
-/// Messages sent before it is the other direction's turn, and the other way round.
+/// The most messages sent before receiving again, and received before sending again.
 const AT_ONCE: usize = 64;
-/// How often the parent is told how far we are.
+/// The interval between two progress notes to the parent.
 const PROGRESS: Duration = Duration::from_millis(100);
 
-/// Sends the files named on standard input and checks what the others send.
+/// Sends the files named on standard input and checks the files of the others.
 pub fn run(arguments: &arguments::DemoChild) -> Result<(), Failure> {
     or_tell(exchange(arguments))
 }
 
 fn exchange(arguments: &arguments::DemoChild) -> Result<(), Failure> {
-    // Whatever becomes of the parent, we don't outlive it.
+    // The client must not outlive its parent.
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(Failure::other)?;
-    // While a message waits for room, whatever comes in goes on at once.
+    // With this limit, `send` returns as soon as a message arrives while it waits for room.
     let client = Client::builder().inbox_limit(0).connect(&arguments.socket)?;
     tell(&Note::Ready)?;
     let outgoing = Outgoing::new(client.limits().max_message_len(), client.id().0);
@@ -49,7 +49,7 @@ struct Exchange {
     names: Names,
     outgoing: Outgoing,
     incoming: Incoming,
-    /// When the parent was told last, and what.
+    /// When the parent was last informed, and the values sent.
     told: (Instant, (u64, u64)),
 }
 
@@ -58,7 +58,7 @@ impl Exchange {
         self.outgoing.is_done() && self.incoming.done() == CLIENTS - 1
     }
 
-    /// Sends while there is something to send and room. Returns whether anything was sent.
+    /// Sends while there is room and something to send. Returns whether a message was sent.
     fn send(&mut self) -> Result<bool, Failure> {
         for i in 0..AT_ONCE {
             let Some((tag, payload)) = self.outgoing.message(&mut self.names)? else {
@@ -73,7 +73,7 @@ impl Exchange {
         Ok(true)
     }
 
-    /// Receives what is there. Returns whether there was anything.
+    /// Receives the available messages. Returns whether there were any.
     fn receive(&mut self) -> Result<bool, Failure> {
         for i in 0..AT_ONCE {
             let Some(message) = self.client.try_recv()? else { return Ok(i > 0) };
@@ -84,12 +84,12 @@ impl Exchange {
         Ok(true)
     }
 
-    /// Waits until there is room, or something to receive, or something to send.
+    /// Waits for room, a message to receive, or a file to send.
     fn wait(&mut self) -> Result<(), Failure> {
         match self.outgoing.message(&mut self.names)? {
             Some((tag, payload)) => match self.client.send(tag, payload) {
                 Ok(()) => self.outgoing.sent(),
-                // Something has come in.
+                // A message has arrived.
                 Err(SendError::InboxFull { .. }) => {}
                 Err(error) => return Err(error.into()),
             },

@@ -1,4 +1,4 @@
-//! The receiving half of a demo's client: it counts every message and checks every file.
+//! The receiving half of a demo's client. It counts every message and checks every file.
 
 use super::note::Received;
 use super::wire::{Digest, Part, Said};
@@ -6,7 +6,7 @@ use llmp::{ClientId, Message};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 
-/// A file of which the end has not come yet.
+/// A file whose end has not arrived.
 struct Open {
     number: u64,
     name: String,
@@ -14,16 +14,16 @@ struct Open {
     hash: Sha256,
 }
 
-/// Another client.
+/// Another client of the demo.
 #[derive(Default)]
 struct Peer {
-    /// The sequence number that comes next.
+    /// The next sequence number.
     next: u64,
     open: Option<Open>,
     done: bool,
 }
 
-/// What the others have sent.
+/// The state of the files of the other clients.
 #[derive(Default)]
 pub struct Incoming {
     peers: BTreeMap<ClientId, Peer>,
@@ -31,22 +31,22 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// What has come so far.
+    /// Returns the counters.
     pub fn received(&self) -> Received {
         self.received
     }
 
-    /// How many of the others have said that they have sent everything.
+    /// Returns how many of the others have announced that they are done.
     pub fn done(&self) -> usize {
         self.peers.values().filter(|peer| peer.done).count()
     }
 
-    /// Takes a message. Returns what is wrong, if a file did not arrive whole.
+    /// Handles a message. Returns a warning if a file did not arrive whole.
     pub fn take(&mut self, message: &Message<'_>) -> Option<String> {
         let received = &mut self.received;
         let Some(said) = Said::read(message.tag.0, message.payload) else {
             received.corrupt += 1;
-            return Some(format!("a message of client {} means nothing", message.sender));
+            return Some(format!("a message of client {} can't be parsed", message.sender));
         };
         let peer = self.peers.entry(message.sender).or_default();
         if said.sequence < peer.next {
@@ -60,7 +60,8 @@ impl Incoming {
         match said.part {
             Part::Data(bytes) => {
                 received.file_bytes += bytes.len() as u64;
-                // Bytes of a file whose beginning was lost are lost, too: its end will tell.
+                // If the beginning of a file was lost, its bytes are dropped here, and its end
+                // reports that.
                 if let Some(open) = peer.open.as_mut().filter(|open| open.number == said.file) {
                     open.len += bytes.len() as u64;
                     open.hash.update(bytes);
@@ -103,7 +104,7 @@ impl Incoming {
                 self.received.corrupt += 1;
                 let Open { name, len: found, .. } = open;
                 Some(if found == len {
-                    format!("{name} arrived corrupt: it has another SHA-256")
+                    format!("{name} arrived corrupt: its SHA-256 differs")
                 } else {
                     format!("{name} arrived corrupt: it has {found} bytes instead of {len}")
                 })
@@ -111,7 +112,7 @@ impl Incoming {
             other => {
                 self.received.corrupt += 1;
                 let unfinished = self.unfinished(other);
-                unfinished.or_else(|| Some(format!("the beginning of file {number} never came")))
+                unfinished.or_else(|| Some(format!("the beginning of file {number} never arrived")))
             }
         }
     }
@@ -119,7 +120,7 @@ impl Incoming {
     fn unfinished(&mut self, open: Option<Open>) -> Option<String> {
         let open = open?;
         self.received.corrupt += 1;
-        Some(format!("the end of {} never came", open.name))
+        Some(format!("the end of {} never arrived", open.name))
     }
 }
 
@@ -128,7 +129,7 @@ mod tests {
     use super::*;
     use llmp::{Flags, Tag};
 
-    /// A file of two pieces, as its sender says it.
+    /// Returns a file of two pieces, as its sender sends it.
     fn file() -> Vec<(u32, Vec<u8>)> {
         let digest: Digest = Sha256::digest(b"hello world").into();
         let parts = [

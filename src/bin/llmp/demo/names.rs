@@ -1,7 +1,8 @@
-//! The names of files on their way from the parent to a client, over its standard input.
+//! The names of files, sent from the parent to a client over its standard input.
 //!
-//! One byte [`GO`] when all clients are connected. Then each name after its length in 4 bytes,
-//! little-endian; length 0 ends the list. The input stays open as long as the parent lives.
+//! The parent sends one byte [`GO`] when all clients are connected. Each name follows after its
+//! length in 4 bytes, little-endian. Length 0 ends the list. The input stays open while the parent
+//! runs.
 
 use crate::failure::Failure;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -12,14 +13,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// All clients are connected.
+/// Sent when all clients are connected.
 pub const GO: u8 = b'G';
 
 /// Writes a name.
 pub fn write(out: &mut impl Write, name: &Path) -> io::Result<()> {
     let name = name.as_os_str().as_bytes();
     let len = u32::try_from(name.len()).map_err(io::Error::other)?;
-    // In one piece, so that the client is woken once.
+    // In one piece, so that the client wakes up once.
     out.write_all(&[&len.to_le_bytes(), name].concat())
 }
 
@@ -28,21 +29,21 @@ pub fn write_end(out: &mut impl Write) -> io::Result<()> {
     out.write_all(&[0; 4])
 }
 
-/// What comes next.
+/// The next entry.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
     /// A file to send.
     File(PathBuf),
-    /// Nothing yet.
+    /// No name is available yet.
     Later,
-    /// Nothing any more.
+    /// The list has ended.
     End,
 }
 
 /// The client's end.
 pub struct Names {
     input: Stdin,
-    /// What was read, of which the first `at` bytes are done with.
+    /// The bytes read, of which the first `at` were handled.
     read: Vec<u8>,
     at: usize,
     ended: bool,
@@ -64,7 +65,7 @@ impl Names {
         Ok(names)
     }
 
-    /// What comes next, without waiting for it.
+    /// Returns the next entry without waiting.
     pub fn next(&mut self) -> Result<Next, Failure> {
         while !self.ended {
             let unread = &self.read[self.at..];
@@ -89,7 +90,7 @@ impl Names {
         Ok(Next::End)
     }
 
-    /// Reads what is there; waits if nothing is.
+    /// Reads the available bytes and waits if there are none.
     fn fill(&mut self) -> Result<(), Failure> {
         self.read.drain(..self.at);
         self.at = 0;
@@ -102,17 +103,17 @@ impl Names {
         if len == 0 { Err(parent_is_gone()) } else { Ok(()) }
     }
 
-    /// Waits for a name or for `other` to become readable, at most so long.
+    /// Waits until a name arrives or `other` becomes readable, for at most `timeout`.
     pub fn wait_with(
         &self,
         other: &impl std::os::fd::AsFd,
         timeout: Option<Duration>,
     ) -> Result<(), Failure> {
-        // Longer than the kernel can count is without limit.
+        // A time that exceeds the kernel's range means no limit.
         let timeout = timeout.and_then(|timeout| timeout.try_into().ok());
         let mut fds = [PollFd::new(other, PollFlags::IN), PollFd::new(&self.input, PollFlags::IN)];
         match poll(&mut fds, timeout.as_ref()) {
-            // After the end of the list, only the end of the parent can be there.
+            // After the list, only the parent's end makes the input readable.
             Ok(_) if self.ended && !fds[1].revents().is_empty() => Err(parent_is_gone()),
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(Failure::other(format!("cannot wait: {error}"))),

@@ -1,26 +1,27 @@
-//! What the processes of a demo tell their parent: one JSON object a line on standard output.
+//! The notes that the processes of a demo send to their parent: one JSON object per line on
+//! standard output.
 
 use crate::failure::Failure;
 use llmp::core::chain::Stats;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 
-/// One thing that is told.
+/// A note to the parent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Note {
-    /// Set up or connected.
+    /// The process is set up or connected.
     Ready,
-    /// How far a client is, in bytes of files.
+    /// The progress of a client, in bytes of files.
     Progress { sent: u64, received: u64 },
-    /// Something that can't be read.
+    /// A file that can't be read.
     Unreadable(String),
-    /// Something else the user should know.
+    /// Another warning for the user.
     Warning(String),
-    /// Why the process ends.
+    /// Why the process fails.
     Failed(String),
-    /// What a client has done.
+    /// The counters of a client.
     Client(ClientReport),
-    /// What the broker has done.
+    /// The counters of the broker.
     Broker(BrokerReport),
 }
 
@@ -31,16 +32,16 @@ pub struct ClientReport {
     pub sent_messages: u64,
     /// Files sent.
     pub sent_files: u64,
-    /// What came from the others.
+    /// The counters of received messages.
     pub received: Received,
-    /// Its chain.
+    /// The counters of its chain.
     pub chain: Chain,
 }
 
 /// What a client has received.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Received {
-    /// Messages, those that came twice not counted.
+    /// Messages, without repeated ones.
     pub messages: u64,
     /// Bytes in them.
     pub bytes: u64,
@@ -48,29 +49,29 @@ pub struct Received {
     pub file_bytes: u64,
     /// Files that arrived whole.
     pub files: u64,
-    /// Messages that never came. One that comes too late is lost and duplicated.
+    /// Messages that never arrived. A message that arrives late counts as lost and as duplicated.
     pub lost: u64,
-    /// Messages that came again.
+    /// Messages that arrived again.
     pub duplicated: u64,
-    /// Files that did not arrive whole, and messages that mean nothing.
+    /// Files that did not arrive whole, and messages that can't be parsed.
     pub corrupt: u64,
 }
 
-/// What the broker has done.
+/// The counters of the broker.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct BrokerReport {
     /// Clients disconnected for a fault.
     pub faults: u64,
-    /// The broadcast chain, and in its peak all of the broker's shared memory.
+    /// The counters of the broadcast chain. Its peak covers all of the broker's shared memory.
     pub chain: Chain,
 }
 
-/// What a chain has done.
+/// The counters of a chain.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Chain {
-    /// Page turns.
+    /// Page rollovers.
     pub rollovers: u64,
-    /// Page turns into a page that had been written before.
+    /// Rollovers into a page that was written before.
     pub reuses: u64,
     /// The most shared memory at one time, in bytes.
     pub bytes_peak: u64,
@@ -83,15 +84,15 @@ impl From<Stats> for Chain {
     }
 }
 
-/// Tells the parent.
+/// Sends a note to the parent.
 pub fn tell(note: &Note) -> Result<(), Failure> {
     let told = serde_json::to_string(note).map_err(io::Error::from);
-    // Standard output passes a line on as soon as it is complete.
+    // Standard output flushes each complete line.
     let told = told.and_then(|line| writeln!(io::stdout(), "{line}"));
     told.map_err(|error| Failure::other(format!("cannot write to the demo's parent: {error}")))
 }
 
-/// Runs a process of a demo; why it failed is told to the parent, who tells the user.
+/// Reports a failure of a demo's process to the parent, which prints it.
 pub fn or_tell(result: Result<(), Failure>) -> Result<(), Failure> {
     result.map_err(|failure| match tell(&Note::Failed(failure.to_string())) {
         Ok(()) => Failure::silent(1),

@@ -1,4 +1,4 @@
-//! The sending half of a demo's client: its files, as messages of many sizes.
+//! The sending half of a demo's client. It sends files as messages of many sizes.
 
 use super::names::{Names, Next};
 use super::note::{Note, tell};
@@ -18,24 +18,25 @@ const LARGEST: usize = 1 << 20;
 struct Open {
     path: PathBuf,
     file: File,
-    /// What it had when it was opened and what was not read yet. A file that grows is sent up to
-    /// the length it had, one that shrinks up to its end.
+    /// The length when the file was opened, minus the bytes read. A file that grows is sent up to
+    /// that length. A file that shrinks is sent up to its end.
     left: u64,
     len: u64,
     hash: Sha256,
 }
 
-/// The message that is ready: its tag, and where it stands.
+/// The message that is ready: its tag and its buffer.
 enum Ready {
     Payload(u32),
     Piece(u32, usize),
 }
 
-/// What is to be sent. One message at a time is ready; it stays so until it was [sent](Outgoing::sent).
+/// The messages to send. One message at a time is ready, until it was [sent](Outgoing::sent).
 pub struct Outgoing {
-    /// The message that is ready, if it is no piece of a file.
+    /// The message that is ready, unless it is a piece of a file.
     payload: Vec<u8>,
-    /// The piece of a file that is ready: room for the largest one, read into in place.
+    /// The piece of a file that is ready. Files are read into it in place, and it has room for the
+    /// largest piece.
     piece: Vec<u8>,
     ready: Option<Ready>,
     sequence: u64,
@@ -48,7 +49,8 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// Nothing yet, and messages of at most `max_message_len`. The seed decides on their sizes.
+    /// Makes an empty list with messages of at most `max_message_len` bytes. The seed determines
+    /// their sizes.
     pub fn new(max_message_len: usize, seed: u32) -> Self {
         let largest = LARGEST.min(max_message_len.saturating_sub(HEAD)).max(1);
         Outgoing {
@@ -65,27 +67,27 @@ impl Outgoing {
         }
     }
 
-    /// Messages sent.
+    /// Returns the number of messages sent.
     pub fn messages(&self) -> u64 {
         self.sequence
     }
 
-    /// Files begun.
+    /// Returns the number of files begun.
     pub fn files(&self) -> u64 {
         self.files
     }
 
-    /// Bytes of files sent.
+    /// Returns the bytes of files sent.
     pub fn file_bytes(&self) -> u64 {
         self.file_bytes
     }
 
-    /// Whether the last message was sent.
+    /// Returns whether the last message was sent.
     pub fn is_done(&self) -> bool {
         self.done && self.ready.is_none()
     }
 
-    /// The message to send next; `None` if there is none now.
+    /// Returns the next message to send, or `None` if there is none now.
     pub fn message(&mut self, names: &mut Names) -> Result<Option<(u32, &[u8])>, Failure> {
         while self.ready.is_none() && !self.done {
             if self.open.is_some() {
@@ -107,7 +109,7 @@ impl Outgoing {
         }))
     }
 
-    /// The message was sent.
+    /// Records that the message was sent.
     pub fn sent(&mut self) {
         self.ready = None;
         self.sequence += 1;
@@ -129,7 +131,7 @@ impl Outgoing {
         Ok(())
     }
 
-    /// The next piece of the open file, or its end.
+    /// Reads the next piece of the open file, or ends it.
     fn go_on(&mut self) -> Result<(), Failure> {
         let size = self.random_size();
         let Some(open) = &mut self.open else { return Ok(()) };
@@ -145,7 +147,7 @@ impl Outgoing {
                 self.ready = Some(Ready::Piece(tag, len));
                 return Ok(());
             }
-            // What was read is sent as it is; the receivers get a whole file of that.
+            // The bytes read so far are sent as a whole file.
             Err(error) => unreadable(&open.path, &error)?,
         }
         let Some(Open { len, hash, .. }) = self.open.take() else { return Ok(()) };
@@ -154,7 +156,8 @@ impl Outgoing {
         Ok(())
     }
 
-    /// As many sizes of each order of magnitude, from a few bytes to the largest.
+    /// Returns a random size. All orders of magnitude are equally likely, from a few bytes to the
+    /// largest.
     fn random_size(&mut self) -> usize {
         // Marsaglia's xorshift64.
         self.random ^= self.random << 13;
@@ -166,18 +169,18 @@ impl Outgoing {
     }
 }
 
-/// Opens a regular file, and nothing that has taken its place since.
+/// Opens a regular file. Rejects anything that has replaced it since the walk.
 fn open(path: &Path) -> io::Result<(File, u64)> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     let found = file.metadata()?;
     if !found.is_file() {
-        return Err(io::Error::other("it is no regular file any more"));
+        return Err(io::Error::other("it is no longer a regular file"));
     }
     Ok((file, found.len()))
 }
 
-/// Fills the buffer, unless the file ends before.
+/// Fills the buffer unless the file ends first.
 fn read_full(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
     let mut len = 0;
     while len < buffer.len() {

@@ -1,4 +1,4 @@
-//! Showing how far a demo is: a bar in a terminal, otherwise a line now and then.
+//! Shows the progress of a demo: a bar in a terminal, otherwise a line now and then.
 
 use crate::failure::say;
 use crate::values::human;
@@ -7,29 +7,29 @@ use std::fmt::Display;
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
-/// How often there is a line where no bar can be.
+/// The interval between two lines without a terminal.
 const LINES: Duration = Duration::from_secs(5);
 
-/// Shows how far a demo is.
+/// Shows the progress of a demo.
 pub struct Show {
     bar: Option<ProgressBar>,
     last_line: Instant,
 }
 
 impl Show {
-    /// Nothing is shown yet.
+    /// Makes a display that is empty.
     pub fn new() -> Self {
         let style =
             "{bar:30} {bytes} of {total_bytes} delivered, {binary_bytes_per_sec}, {eta} left";
         let bar = stderr().is_terminal().then(|| {
-            // The template is one of ours; a wrong one would show in the simplest way.
+            // The template is a constant of ours. A wrong one falls back to the default bar.
             let style = ProgressStyle::with_template(style);
             ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
         Show { bar, last_line: Instant::now() }
     }
 
-    /// So many bytes of so many were delivered.
+    /// Shows that `delivered` of `all` bytes were delivered.
     pub fn progress(&mut self, delivered: u64, all: u64) {
         if let Some(bar) = &self.bar {
             bar.set_length(all);
@@ -40,7 +40,7 @@ impl Show {
         }
     }
 
-    /// A line that stays.
+    /// Prints a line that stays.
     pub fn line(&self, text: impl Display) {
         match &self.bar {
             Some(bar) => bar.suspend(|| say(text)),
@@ -48,7 +48,7 @@ impl Show {
         }
     }
 
-    /// Nothing more is shown.
+    /// Clears the display.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

@@ -1,11 +1,11 @@
-//! What came of a demo.
+//! The results of a demo.
 
 use super::note::{BrokerReport, Chain, ClientReport};
 use crate::values::human;
 use std::fmt;
 use std::time::Duration;
 
-/// What came of a demo, to be printed.
+/// The results of a demo, to be printed.
 #[derive(Debug)]
 pub struct Table {
     clients: Vec<ClientReport>,
@@ -14,20 +14,21 @@ pub struct Table {
 }
 
 impl Table {
-    /// From what the processes have told.
+    /// Makes the table from the reports of the processes.
     pub fn new(clients: Vec<ClientReport>, broker: BrokerReport, elapsed: Duration) -> Self {
         Table { clients, broker, elapsed }
     }
 
-    /// Files that were sent.
+    /// Returns the number of files sent.
     pub fn files(&self) -> u64 {
         self.clients.iter().map(|client| client.sent_files).sum()
     }
 
-    /// What is wrong, if not every client has received every message and every file of the others.
+    /// Returns what is wrong, unless every client has received all messages and files of the
+    /// others.
     pub fn wrong(&self) -> Option<String> {
         if self.broker.faults > 0 {
-            return Some(format!("the broker saw {} faults; see above", self.broker.faults));
+            return Some(format!("the broker reported {} faults; see above", self.broker.faults));
         }
         let files = self.files();
         let messages: u64 = self.clients.iter().map(|client| client.sent_messages).sum();
@@ -77,7 +78,7 @@ impl fmt::Display for Table {
         row("seconds", format!("{seconds:.3}"), "")?;
         row("messages/s", format!("{:.0}", messages as f64 / seconds), "")?;
         row("GiB/s", format!("{:.3}", bytes as f64 / seconds / (1u64 << 30) as f64), "")?;
-        row("page turns", self.chains(|chain| chain.rollovers).to_string(), "of all chains")?;
+        row("page rollovers", self.chains(|chain| chain.rollovers).to_string(), "of all chains")?;
         row("pages written again", self.chains(|chain| chain.reuses).to_string(), "")?;
         let peak = human(self.chains(|chain| chain.bytes_peak));
         let note = format!("sum of the peaks of {processes} processes");

@@ -1,4 +1,4 @@
-//! Walking the directory: every regular file is given to the client that has least to do.
+//! Walks the directory and gives each regular file to the client with the least load.
 
 use super::children::Event;
 use super::names;
@@ -8,10 +8,10 @@ use std::process::ChildStdin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 
-/// What a file costs beside its bytes, in bytes.
+/// The cost of a file beside its bytes, in bytes.
 const COST_OF_FILE: u64 = 16 * 1024;
 
-/// What was found until now, for whoever watches.
+/// The progress of the walk, for the display.
 #[derive(Debug, Default)]
 pub struct Found {
     entries: AtomicU64,
@@ -19,14 +19,14 @@ pub struct Found {
 }
 
 impl Found {
-    /// Entries of directories, and bytes in files.
+    /// Returns the directory entries and the bytes of files found so far.
     pub fn get(&self) -> (u64, u64) {
         // Relaxed: they are only shown
         (self.entries.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
 }
 
-/// What was found at all.
+/// The result of the walk.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Walked {
     /// Regular files that were given to clients.
@@ -47,7 +47,7 @@ pub fn walk(
     }
     let mut walked = Walked::default();
     let mut loads = vec![0; clients.len()];
-    // Symbolic links are not followed, but for `dir` itself.
+    // Symbolic links are not followed, except `dir` itself.
     for entry in walkdir::WalkDir::new(dir) {
         // Relaxed: only shown
         found.entries.fetch_add(1, Ordering::Relaxed);
@@ -55,7 +55,7 @@ pub fn walk(
             Ok(entry) => entry,
             Err(error) => {
                 walked.unreadable += 1;
-                // Nobody listens any more if the demo was ended.
+                // The receiver is gone if the demo has ended.
                 let _ = events.send(Event::Unreadable(describe(&error)));
                 continue;
             }

@@ -1,7 +1,7 @@
-//! What the clients of a demo say to each other on the bus.
+//! The messages that the clients of a demo exchange on the bus.
 //!
-//! The message's tag tells its kind. Every payload begins with the sender's sequence number and
-//! the number of the file it is about, both of 8 bytes, little-endian:
+//! The tag of a message is its kind. Every payload begins with the sender's sequence number and the
+//! number of its file, both of 8 bytes, little-endian:
 //!
 //! ```text
 //!   BEGIN  sequence | file | name
@@ -21,16 +21,16 @@ const DONE: u32 = 4;
 /// SHA-256 of a file.
 pub type Digest = [u8; 32];
 
-/// What a message is about.
+/// The content of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part<'a> {
-    /// A file begins.
+    /// The beginning of a file.
     Begin { name: &'a [u8] },
-    /// It goes on.
+    /// The next bytes of a file.
     Data(&'a [u8]),
-    /// It has ended; this is what its sender has read.
+    /// The end of a file, with its length and hash as its sender read them.
     End { len: u64, digest: &'a Digest },
-    /// The sender has sent all its files, as many as the message's file number says.
+    /// The sender has sent all its files. The message's file number is their count.
     Done,
 }
 
@@ -41,12 +41,12 @@ pub struct Said<'a> {
     pub sequence: u64,
     /// Counts the files of a sender, from 0.
     pub file: u64,
-    /// What it is about.
+    /// The content.
     pub part: Part<'a>,
 }
 
 impl<'a> Said<'a> {
-    /// The tag and, in `payload`, the payload of this message.
+    /// Writes the payload of this message to `payload` and returns the tag.
     pub fn write(&self, payload: &mut Vec<u8>) -> u32 {
         payload.clear();
         payload.extend(self.sequence.to_le_bytes());
@@ -68,7 +68,7 @@ impl<'a> Said<'a> {
         }
     }
 
-    /// What a received message says. `None` if no client of a demo has said it.
+    /// Parses a received message. Returns `None` if it is not a message of a demo.
     pub fn read(tag: u32, payload: &'a [u8]) -> Option<Said<'a>> {
         let (sequence, rest) = number(payload)?;
         let (file, rest) = number(rest)?;
@@ -86,8 +86,8 @@ impl<'a> Said<'a> {
     }
 }
 
-/// Writes what stands before the bytes of a file, which are in their place behind it already.
-/// Returns the tag.
+/// Writes the header in front of the bytes of a file, which are in `payload` already. Returns the
+/// tag.
 pub fn write_data_head(sequence: u64, file: u64, payload: &mut [u8]) -> u32 {
     payload[..8].copy_from_slice(&sequence.to_le_bytes());
     payload[8..HEAD].copy_from_slice(&file.to_le_bytes());
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_is_understood() {
+    fn a_written_message_is_read_back() {
         let end = Part::End { len: 77, digest: &[5; 32] };
         for part in [Part::Begin { name: b"a\xff" }, Part::Data(b""), end, Part::Done] {
             let said = Said { sequence: 3, file: 9, part };
