@@ -1,9 +1,9 @@
-//! What a bus is called.
+//! The address of a bus.
 
 use crate::error::BusError;
 use std::path::{Path, PathBuf};
 
-/// A bus by its name or by the path of its socket.
+/// The address of a bus: its name or the path of its socket. A string with a slash is a path.
 ///
 /// ```
 /// use llmp::BusAddr;
@@ -12,19 +12,28 @@ use std::path::{Path, PathBuf};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BusAddr {
-    /// The socket lies in `$XDG_RUNTIME_DIR/llmp/`, or else in a directory of the user's own
-    /// below the one for temporary files.
+    /// A name. The socket is in `$XDG_RUNTIME_DIR/llmp/`, or else in a directory of the user's own
+    /// below the directory for temporary files.
     Name(String),
-    /// The socket lies here, and its lock file beside it: the same path with `.lock` behind it.
+    /// The path of the socket. Its lock file has the same path with `.lock` appended.
     Path(PathBuf),
 }
 
 impl BusAddr {
-    /// The path of the bus's socket. Makes the directory of named buses.
+    /// Returns the path of the bus's socket. Creates the directory of named buses if needed.
+    ///
+    /// ```
+    /// use llmp::BusAddr;
+    /// use std::path::Path;
+    ///
+    /// assert_eq!(BusAddr::from("./logs.sock").socket_path()?, Path::new("./logs.sock"));
+    /// assert!(BusAddr::from(".hidden").socket_path().is_err());
+    /// # Ok::<(), llmp::BusError>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`BusError`] if the name can't be one or the directory can't be used.
+    /// Returns [`BusError`] if the name is invalid or the directory can't be used.
     pub fn socket_path(&self) -> Result<PathBuf, BusError> {
         let name = match self {
             BusAddr::Path(path) => return Ok(path.clone()),
@@ -39,7 +48,7 @@ impl BusAddr {
 }
 
 impl BusAddr {
-    /// The bus as a word of a shell's command line, in quotes where it needs them.
+    /// Returns the bus as a word for a shell's command line, in quotes if needed.
     ///
     /// ```
     /// assert_eq!(llmp::BusAddr::from("logs").shell_word(), "logs");
@@ -50,7 +59,7 @@ impl BusAddr {
     }
 }
 
-/// A word as a shell reads it.
+/// Quotes a word for a shell.
 pub(crate) fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
     match !word.is_empty() && word.chars().all(is_plain) {

@@ -1,5 +1,5 @@
-//! A channel between two processes, without a broker: the same chain, the same connection, one
-//! sender and one receiver.
+//! A channel between two processes, without a broker. It has one sender and one receiver, and uses
+//! the same chain and the same connection as a bus.
 
 use crate::bus_addr::BusAddr;
 use crate::client::{Client, open};
@@ -32,8 +32,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A channel inside this process, for two of its threads; or, with [`Sender::over`] and
-/// [`Receiver::over`], over a socket pair that a child inherits.
+/// Makes a channel between two threads of this process. Use [`Sender::over`] and [`Receiver::over`]
+/// for a socket pair that a child inherits.
 ///
 /// ```
 /// let (mut sender, mut receiver) = llmp::channel()?;
@@ -44,11 +44,11 @@ use std::time::{Duration, Instant};
 ///
 /// # Errors
 ///
-/// [`ConnectError`] if the kernel has no memory or no descriptors.
+/// Returns [`ConnectError`] if the kernel has no memory or no descriptors.
 pub fn channel() -> Result<(Sender, Receiver), ConnectError> {
     let step = "make a pair of sockets";
     let pair = Socket::pair().map_err(|source| ConnectError::System { step, source })?;
-    // Step by step, since both sides are in one thread.
+    // Both sides are in one thread, so their steps alternate.
     let greeted = Greeted::hello(pair.0, Roles::SEND, &PeerFilter::Everybody)?;
     let welcoming = Welcoming::new(pair.1, Limits::default(), PeerFilter::Everybody)?.greet()?;
     let joined = greeted.join()?;
@@ -57,43 +57,42 @@ pub fn channel() -> Result<(Sender, Receiver), ConnectError> {
     Ok((Sender::at(connection, broker), Receiver::at(receiver)))
 }
 
-/// The sending end of a channel, or a client of a bus that sends only
-/// ([`Client::connect_sender`]).
+/// The sending end of a channel, or a client of a bus that only sends ([`Client::connect_sender`]).
 #[derive(Debug)]
 pub struct Sender(pub(crate) Client);
 
-/// The receiving end of a channel, or a client of a bus that receives only
+/// The receiving end of a channel, or a client of a bus that only receives
 /// ([`Client::connect_receiver`]).
 #[derive(Debug)]
 pub struct Receiver(pub(crate) Client);
 
-/// Waits for the sending end of a channel.
+/// Waits for the sending ends of channels. See [`Receiver::listen`] for an example.
 #[derive(Debug)]
 pub struct Listener {
     owner: Owner,
     bound: Bound,
     limits: Limits,
     access: PeerFilter,
-    /// Senders on their way in; the oldest one is the first.
+    /// Senders that have not finished the handshake. The oldest one is the first.
     joining: Mutex<VecDeque<Welcoming>>,
 }
 
 impl Sender {
-    /// Connects to a channel's receiver by the name or path it [listens](Receiver::listen) at.
+    /// Connects to a channel's receiver by the name or path where it [listens](Receiver::listen).
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] says what to do about it.
+    /// Returns [`ConnectError`] if the connection fails. Its text says what to do.
     pub fn connect(bus: impl Into<BusAddr>) -> Result<Self, ConnectError> {
         Self::handshake(open(&bus.into(), &PeerFilter::SameUser, false)?, &PeerFilter::SameUser)
     }
 
-    /// Makes the channel over a connected `SOCK_SEQPACKET` socket. The other end must be in
-    /// [`Receiver::over`] meanwhile.
+    /// Makes the channel over a connected `SOCK_SEQPACKET` socket. The other end must call
+    /// [`Receiver::over`] at the same time.
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] if the other end is none.
+    /// Returns [`ConnectError`] if the other end does not complete the handshake of a receiver.
     pub fn over(socket: OwnedFd) -> Result<Self, ConnectError> {
         Self::handshake(Socket::from_fd(socket), &PeerFilter::Everybody)
     }
@@ -111,20 +110,20 @@ impl Sender {
         Sender(Client::at(connection, broker))
     }
 
-    /// Sends a message; waits for room.
+    /// Sends a message and waits for room if the chain is full.
     ///
     /// # Errors
     ///
-    /// [`SendError`]; then nothing of the message was written.
+    /// Returns [`SendError`]. No part of the message was written then.
     pub fn send(&mut self, tag: impl Into<Tag>, payload: &[u8]) -> Result<(), SendError> {
         self.0.send(tag, payload)
     }
 
-    /// Sends a message with flags or an origin; waits for room.
+    /// Sends a message with flags or an origin and waits for room if the chain is full.
     ///
     /// # Errors
     ///
-    /// [`SendError`]; then nothing of the message was written.
+    /// Returns [`SendError`]. No part of the message was written then.
     pub fn send_envelope(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
         self.0.send_envelope(envelope, payload)
     }
@@ -133,7 +132,7 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// The first is [`SendError`]; the second is what `fill` returned.
+    /// Returns [`SendError`] in the outer result and the error of `fill` in the inner one.
     pub fn send_with<E>(
         &mut self,
         envelope: Envelope,
@@ -143,11 +142,12 @@ impl Sender {
         self.0.send_with(envelope, len, fill)
     }
 
-    /// Sends a message; waits for room until the deadline.
+    /// Sends a message and waits for room until the deadline.
     ///
     /// # Errors
     ///
-    /// [`SendError::Full`] if there was no room in time, or another one; then nothing was written.
+    /// Returns [`SendError::Full`] if no room appeared before the deadline, or another
+    /// [`SendError`]. No part of the message was written then.
     pub fn send_deadline(
         &mut self,
         tag: impl Into<Tag>,
@@ -157,11 +157,12 @@ impl Sender {
         self.0.send_deadline(tag, payload, deadline)
     }
 
-    /// Sends a message; waits for room for at most this time, see [`Client::send_timeout`].
+    /// Sends a message and waits for room for at most `timeout`, see [`Client::send_timeout`].
     ///
     /// # Errors
     ///
-    /// [`SendError::Full`] if there was no room in time, or another one; then nothing was written.
+    /// Returns [`SendError::Full`] if no room appeared in time, or another [`SendError`]. No part
+    /// of the message was written then.
     pub fn send_timeout(
         &mut self,
         tag: impl Into<Tag>,
@@ -171,22 +172,22 @@ impl Sender {
         self.0.send_timeout(tag, payload, timeout)
     }
 
-    /// This client's id on the bus; 1 in a channel.
+    /// Returns this client's id on the bus, or 1 in a channel.
     pub fn id(&self) -> ClientId {
         self.0.id()
     }
 
-    /// How many clients receive now; `None` in a channel.
+    /// Returns the number of clients that receive now, or `None` in a channel.
     pub fn receivers(&mut self) -> Option<usize> {
         self.0.receivers()
     }
 
-    /// Waits until so many clients receive, see [`Client::wait_for_receivers`].
+    /// Waits until at least `count` clients receive, see [`Client::wait_for_receivers`].
     ///
     /// # Errors
     ///
-    /// [`WaitError::NotTracking`] in a channel, which has one receiver; [`WaitError::Disconnected`] if the
-    /// connection ends before.
+    /// Returns [`WaitError::NotTracking`] in a channel, which has one receiver. Returns
+    /// [`WaitError::Disconnected`] if the connection ends first.
     pub fn wait_for_receivers(
         &mut self,
         count: usize,
@@ -195,70 +196,88 @@ impl Sender {
         self.0.wait_for_receivers(count, deadline)
     }
 
-    /// The receiver for which the bus waits, see [`Client::held_up`]; `None` in a channel.
+    /// Returns the receiver that holds up the bus, see [`Client::held_up`]. Returns `None` in a
+    /// channel.
     pub fn held_up(&mut self) -> Option<HeldUp> {
         self.0.held_up()
     }
 
-    /// Sends a message if there is room.
+    /// Sends a message if there is room. Never waits.
     ///
     /// # Errors
     ///
-    /// [`SendError::Full`] if there is none, or another one; then nothing was written.
+    /// Returns [`SendError::Full`] if there is no room, or another [`SendError`]. No part of the
+    /// message was written then.
     #[inline]
     pub fn try_send(&mut self, tag: impl Into<Tag>, payload: &[u8]) -> Result<(), SendError> {
         self.0.try_send(tag, payload)
     }
 
-    /// Begins a batch, whose messages become visible all at once.
+    /// Begins a batch. All its messages become visible at once.
     pub fn batch(&mut self) -> crate::client::Batch<'_> {
         self.0.batch()
     }
 
-    /// Waits until the receiver has taken everything.
+    /// Waits until the receiver has consumed all sent messages.
     ///
     /// # Errors
     ///
-    /// [`SendError::Disconnected`] if it ends before.
+    /// Returns [`SendError::Disconnected`] if the connection ends first.
     pub fn flush(&mut self) -> Result<(), SendError> {
         self.0.flush()
     }
 
-    /// Waits until the receiver has taken everything, for at most this time. Returns whether it has.
+    /// Waits until the receiver has consumed all sent messages, for at most `timeout`. Returns
+    /// whether it has consumed them.
     ///
     /// # Errors
     ///
-    /// [`SendError::Disconnected`] if it ends before.
+    /// Returns [`SendError::Disconnected`] if the connection ends first.
     pub fn flush_timeout(&mut self, timeout: Duration) -> Result<bool, SendError> {
         self.0.flush_timeout(timeout)
     }
 
-    /// The limits of the channel, set by the receiver.
+    /// Returns the limits of the channel, which the receiver sets.
     pub fn limits(&self) -> &Limits {
         self.0.limits()
     }
 
-    /// What the chain has done.
+    /// Returns the counters of the chain.
     pub fn stats(&self) -> Stats {
         self.0.stats()
     }
 }
 
 impl Receiver {
-    /// Waits for a sender at a name or path.
+    /// Listens for senders at a name or path.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("channel");
+    /// let listener = llmp::Receiver::listen(&path)?;
+    /// let sending = std::thread::spawn(move || {
+    ///     let mut sender = llmp::Sender::connect(path).unwrap();
+    ///     sender.send(1, b"hello").unwrap();
+    /// });
+    /// let mut receiver = listener.accept()?;
+    /// assert_eq!(receiver.recv()?.payload, b"hello");
+    /// # sending.join().unwrap();
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`BindError`] says what to do about it.
+    /// Returns [`BindError`] if the place cannot be used. Its text says what to do.
     pub fn listen(bus: impl Into<BusAddr>) -> Result<Listener, BindError> {
         Self::listen_with(bus, Limits::default())
     }
 
-    /// Waits for a sender at a name or path, with other limits.
+    /// Listens for senders at a name or path, with other limits.
     ///
     /// # Errors
     ///
-    /// [`BindError`] says what to do about it.
+    /// Returns [`BindError`] if the place cannot be used. Its text says what to do.
     pub fn listen_with(bus: impl Into<BusAddr>, limits: Limits) -> Result<Listener, BindError> {
         let limits = limits.in_pages_of(os_page())?;
         let bound = Bound::at(&bus.into(), &PeerFilter::SameUser)?;
@@ -270,12 +289,12 @@ impl Receiver {
         Ok(Listener { owner, bound, limits, access, joining })
     }
 
-    /// Makes the channel over a connected `SOCK_SEQPACKET` socket. The other end must be in
-    /// [`Sender::over`] meanwhile.
+    /// Makes the channel over a connected `SOCK_SEQPACKET` socket. The other end must call
+    /// [`Sender::over`] at the same time.
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] if the other end is none.
+    /// Returns [`ConnectError`] if the other end does not complete the handshake of a sender.
     pub fn over(socket: OwnedFd) -> Result<Self, ConnectError> {
         Self::handshake(Socket::from_fd(socket), Limits::default(), PeerFilter::Everybody)
     }
@@ -285,65 +304,70 @@ impl Receiver {
     }
 
     fn at(connection: Connection) -> Self {
-        // A sender may call itself what it likes; there is only one.
+        // A sender chooses the id in its messages. The channel has only one sender, so no message
+        // counts as an own one.
         Receiver(Client::at(connection, 0).with_own_messages())
     }
 
-    /// The next message; waits for it.
+    /// Returns the next message and waits for it if there is none.
     ///
     /// # Errors
     ///
-    /// [`RecvError`] when there will be none any more. What had arrived is received before.
+    /// Returns [`RecvError`] if no more messages can arrive. Messages that arrived before are
+    /// received first.
     pub fn recv(&mut self) -> Result<Message<'_>, RecvError> {
         self.0.recv()
     }
 
-    /// The next message, if there is one.
+    /// Returns the next message, or `None` if there is none now. Never waits.
     ///
     /// # Errors
     ///
-    /// [`RecvError`] when there will be none any more.
+    /// Returns [`RecvError`] if no more messages can arrive.
     #[inline]
     pub fn try_recv(&mut self) -> Result<Option<Message<'_>>, RecvError> {
         self.0.try_recv()
     }
 
-    /// The next message; waits for it until the deadline. `None` if none came.
+    /// Returns the next message and waits for it until the deadline. Returns `None` if the deadline
+    /// passes.
     ///
     /// # Errors
     ///
-    /// [`RecvError`] when there will be none any more.
+    /// Returns [`RecvError`] if no more messages can arrive.
     pub fn recv_deadline(&mut self, deadline: Instant) -> Result<Option<Message<'_>>, RecvError> {
         self.0.recv_deadline(deadline)
     }
 
-    /// The next message; waits for it so long. `None` if none came.
+    /// Returns the next message and waits for it for at most `timeout`. Returns `None` if the time
+    /// passes.
     ///
     /// # Errors
     ///
-    /// [`RecvError`] when there will be none any more.
+    /// Returns [`RecvError`] if no more messages can arrive.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Message<'_>>, RecvError> {
         self.0.recv_timeout(timeout)
     }
 
-    /// Waits until there is a message to receive, or the deadline has passed. Returns whether there is
-    /// one.
+    /// Waits until there is a message to receive or the deadline passes. Returns whether there is a
+    /// message.
     ///
     /// # Errors
     ///
-    /// [`RecvError`] when there will be none any more.
+    /// Returns [`RecvError`] if no more messages can arrive.
     pub fn wait_for_message(&mut self, deadline: Option<Instant>) -> Result<bool, RecvError> {
         self.0.wait_for_message(deadline)
     }
 
-    /// Prepares to sleep in an event loop of the caller's own, see [`Client::prepare_wait`].
+    /// Prepares a sleep in the caller's own event loop, see [`Client::prepare_wait`].
     pub fn prepare_wait(&mut self) -> crate::Wait {
         self.0.prepare_wait()
     }
 
-    /// From now on payloads lie in the sender's pages and are not copied, on the promise that the
-    /// sender is honest. A receiver of a bus goes on copying: there, the broker must know before, see
-    /// [`ClientBuilder::borrow_payloads`](crate::ClientBuilder::borrow_payloads).
+    /// Returns later payloads without a copy, in the sender's pages. `promise` states that the
+    /// sender is trusted. Has no effect on a receiver of a bus, because its broker must know the
+    /// promise beforehand. Use
+    /// [`ClientBuilder::borrow_payloads`](crate::ClientBuilder::borrow_payloads) there.
     pub fn borrow_payloads(&mut self, promise: crate::core::memory::TrustPeers) {
         self.0.set_trusted(promise);
     }
@@ -356,7 +380,7 @@ impl AsFd for Receiver {
 }
 
 impl Listener {
-    /// Which users are admitted; only this process's own if nothing is said.
+    /// Sets which users are admitted. The default is the user of this process.
     #[must_use]
     pub fn access(mut self, access: PeerFilter) -> Self {
         if self.owner.is_here()
@@ -368,16 +392,18 @@ impl Listener {
         self
     }
 
-    /// Waits for the next sender. Each sender has a channel of its own.
+    /// Waits for the next sender and returns the receiver of its channel. Each sender has its own
+    /// channel.
     ///
-    /// Several senders may be on their way in at the same time, so that a silent one holds up no
-    /// other. The first that is ready is returned, and the others wait for the next call. Each has
-    /// 10 seconds. Of more than 64, the oldest is disconnected.
+    /// Several senders may be in the handshake at once, so a silent one does not delay the others.
+    /// `accept` returns the first one that finishes. The others wait for the next call. Each sender
+    /// has 10 seconds. With more than 64 senders, the oldest is disconnected.
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] if a process came that is no sender, is not admitted, or did not join in time;
-    /// the listener goes on. [`ConnectError::Forked`] in a forked child of the process that listens.
+    /// Returns [`ConnectError`] if a process that connects is not a sender, is not admitted, or
+    /// does not join in time. The listener goes on. Returns [`ConnectError::Forked`] in a forked
+    /// child of the listening process.
     pub fn accept(&self) -> Result<Receiver, ConnectError> {
         if !self.owner.is_here() {
             return Err(ConnectError::Forked);
@@ -397,8 +423,8 @@ impl Listener {
         }
     }
 
-    /// Goes on with all senders on their way in, as far as that is possible without waiting. Returns
-    /// the first one that has joined.
+    /// Advances all handshakes as far as possible without waiting. Returns the first one that has
+    /// finished.
     fn next_joined(
         &self,
         joining: &mut VecDeque<Welcoming>,
@@ -424,7 +450,7 @@ impl Listener {
         Ok(None)
     }
 
-    /// Takes a connection. Returns whether there was one.
+    /// Accepts a connection. Returns whether there was one.
     fn take_newcomer(&self, joining: &mut VecDeque<Welcoming>) -> Result<bool, ConnectError> {
         let socket = match self.bound.listener.accept() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -444,7 +470,7 @@ impl Listener {
     }
 }
 
-/// Senders that may be on their way in to a listener at the same time.
+/// The most senders in the handshake with one listener.
 const JOINING_AT_ONCE: usize = 64;
 
 fn system(step: &'static str) -> impl FnOnce(io::Error) -> ConnectError {
@@ -464,18 +490,18 @@ struct Welcoming {
     step: Step,
 }
 
-/// What the accepting side waits for.
+/// The packet that the accepting side expects.
 #[derive(Debug)]
 enum Step {
     /// The sender's `Hello`.
     Hello,
-    /// Its `Join`, with its control region.
+    /// The sender's `Join`, with its control region.
     Join { ours: Control<Region> },
-    /// Its first page.
+    /// The sender's first page.
     Page { ours: Control<Region>, peer: Control<Region> },
 }
 
-/// How far a packet has brought the handshake.
+/// The state of the handshake after a packet.
 enum Progress {
     Waits(Box<Welcoming>),
     Joined(Box<Connection>),
@@ -488,9 +514,10 @@ impl Welcoming {
         Ok(Welcoming { socket, limits, access, deadline, step: Step::Hello })
     }
 
-    /// The next packet, if it is there. The first one is taken of a user alone that is admitted.
+    /// Returns the next packet, if it has arrived. Accepts the first one only from a user that is
+    /// admitted.
     fn next(&mut self) -> Result<Option<(Packet, Option<ReceivedFd>)>, ConnectError> {
-        // Before the look for a packet: what the peer had sent before it died counts.
+        // Checked before the receive, so that packets from before the peer's death still count.
         let has_died = self.socket.peer().has_died();
         let received = match self.step {
             Step::Hello => {
@@ -522,7 +549,7 @@ impl Welcoming {
         }
     }
 
-    /// Waits for the greeting, and answers it.
+    /// Waits for the `Hello` and answers it.
     fn greet(mut self) -> Result<Self, ConnectError> {
         let (packet, descriptor) = self.wait()?;
         match self.take(packet, descriptor)? {
@@ -542,7 +569,7 @@ impl Welcoming {
         }
     }
 
-    /// Takes the next packet, and answers it.
+    /// Handles the next packet and answers it.
     fn take(
         self,
         packet: Packet,
@@ -580,7 +607,7 @@ impl Welcoming {
     }
 }
 
-/// Answers a greeting. Returns our control region, which the sender has been sent.
+/// Answers a `Hello`. Returns our control region, which was sent to the sender.
 fn welcome(
     socket: &Socket,
     packet: Packet,
@@ -628,7 +655,7 @@ mod tests {
         assert!(joining[0].deadline < joining[1].deadline);
         assert!(joining[1].deadline <= Instant::now() + ten_seconds);
         assert!(matches!(listener.next_joined(&mut joining), Ok(None)));
-        // The time of the second one is up.
+        // The second one's time is up.
         joining[0].deadline += HANDSHAKE_TIMEOUT;
         joining[1].deadline = Instant::now();
         let error = listener.next_joined(&mut joining).unwrap_err();

@@ -26,17 +26,17 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-/// Messages and payload bytes moved to the inbox before another look for room: others may send as
-/// fast as we take in, and there may be room long since.
+/// Messages and payload bytes moved to the inbox before the next check for room. Other clients may
+/// send as fast as the inbox fills, while room exists already.
 const FILLED_AT_ONCE: usize = 256;
 const BYTES_FILLED_AT_ONCE: usize = 256 * 1024;
 
-/// Own messages passed over in one call of [`Client::try_recv`].
+/// Own messages skipped in one call of [`Client::try_recv`].
 const OWN_AT_ONCE: usize = 4096;
 
-/// Connects to the socket of a bus, and checks which user listens there.
+/// Connects to the socket of a bus and checks which user listens there.
 ///
-/// A bus that is not there is looked for elsewhere only if it is not waited for.
+/// If the bus is missing and the client does not wait for it, other directories are searched too.
 pub(crate) fn open(
     bus: &BusAddr,
     access: &PeerFilter,
@@ -64,7 +64,7 @@ pub(crate) fn open(
     Ok(socket)
 }
 
-/// Messages that came in while the client waited for room to send.
+/// Messages that arrived while the client waited for room to send.
 #[derive(Debug, Default)]
 struct Inbox {
     messages: VecDeque<(Envelope, u64, Vec<u8>)>,
@@ -73,13 +73,13 @@ struct Inbox {
 }
 
 impl Inbox {
-    /// What a waiting message takes in memory, in bytes.
+    /// Returns the memory that a queued message takes, in bytes.
     fn cost(payload: &[u8]) -> usize {
         payload.len() + size_of::<(Envelope, u64, Vec<u8>)>() + 32
     }
 }
 
-/// A client of a bus: it sends to all others and receives what they send.
+/// A client of a bus. It sends to all other clients and receives their messages.
 ///
 /// ```no_run
 /// let mut client = llmp::Client::connect("logs")?;
@@ -89,20 +89,21 @@ impl Inbox {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// A client that waits in an event loop of its own polls its descriptor ([`AsFd`]) for reading,
-/// after [`prepare_wait`](Client::prepare_wait) has said that it may.
+/// A client that waits in its own event loop calls [`prepare_wait`](Client::prepare_wait) first. It
+/// then polls the descriptor ([`AsFd`]) for reading.
 ///
 /// # Forks
 ///
-/// A client belongs to the process that connects. In a forked child each operation answers
-/// [`Disconnected::Forked`], and to drop the client leaves the parent's connection as it is. A child connects
-/// anew; `examples/fork_server.rs` shows how.
+/// A client belongs to the process that connects. In a forked child each operation returns
+/// [`Disconnected::Forked`]. Dropping the client there leaves the parent's connection unchanged. A
+/// child connects anew, as `examples/fork_server.rs` shows.
 ///
 /// A payload that was [borrowed](ClientBuilder::borrow_payloads) before the fork may change in the
-/// child when the parent goes on: copy it before. A child that lives long drops its parent's
-/// clients: before Linux 6.5, while it holds them, other processes may not hear of the parent's death.
+/// child when the parent goes on. Copy it before the fork. A long-running child should drop its
+/// parent's clients. Before Linux 6.5, other processes may not detect the parent's death while the
+/// child holds them.
 ///
-/// All this holds for a [`Sender`] and a [`Receiver`], too.
+/// The same rules hold for a [`Sender`] and a [`Receiver`].
 #[derive(Debug)]
 pub struct Client {
     connection: Connection,
@@ -114,17 +115,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to a bus by its name or path.
+    /// Connects to a bus by its name or path, to send and to receive.
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] says what to do about it.
+    /// Returns [`ConnectError`] if the connection fails. Its text says what to do.
     pub fn connect(bus: impl Into<BusAddr>) -> Result<Client, ConnectError> {
         Self::builder().connect(bus)
     }
 
-    /// Connects to send only. A process that sends and does not receive should connect like this:
-    /// a [`Client`] that never receives holds up the bus when the broadcast chain is full.
+    /// Connects to send only. A process that never receives should use this function. A [`Client`]
+    /// that never receives holds up the bus when the broadcast chain is full.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -141,21 +142,33 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] says what to do about it.
+    /// Returns [`ConnectError`] if the connection fails. Its text says what to do.
     pub fn connect_sender(bus: impl Into<BusAddr>) -> Result<Sender, ConnectError> {
         Self::builder().connect_sender(bus)
     }
 
-    /// Connects to receive only.
+    /// Connects to receive only. See [`connect_sender`](Client::connect_sender) for an example.
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] says what to do about it.
+    /// Returns [`ConnectError`] if the connection fails. Its text says what to do.
     pub fn connect_receiver(bus: impl Into<BusAddr>) -> Result<Receiver, ConnectError> {
         Self::builder().connect_receiver(bus)
     }
 
-    /// How to connect otherwise.
+    /// Returns a builder for other settings.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let bus = dir.path().join("bus");
+    /// # let broker = llmp::Broker::bind(&bus)?;
+    /// # std::thread::spawn(move || broker.run());
+    /// let mut client = llmp::Client::builder().own_messages().connect(&bus)?;
+    /// client.send(7, b"hello")?;
+    /// assert_eq!(client.recv()?.payload, b"hello");
+    /// # Ok(()) }
+    /// ```
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
     }
@@ -174,57 +187,58 @@ impl Client {
         self.connection.tracks_receivers = true;
     }
 
-    /// Only at the end of a channel. A broker must know before it lets a client in.
+    /// Sets the promise for a channel. On a bus the broker has to know the promise before it admits
+    /// a client, so the builder sets it.
     pub(crate) fn set_trusted(&mut self, promise: TrustPeers) {
         let has_place = self.connection.link.inbound().is_some_and(|inbound| inbound.has_place());
         self.trusted = self.trusted.or(Some(promise).filter(|_| !has_place));
     }
 
-    /// This client's id on the bus.
+    /// Returns the client's id on the bus.
     pub fn id(&self) -> ClientId {
         self.connection.id
     }
 
-    /// The broker's id: another one after a restart.
+    /// Returns the broker's id. A restarted broker has another id.
     pub fn broker_id(&self) -> u64 {
         self.broker
     }
 
-    /// The limits of the bus.
+    /// Returns the limits of the bus.
     pub fn limits(&self) -> &Limits {
         &self.connection.limits
     }
 
-    /// What this client's chain has done.
+    /// Returns the counters of this client's own chain.
     pub fn stats(&self) -> Stats {
         self.connection.stats()
     }
 
-    /// Sends a message and, if there is no room, waits for it. Meanwhile it takes in what is sent
-    /// to it, so that clients that all send and nobody receives don't wait for each other for
-    /// ever (P9).
+    /// Sends a message and waits for room if the chain is full. Meanwhile the client moves received
+    /// messages to its inbox. So clients that all send at once cannot deadlock (P9).
     ///
     /// # Errors
     ///
-    /// [`SendError`]; then nothing of the message was written.
+    /// Returns [`SendError`]. No part of the message was written then.
     pub fn send(&mut self, tag: impl Into<Tag>, payload: &[u8]) -> Result<(), SendError> {
         self.send_envelope(Envelope::tagged(tag), payload)
     }
 
-    /// Sends a message with flags or an origin, see [`send`](Client::send).
+    /// Sends a message with flags or an origin. Waits for room like [`send`](Client::send).
     ///
     /// # Errors
     ///
-    /// [`SendError`]; then nothing of the message was written.
+    /// Returns [`SendError`]. No part of the message was written then.
     pub fn send_envelope(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
         self.send_envelope_by(envelope, payload, None)
     }
 
-    /// Sends a message; waits for room until the deadline.
+    /// Sends a message and waits for room until the deadline.
     ///
     /// # Errors
     ///
-    /// [`SendError::Full`] if there was no room in time, or another one; then nothing was written.
+    /// Returns [`SendError::Full`] if no room appeared before the deadline, or another
+    /// [`SendError`]. No part of the message was written then.
     pub fn send_deadline(
         &mut self,
         tag: impl Into<Tag>,
@@ -234,7 +248,7 @@ impl Client {
         self.send_envelope_by(Envelope::tagged(tag), payload, Some(deadline))
     }
 
-    /// Sends a message; waits for room for at most this time.
+    /// Sends a message and waits for room for at most `timeout`.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -254,29 +268,31 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`SendError::Full`] if there was no room in time, or another one; then nothing was written.
+    /// Returns [`SendError::Full`] if no room appeared in time, or another [`SendError`]. No part
+    /// of the message was written then.
     pub fn send_timeout(
         &mut self,
         tag: impl Into<Tag>,
         payload: &[u8],
         timeout: Duration,
     ) -> Result<(), SendError> {
-        // A timeout beyond the end of time is none.
+        // A timeout that overflows the clock means no deadline.
         self.send_envelope_by(Envelope::tagged(tag), payload, Instant::now().checked_add(timeout))
     }
 
-    /// Sends a message with flags or an origin; waits for room for at most this time.
+    /// Sends a message with flags or an origin and waits for room for at most `timeout`.
     ///
     /// # Errors
     ///
-    /// [`SendError::Full`] if there was no room in time, or another one; then nothing was written.
+    /// Returns [`SendError::Full`] if no room appeared in time, or another [`SendError`]. No part
+    /// of the message was written then.
     pub fn send_envelope_timeout(
         &mut self,
         envelope: Envelope,
         payload: &[u8],
         timeout: Duration,
     ) -> Result<(), SendError> {
-        // A timeout beyond the end of time is none.
+        // A timeout that overflows the clock means no deadline.
         self.send_envelope_by(envelope, payload, Instant::now().checked_add(timeout))
     }
 
@@ -301,21 +317,23 @@ impl Client {
         }
     }
 
-    /// Sends a message if there is room.
+    /// Sends a message if there is room. Never waits.
     ///
     /// # Errors
     ///
-    /// [`SendError::Full`] if there is none, or another one; then nothing was written.
+    /// Returns [`SendError::Full`] if there is no room, or another [`SendError`]. No part of the
+    /// message was written then.
     #[inline]
     pub fn try_send(&mut self, tag: impl Into<Tag>, payload: &[u8]) -> Result<(), SendError> {
         self.try_send_envelope(Envelope::tagged(tag), payload)
     }
 
-    /// Sends a message with flags or an origin if there is room.
+    /// Sends a message with flags or an origin if there is room. Never waits.
     ///
     /// # Errors
     ///
-    /// [`SendError::Full`] if there is none, or another one; then nothing was written.
+    /// Returns [`SendError::Full`] if there is no room, or another [`SendError`]. No part of the
+    /// message was written then.
     #[inline(always)]
     pub fn try_send_envelope(
         &mut self,
@@ -326,12 +344,24 @@ impl Client {
         self.connection.try_send(envelope, payload)
     }
 
-    /// Sends a message of `len` bytes that `fill` writes in place, without a copy. What the slice
-    /// holds before is not defined. If `fill` fails, the message was never there.
+    /// Sends a message of `len` bytes that `fill` writes in place, without a copy. Waits for room
+    /// like [`send`](Client::send). The initial content of the slice is unspecified. If `fill`
+    /// fails, no message is sent.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (mut sender, mut receiver) = llmp::channel()?;
+    /// sender.send_with(llmp::Envelope::tagged(1), 4, |payload| {
+    ///     payload.copy_from_slice(b"data");
+    ///     Ok::<(), std::convert::Infallible>(())
+    /// })??;
+    /// assert_eq!(receiver.recv()?.payload, b"data");
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
-    /// The first is [`SendError`]; the second is what `fill` returned.
+    /// Returns [`SendError`] in the outer result and the error of `fill` in the inner one.
     pub fn send_with<E>(
         &mut self,
         envelope: Envelope,
@@ -341,7 +371,7 @@ impl Client {
         let envelope = Envelope { sender: self.connection.id, ..envelope };
         let mut fill = Some(fill);
         loop {
-            // Until it ends: if `fill` panics, what was appended is discarded by the next operation.
+            // If `fill` panics, the next operation discards the unfinished message.
             self.connection.begin();
             let mut filled = Ok(());
             let owner = self.connection.owner();
@@ -374,12 +404,12 @@ impl Client {
         }
     }
 
-    /// Begins a batch: its messages become visible all at once, by one store, and ring once.
+    /// Begins a batch. All its messages become visible at once, by one store, with one wake-up.
     pub fn batch(&mut self) -> Batch<'_> {
         Batch::new(self)
     }
 
-    /// Waits until there may be room for a message, or the deadline has passed.
+    /// Waits until there may be room for a message or the deadline passes.
     #[cold]
     fn wait_for_room(
         &mut self,
@@ -397,15 +427,15 @@ impl Client {
         Ok(())
     }
 
-    /// Moves what has come in to the inbox: so much that others get on, and not all that a steady
-    /// stream may bring.
+    /// Moves received messages to the inbox, up to a bound. The bound keeps a steady stream from
+    /// filling the inbox in one call.
     fn fill_inbox(&mut self) {
         let enough = self.inbox.limit.min(self.inbox.bytes + BYTES_FILLED_AT_ONCE);
         for _ in 0..FILLED_AT_ONCE {
             if self.inbox.bytes > enough {
                 return;
             }
-            // What is wrong with the connection comes up again in the next call of the caller.
+            // The caller's next call reports a broken connection.
             let Ok(Some(slot)) = self.next() else { return };
             let Some(inbound) = self.connection.link.inbound_mut() else { return };
             let (envelope, id) = (inbound.envelope(&slot), inbound.next_message());
@@ -421,9 +451,9 @@ impl Client {
         }
     }
 
-    /// The next message that is for us. It has not been passed yet.
+    /// Returns the next message for this client without consuming it.
     fn next(&mut self) -> Result<Option<Slot>, RecvError> {
-        // So many of our own at a time, so that a deadline is kept whatever the broker does.
+        // Bounds the own messages skipped in one call, so that deadlines hold against any broker.
         for _ in 0..OWN_AT_ONCE {
             let Some(slot) = self.connection.next()? else { return Ok(None) };
             if self.is_for_us(&slot) {
@@ -435,11 +465,20 @@ impl Client {
         Ok(None)
     }
 
-    /// The next message, if there is one.
+    /// Returns the next message, or `None` if there is none now. Never waits.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (mut sender, mut receiver) = llmp::channel()?;
+    /// assert!(receiver.try_recv()?.is_none());
+    /// sender.send(1, b"hello")?;
+    /// assert_eq!(receiver.try_recv()?.unwrap().payload, b"hello");
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`RecvError`] when there will be none any more.
+    /// Returns [`RecvError`] if no more messages can arrive.
     #[inline(always)]
     pub fn try_recv(&mut self) -> Result<Option<Message<'_>>, RecvError> {
         match self.peek() {
@@ -452,7 +491,8 @@ impl Client {
         }
     }
 
-    /// What nearly every look finds: the next message or nothing, when there is nothing else to do.
+    /// Returns the result of nearly every call: the next message or nothing. Returns `None` if
+    /// other work comes first.
     #[inline(always)]
     fn peek(&self) -> Option<Peek> {
         if self.inbox.messages.is_empty() { self.connection.peek() } else { None }
@@ -460,7 +500,7 @@ impl Client {
 
     #[inline(never)]
     fn try_recv_elsewhere(&mut self) -> Result<Option<Message<'_>>, RecvError> {
-        // Looked at anew, as handing on what was seen would cost every other message, too.
+        // Peeks again. Passing the first result on would slow every other message down.
         if let Some(Peek::Other(raw)) = self.peek()
             && let Some(slot) = self.connection.link.peek_ref(raw)
             && self.is_for_us(&slot)
@@ -480,7 +520,7 @@ impl Client {
         slot.sender() != self.connection.id || self.own_messages
     }
 
-    /// Takes the message that was found.
+    /// Consumes the message in `slot` and returns it.
     #[inline(always)]
     fn take(&mut self, slot: &Slot) -> Result<Message<'_>, RecvError> {
         let inbound = self.connection.link.inbound().ok_or(RecvError::SendOnly)?;
@@ -488,7 +528,8 @@ impl Client {
         let is_kept = match self.trusted {
             Some(_) => inbound.is_member(),
             None => {
-                // Grows to the longest message, which the limits bound, and is not cleared anew.
+                // The buffer grows to the longest message, which the limits bound. It is not
+                // cleared between messages.
                 if self.buffer.len() < len {
                     grow(&mut self.buffer, len);
                 }
@@ -503,7 +544,7 @@ impl Client {
         let id = inbound.next_message();
         inbound.advance(slot);
         let payload = match self.trusted {
-            // The page stays ours until the next call moves the cursor, which needs `&mut self`.
+            // The page stays valid until the next call moves the cursor, which needs `&mut self`.
             Some(promise) => {
                 let (page, at) = inbound.payload(slot);
                 page.bytes(at, len, promise)
@@ -523,11 +564,12 @@ impl Client {
         Some(Message { tag, flags, sender, id, origin, payload: &self.buffer })
     }
 
-    /// The next message; waits for it.
+    /// Returns the next message and waits for it if there is none.
     ///
     /// # Errors
     ///
-    /// [`RecvError`] when there will be none any more. What had arrived is received before.
+    /// Returns [`RecvError`] if no more messages can arrive. Messages that arrived before are
+    /// received first.
     pub fn recv(&mut self) -> Result<Message<'_>, RecvError> {
         if let Some(Peek::Message(slot)) = self.peek()
             && self.is_for_us(&slot)
@@ -535,8 +577,8 @@ impl Client {
             return self.take(&slot);
         }
         while !self.wait_for_message(None)? {}
-        // It is there, unless the broker has taken back what it had committed; or it waits for us no
-        // more, and has begun to write the page again.
+        // The message is missing in two cases. The broker removed a committed message, or it
+        // removed this client and reuses the page.
         match self.connection.link.is_whole() {
             false => Err(self.connection.removed().into()),
             true => self
@@ -545,34 +587,46 @@ impl Client {
         }
     }
 
-    /// The next message; waits for it until the deadline. `None` if none came.
+    /// Returns the next message and waits for it until the deadline. Returns `None` if the deadline
+    /// passes.
     ///
     /// # Errors
     ///
-    /// [`RecvError`] when there will be none any more.
+    /// Returns [`RecvError`] if no more messages can arrive.
     pub fn recv_deadline(&mut self, deadline: Instant) -> Result<Option<Message<'_>>, RecvError> {
         if self.wait_for_message(Some(deadline))? { self.try_recv() } else { Ok(None) }
     }
 
-    /// The next message; waits for it so long. `None` if none came.
+    /// Returns the next message and waits for it for at most `timeout`. Returns `None` if the time
+    /// passes.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// let (sender, mut receiver) = llmp::channel()?;
+    /// assert!(receiver.recv_timeout(Duration::from_millis(10))?.is_none());
+    /// # drop(sender);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`RecvError`] when there will be none any more.
+    /// Returns [`RecvError`] if no more messages can arrive.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Message<'_>>, RecvError> {
-        // A timeout beyond the end of time is none.
+        // A timeout that overflows the clock means no deadline.
         match Instant::now().checked_add(timeout) {
             Some(deadline) => self.recv_deadline(deadline),
             None => self.recv().map(Some),
         }
     }
 
-    /// Waits until there is a message to receive, or the deadline has passed. Returns whether there is
-    /// one.
+    /// Waits until there is a message to receive or the deadline passes. Returns whether there is a
+    /// message.
     ///
     /// # Errors
     ///
-    /// [`RecvError`] when there will be none any more.
+    /// Returns [`RecvError`] if no more messages can arrive.
     #[inline]
     pub fn wait_for_message(&mut self, deadline: Option<Instant>) -> Result<bool, RecvError> {
         self.connection.check_owner()?;
@@ -589,7 +643,8 @@ impl Client {
         }
     }
 
-    /// Why the connection has ended, if it has. Messages that arrived before can still be received.
+    /// Returns why the connection ended, or `None` while it is open. Messages that arrived before
+    /// the end can still be received.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -610,30 +665,30 @@ impl Client {
         self.connection.ended().cloned()
     }
 
-    /// The receiver for which the bus waits, if this client's messages have not been taken for a
-    /// second because of it.
+    /// Returns the receiver that holds up the bus. The broker names it once this client's messages
+    /// have waited for one second.
     pub fn held_up(&mut self) -> Option<HeldUp> {
         self.connection.pump();
         self.connection.held_up()
     }
 
-    /// Waits until the broker has taken everything that was sent.
+    /// Waits until the broker has consumed all sent messages.
     ///
     /// # Errors
     ///
-    /// [`SendError::Disconnected`] if it ends before.
+    /// Returns [`SendError::Disconnected`] if the connection ends first.
     pub fn flush(&mut self) -> Result<(), SendError> {
         self.flush_by(None).map(drop)
     }
 
-    /// Waits until the broker has taken everything that was sent, for at most this time. Returns
-    /// whether it has.
+    /// Waits until the broker has consumed all sent messages, for at most `timeout`. Returns
+    /// whether it has consumed them.
     ///
     /// # Errors
     ///
-    /// [`SendError::Disconnected`] if it ends before.
+    /// Returns [`SendError::Disconnected`] if the connection ends first.
     pub fn flush_timeout(&mut self, timeout: Duration) -> Result<bool, SendError> {
-        // A timeout beyond the end of time is none.
+        // A timeout that overflows the clock means no deadline.
         self.flush_by(Instant::now().checked_add(timeout))
     }
 
@@ -643,9 +698,9 @@ impl Client {
         let message = self.connection.link.inbound().is_some();
         let interest = Interest { message, room: None, consumed: true };
         loop {
-            let taken = Interest { consumed: true, ..Interest::default() };
-            let is_consumed =
-                self.connection.link.outbound().is_none() || self.connection.link.is_ready(taken);
+            let consumed = Interest { consumed: true, ..Interest::default() };
+            let is_consumed = self.connection.link.outbound().is_none()
+                || self.connection.link.is_ready(consumed);
             if let Some(fault) = self.connection.link.take_fault() {
                 return Err(self.connection.fail(fault).into());
             }
@@ -666,22 +721,36 @@ impl Client {
         }
     }
 
-    /// How many clients receive now, as far as this client has heard. It hears of it after
-    /// [`track_receivers`](ClientBuilder::track_receivers), or as a [`Sender`]; `None` otherwise, and in
-    /// a forked child.
+    /// Returns the number of clients that receive now, as last announced by the broker. Requires
+    /// [`track_receivers`](ClientBuilder::track_receivers) or a [`Sender`]. Returns `None`
+    /// otherwise, and in a forked child.
     pub fn receivers(&mut self) -> Option<usize> {
         self.connection.pump();
         let watches = self.connection.tracks_receivers && self.connection.owner().is_here();
         watches.then(|| self.connection.receivers.unwrap_or(0) as usize)
     }
 
-    /// Waits until so many clients receive, or the deadline has passed. Returns whether so many
-    /// receive.
+    /// Waits until at least `count` clients receive or the deadline passes. Returns whether at
+    /// least `count` clients receive.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let bus = dir.path().join("bus");
+    /// # let broker = llmp::Broker::bind(&bus)?;
+    /// # std::thread::spawn(move || broker.run());
+    /// let receiver = llmp::Client::connect_receiver(&bus)?;
+    /// let mut sender = llmp::Client::connect_sender(&bus)?;
+    /// assert!(sender.wait_for_receivers(1, None)?);
+    /// # drop(receiver);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`WaitError::NotTracking`] without [`track_receivers`](ClientBuilder::track_receivers);
-    /// [`WaitError::Disconnected`] if the connection ends before.
+    /// Returns [`WaitError::NotTracking`] without
+    /// [`track_receivers`](ClientBuilder::track_receivers). Returns [`WaitError::Disconnected`] if
+    /// the connection ends first.
     pub fn wait_for_receivers(
         &mut self,
         count: usize,
@@ -700,8 +769,8 @@ impl Client {
         Ok(true)
     }
 
-    /// Prepares to sleep in an event loop of the caller's own. It is the last call before each sleep:
-    /// every other call may take the packet that would have ended the sleep.
+    /// Prepares a sleep in the caller's own event loop. Make it the last call before each sleep,
+    /// because every other call may consume the packet that ends the sleep.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -726,7 +795,8 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub fn prepare_wait(&mut self) -> Wait {
-        // A peer that has died makes the descriptor readable: it needs no look here.
+        // No check for the peer's death is needed, because a dead peer makes the descriptor
+        // readable.
         self.connection.drain();
         let interest = Interest { message: true, ..Interest::default() };
         if !self.inbox.messages.is_empty() || !self.connection.arm(interest) {
@@ -736,19 +806,19 @@ impl Client {
     }
 }
 
-/// How an event loop may wait, see [`Client::prepare_wait`].
+/// Tells an event loop how to wait, see [`Client::prepare_wait`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// Don't wait: a message is there, or the connection has ended.
+    /// Do not wait. There is a message, or the connection has ended.
     Ready,
     /// Wait until [`as_fd`](AsFd::as_fd) is readable.
     Readable {
-        /// Wait no longer than this; `None`: without limit. Then call
+        /// The longest wait. `None` means no limit. After the wait call
         /// [`try_recv`](Client::try_recv), whether or not the descriptor is readable.
         ///
-        /// A client that has received a stream without a sleep may miss a wake-up, for as long as a
-        /// store takes to reach another processor. A client that could not wake its peer, as the
-        /// kernel had no memory for it, tries again.
+        /// A limit is set in two cases. A wake-up may be missed after a stream that was received
+        /// without a sleep, for as long as a store takes to reach another processor. Or the kernel
+        /// had no memory for a wake-up of the peer, and the client retries it.
         timeout: Option<Duration>,
     },
 }
@@ -759,9 +829,10 @@ fn grow(buffer: &mut Vec<u8>, len: usize) {
 }
 
 impl AsFd for Client {
-    /// The connection and the process at its other end: readable when the client has
-    /// [prepared](Client::prepare_wait) to wait and there is something to receive, when the connection has
-    /// ended, or when that process has. It stays the same descriptor. The first call makes it.
+    /// Returns a descriptor for the connection and the peer's process. After
+    /// [`prepare_wait`](Client::prepare_wait) it becomes readable when there is something to
+    /// receive. It also becomes readable when the connection or the peer's process ends. The first
+    /// call creates the descriptor, and it stays the same.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.connection.watched()
     }
@@ -772,7 +843,7 @@ mod tests {
     use super::*;
     use crate::Broker;
 
-    /// Does something with two clients of a bus.
+    /// Calls `act` with two clients of a bus.
     fn with_two(act: impl FnOnce(Client, Client)) {
         let place = tempfile::tempdir().unwrap();
         let bus = place.path().join("bus");
@@ -785,7 +856,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_room_looks_for_it_again_soon_however_much_comes_in() {
+    fn the_inbox_is_filled_in_bounded_portions() {
         const LEN: usize = 64 * 1024;
         with_two(|mut busy, mut waiting| {
             for _ in 0..64 {
@@ -793,13 +864,13 @@ mod tests {
             }
             busy.flush().unwrap();
             waiting.fill_inbox();
-            let taken = waiting.inbox.messages.len() * LEN;
-            assert!((1..=BYTES_FILLED_AT_ONCE + LEN).contains(&taken), "{taken}");
+            let moved = waiting.inbox.messages.len() * LEN;
+            assert!((1..=BYTES_FILLED_AT_ONCE + LEN).contains(&moved), "{moved}");
         });
     }
 
     #[test]
-    fn who_has_ended_the_connection_for_a_fault_reads_no_further() {
+    fn stops_reading_after_protocol_error() {
         with_two(|mut sender, mut receiver| {
             sender.send(1, b"first").unwrap();
             sender.send(1, b"second").unwrap();

@@ -1,4 +1,4 @@
-//! An [`Link`] at its socket: packets in and out, memory for pages, and waiting.
+//! The connection of a [`Link`]: its socket, memory for its pages, and waiting.
 
 use crate::backoff::CatchUpBackoff;
 use crate::core::chain::{Announcement, Blocked, ChainWriter, Event, Peek, Refused};
@@ -22,33 +22,34 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// Looks before it sleeps, and those behind them that let others run.
+/// Spins before a sleep, and yields to other threads after the spins.
 const SPINS: u32 = 200;
 const YIELDS: u32 = 10;
 
-/// Every so many looks at an empty chain, what was taken is given up.
+/// The cursor is published once per `EMPTY_POLLS` empty polls.
 const EMPTY_POLLS: u32 = 64;
 
-/// How long who never sleeps doesn't look at the connection, which takes a system call.
+/// A busy-polling receiver reads its socket (a system call) at most this often.
 const SOCKET_READ_INTERVAL: Duration = Duration::from_millis(1);
 
-/// The longest sleep of a process that has something to send for which the kernel has no memory.
+/// The longest sleep while a notification could not be sent (`ENOBUFS`/`ENOMEM`).
 pub(crate) const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The longest sleep in an event loop that can't be told of the peer's death.
+/// The longest sleep in an event loop whose descriptor cannot report the peer's death.
 const PEER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Packets and page turns taken at one go, so that a hostile peer can't keep us here.
+/// The most packets and rollovers handled in one call. It bounds the work that a hostile peer can
+/// cause.
 const AT_ONCE: usize = 4096;
 
-/// News of a receiver that holds up the bus.
+/// The last report of a receiver that holds up the bus.
 #[derive(Debug)]
 struct HeldUpNews {
     client: ClientId,
     process: u32,
     lasted: Duration,
     last_read: Instant,
-    /// The end of our chain when it came.
+    /// The tail of our chain when the report arrived.
     tail: u64,
 }
 
@@ -57,40 +58,41 @@ pub(crate) struct Connection {
     pub socket: Socket,
     pub link: Link<Region>,
     pub limits: Limits,
-    /// Our id on the bus.
+    /// The client's id on the bus.
     pub id: ClientId,
-    /// Whether this side has asked how many clients receive, and what it has heard.
+    /// Whether this side requested the receiver count, and its last value.
     pub tracks_receivers: bool,
     pub receivers: Option<u32>,
-    /// What the broker said last about a receiver that holds up the bus.
+    /// The broker's last report of a receiver that holds up the bus.
     held_up: Option<HeldUpNews>,
-    /// The process whose connection this is.
+    /// The process that owns the connection.
     owner: Owner,
-    /// Why the connection has ended. What was committed before can still be received.
+    /// Why the connection ended. Messages committed before the end can still be received.
     ended: Option<Disconnected>,
-    /// Whether messages can be appended: the connection has not ended.
+    /// Open while messages can be appended, that is, until the connection ends.
     appends: Gate,
-    /// Whether they can be sent, too: nothing is unfinished.
+    /// Open while messages can be sent: the connection is open and nothing is unfinished.
     sends: Gate,
-    /// Whether a look at the chain is enough: the connection has not ended, and it is not armed.
+    /// Open while a peek at the chain is enough: the connection is open and not armed.
     looks: Gate,
-    /// Whether a batch, or a message that is filled in place, has begun and not ended. If another
-    /// operation finds it set, the guard was forgotten or a panic has unwound it.
+    /// Whether a batch or an in-place message has begun and not ended. If another operation finds
+    /// it set, the guard was forgotten or a panic unwound it.
     unfinished: bool,
-    /// Whether the parked word may be set, from [`arm`](Connection::arm).
+    /// Whether the parked word may be set, see [`arm`](Connection::arm).
     armed: bool,
-    /// Whether the kernel had no memory for a ring or a page's descriptor, which are still due.
+    /// Whether a ring or a page's descriptor is still to be sent, because the kernel had no memory.
     send_pending: bool,
-    /// Pages whose descriptors were lost here, and those that the peer has lost.
+    /// Pages whose descriptors were lost here, and pages that the peer has lost.
     lost: Lost,
     again: Again,
     empty_polls: u32,
     backoff: CatchUpBackoff,
-    /// When who never sleeps has looked at the connection last.
+    /// Last time the socket was read while busy-polling.
     last_read: Instant,
     spin: SpinPolicy,
     sleep_bound: SleepBound,
-    /// What an event loop watches, from its first use on: the connection and the peer's process.
+    /// The descriptor for event loops, made on first use. It covers the connection and the peer's
+    /// process.
     watched: OnceLock<io::Result<Option<OwnedFd>>>,
 }
 
@@ -125,18 +127,18 @@ impl Connection {
         }
     }
 
-    /// Why the connection has ended, as far as is known.
+    /// Returns why the connection ended, if that is known.
     pub fn ended(&self) -> Option<&Disconnected> {
         self.ended.as_ref()
     }
 
-    /// The process whose connection this is.
+    /// Returns the process that owns the connection.
     pub fn owner(&self) -> Owner {
         self.owner
     }
 
-    /// An error in a forked child. For the child the connection ends, and nothing that it shares with
-    /// its parent is touched.
+    /// Returns an error in a forked child. The connection ends for the child, and the state shared
+    /// with the parent stays untouched.
     pub fn check_owner(&mut self) -> Result<(), Disconnected> {
         if self.owner.is_here() {
             return Ok(());
@@ -146,7 +148,7 @@ impl Connection {
         Err(Disconnected::Forked)
     }
 
-    /// The connection has ended, if it had not before. Returns why.
+    /// Ends the connection unless it has ended before. Returns why it ended.
     fn end(&mut self, why: Disconnected) -> Disconnected {
         let ended = self.ended.get_or_insert(why).clone();
         self.set_gates();
@@ -163,7 +165,8 @@ impl Connection {
     /// Sends one message if there is room.
     #[inline(always)]
     pub fn try_send(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
-        // Apart from what follows: the compiler would fold both into a longer computation.
+        // Kept apart from the code below, because the compiler would fold both into a longer
+        // computation.
         if !self.sends.is_open() {
             return self.try_send_elsewhere(envelope, payload);
         }
@@ -193,7 +196,7 @@ impl Connection {
         Ok(())
     }
 
-    /// A batch, or a message that is filled in place, begins.
+    /// Begins a batch or an in-place message.
     pub fn begin(&mut self) {
         self.discard_unfinished();
         self.set_unfinished(true);
@@ -204,7 +207,7 @@ impl Connection {
         self.set_gates();
     }
 
-    /// It ends: what was appended becomes visible.
+    /// Ends it and makes the appended messages visible.
     pub fn finish(&mut self) {
         self.set_unfinished(false);
         if self.check_owner().is_ok() {
@@ -212,7 +215,8 @@ impl Connection {
         }
     }
 
-    /// It ends, or its guard was forgotten or unwound: what was appended was never there.
+    /// Ends it and discards the appended messages. Also called after its guard was forgotten or
+    /// unwound.
     pub fn discard_unfinished(&mut self) {
         if self.unfinished {
             self.set_unfinished(false);
@@ -222,7 +226,7 @@ impl Connection {
         }
     }
 
-    /// Appends one message to what is published next, if there is room.
+    /// Appends one message to the pending batch if there is room.
     #[inline(always)]
     pub fn append(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), SendError> {
         if self.appends.is_open()
@@ -243,14 +247,13 @@ impl Connection {
         })
     }
 
-    /// Whether a message has room, without anything that takes longer.
+    /// Returns whether a message fits without slow work.
     #[inline(always)]
     fn fits(&self, envelope: &Envelope, len: usize) -> bool {
         self.link.outbound().is_some_and(|out| out.fits(envelope, len))
     }
 
-    /// Runs what writes to the chain, and provides what it is blocked for. What it wrote is not
-    /// published yet.
+    /// Runs `write` and removes the cause if it is blocked. Does not publish what `write` appended.
     pub fn with_room(
         &mut self,
         mut write: impl FnMut(&mut Link<Region>) -> Result<(), Refused>,
@@ -264,7 +267,7 @@ impl Connection {
         }
         loop {
             match write(&mut self.link) {
-                // Nobody reads any more what is written after the peer's cursor has lied.
+                // After an invalid cursor the peer no longer reads what is written.
                 Ok(()) => match self.link.take_fault() {
                     None => return Ok(()),
                     Some(fault) => return Err(self.fail(fault).into()),
@@ -275,7 +278,7 @@ impl Connection {
         }
     }
 
-    /// Does away with what a sender is blocked for, if that is in our power.
+    /// Removes the cause that blocks the sender, if this side can.
     #[cold]
     fn make_room(&mut self, blocked: Blocked) -> Result<(), SendError> {
         if let Some(fault) = self.link.take_fault() {
@@ -291,7 +294,7 @@ impl Connection {
         }
         let told = self.announce_pages()?;
         if blocked == Blocked::Full {
-            // Who never waits hears of the end here.
+            // Callers that only use `try_send` detect a disconnect here.
             self.pump();
             if let Some(ended) = &self.ended {
                 return Err(ended.clone().into());
@@ -300,26 +303,27 @@ impl Connection {
         if blocked == Blocked::Full || !told { Err(self.full()) } else { Ok(()) }
     }
 
-    /// There is no room: names the receiver for which the bus waits, if the broker has.
+    /// Returns [`SendError::Full`] with the receiver that holds up the bus, if the broker has named
+    /// one.
     pub fn full(&self) -> SendError {
         SendError::Full { held_up: self.held_up() }
     }
 
-    /// The receiver that holds up the bus, as far as the broker has said.
+    /// Returns the receiver that holds up the bus, if the broker has named one.
     pub fn held_up(&self) -> Option<HeldUp> {
-        // What was said before our chain went on is over.
+        // A report expires when our chain advances.
         let news = self.held_up.as_ref().filter(|news| news.tail == self.tail())?;
         let HeldUpNews { client, process, lasted, last_read, .. } = *news;
         let process = (process != 0).then_some(process);
         Some(HeldUp { client, process, lasted: lasted.saturating_add(last_read.elapsed()) })
     }
 
-    /// The end of our chain.
+    /// Returns the tail of our chain.
     fn tail(&self) -> u64 {
         self.link.outbound().map_or(0, ChainWriter::tail)
     }
 
-    /// Makes visible what was appended.
+    /// Makes the appended messages visible.
     #[inline]
     fn publish(&mut self) {
         if self.link.publish() {
@@ -327,20 +331,20 @@ impl Connection {
         }
     }
 
-    /// Tells the peer about our pages. Returns whether it has been told everything.
+    /// Announces our pages to the peer. Returns whether all announcements were sent.
     pub fn announce_pages(&mut self) -> Result<bool, Disconnected> {
         match self.send_announcements() {
             Sent::Yes => Ok(true),
             Sent::NotNow | Sent::NoMemory => Ok(false),
             Sent::HungUp => {
-                // It may have said why.
+                // The peer may have sent the reason.
                 self.pump();
                 Err(self.hung_up())
             }
         }
     }
 
-    /// Tells the peer about our pages.
+    /// Sends the pending announcements of our pages.
     pub fn send_announcements(&mut self) -> Sent {
         while let Some(announcement) = self.announcement() {
             let outbound = self.link.outbound();
@@ -358,13 +362,13 @@ impl Connection {
         Sent::Yes
     }
 
-    /// What the peer must be told next.
+    /// Returns the next announcement for the peer.
     fn announcement(&self) -> Option<Announcement> {
         self.again.announcement().or_else(|| self.link.announcement())
     }
 
-    /// Asks for a page again whose descriptor was lost. If that can't be sent now, it is tried again
-    /// after a nap.
+    /// Requests a page again whose descriptor was lost. A failed request is retried after
+    /// [`RETRY_INTERVAL`].
     fn ask_again(&mut self) {
         if let Some(id) = self.lost.due(Instant::now()) {
             let sent = self.socket.send(&Packet::Again { id }, None);
@@ -372,8 +376,7 @@ impl Connection {
         }
     }
 
-    /// Rings the peer. Without memory for that it is tried again by whatever comes next: the next
-    /// message, the next look for one, the next sleep.
+    /// Rings the peer. If the kernel has no memory, the next message, poll or sleep retries it.
     #[cold]
     fn ring(&mut self) {
         if !self.socket.ring() {
@@ -382,7 +385,7 @@ impl Connection {
         }
     }
 
-    /// Tries again to send what the kernel had no memory for.
+    /// Retries what the kernel had no memory for.
     #[cold]
     fn retry(&mut self) {
         self.send_pending = false;
@@ -390,14 +393,14 @@ impl Connection {
         self.send_announcements();
     }
 
-    /// Takes everything that the socket holds. If that is nothing, looks whether the peer has died.
+    /// Reads all packets from the socket. If there are none, checks whether the peer has died.
     pub fn pump(&mut self) {
         if !self.drain() {
             self.check_peer();
         }
     }
 
-    /// Takes everything that the socket holds. Returns whether that was anything.
+    /// Reads all packets from the socket. Returns whether there was one.
     pub fn drain(&mut self) -> bool {
         if self.check_owner().is_err() {
             return false;
@@ -407,10 +410,10 @@ impl Connection {
             self.retry();
         }
         let mut has_more = true;
-        for taken in 0..AT_ONCE {
+        for count in 0..AT_ONCE {
             let received = self.socket.receive();
             if !self.on_received(received) {
-                has_more = taken > 0;
+                has_more = count > 0;
                 break;
             }
         }
@@ -420,8 +423,8 @@ impl Connection {
         has_more
     }
 
-    /// Awake again, by what the socket brought. A ring is what was slept for; behind anything else
-    /// there is more. Nothing may be the peer's death.
+    /// Ends a sleep with what the socket returned. A ring is the expected wake-up. After any other
+    /// packet more may follow. An empty socket may mean the peer's death.
     fn wake(&mut self, received: Received) {
         self.disarm();
         let is_ring = matches!(received, Received::Packet(Packet::Ring, _));
@@ -433,8 +436,8 @@ impl Connection {
         }
     }
 
-    /// Whether the peer's process has died, while a child of it may hold the connection open. What it
-    /// had sent is taken first (P4, P5).
+    /// Checks whether the peer's process has died while its child may keep the connection open.
+    /// Reads the packets that it sent before (P4, P5).
     fn check_peer(&mut self) {
         if self.ended.is_none() && self.socket.peer().has_died() {
             self.drain();
@@ -442,15 +445,16 @@ impl Connection {
         }
     }
 
-    /// What an event loop watches: readable when the connection is, and when the peer has died.
+    /// Returns the descriptor for event loops. It is readable when the connection is readable or
+    /// the peer has died.
     pub fn watched(&self) -> BorrowedFd<'_> {
-        // What the parent watches is none of a forked child's business.
+        // A forked child must not use the parent's epoll.
         if !self.owner.is_here() {
             return self.socket.as_fd();
         }
         let watch = || match self.lost.is_empty() {
             true => self.socket.watch_with_peer(),
-            // The descriptor that is free now is for a page that was lost.
+            // The one free descriptor is reserved for a lost page.
             false => Err(rustix::io::Errno::MFILE.into()),
         };
         match self.watched.get_or_init(watch) {
@@ -459,13 +463,13 @@ impl Connection {
         }
     }
 
-    /// Once armed: how long a sleep in an event loop may last.
+    /// Returns the longest sleep in an event loop. Valid once armed.
     pub fn watch_at_most(&mut self) -> Option<Duration> {
         let look = matches!(self.watched.get(), Some(Err(_))).then_some(PEER_CHECK_INTERVAL);
         look.into_iter().chain(self.sleep_at_most()).min()
     }
 
-    /// Acts upon what the socket brought. Returns whether there may be more.
+    /// Handles what the socket returned. Returns whether there may be more.
     fn on_received(&mut self, received: Received) -> bool {
         let fault = match received {
             Received::Nothing => return false,
@@ -492,7 +496,7 @@ impl Connection {
 
     fn on_packet(&mut self, packet: Packet, descriptor: Option<ReceivedFd>) -> Result<(), Fault> {
         if let (Packet::Again { id }, Some(outbound)) = (packet, self.link.outbound()) {
-            // One that is gone will be, or was, followed by its `Forget`.
+            // A missing page's `Forget` precedes or follows this request.
             if outbound.page(id).is_some() {
                 self.again.ask(id);
                 self.send_announcements();
@@ -507,7 +511,7 @@ impl Connection {
                 inbound.add_page(id, page)?;
                 self.lost.found(id);
             }
-            // Nothing names a page any more that was lost and is forgotten.
+            // No message refers to a lost page that is forgotten.
             (Packet::Forget { id }, _, Some(_)) if self.lost.found(id) => {}
             (Packet::Forget { id }, _, Some(inbound)) => inbound.forget_page(id)?,
             (Packet::ReceiverCount { receivers }, ..) => self.receivers = Some(receivers),
@@ -531,14 +535,15 @@ impl Connection {
         Ok(())
     }
 
-    /// The other process is gone; what it had committed is received first (P5).
+    /// Ends the connection because the peer's process is gone. Committed messages are received
+    /// first (P5).
     fn hung_up(&mut self) -> Disconnected {
         self.end(Disconnected::PeerDied)
     }
 
     /// Ends the connection for a fault of the peer.
     pub fn fail(&mut self, fault: Fault) -> Disconnected {
-        // The peer shall not wait for us, however long the owner keeps this.
+        // The peer must not wait for us while the owner keeps this connection.
         let is_removed = fault == Fault::Removed || !self.link.is_whole();
         self.socket.shut_down();
         if is_removed {
@@ -547,22 +552,24 @@ impl Connection {
         self.end(fault.into())
     }
 
-    /// The peer waits for us no more: what we read may be written meanwhile.
+    /// Ends the connection after a removal. The peer no longer waits for us and may reuse the pages
+    /// that we read.
     #[cold]
     pub fn removed(&mut self) -> Disconnected {
         self.socket.shut_down();
-        // Unless it has said why: that is known better now.
+        // The removal replaces a less exact reason.
         self.ended.take_if(|ended| matches!(ended, Disconnected::Closed | Disconnected::PeerDied));
         self.end(Disconnected::Removed)
     }
 
-    /// What stands at its place in the chain, unless there is something else to do first.
+    /// Returns what stands at our position in the chain, unless other work comes first.
     #[inline(always)]
     pub fn peek(&self) -> Option<Peek> {
         if self.looks.is_open() { self.link.peek() } else { None }
     }
 
-    /// The next message, if there is one. It stays until [`ChainReader::advance`](crate::core::chain::ChainReader::advance).
+    /// Returns the next message, if there is one. It stays until
+    /// [`ChainReader::advance`](crate::core::chain::ChainReader::advance).
     pub fn next(&mut self) -> Result<Option<Slot>, RecvError> {
         match self.peek() {
             Some(Peek::Message(slot)) => Ok(Some(slot)),
@@ -575,11 +582,11 @@ impl Connection {
         }
     }
 
-    /// The next message, or whatever else there is to do.
+    /// Returns the next message or does the other work that is due.
     #[inline(never)]
     fn poll(&mut self) -> Result<Option<Slot>, RecvError> {
         if self.armed {
-            // Awake now: the peer need not ring any more, which would fill the socket.
+            // Clears the parked word. Otherwise the peer's rings would fill the socket.
             self.pump();
         }
         if self.send_pending {
@@ -609,8 +616,8 @@ impl Connection {
         Ok(None)
     }
 
-    /// Who was expelled, or has ended the connection for a fault, is not waited for: what it reads may
-    /// be written again.
+    /// Returns an error after a removal or a protocol error. The peer may reuse pages then, so
+    /// reading stops.
     fn may_read(&self) -> Result<(), Disconnected> {
         match &self.ended {
             Some(Disconnected::Closed | Disconnected::PeerDied) | None => Ok(()),
@@ -618,14 +625,15 @@ impl Connection {
         }
     }
 
-    /// Everything that had arrived was received.
+    /// Handles an empty chain. All messages that arrived were received.
     fn on_empty(&mut self) -> Result<(), RecvError> {
         if self.link.inbound().is_none() {
             return Err(RecvError::SendOnly);
         }
-        // The end was seen before this look at the chain, so that nothing can come after it.
+        // The end was detected before this poll of the chain, so no message can follow.
         match &self.ended {
-            // The zero may be that of a page that is written again, while messages were not received.
+            // The zero may belong to a page that is written again, while messages were not
+            // received.
             Some(Disconnected::PeerDied) if !self.link.is_whole() => {
                 return Err(self.removed().into());
             }
@@ -636,7 +644,7 @@ impl Connection {
         Ok(())
     }
 
-    /// A look has found nothing.
+    /// Handles a poll that found nothing.
     #[inline(always)]
     pub fn on_empty_poll(&mut self) {
         if let Some(inbound) = self.link.inbound()
@@ -650,8 +658,7 @@ impl Connection {
         }
     }
 
-    /// What sleeping does on the way, for who never sleeps: lets the peer know what was taken, and
-    /// hears of the end.
+    /// Housekeeping for busy-polling callers: publishes the cursor and checks for a disconnect.
     #[cold]
     fn idle_housekeeping(&mut self) {
         if self.send_pending {
@@ -667,13 +674,13 @@ impl Connection {
         }
     }
 
-    /// Gets the descriptor of a page that has been named: it was sent before.
+    /// Reads the descriptor of a page that a message has named. It was sent before the message.
     #[cold]
     fn await_page(&mut self, next: u32) -> Result<(), RecvError> {
         self.pump();
         self.may_read()?;
         match self.link.poll() {
-            // It was asked for again.
+            // The page was requested again.
             Ok((Event::Unknown(id), _)) if self.lost.contains(id) && self.ended.is_none() => Ok(()),
             Ok((Event::Unknown(_), _)) => {
                 let fault = self.link.inbound().map(|inbound| inbound.unknown_page(next));
@@ -692,8 +699,8 @@ impl Connection {
         }
     }
 
-    /// Waits until something of what is interest may be there, the connection ends, or the deadline
-    /// has passed. Returns false in the last case alone.
+    /// Waits until part of `interest` may be ready, the connection ends or the deadline passes.
+    /// Returns false only if the deadline passed.
     pub fn wait(&mut self, interest: Interest, deadline: Option<Instant>) -> bool {
         if !self.lost.is_empty() && self.ended.is_none() {
             return self.wait_for_lost(deadline);
@@ -717,7 +724,7 @@ impl Connection {
         if !self.arm(interest) {
             return true;
         }
-        // While the peer has not been told of our pages, there is something to write, too.
+        // Pending announcements also need a writable socket.
         let has_unsent = self.announcement().is_some() && !self.send_pending;
         let at_most = self.sleep_at_most();
         if !has_unsent && at_most.is_none() && deadline.is_none() {
@@ -733,11 +740,12 @@ impl Connection {
         if has_unsent && self.announce_pages().is_err() {
             return true;
         }
-        // An error of `poll` itself (no memory) is nothing to wait for; look again.
+        // If `poll` itself fails (no memory), do not wait for it but poll again.
         at_most.is_some() || happened.unwrap_or(true)
     }
 
-    /// While a page is missing that was lost, the chain has something, and not all of it can be taken.
+    /// Waits while a lost page is missing. The chain is not empty then, but its messages cannot all
+    /// be consumed.
     #[cold]
     fn wait_for_lost(&mut self, deadline: Option<Instant>) -> bool {
         let soon = Instant::now() + RETRY_INTERVAL;
@@ -747,27 +755,28 @@ impl Connection {
         happened.unwrap_or(true) || deadline.is_none_or(|deadline| Instant::now() < deadline)
     }
 
-    /// Once armed: how long the sleep may last that begins now; `None`: until the peer rings.
+    /// Returns the longest sleep that may begin now. Valid once armed. `None` means until the peer
+    /// rings.
     pub fn sleep_at_most(&mut self) -> Option<Duration> {
         let retry = (self.send_pending || !self.lost.is_empty()).then_some(RETRY_INTERVAL);
         let bound = self.sleep_bound.at_most(self.link.first_bounded_sleep());
         retry.into_iter().chain(bound).min()
     }
 
-    /// Waits for the next packet, whatever it is. Returns whether there may be one.
+    /// Waits for any packet. Returns whether there may be one.
     pub fn wait_for_packet(&self, deadline: Option<Instant>) -> bool {
         let nap = self.send_pending.then(|| Instant::now() + RETRY_INTERVAL);
-        // An error of `poll` itself (no memory) is nothing to wait for; look again.
+        // If `poll` itself fails (no memory), do not wait for it but poll again.
         self.socket.wait(false, deadline.into_iter().chain(nap).min()).unwrap_or(true)
     }
 
-    /// Says that we sleep, unless something of what is interest is there. Returns whether the
-    /// caller may block on the socket.
+    /// Parks, unless part of `interest` is ready. Returns whether the caller may block on the
+    /// socket.
     pub fn arm(&mut self, interest: Interest) -> bool {
         if self.check_owner().is_err() {
             return false;
         }
-        // What stands behind a page that was lost is no reason to be awake.
+        // Messages after a lost page are no reason to stay awake.
         let message = interest.message && self.lost.is_empty();
         let (may_sleep, ring) = self.link.park(Interest { message, ..interest });
         self.armed = may_sleep;
@@ -786,7 +795,7 @@ impl Connection {
         }
     }
 
-    /// What our chain has done.
+    /// Returns the counters of our chain.
     pub fn stats(&self) -> crate::core::chain::Stats {
         self.link.outbound().map(ChainWriter::stats).unwrap_or_default()
     }
@@ -794,14 +803,15 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // An orderly end, to be told from a death. In a forked child the connection goes on.
+        // Sends an orderly end, which differs from a death. In a forked child the connection goes
+        // on.
         if self.ended.is_none() && self.owner.is_here() {
             self.socket.send(&Packet::Bye(ByeReason::Closed), None);
         }
     }
 }
 
-/// Tells a receiver one thing about the page pool.
+/// Sends one announcement of the page pool to a receiver.
 pub(crate) fn send_announcement<'a>(
     socket: &Socket,
     announcement: Announcement,
@@ -811,7 +821,7 @@ pub(crate) fn send_announcement<'a>(
         Announcement::Forget(id) => socket.send(&Packet::Forget { id }, None),
         Announcement::Page(id) => match page(id).and_then(Region::descriptor) {
             Some(descriptor) => socket.send(&Packet::Page { id }, Some(descriptor)),
-            // A page that was taken back before anybody heard of it.
+            // The page was released before its announcement was sent.
             None => Sent::Yes,
         },
     }
@@ -823,7 +833,7 @@ pub(crate) fn map_page(descriptor: &mut ReceivedFd, limits: &Limits) -> Result<R
     descriptor.try_map(min, max).map_err(invalid_memfd)
 }
 
-/// Maps a page that a peer has sent and that others will be sent in turn.
+/// Maps a page that a peer has sent and that is forwarded to other clients.
 pub(crate) fn map_page_to_share(
     descriptor: &mut ReceivedFd,
     limits: &Limits,

@@ -1,4 +1,4 @@
-//! What callers get to hear when something goes wrong, and what to do next.
+//! The errors of the public interface. Their texts say what to do next.
 
 use crate::bus_addr::quoted;
 use crate::core::fault::Fault;
@@ -12,10 +12,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The path of a socket is longer than the kernel can take.
+/// The path of a socket is longer than the kernel accepts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the path of the socket has {} bytes, at most {MAX_SOCKET_PATH} are possible: {}; choose a shorter path, or change to the directory and use a relative one",
+    "the socket path has {} bytes, at most {MAX_SOCKET_PATH} are possible: {}; choose a shorter path, or change to the directory and use a relative one",
     path.as_os_str().len(),
     path.display()
 )]
@@ -28,7 +28,7 @@ pub struct PathTooLong {
 const MAX_SOCKET_PATH: usize = 107;
 
 impl PathTooLong {
-    /// An error if the path is too long.
+    /// Returns an error if the path is too long.
     pub(crate) fn check(path: &Path) -> Result<(), PathTooLong> {
         match path.as_os_str().len() > MAX_SOCKET_PATH {
             true => Err(PathTooLong { path: path.to_owned() }),
@@ -37,14 +37,14 @@ impl PathTooLong {
     }
 }
 
-/// Why a bus has no place.
+/// Invalid bus name or unusable socket directory.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BusError {
-    /// A name that can't be a file's.
+    /// The name is not a valid file name.
     #[error("'{name}' can't be a bus's name: it must not be empty or begin with a dot")]
     Name {
-        /// The name.
+        /// The rejected name.
         name: String,
     },
     /// The directory of named buses can't be used.
@@ -52,38 +52,39 @@ pub enum BusError {
     Directory(#[source] io::Error),
 }
 
-/// Why a broker, or a channel's receiving end, could not be set up.
+/// Why a broker, or the receiving end of a channel, could not be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
-    /// The bus has no place.
+    /// Invalid bus name or unusable socket directory.
     #[error(transparent)]
     BusAddr(#[from] BusError),
-    /// A broker, or a channel's receiver, listens there already.
+    /// A broker or a channel's receiver already listens there.
     #[error("there is already a broker at {}{}; stop it or choose another name", path.display(), named(*process))]
     InUse {
         /// The socket's path.
         path: PathBuf,
-        /// The process that serves it, if the kernel says which one.
+        /// The process that serves it, if the kernel reports it.
         process: Option<u32>,
     },
-    /// The file beside the socket can't be locked. Its lock says which process serves the bus.
+    /// The lock file beside the socket can't be locked. Its lock tells which process serves the
+    /// bus.
     #[error("the lock file {} can't be used: {source}", path.display())]
     Lock {
         /// The lock file's path.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         source: LockError,
     },
-    /// Something that is no socket has this path.
+    /// The path exists and is not a socket of this user.
     #[error("{what} lies at {}; choose another path", path.display())]
     Occupied {
         /// The socket's path.
         path: PathBuf,
-        /// What lies there: "a directory", for example.
+        /// What the path names, for example "a directory".
         what: &'static str,
     },
-    /// The path has no room in a socket's address.
+    /// The path does not fit into a socket's address.
     #[error(transparent)]
     TooLong(#[from] PathTooLong),
     /// The socket can't be made.
@@ -91,36 +92,59 @@ pub enum BindError {
     Socket {
         /// The socket's path.
         path: PathBuf,
-        /// What the kernel answered.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The limits don't fit together.
+    /// The limits contradict each other.
     #[error(transparent)]
     Limits(#[from] LimitsError),
-    /// No shared memory.
+    /// Shared memory can't be made.
     #[error(transparent)]
     Memory(#[from] RegionError),
-    /// Something else that the kernel refused.
+    /// Another system call failed.
     #[error("cannot {step}: {source}")]
     System {
-        /// What was tried.
+        /// The step that failed.
         step: &'static str,
-        /// What the kernel answered.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
-impl BindError {
-    /// The lock beside this socket, at `lock`, could not be taken.
-    pub(crate) fn not_locked(why: NotLocked, socket: &Path, lock: &Path) -> Self {
-        match why {
-            NotLocked::Held(process) => BindError::InUse { path: socket.to_owned(), process },
-            NotLocked::Unusable(source) => BindError::Lock { path: lock.to_owned(), source },
-        }
-    }
+/// Why a lock file can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// The path exists and is not a lock file.
+    #[error("{what} lies there; remove it, or choose another path for the bus")]
+    Occupied {
+        /// What the path names, for example "a directory".
+        what: &'static str,
+    },
+    /// The file belongs to another user, and that user could keep it locked.
+    #[error(
+        "it belongs to user {user}; let that user stop the broker or remove the file, or choose a path in a directory of your own"
+    )]
+    Stranger {
+        /// The user's id.
+        user: u32,
+    },
+    /// The file can't be made or opened.
+    #[error("{0}; choose a path in a directory that exists and that this user may write to")]
+    Open(#[source] io::Error),
+    /// The disk has no room for its 4096 bytes.
+    #[error(
+        "there is no room for its 4096 bytes: {0}; make room, or choose a path on another disk"
+    )]
+    NoRoom(#[source] io::Error),
+    /// The file system does not support record locks.
+    #[error(
+        "its file system does not lock files: {0}; choose a path on a local one, such as /run or /tmp"
+    )]
+    Unsupported(#[source] io::Error),
 }
 
-/// A process for a message.
+/// Formats a process for a message.
 fn named(process: Option<u32>) -> String {
     match process {
         Some(process) if process == std::process::id() => " (in this process)".into(),
@@ -133,21 +157,21 @@ fn named(process: Option<u32>) -> String {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The bus has no place.
+    /// Invalid bus name or unusable socket directory.
     #[error(transparent)]
     BusAddr(#[from] BusError),
-    /// No broker listens there.
+    /// No broker listens at the path.
     #[error("no bus '{bus}': no broker listens at {}{}", path.display(), elsewhere_hint(bus, elsewhere.as_deref()))]
     NoBus {
-        /// What was asked for.
+        /// The bus, as the caller named it.
         bus: String,
         /// The socket's path.
         path: PathBuf,
-        /// Where a bus of this name listens instead: another process of the same user may have
+        /// Where a bus of this name listens instead. Another process of the same user may have
         /// another runtime directory.
         elsewhere: Option<PathBuf>,
     },
-    /// The path has no room in a socket's address.
+    /// The path does not fit into a socket's address.
     #[error(transparent)]
     TooLong(#[from] PathTooLong),
     /// The socket can't be reached.
@@ -155,44 +179,46 @@ pub enum ConnectError {
     Socket {
         /// The socket's path.
         path: PathBuf,
-        /// What the kernel answered.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The other side does not want us.
+    /// The other side refused the connection.
     #[error("refused: {0}")]
     Refused(#[from] Refusal),
-    /// The other side belongs to another user, and that was not allowed.
-    #[error("the bus belongs to user {user}; connect with access for others if you trust them")]
+    /// The other side belongs to a user that the caller did not admit.
+    #[error(
+        "the bus belongs to user {user}; if you trust that user, admit them with `ClientBuilder::access`"
+    )]
     Stranger {
         /// The user's id.
         user: u32,
     },
-    /// The other side says nothing.
+    /// The other side has not answered in time.
     #[error("the bus has not answered within {seconds} s; is its broker stopped or overloaded?")]
     Silent {
-        /// How long we waited.
+        /// The time waited, in seconds.
         seconds: u64,
     },
-    /// The connection ended before it was made.
+    /// The connection ended during the handshake.
     #[error(transparent)]
     Disconnected(#[from] Disconnected),
-    /// This process is a forked child of the one that listens.
+    /// The caller is a forked child of the listening process.
     #[error("this listener belongs to the process that forked; listen in the child")]
     Forked,
-    /// No shared memory.
+    /// Shared memory can't be made or mapped.
     #[error(transparent)]
     Memory(#[from] RegionError),
-    /// Something else that the kernel refused.
+    /// Another system call failed.
     #[error("cannot {step}: {source}")]
     System {
-        /// What was tried.
+        /// The step that failed.
         step: &'static str,
-        /// What the kernel answered.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
-/// What to do about a bus that is not there, as a command that can be pasted.
+/// Returns a hint for a missing bus, with a command to paste.
 fn elsewhere_hint(bus: &str, elsewhere: Option<&Path>) -> String {
     match elsewhere {
         Some(path) => {
@@ -203,33 +229,33 @@ fn elsewhere_hint(bus: &str, elsewhere: Option<&Path>) -> String {
     }
 }
 
-/// Why a connection has ended. What had arrived before can still be received, but for three cases.
-/// After an error on this side or a removal, pages that were not read may be written again. What had
-/// arrived before a fork is the parent's.
+/// Why a connection has ended. Messages that arrived before can still be received, except in three
+/// cases. After an error on this side or a removal, unread pages may be written again. Messages
+/// that arrived before a fork belong to the parent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Disconnected {
-    /// In order: the other side has said so.
+    /// The peer has announced an orderly end.
     #[error("the peer shut the bus down")]
     Closed,
-    /// Without a word: the other process is gone.
+    /// The peer's process has ended without an announcement.
     #[error("connection lost: the peer process exited or was killed")]
     PeerDied,
-    /// The other side waits for us no more, and may write pages again that we have not read.
+    /// The peer no longer waits for this side and may reuse pages that were not read.
     #[error(
-        "the broker disconnected this client; what it had not received is lost, and the broker's log says why"
+        "the broker removed this client; its unread messages are lost, and the broker's log gives the reason"
     )]
     Removed,
-    /// The other side saw a fault in what we did; its log says which.
+    /// The peer found a fault in this side's behaviour. The peer's log names it.
     #[error("the peer ended this connection for a protocol error; its log says which")]
     ProtocolError,
-    /// We saw a fault in what the other side did.
+    /// This side found a fault in the peer's behaviour.
     #[error("the peer broke the protocol: {0}")]
     PeerFault(#[source] Fault),
-    /// This process has no room for what the other side has sent.
-    #[error("the connection could not go on for want of room in this process: {0}")]
+    /// This process has no resources for what the peer has sent.
+    #[error("this process has too few resources for the connection: {0}")]
     NoResources(#[source] Box<Fault>),
-    /// This process is a forked child of the one that connected. There, the connection goes on.
+    /// This process is a forked child of the one that connected. The connection goes on there.
     #[error("this handle belongs to the process that forked; connect in the child")]
     Forked,
 }
@@ -243,7 +269,7 @@ impl From<Fault> for Disconnected {
     }
 }
 
-/// The receiver that holds up the bus: it keeps the slowest pace, and the broadcast chain is full.
+/// The receiver that holds up the bus. It is the slowest receiver, and the broadcast chain is full.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HeldUp {
@@ -251,7 +277,7 @@ pub struct HeldUp {
     pub client: ClientId,
     /// Its process, if the broker can see it.
     pub process: Option<u32>,
-    /// For how long the bus has been waiting for it.
+    /// How long the bus has been waiting for it.
     pub lasted: Duration,
 }
 
@@ -274,42 +300,42 @@ fn full(held_up: Option<&HeldUp>) -> String {
     }
 }
 
-/// Why a message was not sent. Nothing of it was written.
+/// Why a message was not sent. No part of it was written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// It is above the limit.
+    /// The message is longer than the limit.
     #[error(
         "a message of {len} bytes is above the limit of {max}; send it in parts, or start the bus with a higher limit"
     )]
     TooLong {
-        /// Its length in bytes.
+        /// The length of the message in bytes.
         len: usize,
         /// The limit in bytes.
         max: usize,
     },
-    /// There is no room: the call does not wait, or there was none in time.
+    /// The chain has no room. Either the call does not wait, or no room appeared in time.
     #[error("{}", full(held_up.as_ref()))]
     Full {
-        /// The receiver for which the bus waits. `None` if the broker has not named one: it does
+        /// The receiver that holds up the bus. `None` until the broker names one, which it does
         /// after a second.
         held_up: Option<HeldUp>,
     },
-    /// There is no room, and so much has come in meanwhile that it must be received first.
+    /// The chain has no room, and the inbox is full. Receive messages before the next attempt.
     #[error(
         "inbox full: {bytes} bytes arrived while this message waited for room; call `recv` first, or connect with `Client::connect_sender`"
     )]
     InboxFull {
-        /// What is waiting to be received, in bytes.
+        /// The size of the inbox in bytes.
         bytes: usize,
     },
     /// The connection has ended.
     #[error(transparent)]
     Disconnected(#[from] Disconnected),
-    /// No shared memory.
+    /// Shared memory can't be made.
     #[error(transparent)]
     Memory(#[from] RegionError),
-    /// The client connected without a chain of its own.
+    /// The client connected to receive only.
     #[error("this client connected to receive only")]
     ReceiveOnly,
 }
@@ -321,21 +347,21 @@ pub enum WaitError {
     /// The connection has ended.
     #[error(transparent)]
     Disconnected(#[from] Disconnected),
-    /// The client did not ask how many clients receive.
+    /// The client does not track the receiver count.
     #[error(
-        "this client does not hear how many clients receive; build it with `track_receivers()`, or connect with `Client::connect_sender`"
+        "this client does not track the receiver count; build it with `track_receivers()`, or connect with `Client::connect_sender`"
     )]
     NotTracking,
 }
 
-/// Why nothing can be received any more.
+/// Why no more messages can be received.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecvError {
-    /// The connection has ended, and everything that had arrived was received.
+    /// The connection has ended, and all messages that arrived were received.
     #[error(transparent)]
     Disconnected(#[from] Disconnected),
-    /// The client connected without receiving.
+    /// The client connected to send only.
     #[error("this client connected to send only")]
     SendOnly,
 }

@@ -1,4 +1,4 @@
-//! How a connection is made: the steps of both sides, see the picture in [`wire`](crate::core::wire).
+//! The handshake: the steps of both sides. [`wire`](crate::core::wire) shows a picture.
 
 use crate::connection::{Connection, RETRY_INTERVAL, map_page};
 use crate::core::chain::{ChainReader, ChainWriter};
@@ -19,16 +19,17 @@ use crate::sys::system::os_page;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// How long the other side may take for an answer.
+/// The time in which the other side must complete the handshake.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The owner of the broadcast chain.
 const BROKER: u32 = 0;
 
-/// The largest control region that is accepted: room for far more cursors than descriptors.
+/// The largest accepted control region. It has room for far more cursors than a process has
+/// descriptors.
 const MAX_CONTROL_LEN: usize = 1 << 26;
 
-/// A region for `cursors` cursors of our own.
+/// Makes a region for `cursors` cursors of our own.
 pub(crate) fn control_region(cursors: usize) -> Result<Region, RegionError> {
     Region::shared("llmp-control", control_len(cursors))
 }
@@ -40,7 +41,7 @@ pub(crate) fn map_control(descriptor: &mut ReceivedFd) -> Result<Region, Fault> 
     map.map_err(|source| Fault::Descriptor { what, source })
 }
 
-/// A connection that waits for the other side's answer to its `Hello`.
+/// A connection that waits for the answer to its `Hello`.
 #[derive(Debug)]
 pub(crate) struct Greeted<'a> {
     socket: Socket,
@@ -50,7 +51,8 @@ pub(crate) struct Greeted<'a> {
 }
 
 impl<'a> Greeted<'a> {
-    /// The first step: who we are. A process that answers must be of a user that `access` admits.
+    /// Performs the first step and sends `Hello`. The answer must come from a user that `access`
+    /// admits.
     pub fn hello(
         mut socket: Socket,
         roles: Roles,
@@ -61,7 +63,8 @@ impl<'a> Greeted<'a> {
         Ok(Greeted { socket, roles, access, deadline: Instant::now() + HANDSHAKE_TIMEOUT })
     }
 
-    /// The second step: we are welcome, and join with what is ours.
+    /// Performs the second step. Expects `Welcome` and sends `Join` with our control region and
+    /// first page.
     pub fn join(self) -> Result<Joined, ConnectError> {
         let Greeted { mut socket, roles, access, deadline } = self;
         let (packet, descriptor, peer) = first_answer(&mut socket, deadline)?;
@@ -79,7 +82,7 @@ impl<'a> Greeted<'a> {
             packet => return Err(fault(packet.unexpected("instead of a welcome"))),
         };
         if !roles.has(Roles::RECEIVE) {
-            // The broker's control region was the last that it had to send.
+            // A client that does not receive gets no descriptor after the broker's control region.
             socket.refuse_descriptors();
         }
         let limits = limits.check().and_then(|limits| limits.in_pages_of(os_page()));
@@ -89,7 +92,7 @@ impl<'a> Greeted<'a> {
         let peer =
             peer.and_then(|region| Control::check(region, cursor)).map_err(Disconnected::from)?;
 
-        // Before it is sent: the other side looks into it as soon as it has it.
+        // Initialised before it is sent, because the other side reads it at once.
         let control = Control::create(control_region(1)?, 1);
         send(&socket, &Packet::Join, Some(control.memory()))?;
         let outbound = if roles.has(Roles::SEND) {
@@ -100,19 +103,19 @@ impl<'a> Greeted<'a> {
         };
         let link = Link::new(control.clone(), peer.clone(), outbound, None);
         let mut connection = Connection::new(socket, link, limits, client);
-        // If it has hung up, it may have said why: that is the next answer.
+        // If the peer has hung up, the next answer may hold the reason.
         while matches!(connection.send_announcements(), Sent::NotNow | Sent::NoMemory) {
             if Instant::now() >= deadline {
                 return Err(ConnectError::Silent { seconds: HANDSHAKE_TIMEOUT.as_secs() });
             }
-            // Not the socket is full, which is new, but the kernel short of something.
+            // A fresh socket can't be full, so this is a transient kernel shortage.
             std::thread::sleep(RETRY_INTERVAL);
         }
         Ok(Joined { connection, control, place: (peer, cursor), roles, broker, deadline })
     }
 }
 
-/// A connection that waits to be told where it starts.
+/// A connection that waits for `Start`.
 #[derive(Debug)]
 pub(crate) struct Joined {
     connection: Connection,
@@ -125,7 +128,7 @@ pub(crate) struct Joined {
 }
 
 impl Joined {
-    /// The last step: we are in. Returns the other side's id, too.
+    /// Performs the last step and returns the connection and the other side's id.
     pub fn start(self) -> Result<(Connection, u64), ConnectError> {
         let Joined { mut connection, control, place, roles, broker, deadline } = self;
         let mut pages: Vec<(u32, Region)> = Vec::new();
@@ -138,7 +141,7 @@ impl Joined {
                     admit_page(&connection.limits, &mut pages, id, page)
                         .map_err(Disconnected::from)?;
                 }
-                // The chain goes on while we are being told of its pages.
+                // The chain advances while its pages are announced to us.
                 (Packet::Forget { id }, _) if pages.iter().any(|(known, _)| *known == id) => {
                     pages.retain(|(known, _)| *known != id);
                 }
@@ -154,7 +157,7 @@ impl Joined {
             peer.memory().fence(Site::CopyFence);
             let receiver = receiver.map_err(|fault| match peer.member(cursor) {
                 client if client == u64::from(connection.id.0) => Disconnected::from(fault),
-                // The broker has disconnected us on our way in, and gone on.
+                // The broker has removed us during the handshake and gone on.
                 _ => Disconnected::Removed,
             })?;
             let receiver = receiver.in_place(peer, cursor, connection.id.0);
@@ -164,7 +167,7 @@ impl Joined {
     }
 }
 
-/// Takes a page before there is a receiver to take it.
+/// Adds a page to `pages` before the reader of the chain exists.
 fn admit_page(
     limits: &Limits,
     pages: &mut Vec<(u32, Region)>,
@@ -184,13 +187,15 @@ fn admit_page(
     Ok(())
 }
 
-/// The first packet comes with its sender's credentials. Before anything is sent that is answered.
+/// Requests the sender's credentials with the first packet. Call it before sending a packet that is
+/// answered.
 pub(crate) fn await_credentials(socket: &mut Socket) -> Result<(), ConnectError> {
     let system = |source| ConnectError::System { step: "ask for credentials", source };
     socket.await_credentials().map_err(system)
 }
 
-/// The first packet of the other side, and who has sent it: the peer from now on.
+/// Returns the first packet of the other side and its sender's credentials. The sender is the peer
+/// from now on.
 pub(crate) fn first_answer(
     socket: &mut Socket,
     deadline: Instant,
@@ -201,11 +206,11 @@ pub(crate) fn first_answer(
         sender = credentials;
         received
     })?;
-    // A packet has a sender.
+    // Every packet has a sender.
     Ok((packet, descriptor, sender.unwrap_or_default()))
 }
 
-/// The next packet of a peer that is answering.
+/// Returns the next packet of a peer that has sent its first one.
 pub(crate) fn answer(
     socket: &mut Socket,
     deadline: Instant,
@@ -220,13 +225,13 @@ fn answer_by(
 ) -> Result<(Packet, Option<ReceivedFd>), ConnectError> {
     let mut has_died = false;
     loop {
-        // Whoever talks without end is as little use as one that says nothing.
+        // A peer that sends packets but never completes the handshake times out too.
         if Instant::now() > deadline {
             return Err(ConnectError::Silent { seconds: HANDSHAKE_TIMEOUT.as_secs() });
         }
         match understand(receive(socket))? {
             Some(answer) => return Ok(answer),
-            // What it had sent before is taken.
+            // All packets from before the peer's death were received.
             None if has_died => return Err(Disconnected::PeerDied.into()),
             None => {}
         }
@@ -240,7 +245,8 @@ fn answer_by(
     }
 }
 
-/// What the other side has said, if it has said anything. An error if that ends the connection.
+/// Converts what the socket returned into a packet, or `None` if there was none. Returns an error
+/// if it ends the connection.
 pub(crate) fn understand(
     received: Received,
 ) -> Result<Option<(Packet, Option<ReceivedFd>)>, ConnectError> {
@@ -268,7 +274,7 @@ pub(crate) fn send(
     region: Option<&Region>,
 ) -> Result<(), ConnectError> {
     match socket.send(packet, region.and_then(Region::descriptor)) {
-        // If it has hung up, it may have said why: that is the next answer.
+        // If the peer has hung up, the next answer may hold the reason.
         Sent::Yes | Sent::HungUp => Ok(()),
         Sent::NotNow => Err(Disconnected::PeerDied.into()),
         Sent::NoMemory => {
@@ -278,7 +284,7 @@ pub(crate) fn send(
     }
 }
 
-/// Checks a `Hello` on the accepting side.
+/// Validates a `Hello` on the accepting side.
 pub(crate) fn check_hello(packet: Packet, offered: Roles) -> Result<Roles, HelloError> {
     match packet {
         Packet::Hello { version, .. } if version != VERSION => {
@@ -292,7 +298,7 @@ pub(crate) fn check_hello(packet: Packet, offered: Roles) -> Result<Roles, Hello
     }
 }
 
-/// What is wrong with a greeting.
+/// Why a `Hello` is rejected.
 #[derive(Debug)]
 pub(crate) enum HelloError {
     Refused(Refusal),
@@ -304,7 +310,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_broker_that_talks_without_end_is_not_listened_to_for_ever() {
+    fn a_peer_that_never_completes_the_handshake_times_out() {
         let (mut ours, theirs) = Socket::pair().unwrap();
         assert!(theirs.ring());
         let error = answer(&mut ours, Instant::now() - Duration::from_millis(1)).unwrap_err();

@@ -1,4 +1,4 @@
-//! Low level message passing: processes of one machine exchange messages through sealed shared
+//! Low-level message passing. Processes on one machine exchange messages through sealed shared
 //! memory, without locks.
 //!
 //! ```text
@@ -7,34 +7,45 @@
 //!  [out chain]     [out chain]       [out chain]
 //!     \________________|_________________/
 //!                      |
-//!                   broker                              a hook looks at, drops or replaces
+//!                   broker                              a hook inspects, drops or replaces
 //!                      |
-//!              [broadcast chain]                        one order for everyone
+//!              [broadcast chain]                        one order for all
 //!      ________________|__________________
 //!     |                |                  |
 //!  client 1         client 2    ...    client N
 //! ```
 //!
-//! * [`Broker`] and [`Client`] make a bus; [`channel`], [`Sender`] and [`Receiver`] connect two
+//! * [`Broker`] and [`Client`] make a bus. [`channel`], [`Sender`] and [`Receiver`] connect two
 //!   processes, or two threads, without a broker.
-//! * A received [`Message`] is a copy, unless the peers' honesty is promised
-//!   ([`ClientBuilder::borrow_payloads`]): then it lies in the sender's page.
-//! * Sending and receiving come in three kinds: blocking, with a deadline, and non-blocking. A
-//!   client's descriptor ([`AsFd`](std::os::fd::AsFd)) fits into poll and epoll loops.
+//! * A received [`Message`] is a copy. With [`ClientBuilder::borrow_payloads`] it refers to the
+//!   sender's page, which requires that all peers are trusted.
+//! * Sending and receiving come in three kinds: blocking, with a deadline, and non-blocking. The
+//!   descriptor of a client ([`AsFd`](std::os::fd::AsFd)) works with poll and epoll loops.
 //!
 //! # The protocol
 //!
-//! The directory `src/core` is the protocol: it does no input or output and is generic over memory.
-//! loom, shuttle and the fuzzers run this very code. `docs/protocol.md` says the same in prose, and
-//! numbers the promises.
+//! Read the modules in this order:
+//!
+//! * [`layout`] defines the bytes in shared memory.
+//! * [`memory`] is the only access to shared memory.
+//! * [`order`] names every memory ordering.
+//! * [`chain`] holds the writer and the reader of a chain, which are the protocol itself.
+//! * [`control`] holds the cursors and the rules for sleeping without a lost wake-up.
+//! * [`broker::core`] is the broker without sockets.
+//!
+//! These modules do no input or output and are generic over [`memory::Memory`]. Loom, shuttle and
+//! the fuzzers run the same code. `docs/protocol.md` describes the protocol in prose and numbers its
+//! promises.
 //!
 //! # Features
 //!
-//! Linux 5.1 or newer, 64-bit. The feature `cli`, on by default, is the command line; a library user
-//! takes `default-features = false, features = ["std"]`. Without `std` the protocol is there alone,
-//! for programs without an operating system. The features `loom` and `shuttle` are for the model
-//! checkers, `spec` for the explorer of the specification, `crash` lets tests kill a process at each
-//! of its steps, `verify` is the command that runs them all; they change nothing else.
+//! The library needs Linux 5.1 or newer on a 64-bit machine. Features only add code:
+//!
+//! * `loom` and `shuttle` add memory for the model checkers.
+//! * `spec` adds the explorer of the specification.
+//! * `crash` lets tests kill a process at each of its steps.
+//! * `verify` is the command that runs all of these.
+//! * `cli`, on by default, is the command line. Library users set `default-features = false`.
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
@@ -114,12 +125,12 @@ pub use self::{
 #[doc(hidden)]
 pub use sys::memfd::ReceivedFd;
 
-/// For tests of death at every step: see `tests/crash.rs`.
+/// Failpoints for the tests of death at every step, see `tests/crash.rs`.
 #[cfg(feature = "crash")]
 #[doc(hidden)]
 pub use core::failpoint as crash;
 
-/// The examples of the README are tests.
-#[cfg(all(doctest, feature = "std"))]
+/// Runs the examples of the README as tests.
+#[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,5 +1,5 @@
-//! Descriptors of pages that were lost: a process that can open no more takes the packet, and the
-//! kernel drops what came with it.
+//! Recovers lost page descriptors. A process that cannot open another descriptor receives the
+//! packet, but the kernel drops the descriptor.
 //!
 //! ```text
 //!   sender of the chain                       receiver
@@ -18,47 +18,48 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-/// The side of the sender: pages that it was asked for again.
+/// The sender's side: the pages that the receiver has requested again.
 #[derive(Debug, Default)]
 pub(crate) struct Again(VecDeque<u32>);
 
 impl Again {
-    /// A receiver asks for one page at a time, so that an honest one never has as many.
+    /// A receiver requests one page at a time, so a well-behaved one never has this many requests.
     const MOST: usize = 64;
 
-    /// The receiver has asked for this page.
+    /// Records that the receiver has requested this page.
     pub fn ask(&mut self, id: u32) {
         if self.0.len() < Self::MOST && !self.0.contains(&id) {
             self.0.push_back(id);
         }
     }
 
-    /// What it must be told.
+    /// Returns the next announcement for the receiver.
     pub fn announcement(&self) -> Option<Announcement> {
         self.0.front().copied().map(Announcement::Page)
     }
 
-    /// It was told something. Returns whether that was one of these.
+    /// Records that an announcement was sent. Returns whether it was one of these.
     pub fn mark_sent(&mut self) -> bool {
         self.0.pop_front().is_some()
     }
 }
 
-/// The side of the receiver: what it has lost, and the descriptor that it keeps for that.
+/// The receiver's side: the lost pages, and a reserved descriptor to recover them.
 #[derive(Debug)]
 pub(crate) struct Lost {
     reserve: Option<OwnedFd>,
     pages: Vec<u32>,
-    /// The page that was asked for. The sender answers each `Again` once, and a page that comes twice
-    /// is a fault, so that nothing is asked for twice before its answer was received or lost.
+    /// The requested page. The sender answers each `Again` once, and a page that arrives twice is a
+    /// fault. So no page is requested twice before its answer was received or lost.
     asked: Option<u32>,
-    /// The next page is not asked for before that.
+    /// The earliest time of the next request.
     ask_at: Instant,
     is_told: bool,
 }
 
 impl Lost {
-    /// More than this can't be lost before the first is asked for: its sender is a liar.
+    /// The most pages that can be lost before the first is requested again. A sender that causes
+    /// more is misbehaving.
     const MOST: usize = 4096;
 
     pub fn new() -> Self {
@@ -76,17 +77,17 @@ impl Lost {
     fn take_reserve(&mut self) {
         if self.reserve.is_none() {
             effect("take a reserve");
-            // Not of the connection: this must not be what keeps that open.
+            // An eventfd, not a copy of the socket, which would keep the connection open.
             let flags = rustix::event::EventfdFlags::CLOEXEC;
             self.reserve = rustix::event::eventfd(0, flags).ok();
         }
     }
 
-    /// The descriptor of this page was lost. Returns whether that can be.
+    /// Records that the descriptor of this page was lost. Returns whether that is plausible.
     pub fn lost(&mut self, id: u32) -> bool {
         if !std::mem::replace(&mut self.is_told, true) {
             log::warn!(
-                "this process has no descriptor free for a page of the bus; raise its limit (`ulimit -n`) or close files"
+                "this process has no free descriptor for a page of the bus; raise its limit (`ulimit -n`) or close files"
             );
         }
         if self.reserve.take().is_some() {
@@ -94,7 +95,8 @@ impl Lost {
             self.ask_at = Instant::now();
         }
         if self.asked.take_if(|asked| *asked == id).is_some() {
-            // The answer was lost, too: other code of this process has taken the descriptor.
+            // The answer was lost, too, because other code of this process has taken the
+            // descriptor.
             self.ask_at = Instant::now() + RETRY_INTERVAL;
         }
         if !self.pages.contains(&id) {
@@ -111,8 +113,8 @@ impl Lost {
         self.pages.contains(&id)
     }
 
-    /// The page has come, or will not come any more. Returns whether it was one of these. Its
-    /// descriptor must be closed: the reserve may need that place.
+    /// Records that the page has arrived or is forgotten. Returns whether it was a lost one. The
+    /// caller must close the page's descriptor first, because the reserve may need its slot.
     pub fn found(&mut self, id: u32) -> bool {
         let Some(i) = self.pages.iter().position(|page| *page == id) else { return false };
         self.pages.swap_remove(i);
@@ -124,7 +126,8 @@ impl Lost {
         true
     }
 
-    /// The page to ask for now: one at a time, as there is one reserve.
+    /// Returns the page to request now. There is one reserved descriptor, so there is one request
+    /// at a time.
     pub fn due(&self, now: Instant) -> Option<u32> {
         if self.asked.is_some() || now < self.ask_at {
             return None;
@@ -132,7 +135,7 @@ impl Lost {
         self.pages.first().copied()
     }
 
-    /// It was asked for, or can't be asked for now.
+    /// Records that the page was requested, or that the request could not be sent.
     pub fn asked(&mut self, id: u32, is_sent: bool) {
         match is_sent {
             true => self.asked = Some(id),
@@ -162,7 +165,7 @@ mod tests {
         let mut one_more = Again(again.0.clone());
         assert_eq!(told(&mut again), pages(0..64));
         one_more.ask(64);
-        // With each answer there is room for another request.
+        // Each answer makes room for another request.
         assert!(one_more.mark_sent());
         (65..67).for_each(|id| one_more.ask(id));
         let expected = [pages(1..64), pages(65..66)].concat();
@@ -172,7 +175,7 @@ mod tests {
 
     // P12
     #[test]
-    fn four_thousand_lost_pages_can_be_and_one_more_is_a_lie() {
+    fn four_thousand_pages_may_be_lost_and_one_more_is_a_fault() {
         assert!(bound("pages whose descriptors a receiver has lost").starts_with("4096;"));
         let mut lost = Lost::new();
         for _ in 0..2 {

@@ -1,16 +1,16 @@
-//! How long a process may sleep that publishers may have missed, see
+//! Bounds the sleeps of a process that publishers may have missed, see
 //! [`control`](crate::core::control#polling).
 
 use std::time::{Duration, Instant};
 
-/// The first bounded sleep. A store is visible to other processors far sooner; the kernel's timers
-/// are about as coarse.
+/// The first bounded sleep. A store becomes visible to other processors far sooner. The resolution
+/// of the kernel's timers is similar.
 const SHORTEST: Duration = Duration::from_micros(100);
 
 /// Bounds the sleeps of one process.
 #[derive(Debug)]
 pub(crate) struct SleepBound {
-    /// The sleep that took the polling flag back, and when it began.
+    /// The sleep that cleared the polling flag, and the time when it began.
     first: u64,
     began: Instant,
 }
@@ -20,7 +20,7 @@ impl SleepBound {
         SleepBound { first: 0, began: Instant::now() }
     }
 
-    /// How long the sleep may last that begins now; `None`: without limit. `first` is
+    /// Returns the longest sleep that may begin now, or `None` for no limit. `first` is
     /// [`first_bounded_sleep`](crate::core::control::Control::first_bounded_sleep).
     pub fn at_most(&mut self, first: Option<u64>) -> Option<Duration> {
         let first = first?;
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sleep_lasts_no_longer_than_the_time_since_the_flag_was_taken_back() {
+    fn a_sleep_lasts_at_most_the_time_since_the_flag_was_cleared() {
         let mut bound = SleepBound::new();
         assert_eq!(bound.at_most(None), None);
         assert_eq!(bound.at_most(Some(3)), Some(SHORTEST));
@@ -45,6 +45,6 @@ mod tests {
         while began.elapsed() < 5 * SHORTEST {}
         let later = bound.at_most(Some(3)).unwrap();
         assert!((5 * SHORTEST..=began.elapsed() + SHORTEST).contains(&later), "{later:?}");
-        assert_eq!(bound.at_most(Some(4)), Some(SHORTEST), "another flag, taken back just now");
+        assert_eq!(bound.at_most(Some(4)), Some(SHORTEST), "another flag, cleared just now");
     }
 }

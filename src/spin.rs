@@ -1,24 +1,24 @@
-//! How often to look before one sleeps: as long as that has paid off lately.
+//! Adaptive spinning: spin before blocking only while spinning has recently succeeded.
 //!
-//! To sleep and be woken takes system calls on both sides and far longer than a message that is on
-//! its way. Where messages come rarely, though, no short look ever finds one. So who has looked in
-//! vain a few times sleeps at once, and tries it again now and then.
+//! A sleep and a wake-up cost system calls on both sides and take far longer than a message in
+//! flight. If messages are rare, however, spinning never finds one. So a process suspends spinning
+//! after a few failures and retries it now and then.
 
-/// So often in a row it may be in vain.
+/// Failed spins in a row before spinning is suspended.
 const VAIN: u32 = 4;
-/// Then every so many times it is tried again.
+/// While suspended, spinning is retried at every 64th wait.
 const AGAIN: u32 = 64;
 
-/// The looks before a sleep.
+/// Decides whether to spin or to sleep.
 #[derive(Debug)]
 pub(crate) struct SpinPolicy {
-    /// Looks that keep the processor, and those behind them that let others run. Where there are
-    /// two processors, the one we wait for may need ours.
+    /// Polls with a spin hint, followed by polls that yield to other threads. On two processors,
+    /// the awaited process may need ours.
     spins: u32,
     yields: u32,
-    /// Looks since the last sleep or the last time that something was found.
+    /// Polls since the last sleep or the last success.
     looked: u32,
-    /// Sleeps since a look has found something.
+    /// Sleeps since a poll last succeeded.
     vain: u32,
 }
 
@@ -27,8 +27,8 @@ impl SpinPolicy {
         SpinPolicy { spins, yields, looked: 0, vain: 0 }
     }
 
-    /// After a look in vain: pauses and returns true if another one is due, or false if it is time
-    /// to sleep.
+    /// Called after an empty poll. Pauses and returns true if another poll is due. Returns false if
+    /// it is time to sleep.
     pub fn again(&mut self) -> bool {
         let pays = self.vain < VAIN || self.vain.is_multiple_of(AGAIN);
         if !pays || self.looked == self.spins + self.yields {
@@ -45,7 +45,7 @@ impl SpinPolicy {
         true
     }
 
-    /// A look has found something.
+    /// Called after a successful poll.
     pub fn found(&mut self) {
         if self.looked > 0 {
             self.vain = 0;
@@ -58,7 +58,7 @@ impl SpinPolicy {
 mod tests {
     use super::*;
 
-    /// The looks until it sleeps.
+    /// Returns the number of polls until a sleep.
     fn observation(spin: &mut SpinPolicy) -> u32 {
         let mut looks = 0;
         while spin.again() {
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn who_looks_in_vain_sleeps_at_once_and_tries_again_now_and_then() {
+    fn failed_spins_suspend_spinning_until_a_retry() {
         let mut spin = SpinPolicy::new(3, 2);
         let sleeps: Vec<u32> = (0..129).map(|_| observation(&mut spin)).collect();
         let tries: Vec<usize> = (0..129).filter(|i| sleeps[*i] > 0).collect();
@@ -77,12 +77,12 @@ mod tests {
     }
 
     #[test]
-    fn who_has_found_something_by_looking_goes_on_looking() {
+    fn a_successful_spin_resumes_spinning() {
         let mut spin = SpinPolicy::new(3, 2);
         for _ in 0..AGAIN {
             observation(&mut spin);
         }
-        // There at once: says nothing about looking.
+        // Found at once, so this says nothing about spinning.
         spin.found();
         assert!(spin.again());
         spin.found();

@@ -317,6 +317,6 @@ fn a_client_without_room_for_a_page_says_what_it_lacks() {
         (0..12).find_map(|_| receiver.try_recv().err())
     });
     let text = error.unwrap().to_string();
-    assert!(text.contains("for want of room in this process"), "{text}");
+    assert!(text.contains("has too few resources"), "{text}");
     assert!(text.contains("ulimit -v"), "{text}");
 }

@@ -1,11 +1,11 @@
-//! Messages that become visible together.
+//! Batches: messages that become visible together.
 
 use super::Client;
 use crate::core::message::{Envelope, Tag};
 use crate::error::SendError;
 
-/// Messages that become visible together. Dropped or forgotten without a [`commit`](Batch::commit),
-/// none of them was ever there.
+/// Messages that become visible together. A batch that is dropped or forgotten without a
+/// [`commit`](Batch::commit) sends nothing.
 ///
 /// ```
 /// let (mut sender, mut receiver) = llmp::channel()?;
@@ -28,20 +28,20 @@ impl<'a> Batch<'a> {
         Batch { client }
     }
 
-    /// Adds a message to the batch.
+    /// Adds a message to the batch. Never waits.
     ///
     /// # Errors
     ///
-    /// [`SendError::Full`] if the batch fills the chain, or what was sent before still does: commit
-    /// it, or drop it, and receive. In any case this message was not added, and the ones before are
-    /// still in the batch.
+    /// Returns [`SendError::Full`] if the chain has no room for the message. The message was not
+    /// added then, and the earlier messages stay in the batch. Commit or drop the batch, and
+    /// receive, before the next attempt.
     #[inline]
     pub fn send(&mut self, tag: impl Into<Tag>, payload: &[u8]) -> Result<(), SendError> {
         let envelope = Envelope { sender: self.client.connection.id, ..Envelope::tagged(tag) };
         self.client.connection.append(envelope, payload)
     }
 
-    /// Makes the batch visible. In a forked child it does nothing.
+    /// Makes all messages of the batch visible. Does nothing in a forked child.
     pub fn commit(self) {
         self.client.connection.finish();
     }
@@ -49,7 +49,7 @@ impl<'a> Batch<'a> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        // Nothing, if it was committed.
+        // Does nothing after a commit.
         self.client.connection.discard_unfinished();
     }
 }

@@ -1,4 +1,4 @@
-//! How to connect to a bus.
+//! The settings of a client.
 
 use super::{Client, open};
 use crate::bus_addr::BusAddr;
@@ -10,7 +10,8 @@ use crate::handshake::Greeted;
 use crate::peer_filter::PeerFilter;
 use std::time::{Duration, Instant};
 
-/// How to connect to a bus.
+/// Builds a [`Client`], a [`Sender`] or a [`Receiver`] of a bus. See [`Client::builder`] for an
+/// example.
 #[derive(Clone, Debug)]
 pub struct ClientBuilder {
     roles: Roles,
@@ -34,7 +35,7 @@ impl Default for ClientBuilder {
     }
 }
 
-/// How often a client that waits for its bus looks for it.
+/// The interval at which a waiting client looks for its bus.
 const BUS_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 impl ClientBuilder {
@@ -52,29 +53,29 @@ impl ClientBuilder {
         self
     }
 
-    /// Wants to know how many clients receive: [`Client::receivers`].
+    /// Announces the number of receiving clients to this client, see [`Client::receivers`].
     #[must_use]
     pub fn track_receivers(mut self) -> Self {
         self.roles = self.roles.and(Roles::TRACK);
         self
     }
 
-    /// Gets its own messages back, too, in the place they have in the one order of the bus.
+    /// Receives the client's own messages, too, at their place in the order of the bus.
     #[must_use]
     pub fn own_messages(mut self) -> Self {
         self.own_messages = true;
         self
     }
 
-    /// Connects to a broker of another user, too. The default is [`PeerFilter::SameUser`].
+    /// Sets which users' brokers are accepted. The default is [`PeerFilter::SameUser`].
     #[must_use]
     pub fn access(mut self, access: PeerFilter) -> Self {
         self.access = access;
         self
     }
 
-    /// Waits for the bus for at most this time if it is not there yet; `Duration::MAX` waits without
-    /// limit. Without this, [`connect`](ClientBuilder::connect) fails at once.
+    /// Waits for a missing bus for at most `timeout`. `Duration::MAX` means no limit. By default,
+    /// [`connect`](ClientBuilder::connect) fails at once.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -96,16 +97,16 @@ impl ClientBuilder {
         self
     }
 
-    /// How much memory what comes in while a [`send`](Client::send) waits for room may take, in
-    /// bytes; 64 MiB if nothing is said.
+    /// Sets the memory for messages that arrive while a [`send`](Client::send) waits for room, in
+    /// bytes. The default is 64 MiB.
     #[must_use]
     pub fn inbox_limit(mut self, bytes: usize) -> Self {
         self.inbox_limit = bytes;
         self
     }
 
-    /// Received payloads are not copied. They lie in the pages of the broker, or of the client that
-    /// sent them, on the promise that the broker **and all clients** of the bus are honest.
+    /// Returns received payloads without a copy. They refer to pages of the broker or of the
+    /// sending client. `promise` states that the broker **and all clients** of the bus are trusted.
     #[must_use]
     pub fn borrow_payloads(mut self, promise: TrustPeers) -> Self {
         self.trusted = Some(promise);
@@ -113,11 +114,11 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects.
+    /// Connects to a bus.
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] says what to do about it.
+    /// Returns [`ConnectError`] if the connection fails. Its text says what to do.
     pub fn connect(self, bus: impl Into<BusAddr>) -> Result<Client, ConnectError> {
         let bus = bus.into();
         let began = Instant::now();
@@ -127,7 +128,7 @@ impl ClientBuilder {
                 Greeted::hello(socket, self.roles, &self.access)?.join()?.start()
             });
             match connection {
-                // The broker may have ended while it was greeted.
+                // The broker may have ended during the handshake.
                 Err(
                     ConnectError::NoBus { .. }
                     | ConnectError::Disconnected(Disconnected::Closed | Disconnected::PeerDied),
@@ -151,7 +152,7 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] says what to do about it.
+    /// Returns [`ConnectError`] if the connection fails. Its text says what to do.
     pub fn connect_sender(self, bus: impl Into<BusAddr>) -> Result<Sender, ConnectError> {
         self.send_only().track_receivers().connect(bus).map(Sender)
     }
@@ -160,7 +161,7 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] says what to do about it.
+    /// Returns [`ConnectError`] if the connection fails. Its text says what to do.
     pub fn connect_receiver(self, bus: impl Into<BusAddr>) -> Result<Receiver, ConnectError> {
         self.receive_only().connect(bus).map(Receiver)
     }

@@ -1,7 +1,7 @@
 //! Failpoints: the steps before which a test kills this process by `SIGKILL`.
 //!
-//! Every access to shared memory and every system call for the bus passes [`effect`] or
-//! [`observation`] first. Without the feature `crash` both functions are empty and compile to
+//! Every access to shared memory and every system call for the bus passes `effect` or
+//! `observation` first. Without the feature `crash` both functions are empty and compile to
 //! nothing. With it, they count the steps of an armed process. The process kills itself before the
 //! chosen step.
 //!

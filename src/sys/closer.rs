@@ -161,7 +161,7 @@ mod tests {
     fn wait_until(what: &str, is_so: impl Fn() -> bool) {
         let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
         while !is_so() {
-            assert!(Instant::now() < deadline, "waited in vain until {what}");
+            assert!(Instant::now() < deadline, "timed out before {what}");
             std::thread::yield_now();
         }
     }
