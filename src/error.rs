@@ -58,7 +58,7 @@ pub enum BusError {
 pub enum BindError {
     /// Invalid bus name or unusable socket directory.
     #[error(transparent)]
-    BusAddr(#[from] BusError),
+    Bus(#[from] BusError),
     /// A broker or a channel's receiver already listens there.
     #[error("there is already a broker at {}{}; stop it or choose another name", path.display(), named(*process))]
     InUse {
@@ -111,37 +111,14 @@ pub enum BindError {
     },
 }
 
-/// Why a lock file can't be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LockError {
-    /// The path exists and is not a lock file.
-    #[error("{what} lies there; remove it, or choose another path for the bus")]
-    Occupied {
-        /// What the path names, for example "a directory".
-        what: &'static str,
-    },
-    /// The file belongs to another user, and that user could keep it locked.
-    #[error(
-        "it belongs to user {user}; let that user stop the broker or remove the file, or choose a path in a directory of your own"
-    )]
-    Stranger {
-        /// The user's id.
-        user: u32,
-    },
-    /// The file can't be made or opened.
-    #[error("{0}; choose a path in a directory that exists and that this user may write to")]
-    Open(#[source] io::Error),
-    /// The disk has no room for its 4096 bytes.
-    #[error(
-        "there is no room for its 4096 bytes: {0}; make room, or choose a path on another disk"
-    )]
-    NoRoom(#[source] io::Error),
-    /// The file system does not support record locks.
-    #[error(
-        "its file system does not lock files: {0}; choose a path on a local one, such as /run or /tmp"
-    )]
-    Unsupported(#[source] io::Error),
+impl BindError {
+    /// The lock file at `lock`, beside `socket`, could not be locked.
+    pub(crate) fn not_locked(why: NotLocked, socket: &Path, lock: &Path) -> Self {
+        match why {
+            NotLocked::Held(process) => BindError::InUse { path: socket.to_owned(), process },
+            NotLocked::Unusable(source) => BindError::Lock { path: lock.to_owned(), source },
+        }
+    }
 }
 
 /// Formats a process for a message.
@@ -159,7 +136,7 @@ fn named(process: Option<u32>) -> String {
 pub enum ConnectError {
     /// Invalid bus name or unusable socket directory.
     #[error(transparent)]
-    BusAddr(#[from] BusError),
+    Bus(#[from] BusError),
     /// No broker listens at the path.
     #[error("no bus '{bus}': no broker listens at {}{}", path.display(), elsewhere_hint(bus, elsewhere.as_deref()))]
     NoBus {

@@ -24,28 +24,22 @@
 //!
 //! # The protocol
 //!
-//! Read the modules in this order:
-//!
-//! * [`layout`] defines the bytes in shared memory.
-//! * [`memory`] is the only access to shared memory.
-//! * [`order`] names every memory ordering.
-//! * [`chain`] holds the writer and the reader of a chain, which are the protocol itself.
-//! * [`control`] holds the cursors and the rules for sleeping without a lost wake-up.
-//! * [`broker::core`] is the broker without sockets.
-//!
-//! These modules do no input or output and are generic over [`memory::Memory`]. Loom, shuttle and
-//! the fuzzers run the same code. `docs/protocol.md` describes the protocol in prose and numbers its
-//! promises.
+//! The directory `src/core` is the protocol. It does no input or output and is generic over memory.
+//! loom, shuttle and the fuzzers run the same code. `docs/protocol.md` describes the protocol in prose
+//! and numbers its promises.
 //!
 //! # Features
 //!
 //! The library needs Linux 5.1 or newer on a 64-bit machine. Features only add code:
 //!
-//! * `loom` and `shuttle` add memory for the model checkers.
-//! * `spec` adds the explorer of the specification.
+//! * `cli`, on by default, is the command line. Library users set `default-features = false` and
+//!   `features = ["std"]`.
+//! * `std` is the library. Without it, the protocol is there alone, for programs without an
+//!   operating system.
+//! * `loom` and `shuttle` are for the model checkers.
+//! * `spec` is for the explorer of the specification.
 //! * `crash` lets tests kill a process at each of its steps.
 //! * `verify` is the command that runs all of these.
-//! * `cli`, on by default, is the command line. Library users set `default-features = false`.
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
@@ -131,6 +125,16 @@ pub use sys::memfd::ReceivedFd;
 pub use core::failpoint as crash;
 
 /// Runs the examples of the README as tests.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "std"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Runs the examples of the guide as tests.
+#[cfg(all(doctest, feature = "std"))]
+#[doc = include_str!("../docs/guide.md")]
+struct Guide;
+
+/// Runs the examples of the first page as tests.
+#[cfg(all(doctest, feature = "std"))]
+#[doc = include_str!("../docs/start.md")]
+struct Start;

@@ -236,19 +236,6 @@ fn is_socket(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
-/// Returns what the path names, if it is not a socket.
-pub(super) fn obstacle(path: &Path) -> Option<&'static str> {
-    let kind = std::fs::symlink_metadata(path).ok()?.file_type();
-    match () {
-        () if kind.is_socket() => None,
-        () if kind.is_dir() => Some("a directory"),
-        () if kind.is_symlink() && std::fs::metadata(path).is_err() => Some("a dangling link"),
-        () if kind.is_symlink() => Some("a link"),
-        () if kind.is_fifo() => Some("a named pipe"),
-        () => Some("a file"),
-    }
-}
-
 /// Returns the topmost directory above the path that other users may not search.
 fn closed_directory(path: &Path) -> Option<PathBuf> {
     let path = std::path::absolute(path).ok()?;

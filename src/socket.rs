@@ -46,9 +46,9 @@ impl Protocol for Packet {
 }
 
 impl Socket {
-    /// Rings the doorbell. Returns whether that is done with: if the buffer is full, something is
-    /// waiting there anyway, and if the other side has hung up, nobody sleeps; but without memory it
-    /// must be tried again.
+    /// Rings the doorbell. Returns false if the kernel has no memory and the ring must be tried
+    /// again. A full buffer is a success, because a packet that wakes the peer is there already. A
+    /// hang-up is a success, because no process sleeps at the other end.
     #[must_use]
     pub fn ring(&self) -> bool {
         self.send(&Packet::Ring, None) != Sent::NoMemory
@@ -63,7 +63,7 @@ mod tests {
 
     // P4, P5, P15
     #[test]
-    fn what_was_sent_before_a_hang_up_arrives_even_if_the_sender_left_something_unread() {
+    fn packets_sent_before_a_hang_up_arrive_despite_unread_ones() {
         let (ours, theirs) = Socket::pair().unwrap();
         assert!(ours.ring());
         assert_eq!(theirs.send(&Packet::Forget { id: 7 }, None), Sent::Yes);
@@ -95,7 +95,7 @@ mod tests {
             assert_eq!(sender.process, std::process::id() as i32);
             assert_eq!(sender.user, rustix::process::geteuid().as_raw());
             assert!(ours.peer().pidfd().is_some() && !ours.peer().has_died());
-            // No credentials come any more, for which there would be no room.
+            // Later packets carry no credentials, for which there would be no room.
             assert!(matches!(ours.receive(), Received::Packet(Packet::Ring, None)));
         }
     }
@@ -121,7 +121,7 @@ mod tests {
             rustix::net::send(&theirs, bytes, SendFlags::empty()).unwrap();
         };
         assert!(ours.is_empty());
-        // The first has no byte, like the end.
+        // The first packet has zero bytes, like the end.
         for bytes in [&b""[..], b"", b"1"] {
             send(bytes);
         }
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_are_refused_to_a_peer_that_has_no_business_to_send_some() {
+    fn a_peer_without_pages_can_not_send_descriptors() {
         let (ours, theirs) = Socket::pair().unwrap();
         if crate::sys::options::refuse_descriptors(ours.as_fd()).is_err() {
             return println!("SKIPPED: this kernel does not refuse descriptors");

@@ -77,8 +77,9 @@ enum Attempt {
 /// Why a lock was not taken.
 #[derive(Debug)]
 pub(crate) enum NotLocked {
-    /// Another process, or another broker of this one, has it; its id, if the kernel says which.
+    /// Another process, or another broker of this process, has it. The kernel may name the process.
     Held(Option<u32>),
+    /// The lock file can't be used.
     Unusable(LockError),
 }
 
@@ -86,13 +87,13 @@ pub(crate) enum NotLocked {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
-    /// Something that is no lock file has this path.
+    /// The path exists and is not a lock file.
     #[error("{what} lies there; remove it, or choose another path for the bus")]
     Occupied {
-        /// What lies there: "a directory", for example.
+        /// What the path names, for example "a directory".
         what: &'static str,
     },
-    /// It belongs to another user, and that user could keep it locked.
+    /// The file belongs to another user, and that user could keep it locked.
     #[error(
         "it belongs to user {user}; let that user stop the broker or remove the file, or choose a path in a directory of your own"
     )]
@@ -100,15 +101,15 @@ pub enum LockError {
         /// The user's id.
         user: u32,
     },
-    /// It can't be made or opened.
+    /// The file can't be made or opened.
     #[error("{0}; choose a path in a directory that exists and that this user may write to")]
     Open(#[source] io::Error),
-    /// There is no room for its 4096 bytes.
+    /// The disk has no room for its 4096 bytes.
     #[error(
         "there is no room for its 4096 bytes: {0}; make room, or choose a path on another disk"
     )]
     NoRoom(#[source] io::Error),
-    /// The file system has no record locks.
+    /// The file system does not support record locks.
     #[error(
         "its file system does not lock files: {0}; choose a path on a local one, such as /run or /tmp"
     )]
@@ -117,7 +118,7 @@ pub enum LockError {
 
 impl LockFile {
     /// Takes the place of a socket. Never waits.
-    pub fn take(socket: &Path) -> Result<Self, BindError> {
+    pub fn take(socket: &Path) -> Result<Self, NotLocked> {
         let path = beside(socket);
         let mut ours = ours();
         for _ in 0..TRIES {
@@ -132,7 +133,7 @@ impl LockFile {
             }
         }
         // Other processes take and release the place all the time.
-        Err(in_use(None))
+        Err(NotLocked::Held(None))
     }
 
     /// Makes sure that this process still holds the place. Returns whether the file had to be made
@@ -140,9 +141,8 @@ impl LockFile {
     ///
     /// # Errors
     ///
-    /// Returns [`BindError::InUse`] if another process has taken the place. Returns another error
-    /// if the lock file can't be made. The caller may try again.
-    pub fn keep(&mut self) -> Result<bool, BindError> {
+    /// [`NotLocked`]. It may be tried again.
+    pub fn keep(&mut self) -> Result<bool, NotLocked> {
         {
             let ours = ours();
             if let Some(at) = find(&ours, self.inode)
@@ -216,7 +216,7 @@ pub(crate) fn is_held(socket: &Path) -> bool {
 }
 
 /// Returns the path of a socket's lock file.
-fn beside(socket: &Path) -> PathBuf {
+pub(crate) fn beside(socket: &Path) -> PathBuf {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
     path.into()
@@ -388,7 +388,8 @@ fn no_room(error: io::Error) -> Result<LockError, io::Error> {
         _ => Err(error),
     }
 }
-/// What lies at the path, if it is no socket.
+
+/// Returns what the path names, if it is not a socket.
 pub(crate) fn obstacle(path: &Path) -> Option<&'static str> {
     let kind = std::fs::symlink_metadata(path).ok()?.file_type();
     match () {

@@ -12,7 +12,7 @@ const PASS_RIGHTS: libc::c_int = if cfg!(target_arch = "sparc64") { 0x5c } else 
 /// # Errors
 ///
 /// Returns `ENOPROTOOPT` before Linux 6.16.
-pub(super) fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, PASS_RIGHTS, 0)
 }
 

@@ -1,5 +1,6 @@
-//! The control socket. It carries packets with descriptors and the doorbell, and reports the peer's
-//! death.
+//! A connection: packets with descriptors, and the news of the peer's death.
+//!
+//! What the packets mean is not known here: their owner says, by [`Protocol`].
 
 use super::closer::{self, Closing};
 pub(crate) use super::credentials::Credentials;
@@ -49,13 +50,46 @@ const LOOK_AFTER: Duration = Duration::from_millis(200);
 /// The most descriptors that the kernel allows in a packet (`SCM_MAX_FD`).
 pub(crate) const MAX_DESCRIPTORS: usize = 253;
 
+/// No packet is longer, in bytes.
+pub(crate) const MAX_PACKET: usize = 64;
+
+/// What packets are on a connection.
+pub(crate) trait Protocol: Copy {
+    /// Why bytes are no packet.
+    type Error;
+
+    /// The packet in these bytes, with which so many descriptors came.
+    fn decode(bytes: &[u8], descriptors: usize) -> Result<Self, Self::Error>;
+
+    /// The packet in these bytes, if it can be one whose only descriptor was lost.
+    fn decode_lost(bytes: &[u8]) -> Option<Self>;
+
+    /// The descriptors of a packet were cut off, or it has others than it may have.
+    fn cut() -> Self::Error;
+
+    /// It has others than one of memory, where there is room for no other.
+    fn unwanted_descriptor() -> Self::Error;
+
+    /// Writes the packet. Returns its length in bytes.
+    fn encode(&self, bytes: &mut [u8; MAX_PACKET]) -> usize;
+
+    /// How many descriptors belong to it: one or none.
+    fn descriptors(&self) -> usize;
+
+    /// Whether it goes with its sender's credentials.
+    fn is_signed(&self) -> bool;
+
+    /// What is done when it is sent, for [`effect`].
+    fn name(&self) -> &'static str;
+}
+
 /// The result of a receive.
 #[derive(Debug)]
-pub(crate) enum Received {
-    Packet(Packet, Option<ReceivedFd>),
+pub(crate) enum Received<P: Protocol> {
+    Packet(P, Option<ReceivedFd>),
     /// A packet whose descriptor was lost, because this process had no free one.
-    Lost(Packet),
-    Garbage(WireError),
+    Lost(P),
+    Garbage(P::Error),
     Nothing,
     HungUp,
 }
@@ -240,7 +274,7 @@ impl<P: Protocol> Socket<P> {
     }
 
     /// Returns whether the socket holds no packet.
-    fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         observation("is anything left", self.place());
         match peek(self.fd.as_fd()) {
             Err(Errno::AGAIN) => true,
@@ -286,14 +320,6 @@ impl<P: Protocol> Socket<P> {
         }
     }
 
-    /// Rings the doorbell. Returns false if the kernel has no memory and the ring must be tried
-    /// again. A full buffer is a success, because a packet that wakes the peer is there already. A
-    /// hang-up is a success, because no process sleeps at the other end.
-    #[must_use]
-    pub fn ring(&self) -> bool {
-        self.send(&Packet::Ring, None) != Sent::NoMemory
-    }
-
     /// Returns whether the peer has received every packet. Returns false if the kernel does not
     /// report it.
     pub fn is_read(&self) -> bool {
@@ -308,13 +334,13 @@ impl<P: Protocol> Socket<P> {
     }
 
     /// Takes the next packet without waiting.
-    pub fn receive(&self) -> Received {
+    pub fn receive(&self) -> Received<P> {
         self.receive_with(RecvFlags::DONTWAIT)
     }
 
     /// Waits until there is a packet, the peer hangs up or its process ends, and takes the packet.
     /// The first attempt saves the system call of a separate wait. May return without any of these.
-    pub fn receive_blocking(&self) -> Received {
+    pub fn receive_blocking(&self) -> Received<P> {
         if self.is_bounded || matches!(self.peer, Peer::Unknown) {
             match self.receive_with(RecvFlags::empty()) {
                 // Either the wait takes long, or another process with this descriptor has made it
@@ -332,7 +358,7 @@ impl<P: Protocol> Socket<P> {
     ///
     /// Returns `None` if this process has no free descriptor for one that arrived. The packet then
     /// stays in the socket, too.
-    pub fn receive_sparingly(&self) -> Option<Received> {
+    pub fn receive_sparingly(&self) -> Option<Received<P>> {
         let (mut bytes, mut space) = ([0; MAX_PACKET], [MaybeUninit::uninit(); SPACE_FOR_ONE]);
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(&mut bytes)];
@@ -352,7 +378,7 @@ impl<P: Protocol> Socket<P> {
         Some(self.receive())
     }
 
-    fn receive_with(&self, flags: RecvFlags) -> Received {
+    fn receive_with(&self, flags: RecvFlags) -> Received<P> {
         // One byte more than the longest packet, to detect packets that are too long.
         let mut bytes = [0; MAX_PACKET + 1];
         // Room for all descriptors that a packet can have. The kernel closes those that do not fit,
@@ -611,7 +637,7 @@ impl<P: Protocol> Listener<P> {
 
     /// Accepts a connection. Blocks unless [`set_nonblocking`](Listener::set_nonblocking) was
     /// called.
-    pub fn accept(&self) -> io::Result<Socket> {
+    pub fn accept(&self) -> io::Result<Socket<P>> {
         observation("accept", self.fd.as_raw_fd() as usize);
         let accept = || rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC);
         let accepted = rustix::io::retry_on_intr(accept)?;
@@ -650,9 +676,9 @@ impl<P: Protocol> AsFd for Listener<P> {
 
 /// Blocks until a connection can be accepted, a packet can be received, a peer hangs up, or the
 /// deadline passes.
-pub(crate) fn wait_for_any<'a>(
-    listener: &'a Listener,
-    sockets: impl Iterator<Item = &'a Socket>,
+pub(crate) fn wait_for_any<'a, P: Protocol + 'a>(
+    listener: &'a Listener<P>,
+    sockets: impl Iterator<Item = &'a Socket<P>>,
     deadline: Option<Instant>,
 ) -> io::Result<()> {
     observation("wait for connections", listener.fd.as_raw_fd() as usize);
@@ -665,98 +691,5 @@ pub(crate) fn wait_for_any<'a>(
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    // P4, P5, P15
-    #[test]
-    fn packets_sent_before_a_hang_up_arrive_despite_unread_ones() {
-        let (ours, theirs) = Socket::pair().unwrap();
-        assert!(ours.ring());
-        assert_eq!(theirs.send(&Packet::Forget { id: 7 }, None), Sent::Yes);
-        assert_eq!(theirs.send(&Packet::Forget { id: 8 }, None), Sent::Yes);
-        drop(theirs);
-        for expected in [7, 8] {
-            let received = ours.receive();
-            let Received::Packet(Packet::Forget { id }, None) = received else {
-                panic!("{received:?}");
-            };
-            assert_eq!(id, expected);
-        }
-        assert!(matches!(ours.receive(), Received::HungUp));
-        assert!(matches!(ours.receive(), Received::HungUp));
-    }
-
-    // P5, P16
-    #[test]
-    fn the_sender_of_the_first_packet_is_the_peer() {
-        for sparingly in [false, true] {
-            let (mut ours, theirs) = Socket::pair().unwrap();
-            ours.await_credentials().unwrap();
-            assert!(matches!(ours.receive_first(sparingly), (Received::Nothing, None)));
-            assert_eq!(theirs.send(&Packet::Forget { id: 7 }, None), Sent::Yes);
-            assert!(theirs.ring());
-            let (received, sender) = ours.receive_first(sparingly);
-            assert!(matches!(received, Received::Packet(Packet::Forget { id: 7 }, None)));
-            let sender = sender.unwrap();
-            assert_eq!(sender.process, std::process::id() as i32);
-            assert_eq!(sender.user, rustix::process::geteuid().as_raw());
-            assert!(ours.peer().pidfd().is_some() && !ours.peer().has_died());
-            // Later packets carry no credentials, for which there would be no room.
-            assert!(matches!(ours.receive(), Received::Packet(Packet::Ring, None)));
-        }
-    }
-
-    // P12
-    #[test]
-    fn descriptors_with_the_first_packet_are_taken_or_refused() {
-        let (mut ours, theirs) = Socket::pair().unwrap();
-        ours.await_credentials().unwrap();
-        let page = Packet::Page { id: 0 };
-        assert_eq!(theirs.send(&page, Some(ours.fd.as_fd())), Sent::Yes);
-        let (received, sender) = ours.receive_first(true);
-        assert!(matches!((received, sender), (Received::Garbage(WireError::Cut), None)));
-        let (received, sender) = ours.receive_first(false);
-        assert!(matches!(received, Received::Packet(Packet::Page { id: 0 }, Some(_))));
-        assert!(sender.is_some());
-    }
-
-    #[test]
-    fn only_a_connection_in_which_nothing_is_left_is_empty() {
-        let (ours, theirs) = Socket::pair().unwrap();
-        let send = |bytes: &[u8]| {
-            rustix::net::send(&theirs, bytes, SendFlags::empty()).unwrap();
-        };
-        assert!(ours.is_empty());
-        // The first packet has zero bytes, like the end.
-        for bytes in [&b""[..], b"", b"1"] {
-            send(bytes);
-        }
-        theirs.shut_down();
-        for _ in 0..3 {
-            assert!(!ours.is_empty());
-            rustix::net::recv(&ours, &mut [0; 8], RecvFlags::DONTWAIT).unwrap();
-        }
-        assert!(ours.is_empty());
-        drop(theirs);
-        assert!(ours.is_empty());
-    }
-
-    #[test]
-    fn a_peer_without_pages_can_not_send_descriptors() {
-        let (ours, theirs) = Socket::pair().unwrap();
-        if options::refuse_descriptors(ours.fd.as_fd()).is_err() {
-            return println!("SKIPPED: this kernel does not refuse descriptors");
-        }
-        let page = Packet::Page { id: 0 };
-        assert!(theirs.ring());
-        assert!(matches!(ours.receive(), Received::Packet(Packet::Ring, None)));
-        assert_eq!(ours.send(&page, Some(ours.fd.as_fd())), Sent::Yes);
-        assert_eq!(theirs.send(&page, Some(ours.fd.as_fd())), Sent::HungUp);
-        assert!(matches!(ours.receive(), Received::HungUp));
     }
 }

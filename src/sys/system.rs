@@ -6,8 +6,8 @@
 use crate::core::layout::OS_PAGE;
 use std::time::Duration;
 
-/// Returns the length of a memory page of the kernel, in bytes.
-pub(crate) fn page_size() -> usize {
+/// Returns the length of a memory page of the kernel, in bytes: at least 4096.
+pub(crate) fn os_page() -> usize {
     // SAFETY: the call has no preconditions.
     let len = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(len).unwrap_or(OS_PAGE).max(OS_PAGE)
