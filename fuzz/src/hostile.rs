@@ -1,23 +1,23 @@
-//! A peer that lies: memory whose words change at any moment, also between two reads.
+//! Memory of a hostile peer: its words change at any moment, also between two reads.
 
 use llmp::core::memory::{Intent, Memory, Offset};
 use llmp::core::order::Site;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What a hostile peer does to the words that we read.
+/// Changes that a hostile peer makes to the words that we read.
 pub trait Mischief {
-    /// Called for every word that is read, with its offset and its honest value; returns what the
-    /// reader gets to see.
-    fn word(&mut self, at: usize, honest: u64) -> u64;
+    /// Returns the value that the reader sees. Called for every word that is read, with its offset
+    /// and its real value.
+    fn word(&mut self, at: usize, actual: u64) -> u64;
 }
 
 impl<F: FnMut(usize, u64) -> u64> Mischief for F {
-    fn word(&mut self, at: usize, honest: u64) -> u64 {
-        self(at, honest)
+    fn word(&mut self, at: usize, actual: u64) -> u64 {
+        self(at, actual)
     }
 }
 
-/// Memory of a hostile peer. Copies are split into words, so that they tear.
+/// Memory of a hostile peer. Copies are split into words, so that they can tear.
 #[derive(Debug)]
 pub struct Hostile<M, F> {
     memory: M,
@@ -31,13 +31,13 @@ impl<M: Clone, F> Clone for Hostile<M, F> {
 }
 
 impl<M: Memory, F: Mischief> Hostile<M, F> {
-    /// `memory` as it is seen through `mischief`.
+    /// Returns `memory` as seen through `mischief`.
     pub fn new(memory: M, mischief: Arc<Mutex<F>>) -> Self {
         Hostile { memory, mischief }
     }
 
-    fn tamper(&self, at: usize, honest: u64) -> u64 {
-        self.mischief.lock().unwrap_or_else(PoisonError::into_inner).word(at, honest)
+    fn tamper(&self, at: usize, actual: u64) -> u64 {
+        self.mischief.lock().unwrap_or_else(PoisonError::into_inner).word(at, actual)
     }
 }
 
@@ -68,8 +68,8 @@ impl<M: Memory, F: Mischief> Memory for Hostile<M, F> {
     }
 
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
-        let honest = self.memory.read_words::<N>(at);
-        core::array::from_fn(|i| self.tamper(at + 8 * i, honest[i]))
+        let actual = self.memory.read_words::<N>(at);
+        core::array::from_fn(|i| self.tamper(at + 8 * i, actual[i]))
     }
 
     fn write_words<const N: usize>(&self, at: usize, words: [u64; N]) {
@@ -77,11 +77,11 @@ impl<M: Memory, F: Mischief> Memory for Hostile<M, F> {
     }
 
     fn read_bytes(&self, at: usize, into: &mut [u8]) {
-        // Asked first for the whole, so that a read that reaches outside is caught as such.
+        // Reads the whole first, so that a read outside the region is detected.
         self.memory.read_bytes(at, into);
         for (i, part) in into.chunks_mut(8).enumerate() {
-            let [honest] = self.memory.read_words(at + 8 * i);
-            let seen = self.tamper(at + 8 * i, honest).to_le_bytes();
+            let [actual] = self.memory.read_words(at + 8 * i);
+            let seen = self.tamper(at + 8 * i, actual).to_le_bytes();
             part.copy_from_slice(&seen[..part.len()]);
         }
     }

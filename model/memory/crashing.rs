@@ -1,11 +1,12 @@
-//! A process that dies: memory whose owner stops for ever after a given number of writes.
+//! Memory of a process that crashes after a given number of writes.
 
 use llmp::core::memory::{Intent, Memory, Offset};
 use llmp::core::order::Site;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How many more writes a process lives to make, over all its regions. Clones share the count.
+/// The remaining writes of a process before it crashes, over all its regions. Clones share the
+/// count.
 #[derive(Clone, Debug)]
 pub struct CrashBudget {
     made: Arc<AtomicUsize>,
@@ -13,22 +14,22 @@ pub struct CrashBudget {
 }
 
 impl CrashBudget {
-    /// A process that makes `writes` writes and then dies.
+    /// Returns the budget of a process that crashes after `writes` writes.
     pub fn ends_after(writes: usize) -> Self {
         CrashBudget { made: Arc::new(AtomicUsize::new(0)), limit: writes }
     }
 
-    /// A process that lives, whose writes are counted.
+    /// Returns the budget of a process that never crashes. Its writes are counted.
     pub fn endless() -> Self {
         Self::ends_after(usize::MAX)
     }
 
-    /// Writes made until now. A dead process makes none.
+    /// Returns the number of writes until now. Writes after the crash do not count.
     pub fn made(&self) -> usize {
         self.made.load(Ordering::Relaxed).min(self.limit)
     }
 
-    /// Whether the process has died.
+    /// Returns whether the process has crashed.
     pub fn is_over(&self) -> bool {
         self.made.load(Ordering::Relaxed) >= self.limit
     }
@@ -42,10 +43,11 @@ impl CrashBudget {
     }
 }
 
-/// Memory of a process that may die. Only writes are steps, since nobody sees another's reads.
+/// Memory of a process that may crash. Only writes count as steps, because no other process sees a
+/// read.
 ///
-/// After death the code that uses it runs on as a ghost: its writes do nothing, and it reads
-/// zeroes. To everybody else that is the same as if it had stopped.
+/// After the crash the code that uses the memory runs on, but its writes have no effect and its
+/// reads return zeroes. For all other processes that is the same as if it had stopped.
 #[derive(Clone, Debug)]
 pub struct Crashing<M> {
     memory: M,
@@ -53,12 +55,12 @@ pub struct Crashing<M> {
 }
 
 impl<M: Memory> Crashing<M> {
-    /// `memory` as the process with this lifeline sees it.
+    /// Returns `memory` as the process with this budget sees it.
     pub fn new(memory: M, crash_budget: CrashBudget) -> Self {
         Crashing { memory, crash_budget }
     }
 
-    /// The memory as it is to others.
+    /// Returns the memory as other processes see it.
     pub fn memory(&self) -> &M {
         &self.memory
     }

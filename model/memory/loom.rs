@@ -11,21 +11,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// A region of loom's atomic words.
 ///
 /// Words and bytes that are not atomic accesses of the protocol use loom's *tracked* plain
-/// accesses, so that a race on a header or on payload fails the model.
+/// accesses. A race on a header or on payload fails the model.
 #[derive(Clone)]
 pub struct LoomMemory {
     words: Arc<Vec<Word>>,
     orders: Arc<Orders>,
-    /// What may race of what is no atomic access of the protocol: words, and bytes.
+    /// Whether accesses other than the protocol's atomic ones may race: of words, and of bytes.
     races: [bool; 2],
-    /// Set when this process sees that its peer polls, and so leaves out its fence.
+    /// Set when this process sees that its peer polls and so leaves out its fence.
     saw_polling: Arc<AtomicBool>,
 }
 
 struct Word(UnsafeCell<AtomicU64>);
 
-// SAFETY: loom runs its threads one at a time and switches only inside `load`, `store` and
-// `fence`; `with_mut` below ends before the next switch.
+// SAFETY: loom runs its threads one at a time and switches only inside `load`, `store` and `fence`;
+// `with_mut` below ends before the next switch.
 #[allow(unsafe_code)]
 unsafe impl Send for Word {}
 // SAFETY: as above.
@@ -34,7 +34,7 @@ unsafe impl Sync for Word {}
 
 impl Word {
     fn atomic(&self) -> &AtomicU64 {
-        // SAFETY: the only `&mut` is made in `write`, and is gone before any other thread runs.
+        // SAFETY: only `write` makes a `&mut`, which ends before any other thread runs.
         #[allow(unsafe_code)]
         unsafe {
             &*self.0.get()
@@ -56,7 +56,7 @@ impl Word {
         if is_racing {
             return self.atomic().store(value, Ordering::Relaxed);
         }
-        // SAFETY: loom's threads run one at a time, and this doesn't switch between them. loom
+        // SAFETY: loom's threads run one at a time, and this call doesn't switch between them. loom
         // stops the model when it races with any other access.
         #[allow(unsafe_code)]
         let word = unsafe { &mut *self.0.get() };
@@ -65,7 +65,7 @@ impl Word {
 }
 
 impl LoomMemory {
-    /// A zeroed region of `len` bytes, a multiple of 8, with the orderings of this run.
+    /// Returns a zeroed region of `len` bytes, a multiple of 8, with the orderings of this run.
     ///
     /// # Panics
     ///
@@ -81,21 +81,21 @@ impl LoomMemory {
         }
     }
 
-    /// The same region, in which words of headers, and bytes of payloads if `bytes`, may be read and
-    /// written at the same time: these accesses are relaxed atomic ones. So a model can show that what
-    /// was read meanwhile is not used.
+    /// Returns the same region with relaxed atomic accesses to words of headers, and to bytes of
+    /// payloads if `bytes`. Reads and writes may then overlap, so that a model can show that the
+    /// reader discards what it read meanwhile.
     #[must_use]
     pub fn racing(self, bytes: bool) -> Self {
         LoomMemory { races: [true, bytes], ..self }
     }
 
-    /// The same region, as somebody accesses it with other orderings.
+    /// Returns the same region for a process with other orderings.
     #[must_use]
     pub fn with_orders(self, orders: &Arc<Orders>) -> Self {
         LoomMemory { orders: orders.clone(), ..self }
     }
 
-    /// The same region, as a process accesses it that notes here when it sees that its peer polls.
+    /// Returns the same region for a process that notes here when it sees that its peer polls.
     #[must_use]
     pub fn noting_polling(self, saw_polling: &Arc<AtomicBool>) -> Self {
         LoomMemory { saw_polling: saw_polling.clone(), ..self }
@@ -124,7 +124,7 @@ impl Memory for LoomMemory {
     fn load(&self, at: usize, site: Site) -> u64 {
         let value = self.word(at).atomic().load(self.orders.of(site));
         if site == Site::PollingRead && value & CONTROL_POLLING != 0 {
-            // Not loom's: the model's book-keeping orders nothing.
+            // Relaxed and invisible to loom: the model's own bookkeeping orders nothing.
             self.saw_polling.store(true, Ordering::Relaxed);
         }
         value

@@ -1,9 +1,9 @@
-//! A mistake in the order of steps, made on purpose: memory in which one step of the protocol
-//! comes after another that should follow it.
+//! Memory with one deliberate mistake: one step of the protocol comes after another that should
+//! follow it.
 //!
-//! A weaker memory ordering permits the machine to move an access; a [`Swap`] moves it in the
-//! program. So the models show of both that somebody would notice. Nothing of this is in
-//! production code: the step is held back, or done once more, on its way to the memory.
+//! A weaker memory ordering permits the machine to move an access. A [`Swap`] moves it in the
+//! program. So the models show for both that the mistake is detected. Production code is unchanged:
+//! this memory delays the step, or repeats it later.
 
 use llmp::core::layout::{CONTROL_CONSUMED, CONTROL_RETIRED, PAGE_BASE, WORD};
 use llmp::core::memory::{Intent, Memory, Offset};
@@ -17,36 +17,36 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub enum Step {
     /// An atomic store.
     Store(Site),
-    /// The payload is written.
+    /// A write of the payload.
     WritePayload,
-    /// The second word of a slot, or its extension, is written.
+    /// A write of the second word of a slot, or of its extension.
     WriteSlot,
-    /// The header of a page that is put to use is written. Not of a chain's first page, which is
-    /// named by its descriptor.
+    /// A write of the header of a page that begins a new use. Excludes a chain's first page, which
+    /// only its descriptor names.
     WritePage,
-    /// The payload is read for the last time.
+    /// The last read of the payload.
     ReadPayload,
-    /// A broker looks how far those are that read what it lends.
+    /// A broker's check of the cursors of the receivers that read by reference.
     LookAtReaders,
-    /// An atomic load. What should come behind it is looked at before.
+    /// An atomic load. The load that should follow it comes first.
     Look(Site),
 }
 
-/// Two steps of one process, of which the first comes too late: behind the second.
+/// Two steps of one process. The first comes too late, after the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Swap {
-    /// What should come first.
+    /// The step that should come first.
     pub first: Step,
-    /// What should come later, and comes first: any of these.
+    /// The steps that should come later. The first step comes after any of these.
     pub then: &'static [Site],
-    /// What goes wrong.
+    /// The effect of the mistake.
     pub otherwise: &'static str,
 }
 
 macro_rules! swaps {
     ($($first:expr, behind $($then:ident)|+: $otherwise:literal;)*) => {
         impl Swap {
-            /// Every order of steps that matters.
+            /// All orders of steps that matter.
             pub const ALL: &[Swap] =
                 &[$(Swap { first: $first, then: &[$(Site::$then),+], otherwise: $otherwise },)*];
         }
@@ -88,23 +88,23 @@ impl std::fmt::Display for Swap {
     }
 }
 
-/// The mistake of one run, with what is held back in it. One for all regions of all processes.
+/// The mistake of one run, with its delayed accesses. All regions of all processes share it.
 pub struct Reordering<M> {
     swap: Option<Swap>,
-    /// Who is running: a process is one thread.
+    /// Returns the name of the running process: each process is one thread.
     thread: fn() -> String,
     held: Mutex<Vec<Held<M>>>,
     regions: AtomicUsize,
-    /// Where a word is that is looked at too early, and what was found.
+    /// The words that were loaded too early, and the values found.
     early: Mutex<Early<M>>,
 }
 
-/// By thread: a region and an offset, and the value.
+/// For each thread: a region and an offset, and the value.
 type Early<M> = Vec<(String, M, usize, Option<u64>)>;
 
 impl<M: Memory> Reordering<M> {
-    /// All steps in their order, or two of them swapped in every process. `thread` names the
-    /// calling thread.
+    /// Returns a run with all steps in order, or with two of them swapped in every process.
+    /// `thread` names the calling thread.
     pub fn new(swap: Option<Swap>, thread: fn() -> String) -> Arc<Self> {
         Arc::new(Reordering {
             swap,
@@ -119,8 +119,8 @@ impl<M: Memory> Reordering<M> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does what the calling thread holds back and `is_due`. The lock is not held meanwhile: a
-    /// model checker may go on with another thread.
+    /// Performs the delayed accesses of the calling thread that are due. Releases the lock first,
+    /// because a model checker may switch to another thread.
     fn catch_up(&self, is_due: impl Fn(&Held<M>) -> bool) {
         let me = (self.thread)();
         loop {
@@ -133,7 +133,7 @@ impl<M: Memory> Reordering<M> {
     }
 }
 
-/// An access on its way.
+/// A delayed access.
 struct Held<M> {
     thread: String,
     region: usize,
@@ -146,7 +146,7 @@ enum Access {
     Store(u64, Site),
     Words(Vec<u64>),
     Bytes(Vec<u8>),
-    /// A read that was made already, and is made once more.
+    /// A read that was made already and is repeated.
     Read(usize),
 }
 
@@ -170,7 +170,7 @@ impl Access {
     }
 }
 
-/// Memory whose steps may come in the wrong order.
+/// Memory in which steps may come in the wrong order.
 pub struct Reordered<M> {
     /// Number of the region in this run.
     region: usize,
@@ -191,30 +191,30 @@ impl<M: Debug> Debug for Reordered<M> {
 }
 
 impl<M: Memory> Reordered<M> {
-    /// A region as it is in `run`.
+    /// Returns a region as it is in `run`.
     pub fn new(memory: M, run: &Arc<Reordering<M>>) -> Self {
         let region = run.regions.fetch_add(1, Ordering::Relaxed);
         Reordered { region, memory, run: run.clone() }
     }
 
-    /// The same region, as somebody accesses it whose steps come in another order.
+    /// Returns the same region for a process whose steps come in another order.
     #[must_use]
     pub fn in_run(self, run: &Arc<Reordering<M>>) -> Self {
         Reordered { run: run.clone(), ..self }
     }
 
-    /// The same region, as somebody accesses it in another way.
+    /// Returns the same region with another underlying memory.
     #[must_use]
     pub fn map(self, access: impl FnOnce(M) -> M) -> Self {
         Reordered { memory: access(self.memory), ..self }
     }
 
-    /// Whether `step` is to come too late.
+    /// Returns whether `step` must come too late.
     fn is_moved(&self, step: Step) -> bool {
         self.run.swap.is_some_and(|swap| swap.first == step)
     }
 
-    /// Whether what `site` finds is what an earlier look has found.
+    /// Returns whether `site` finds the value of an earlier load.
     fn is_looked_at_early(&self, site: Site) -> bool {
         matches!(site, Site::MemberRead | Site::RetiredRead)
             && self.run.swap.is_some_and(|swap| swap.then == [site])
@@ -224,7 +224,7 @@ impl<M: Memory> Reordered<M> {
         self.run.early.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks now at what is asked for later.
+    /// Loads now what is to be loaded later.
     fn look_early(&self, memory: &M, at: usize) {
         let value = memory.load(at, Site::RetiredRead);
         let me = (self.run.thread)();
@@ -233,7 +233,7 @@ impl<M: Memory> Reordered<M> {
         early.push((me, memory.clone(), at, Some(value)));
     }
 
-    /// The same, at the place that was asked for last.
+    /// Loads early again, at the last location.
     fn look_early_again(&self) {
         let me = (self.run.thread)();
         let last = self.early().iter().find(|(thread, ..)| *thread == me).cloned();
@@ -243,7 +243,7 @@ impl<M: Memory> Reordered<M> {
         }
     }
 
-    /// What was found early, once. The place is kept for the next look.
+    /// Returns the value that was loaded early, once. Keeps the location for the next load.
     fn looked_early(&self, at: usize) -> Option<u64> {
         let me = (self.run.thread)();
         let found = self.early().iter_mut().find(|(thread, ..)| *thread == me).map(|e| e.3.take());
@@ -259,11 +259,11 @@ impl<M: Memory> Reordered<M> {
         self.run.held().push(Held { thread, region, memory, at, access });
     }
 
-    /// After an access of `site` at `at`: what waits for it is done.
+    /// Performs the accesses that wait for an access of `site` at `at`.
     fn passed(&self, at: usize, site: Site) {
         if self.run.swap.is_some_and(|swap| swap.then.contains(&site)) {
-            // Somebody else may come in between: to a model checker that is possible at an atomic
-            // access alone.
+            // Another process may run in between. A model checker switches only at an atomic
+            // access.
             self.memory.load(at, Site::RingRead);
             self.run.catch_up(|_| true);
         }
@@ -298,14 +298,14 @@ impl<M: Memory> Memory for Reordered<M> {
 
     fn store(&self, at: usize, value: u64, site: Site) {
         if self.run.swap.is_some() {
-            // Two stores of one word stay in their order.
+            // Two stores to one word stay in their order.
             self.run.catch_up(|h| (h.region, h.at) == (self.region, at) && h.access.is_store());
         }
         if self.is_moved(Store(site)) {
             return self.hold(at, Access::Store(value, site));
         }
         if site == Site::ConsumedPublish && self.is_moved(LookAtReaders) {
-            // What it has taken it gives up, whoever reads it.
+            // Releases everything consumed, whether receivers still read it or not.
             self.memory.store(at - CONTROL_CONSUMED, value, Site::CursorPublish);
         }
         self.memory.store(at, value, site);
@@ -336,7 +336,7 @@ impl<M: Memory> Memory for Reordered<M> {
         self.look_early_again();
         self.memory.read_bytes(at, into);
         if self.is_moved(ReadPayload) && !self.is_looked_at_early(Site::MemberRead) {
-            // The last one alone: what was given up before may be written.
+            // Only the last read, because what was released before may be written.
             let me = (self.run.thread)();
             self.run.held().retain(|h| h.thread != me);
             self.hold(at, Access::Read(into.len()));

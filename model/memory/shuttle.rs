@@ -6,17 +6,17 @@ use llmp::core::order::Site;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A region whose atomic accesses are points at which shuttle may switch threads. Copies of bytes
-/// may be interrupted after every word, so that they tear if the protocol lets them.
+/// A region in which shuttle may switch threads at every atomic access. Copies of bytes may be
+/// interrupted after every word, so they tear if the protocol permits it.
 #[derive(Clone)]
 pub struct ShuttleMemory {
     words: Arc<Vec<AtomicU64>>,
-    /// shuttle switches at accesses of its own atomics.
+    /// shuttle switches at accesses to its own atomics.
     gate: Arc<shuttle::sync::atomic::AtomicU64>,
 }
 
 impl ShuttleMemory {
-    /// A zeroed region of `len` bytes, a multiple of 8.
+    /// Returns a zeroed region of `len` bytes, a multiple of 8.
     ///
     /// # Panics
     ///
@@ -63,7 +63,7 @@ impl Memory for ShuttleMemory {
         self.word(at).store(value, Ordering::SeqCst);
     }
 
-    /// shuttle knows only sequential consistency, in which a fence does nothing.
+    /// Does nothing: shuttle knows only sequential consistency.
     fn fence(&self, _: Site) {}
 
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {

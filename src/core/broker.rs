@@ -1,14 +1,16 @@
 //! The broker without sockets: events in, actions out.
 //!
-//! A member's life:
+//! The states of a member:
 //!
 //! ```text
-//!   reserve          join             page 0               hung_up           all taken
+//!   reserve          join             page 0               hung_up           all consumed
 //!   --------> id ----------> receives -------> is read ------------> drained ---------> removed
-//!                            (if it asked)                   struck from the broadcast chain
+//!                            (if it asked)                   removed from the broadcast chain
 //! ```
 //!
-//! What is done in a turn stands in `turn`, and how long messages go without a copy in `lending`.
+//! `Core` is the single writer of the broadcast chain and of the broker's control region. It is the
+//! only reader of each client's chain. `cycle` describes the work of one cycle, and `by_ref` how
+//! long messages are forwarded without a copy.
 
 mod by_ref;
 mod cycle;
@@ -35,23 +37,24 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-/// What the owner of a [`Core`] has to do.
+/// Work for the owner of a [`Core`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Ring this client, it sleeps.
+    /// Ring this client: it sleeps.
     Ring(ClientId),
-    /// Take in what this client's connection holds, then say [`Core::drained`].
+    /// Read everything from this client's socket, then call [`Core::drained`].
     Drain(ClientId),
-    /// The client is gone: everything it had committed is taken, or its fault said why not.
+    /// The client is removed. Everything that it had committed was forwarded, unless a fault is
+    /// given.
     Remove(ClientId, Option<Fault>),
 }
 
-/// A client that was let in.
+/// The place of a new client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reserved {
-    /// Its id.
+    /// The client's id.
     pub client: ClientId,
-    /// The cursor of its chain in the broker's control region.
+    /// Index of the cursor for its chain in the broker's control region.
     pub cursor: usize,
 }
 
@@ -62,35 +65,35 @@ pub struct Core<M> {
     control: Control<M>,
     broadcast: ChainWriter<M>,
     members: Vec<Member<M>>,
-    /// The member whose turn comes first.
+    /// Index of the member that is read first in the next cycle.
     first: usize,
     ids: Ids,
-    /// The one that was left first comes first: who was expelled may still look at its former one.
+    /// Free cursor indices, first in first out. A cursor is reused as late as possible, because a
+    /// disconnected client may still read its old entry.
     free_cursors: VecDeque<usize>,
-    /// The bytes in a page that the message takes which had no room.
+    /// Slot size of the message waiting for room, in bytes.
     waiting: Option<usize>,
-    /// What its sender had used of its share.
+    /// Quota already used by the client whose message waits for room.
     share: Option<Share>,
     actions: Vec<Action>,
     hook: Option<Hooked>,
     zero_copy_threshold: usize,
-    /// The position in the broadcast chain behind what was lent last, and the one that all receivers
-    /// had passed when it was asked for last.
-    lent_until: u64,
+    /// Position in the broadcast chain after the last message by reference.
+    referenced_until: u64,
     passed: u64,
-    /// Whether a message was copied because its page is not lent yet.
+    /// Whether a message was copied because no message can refer to its page yet.
     wants_page: bool,
-    /// Lent pages, by their names in the broadcast chain, that nothing is lent of any more.
+    /// Foreign pages that are to be dropped once released, by their ids in the broadcast chain.
     withdrawn: Vec<u32>,
 }
 
-/// Messages of at least so many bytes are lent if nothing else is said, as measured.
+/// Default length in bytes from which messages are forwarded by reference, as measured.
 pub const ZERO_COPY_THRESHOLD: usize = 4 * 1024;
 
-/// A client. What a turn touches of one who is idle comes first.
+/// A client. The fields that a cycle touches for an idle one come first.
 #[repr(C)]
 struct Member<M> {
-    /// Bytes that it may still hold after its connection has ended.
+    /// Bytes that its chain may still hold. `Some` after its connection has ended.
     leaving: Option<usize>,
     inbound: Option<ChainReader<M>>,
     id: ClientId,
@@ -99,21 +102,22 @@ struct Member<M> {
     /// Whether it has joined, so that others may know its id.
     is_known: bool,
     doorbell: Option<Doorbell<M>>,
-    /// Whether its connection has been looked through since an unknown page was named.
+    /// Whether its socket was drained since its chain named an unknown page.
     drain: Drain,
-    /// Whether anything was taken from it in this turn; behind that, whether its cursor has moved.
+    /// Whether this cycle has consumed anything from it. After the release: whether its cursor was
+    /// stored.
     moved: bool,
     by_ref: ByRef,
 }
 
 impl<M: Memory> Member<M> {
-    /// Whether there is something to do for it in a turn.
+    /// Returns whether a cycle has anything to do for it.
     #[inline(always)]
     fn is_due(&self) -> bool {
         self.leaving.is_some() || self.inbound.as_ref().is_some_and(ChainReader::has_message)
     }
 
-    /// Whether its connection has ended and everything is taken.
+    /// Returns whether its connection has ended and its chain is empty.
     fn is_finished(&self) -> bool {
         let holds = self.inbound.as_ref().is_some_and(ChainReader::has_message);
         self.leaving.is_some() && !holds
@@ -128,8 +132,8 @@ enum Drain {
 }
 
 impl<M: Memory> Core<M> {
-    /// A broker whose control region has `cursors` cursors, one for every client it admits, and
-    /// whose broadcast chain begins in `first`.
+    /// Returns a broker with `cursors` cursors in its control region, one for every client that it
+    /// admits. The broadcast chain begins in `first`.
     pub fn new(limits: Limits, control: M, cursors: usize, first: M) -> Self {
         Core {
             limits,
@@ -145,49 +149,49 @@ impl<M: Memory> Core<M> {
             actions: Vec::new(),
             hook: None,
             zero_copy_threshold: ZERO_COPY_THRESHOLD,
-            lent_until: 0,
+            referenced_until: 0,
             passed: 0,
             wants_page: false,
             withdrawn: Vec::new(),
         }
     }
 
-    /// Shows every message to `hook`.
+    /// Sets the hook that sees every message. Disables forwarding by reference.
     pub fn set_hook(&mut self, hook: Box<dyn Hook>) {
         self.hook = Some(Hooked::new(hook));
         self.set_zero_copy_threshold(self.zero_copy_threshold);
     }
 
-    /// Sets how much is taken from one client at a time.
+    /// Sets the quota of one client in a cycle.
     pub fn set_quota(&mut self, budget: Quota) {
-        // With a budget of nothing, nothing would ever be taken.
+        // A quota of zero would block the bus.
         self.quota = Quota { messages: budget.messages.max(1), bytes: budget.bytes.max(1) };
     }
 
-    /// Sets how long the broadcast chain is before a page is written again, see
+    /// Sets the reuse distance of the broadcast chain in bytes, see
     /// [`ChainWriter::set_reuse_distance`].
     pub fn set_reuse_distance(&mut self, bytes: usize) {
         self.broadcast.set_reuse_distance(bytes);
     }
 
-    /// There is no memory for more pages, see [`ChainWriter::settle`].
+    /// Stops the growth of the broadcast chain, see [`ChainWriter::stop_growing`].
     pub fn stop_growing(&mut self) -> bool {
         self.broadcast.stop_growing()
     }
 
-    /// Whether there is an id for a new client. Those of clients that have joined are never given
-    /// again, so that they can come to an end.
+    /// Returns whether there is an id for a new client. The id of a client that has joined is never
+    /// reused, so ids can run out.
     pub fn has_ids(&self) -> bool {
         self.ids.has_some()
     }
 
-    /// All ids but one were given.
+    /// Uses up all ids but one.
     #[cfg(test)]
     pub(crate) fn exhaust_ids(&mut self) {
         self.ids.exhaust();
     }
 
-    /// A place for a new client, if there is one.
+    /// Reserves an id and a cursor for a new client, if both are available.
     pub fn reserve(&mut self, roles: Roles) -> Option<Reserved> {
         if !self.has_ids() {
             return None;
@@ -210,11 +214,11 @@ impl<M: Memory> Core<M> {
         Some(Reserved { client, cursor })
     }
 
-    /// The client has come in, with its control region. Returns where it begins to receive.
+    /// Completes the join of a client, with its control region. Returns where it begins to receive.
     ///
     /// # Errors
     ///
-    /// Its [`Fault`]; the caller removes it by [`hung_up`](Core::hung_up).
+    /// Its [`Fault`]. The caller then removes it by [`hung_up`](Core::hung_up).
     pub fn join(&mut self, client: ClientId, control: M) -> Result<Start, Fault> {
         let peer = Control::check(control, 0)?;
         let Some(member) = self.members.iter_mut().find(|member| member.id == client) else {
@@ -229,7 +233,7 @@ impl<M: Memory> Core<M> {
         Ok(Start { page: 0, position, message })
     }
 
-    /// A page of the client's chain has arrived.
+    /// Adds a page of the client's chain.
     ///
     /// # Errors
     ///
@@ -253,7 +257,7 @@ impl<M: Memory> Core<M> {
         Ok(())
     }
 
-    /// The client will not name a page of its chain again.
+    /// Drops a page of the client's chain that it will not name again.
     ///
     /// # Errors
     ///
@@ -266,7 +270,7 @@ impl<M: Memory> Core<M> {
         }
     }
 
-    /// The client could not be rung: it comes up again.
+    /// Records that the client could not be rung. The next actions ring it again.
     pub fn not_rung(&mut self, client: ClientId) {
         let ring = Action::Ring(client);
         if !self.actions.contains(&ring) {
@@ -274,48 +278,48 @@ impl<M: Memory> Core<M> {
         }
     }
 
-    /// Everything that the client's connection held has been taken in.
+    /// Records that the client's socket was drained.
     pub fn drained(&mut self, client: ClientId) {
         if let Some(member) = self.member_mut(client) {
             member.drain = Drain::Done;
         }
     }
 
-    /// Not everything that the client's connection holds could be taken in at one go.
+    /// Records that the client's socket could not be drained at once.
     pub fn not_drained(&mut self, client: ClientId) {
         if let Some(member) = self.member_mut(client) {
             member.drain = Drain::NotNeeded;
         }
     }
 
-    /// The client's connection has ended, and everything that it held has been taken in. What the
-    /// client had committed is still taken (P4); then it is removed.
+    /// Records that the client's connection has ended and its socket is drained. The broker still
+    /// forwards what the client has committed (P4), then removes it.
     pub fn hung_up(&mut self, client: ClientId) {
         self.end_membership(client);
         if let Some(member) = self.member_mut(client) {
             member.doorbell = None;
-            // A dead chain holds no more than its pages.
+            // A dead chain holds at most the bytes of its pages.
             let held = member.inbound.as_ref().map_or(0, ChainReader::pages_len);
             member.leaving = Some(held);
         }
     }
 
-    /// The client's connection has ended. What it holds is not all taken in yet, so that
-    /// [`hung_up`](Core::hung_up) is still to come.
+    /// Records that the client's connection has ended while its socket is not drained yet.
+    /// [`hung_up`](Core::hung_up) must follow.
     pub fn is_gone(&mut self, client: ClientId) {
         self.end_membership(client);
     }
 
-    /// The client has said that it reads no further, so that no page need be kept for it.
+    /// Records that the client has stopped reading in place, so that no page is kept for it.
     pub fn reads_no_further(&mut self, client: ClientId) {
         if let Some(member) = self.member_mut(client) {
             member.roles = member.roles.without(Roles::IN_PLACE);
         }
     }
 
-    /// Nothing waits for the client any more. It may live and read on (P8): a client that copies sees
-    /// that its membership has ended, and for one that reads in place all pages that it may be in are
-    /// kept as they are.
+    /// Ends a client's membership: the broker stops waiting for it. The client may be alive and
+    /// read on (P8). A client that copies detects that its membership has ended. For a client that
+    /// reads in place, all pages that it may read are retired.
     fn end_membership(&mut self, client: ClientId) {
         let Some(member) = self.members.iter().find(|member| member.id == client) else { return };
         self.control.end_membership(member.cursor);
@@ -333,7 +337,7 @@ impl<M: Memory> Core<M> {
         }
     }
 
-    /// Removes a client at once, for the fault that it has made.
+    /// Removes a client at once, with the fault that it has caused.
     pub fn disconnect(&mut self, client: ClientId, fault: Option<Fault>) {
         let Some(i) = self.members.iter().position(|member| member.id == client) else { return };
         self.end_membership(client);
@@ -349,9 +353,9 @@ impl<M: Memory> Core<M> {
         self.actions.push(Action::Remove(client, fault));
     }
 
-    /// Says that the broker is about to sleep and looks again. Returns whether it may block until
-    /// it is rung or something happens on a connection.
-    /// [`first_bounded_sleep`](Core::first_bounded_sleep) says how long it may block.
+    /// Announces a sleep and checks again. Returns whether the broker may block until it is rung or
+    /// a socket is ready. [`first_bounded_sleep`](Core::first_bounded_sleep) says how long it may
+    /// block.
     pub fn park(&mut self) -> bool {
         self.control.park();
         let may_sleep = self.actions.is_empty() && !self.has_work();
@@ -366,7 +370,7 @@ impl<M: Memory> Core<M> {
         self.control.first_bounded_sleep()
     }
 
-    /// The broker is awake again.
+    /// Announces that the broker is awake.
     pub fn unpark(&self) {
         self.control.unpark();
     }
@@ -376,7 +380,7 @@ impl<M: Memory> Core<M> {
             return true;
         }
         if let Some(slot_len) = self.waiting {
-            // To look for room may show a liar.
+            // Checking for room may reveal an invalid cursor.
             return self.broadcast.has_room(slot_len) || self.broadcast.has_fault();
         }
         if self.broadcast.has_fault() {
@@ -389,8 +393,8 @@ impl<M: Memory> Core<M> {
         })
     }
 
-    /// The receiver that holds up the bus, if one does: the client, and the bytes of the broadcast
-    /// chain that it has not left yet.
+    /// Returns the receiver that blocks the bus, if any, and the bytes of the broadcast chain that
+    /// it has not left yet.
     pub fn holds_up(&self) -> Option<(ClientId, u64)> {
         if self.waiting.is_none()
             && !self.members.iter().any(|member| self.holds_many_refs_of(member))
@@ -401,7 +405,7 @@ impl<M: Memory> Core<M> {
         Some((ClientId(client), bytes))
     }
 
-    /// The clients that wait, as far as the broker can tell, while the bus is held up.
+    /// Returns the clients that wait while the bus is blocked, as far as the broker can tell.
     pub fn waiting_clients(&self) -> impl Iterator<Item = ClientId> + '_ {
         let waits = |member: &&Member<M>| {
             self.waiting.is_some() && member.is_due() || self.holds_many_refs_of(member)
@@ -409,7 +413,7 @@ impl<M: Memory> Core<M> {
         self.members.iter().filter(waits).map(|member| member.id)
     }
 
-    /// Whether receivers hold half of a client's budget or more by messages that were lent.
+    /// Returns whether receivers hold half of a client's budget or more by messages by reference.
     fn holds_many_refs_of(&self, member: &Member<M>) -> bool {
         let held = member.by_ref.held_from().zip(member.inbound.as_ref());
         held.is_some_and(|(from, inbound)| {
@@ -417,65 +421,66 @@ impl<M: Memory> Core<M> {
         })
     }
 
-    /// Whether the last [`turn`](Core::turn) left something for want of room.
+    /// Returns whether the last [`cycle`](Core::cycle) left a message for lack of room.
     pub fn is_blocked(&self) -> bool {
         self.waiting.is_some()
     }
 
-    /// Gives the broadcast chain the page that a [`Turn`] was blocked for.
+    /// Adds the page that a [`Cycle`] was blocked for to the broadcast chain.
     pub fn add_page(&mut self, page: M) {
         self.broadcast.add_page(page);
     }
 
-    /// What a client must be told about the broadcast chain's pages next, see [`ChainWriter::notice`].
+    /// Returns the next announcement of the broadcast chain's pages for a client, see
+    /// [`ChainWriter::announcement`].
     pub fn announcement(&self, client: ClientId) -> Option<Announcement> {
         self.broadcast.announcement(client.0)
     }
 
-    /// The client has been told.
+    /// Records that the client was sent its announcement.
     pub fn mark_sent(&mut self, client: ClientId) {
         self.broadcast.mark_sent(client.0);
     }
 
-    /// Clients that have not been told everything.
+    /// Returns the clients with unsent announcements.
     pub fn has_unsent(&self) -> impl Iterator<Item = ClientId> + '_ {
         self.broadcast.has_unsent().map(ClientId)
     }
 
-    /// What is to be done. Empty afterwards.
+    /// Takes the pending actions.
     pub fn take_actions(&mut self) -> Vec<Action> {
         self.ids.all_removed();
         core::mem::take(&mut self.actions)
     }
 
-    /// How many clients receive.
+    /// Returns the number of clients that receive.
     pub fn receivers(&self) -> usize {
         let receives =
             |member: &&Member<M>| member.roles.has(Roles::RECEIVE) && member.doorbell.is_some();
         self.members.iter().filter(receives).count()
     }
 
-    /// How many clients there are.
+    /// Returns the number of clients.
     pub fn clients(&self) -> usize {
         self.members.len()
     }
 
-    /// A page of the broadcast chain, or one that is lent there.
+    /// Returns a page of the broadcast chain or a foreign page.
     pub fn page(&self, id: u32) -> Option<&M> {
         self.broadcast.page(id)
     }
 
-    /// The broker's control region.
+    /// Returns the broker's control region.
     pub fn control(&self) -> &M {
         self.control.memory()
     }
 
-    /// The limits of the bus.
+    /// Returns the limits of the bus.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// What the broadcast chain has done.
+    /// Returns the counters of the broadcast chain.
     pub fn stats(&self) -> Stats {
         self.broadcast.stats()
     }

@@ -8,10 +8,13 @@
 //!                        ^ slowest cursor         ^ tail
 //! ```
 //!
-//! A *position* is a byte's distance from the beginning of the chain. It grows for ever: the page
-//! that follows begins where this one ends, whatever memory it is written to. A receiver's
-//! *cursor* is one position, so that "has left page 3" and "holds page 5" are one word and can't
-//! be told in the wrong order.
+//! A chain has one writer, [`ChainWriter`], and any number of readers, each a [`ChainReader`]. The
+//! writer writes the pages. Each reader writes its own cursor and nothing else.
+//!
+//! A *position* is the distance of a byte from the beginning of the chain. Positions only grow: the
+//! next page begins where the current one ends, in whatever memory it lies. A reader's *cursor* is
+//! one position. So one store both leaves page 3 and holds page 5, and the two facts can't arrive
+//! in the wrong order.
 
 mod claim;
 mod page;
@@ -26,8 +29,8 @@ pub use reader::{ChainReader, Event};
 pub use terms::{Announcement, Blocked, Refused, Start, Stats};
 pub use writer::ChainWriter;
 
-/// Whose a broadcast chain is.
+/// The owner of a broadcast chain. Client ids begin at 1.
 pub const BROKER: u32 = 0;
 
-/// The first page's id and base in every chain that is read from its beginning.
+/// Id and base of the first page of every chain that is read from its beginning.
 pub const FIRST_PAGE: u32 = 0;

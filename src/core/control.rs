@@ -1,40 +1,40 @@
-//! A control region: what a process tells its peers beside its chain, and how it sleeps and wakes
-//! without losing a wake-up.
+//! Control region: cursors, consumed positions, and sleeping without a lost wake-up.
 //!
-//! The owner alone writes the region; peers map it read-only. It holds one *parked word*, and one
-//! *cursor* for every chain that the owner reads.
+//! The owner is the region's only writer. Peers map it read-only. It holds one *parked word*, and
+//! one entry with a *cursor* for every chain that the owner reads.
 //!
-//! Sleeping and waking, with the sleeper on the left:
+//! Sleeping and waking, with the sleeping process on the left:
 //!
 //! ```text
 //!   park():  parked = n               publish: commit word or cursor   (Release)
 //!            fence                    fence
-//!            look again               parked?  -> ring the doorbell, once for each n
+//!            check again              parked?  -> ring the doorbell, once for each n
 //!            block on the doorbell
 //! ```
 //!
-//! No wake-up is lost (P10). Both fences are in one total order. If the sleeper's fence comes first,
-//! the publisher sees `parked`. If the publisher's fence comes first, the sleeper's second look sees
-//! what was published.
+//! No wake-up is lost (P10). Both fences are in one total order. If the sleeper's fence comes
+//! first, the publisher sees `parked`. If the publisher's fence comes first, the sleeper's second
+//! check sees what was published.
 //!
 //! # Polling
 //!
-//! The publisher's fence costs more than the message does, as it waits until earlier stores have
-//! left the processor. A receiver that reads a stream hardly ever sleeps. So it may set a flag in its
-//! parked word: it *polls*. Publishers that see the flag leave out their fence and don't ring.
+//! The publisher's fence costs more than the message, because it waits until earlier stores have
+//! left the processor. A receiver that reads a stream rarely sleeps. Such a receiver sets
+//! [`CONTROL_POLLING`] in its parked word while it is awake: it *polls*. Publishers that see the
+//! flag leave out their fence and don't ring.
 //!
-//! The number of the next sleep takes the flag back. A publisher may miss that: its processor may
-//! have read the flag before the publisher's store became visible. Such a store is on its way, and
-//! becomes visible in a finite time. So the sleeper bounds every sleep from now on: it sleeps for at
-//! most as long as the time since it took the flag back, looks again, and sleeps again. A message
-//! that needs the time *d* to become visible is found after 2*d* at most, whatever *d* is; and an
-//! idle process wakes once each time its idle time has doubled.
+//! Parking clears the flag: it stores the number of the sleep. A publisher may miss that, because
+//! its processor may have read the flag before the publisher's own store became visible. Such a
+//! store becomes visible in a finite time. So the sleeper bounds every sleep from now on. It sleeps
+//! for at most the time since it cleared the flag, checks again, and sleeps again. A message that
+//! needs the time *d* to become visible is found after at most 2*d*, for any *d*. An idle process
+//! wakes once each time its idle time has doubled.
 //!
-//! Nothing here asks the kernel to make another process fence. `membarrier(2)` offers that, and
-//! does not always do it: `docs/lab/membarrier.md`.
+//! The protocol does not ask the kernel to make another process fence. `membarrier(2)` offers that
+//! but is not reliable: `docs/lab/membarrier.md`.
 //!
-//! A ring to a process that is awake costs it one byte to read, and nothing else. The sleeps are
-//! numbered: each is rung once, so that rings don't fill the socket of a stopped process.
+//! A spurious wake-up costs the receiver one byte to read. The sleeps are numbered, and a publisher
+//! rings once for each. So rings don't fill the socket of a stopped process.
 
 use crate::core::fault::Fault;
 use crate::core::layout::*;
@@ -42,28 +42,31 @@ use crate::core::memory::Memory;
 use crate::core::order::Site;
 
 /// A control region, our own or a peer's.
+///
+/// In a peer's region the fields other than `memory` are unused.
 #[derive(Clone, Debug)]
 pub struct Control<M> {
     memory: M,
-    /// How often the owner has parked.
+    /// Number of times that the owner has parked. The parked word holds it during a sleep.
     sleeps: u64,
-    /// How often it had when it came to the end of a page last.
+    /// The value of `sleeps` at the owner's last page rollover.
     sleeps_at_turn: u64,
-    /// Whether the flag stands in the parked word, and whether the owner may set it.
+    /// Whether the polling flag is set in the parked word.
     is_polling: bool,
+    /// Whether the owner may set the polling flag.
     may_poll: bool,
-    /// The number of the sleep that took the flag back last; zero if none has.
+    /// Number of the last sleep that cleared the flag, or zero before the first.
     first_bounded: u64,
 }
 
-/// A peer's doorbell, as somebody sees it who may have to ring it.
+/// The ringing side of a peer's doorbell.
 #[derive(Debug)]
 pub struct Doorbell<M> {
     control: Control<M>,
-    /// The last sleep for which it was rung.
+    /// Number of the last sleep for which the peer was rung, or zero if that ring failed.
     rung: u64,
-    /// Whether the owner polled when its parked word was read last. If it did not, there is no point
-    /// in looking for the flag before the fence.
+    /// Whether the owner polled when its parked word was last read. May be stale. If it is `false`,
+    /// the publisher does not check for the flag before its fence.
     polled: bool,
 }
 
@@ -73,12 +76,12 @@ fn is_polling(word: u64) -> bool {
 }
 
 impl<M: Memory> Doorbell<M> {
-    /// The doorbell of the owner of `control`.
+    /// Returns the doorbell of the owner of `control`.
     pub fn new(control: Control<M>) -> Self {
         Doorbell { control, rung: 0, polled: false }
     }
 
-    /// Whether the owner polls: it need not be rung, and no fence is needed to find that out.
+    /// Returns whether the owner polls. Then neither a ring nor a fence is needed.
     #[inline]
     pub fn is_polling(&mut self) -> bool {
         self.polled =
@@ -86,10 +89,10 @@ impl<M: Memory> Doorbell<M> {
         self.polled
     }
 
-    /// After something was published and [`ring_fence`](Control::ring_fence) was called:
-    /// must the owner be rung? Says so once for each of its sleeps.
+    /// Returns whether the owner must be rung, at most once for each of its sleeps. Call it after
+    /// publishing and after [`ring_fence`](Control::ring_fence).
     ///
-    /// [`not_rung`](Doorbell::not_rung) takes that back.
+    /// [`not_rung`](Doorbell::not_rung) undoes the answer.
     #[inline]
     pub fn must_ring(&mut self) -> bool {
         let word = self.control.memory.load(CONTROL_PARKED, Site::RingRead);
@@ -98,14 +101,15 @@ impl<M: Memory> Doorbell<M> {
         is_asleep && core::mem::replace(&mut self.rung, word) != word
     }
 
-    /// The ring could not be sent.
+    /// Records that the ring could not be sent, so that the next [`must_ring`](Doorbell::must_ring)
+    /// asks again.
     pub fn not_rung(&mut self) {
         self.rung = 0;
     }
 }
 
 impl<M: Memory> Control<M> {
-    /// Sets up a region of our own, which must be zeroed and `control_len(cursors)` long.
+    /// Initializes our own region, which must be zeroed and `control_len(cursors)` long.
     ///
     /// # Panics
     ///
@@ -117,14 +121,15 @@ impl<M: Memory> Control<M> {
         Control::new(memory)
     }
 
-    /// Checks a peer's region, in which `slot` is the number of our link's cursor.
+    /// Validates a peer's region, in which our link has the entry `cursor_index`.
     ///
     /// # Errors
     ///
-    /// A [`Fault`] that says what is wrong with it.
+    /// A [`Fault`] that says what is invalid.
     pub fn check(memory: M, cursor_index: usize) -> Result<Self, Fault> {
         let len = memory.region_len();
-        // The last cursor's line, with care: the slot number is the peer's.
+        // Bounds of the entry's line. The index comes from the peer, so the arithmetic must not
+        // overflow.
         let room = len.saturating_sub(CONTROL_CURSORS) / LINE;
         if cursor_index >= room {
             return Err(Fault::NoCursor { cursor_index, len });
@@ -152,28 +157,30 @@ impl<M: Memory> Control<M> {
         }
     }
 
-    /// The region itself.
+    /// Returns the region.
     pub fn memory(&self) -> &M {
         &self.memory
     }
 
-    /// The owner gives up everything before `position` in the chain that it reads as `slot`.
+    /// Releases everything before `position` in the chain that the owner reads at `cursor_index`.
     #[inline]
     pub(crate) fn publish_cursor(&self, cursor_index: usize, position: u64) {
-        // pairs with CursorRead: all reads of what is given up come before it
+        // pairs with CursorRead: all reads before `position` come before this store
         self.memory.store(cursor_offset(cursor_index), position, Site::CursorPublish);
     }
 
-    /// How far the owner is in the chain that it reads as `slot`; zero if it has not said yet.
+    /// Returns the owner's cursor in the chain that it reads at `cursor_index`; zero before its
+    /// first store.
     #[inline]
     pub(crate) fn cursor(&self, cursor_index: usize) -> u64 {
-        // pairs with CursorPublish: what is written after it can't be seen by reads before it
+        // pairs with CursorPublish: later writes can't be seen by the reads before it
         self.memory.load(cursor_offset(cursor_index), Site::CursorRead)
     }
 
-    /// The owner has taken everything before `position`, and still lends what its cursor holds.
+    /// Publishes that the owner has consumed everything before `position`, while its cursor stays
+    /// behind.
     pub(crate) fn publish_consumed(&self, cursor_index: usize, position: u64) {
-        // pairs with ConsumedRead: what was taken has been sent on before
+        // pairs with ConsumedRead: everything consumed was forwarded before this store
         self.memory.store(
             cursor_offset(cursor_index) + CONTROL_CONSUMED,
             position,
@@ -181,26 +188,27 @@ impl<M: Memory> Control<M> {
         );
     }
 
-    /// How far the owner has taken the chain that it reads as `slot`, if it lends.
+    /// Returns the owner's consumed position in the chain that it reads at `cursor_index`.
     pub(crate) fn consumed(&self, cursor_index: usize) -> u64 {
         // pairs with ConsumedPublish
         self.memory.load(cursor_offset(cursor_index) + CONTROL_CONSUMED, Site::ConsumedRead)
     }
 
-    /// The id of the client that has the place of cursor `slot`; zero once nothing waits for it any
-    /// more.
+    /// Returns the id of the client that owns the entry `cursor_index`, or zero after its
+    /// membership has ended.
     #[inline(always)]
     pub(crate) fn member(&self, cursor_index: usize) -> u64 {
         self.memory.load(cursor_offset(cursor_index) + CONTROL_MEMBER, Site::MemberRead)
     }
 
-    /// Nothing waits any more for the client that has a place: pages that it reads may be written.
+    /// Ends the membership of an entry's client. From now on the pages that it reads may be
+    /// written.
     pub fn end_membership(&self, cursor_index: usize) {
         self.memory.store(cursor_offset(cursor_index) + CONTROL_MEMBER, 0, Site::MemberStore);
     }
 
-    /// Pages that begin before `position`, in the chain that the owner reads as `slot`, are not
-    /// written again. Comes before the cursor that gives them up.
+    /// Publishes that pages which begin before `position`, in the chain read at `cursor_index`, are
+    /// never written again. Call it before the cursor store that releases them.
     pub(crate) fn retire(&self, cursor_index: usize, position: u64) {
         self.memory.store(
             cursor_offset(cursor_index) + CONTROL_RETIRED,
@@ -209,13 +217,13 @@ impl<M: Memory> Control<M> {
         );
     }
 
-    /// The position before which pages are not written again. The cursor was read before.
+    /// Returns the position before which pages are never written again. Read the cursor first.
     pub(crate) fn retired(&self, cursor_index: usize) -> u64 {
         self.memory.load(cursor_offset(cursor_index) + CONTROL_RETIRED, Site::RetiredRead)
     }
 
-    /// Gives a place to a client, and takes back what a former one in it was told. That one's
-    /// membership has ended.
+    /// Assigns an entry to a client and resets the words of its previous client, whose membership
+    /// has ended.
     pub fn give_place(&self, cursor_index: usize, client: u32) {
         self.memory.store(cursor_offset(cursor_index), 0, Site::CursorPublish);
         self.memory.store(cursor_offset(cursor_index) + CONTROL_CONSUMED, 0, Site::ConsumedPublish);
@@ -227,12 +235,12 @@ impl<M: Memory> Control<M> {
         );
     }
 
-    /// The owner says that it is about to sleep. Before it does, it must look again at everything
-    /// that it waits for. [`first_bounded_sleep`](Control::first_bounded_sleep) says how long it may
-    /// sleep.
+    /// Announces that the owner is about to sleep. Afterwards the owner must check everything that
+    /// it waits for once more. [`first_bounded_sleep`](Control::first_bounded_sleep) says how long
+    /// it may sleep.
     pub fn park(&mut self) {
         self.sleeps += 1;
-        // Takes the flag back: publishers that see the number fence.
+        // Clears the polling flag: publishers that see the number fence.
         self.memory.store(CONTROL_PARKED, self.sleeps, Site::ParkStore);
         if core::mem::take(&mut self.is_polling) {
             self.first_bounded = self.sleeps;
@@ -241,19 +249,19 @@ impl<M: Memory> Control<M> {
         self.memory.fence(Site::ParkFence);
     }
 
-    /// The sleep since which publishers may have missed that the owner sleeps; `None` if it has never
-    /// polled. From that sleep on, the owner sleeps for at most as long as the time since it began.
+    /// Returns the sleep since which publishers may have missed that the owner sleeps, or `None` if
+    /// it has never polled. From that sleep on, each sleep lasts at most the time since it began.
     pub fn first_bounded_sleep(&self) -> Option<u64> {
         (self.first_bounded != 0).then_some(self.first_bounded)
     }
 
-    /// The owner is awake.
+    /// Announces that the owner is awake.
     pub fn unpark(&self) {
         self.memory.store(CONTROL_PARKED, 0, Site::ParkClear);
     }
 
-    /// The owner has come to the end of a page. If it has not slept in that page, it reads a stream,
-    /// and [polls](crate::core::control#polling).
+    /// Records that the owner has reached the end of a page. If it has not slept in that page, it
+    /// reads a stream and starts to [poll](crate::core::control#polling).
     pub fn page_advanced(&mut self) {
         let sleeps_before = core::mem::replace(&mut self.sleeps_at_turn, self.sleeps);
         if sleeps_before == self.sleeps && self.may_poll && !self.is_polling {
@@ -261,19 +269,19 @@ impl<M: Memory> Control<M> {
         }
     }
 
-    /// The owner never polls, so that its sleeps are never bounded.
+    /// Disables polling, so that no sleep of the owner is ever bounded.
     pub fn never_poll(&mut self) {
         self.may_poll = false;
     }
 
-    /// The owner, awake, says that it polls.
+    /// Announces that the owner is awake and polls.
     pub fn poll(&mut self) {
         self.is_polling = true;
         self.memory.store(CONTROL_PARKED, CONTROL_POLLING, Site::PollingStore);
     }
 
-    /// Comes between everything that was published and [`must_ring`](Doorbell::must_ring). One fence
-    /// serves for many peers.
+    /// Executes the fence between all that was published and [`must_ring`](Doorbell::must_ring).
+    /// One fence serves many peers.
     #[inline]
     pub fn ring_fence(&self) {
         // pairs with ParkFence
@@ -287,7 +295,7 @@ mod tests {
     use crate::core::memory::Region;
 
     #[test]
-    fn a_lying_control_region_is_a_fault() {
+    fn an_invalid_control_region_is_a_fault() {
         let memory = Region::heap(control_len(1));
         assert!(matches!(Control::check(memory.clone(), 0), Err(Fault::Control { .. })));
         let ours = Control::create(memory.clone(), 1);
@@ -314,12 +322,12 @@ mod tests {
         assert!(!doorbell.is_polling(), "it has slept in that page");
         for first in [2, 4] {
             owner.page_advanced();
-            assert!(!doorbell.is_polling(), "that is seen behind the next fence");
+            assert!(!doorbell.is_polling(), "the flag is seen after the next fence");
             assert!(!doorbell.must_ring(), "it is awake");
             assert!(doorbell.is_polling());
             for _ in 0..2 {
                 owner.park();
-                assert!(!doorbell.is_polling(), "the sleep takes the flag back");
+                assert!(!doorbell.is_polling(), "the sleep clears the flag");
                 assert!(doorbell.must_ring());
                 assert_eq!(owner.first_bounded_sleep(), Some(first));
                 owner.unpark();
@@ -331,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sleeper_is_rung_once_for_each_sleep_and_who_is_awake_never() {
+    fn a_process_is_rung_once_per_sleep_and_never_while_awake() {
         let memory = Region::heap(control_len(1));
         let mut owner = Control::create(memory.clone(), 1);
         let mut doorbell = Doorbell::new(Control::check(memory, 0).unwrap());
@@ -343,10 +351,10 @@ mod tests {
             owner.unpark();
             assert!(!doorbell.must_ring());
         }
-        // A polling owner is awake, whatever else stands there.
+        // A polling owner is awake, whatever the other bits say.
         owner.memory().store(CONTROL_PARKED, CONTROL_POLLING | 77, Site::ParkStore);
         assert!(!doorbell.must_ring());
-        // Awake again before anybody has looked.
+        // The owner is awake again before the publisher checks.
         owner.park();
         owner.unpark();
         assert!(!doorbell.must_ring());

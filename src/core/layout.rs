@@ -1,9 +1,10 @@
-//! The bytes of shared memory: page header, message header, control region.
+//! Layout of shared memory: page header, message header, control region.
 //!
-//! All integers are little-endian and of fixed width; all words are 8 bytes at 8-byte offsets.
-//! Nothing here depends on the target. `docs/protocol.md` describes the same bytes in prose.
+//! All integers are little-endian and of fixed width. All words have 8 bytes and stand at offsets
+//! that are multiples of 8. Nothing here depends on the target. `docs/protocol.md` describes the
+//! same bytes in prose.
 //!
-//! A page, written by its sender alone:
+//! A page. Its sender is the only writer.
 //!
 //! ```text
 //!   0        8        16       24       32       40       48              64
@@ -29,8 +30,8 @@
 //!            +-------------+-----------+-----------+------------------+
 //! ```
 //!
-//! In a *lent* message, which a broker alone sends, the payload's place stands where the payload
-//! would, and the payload itself in a page of the client that sent it:
+//! A message *by reference* holds the location of its payload instead of the payload. The payload
+//! itself lies in a page of the client that sent it. Only a broker sends such messages.
 //!
 //! ```text
 //!   +--------+--------+------------------+--------+--------+
@@ -38,13 +39,13 @@
 //!   +--------+--------+------------------+--------+--------+
 //! ```
 //!
-//! A control region, written by its owner alone, each line of 64 bytes on its own:
+//! A control region. Its owner is the only writer. Each entry has a line of 64 bytes to itself.
 //!
 //! ```text
 //!   0     magic, version, number of cursors
 //!   64    parked word
-//!   128   place 0: cursor, taken, member, retired
-//!   192   place 1: cursor, taken, member, retired
+//!   128   entry 0: cursor, consumed, member, retired
+//!   192   entry 1: cursor, consumed, member, retired
 //!   ...
 //! ```
 
@@ -53,9 +54,9 @@ pub const VERSION: u32 = 2;
 
 /// Bytes in one atomic word.
 pub const WORD: usize = 8;
-/// Bytes that one writer's words keep away from another writer's.
+/// Distance in bytes between words of different writers: one cache line.
 pub const LINE: usize = 64;
-/// The unit in which the kernel hands out memory; region lengths are multiples of it.
+/// The least page size of the kernel, in bytes. Region lengths are multiples of it.
 pub const OS_PAGE: usize = 4096;
 
 /// The first word of a page.
@@ -70,16 +71,16 @@ pub const PAGE_ID: usize = 24;
 pub const PAGE_BASE: usize = 32;
 /// Offset of the number of the page's first message.
 pub const PAGE_FIRST: usize = 40;
-/// Length of the page header, and so the offset of the first slot.
+/// Length of the page header in bytes. The first slot begins there.
 pub const PAGE_HEADER: usize = 64;
 
-/// Slots begin at multiples of this many bytes, so that a header never crosses a cache line.
+/// Alignment of slots in bytes. With it a message header never crosses a cache line.
 pub const SLOT_ALIGN: usize = 16;
 /// Offset of the commit word in a slot.
 pub const SLOT_COMMIT: usize = 0;
 /// Offset of the word with tag (low half) and sender (high half) in a slot.
 pub const SLOT_TAG: usize = 8;
-/// Length of a message header. An end-of-page message is one header and nothing else.
+/// Length of a message header. An end-of-page message is one header without a payload.
 pub const SLOT_HEADER: usize = 16;
 /// Length of the optional origin extension: origin broker, origin message id.
 pub const SLOT_EXTENSION: usize = 16;
@@ -90,10 +91,10 @@ pub const KIND_NONE: u8 = 0;
 pub const KIND_MESSAGE: u8 = 1;
 /// Kind of an end-of-page message; its tag word holds the next page's id.
 pub const KIND_EOP: u8 = 2;
-/// Kind of a message whose payload lies in another page.
+/// Kind of a message by reference: its payload lies in another page.
 pub const KIND_REF: u8 = 3;
 
-/// Length of what stands in a lent message for its payload: the page's id, the offset there.
+/// Length of the reference in a message by reference: the page's id and the offset there.
 pub const SLOT_REF: usize = 16;
 
 /// Bit of the protocol flags: an origin extension lies between header and payload.
@@ -103,26 +104,29 @@ pub const FLAG_EXTENDED: u8 = 1;
 pub const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"LLMPctrl");
 /// Offset of the version (low half) and the number of cursors (high half).
 pub const CONTROL_VERSION: usize = 8;
-/// Offset of the parked word. It is the number of the sleep while the owner sleeps, and otherwise
-/// zero or [`CONTROL_POLLING`].
+/// Offset of the parked word:
+///
+/// * the number of the sleep, from 1, while the owner sleeps;
+/// * [`CONTROL_POLLING`] while the owner is awake and polls;
+/// * zero while the owner is awake and does not poll.
 pub const CONTROL_PARKED: usize = LINE;
-/// Flag in the parked word: the owner polls, and publishers need no fence towards it. Its sleeps
-/// are bounded from then on.
+/// Flag in the parked word: the owner polls, and publishers need no fence towards it. The owner's
+/// later sleeps are bounded.
 pub const CONTROL_POLLING: u64 = 1 << 63;
 /// Offset of the first cursor.
 pub const CONTROL_CURSORS: usize = 2 * LINE;
-/// How far behind a cursor its *taken* word stands.
+/// Offset of the *consumed* word, relative to the cursor.
 pub const CONTROL_CONSUMED: usize = WORD;
-/// How far behind a cursor its *member* word stands: the id of the client that has the place, and
-/// zero as soon as nothing waits for that client any more.
+/// Offset of the *member* word, relative to the cursor: the id of the client that owns the entry.
+/// It becomes zero when the sender stops waiting for that client.
 pub const CONTROL_MEMBER: usize = 2 * WORD;
-/// How far behind a cursor its *retired* word stands: pages that begin before it are not written
-/// again.
+/// Offset of the *retired* word, relative to the cursor. Pages that begin before that position are
+/// never written again.
 pub const CONTROL_RETIRED: usize = 3 * WORD;
 
-/// Bytes that a slot takes in a page.
+/// Returns the bytes that a slot takes in a page.
 ///
-/// `None` if the sum does not fit into a `usize`.
+/// Returns `None` if the sum does not fit into a `usize`.
 #[inline]
 pub const fn slot_len(payload_len: usize, extended: bool) -> Option<usize> {
     let head = if extended { SLOT_HEADER + SLOT_EXTENSION } else { SLOT_HEADER };
@@ -132,36 +136,36 @@ pub const fn slot_len(payload_len: usize, extended: bool) -> Option<usize> {
     }
 }
 
-/// Offset of cursor `slot` in a control region.
+/// Returns the offset of cursor `slot` in a control region.
 #[inline]
 pub const fn cursor_offset(slot: usize) -> usize {
     CONTROL_CURSORS + slot * LINE
 }
 
-/// Length of a control region with `cursors` cursors.
+/// Returns the length of a control region with `cursors` cursors, in bytes.
 pub const fn control_len(cursors: usize) -> usize {
     cursor_offset(cursors).next_multiple_of(OS_PAGE)
 }
 
-/// Two 32-bit halves as one word.
+/// Packs two 32-bit halves into one word.
 #[inline]
 pub const fn halves(low: u32, high: u32) -> u64 {
     low as u64 | (high as u64) << 32
 }
 
-/// The low half of a word.
+/// Returns the low half of a word.
 #[inline]
 pub const fn low(word: u64) -> u32 {
     word as u32
 }
 
-/// The high half of a word.
+/// Returns the high half of a word.
 #[inline]
 pub const fn high(word: u64) -> u32 {
     (word >> 32) as u32
 }
 
-/// A commit word. It is never zero, since its kind is not.
+/// Returns a commit word. It is never zero, because no kind that is written is zero.
 #[inline]
 pub const fn commit_word(payload_len: u32, kind: u8, protocol_flags: u8, user_flags: u16) -> u64 {
     halves(payload_len, kind as u32 | (protocol_flags as u32) << 8 | (user_flags as u32) << 16)

@@ -1,8 +1,8 @@
-//! One end of a connection: a chain that it sends, a chain that it receives, or both, and how it
-//! sleeps. What a client is made of, and both ends of a channel.
+//! One end of a connection: a chain that it sends, a chain that it receives, or both, and its
+//! control region. A client has one link. A channel has one at each end.
 //!
-//! An endpoint does no input or output. Its owner moves packets and descriptors, rings the
-//! doorbell when told to, and blocks when [`park`](Link::park) says that it may.
+//! A link does no I/O. Its owner moves packets and descriptors, rings the doorbell when a method
+//! asks for it, and blocks only after [`park`](Link::park) has allowed it.
 
 use crate::core::chain::{ChainReader, ChainWriter, Event, Peek, Refused};
 use crate::core::control::{Control, Doorbell};
@@ -19,23 +19,24 @@ pub struct Link<M> {
     inbound: Option<ChainReader<M>>,
 }
 
-/// The only receiver of an endpoint's own chain.
+/// Id of the only receiver of a link's own chain.
 const PEER: u32 = 0;
 
-/// What an endpoint wants to sleep for.
+/// The events that a link wants to sleep for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interest {
-    /// Something to receive.
+    /// A message can be received.
     pub message: bool,
-    /// Room to send a message that takes so many bytes in a page ([`ChainWriter::room_for`]).
+    /// A message that takes this many bytes in a page ([`ChainWriter::room_for`]) can be sent.
     pub room: Option<usize>,
-    /// The peer has taken everything.
+    /// The peer has consumed everything.
     pub consumed: bool,
 }
 
 impl<M: Memory> Link<M> {
-    /// An endpoint with a control region of its own and its peer's. If it sends, `cursor` is the
-    /// number of its chain's cursor in the peer's region, and is admitted as its only receiver.
+    /// Returns a link with its own control region and its peer's. `outbound` is the chain that it
+    /// sends, with the index of that chain's cursor in the peer's region. The peer is admitted as
+    /// its only receiver.
     pub fn new(
         control: Control<M>,
         peer: Control<M>,
@@ -49,27 +50,27 @@ impl<M: Memory> Link<M> {
         Link { control, doorbell: Doorbell::new(peer), outbound, inbound }
     }
 
-    /// The chain that it sends.
+    /// Returns the chain that this end sends.
     pub fn outbound(&self) -> Option<&ChainWriter<M>> {
         self.outbound.as_ref()
     }
 
-    /// The chain that it sends.
+    /// Returns the chain that this end sends.
     pub fn outbound_mut(&mut self) -> Option<&mut ChainWriter<M>> {
         self.outbound.as_mut()
     }
 
-    /// The chain that it receives.
+    /// Returns the chain that this end receives.
     pub fn inbound(&self) -> Option<&ChainReader<M>> {
         self.inbound.as_ref()
     }
 
-    /// The chain that it receives.
+    /// Returns the chain that this end receives.
     pub fn inbound_mut(&mut self) -> Option<&mut ChainReader<M>> {
         self.inbound.as_mut()
     }
 
-    /// Gives it the chain that it receives.
+    /// Sets the chain that this end receives.
     pub fn receive_from(&mut self, inbound: ChainReader<M>) {
         self.inbound = Some(inbound);
     }
@@ -78,7 +79,7 @@ impl<M: Memory> Link<M> {
     ///
     /// # Errors
     ///
-    /// [`Refused`]; then nothing was written. An endpoint without a chain of its own is full.
+    /// [`Refused`]; then nothing was written. A link without a chain of its own is always full.
     #[inline(always)]
     pub fn send(&mut self, envelope: Envelope, payload: &[u8]) -> Result<bool, Refused> {
         let Some(outbound) = &mut self.outbound else {
@@ -88,13 +89,13 @@ impl<M: Memory> Link<M> {
         Ok(self.must_ring())
     }
 
-    /// Makes visible what was appended. Returns whether the peer must be rung.
+    /// Publishes the appended messages. Returns whether the peer must be rung.
     pub fn publish(&mut self) -> bool {
         self.outbound.as_mut().is_some_and(ChainWriter::publish) && self.must_ring()
     }
 
-    /// Looks for a message. Returns also whether the peer must be rung, since it may be waiting
-    /// for the page that was just given up.
+    /// Polls for a message. Also returns whether the peer must be rung, because it may be waiting
+    /// for the page that was just released.
     ///
     /// # Errors
     ///
@@ -111,26 +112,26 @@ impl<M: Memory> Link<M> {
         Ok((event, ring))
     }
 
-    /// What stands at its place in the chain that it receives, if there is one.
+    /// Returns what the receiving chain has at its position, without advancing.
     #[inline(always)]
     pub(crate) fn peek(&self) -> Option<Peek> {
         self.inbound.as_ref().map(ChainReader::peek)
     }
 
-    /// What a [`peek`](Link::peek) has left open, if it is a lent message that can be taken
-    /// without anything else.
+    /// Returns the message that a [`peek`](Link::peek) left open, if it is a message by reference
+    /// that needs no other step first.
     pub(crate) fn peek_ref(&self, raw: RawHeader) -> Option<Slot> {
         self.inbound.as_ref()?.peek_ref(raw)
     }
 
-    /// Gives up what was received. Returns whether the peer must be rung.
+    /// Releases what was received. Returns whether the peer must be rung.
     pub fn release(&mut self) -> bool {
         self.inbound.as_mut().is_some_and(ChainReader::release) && self.must_ring()
     }
 
-    /// Says that it is about to sleep and looks again. Returns whether it may block until it is rung,
-    /// and whether the peer must be rung before.
-    /// [`first_bounded_sleep`](Link::first_bounded_sleep) says how long it may block.
+    /// Announces a sleep and checks again. Returns whether it may block until it is rung, and
+    /// whether the peer must be rung first. [`first_bounded_sleep`](Link::first_bounded_sleep) says
+    /// how long it may block.
     pub fn park(&mut self, interest: Interest) -> (bool, bool) {
         let has_released = self.inbound.as_mut().is_some_and(ChainReader::release);
         self.control.park();
@@ -157,23 +158,23 @@ impl<M: Memory> Link<M> {
         self.control.never_poll();
     }
 
-    /// The peer could not be rung.
+    /// Records that the peer could not be rung.
     pub fn not_rung(&mut self) {
         self.doorbell.not_rung();
     }
 
-    /// It is awake again.
+    /// Announces that this end is awake.
     pub fn unpark(&self) {
         self.control.unpark();
     }
 
-    /// Whether any of what is interest is there.
+    /// Returns whether any of the events in `interest` has happened.
     pub fn is_ready(&mut self, interest: Interest) -> bool {
         let message =
             interest.message && self.inbound.as_ref().is_some_and(ChainReader::has_message);
         message
             || self.outbound.as_mut().is_some_and(|outbound| {
-                // To look for room may show a liar, and who waits for room has to hear of that.
+                // Checking for room may reveal an invalid cursor; report it to the waiting sender.
                 interest
                     .room
                     .is_some_and(|slot_len| outbound.has_room(slot_len) || outbound.has_fault())
@@ -181,7 +182,7 @@ impl<M: Memory> Link<M> {
             })
     }
 
-    /// After something was published: whether the peer sleeps.
+    /// Returns whether the peer must be rung after a publish.
     #[inline(always)]
     fn must_ring(&mut self) -> bool {
         if self.doorbell.is_polling() {
@@ -191,25 +192,26 @@ impl<M: Memory> Link<M> {
         self.doorbell.must_ring()
     }
 
-    /// What the peer must be told about our pages next, see [`ChainWriter::notice`].
+    /// Returns the next announcement of our pages that the peer must be sent, see
+    /// [`ChainWriter::announcement`].
     pub fn announcement(&self) -> Option<crate::core::chain::Announcement> {
         self.outbound.as_ref()?.announcement(PEER)
     }
 
-    /// The peer has been told.
+    /// Records that the announcement was sent.
     pub fn mark_sent(&mut self) {
         if let Some(outbound) = &mut self.outbound {
             outbound.mark_sent(PEER);
         }
     }
 
-    /// Whether the peer waits for what this end reads, see [`ChainReader::is_whole`].
+    /// Returns whether the peer still waits for this end's cursor, see [`ChainReader::is_whole`].
     #[inline(always)]
     pub fn is_whole(&self) -> bool {
         self.inbound.as_ref().is_none_or(ChainReader::is_whole)
     }
 
-    /// The fault of the peer if its cursor lied.
+    /// Returns the peer's fault if its cursor was invalid.
     pub fn take_fault(&mut self) -> Option<Fault> {
         self.outbound.as_mut()?.take_fault().map(|(_, fault)| fault)
     }
@@ -224,7 +226,7 @@ mod tests {
 
     const MESSAGE: Interest = Interest { message: true, room: None, consumed: false };
 
-    /// A page holds two messages of a word, a chain two pages.
+    /// Returns both ends of a channel. A page holds two messages of one word, a chain two pages.
     fn channel() -> (Link<Region>, Link<Region>) {
         let limits = Limits::new(144, 16, 288).unwrap();
         let control = || Control::create(Region::heap(control_len(1)), 1);
@@ -241,7 +243,7 @@ mod tests {
         (sending, Link::new(theirs, to_us, None, Some(receiver)))
     }
 
-    /// Sends, into a new page if need be, which the other end gets.
+    /// Sends a message, into a new page if necessary, which the other end gets.
     fn send(sending: &mut Link<Region>, receiving: &mut Link<Region>) -> bool {
         match sending.send(Envelope::default(), &[7; 8]) {
             Ok(must_ring) => must_ring,
@@ -258,17 +260,21 @@ mod tests {
 
     fn receive(receiving: &mut Link<Region>) {
         let (Event::Message(slot), false) = receiving.poll().unwrap() else {
-            panic!("a message, and nobody to ring")
+            panic!("expected a message and no ring")
         };
         receiving.inbound_mut().unwrap().advance(&slot);
     }
 
     #[test]
-    fn who_sleeps_is_rung_once_by_what_is_published_and_who_is_awake_never() {
+    fn a_publish_rings_a_sleeping_peer_once_and_an_awake_one_never() {
         let (mut sending, mut receiving) = channel();
         assert!(!send(&mut sending, &mut receiving), "it is awake");
         receive(&mut receiving);
-        assert_eq!(receiving.park(MESSAGE), (true, false), "nobody waits for what it gave up");
+        assert_eq!(
+            receiving.park(MESSAGE),
+            (true, false),
+            "the peer does not wait for the release"
+        );
         assert!(!sending.publish(), "nothing was appended");
         assert!(send(&mut sending, &mut receiving));
         assert!(!send(&mut sending, &mut receiving), "it was rung for this sleep");
@@ -277,16 +283,20 @@ mod tests {
         sending.outbound_mut().unwrap().append(Envelope::default(), &[7; 8]).unwrap();
         assert!(!sending.publish(), "it is awake");
         receive(&mut receiving);
-        assert_eq!(receiving.poll().unwrap(), (Event::PageAdvanced, false), "nobody waits for it");
+        assert_eq!(
+            receiving.poll().unwrap(),
+            (Event::PageAdvanced, false),
+            "the peer does not wait for it"
+        );
         receive(&mut receiving);
         receive(&mut receiving);
         assert_eq!(receiving.park(MESSAGE), (true, false));
         receiving.unpark();
-        assert!(!send(&mut sending, &mut receiving), "it is awake before anybody has looked");
+        assert!(!send(&mut sending, &mut receiving), "it is awake again before the peer checks");
     }
 
     #[test]
-    fn who_sleeps_for_room_is_rung_by_what_is_given_up_and_who_is_awake_never() {
+    fn a_release_rings_a_peer_sleeping_for_room_and_no_awake_one() {
         for sleeps in [false, true] {
             let (mut sending, mut receiving) = channel();
             while sending.is_ready(Interest { room: Some(32), ..Interest::default() }) {
@@ -301,7 +311,7 @@ mod tests {
             assert_eq!(
                 receiving.poll().unwrap(),
                 (Event::PageAdvanced, sleeps),
-                "a page is given up"
+                "a page is released"
             );
             assert!(!receiving.release(), "nothing more was received");
             receive(&mut receiving);
@@ -313,13 +323,13 @@ mod tests {
                     sending.park(Interest { consumed: true, ..Interest::default() }),
                     (true, false)
                 );
-                assert_eq!(receiving.park(MESSAGE), (true, true), "all is taken now");
+                assert_eq!(receiving.park(MESSAGE), (true, true), "all is consumed now");
             }
         }
     }
 
     #[test]
-    fn a_cursor_that_lies_is_the_peers_fault() {
+    fn an_invalid_cursor_is_the_peers_fault() {
         use crate::core::order::Site;
         let (mut sending, mut receiving) = channel();
         send(&mut sending, &mut receiving);
@@ -331,7 +341,7 @@ mod tests {
             sending.is_ready(Interest { room: Some(4096), ..Interest::default() }),
             "there is a fault"
         );
-        // What it has lent others may still read.
+        // Receivers may still read messages that were forwarded by reference.
         send(&mut sending, &mut receiving);
         let full = Err(Refused::Blocked(crate::core::chain::Blocked::Full));
         assert_eq!(sending.send(Envelope::default(), &[7; 8]), full);

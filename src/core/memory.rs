@@ -1,21 +1,22 @@
-//! The only door to shared memory.
+//! Access to shared memory. The protocol uses no other.
 //!
 //! The protocol is generic over [`Memory`], one region that one process writes and others read.
-//! Production maps it ([`Region`]), the models give it loom's or shuttle's atomics, the tests
-//! and fuzzers wrap it to let it lie, tear or stop.
+//! Production maps it ([`Region`]). The models back it with loom's or shuttle's atomics. Tests and
+//! fuzzers wrap it to forge words, to tear copies or to stop a process.
 //!
-//! Three kinds of access, after who may touch the place at that moment:
+//! A region offers three kinds of access. They differ in which processes may access the location at
+//! the same time.
 //!
-//! * **atomic words** ([`load`](Memory::load), [`store`](Memory::store)): writer and readers meet
-//!   here, each access being a named [`Site`];
+//! * **atomic words** ([`load`](Memory::load), [`store`](Memory::store)): writer and readers access
+//!   these concurrently. Each access is a named [`Site`].
 //! * **words** ([`read_words`](Memory::read_words), [`write_words`](Memory::write_words)): the
-//!   headers, which the protocol orders by an atomic word next to them;
+//!   headers. The protocol orders them by an atomic word next to them.
 //! * **bytes** ([`read_bytes`](Memory::read_bytes), [`write_bytes`](Memory::write_bytes)): the
-//!   payload, ordered the same way.
+//!   payload. The protocol orders it in the same way.
 //!
-//! The last two are plain accesses to a model, which fails when they race. In production they
-//! must stay harmless even if a hostile peer makes them race, so they are relaxed atomic words
-//! and a copy that the compiler can't see through.
+//! For a model the last two are plain accesses, and it fails when they race. In production they
+//! must stay harmless even if a hostile peer makes them race. So they are relaxed atomic words and
+//! a copy that the compiler can't see through.
 
 mod heap;
 mod part;
@@ -33,46 +34,48 @@ use crate::core::order::Site;
 ///
 /// # Panics
 ///
-/// Every method panics when it is asked to reach outside the region or at a misaligned offset.
-/// The protocol checks what a peer alleges before it uses it, so that this would be a mistake of
-/// ours; it is checked all the same, as everything `unsafe` rests on it.
+/// Every method panics on an access outside the region or at a misaligned offset. The protocol
+/// validates a peer's values before it uses them, so such a panic is a bug in this crate. The check
+/// stays, because all `unsafe` code relies on it.
 #[allow(clippy::missing_panics_doc, reason = "said above, once for all methods")]
 pub trait Memory: Clone {
-    /// Length of the region in bytes, a multiple of 8.
+    /// Returns the length of the region in bytes, a multiple of 8.
     fn region_len(&self) -> usize;
 
-    /// What [`part`](Memory::part) returns: an [`Offset`], if there is nothing better.
+    /// The type that [`part`](Memory::part) returns. [`Offset`] fits any memory.
     type Part<'a>: Part
     where
         Self: 'a;
 
-    /// The `len` bytes at `at`, both multiples of 8, for several accesses.
+    /// Returns the `len` bytes at `at`, both multiples of 8, for several accesses.
     fn part(&self, at: usize, len: usize, intent: Intent) -> Self::Part<'_>;
 
     /// Loads an atomic word.
     fn load(&self, at: usize, site: Site) -> u64;
 
-    /// Stores an atomic word. Only the region's owner may.
+    /// Stores an atomic word. Only the region's owner may call this.
     fn store(&self, at: usize, value: u64, site: Site);
 
-    /// A fence of the calling thread; it belongs to no place in the region.
+    /// Executes a fence in the calling thread. It applies to no particular region.
     fn fence(&self, site: Site);
 
-    /// Has the processor fetch the cache line at `at`, in the region or behind it: a hint, and no
+    /// Prefetches the cache line at `at`, in the region or beyond its end. This is a hint and no
     /// access.
     fn prefetch(&self, _at: usize) {}
 
-    /// Reads `N` words that nobody writes now.
+    /// Reads `N` words. No other process or thread may write them meanwhile.
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N];
 
-    /// Writes `N` words that nobody else touches now.
+    /// Writes `N` words. No other process or thread may access them meanwhile.
     fn write_words<const N: usize>(&self, at: usize, words: [u64; N]);
 
-    /// Copies bytes out that nobody writes now. `at` is a multiple of 8.
+    /// Copies bytes out of the region. No other process or thread may write them meanwhile. `at` is
+    /// a multiple of 8.
     fn read_bytes(&self, at: usize, into: &mut [u8]);
 
-    /// Copies bytes in that nobody else touches now. `at` is a multiple of 8, and the bytes up to
-    /// the next multiple of 8 behind them are the caller's too: they may be zeroed.
+    /// Copies bytes into the region. No other process or thread may access them meanwhile. `at` is
+    /// a multiple of 8. The caller also owns the bytes up to the next multiple of 8 after them,
+    /// which may be zeroed.
     fn write_bytes(&self, at: usize, from: &[u8]);
 
     /// Copies `len` bytes from another region. Both offsets are multiples of 8.

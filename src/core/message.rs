@@ -1,12 +1,13 @@
-//! A message: what a peer alleges, what was checked, what the caller gets.
+//! Message types: a raw header, a validated slot, a received message.
 //!
-//! A receiver loads a slot's two header words once, into an [`Alleged`]. Only its
-//! [`check`](Alleged::check) makes a [`Slot`] of it, and payload can only be had of a slot.
+//! A receiver loads a slot's two header words once, into a [`RawHeader`]. Only
+//! [`validate`](RawHeader::validate) turns it into a [`Slot`]. A payload can be read only through a
+//! slot.
 
 use crate::core::fault::Fault;
 use crate::core::layout::*;
 
-/// What an application uses to tell its kinds of messages apart.
+/// Distinguishes an application's kinds of messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(pub u32);
 
@@ -16,11 +17,12 @@ impl From<u32> for Tag {
     }
 }
 
-/// Sixteen bits of the application's own, carried along unchanged.
+/// Sixteen bits for the application. The library carries them unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Flags(pub u16);
 
-/// A client of a bus. Ids are given by the broker, begin at 1 and are never used again.
+/// A client of a bus. The broker assigns ids from 1 on and never reuses the id of a client that has
+/// joined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientId(pub u32);
 
@@ -30,69 +32,69 @@ impl core::fmt::Display for ClientId {
     }
 }
 
-/// Where a message first entered a bus: for messages that came over a bridge or that were offered
-/// to a second broker.
+/// Where a message first entered a bus. Messages that cross a bridge, or that are offered to a
+/// second broker, carry it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
-    /// The broker's id.
+    /// The id of that broker.
     pub broker: u64,
-    /// The message's id there.
+    /// The message's number there.
     pub id: u64,
 }
 
 /// A received message.
 ///
-/// The payload is a copy, unless the peers' honesty was promised
-/// ([`TrustPeers`](crate::core::memory::TrustPeers)): then it lies in the sender's page.
+/// The payload is a copy. With [`TrustPeers`](crate::core::memory::TrustPeers) it lies in the sender's
+/// page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
     /// The application's kind of message.
     pub tag: Tag,
-    /// The application's own bits.
+    /// The application's bits.
     pub flags: Flags,
-    /// Who sent it. On a bus the broker vouches for that.
+    /// The sending client. On a bus the broker sets it.
     pub sender: ClientId,
-    /// The number of the message in the chain it was received from: on a bus, its place in the
-    /// one order that all clients see.
+    /// Number of the message in the chain that it was received from. On a bus this is its position
+    /// in the one order that all clients see.
     pub id: u64,
-    /// Where it first entered a bus, if it was marked with that.
+    /// Where the message first entered a bus, if it carries that.
     pub origin: Option<Origin>,
-    /// The content.
+    /// The payload.
     pub payload: &'a [u8],
 }
 
-/// What a message says beside its payload, when it is sent.
+/// The header fields of a message to send.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Envelope {
     /// The application's kind of message.
     pub tag: Tag,
-    /// The application's own bits.
+    /// The application's bits.
     pub flags: Flags,
-    /// Who sends it. A broker replaces what a client says here by what it knows.
+    /// The sending client. A broker overwrites this field with the client's real id.
     pub sender: ClientId,
-    /// Where it first entered a bus.
+    /// Where the message first entered a bus.
     pub origin: Option<Origin>,
 }
 
 impl Envelope {
-    /// An envelope with this tag and nothing else.
+    /// Returns an envelope with this tag and default values.
     pub fn tagged(tag: impl Into<Tag>) -> Self {
         Envelope { tag: tag.into(), ..Envelope::default() }
     }
 
-    /// The commit word of a message with this envelope.
+    /// Returns the commit word of a message with this envelope.
     pub(crate) fn commit_word(&self, payload_len: u32, kind: u8) -> u64 {
         let protocol_flags = if self.origin.is_some() { FLAG_EXTENDED } else { 0 };
         commit_word(payload_len, kind, protocol_flags, self.flags.0)
     }
 
-    /// The word with tag and sender.
+    /// Returns the word with tag and sender.
     pub(crate) fn tag_word(&self) -> u64 {
         halves(self.tag.0, self.sender.0)
     }
 }
 
-/// A slot's header as it stands in shared memory. Nothing in it is believed.
+/// A slot's header as read from shared memory. No field of it is validated.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RawHeader {
     /// The commit word, not zero.
@@ -101,27 +103,27 @@ pub(crate) struct RawHeader {
     pub tag: u64,
 }
 
-/// Where an allegation was found, and what could be true there.
+/// Where a raw header was read, and the bounds that apply there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SlotContext {
     pub page: u32,
     pub page_len: usize,
     pub at: usize,
     pub max_message_len: usize,
-    /// Whether messages may be lent there.
-    pub lends: bool,
+    /// Whether messages by reference are valid there.
+    pub allows_refs: bool,
 }
 
-/// A checked message: it lies inside its page, and its end-of-page message would, too.
+/// A validated message. It lies inside its page with room for an end-of-page message after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// Offset of the slot.
+    /// Offset of the slot in its page, in bytes.
     pub(crate) at: usize,
-    /// Offset of the slot behind it.
+    /// Offset of the next slot in its page, in bytes.
     pub(crate) end: usize,
-    /// Offset of the payload, in the page that is lent if it is.
+    /// Offset of the payload in bytes: in the slot's page, or in the referenced page if `is_ref`.
     pub(crate) payload_at: usize,
-    /// The header, of which everything that can lie was checked.
+    /// The header. All its protocol fields are validated.
     commit: u64,
     tag: u64,
     /// Whether an origin extension lies between header and payload.
@@ -131,31 +133,31 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Length of the payload in bytes.
+    /// Returns the length of the payload in bytes.
     #[inline(always)]
     pub fn payload_len(&self) -> usize {
         low(self.commit) as usize
     }
 
-    /// Whether its payload lies in another page.
+    /// Returns whether the payload lies in another page.
     #[inline(always)]
     pub(crate) fn is_ref(&self) -> bool {
         self.is_ref
     }
 
-    /// Who sent it, as it says.
+    /// Returns the sender that the header names.
     #[inline(always)]
     pub(crate) fn sender(&self) -> ClientId {
         ClientId(high(self.tag))
     }
 
-    /// Whether an origin extension lies between header and payload.
+    /// Returns whether an origin extension lies between header and payload.
     #[inline(always)]
     pub(crate) fn is_extended(&self) -> bool {
         self.is_extended
     }
 
-    /// The envelope without its origin, which is read apart.
+    /// Returns the envelope without its origin, which is read separately.
     #[inline(always)]
     pub(crate) fn envelope(&self) -> Envelope {
         Envelope {
@@ -167,7 +169,7 @@ impl Slot {
     }
 }
 
-/// Where a lent message says that its payload lies.
+/// The location of the payload that a message by reference names.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RefMessage {
     pub page: u32,
@@ -175,7 +177,8 @@ pub(crate) struct RefMessage {
 }
 
 impl RefMessage {
-    /// The two words of a lent message in page `page`, read once. Nothing in them is believed.
+    /// Parses the two words of a message by reference in page `page`, read once. The location is
+    /// not validated yet.
     pub fn raw([ids, offset]: [u64; 2], page: u32, at: usize) -> Result<Self, Fault> {
         if high(ids) != 0 {
             return Err(Fault::Reserved { page, at, found: ids });
@@ -185,7 +188,8 @@ impl RefMessage {
 }
 
 impl Slot {
-    /// The lent message with its payload, in a page of `page_len` bytes.
+    /// Returns the message with the location of its payload, which lies in a page of `page_len`
+    /// bytes.
     pub(crate) fn resolve(self, reference: RefMessage, page_len: usize) -> Result<Slot, Fault> {
         let RefMessage { page, offset } = reference;
         let at = usize::try_from(offset).ok().filter(|at| at.is_multiple_of(SLOT_ALIGN));
@@ -198,11 +202,12 @@ impl Slot {
     }
 }
 
-/// What a header turned out to be.
+/// A validated header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Header {
     Message(Slot),
-    /// A message whose payload's place is still to be [checked](Slot::borrow).
+    /// A message by reference. The location of its payload is still to be
+    /// [resolved](Slot::resolve).
     Ref(Slot),
     EndOfPage {
         next: u32,
@@ -210,21 +215,21 @@ pub(crate) enum Header {
 }
 
 impl RawHeader {
-    /// Whether it alleges a message without an extension, whose payload follows.
+    /// Returns whether this is a message without an extension and with its payload in the slot.
     #[inline(always)]
     pub fn is_plain(self) -> bool {
         high(self.commit) as u16 == u16::from(KIND_MESSAGE)
     }
 
-    /// Checks every field against the place.
+    /// Validates every field against the context.
     #[inline(always)]
     pub fn validate(self, context: SlotContext) -> Result<Header, Fault> {
-        let SlotContext { page, at, lends, .. } = context;
+        let SlotContext { page, at, allows_refs, .. } = context;
         match high(self.commit) as u8 {
             KIND_MESSAGE => {
                 self.message(context, low(self.commit) as usize, false).map(Header::Message)
             }
-            KIND_REF if lends => self.message(context, SLOT_REF, true).map(Header::Ref),
+            KIND_REF if allows_refs => self.message(context, SLOT_REF, true).map(Header::Ref),
             KIND_EOP => {
                 if self.commit != commit_word(0, KIND_EOP, 0, 0) {
                     return Err(Fault::Reserved { page, at, found: self.commit });
@@ -238,7 +243,7 @@ impl RawHeader {
         }
     }
 
-    /// A message with `len` bytes behind its header.
+    /// Validates a message with `len` bytes after its header.
     #[inline(always)]
     fn message(self, context: SlotContext, len: usize, is_ref: bool) -> Result<Slot, Fault> {
         let SlotContext { page, page_len, at, max_message_len, .. } = context;
@@ -248,7 +253,7 @@ impl RawHeader {
         }
         let is_extended = protocol_flags & FLAG_EXTENDED != 0;
         let head = if is_extended { SLOT_HEADER + SLOT_EXTENSION } else { SLOT_HEADER };
-        // Behind every message there is room for the end-of-page message.
+        // After every message there is room for the end-of-page message.
         let end = slot_len(len, is_extended).and_then(|len| (at + SLOT_HEADER).checked_add(len));
         match end {
             Some(end) if end <= page_len && low(self.commit) as usize <= max_message_len => {
@@ -270,14 +275,14 @@ mod tests {
     use super::*;
 
     const PLACE: SlotContext =
-        SlotContext { page: 3, page_len: 256, at: 64, max_message_len: 100, lends: false };
+        SlotContext { page: 3, page_len: 256, at: 64, max_message_len: 100, allows_refs: false };
 
     fn validate(commit: u64, tag: u64) -> Result<Header, Fault> {
         RawHeader { commit, tag }.validate(PLACE)
     }
 
     #[test]
-    fn an_honest_header_comes_back_as_it_was_written() {
+    fn a_valid_header_round_trips() {
         let origin = Some(Origin { broker: 1, id: 2 });
         let envelope = Envelope { tag: Tag(7), flags: Flags(0xbeef), sender: ClientId(9), origin };
         let commit = envelope.commit_word(100, KIND_MESSAGE);
@@ -292,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn every_lie_in_a_header_is_a_fault_that_names_it() {
+    fn every_invalid_header_field_is_a_fault_that_names_it() {
         let at = 64;
         for kind in (0..=255).filter(|k| ![KIND_MESSAGE, KIND_EOP].contains(k)) {
             let found = validate(commit_word(1, kind, 0, 0), 0);
@@ -313,12 +318,12 @@ mod tests {
     }
 
     #[test]
-    fn every_lie_of_a_lent_message_is_a_fault_that_names_it() {
+    fn every_invalid_reference_is_a_fault_that_names_it() {
         let commit = commit_word(100, KIND_REF, 0, 0);
         assert_eq!(validate(commit, 0), Err(Fault::Kind { page: 3, at: 64, found: KIND_REF }));
-        let lends = SlotContext { lends: true, ..PLACE };
-        let Ok(Header::Ref(slot)) = (RawHeader { commit, tag: 0 }).validate(lends) else {
-            panic!("not lent")
+        let context = SlotContext { allows_refs: true, ..PLACE };
+        let Ok(Header::Ref(slot)) = (RawHeader { commit, tag: 0 }).validate(context) else {
+            panic!("no reference")
         };
         assert_eq!(slot.end, 64 + SLOT_HEADER + SLOT_REF);
         let resolve = |offset| slot.resolve(RefMessage { page: 5, offset }, 256);
@@ -334,13 +339,13 @@ mod tests {
         let found = 5 | 1 << 32;
         let reserved = RefMessage::raw([found, 64], 3, 64).unwrap_err();
         assert_eq!(reserved, Fault::Reserved { page: 3, at: 64, found });
-        let full = SlotContext { at: 256 - SLOT_HEADER - SLOT_REF, ..lends };
+        let full = SlotContext { at: 256 - SLOT_HEADER - SLOT_REF, ..context };
         let room = (RawHeader { commit, tag: 0 }).validate(full);
         assert!(matches!(room, Err(Fault::Length { .. })), "no room for the end of the page");
     }
 
     #[test]
-    fn the_longest_message_that_fits_leaves_room_for_the_end_of_page() {
+    fn the_longest_message_leaves_room_for_the_end_of_page() {
         let context = SlotContext { max_message_len: 1000, ..PLACE };
         let longest = 256 - 64 - 2 * SLOT_HEADER as u32;
         let check = |len| {

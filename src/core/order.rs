@@ -1,15 +1,15 @@
 //! Every atomic access of the protocol by name, with its ordering, its partner, and the weaker
 //! orderings that a model must catch.
 //!
-//! A [`Site`] is a place in the algorithm, not a line of code. Production code folds a site into
-//! its constant; the loom memory looks it up in a table that belongs to one run (see
-//! [`Orders`]), so that one test binary can weaken each site in turn and watch the models fail.
+//! A [`Site`] is a place in the algorithm. Several lines of code may share one. Production code
+//! folds a site into its constant. The loom memory looks it up in a table that belongs to one run
+//! (see [`Orders`]). So one test binary weakens each site in turn, and the models must fail.
 
 use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
 
-/// What kind of access a site is.
+/// Kind of a site's access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// An atomic load of one word.
@@ -27,31 +27,32 @@ macro_rules! sites {
         pub enum Site { $($(#[$doc])* $name,)* }
 
         impl Site {
-            /// Every site there is.
+            /// All sites.
             pub const ALL: &[Site] = &[$(Site::$name,)*];
 
-            /// What the site is called.
+            /// Returns the name of the site.
             pub const fn name(self) -> &'static str {
                 match self { $(Site::$name => stringify!($name),)* }
             }
 
-            /// The ordering of this site in production.
+            /// Returns the ordering of this site in production.
             #[inline(always)]
             pub const fn ordering(self) -> Ordering {
                 match self { $(Site::$name => $ordering,)* }
             }
 
-            /// Load, store or fence.
+            /// Returns whether the site is a load, a store or a fence.
             pub const fn access(self) -> Kind {
                 match self { $(Site::$name => Kind::$access,)* }
             }
 
-            /// The site or sites that this one pairs with; for a `Relaxed` one, why that is enough.
+            /// Returns the site that this one pairs with. For a `Relaxed` site, returns why that is
+            /// enough.
             pub const fn partner(self) -> &'static str {
                 match self { $(Site::$name => $partner,)* }
             }
 
-            /// The weaker orderings that exist. A fence weakened to `Relaxed` is no fence at all.
+            /// Returns the weaker orderings that exist. Weakening a fence to `Relaxed` removes it.
             pub const fn weaker(self) -> &'static [Ordering] {
                 match self { $(Site::$name => &[$($weaker),*],)* }
             }
@@ -60,71 +61,76 @@ macro_rules! sites {
 }
 
 sites! {
-    /// The sender makes a message, or a run of messages, visible: everything it wrote before is
-    /// visible to whoever reads this word.
+    /// The sender publishes a message or a pending batch. All earlier writes are visible to a
+    /// receiver that reads this word.
     CommitPublish: Store Release, pairs "CommitRead", weaker [Relaxed];
-    /// The receiver looks at the commit word at its position.
+    /// The receiver loads the commit word at its position.
     CommitRead: Load Acquire, pairs "CommitPublish", weaker [Relaxed];
-    /// The sender zeroes the commit word of the slot behind the one it is about to publish.
+    /// The sender zeroes the commit word of the slot after the one that it is about to publish.
     CommitClear: Store Relaxed, pairs "ordered by the CommitPublish that follows it", weaker [];
-    /// The sender zeroes the first commit word of a page that it puts to use.
-    PageClear: Store Relaxed, pairs "ordered by the CommitPublish of the run that names the page", weaker [];
-    /// The sender commits a message inside a run whose first commit word it still holds back.
-    CommitFill: Store Relaxed, pairs "ordered by the CommitPublish of the run's first message", weaker [];
-    /// The receiver gives up everything before a position ("leave").
+    /// The sender zeroes the first commit word of a page that it begins to use.
+    PageClear: Store Relaxed, pairs "ordered by the CommitPublish of the batch that names the page", weaker [];
+    /// The sender commits a message inside a pending batch, whose first commit word it has not
+    /// stored yet.
+    CommitFill: Store Relaxed, pairs "ordered by the CommitPublish of the batch's first message", weaker [];
+    /// The receiver releases everything before a position.
     CursorPublish: Store Release, pairs "CursorRead", weaker [Relaxed];
-    /// The sender looks how far a receiver is before it writes a page again ("reuse").
+    /// The sender loads a receiver's cursor before it writes a page again ("reuse").
     CursorRead: Load Acquire, pairs "CursorPublish", weaker [Relaxed];
-    /// The receiver says up to where it has taken what it can't give up yet, as it has lent it.
+    /// The receiver publishes its consumed position, which is beyond its cursor while it forwards
+    /// by reference.
     ConsumedPublish: Store Release, pairs "ConsumedRead", weaker [Relaxed];
-    /// The sender looks how far a receiver that lends has taken.
+    /// The sender loads the consumed position of a receiver that forwards by reference.
     ConsumedRead: Load Acquire, pairs "ConsumedPublish", weaker [Relaxed];
-    /// A broker says which client has a place, and that nothing waits for that client any more.
+    /// A broker stores the client that owns an entry, or zero when it stops waiting for that
+    /// client.
     MemberStore: Store Relaxed, pairs "ordered by the ReuseFence, or the CursorPublish, that follows it", weaker [];
-    /// A receiver that has copied a payload, or a sender that has read a cursor, looks whether the
-    /// place is still its own.
+    /// A receiver that has copied a payload, or a sender that has read a cursor, checks that the
+    /// entry is still its own.
     MemberRead: Load Relaxed, pairs "ordered by the CopyFence, or the CursorRead, before it", weaker [];
-    /// Between taking a used page, as every receiver that counts has left it, and writing it again.
+    /// The sender has taken a used page, which every counted receiver has left, and is about to
+    /// write it.
     ReuseFence: Fence Release, pairs "CopyFence", weaker [Relaxed];
-    /// Between copying a payload and looking whether the page could have been written meanwhile.
+    /// The receiver has copied a payload and is about to check whether the page could have been
+    /// written meanwhile.
     CopyFence: Fence Acquire, pairs "ReuseFence", weaker [Relaxed];
-    /// A broker says which pages of a client may still be read in place, by a receiver for which
-    /// nothing waits any more.
+    /// A broker stores which pages of a client a removed receiver may still read in place.
     RetiredPublish: Store Relaxed, pairs "ordered by the CursorPublish that follows it", weaker [];
-    /// A sender looks which pages it must not write again.
+    /// A sender loads which pages it must not write again.
     RetiredRead: Load Relaxed, pairs "ordered by the CursorRead before it", weaker [];
-    /// The sleeper announces that it is about to sleep.
+    /// The owner of a control region announces that it is about to sleep.
     ParkStore: Store Relaxed, pairs "ordered by the ParkFence that follows it", weaker [];
-    /// Between announcing sleep and looking again.
+    /// The owner has announced its sleep and is about to check again.
     ParkFence: Fence SeqCst, pairs "RingFence", weaker [AcqRel, Release, Acquire, Relaxed];
-    /// The sleeper is awake again.
-    ParkClear: Store Relaxed, pairs "a ring too many is harmless, and whoever wakes looks at everything", weaker [];
-    /// The owner, awake, says that it polls.
-    PollingStore: Store Relaxed, pairs "a publisher that reads the older word makes a fence too many", weaker [];
-    /// Between publishing (a commit or a cursor) and looking whether the other side sleeps.
+    /// The owner is awake again.
+    ParkClear: Store Relaxed, pairs "a spurious ring is harmless, and a woken process checks everything", weaker [];
+    /// The owner is awake and announces that it polls.
+    PollingStore: Store Relaxed, pairs "a publisher that reads the older word makes a superfluous fence", weaker [];
+    /// The publisher has stored a commit word or a cursor and is about to check whether the peer
+    /// sleeps.
     RingFence: Fence SeqCst, pairs "ParkFence", weaker [AcqRel, Release, Acquire, Relaxed];
-    /// Does the other side poll?
+    /// The publisher checks whether the peer polls.
     PollingRead: Load Relaxed, pairs "a sleeper that has polled bounds its sleeps", weaker [];
-    /// Does the other side sleep?
+    /// The publisher checks whether the peer sleeps.
     RingRead: Load Relaxed, pairs "ordered by the RingFence before it", weaker [];
 }
 
-/// The orderings of one run: production's, except for the sites that were weakened.
+/// The orderings of one run: production's, with weakened sites replaced.
 #[derive(Clone, Debug)]
 pub struct Orders(Vec<(Site, Ordering)>);
 
 impl Orders {
-    /// Production's orderings.
+    /// Returns production's orderings.
     pub fn production() -> Self {
         Orders(Vec::new())
     }
 
-    /// Production's orderings with one site replaced.
+    /// Returns production's orderings with one site replaced.
     pub fn weakened(site: Site, ordering: Ordering) -> Self {
         Orders(vec![(site, ordering)])
     }
 
-    /// The ordering of `site` in this run.
+    /// Returns the ordering of `site` in this run.
     pub fn of(&self, site: Site) -> Ordering {
         self.0.iter().find(|(s, _)| *s == site).map_or(site.ordering(), |(_, o)| *o)
     }
@@ -135,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_edge_that_is_stronger_than_relaxed_has_a_partner_that_exists() {
+    fn every_edge_stronger_than_relaxed_has_an_existing_partner() {
         for site in Site::ALL.iter().filter(|site| site.ordering() != Relaxed) {
             let partner = Site::ALL.iter().find(|s| format!("{s:?}") == site.partner());
             let partner = partner.unwrap_or_else(|| panic!("{site:?} has no partner"));

@@ -1,8 +1,8 @@
-//! What is said on the control socket, byte by byte.
+//! Packets of the control socket, byte by byte.
 //!
 //! Each packet is one `SOCK_SEQPACKET` datagram. A ring is the single byte 1. Every other packet
-//! begins with its kind, three zero bytes and the fields below, and carries exactly as many
-//! descriptors as its kind says.
+//! begins with its kind and three zero bytes, followed by its fields. It carries exactly as many
+//! descriptors as its kind requires.
 //!
 //! ```text
 //!   client                                 broker (or the receiving end of a channel)
@@ -28,38 +28,38 @@ use crate::core::limits::{Limits, LimitsError};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// The longest packet in bytes.
+/// Length of the longest packet in bytes.
 pub const MAX_PACKET: usize = 64;
 
 /// The first word of a `Hello`.
 pub const HELLO_MAGIC: u64 = u64::from_le_bytes(*b"LLMPsock");
 
-/// What a client wants to do, as bits.
+/// The roles that a client asks for, as bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roles(pub u32);
 
 impl Roles {
-    /// It has a chain of its own.
+    /// The client has a chain of its own.
     pub const SEND: Roles = Roles(1);
-    /// It reads the broadcast chain.
+    /// The client reads the broadcast chain.
     pub const RECEIVE: Roles = Roles(2);
-    /// It wants to hear how many clients receive.
+    /// The client is sent the receiver count.
     pub const TRACK: Roles = Roles(4);
-    /// It reads payloads where they lie, and does not copy them.
+    /// The client reads payloads in place instead of copying them.
     pub const IN_PLACE: Roles = Roles(8);
 
-    /// Whether all of `roles` are among these.
+    /// Returns whether these contain all of `roles`.
     pub fn has(self, roles: Roles) -> bool {
         self.0 & roles.0 == roles.0
     }
 
-    /// These roles but for those.
+    /// Returns these roles without `roles`.
     #[must_use]
     pub fn without(self, roles: Roles) -> Roles {
         Roles(self.0 & !roles.0)
     }
 
-    /// These roles and those.
+    /// Returns the union of these roles and `roles`.
     #[must_use]
     pub fn and(self, roles: Roles) -> Roles {
         Roles(self.0 | roles.0)
@@ -70,34 +70,34 @@ impl Roles {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// Another version of the protocol.
+    /// The other side speaks another version of the protocol.
     #[error("the bus speaks version {broker} of the protocol, this program version {ours}; use the same release of llmp on both sides", ours = crate::core::layout::VERSION)]
     Version {
-        /// The version that the other side speaks.
+        /// The version of the other side.
         broker: u32,
     },
-    /// Another user.
+    /// The process belongs to another user.
     #[error(
         "the bus belongs to another user and does not admit this one; start its broker with --access, or run as that user"
     )]
     User,
-    /// No more clients are admitted.
+    /// The bus is full.
     #[error(
         "the bus has as many clients as it admits; start its broker with a higher --max-clients"
     )]
     Crowded,
-    /// The roles asked for are not to be had here.
+    /// The requested roles are not available here.
     #[error("these roles are not offered here: a channel accepts senders only")]
     Roles,
-    /// Too many pages are kept for clients that read payloads in place and whose connections have ended.
+    /// Clients that read in place and have disconnected still hold too many pages.
     #[error(
         "the bus keeps as many pages as it may for clients that borrowed payloads and were disconnected; connect without `borrow_payloads`, or end the processes that were disconnected"
     )]
     InPlace,
-    /// All ids of clients are used up.
+    /// All client ids are used up.
     #[error("the bus has given all ids that there are for clients; restart its broker")]
     NoIds,
-    /// This user's clients have joined so often that ids would not last.
+    /// This user's clients join so often that the ids would run out.
     #[error(
         "this user's programs have connected so often that the bus admits 32 of them a second; keep connections open instead of making new ones, or restart the broker"
     )]
@@ -107,35 +107,35 @@ pub enum Refusal {
     Other(u32),
 }
 
-/// Why a connection ends in order.
+/// Why the other side ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ByeReason {
-    /// The broker, or the receiving end, ends.
+    /// The broker or the receiving end shuts down.
     Closed,
-    /// We have done something that can't be; the broker's log says what.
+    /// The other side found a fault of ours. The broker's log names it.
     Fault,
     /// A code that this version does not know.
     Other(u32),
 }
 
-/// The limits of a chain as a peer alleges them, in bytes.
+/// The limits of a chain as a peer sent them, in bytes. They are not validated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawLimits {
-    /// Length of a page.
+    /// Length of a page in bytes.
     pub page_len: u64,
-    /// Length of the longest payload.
+    /// Length of the longest payload in bytes.
     pub max_message_len: u64,
-    /// Shared memory of the chain.
+    /// Shared memory of the chain in bytes.
     pub budget: u64,
 }
 
 impl RawLimits {
-    /// Checks that they fit together.
+    /// Validates the limits.
     ///
     /// # Errors
     ///
-    /// If they don't.
+    /// If a value is out of bounds or the values do not fit together.
     pub fn check(&self) -> Result<Limits, LimitsError> {
         let len = |len: u64| usize::try_from(len).unwrap_or(usize::MAX);
         Limits::new(len(self.page_len), len(self.max_message_len), len(self.budget))
@@ -156,82 +156,82 @@ impl From<&Limits> for RawLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each variant names its fields; docs/protocol.md has their bytes")]
 pub enum Packet {
-    /// Wake up. There is something to read, or room to write.
+    /// Wake-up: there is something to read, or room to write.
     Ring,
-    /// A client introduces itself.
+    /// The client's greeting.
     Hello { version: u32, roles: Roles },
-    /// It may come in. With the descriptor of the control region that has its cursor.
+    /// The client is accepted. Carries the descriptor of the control region that has its cursor.
     Welcome { version: u32, client: u32, cursor: u32, broker: u64, limits: RawLimits },
-    /// It may not.
+    /// The client is refused.
     Refused(Refusal),
-    /// The client is ready. With the descriptor of its control region.
+    /// The client is ready. Carries the descriptor of its control region.
     Join,
-    /// A page of the sender's chain, with its descriptor.
+    /// A page of the sender's chain. Carries its descriptor.
     Page { id: u32 },
-    /// A page that will not be named again.
+    /// The sender will not name this page again.
     Forget { id: u32 },
-    /// The client is admitted, and its first message will be this one.
+    /// The client is admitted. Its first message will be this one.
     Start(Start),
-    /// The connection ends.
+    /// The sender of this packet ends the connection.
     Bye(ByeReason),
-    /// So many clients receive now.
+    /// The number of clients that receive now.
     ReceiverCount { receivers: u32 },
-    /// This receiver has held up the bus for `millis`. Its process is 0 if it is unknown.
+    /// This receiver has blocked the bus for `millis`. `process` is 0 if it is unknown.
     HeldUp { client: u32, process: u32, millis: u64 },
-    /// The descriptor of this page was lost in the receiver's process: it asks for another one.
+    /// The descriptor of this page was lost in the receiving process, which asks for another one.
     Again { id: u32 },
 }
 
-/// Why a packet is not understood.
+/// Why a packet is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
-    /// A packet without a byte, or of a kind that does not exist.
+    /// An empty packet, or one of an unknown kind.
     #[error("unknown packet kind {0}")]
     Kind(u8),
-    /// A packet that is longer or shorter than its kind.
+    /// A packet with a length that its kind does not have.
     #[error("packet kind {kind}: {found} bytes instead of {expected}")]
     Length {
-        /// Its kind.
+        /// The packet's kind.
         kind: u8,
-        /// Its length in bytes.
+        /// The packet's length in bytes.
         found: usize,
-        /// The length of its kind in bytes.
+        /// The length of that kind in bytes.
         expected: usize,
     },
     /// A packet with too many or too few descriptors.
     #[error("packet kind {kind}: {found} descriptors instead of {expected}")]
     Descriptors {
-        /// Its kind.
+        /// The packet's kind.
         kind: u8,
-        /// Descriptors that came with it.
+        /// Number of descriptors that came with it.
         found: usize,
-        /// Descriptors that its kind has.
+        /// Number of descriptors that its kind requires.
         expected: usize,
     },
-    /// Descriptors that did not arrive, as we have no room for them.
+    /// Descriptors were lost because this process has no room for them.
     #[error(
         "a packet lost its descriptor, as this process has too many open files; raise its limit (`ulimit -n`)"
     )]
     Cut,
-    /// Descriptors that no packet has, where there is no room to take them.
+    /// Descriptors that no valid packet carries arrived while this process has no room for them.
     #[error("a packet with several descriptors, or one that is no memory")]
-    NotMemory,
-    /// Bytes that must be zero are not.
+    ReceivedFd,
+    /// Reserved bytes are not zero.
     #[error("packet kind {0}: reserved bytes are not zero")]
     Reserved(u8),
-    /// A greeting that is not one.
+    /// A greeting with another magic number.
     #[error("the greeting begins with {0:#018x}, which is not llmp")]
     Magic(u64),
-    /// A packet that has no business here and now.
+    /// A valid packet at a time at which its kind is not allowed.
     #[error("unexpected packet of kind {kind} {when}")]
     Unexpected {
-        /// Its kind.
+        /// The packet's kind.
         kind: u8,
-        /// When it came.
+        /// When it arrived.
         when: &'static str,
     },
-    /// Limits that don't fit together.
+    /// Invalid limits.
     #[error("invalid limits: {0}")]
     Limits(#[from] LimitsError),
 }
@@ -283,7 +283,7 @@ const BYE_CLOSED: u32 = 1;
 const BYE_FAULT: u32 = 2;
 
 impl Packet {
-    /// The packet's kind.
+    /// Returns the packet's kind.
     pub fn kind(&self) -> u8 {
         match self {
             Packet::Ring => RING,
@@ -301,7 +301,7 @@ impl Packet {
         }
     }
 
-    /// What sending it is called when steps are counted.
+    /// Returns the failpoint name of sending this packet.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Packet::Ring => "send Ring",
@@ -319,12 +319,12 @@ impl Packet {
         }
     }
 
-    /// How many descriptors come with it.
+    /// Returns how many descriptors the packet carries.
     pub fn descriptors(&self) -> usize {
         usize::from(matches!(self, Packet::Welcome { .. } | Packet::Join | Packet::Page { .. }))
     }
 
-    /// Writes the packet's bytes; returns how many.
+    /// Encodes the packet and returns its length in bytes.
     pub fn encode(&self, into: &mut [u8; MAX_PACKET]) -> usize {
         let kind = self.kind();
         let zero = [0; 3];
@@ -398,21 +398,22 @@ impl Packet {
         }
     }
 
-    /// Reads a packet whose descriptor was lost on its way into this process.
+    /// Decodes a packet whose descriptor was lost on its way into this process.
     pub(crate) fn decode_lost(bytes: &[u8]) -> Option<Packet> {
         Self::decode_bytes(bytes).ok().filter(|packet| packet.descriptors() == 1)
     }
 
-    /// Reads a packet that came with `descriptors` descriptors.
+    /// Decodes a packet that came with `descriptors` descriptors.
     ///
     /// # Errors
     ///
-    /// [`WireError`] unless every byte is as it must be.
+    /// [`WireError`] if any byte is invalid.
     pub fn decode(bytes: &[u8], descriptors: usize) -> Result<Packet, WireError> {
         let packet = Self::decode_bytes(bytes)?;
         let (kind, expected) = (packet.kind(), packet.descriptors());
-        // Another version may send some with its greeting; it is refused all the same.
-        let is_other = matches!(packet, Packet::Hello { version, .. } if version != crate::core::layout::VERSION);
+        // Another version's greeting may carry descriptors; that client is refused in any case.
+        let is_other =
+            matches!(packet, Packet::Hello { version, .. } if version != crate::core::layout::VERSION);
         if descriptors != expected && !is_other {
             return Err(WireError::Descriptors { kind, found: descriptors, expected });
         }
@@ -425,7 +426,7 @@ impl Packet {
             RING if bytes.len() == 1 => Packet::Ring,
             RING => return Err(WireError::Length { kind, found: bytes.len(), expected: 1 }),
             HELLO => {
-                // The version comes first and decides how long the rest may be.
+                // The version comes first, because the length of the rest depends on it.
                 let version = bytes.get(4..8).and_then(|b| U32::read_from_bytes(b).ok());
                 if let Some(version) = version.filter(|v| v.get() != crate::core::layout::VERSION) {
                     return Ok(Packet::Hello { version: version.get(), roles: Roles(0) });
@@ -467,7 +468,7 @@ impl Packet {
                             _ => Refusal::TooOften,
                         }
                     }
-                    // A later version may say more.
+                    // A later version may send other codes.
                     code => Refusal::Other(code),
                 })
             }
@@ -504,7 +505,7 @@ impl Packet {
         })
     }
 
-    /// The fault of a packet that has no business here and now.
+    /// Returns the error for this packet at a time at which its kind is not allowed.
     pub(crate) fn unexpected(&self, when: &'static str) -> WireError {
         WireError::Unexpected { kind: self.kind(), when }
     }
@@ -524,7 +525,7 @@ fn body<T: FromBytes + KnownLayout + Immutable + Unaligned>(bytes: &[u8]) -> Res
 mod tests {
     use super::*;
 
-    /// One packet of each kind, and of each reason.
+    /// Returns one packet of each kind and of each reason.
     pub(crate) fn every_packet() -> Vec<Packet> {
         let limits = RawLimits::from(&Limits::default());
         let start = Start { page: 3, position: 1 << 40, message: 12 };
@@ -560,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn every_packet_comes_back_as_it_was_sent() {
+    fn every_packet_round_trips() {
         for packet in every_packet() {
             let mut bytes = [0xff; MAX_PACKET];
             let len = packet.encode(&mut bytes);
@@ -569,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_of_another_length_or_with_other_descriptors_is_refused() {
+    fn a_packet_with_a_wrong_length_or_descriptor_count_is_refused() {
         for packet in every_packet() {
             let mut bytes = [0; MAX_PACKET];
             let len = packet.encode(&mut bytes);
@@ -587,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_with_a_detail_that_it_can_not_have_is_refused() {
+    fn a_refusal_with_an_invalid_detail_is_refused() {
         let bytes = |code: u32| [REFUSED, 0, 0, 0, code as u8, 0, 0, 0, 1, 0, 0, 0];
         for code in REFUSED_USER..=REFUSED_TOO_OFTEN {
             assert_eq!(Packet::decode(&bytes(code), 0), Err(WireError::Reserved(REFUSED)));
@@ -597,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn a_greeting_of_another_version_is_understood_whatever_follows() {
+    fn a_greeting_of_another_version_is_decoded() {
         let bytes = [HELLO, 0, 0, 0, 9, 0, 0, 0, 1, 2, 3];
         let expected = Packet::Hello { version: 9, roles: Roles(0) };
         assert_eq!(Packet::decode(&bytes, 0), Ok(expected));

@@ -14,27 +14,60 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// The seals of every region: nobody but its owner can ever write it or change its length (P13).
+/// The seals of every region. With them only its owner can write it, and its length never changes
+/// (P13).
 const SEALS: SealFlags =
     SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE).union(SealFlags::SEAL);
 
-/// Why a region of our own could not be made.
+/// Why a region of our own could not be created.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {step} {len} bytes of shared memory: {source}")]
 pub struct RegionError {
-    /// What was tried.
+    /// The step that failed.
     pub step: &'static str,
     /// The region's length in bytes.
     pub len: usize,
-    /// What the kernel answered.
+    /// The kernel's error.
     pub source: io::Error,
 }
 
-/// A descriptor that a peer sent and that has not been looked at yet.
+/// Why a received descriptor is not accepted as a region.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidMemfd {
+    /// The descriptor has another type.
+    #[error("the descriptor is not a memfd")]
+    NoMemfd,
+    /// Other processes could still write it, or shrink it under its reader.
+    #[error("the memfd lacks the seals {missing}")]
+    Seals {
+        /// The missing seals, in the kernel's names.
+        missing: String,
+    },
+    /// Its length is out of bounds or not a multiple of the kernel's page size.
+    #[error("the memfd has {found} bytes, expected a multiple of 4096 from {min} to {max}")]
+    Length {
+        /// The length that `fstat` returned, in bytes.
+        found: u64,
+        /// The least accepted length in bytes.
+        min: usize,
+        /// The greatest accepted length in bytes.
+        max: usize,
+    },
+    /// The kernel refused to map it.
+    #[error("the memfd could not be mapped: {0}")]
+    Map(String),
+    /// This process lacks room to map it. The sender is not at fault.
+    #[error(
+        "this process has no room to map it ({0}); give it more address space (`ulimit -v`), memory or memory maps (vm.max_map_count)"
+    )]
+    Lack(String),
+}
+
+/// A descriptor that a peer sent and that is not validated yet.
 #[derive(Debug)]
 pub struct ReceivedFd(Option<OwnedFd>);
 
-/// More memory than this, in bytes, takes long to free: 0.1 ms for each MiB.
+/// Length in bytes above which freeing takes long: 0.1 ms for each MiB.
 const LONG: u64 = 1 << 26;
 
 impl Drop for ReceivedFd {
@@ -50,23 +83,23 @@ impl Drop for ReceivedFd {
 }
 
 impl ReceivedFd {
-    /// A descriptor of unknown kind.
+    /// Wraps a descriptor of unknown type.
     pub fn new(fd: OwnedFd) -> Self {
         ReceivedFd(Some(fd))
     }
 
-    /// Checks the descriptor's kind, seals and length, and maps it read-only.
+    /// Validates the descriptor's type, seals and length, and maps it read-only.
     ///
-    /// Everything is asked of the kernel, nothing of the peer. The descriptor itself is closed.
+    /// All facts come from the kernel and none from the peer. The descriptor itself is closed.
     ///
     /// # Errors
     ///
-    /// [`InvalidMemfd`] says what is wrong with it.
+    /// [`InvalidMemfd`] says what is invalid.
     pub fn map(mut self, min_len: usize, max_len: usize) -> Result<Region, InvalidMemfd> {
         self.try_map(min_len, max_len)
     }
 
-    /// The same; if it can't be mapped, the descriptor stays for another try.
+    /// Like [`map`](ReceivedFd::map), but keeps the descriptor for another try if mapping fails.
     pub(crate) fn try_map(
         &mut self,
         min_len: usize,
@@ -74,13 +107,13 @@ impl ReceivedFd {
     ) -> Result<Region, InvalidMemfd> {
         let map = self.checked(min_len, max_len)?;
         effect("close a descriptor that came");
-        // The mapping keeps the memory: this close is not the last.
+        // The mapping keeps the memory alive, so this close does not free it.
         drop(self.0.take());
         Ok(read_only(map, None))
     }
 
-    /// The same, of a region that can be [handed on](Region::descriptor): the descriptor stays
-    /// open as long as it.
+    /// Like [`try_map`](ReceivedFd::try_map), for a region that can be
+    /// [shared](Region::descriptor): the descriptor stays open as long as the region.
     pub(crate) fn try_map_to_share(
         &mut self,
         min_len: usize,
@@ -90,7 +123,8 @@ impl ReceivedFd {
         Ok(read_only(map, self.0.take().map(Arc::new)))
     }
 
-    /// Whether it is memory that closes at once: it can't grow, and is not long.
+    /// Returns whether closing the descriptor is fast: it is memory that can't grow and is not
+    /// long.
     pub(crate) fn is_memory(&self) -> bool {
         let Some(fd) = &self.0 else { return false };
         observation("is it memory", fd.as_raw_fd() as usize);
@@ -102,8 +136,8 @@ impl ReceivedFd {
     fn checked(&self, min_len: usize, max_len: usize) -> Result<MmapRaw, InvalidMemfd> {
         let fd = self.0.as_ref().ok_or(InvalidMemfd::NoMemfd)?;
         effect("ask for seals");
-        // Only memfds (and files of tmpfs, which lack the seals) answer this question at all, so
-        // the later ones can't block on some remote or user-made file system.
+        // Only memfds (and files of tmpfs, which lack the seals) answer this question. So later
+        // calls can't block on a remote or user-made file system.
         let seals = rustix::fs::fcntl_get_seals(fd).map_err(|_| InvalidMemfd::NoMemfd)?;
         if !seals.contains(SEALS) {
             return Err(InvalidMemfd::Seals { missing: names(SEALS.difference(seals)) });
@@ -126,14 +160,14 @@ impl ReceivedFd {
     }
 }
 
-/// The region of a sealed memfd that came.
+/// Returns the region of a received and sealed memfd.
 #[allow(unsafe_code)]
 fn read_only(map: MmapRaw, descriptor: Option<Arc<OwnedFd>>) -> Region {
     let (start, len) = (map.as_mut_ptr(), map.len());
-    // A forked child inherits it, so that what it has borrowed there stays.
+    // A forked child inherits it, so that what it has borrowed there stays valid.
     let owner = Arc::new((AtDrop::new("unmap"), map));
-    // SAFETY: the mapping is shared with this `Region` alone, is readable, page-aligned, and
-    // can't shrink since it is sealed.
+    // SAFETY: the mapping is shared with this `Region` alone, is readable, page-aligned, and can't
+    // shrink since it is sealed.
     unsafe { region(start, len, false, owner, descriptor) }
 }
 
@@ -142,25 +176,20 @@ fn names(seals: SealFlags) -> String {
 }
 
 impl Region {
-    /// The descriptor by which the owner hands its region to others; `None` for others' regions
-    /// and for the heap.
-    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.attached::<OwnedFd>().map(AsFd::as_fd)
-    }
-
-    /// A new zeroed region of shared memory, which only this process can write, now and later.
+    /// Returns a new zeroed region of shared memory. Only this process can write it, now and later.
     ///
-    /// `len` is rounded up to a multiple of the kernel's page size, 4096 bytes or more. The memory is there when this returns:
-    /// it can't run out later, in the middle of a write.
+    /// `len` is rounded up to a multiple of the kernel's page size, 4096 bytes or more. The memory
+    /// is allocated when this returns, so a later write can't run out of it.
     ///
-    /// In a child of `fork`, the region is private memory of the child: zero at first, and no other
-    /// process sees what is written there. In a child of a bare `clone`, there is nothing: do not
-    /// use it.
+    /// In a child of `fork`, the region is private memory of the child. It is zero at first, and no
+    /// other process sees what the child writes there. In a child of a bare `clone`, nothing is
+    /// mapped: do not use the region there.
     ///
     /// # Safety
     ///
-    /// As for [`new_heap`](Region::new_heap): one owner writes the region, and every handle of this
-    /// process keeps to the protocol. What other processes do is no part of it: they can only read.
+    /// As for [`new_heap`](Region::new_heap): one owner writes the region, and every handle in this
+    /// process follows the protocol. Other processes can only read, so the contract does not cover
+    /// them.
     ///
     /// # Errors
     ///
@@ -170,7 +199,7 @@ impl Region {
         Region::shared(name, len)
     }
 
-    /// The same within the crate, which keeps the contract of [`new_shared`](Region::new_shared).
+    /// Like [`new_shared`](Region::new_shared), for this crate, which keeps that contract.
     ///
     /// # Errors
     ///
@@ -179,7 +208,7 @@ impl Region {
     pub(crate) fn shared(name: &str, len: usize) -> Result<Region, RegionError> {
         let len = len.next_multiple_of(os_page());
         let failed = |step| move |source: io::Error| RegionError { step, len, source };
-        // Beyond this limit the kernel would end the process with SIGXFSZ.
+        // Above this limit the kernel would end the process with SIGXFSZ.
         let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
         if limit.is_some_and(|limit| limit < len as u64) {
             let text = "the limit on file sizes (`ulimit -f`) is below that; raise it";
@@ -187,7 +216,7 @@ impl Region {
         }
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         effect("create a memfd");
-        // Newer kernels warn once when neither this flag nor its opposite is given; older ones
+        // Newer kernels warn once when neither this flag nor its opposite is given. Older ones
         // don't know it.
         let memfd = rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL)
             .or_else(|_| rustix::fs::memfd_create(name, flags))
@@ -198,15 +227,15 @@ impl Region {
         rustix::fs::fallocate(&memfd, rustix::fs::FallocateFlags::empty(), 0, len as u64)
             .map_err(|e| failed("reserve")(e.into()))?;
         effect("map it");
-        // Populated: the first message must not pay for page faults.
+        // Populated, so that the first message does not pay for page faults.
         let map = MmapOptions::new().len(len).populate().map_raw(&memfd).map_err(failed("map"))?;
         effect("keep it from forks");
-        // A child that we fork must not inherit the writable mapping.
+        // A forked child must not inherit the writable mapping.
         map.advise(Advice::DontFork).map_err(failed("map"))?;
         let (start, map_len) = (map.as_mut_ptr(), map.len());
         let map = Writable { hole: Hole::at(start, map_len), map: Some(map) };
         effect("seal it");
-        // After the mapping exists: F_SEAL_FUTURE_WRITE lets it live on.
+        // Sealed after the mapping exists: F_SEAL_FUTURE_WRITE allows existing mappings.
         rustix::fs::fcntl_add_seals(memfd.as_fd(), SEALS).map_err(|e| failed("seal")(e.into()))?;
         let descriptor = Some(Arc::new(memfd));
         // SAFETY: the mapping is shared with this `Region` alone, is writable and page-aligned,
@@ -227,7 +256,7 @@ impl Drop for Writable {
         if self.hole.is_here() {
             effect("unmap");
         } else {
-            // Whatever lies there in a child is not ours.
+            // In a child another mapping may be at this address, so it must not be unmapped.
             std::mem::forget(self.map.take());
         }
     }
@@ -235,8 +264,8 @@ impl Drop for Writable {
 
 /// # Safety
 ///
-/// `len` bytes from `start` are a mapping, which `owner` alone has, for as long as it lives. It is
-/// readable, and writable if `writable`.
+/// `len` bytes from `start` are a mapping that only `owner` holds, for as long as `owner` lives. It
+/// is readable, and writable if `writable`.
 #[allow(unsafe_code)]
 unsafe fn region(
     start: *mut u8,
@@ -270,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_owner_writes_the_reader_sees() {
+    fn the_reader_sees_what_the_owner_writes() {
         let ours = Region::shared("llmp-test", 4096).unwrap();
         let theirs = duplicate(&ours).map(4096, 4096).unwrap();
         let payload: Vec<u8> = (0..1000u32).map(|i| i as u8).collect();
@@ -283,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_can_map_write_reopen_or_truncate_a_sealed_region() {
+    fn only_the_owner_can_write_reopen_or_truncate_a_sealed_region() {
         let ours = Region::shared("llmp-test", 4096).unwrap();
         let fd = ours.descriptor().unwrap();
         assert!(MmapOptions::new().len(4096).map_raw(&fd).is_err());
@@ -302,10 +331,10 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_that_is_no_sealed_memfd_is_refused() {
+    fn a_descriptor_other_than_a_sealed_memfd_is_refused() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(4096).unwrap();
-        // On a tmpfs the file answers like a memfd that has no seals.
+        // On a tmpfs the file answers like a memfd without seals.
         let error = ReceivedFd::new(file.into()).map(4096, 4096).unwrap_err();
         assert!(matches!(error, InvalidMemfd::NoMemfd | InvalidMemfd::Seals { .. }), "{error}");
 

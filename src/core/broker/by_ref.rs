@@ -1,19 +1,22 @@
-//! Long messages are lent: named in the broadcast chain and not copied.
+//! Forwarding by reference: the broadcast chain names a long message instead of copying it.
 //!
-//! ```text
-//!   a client's page        one more page of the broadcast chain       named by lent messages
-//!   --------------> adopt ------------------------------> announced -------------------------+
-//!        may_share                                                                             |
-//!                  <------------------------------------- forgotten <------- passed by all --+
-//! ```
+//! The states of a client's page:
 //!
-//! What was lent is given up in the client's chain when every receiver has passed it in the
-//! broadcast chain (P8). Receivers read the client's page before they store their cursors, the
-//! broker loads these before it stores its own, and the client loads that before it writes the page
-//! again: three edges of one kind, one behind the other.
+//! 1. *private*: receivers can't be sent it.
+//! 2. *shareable*, after `may_share`: receivers can be sent its descriptor.
+//! 3. *foreign*, after `add_foreign_page`: it also has an id of the broadcast chain and is
+//!    announced.
+//! 4. *referenced*: every receiver was sent it, and messages by reference name it.
+//! 5. *withdrawn*: its client will not name it again. It is forgotten when all receivers have
+//!    passed it.
 //!
-//! Whatever is in the way (a receiver that has not been sent the page yet, pages enough lent
-//! already, no descriptor), the message is copied.
+//! The broker releases such a message in the client's chain when every receiver has passed it in
+//! the broadcast chain (P8). Three edges of one kind follow each other. Receivers read the client's
+//! page before they store their cursors. The broker loads these before it stores its own. The
+//! client loads that before it writes the page again.
+//!
+//! The broker copies the message instead if a receiver was not sent the page yet, if the foreign
+//! pages have used up their budget, or if there is no descriptor.
 
 use super::{Core, Member};
 use crate::core::chain::{ChainReader, ChainWriter, Refused};
@@ -22,38 +25,38 @@ use crate::core::message::{ClientId, Slot};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-/// What a member lends.
+/// The state of a member's messages by reference.
 #[derive(Default)]
 pub(super) struct ByRef {
-    /// Pages of the client's that receivers can be sent.
+    /// The client's pages whose descriptors can be sent to receivers, by the client's ids.
     shareable_pages: Vec<u32>,
-    /// Those of them that are the broadcast chain's, too.
+    /// Those of them that are also pages of the broadcast chain.
     foreign_pages: Vec<ForeignPage>,
-    /// What was taken and not given up, oldest first.
+    /// Messages by reference that are consumed and not released, oldest first.
     held: VecDeque<Held>,
-    /// A page that the client has sent a long message in, and that is not lent yet.
+    /// A page that had a long message and that is not a foreign page yet.
     interest: Option<u32>,
 }
 
-/// A client's page, and what it is called in the broadcast chain.
+/// A client's page with both of its ids.
 #[derive(Clone, Copy)]
 struct ForeignPage {
     page: u32,
     id: u32,
 }
 
-/// A lent message.
+/// A message by reference that some receiver has not passed yet.
 #[derive(Clone, Copy)]
 struct Held {
     /// Its position in the client's chain.
     at: u64,
-    /// The position behind it in the broadcast chain.
+    /// Position after it in the broadcast chain.
     until: u64,
 }
 
 impl ByRef {
-    /// Gives up what was taken of the client's chain and is not lent any more. Returns whether
-    /// anything was said about it.
+    /// Releases everything consumed of the client's chain that no receiver still references.
+    /// Returns whether a cursor or a consumed position was stored.
     #[inline]
     pub fn release<M: Memory>(&self, inbound: &mut ChainReader<M>) -> bool {
         match self.held.front() {
@@ -62,17 +65,17 @@ impl ByRef {
         }
     }
 
-    /// The position in the client's chain of the first message that is still lent.
+    /// Returns the position in the client's chain of the first message that is still referenced.
     pub fn held_from(&self) -> Option<u64> {
         self.held.front().map(|held| held.at)
     }
 
-    /// Whether anything is lent behind this position of the broadcast chain.
+    /// Returns whether a referenced message ends after this position of the broadcast chain.
     pub fn holds_behind(&self, position: u64) -> bool {
         self.held.back().is_some_and(|held| held.until > position)
     }
 
-    /// Lends a message, if that can be. `None`: it has to be copied.
+    /// Forwards a message by reference. Returns `None` if it must be copied.
     pub fn forward_by_ref<M: Memory>(
         &mut self,
         broadcast: &mut ChainWriter<M>,
@@ -91,11 +94,11 @@ impl ByRef {
             return None;
         }
         let mut envelope = inbound.envelope(slot);
-        // Whatever the client says: the broker knows whose chain it is (P12).
+        // The client's own claim is ignored: the broker knows the owner of the chain (P12).
         envelope.sender = client;
         let (_, offset) = inbound.payload(slot);
-        let lent = broadcast.send_ref(envelope, slot.payload_len(), foreign_pages.id, offset);
-        Some(lent.map(|until| self.held.push_back(Held { at: inbound.position(), until })))
+        let sent = broadcast.send_ref(envelope, slot.payload_len(), foreign_pages.id, offset);
+        Some(sent.map(|until| self.held.push_back(Held { at: inbound.position(), until })))
     }
 
     fn take_back(&mut self, passed: u64) {
@@ -112,43 +115,45 @@ impl ByRef {
 }
 
 impl<M: Memory> Core<M> {
-    /// Receivers can be sent this page of a client's: its messages may be lent.
+    /// Records that receivers can be sent this page of a client, so that messages in it can be
+    /// forwarded by reference.
     pub fn may_share(&mut self, client: ClientId, page: u32) {
         if let Some(member) = self.member_mut(client) {
             member.by_ref.shareable_pages.push(page);
         }
     }
 
-    /// How many pages are kept to be lent, or still are.
+    /// Returns the number of pages that are kept for forwarding by reference, those to be dropped
+    /// included.
     pub fn shareable_pages(&self) -> usize {
         let shareable_pages: usize =
             self.members.iter().map(|member| member.by_ref.shareable_pages.len()).sum();
         shareable_pages + self.withdrawn.len()
     }
 
-    /// Messages of at least so many bytes are lent.
+    /// Sets the length in bytes from which messages are forwarded by reference.
     pub fn set_zero_copy_threshold(&mut self, bytes: usize) {
-        // What a hook has seen must be what is sent on, and so a copy.
+        // A hook must see the bytes that are forwarded, so the broker copies them.
         self.zero_copy_threshold = if self.hook.is_none() { bytes } else { usize::MAX };
     }
 
-    /// The client will not send this page's descriptor again, nor name the page.
+    /// Drops a page that the client will neither send nor name again.
     pub(super) fn withdraw_page(&mut self, client: ClientId, page: u32) {
         let withdrawn = self.member_mut(client).and_then(|member| member.by_ref.forget(page));
         self.withdrawn.extend(withdrawn);
     }
 
-    /// A client is gone, and all its pages with it.
+    /// Drops all pages of a removed client.
     pub(super) fn withdraw(&mut self, member: &Member<M>) {
         self.withdrawn
             .extend(member.by_ref.foreign_pages.iter().map(|foreign_pages| foreign_pages.id));
     }
 
     fn has_refs(&self) -> bool {
-        !self.withdrawn.is_empty() || self.lent_until > self.passed
+        !self.withdrawn.is_empty() || self.referenced_until > self.passed
     }
 
-    /// Whether receivers have passed something that was lent.
+    /// Returns whether receivers have passed a message or a page that can be released.
     pub(super) fn has_returns(&mut self) -> bool {
         if !self.has_refs() {
             return false;
@@ -160,7 +165,7 @@ impl<M: Memory> Core<M> {
         self.members.iter().any(is_due) || self.withdrawn.iter().any(is_released)
     }
 
-    /// Takes back what receivers have passed. Returns whether there may be any.
+    /// Releases what receivers have passed. Returns whether there may be any.
     pub(super) fn take_back(&mut self) -> bool {
         if !self.has_refs() {
             return false;
@@ -181,7 +186,7 @@ impl<M: Memory> Core<M> {
         true
     }
 
-    /// Makes the pages shareable_pages that messages were copied from for want of that.
+    /// Adds the foreign pages that messages were copied for lack of.
     pub(super) fn add_wanted_page(&mut self) {
         if !core::mem::take(&mut self.wants_page) {
             return;
@@ -198,9 +203,9 @@ impl<M: Memory> Core<M> {
         }
     }
 
-    /// Adopts a page; in the place of another one, if need be, of which nothing was lent for as long
-    /// as a whole budget was sent. Clients whose pages together are more than may be lent would else
-    /// take that from each other at each of their page turns.
+    /// Adds a foreign page. If the budget is used up, it replaces an idle one, to which no message
+    /// has referred for a whole budget of sent bytes. Without that condition, clients whose pages
+    /// together exceed the budget would replace each other's pages at every page rollover.
     fn add_foreign_page(&mut self, memory: M) -> Option<u32> {
         let foreign_pages = self.broadcast.add_foreign_page(memory.clone());
         if foreign_pages.is_some() {

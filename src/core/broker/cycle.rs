@@ -1,9 +1,10 @@
-//! One turn of the broker.
+//! One cycle of the broker.
 //!
-//! The broker is the receiver of every client's chain and the sender of the broadcast chain. In a
-//! turn it takes from each client up to its budget, appends to one run, publishes the run by one
-//! store, then gives up what it took, and then rings who sleeps. In that order: what was given up
-//! has been sent on (P3). All clients read the one broadcast chain, so all see one order (P2).
+//! The broker reads every client's chain and is the single writer of the broadcast chain. A cycle
+//! has four steps. It consumes from each client up to its quota and appends to one pending batch.
+//! It publishes the batch by one store. It releases what it consumed. It rings the sleeping
+//! clients. The order matters: everything released was forwarded before (P3). All clients read the
+//! one broadcast chain, so all see one order (P2).
 
 use super::{Action, Core, Drain, Member};
 use crate::core::broker::forward::{Hooked, forward};
@@ -16,12 +17,12 @@ use crate::core::message::ClientId;
 use crate::core::wire::Roles;
 use alloc::vec::Vec;
 
-/// How much is taken from one client before it is the next one's turn.
+/// How much the broker consumes from one client in a cycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// Messages and page turns.
+    /// Messages and page rollovers. At least 1.
     pub messages: usize,
-    /// Payload bytes; the message that exceeds them is still taken.
+    /// Payload bytes, at least 1. The message that exceeds them is still consumed.
     pub bytes: usize,
 }
 
@@ -31,8 +32,8 @@ impl Default for Quota {
     }
 }
 
-/// What a client has used of its share when it was refused for want of room. It would else begin
-/// anew whenever a slow receiver leaves a page, fill that, and nobody else's turn would come.
+/// Quota already used by the client that hit a full chain. Carried over so that it can't take every
+/// freed page and starve the others.
 #[derive(Clone, Copy)]
 pub(super) struct Share {
     client: ClientId,
@@ -46,25 +47,26 @@ impl Share {
     }
 }
 
-/// What a turn did.
+/// The result of a cycle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cycle {
-    /// Messages and page turns taken.
+    /// Messages and page rollovers consumed.
     pub consumed: usize,
-    /// Why not all of it was taken.
+    /// Why messages are left, if any are left for lack of room.
     pub blocked: Option<Blocked>,
 }
 
-/// Why a member's turn ended.
+/// Why a member's share ended.
 enum Outcome {
-    /// Nothing left, or its share is used up.
+    /// Its chain is empty, or its quota is used up.
     Next,
     Blocked(Blocked),
     Gone(Option<Fault>),
 }
 
 impl<M: Memory> Core<M> {
-    /// Takes from every client in turn, sends on, gives up, and says who must be rung.
+    /// Consumes from every client in turn, forwards, releases, and adds an action for every client
+    /// that must be rung.
     pub fn cycle(&mut self) -> Cycle {
         let mut cycle = Cycle::default();
         let mut gone = Vec::new();
@@ -78,12 +80,13 @@ impl<M: Memory> Core<M> {
         let begin = self.first;
         for part in [begin..members, 0..begin] {
             let (mut next, end) = (part.start, part.end);
-            // Of many clients, hardly anyone.
+            // Usually only a few clients are ready.
             while let Some(passed) = self.members[next..end].iter().position(Member::is_due) {
                 let i = next + passed;
                 next = i + 1;
                 if cycle.blocked.is_some() {
-                    // There is no room for anybody; but who has left and holds nothing can go.
+                    // There is no room for any message, but a client that has left and holds
+                    // nothing can be removed.
                     if self.members[i].is_finished() {
                         gone.push((self.members[i].id, None));
                     }
@@ -95,15 +98,15 @@ impl<M: Memory> Core<M> {
                     Outcome::Gone(fault) => gone.push((self.members[i].id, fault)),
                     Outcome::Blocked(blocked) => {
                         cycle.blocked = Some(blocked);
-                        // Who was refused comes first when there is room again, with what is left
-                        // of its share.
+                        // The refused client comes first when there is room again, with the rest of
+                        // its quota.
                         self.first = i;
                     }
                 }
             }
         }
         if cycle.blocked.is_none() {
-            // Back at the beginning when the next turn begins, if that was the last one.
+            // If that was the last index, the next cycle resets it to zero.
             self.first = begin + 1;
         }
         if cycle.consumed > 0 || returned {
@@ -119,7 +122,7 @@ impl<M: Memory> Core<M> {
         cycle
     }
 
-    /// Takes one client's share, of which a part may be `used`.
+    /// Consumes one client's share, of which a part may be `used`.
     fn take_from(&mut self, i: usize, used: Option<Share>, consumed: &mut usize) -> Outcome {
         let member = &mut self.members[i];
         let leaving = member.leaving.is_some();
@@ -149,7 +152,7 @@ impl<M: Memory> Core<M> {
                 }
                 Ok(Event::Message(slot)) => {
                     let is_long = slot.payload_len() >= self.zero_copy_threshold;
-                    let lent = match is_long {
+                    let by_ref = match is_long {
                         true => member.by_ref.forward_by_ref(
                             &mut self.broadcast,
                             member.id,
@@ -158,13 +161,13 @@ impl<M: Memory> Core<M> {
                         ),
                         false => None,
                     };
-                    let is_ref = lent.is_some();
+                    let is_ref = by_ref.is_some();
                     self.wants_page |= is_long && !is_ref;
-                    let forwarded = lent.unwrap_or_else(|| {
+                    let forwarded = by_ref.unwrap_or_else(|| {
                         forward(&mut self.broadcast, self.hook.as_mut(), member.id, inbound, &slot)
                     });
                     match forwarded {
-                        Ok(()) if is_ref => self.lent_until = self.broadcast.position(),
+                        Ok(()) if is_ref => self.referenced_until = self.broadcast.position(),
                         Ok(()) => {}
                         Err(Refused::Blocked(blocked)) => {
                             let len = self.hook.as_ref().and_then(Hooked::pending_len);
@@ -177,7 +180,7 @@ impl<M: Memory> Core<M> {
                             self.share = Some(Share { client: member.id, messages, bytes });
                             return Outcome::Blocked(blocked);
                         }
-                        // Checked against the same limit when it was received.
+                        // Unreachable: the same limit was checked when the message was received.
                         Err(Refused::TooLong { .. }) => {}
                     }
                     inbound.advance(&slot);
@@ -195,8 +198,8 @@ impl<M: Memory> Core<M> {
         Outcome::Next
     }
 
-    /// Publishes what was appended, gives up what was taken and, if there may be any, what has
-    /// `returned`.
+    /// Publishes what was appended and releases what was consumed. If `returned`, also releases
+    /// what receivers have passed.
     fn publish_and_ring(&mut self, returned: bool) {
         let published = self.broadcast.publish();
         let mut moved = published;
@@ -208,7 +211,7 @@ impl<M: Memory> Core<M> {
         if !moved {
             return;
         }
-        // One fence for everything that was stored above, and for all clients that may wait for it.
+        // One fence serves all stores above and all clients that may wait for them.
         let may_sleep = |member: &mut Member<M>| {
             member.doorbell.as_mut().is_some_and(|bell| !bell.is_polling())
         };
@@ -225,7 +228,8 @@ impl<M: Memory> Core<M> {
     }
 }
 
-/// Takes `len` bytes from what a client that has left may still hold. Returns whether it had them.
+/// Subtracts `len` bytes from what a client that has left may still hold. Returns whether it had
+/// them.
 fn spend(leaving: &mut Option<usize>, len: usize) -> bool {
     let Some(left) = leaving else { return true };
     let less = left.checked_sub(len);

@@ -1,4 +1,4 @@
-//! One message on its way from a client's chain to the broadcast chain, past the hook.
+//! Copies one message from a client's chain to the broadcast chain, through the hook.
 
 use crate::core::broker::hook::{Hook, Verdict};
 use crate::core::chain::{ChainReader, ChainWriter, Refused};
@@ -7,13 +7,13 @@ use crate::core::message::{ClientId, Message, Slot};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-/// A hook with what it has to remember.
+/// A hook and its state.
 pub(super) struct Hooked {
     hook: Box<dyn Hook>,
     /// The hook's own copy of a message.
     copy: Vec<u8>,
     /// The message that the hook has seen and that had no room yet: its sender, its number there,
-    /// and what is to be sent on.
+    /// and the payload to forward, if any.
     pending: Option<(ClientId, u64, Option<Vec<u8>>)>,
 }
 
@@ -26,7 +26,7 @@ pub(super) fn forward<M: Memory>(
     slot: &Slot,
 ) -> Result<(), Refused> {
     let mut envelope = inbound.envelope(slot);
-    // Whatever the client says: the broker knows whose chain it is (P12).
+    // The client's own claim is ignored: the broker knows the owner of the chain (P12).
     envelope.sender = client;
     let Some(hooked) = hooked else {
         let claim = broadcast.claim(envelope, slot.payload_len())?;
@@ -78,7 +78,7 @@ impl Hooked {
         Hooked { hook, copy: Vec::new(), pending: None }
     }
 
-    /// The length of what the hook made of the message that had no room yet.
+    /// Returns the payload length after the hook, for the message that had no room yet.
     pub fn pending_len(&self) -> Option<usize> {
         Some(self.pending.as_ref()?.2.as_ref()?.len())
     }

@@ -1,11 +1,11 @@
-//! What a broker does with a message beside passing it on.
+//! Hooks: code of the user that sees each message before the broker forwards it.
 
 use crate::core::message::Message;
 use alloc::vec::Vec;
 
-/// Looks at every message that a broker takes, in the order in which it will be sent on.
+/// Sees every message that a broker forwards, in the order in which it is forwarded.
 pub trait Hook: Send {
-    /// Decides what becomes of a message. The payload is the broker's own copy.
+    /// Decides what happens to a message. The payload is the broker's own copy.
     fn on_message(&mut self, message: &Message<'_>) -> Verdict;
 }
 
@@ -15,14 +15,14 @@ impl<F: FnMut(&Message<'_>) -> Verdict + Send> Hook for F {
     }
 }
 
-/// What becomes of a message.
+/// What happens to a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Everybody gets it.
+    /// The broker forwards it to all receivers.
     Forward,
-    /// Nobody gets it.
+    /// The broker forwards it to no receiver.
     Drop,
-    /// Everybody gets this payload instead. A payload above the bus's limit drops the message,
-    /// and the broker's log says so.
+    /// The broker forwards this payload instead. It drops the message if the payload is above the
+    /// bus's limit, and logs that.
     Replace(Vec<u8>),
 }

@@ -1,15 +1,13 @@
-//! The ids of clients.
+//! Client ids.
 
-use alloc::vec::Vec;
-
-/// Ids to give. The id of a client that has joined is never given again. One that was given at the
-/// greeting of a client that did not join is, as it was known to that client alone.
+/// Assigns client ids. The id of a client that has joined is never reused. The id of a client that
+/// was greeted and did not join is reused, because only that client knew it.
 pub(super) struct Ids {
-    /// The next one that was never given.
+    /// The next id that was never assigned.
     next: u32,
-    /// Taken back, from clients whose removal the owner of the core has not heard of yet.
+    /// Returned ids of clients whose removal the owner of the core has not processed yet.
     leaving: Vec<u32>,
-    /// Taken back, and free. No more than there are places.
+    /// Returned ids that are free. At most one for each cursor.
     free: Vec<u32>,
 }
 
@@ -31,17 +29,17 @@ impl Ids {
         Some(id)
     }
 
-    /// The client that had it is gone, and has not joined.
+    /// Returns the id of a client that was removed and had not joined.
     pub fn take_back(&mut self, id: u32) {
         self.leaving.push(id);
     }
 
-    /// The owner of the core removes all clients that have gone: ids taken back can be given again.
+    /// Frees the returned ids: the owner of the core now removes all clients that are gone.
     pub fn all_removed(&mut self) {
         self.free.append(&mut self.leaving);
     }
 
-    /// All ids but one were given.
+    /// Uses up all ids but one.
     #[cfg(test)]
     pub fn exhaust(&mut self) {
         self.next = u32::MAX - 1;

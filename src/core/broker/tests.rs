@@ -1,4 +1,4 @@
-//! What a broker decides, on memory of the heap.
+//! Decisions of the broker's core, on heap memory.
 
 use super::*;
 use crate::core::broker::Reserved;
@@ -21,7 +21,7 @@ fn join(core: &mut Core<Region>, roles: Roles) -> ClientId {
     client
 }
 
-/// A page that is nothing but its end.
+/// Writes a page that holds nothing but its end-of-page message.
 fn only_an_end(page: &Region, id: u32, base: u64) {
     let version = halves(VERSION, PAGE_HEADER as u32);
     page.write_words(0, [PAGE_MAGIC, version, 256, halves(id, 1), base, 0]);
@@ -30,7 +30,7 @@ fn only_an_end(page: &Region, id: u32, base: u64) {
 }
 
 #[test]
-fn a_client_that_is_gone_and_turns_pages_without_end_is_removed() {
+fn a_gone_client_with_endless_page_rollovers_is_removed() {
     let mut core = core();
     core.set_quota(Quota { messages: 1, bytes: 1 });
     let client = join(&mut core, Roles::SEND);
@@ -53,7 +53,7 @@ fn a_client_that_is_gone_and_turns_pages_without_end_is_removed() {
 }
 
 #[test]
-fn who_has_left_is_removed_although_a_slow_receiver_blocks_the_bus() {
+fn a_client_that_left_is_removed_while_the_bus_is_blocked() {
     let limits = Limits::new(256, 64, 4096).unwrap();
     let control = Region::heap(control_len(3));
     let mut core = Core::new(limits, control.clone(), 3, Region::heap(256));
@@ -66,7 +66,7 @@ fn who_has_left_is_removed_although_a_slow_receiver_blocks_the_bus() {
     sender.admit(0, Control::check(control, 1).unwrap(), 1);
     sender.mark_sent(0);
     let mut pages = 1;
-    // The slow one takes nothing, until it holds the whole budget.
+    // The slow receiver consumes nothing until it holds the whole budget.
     while core.cycle().blocked != Some(Blocked::Full) {
         while let Err(Refused::Blocked(Blocked::NeedPage(len))) =
             sender.send(Default::default(), &[7; 64])
@@ -92,7 +92,7 @@ fn who_has_left_is_removed_although_a_slow_receiver_blocks_the_bus() {
 }
 
 #[test]
-fn no_client_gets_an_id_that_was_used_before() {
+fn an_id_of_a_joined_client_is_never_reused() {
     let limits = Limits::new(256, 64, 4096).unwrap();
     let (control, first) = (Region::heap(control_len(1)), Region::heap(256));
     let mut core = Core::new(limits, control, 1, first);
@@ -107,19 +107,19 @@ fn no_client_gets_an_id_that_was_used_before() {
 }
 
 #[test]
-fn an_id_whose_client_never_joined_is_given_again_once_it_is_removed() {
+fn an_id_that_never_joined_is_reused_after_its_removal() {
     let limits = Limits::new(256, 64, 4096).unwrap();
     let (control, first) = (Region::heap(control_len(2)), Region::heap(256));
     let mut core = Core::new(limits, control.clone(), 2, first);
     let first = core.reserve(Roles::SEND).unwrap().client;
-    // Far more greetings than there are ids would not use them up.
+    // Far more greetings than there are ids do not use them up.
     core.ids.exhaust();
     for _ in 0..10 {
         let silent = core.reserve(Roles::SEND).unwrap().client;
         assert_ne!(silent, first);
         core.hung_up(silent);
         core.cycle();
-        // Its removal is still to come, and would hit the next client of this id.
+        // Its removal is still pending and would hit the next client with this id.
         assert!(!core.has_ids());
         assert_eq!(core.take_actions(), [Action::Remove(silent, None)]);
     }
@@ -129,13 +129,13 @@ fn an_id_whose_client_never_joined_is_given_again_once_it_is_removed() {
     assert_eq!(control.load(member, Site::MemberRead), u64::from(next.client.0));
 }
 
-/// The control region of a client.
+/// Returns the control region of a client.
 fn peer_control() -> Region {
     Control::create(Region::heap(control_len(1)), 1).memory().clone()
 }
 
 #[test]
-fn a_cursor_says_nothing_when_it_is_given_to_the_next_client() {
+fn a_cursor_is_reset_before_the_next_client_gets_it() {
     let limits = Limits::new(256, 64, 4096).unwrap();
     let (control, first) = (Region::heap(control_len(1)), Region::heap(256));
     let mut core = Core::new(limits, control.clone(), 1, first);
@@ -143,7 +143,7 @@ fn a_cursor_says_nothing_when_it_is_given_to_the_next_client() {
     let page = Region::heap(256);
     let mut sender = ChainWriter::new(client.0, limits, page.clone());
     core.page_arrived(client, 0, page).unwrap();
-    sender.send(Default::default(), b"taken").unwrap();
+    sender.send(Default::default(), b"known").unwrap();
     core.cycle();
     let said = || control.load(cursor_offset(cursor), Site::CursorRead);
     assert_eq!(said(), sender.tail());
@@ -152,7 +152,7 @@ fn a_cursor_says_nothing_when_it_is_given_to_the_next_client() {
     assert_eq!(said(), 0);
 }
 
-/// A client that sends, whose pages the broker gets at once.
+/// A client that sends. The broker gets its pages at once.
 struct Sending {
     client: ClientId,
     sender: ChainWriter<Region>,
@@ -190,7 +190,7 @@ fn is_parked(core: &Core<Region>) -> bool {
 }
 
 #[test]
-fn it_may_sleep_when_nothing_is_left_and_says_so_meanwhile() {
+fn it_parks_only_when_no_work_is_left() {
     let mut core = core();
     let mut sending = Sending::join(&mut core);
     assert!(core.park() && is_parked(&core));
@@ -202,15 +202,15 @@ fn it_may_sleep_when_nothing_is_left_and_says_so_meanwhile() {
     assert!(core.park());
     core.unpark();
     core.hung_up(sending.client);
-    assert!(!core.park() && !is_parked(&core), "there is somebody to be removed");
+    assert!(!core.park() && !is_parked(&core), "a client must be removed");
     core.cycle();
-    assert!(!core.park() && !is_parked(&core), "there is something to be done");
+    assert!(!core.park() && !is_parked(&core), "an action is pending");
     assert_eq!(core.take_actions(), [Action::Remove(sending.client, None)]);
     assert!(core.park());
 }
 
 #[test]
-fn it_sleeps_while_a_page_is_on_its_way_and_looks_again_when_its_connection_was_looked_through() {
+fn it_sleeps_while_a_page_is_under_way_and_polls_once_drained() {
     let mut core = core();
     let client = join(&mut core, Roles::SEND);
     let page = Region::heap(256);
@@ -219,10 +219,10 @@ fn it_sleeps_while_a_page_is_on_its_way_and_looks_again_when_its_connection_was_
     for _ in 0..2 {
         core.cycle();
         assert_eq!(core.take_actions(), [Action::Drain(client)]);
-        assert!(core.park(), "only its connection can help");
+        assert!(core.park(), "only its socket can help");
         core.unpark();
         core.not_drained(client);
-        assert!(!core.park(), "what its connection holds has not all been taken in");
+        assert!(!core.park(), "its socket is not drained");
     }
     core.cycle();
     core.take_actions();
@@ -234,7 +234,7 @@ fn it_sleeps_while_a_page_is_on_its_way_and_looks_again_when_its_connection_was_
 }
 
 #[test]
-fn a_client_has_its_share_of_a_turn_and_no_more() {
+fn a_client_gets_at_most_its_quota_in_a_cycle() {
     let row = crate::broker::tests::bound("a turn of the broker, for one client");
     let Quota { messages, bytes } = Quota::default();
     assert!(row.starts_with(&format!("{messages} messages or {} KiB (`quota`)", bytes >> 10)));
@@ -264,9 +264,9 @@ fn each_client_has_its_share_of_each_turn_whoever_comes_first() {
     }
     for cycle in 1..=3 {
         core.cycle();
-        let taken =
+        let consumed =
             |member: &Member<Region>| member.inbound.as_ref().map(ChainReader::next_message);
-        assert!(core.members.iter().all(|member| taken(member) == Some(cycle)));
+        assert!(core.members.iter().all(|member| consumed(member) == Some(cycle)));
     }
 }
 
@@ -289,7 +289,7 @@ fn who_only_sends_is_not_rung_for_what_is_sent_on() {
 }
 
 #[test]
-fn who_goes_does_not_change_whose_turn_is_next() {
+fn a_removal_does_not_change_which_member_is_next() {
     let mut core = core();
     let clients = [(); 3].map(|()| join(&mut core, Roles::SEND));
     core.cycle();
@@ -312,7 +312,7 @@ fn receivers_are_counted_when_they_have_joined() {
 }
 
 #[test]
-fn what_waits_for_room_is_as_long_as_the_hook_made_it() {
+fn a_message_waiting_for_room_has_the_length_the_hook_gave_it() {
     let mut core = core();
     core.set_hook(Box::new(|_: &Message<'_>| Verdict::Replace(vec![9; 64])));
     let mut sending = Sending::join(&mut core);
@@ -325,7 +325,7 @@ fn what_waits_for_room_is_as_long_as_the_hook_made_it() {
 }
 
 #[test]
-fn a_client_that_is_gone_and_sends_without_end_is_removed() {
+fn a_gone_client_that_sends_without_end_is_removed() {
     let mut core = core();
     // So that there is always room.
     core.set_hook(Box::new(|_: &Message<'_>| Verdict::Drop));
@@ -347,7 +347,7 @@ fn a_client_that_is_gone_and_sends_without_end_is_removed() {
     while core.clients() > 0 {
         core.cycle();
         turns += 1;
-        // The page that it has left goes on where the one that it is in ends.
+        // The page that was left begins again where the current one ends.
         let next = turns + 1;
         pages[next % 2].write_words(PAGE_BASE, [256 * next as u64, next as u64]);
     }
@@ -355,13 +355,13 @@ fn a_client_that_is_gone_and_sends_without_end_is_removed() {
     assert_eq!(core.take_actions(), [Action::Remove(client, Some(Fault::Endless))]);
 }
 
-/// What a page of a client's is called in the broadcast chain, if it is lent.
-fn lent_as(core: &Core<Region>, page: &Region) -> Option<u32> {
+/// Returns the id of a client's page in the broadcast chain, if it is a foreign page.
+fn foreign_id(core: &Core<Region>, page: &Region) -> Option<u32> {
     (0..16).find(|id| core.page(*id).is_some_and(|found| found.is_same(page)))
 }
 
 #[test]
-fn a_page_that_its_client_forgets_is_let_go_when_all_have_passed_it_and_no_other_is() {
+fn only_a_forgotten_page_is_dropped_when_all_have_passed_it() {
     let mut core = core();
     core.set_zero_copy_threshold(8);
     let Reserved { client: receiver, .. } = core.reserve(Roles::RECEIVE).unwrap();
@@ -380,37 +380,38 @@ fn a_page_that_its_client_forgets_is_let_go_when_all_have_passed_it_and_no_other
         }
     }
     core.cycle();
-    // All but the very first, since when another page begins all have to be told of one of the
-    // broker's own, and until then it is adopted; and but the last, whose page may not be lent.
+    // All but the very first, and the last, whose page may not be shared. When the client's second
+    // page begins, the broadcast chain waits until a page of its own is announced. Until then the
+    // second page is a foreign page, too.
     assert_eq!((core.stats().messages, core.stats().by_ref), (11, 9));
     let member = core.members.iter().find(|member| member.id == sending.client).unwrap();
     let [first, second] =
         [0, 1].map(|page| member.inbound.as_ref().unwrap().page(page).unwrap().clone());
-    assert!(lent_as(&core, &first).is_some());
+    assert!(foreign_id(&core, &first).is_some());
 
-    assert!(core.park(), "nothing came back");
+    assert!(core.park(), "nothing is released");
     core.unpark();
-    // Behind the first message and the second, which is lent.
+    // After the first message and the second, which is by reference.
     control.publish_cursor(0, (PAGE_HEADER + 2 * 32) as u64);
-    assert!(!core.park(), "a message came back");
+    assert!(!core.park(), "a message is released");
     core.cycle();
     assert!(core.park());
     core.unpark();
 
     core.page_forgotten(sending.client, 1).unwrap();
     core.cycle();
-    assert!(lent_as(&core, &second).is_some(), "it is still being read");
+    assert!(foreign_id(&core, &second).is_some(), "it is still being read");
     assert_eq!(core.shareable_pages(), 3);
     control.publish_cursor(0, core.broadcast.tail());
-    assert!(!core.park(), "all came back");
+    assert!(!core.park(), "all is released");
     core.cycle();
-    assert_eq!(lent_as(&core, &second), None);
-    assert!(lent_as(&core, &first).is_some());
+    assert_eq!(foreign_id(&core, &second), None);
+    assert!(foreign_id(&core, &first).is_some());
     assert_eq!(core.shareable_pages(), 2);
 }
 
 #[test]
-fn a_client_that_cannot_be_rung_comes_up_once_however_often_it_sleeps() {
+fn a_client_that_could_not_be_rung_has_one_pending_ring() {
     let mut core = core();
     let [first, second] = [Roles::RECEIVE, Roles::SEND].map(|roles| join(&mut core, roles));
     for _ in 0..3 {
@@ -422,7 +423,7 @@ fn a_client_that_cannot_be_rung_comes_up_once_however_often_it_sleeps() {
     assert_eq!(core.take_actions(), []);
 }
 
-/// A receiver that takes nothing but what it is told to.
+/// A receiver that moves its cursor only on request.
 struct Slow {
     client: ClientId,
     control: Control<Region>,
@@ -437,14 +438,14 @@ impl Slow {
     }
 }
 
-/// Takes turns, with the pages that they need, until the bus is full.
+/// Runs cycles and adds the pages that they need, until the bus is full.
 fn fill(core: &mut Core<Region>) {
     loop {
         match core.cycle().blocked {
             Some(Blocked::NeedPage(len)) => core.add_page(Region::heap(len)),
             Some(Blocked::Full) => return,
             Some(Blocked::Announce) => {}
-            None => panic!("all is taken"),
+            None => panic!("all is consumed"),
         }
         for client in core.has_unsent().collect::<Vec<_>>() {
             while core.announcement(client).is_some() {
@@ -454,7 +455,7 @@ fn fill(core: &mut Core<Region>) {
     }
 }
 
-/// Two clients who together send more than the bus has room for.
+/// Two clients that together send more than the bus has room for.
 fn two_who_fill(core: &mut Core<Region>) {
     for mut sender in [(); 2].map(|()| Sending::join(core)) {
         (0..60).for_each(|_| sender.send(core, &[7; 24]));
@@ -462,28 +463,29 @@ fn two_who_fill(core: &mut Core<Region>) {
 }
 
 #[test]
-fn who_is_refused_for_want_of_room_goes_on_with_its_share_and_does_not_begin_anew() {
+fn a_client_refused_for_room_keeps_its_used_quota() {
     let mut core = core();
     // More than a page holds: the receiver leaves one page after the other.
     core.set_quota(Quota { messages: 5, bytes: usize::MAX });
     let slow = Slow::join(&mut core);
     two_who_fill(&mut core);
     fill(&mut core);
-    let taken = |core: &Core<Region>| {
+    let consumed = |core: &Core<Region>| {
         let of = |member: &Member<Region>| Some(member.inbound.as_ref()?.next_message());
         core.members.iter().filter_map(of).collect::<Vec<_>>()
     };
-    let before = taken(&core);
+    let before = consumed(&core);
     for page in 1..=8 {
         slow.control.publish_cursor(0, 256 * page + PAGE_HEADER as u64);
         fill(&mut core);
     }
-    let got: Vec<u64> = taken(&core).iter().zip(before).map(|(now, before)| now - before).collect();
+    let got: Vec<u64> =
+        consumed(&core).iter().zip(before).map(|(now, before)| now - before).collect();
     assert!(got.iter().sum::<u64>() >= 20 && got[0].abs_diff(got[1]) <= 5, "{got:?}");
 }
 
 #[test]
-fn a_broker_that_looks_for_room_before_it_sleeps_and_finds_a_liar_does_not_sleep() {
+fn a_broker_that_finds_an_invalid_cursor_does_not_sleep() {
     let mut core = core();
     let (_slow, faulty) = (Slow::join(&mut core), Slow::join(&mut core));
     two_who_fill(&mut core);

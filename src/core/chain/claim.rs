@@ -1,4 +1,4 @@
-//! Room for one message: filled, then committed or dropped.
+//! A claim: room for one message, which is filled and then committed or dropped.
 
 use super::writing::Writing;
 use crate::core::layout::*;
@@ -6,14 +6,15 @@ use crate::core::memory::{Intent, Memory, Part};
 use crate::core::message::{Envelope, Origin};
 use crate::core::order::Site;
 
-/// Room for one message that nobody sees yet. Dropped without a commit, it was never there.
+/// Room for one message that no receiver sees yet. Dropping it without a commit discards the
+/// message.
 pub struct Claim<'a, M: Memory + 'a> {
     writing: &'a mut Writing,
     page: &'a M,
-    /// The slot, and the commit word behind it.
+    /// The slot and the commit word of the next slot.
     slot: M::Part<'a>,
     slot_len: usize,
-    /// Offset of the payload in the slot.
+    /// Offset of the payload in the slot, in bytes.
     payload_at: usize,
     len: usize,
     commit: u64,
@@ -21,12 +22,12 @@ pub struct Claim<'a, M: Memory + 'a> {
 }
 
 impl<'a, M: Memory> Claim<'a, M> {
-    /// `slot_len` bytes at the place that is being written are free in `page`, and behind them
-    /// there is room for an end-of-page message.
+    /// Begins a message in `page` at the writing position. `slot_len` bytes must be free there,
+    /// followed by room for an end-of-page message.
     ///
-    /// A short message is written from its end to its beginning, the commit word last. A receiver that
-    /// polls that word fetches its line again and again: so it is written at one go, when the lines
-    /// behind it are done.
+    /// A short message is written from its end to its beginning, and the commit word last. A
+    /// receiver that polls that word fetches its line again and again. So the writer writes that
+    /// line in one go, after the lines that follow.
     #[inline(always)]
     pub(super) fn new(
         page: &'a M,
@@ -42,7 +43,7 @@ impl<'a, M: Memory> Claim<'a, M> {
             slot.write_words(payload_at, [broker, id]);
             payload_at += SLOT_EXTENSION;
         }
-        // Relaxed: the publishing store of this run comes after it
+        // Relaxed: the publishing store of this batch comes after it
         slot.store(slot_len + SLOT_COMMIT, 0, Site::CommitClear);
         let commit = envelope.commit_word(len as u32, kind);
         let tag = envelope.tag_word();
@@ -53,7 +54,7 @@ impl<'a, M: Memory> Claim<'a, M> {
     ///
     /// # Panics
     ///
-    /// If `payload` is longer than what was claimed.
+    /// If `payload` is longer than the claim.
     #[inline(always)]
     pub fn write_all(&self, payload: &[u8]) {
         assert!(payload.len() <= self.len, "more payload than was claimed");
@@ -66,12 +67,13 @@ impl<'a, M: Memory> Claim<'a, M> {
         self.page.copy_bytes(self.writing.at + self.payload_at, memory, at, self.len);
     }
 
-    /// Says that the payload lies in page `page`, at `offset`.
+    /// Writes a reference: the payload lies in page `page` at `offset`.
     pub(super) fn write_ref(&self, page: u32, offset: usize) {
         self.slot.write_words(self.payload_at, [halves(page, 0), offset as u64]);
     }
 
-    /// Puts the message into the run. It is visible after [`ChainWriter::publish`](super::Sender::publish).
+    /// Adds the message to the pending batch. [`ChainWriter::publish`](super::ChainWriter::publish)
+    /// makes it visible.
     #[inline(always)]
     pub fn commit(self) {
         self.slot.write_words(SLOT_TAG, [self.tag]);
@@ -79,13 +81,13 @@ impl<'a, M: Memory> Claim<'a, M> {
         self.writing.pass(self.slot_len, self.len);
     }
 
-    /// Whether there is no run yet.
+    /// Returns whether no batch is pending.
     #[inline(always)]
     pub(super) fn is_alone(&self) -> bool {
         self.writing.pending.is_none()
     }
 
-    /// Makes the message visible, which [is alone](Claim::is_alone).
+    /// Makes the message visible at once. It must be [alone](Claim::is_alone).
     #[inline(always)]
     pub(super) fn publish(self) {
         self.slot.write_words(SLOT_TAG, [self.tag]);
@@ -96,12 +98,12 @@ impl<'a, M: Memory> Claim<'a, M> {
 }
 
 impl Claim<'_, crate::core::memory::Region> {
-    /// The payload's bytes, to be written in place. What they hold before is not defined.
+    /// Returns the payload's bytes to be written in place. Their initial values are unspecified.
     #[allow(unsafe_code)]
     pub fn payload(&mut self) -> &mut [u8] {
         let (at, len) = (self.payload_at, self.len);
-        // SAFETY: the slot lies beyond the tail, where no receiver looks, and the claim borrows
-        // the sender exclusively. One sender alone writes the region: that is the contract of
+        // SAFETY: the slot lies beyond the tail, where no receiver reads. The claim borrows the
+        // writer exclusively. One writer alone writes the region: that is the contract of
         // `Region::new_heap`, which the crate keeps.
         unsafe { self.slot.bytes_mut(at, len) }
     }

@@ -1,15 +1,15 @@
 //! A chain's reading end.
 //!
-//! A receiver is always at one place: the slot whose commit word it looks at next. Zero means
-//! that nothing is there yet; anything else is an allegation ([`message`](crate::core::message)), which
-//! is checked before it is used. Every call does a bounded amount of work, whatever the page
-//! says: a message or an end-of-page is one step.
+//! A reader has one position: the slot whose commit word it reads next. Zero means that the slot is
+//! empty. Any other value begins a raw header ([`message`](crate::core::message)), which the reader
+//! validates before use. Every call does a bounded amount of work, whatever the page contains: one
+//! message or one end-of-page message is one step.
 //!
-//! What has been read is given up by one store of the cursor, which both leaves the old page and
-//! holds the new one. When to do that is the owner's choice; since nothing smaller than a page is
-//! ever given back, after each page and before sleeping is enough. But a lent message is small, and
-//! holds a large part of somebody else's page: so much of that is passed and no more before the
-//! cursor is stored.
+//! The reader releases what it has read by one store of its cursor. The store leaves the old page
+//! and holds the new one. The reader is the cursor's single writer, and its owner decides when to
+//! store it. The writer reuses whole pages only, so once per page and before sleeping is enough. A
+//! message by reference is different: it is small and holds a large part of another client's page.
+//! So a store is due once the reader has passed `REF_BYTES_BEFORE_RELEASE` bytes of such payload.
 
 use super::page::PageHeader;
 use super::terms::Start;
@@ -23,42 +23,45 @@ use crate::core::order::Site;
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// Bytes of lent payload that are passed before the cursor is stored.
+/// Bytes of referenced payload after which the reader must store its cursor.
 const REF_BYTES_BEFORE_RELEASE: usize = 64 * 1024;
 
 /// The reading end of a chain.
 ///
-/// What an empty look touches comes first: a broker looks at hundreds of chains in a turn.
+/// The fields that an empty poll touches come first, because a broker polls hundreds of chains in a
+/// cycle.
 #[derive(Debug)]
 #[repr(C)]
 pub struct ChainReader<M> {
-    /// Offset in `page` of the next slot.
+    /// Offset in `page` of the next slot, in bytes.
     at: usize,
     page: M,
     limits: Limits,
-    /// Whose chain it is: a client's id, or 0 for a broker's.
+    /// Owner of the chain: a client's id, or 0 for a broker.
     owner: u32,
-    /// Every page of the pool that the sender has sent us.
+    /// All pages that the sender has sent and not taken back, by id.
     pages: Vec<(u32, M)>,
     id: u32,
     /// Position of the first byte of `page`.
     base: u64,
     next_message: u64,
-    /// The page of the last lent message.
-    lender: Option<(u32, M)>,
-    /// Bytes of lent payload that were passed since the cursor was stored.
+    /// Cached page of the last message by reference, with its id.
+    ref_page: Option<(u32, M)>,
+    /// Bytes of referenced payload passed since the last cursor store.
     foreign: usize,
     control: Control<M>,
     slot: usize,
-    /// The cursor as we stored it last.
+    /// Last stored cursor; zero before the first store. Never stale, as the reader is its single
+    /// writer.
     cursor: u64,
-    /// The taken word as we stored it last; zero while the cursor says as much.
+    /// Last stored consumed position; zero before the first store. May be below the cursor.
     consumed: u64,
-    /// Where the sender says whether it waits for us.
+    /// The entry in which the sender stores whether it waits for this reader. `None` if the sender
+    /// has no such entry.
     place: Option<Place<M>>,
 }
 
-/// A client's place in the control region of a broker.
+/// A client's entry in the control region of a broker.
 #[derive(Debug)]
 struct Place<M> {
     control: Control<M>,
@@ -66,41 +69,41 @@ struct Place<M> {
     client: u32,
 }
 
-/// What a receiver finds at its place.
+/// The result of one step of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Nothing yet.
+    /// No message yet.
     Empty,
-    /// A message. It stays until [`ChainReader::advance`] has passed it.
+    /// A message. It stays until [`ChainReader::advance`] passes it.
     Message(Slot),
-    /// The page had ended, and the receiver has gone on to the next. The sender gets the old one
-    /// back when the receiver [gives it up](ChainReader::release).
+    /// The page ended, and the reader has entered the next one. The sender may reuse the old page
+    /// after the next [`release`](ChainReader::release).
     PageAdvanced,
-    /// The page has ended, or a message was lent, and the page that is named has not arrived. It
-    /// was sent before this could be seen, so what has arrived must be
-    /// [added](ChainReader::add_page) first; if it is not there either, the peer lies:
+    /// An end-of-page message or a message by reference names a page that has not arrived. The
+    /// sender sends a page before it names it. So [add](ChainReader::add_page) all pages that have
+    /// arrived and poll again. If the page is still missing, the sender is at fault:
     /// [`ChainReader::unknown_page`].
     Unknown(u32),
 }
 
-/// What a receiver sees at its place at a peek.
+/// What a reader sees at its position without a step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Peek {
     Nothing,
-    /// A message with nothing but a payload, and that in the page itself.
+    /// A message with its payload in the slot and without an extension.
     Message(Slot),
-    /// Any other message, the end of a page, or a fault.
+    /// Any other message, an end-of-page message, or a fault.
     Other(RawHeader),
 }
 
 impl<M: Memory> ChainReader<M> {
-    /// A receiver of the chain of `owner` (a client's id, or 0 for a broker's) that begins at
-    /// `start`, whose page is among `pages`, and that gives up what it
-    /// has read in cursor `slot` of `control`, a region of our own.
+    /// Returns a reader of the chain of `owner` (a client's id, or 0 for a broker) that begins at
+    /// `start`. The page of `start` is among `pages`. The reader stores its cursor at index `slot`
+    /// of `control`, our own region.
     ///
     /// # Errors
     ///
-    /// A [`Fault`] if the page or the position can't be.
+    /// A [`Fault`] if the page or the position is invalid.
     pub fn new(
         limits: Limits,
         owner: u32,
@@ -120,12 +123,12 @@ impl<M: Memory> ChainReader<M> {
         if !(PAGE_HEADER..=last).contains(&at) || !at.is_multiple_of(SLOT_ALIGN) {
             return Err(fault);
         }
-        // In front of a page's first message there is no other.
+        // The first slot of a page holds the page's first message.
         if at == PAGE_HEADER && header.first != start.message {
             let (found, expected) = (header.first, start.message);
             return Err(Fault::PageFirst { page: start.page, found, expected });
         }
-        // Nothing may overflow later: positions grow by less than a page at a time.
+        // Rules out a later overflow: positions grow by less than a page at a time.
         if start.position > u64::MAX / 2 || start.message > u64::MAX / 2 {
             return Err(fault);
         }
@@ -138,7 +141,7 @@ impl<M: Memory> ChainReader<M> {
             base: header.base,
             at,
             next_message: start.message,
-            lender: None,
+            ref_page: None,
             foreign: 0,
             control,
             slot,
@@ -148,7 +151,7 @@ impl<M: Memory> ChainReader<M> {
         })
     }
 
-    /// A receiver of a chain from its beginning.
+    /// Returns a reader of a chain from its beginning.
     ///
     /// # Errors
     ///
@@ -165,28 +168,29 @@ impl<M: Memory> ChainReader<M> {
         Self::new(limits, owner, vec![(page, first)], start, control, slot)
     }
 
-    /// The same receiver, as a client that has the place `slot` in the sender's control region.
+    /// Returns the reader of a client that has the entry `slot` in the sender's control region.
     #[must_use]
     pub fn in_place(self, control: Control<M>, slot: usize, client: u32) -> Self {
         ChainReader { place: Some(Place { control, slot, client }), ..self }
     }
 
-    /// After a message was found: whether the sender waits for us, so that it keeps the message in
-    /// place for as long as our cursor holds it. A message that is published later than that ends is
-    /// found to be: its commit word comes behind the member word.
+    /// Returns whether the sender still waits for this reader. Call it after a message was found.
+    /// While it waits, it keeps the message in place until our cursor has passed it. A message that
+    /// is published after the membership has ended is detected, because its commit word is stored
+    /// after the member word.
     #[inline(always)]
     pub fn is_member(&self) -> bool {
         let Some(place) = &self.place else { return true };
         place.control.member(place.slot) == u64::from(place.client)
     }
 
-    /// Whether this end has a place in its sender's control region.
+    /// Returns whether this reader has an entry in its sender's control region.
     pub(crate) fn has_place(&self) -> bool {
         self.place.is_some()
     }
 
-    /// After a payload was copied: whether the copy is whole. The sender writes a page again only
-    /// when all have left it for whom it waits; it may wait for us no more.
+    /// Returns whether a payload that was just copied is whole. The sender writes a page again once
+    /// all receivers that it waits for have left it, and it may no longer wait for this one.
     #[inline(always)]
     pub fn is_whole(&self) -> bool {
         if self.place.is_none() {
@@ -201,7 +205,7 @@ impl<M: Memory> ChainReader<M> {
     ///
     /// # Errors
     ///
-    /// A [`Fault`] if what is there can't be. The receiver stays where it is.
+    /// A [`Fault`] if the header is invalid. The reader stays at its position.
     #[inline(always)]
     pub fn poll(&mut self) -> Result<Event, Fault> {
         match self.peek() {
@@ -211,7 +215,7 @@ impl<M: Memory> ChainReader<M> {
         }
     }
 
-    /// Checked once more, so that the fault, which is large, is not handed up each time.
+    /// Validates the header again, so that the large `Fault` is not returned on the fast path.
     #[inline(never)]
     fn poll_other(&mut self, raw: RawHeader) -> Result<Event, Fault> {
         if let Some(slot) = self.peek_ref(raw) {
@@ -224,8 +228,8 @@ impl<M: Memory> ChainReader<M> {
         }
     }
 
-    /// What stands at its place, without a step: the two answers that come all the time, apart
-    /// from all that takes longer.
+    /// Returns what is at the position, without a step. Covers the two frequent answers and leaves
+    /// all slower ones to [`poll`](ChainReader::poll).
     #[inline(always)]
     pub(crate) fn peek(&self) -> Peek {
         // pairs with CommitPublish
@@ -245,23 +249,23 @@ impl<M: Memory> ChainReader<M> {
         }
     }
 
-    /// What is no plain message, if it is lent of the same page as the last one and nothing has to be
-    /// done before it is taken.
+    /// Fast path: a message by reference whose payload page is already cached, with no release due
+    /// before it.
     pub(crate) fn peek_ref(&self, raw: RawHeader) -> Option<Slot> {
-        let (id, page) = self.lender.as_ref().filter(|_| !self.must_release())?;
+        let (id, page) = self.ref_page.as_ref().filter(|_| !self.must_release())?;
         let Ok(Header::Ref(slot)) = raw.validate(self.place()) else { return None };
         let reference = self.reference(&slot).ok().filter(|reference| reference.page == *id)?;
         slot.resolve(reference, page.region_len()).ok()
     }
 
-    /// Where a lent message says that its payload lies. What that says is read once for each use.
+    /// Reads a message's reference. Each use reads it once.
     #[inline(always)]
     fn reference(&self, slot: &Slot) -> Result<RefMessage, Fault> {
         RefMessage::raw(self.page.read_words(slot.payload_at), self.id, self.at)
     }
 
-    /// Has the line fetched in which the rest of a short message will lie, while its commit word is
-    /// looked at: when that shows the message, the rest is there or on its way.
+    /// Prefetches the second cache line of the next message. It arrives while the reader checks the
+    /// commit word.
     #[inline(always)]
     pub(crate) fn expect(&self) {
         self.page.prefetch(self.at + LINE);
@@ -274,23 +278,23 @@ impl<M: Memory> ChainReader<M> {
             page_len: self.page.region_len(),
             at: self.at,
             max_message_len: self.limits.max_message_len(),
-            lends: self.owner == super::BROKER,
+            allows_refs: self.owner == super::BROKER,
         }
     }
 
-    /// Finds the page in which a lent message's payload lies.
+    /// Finds the page that holds the payload of a message by reference.
     fn resolve(&mut self, slot: Slot) -> Result<Event, Fault> {
         let reference = self.reference(&slot)?;
-        if self.lender.as_ref().is_none_or(|(id, _)| *id != reference.page) {
+        if self.ref_page.as_ref().is_none_or(|(id, _)| *id != reference.page) {
             let found = self.pages.iter().find(|(id, _)| *id == reference.page);
             let Some(page) = found else { return Ok(Event::Unknown(reference.page)) };
-            self.lender = Some(page.clone());
+            self.ref_page = Some(page.clone());
         }
-        let len = self.lender.as_ref().map_or(0, |(_, page)| page.region_len());
+        let len = self.ref_page.as_ref().map_or(0, |(_, page)| page.region_len());
         slot.resolve(reference, len).map(Event::Message)
     }
 
-    /// Goes on in page `next`.
+    /// Enters page `next`.
     #[cold]
     fn follow(&mut self, next: u32) -> Result<Event, Fault> {
         let Some((_, page)) = self.pages.iter().find(|(id, _)| *id == next) else {
@@ -298,7 +302,7 @@ impl<M: Memory> ChainReader<M> {
         };
         let header = PageHeader::read(page, next, self.owner)?;
         let expected = self.base + self.page.region_len() as u64;
-        // The end of all positions is out of an honest sender's reach.
+        // No correct sender reaches the last position.
         let is_beyond = expected.checked_add(page.region_len() as u64).is_none();
         if header.base != expected || is_beyond {
             return Err(Fault::PageBase { page: next, found: header.base, expected });
@@ -314,12 +318,12 @@ impl<M: Memory> ChainReader<M> {
         Ok(Event::PageAdvanced)
     }
 
-    /// Whether there is something to take.
+    /// Returns whether there is a message or an end-of-page message to read.
     pub fn has_message(&self) -> bool {
         self.page.load(self.at + SLOT_COMMIT, Site::CommitRead) != 0
     }
 
-    /// The whole envelope of a message, with its origin.
+    /// Returns the envelope of a message, with its origin.
     #[inline(always)]
     pub fn envelope(&self, slot: &Slot) -> Envelope {
         let mut envelope = slot.envelope();
@@ -330,24 +334,24 @@ impl<M: Memory> ChainReader<M> {
         envelope
     }
 
-    /// Copies a message's payload out. `into` has [`Slot::payload_len`] bytes.
+    /// Copies a message's payload out. `into` has at least [`Slot::payload_len`] bytes.
     #[inline(always)]
     pub fn read(&self, slot: &Slot, into: &mut [u8]) {
         let (page, at) = self.payload(slot);
         page.read_bytes(at, &mut into[..slot.payload_len()]);
     }
 
-    /// The region and the offset at which a message's payload begins. The message is the one that
+    /// Returns the region and the offset of a message's payload. `slot` is the message that
     /// [`poll`](ChainReader::poll) has just returned.
     #[inline(always)]
     pub fn payload(&self, slot: &Slot) -> (&M, usize) {
-        match &self.lender {
+        match &self.ref_page {
             Some((_, page)) if slot.is_ref() => (page, slot.payload_at),
             _ => (&self.page, slot.payload_at),
         }
     }
 
-    /// Goes on behind a message that [`poll`](ChainReader::poll) has just returned.
+    /// Moves past the message that [`poll`](ChainReader::poll) has just returned.
     #[inline(always)]
     pub fn advance(&mut self, slot: &Slot) {
         debug_assert_eq!(slot.at, self.at, "a slot is passed once, and in order");
@@ -358,32 +362,32 @@ impl<M: Memory> ChainReader<M> {
         }
     }
 
-    /// Whether so much lent payload was passed that it has to be given up before anything else.
+    /// Returns whether the cursor must be stored now (64 KiB of referenced payload passed).
     #[inline]
     pub fn must_release(&self) -> bool {
         self.foreign >= REF_BYTES_BEFORE_RELEASE
     }
 
-    /// Stores the cursor if it has moved. Returns whether it had: then the sender may be waiting
-    /// for it and has to be rung.
+    /// Stores the cursor if it has moved. Returns whether it has: then the sender may be waiting
+    /// for it and must be rung.
     #[inline]
     pub fn release(&mut self) -> bool {
         self.foreign = 0;
         self.store_cursor(self.position())
     }
 
-    /// The same, of a receiver that still lends what comes behind `position`; and says that it has
-    /// taken it.
+    /// Like [`release`](ChainReader::release), but keeps the cursor at `position` while later
+    /// messages are still referenced. Publishes the consumed position separately.
     pub fn release_to(&mut self, position: u64) -> bool {
         let moved = self.store_cursor(position);
-        let taken = self.position();
-        let takes = taken != position && taken != self.consumed;
-        if takes {
+        let consumed = self.position();
+        let has_consumed = consumed != position && consumed != self.consumed;
+        if has_consumed {
             // pairs with ConsumedRead
-            self.control.publish_consumed(self.slot, taken);
-            self.consumed = taken;
+            self.control.publish_consumed(self.slot, consumed);
+            self.consumed = consumed;
         }
-        moved || takes
+        moved || has_consumed
     }
 
     #[inline]
@@ -397,11 +401,11 @@ impl<M: Memory> ChainReader<M> {
         moved
     }
 
-    /// Takes a page that the sender has sent.
+    /// Adds a page that the sender has sent.
     ///
     /// # Errors
     ///
-    /// A [`Fault`] if it was sent before or is more than the chain may have.
+    /// A [`Fault`] if it was sent before or exceeds the chain's budget.
     pub fn add_page(&mut self, id: u32, memory: M) -> Result<(), Fault> {
         if self.pages.iter().any(|(known, _)| *known == id) {
             return Err(Fault::PageTwice { page: id });
@@ -418,7 +422,7 @@ impl<M: Memory> ChainReader<M> {
         Ok(())
     }
 
-    /// Lets go of a page that the sender will not name again.
+    /// Drops a page that the sender will not name again.
     ///
     /// # Errors
     ///
@@ -430,36 +434,36 @@ impl<M: Memory> ChainReader<M> {
         let known = self.pages.iter().position(|(known, _)| *known == id);
         let known = known.ok_or(Fault::UnknownPage { page: self.id, at: self.at, next: id })?;
         self.pages.swap_remove(known);
-        self.lender.take_if(|(lender, _)| *lender == id);
+        self.ref_page.take_if(|(known, _)| *known == id);
         Ok(())
     }
 
-    /// The fault of a sender whose page `next` never arrived.
+    /// Returns the fault of a sender whose page `next` never arrived.
     pub fn unknown_page(&self, next: u32) -> Fault {
         Fault::UnknownPage { page: self.id, at: self.at, next }
     }
 
-    /// Bytes of shared memory in the pages that the sender has sent.
+    /// Returns the bytes of shared memory in the pages that the sender has sent.
     pub fn pages_len(&self) -> usize {
         self.pages.iter().map(|(_, page)| page.region_len()).sum()
     }
 
-    /// The position of the next message.
+    /// Returns the position of the next message.
     pub fn position(&self) -> u64 {
         self.base + self.at as u64
     }
 
-    /// The page in which the next message is or will be, as the sender calls it.
+    /// Returns the sender's id of the page in which the next message is or will be.
     pub fn page_id(&self) -> u32 {
         self.id
     }
 
-    /// A page that the sender has sent.
+    /// Returns a page that the sender has sent.
     pub fn page(&self, id: u32) -> Option<&M> {
         self.pages.iter().find(|(known, _)| *known == id).map(|(_, page)| page)
     }
 
-    /// The number of the next message.
+    /// Returns the number of the next message.
     pub fn next_message(&self) -> u64 {
         self.next_message
     }
@@ -473,7 +477,7 @@ mod tests {
     use crate::core::memory::Region;
 
     #[test]
-    fn a_page_that_reaches_beyond_the_last_position_is_a_fault() {
+    fn a_page_beyond_the_last_position_is_a_fault() {
         let limits = Limits::new(256, 64, 4096).unwrap();
         let pages = [Region::heap(256), Region::heap(256)];
         let header = |base| PageHeader { id: 0, owner: 0, base, first: 0 };
@@ -496,7 +500,7 @@ mod tests {
         PageHeader { id: 0, owner: 1, base: 0, first: 0 }.write(&first);
         let control = Control::create(Region::heap(control_len(1)), 1);
         let mut receiver = ChainReader::from_beginning(limits, 1, first, control, 0).unwrap();
-        // One page more than the budget: it may be sent before another one is taken back.
+        // One page above the budget, because it may arrive before another one is taken back.
         for id in 1..3 {
             receiver.add_page(id, Region::heap(256)).unwrap();
         }
@@ -505,18 +509,18 @@ mod tests {
         assert_eq!(receiver.add_page(3, Region::heap(256)), Err(fault));
     }
 
-    /// Whether a lent message at its place can be taken at a peek. It is passed.
-    fn takes_at_a_glance(receiver: &mut ChainReader<Region>) -> bool {
-        let Peek::Other(raw) = receiver.peek() else { panic!("no lent message") };
-        let at_a_glance = receiver.peek_ref(raw).is_some();
+    /// Returns whether the next message, one by reference, takes the fast path. Passes it.
+    fn takes_fast_path(receiver: &mut ChainReader<Region>) -> bool {
+        let Peek::Other(raw) = receiver.peek() else { panic!("no message by reference") };
+        let is_fast = receiver.peek_ref(raw).is_some();
         let Ok(Event::Message(slot)) = receiver.poll() else { panic!("no message") };
         assert!(slot.is_ref());
         receiver.advance(&slot);
-        at_a_glance
+        is_fast
     }
 
     #[test]
-    fn lent_messages_are_taken_at_a_glance_until_they_have_to_be_given_up_or_lie_elsewhere() {
+    fn messages_by_reference_take_the_fast_path_within_one_page() {
         const LEN: usize = REF_BYTES_BEFORE_RELEASE / 4;
         let limits = Limits::new(4096, 2 * LEN, 16 * LEN).unwrap();
         let first = Region::heap(4096);
@@ -531,10 +535,10 @@ mod tests {
             sender.send_ref(Envelope::default(), LEN, page, PAGE_HEADER).unwrap();
         }
         sender.publish();
-        let taken = [(); 5].map(|()| takes_at_a_glance(&mut receiver));
-        assert_eq!(taken, [false, true, true, true, false], "it finds the page, and owes");
+        let fast = [(); 5].map(|()| takes_fast_path(&mut receiver));
+        assert_eq!(fast, [false, true, true, true, false], "first use, then a release is due");
         receiver.release();
-        let taken = [(); 3].map(|()| takes_at_a_glance(&mut receiver));
-        assert_eq!(taken, [true, false, true], "it finds the other page");
+        let fast = [(); 3].map(|()| takes_fast_path(&mut receiver));
+        assert_eq!(fast, [true, false, true], "first use of the other page");
     }
 }

@@ -1,19 +1,20 @@
 //! A chain's writing end.
 //!
-//! What a sender does with a slot, in this order:
+//! A writer fills a slot in this order:
 //!
-//! 1. write the tag word and the payload: beyond the tail, so nobody reads there;
-//! 2. zero the commit word of the slot behind: a receiver that takes this message looks there next;
-//!    whether before the payload or after it is all the same;
-//! 3. store the commit word: directly and with `Release` if it is the first of a *run*, else
-//!    relaxed. A run is what is visible only when its first commit word is stored, by
-//!    [`publish`](ChainWriter::publish).
+//! 1. It writes the tag word and the payload. The slot is beyond the tail, so no receiver reads it.
+//! 2. It zeroes the commit word of the next slot, because a receiver that takes this message reads
+//!    that word next. This may come before or after the payload.
+//! 3. It stores the commit word. The first store of a *pending batch* is deferred to
+//!    [`publish`](ChainWriter::publish), which stores it with `Release`. The others are relaxed. A
+//!    single message is stored directly with `Release`. A pending batch is invisible until its
+//!    first commit word is stored.
 //!
-//! Slots follow each other in the order in which they are sent, and become visible in no other
-//! (P1). A sender that dies before 3 leaves nothing that anybody could see (P4).
+//! Slots follow each other in the order in which they are sent, and become visible in that order
+//! (P1). A sender that dies before step 3 leaves nothing visible (P4).
 //!
-//! Where its pages come from, who reads them and when they may be written again is told in
-//! `pool`.
+//! The module `pool` explains where pages come from, who reads them and when they may be written
+//! again.
 
 mod by_ref;
 mod pool;
@@ -38,28 +39,29 @@ use alloc::vec::Vec;
 pub struct ChainWriter<M> {
     owner: u32,
     limits: Limits,
-    /// Pages in use, oldest first. The last is being written; `page` is a second handle to it.
+    /// Pages in use, oldest first. The last one is being written, and `page` is a second handle to
+    /// it.
     chain: VecDeque<Page<M>>,
-    /// Pages that everybody has left, those left first in front, and new ones.
+    /// Free pages: new ones, and those that all receivers have left, the first left in front.
     free: VecDeque<Page<M>>,
-    /// Pages of others from which messages are lent.
+    /// Pages of clients to which messages refer.
     foreign: Vec<ForeignPage<M>>,
     page: M,
     writing: Writing,
     receivers: Vec<Peer<M>>,
     next_page: u32,
     pages_len: usize,
-    /// While there is less than this in pages, none is written again.
+    /// While the pages have less than this many bytes, none is written again. At most the budget.
     reuse_distance: usize,
-    /// Pages that begin before this position are not written again.
+    /// Pages that begin before this position are never written again.
     retired: u64,
-    /// Receivers struck because their cursor lied; taken by the owner.
+    /// Receivers removed for an invalid cursor. The owner takes them.
     faults: Vec<(u32, Fault)>,
     stats: Stats,
 }
 
 impl<M: Memory> ChainWriter<M> {
-    /// A new chain of the client `owner`, beginning in `first`, which becomes page 0.
+    /// Returns a new chain of the client `owner`. It begins in `first`, which becomes page 0.
     pub fn new(owner: u32, limits: Limits, first: M) -> Self {
         PageHeader { id: super::FIRST_PAGE, owner, base: 0, first: 0 }.write(&first);
         let len = first.region_len();
@@ -89,8 +91,8 @@ impl<M: Memory> ChainWriter<M> {
         }
     }
 
-    /// Whether a message has its place in the page that is being written: what is sent nearly
-    /// always has. It need not have been asked.
+    /// Returns whether a message fits into the page that is being written, which is the usual case.
+    /// Calling this before a claim is optional.
     #[inline(always)]
     pub(crate) fn fits(&self, envelope: &Envelope, len: usize) -> bool {
         len <= self.limits.max_message_len()
@@ -102,17 +104,18 @@ impl<M: Memory> ChainWriter<M> {
         self.writing.at + slot_len + SLOT_HEADER <= self.page.region_len()
     }
 
-    /// Room for a payload of `len` bytes, to be filled and committed.
+    /// Claims room for a payload of `len` bytes, to be filled and committed.
     ///
     /// # Errors
     ///
-    /// [`Refused`]; then nothing was written, and the run is as it was but for a page turn.
+    /// [`Refused`]; then no message was written. The pending batch is unchanged except for a
+    /// possible page rollover.
     #[inline(always)]
     pub fn claim(&mut self, envelope: Envelope, len: usize) -> Result<Claim<'_, M>, Refused> {
         let max = self.limits.max_message_len();
         let slot_len = slot_len(len, envelope.origin.is_some());
         let Some(slot_len) = slot_len.filter(|_| len <= max) else {
-            // Before anything is written (P14).
+            // Checked before any write (P14).
             return Err(Refused::TooLong { len, max });
         };
         self.claim_slot(envelope, len, slot_len, KIND_MESSAGE)
@@ -132,7 +135,8 @@ impl<M: Memory> ChainWriter<M> {
         Ok(Claim::new(&self.page, &mut self.writing, &envelope, len, slot_len, kind))
     }
 
-    /// Appends one message to the run. It is visible after [`publish`](ChainWriter::publish).
+    /// Appends one message to the pending batch. [`publish`](ChainWriter::publish) makes it
+    /// visible.
     ///
     /// # Errors
     ///
@@ -145,7 +149,7 @@ impl<M: Memory> ChainWriter<M> {
         Ok(())
     }
 
-    /// Appends one message and makes it visible at once, with all of the run before it.
+    /// Appends one message and publishes it at once, together with the pending batch.
     ///
     /// # Errors
     ///
@@ -163,11 +167,11 @@ impl<M: Memory> ChainWriter<M> {
         Ok(())
     }
 
-    /// Makes the run visible, all of it at once. Returns whether there was any.
+    /// Publishes the whole pending batch at once. Returns whether there was one.
     #[inline]
     pub fn publish(&mut self) -> bool {
         let Some(pending) = self.writing.pending.take() else { return false };
-        // pairs with CommitRead: the whole run was written before
+        // pairs with CommitRead: the whole batch was written before
         self.page_back(pending.turned).store(
             pending.at + SLOT_COMMIT,
             pending.commit,
@@ -176,11 +180,11 @@ impl<M: Memory> ChainWriter<M> {
         true
     }
 
-    /// Gives the run up, as if it had never been written.
+    /// Discards the pending batch as if it had never been written.
     pub fn abort(&mut self) {
         let Some(pending) = self.writing.abort() else { return };
         for _ in 0..pending.turned {
-            // Never named to anybody, so it is as free as before.
+            // No receiver has seen its name, so it is free as before.
             if let Some(page) = self.chain.pop_back() {
                 self.free.push_front(page);
             }
@@ -190,18 +194,19 @@ impl<M: Memory> ChainWriter<M> {
         }
     }
 
-    /// The handle of the page `turned` turns ago.
+    /// Returns the page `turned` rollovers ago.
     #[inline]
     fn page_back(&self, turned: usize) -> &M {
         if turned == 0 { &self.page } else { &self.chain[self.chain.len() - 1 - turned].memory }
     }
 
-    /// Goes on in another page with room for `slot_len` bytes.
+    /// Advances to another page with room for `slot_len` bytes.
     #[cold]
     fn advance_page(&mut self, slot_len: usize) -> Result<(), Blocked> {
         let mut page = self.take_free(slot_len)?;
         if page.used {
-            // pairs with CopyFence: who finds anything of what follows, finds that it was struck
+            // pairs with CopyFence: a removed receiver that reads any of the following writes also
+            // finds that it was removed
             page.memory.fence(Site::ReuseFence);
         }
         page.base = self.writing.base + self.page.region_len() as u64;
@@ -229,40 +234,43 @@ impl<M: Memory> ChainWriter<M> {
         Ok(())
     }
 
-    /// The position behind the last message that was appended.
+    /// Returns the position after the last appended message.
     pub fn position(&self) -> u64 {
         self.writing.base + self.writing.at as u64
     }
 
-    /// The position behind the last published message.
+    /// Returns the position after the last published message.
     pub fn tail(&self) -> u64 {
         self.writing.pending.map_or(self.position(), |pending| pending.base + pending.at as u64)
     }
 
-    /// The bytes that a message takes in a page: what [`has_room`](ChainWriter::has_room) asks for.
+    /// Returns the bytes that a message takes in a page, as [`has_room`](ChainWriter::has_room)
+    /// expects them.
     pub fn room_for(envelope: &Envelope, payload_len: usize) -> usize {
-        // What overflows is refused by `claim` before anybody waits for it.
+        // `claim` refuses a message that overflows before a sender waits for room.
         slot_len(payload_len, envelope.origin.is_some()).unwrap_or(0)
     }
 
-    /// Whether a message that takes `slot_len` bytes could be written now, perhaps into a new page.
+    /// Returns whether a message that takes `slot_len` bytes could be written now, possibly into a
+    /// new page.
     pub fn has_room(&mut self, slot_len: usize) -> bool {
         self.fits_slot(slot_len) || matches!(self.room(slot_len), Ok(_) | Err(Blocked::NeedPage(_)))
     }
 
-    /// Whether every receiver has taken everything that was published: given it up, or lent it.
+    /// Returns whether every receiver has consumed everything that was published: its cursor or its
+    /// consumed position has reached the end.
     pub fn is_consumed(&mut self) -> bool {
         let end = self.position();
         self.left_by_all();
         self.receivers.iter().all(|peer| peer.has_consumed(end))
     }
 
-    /// Number of the next message.
+    /// Returns the number of the next message.
     pub fn next_message(&self) -> u64 {
         self.writing.next_message
     }
 
-    /// What the chain has done until now.
+    /// Returns the chain's counters.
     pub fn stats(&self) -> Stats {
         let Writing { next_message: messages, payload_bytes, .. } = self.writing;
         Stats { messages, payload_bytes, ..self.stats }

@@ -1,43 +1,43 @@
-//! How far a chain has been written, and what of that is not visible yet.
+//! The writing position of a chain, and the pending batch that is not visible yet.
 
 use crate::core::layout::*;
 use crate::core::memory::Part;
 use crate::core::order::Site;
 
-/// How far a chain has been written.
+/// The writing position of a chain. The chain's writer is its single user.
 #[derive(Debug)]
 pub(super) struct Writing {
     /// Position of the first byte of the page that is being written.
     pub base: u64,
-    /// Offset in that page of the next slot. Its commit word is zero, and behind it there is room
-    /// for an end-of-page message.
+    /// Offset in that page of the next slot, in bytes. Its commit word is zero, and there is room
+    /// for an end-of-page message after it.
     pub at: usize,
     pub next_message: u64,
     pub payload_bytes: u64,
     pub pending: Option<Pending>,
 }
 
-/// What has been written since the last `publish`.
+/// The messages written since the last `publish`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pending {
-    /// Page turns since the run's first slot.
+    /// Number of page rollovers since the batch's first slot.
     pub turned: usize,
-    /// Where the run begins, and so what to go back to if it is given up.
+    /// Where the batch begins, and where an abort returns to.
     pub base: u64,
     pub at: usize,
     pub first_message: u64,
-    /// The commit word held back.
+    /// The deferred commit word of the batch's first slot.
     pub commit: u64,
 }
 
 impl Writing {
-    /// At the beginning of a chain.
+    /// Returns the writing position of an empty chain.
     pub fn new() -> Self {
         Writing { base: 0, at: PAGE_HEADER, next_message: 0, payload_bytes: 0, pending: None }
     }
 
-    /// Commits the slot that is being written as part of the run: the run's first commit word is
-    /// held back.
+    /// Commits the slot that is being written as part of the pending batch. Defers the commit word
+    /// of the batch's first slot.
     #[inline(always)]
     pub fn commit(&mut self, slot: &impl Part, commit: u64) {
         match self.pending {
@@ -45,12 +45,13 @@ impl Writing {
                 let Writing { base, at, next_message: first_message, .. } = *self;
                 self.pending = Some(Pending { turned: 0, base, at, first_message, commit });
             }
-            // Relaxed: nobody gets here before the run's first commit word, which is a release
+            // Relaxed: a receiver gets here only after the batch's first commit word, which is a
+            // release
             Some(_) => slot.store(SLOT_COMMIT, commit, Site::CommitFill),
         }
     }
 
-    /// Goes on behind a message.
+    /// Moves past a message.
     #[inline(always)]
     pub fn pass(&mut self, slot_len: usize, payload_len: usize) {
         self.at += slot_len;
@@ -58,7 +59,7 @@ impl Writing {
         self.payload_bytes += payload_len as u64;
     }
 
-    /// Gives the run up, as if it had never been written. Returns it.
+    /// Discards the pending batch and returns it.
     pub fn abort(&mut self) -> Option<Pending> {
         let pending = self.pending.take()?;
         (self.base, self.at, self.next_message) = (pending.base, pending.at, pending.first_message);

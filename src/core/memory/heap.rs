@@ -1,4 +1,4 @@
-//! A region on the heap: the same code as production's, without a kernel. For tests and fuzzing.
+//! Regions on the heap, for tests and fuzzing: production's code without a kernel.
 
 use super::Region;
 use alloc::sync::Arc;
@@ -7,23 +7,23 @@ use core::ptr::NonNull;
 use core::sync::atomic::AtomicU64;
 
 impl Region {
-    /// A zeroed, writable region of `len` bytes on the heap.
+    /// Returns a zeroed, writable region of `len` bytes on the heap.
     ///
     /// # Safety
     ///
-    /// One owner writes the region, and every handle of it, clones included, keeps to the protocol:
+    /// One owner writes the region, and every handle of it, clones included, follows the protocol:
     ///
     /// * One thread at a time writes.
     /// * While [`Claim::payload`](crate::core::chain::Claim::payload) is borrowed, nothing else reads or
     ///   writes its bytes.
     /// * [`write_bytes`](super::Memory::write_bytes), [`copy_bytes`](super::Memory::copy_bytes) and
-    ///   that slice write plainly; [`read_bytes`](super::Memory::read_bytes) and `copy_bytes` read
-    ///   plainly. A release store and an acquire load order each plain write and every access of the
-    ///   same bytes in another thread.
+    ///   that slice write plainly. [`read_bytes`](super::Memory::read_bytes) and `copy_bytes` read
+    ///   plainly. A release store and an acquire load order each plain write and every access of
+    ///   the same bytes in another thread.
     ///
-    /// All of it holds for a region that goes to one [`ChainWriter`](crate::core::chain::ChainWriter) or one
-    /// [`Control`](crate::core::control::Control), if only these have the other handles: the receivers
-    /// that the sender has admitted and not struck, and a peer that has
+    /// A region that is passed to one [`ChainWriter`](crate::core::chain::ChainWriter) or one
+    /// [`Control`](crate::core::control::Control) meets all of this, if only these have the other
+    /// handles: the receivers that the writer has admitted and not removed, and a peer that has
     /// [checked](crate::core::control::Control::check) the control region.
     ///
     /// # Panics
@@ -34,7 +34,7 @@ impl Region {
         Region::heap(len)
     }
 
-    /// The same within the crate, which keeps the contract of [`new_heap`](Region::new_heap).
+    /// Like [`new_heap`](Region::new_heap), for this crate, which keeps that contract.
     ///
     /// # Panics
     ///
@@ -45,9 +45,9 @@ impl Region {
         let words: Arc<Vec<AtomicU64>> =
             Arc::new((0..len / 8).map(|_| AtomicU64::new(0)).collect());
         let start = NonNull::from(words.as_slice()).cast::<u8>();
-        // SAFETY: the vector behind the `Arc` is never reached again except through the region,
-        // so it neither moves nor changes its length; its elements are aligned to 8 and may be
-        // written through a shared reference.
+        // SAFETY: only the region reaches the vector behind the `Arc`, so the vector neither moves
+        // nor changes its length. Its elements are aligned to 8 and may be written through a shared
+        // reference.
         unsafe { Region::new(start, len, true, words, None) }
     }
 }

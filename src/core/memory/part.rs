@@ -1,26 +1,26 @@
-//! A part of a region, a slot above all, in which several accesses follow each other.
+//! A part of a region, usually a slot, for several accesses in a row.
 //!
-//! In production its bounds are checked once, when it is made. What is left to be checked inside
-//! it is the length that was asked for, which the compiler knows.
+//! In production its bounds are checked once, when it is created. Inside the part only the
+//! requested length is checked, which the compiler knows.
 
 use super::Memory;
 use crate::core::order::Site;
 
-/// What a part is asked for.
+/// The purpose of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intent {
-    /// Nothing but reading.
+    /// Reading only.
     Read,
-    /// Writing; only the region's owner may.
+    /// Writing. Only the region's owner may request it.
     Write,
 }
 
-/// A part of a region. Offsets count from its beginning; else every method is as the one of
-/// [`Memory`] with its name.
+/// A part of a region. Offsets count from its beginning. Every method is otherwise like the method
+/// of [`Memory`] with the same name.
 ///
 /// # Panics
 ///
-/// Every method panics when it is asked to reach outside the part.
+/// Every method panics on an access outside the part.
 #[allow(clippy::missing_panics_doc, reason = "said above, once for all methods")]
 pub trait Part {
     /// Loads an atomic word.
@@ -29,17 +29,17 @@ pub trait Part {
     /// Stores an atomic word.
     fn store(&self, at: usize, value: u64, site: Site);
 
-    /// Reads `N` words that nobody writes now.
+    /// Reads `N` words. No other process or thread may write them meanwhile.
     fn read_words<const N: usize>(&self, at: usize) -> [u64; N];
 
-    /// Writes `N` words that nobody else touches now.
+    /// Writes `N` words. No other process or thread may access them meanwhile.
     fn write_words<const N: usize>(&self, at: usize, words: [u64; N]);
 
-    /// Copies bytes in that nobody else touches now.
+    /// Copies bytes into the part. No other process or thread may access them meanwhile.
     fn write_bytes(&self, at: usize, from: &[u8]);
 }
 
-/// A part that is nothing but a place in its region: for memory that watches every access.
+/// A part that is only an offset into its region, for memory that watches every access.
 #[derive(Debug)]
 pub struct Offset<'a, M> {
     memory: &'a M,
@@ -48,7 +48,7 @@ pub struct Offset<'a, M> {
 }
 
 impl<'a, M: Memory> Offset<'a, M> {
-    /// The `len` bytes at `start`.
+    /// Returns the `len` bytes at `start`.
     ///
     /// # Panics
     ///

@@ -1,17 +1,17 @@
-//! Memory in production: a mapping or a piece of the heap, reached through a pointer.
+//! Memory in production: a mapping or a heap allocation, accessed through a pointer.
 //!
 //! All `unsafe` of the data path is in this file.
 //!
-//! What the Rust abstract machine says about a hostile peer: nothing, since it knows no second
-//! process. The rules here keep to what the compiler is allowed to do: a word that a peer may
-//! change is only ever touched by atomic instructions, and a longer payload only by a copy whose
-//! callee the compiler can't know. So neither can be read twice, split or cached behind our back.
-//! With an honest peer the protocol orders every access, and nothing races at all.
+//! The Rust abstract machine knows no second process, so it says nothing about a hostile peer. The
+//! rules here follow from what the compiler may do. Only atomic instructions access a word that a
+//! peer may change. Only a copy whose callee the compiler can't know accesses a longer payload. So
+//! the compiler can't read either twice, split it or cache it. With a correct peer the protocol
+//! orders every access, and nothing races.
 //!
 //! Two threads of one process that use a region against the protocol would race, which is undefined
 //! behaviour. So outside this crate, only `unsafe` functions make a writable region
-//! ([`Region::new_heap`], [`Region::new_shared`]) or borrow its bytes ([`Region::slice`]). Within the
-//! crate, sender and receiver keep that contract; Miri checks them (`model/miri`).
+//! ([`Region::new_heap`], [`Region::new_shared`]) or borrow its bytes ([`Region::slice`]). Within
+//! the crate, writer and reader keep that contract. Miri checks them (`model/miri`).
 
 use super::{Intent, Memory, Part};
 use crate::core::failpoint::{effect, observation};
@@ -22,21 +22,22 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
-/// Up to so many bytes, if they are whole words, are copied as relaxed words; all else by the
+/// Copies of at most this many bytes, in whole words, use relaxed words. All other copies use the
 /// opaque copy. Measured by `cargo bench --bench memory`.
 const SMALL: usize = 64;
 
-/// C libraries copy what is longer than this by `rep movsb`: the fastest copy into lines that another
-/// processor has, but twenty times slower on some processors if the target lies so little behind the
-/// source within their 4 KiB pages, where a header of 16 bytes puts it now and then. Then it is
-/// copied in pieces.
+/// Length in bytes above which a copy may run in pieces of this length. glibc uses `rep movsb` above
+/// it, which is the fastest copy into lines that another processor holds. On some CPUs it is 20×
+/// slower when the target lies slightly after the source modulo 4096 (4 KiB aliasing). A header of
+/// 16 bytes sometimes puts it there, and then the copy is split.
 const PIECE: usize = 2048;
 const TOO_NEAR: usize = 64;
 
-/// The promise that every process that writes memory read by us follows the protocol: on a bus
-/// the broker and all clients, since long messages are read where their sender has written them.
+/// The promise that every process that writes memory read by us follows the protocol. On a bus
+/// these are the broker and all clients, because long messages are read from the page of their
+/// sender.
 ///
-/// It lets a received payload be a slice into the sender's page instead of a copy.
+/// With it a received payload can be a slice of the sender's page instead of a copy.
 #[derive(Clone, Copy, Debug)]
 pub struct TrustPeers(());
 
@@ -45,9 +46,9 @@ impl TrustPeers {
     ///
     /// # Safety
     ///
-    /// No process that we receive from writes to a page after it has committed the bytes there
-    /// and before our cursor has passed them. All who use this library keep to that; a hostile
-    /// or broken peer need not, and would change bytes behind a `&[u8]`.
+    /// No process that we receive from writes to a page after it has committed the bytes there and
+    /// before our cursor has passed them. All processes that use this library comply. A hostile or
+    /// broken peer may not, and would change bytes behind a `&[u8]`.
     pub const unsafe fn assume() -> Self {
         TrustPeers(())
     }
@@ -114,24 +115,25 @@ impl TrustPeers {
 pub struct Region {
     start: NonNull<u8>,
     len: usize,
-    /// `len` if this handle may write, else 0: one comparison checks both.
+    /// `len` if this handle may write, else 0. One comparison checks both.
     writable_len: usize,
-    /// Keeps the memory alive and in place. Behind the `Arc` nothing touches the bytes.
+    /// Keeps the memory alive and in place. The code behind the `Arc` never accesses the bytes.
     owner: Arc<dyn Any + Send + Sync>,
-    /// What travels with the region: the descriptor by which its owner hands it to others.
-    attached: Option<Arc<dyn Any + Send + Sync>>,
+    /// The descriptor that shares the region with other processes. The region's owner has it, and a
+    /// broker that forwards it by reference.
+    descriptor: Option<Arc<OwnedFd>>,
 }
 
-// SAFETY: the memory belongs to no thread, `owner` keeps it alive, and every access of shared
-// bytes goes through atomic words or through accesses that the protocol orders.
+// SAFETY: the memory belongs to no thread, `owner` keeps it alive, and every access of shared bytes
+// goes through atomic words or through accesses that the protocol orders.
 unsafe impl Send for Region {}
 // SAFETY: as above.
 unsafe impl Sync for Region {}
 
 type CopyFn = unsafe fn(*mut u8, *const u8, usize);
 
-/// `memcpy` behind a pointer. It is read with `read_volatile`, so that the compiler can't know
-/// what it points to: it must assume that the callee reads each byte once, like any foreign code.
+/// `memcpy` behind a pointer that is read with `read_volatile`. The compiler can't know the callee
+/// and must assume that it reads each byte once, like any foreign code.
 static OPAQUE_COPY: CopyFn = copy_nonoverlapping;
 
 #[inline(never)]
@@ -140,8 +142,8 @@ unsafe fn copy_nonoverlapping(to: *mut u8, from: *const u8, len: usize) {
     unsafe { core::ptr::copy_nonoverlapping(from, to, len) }
 }
 
-/// Copies `len` bytes where the source may change meanwhile: the copy may then be torn, and is
-/// nothing else.
+/// Copies `len` bytes from a source that may change meanwhile. The copy may be torn, which is the
+/// only effect.
 ///
 /// # Safety
 ///
@@ -170,19 +172,19 @@ unsafe fn copy_long(copy: CopyFn, to: *mut u8, from: *const u8, len: usize) {
     let mut done = 0;
     while done < len {
         let piece = piece.min(len - done);
-        // SAFETY: both lie within what the caller promises.
+        // SAFETY: both lie within the bounds that the caller promises.
         unsafe { copy(to.wrapping_add(done), from.wrapping_add(done), piece) };
         done += piece;
     }
 }
 
 impl Region {
-    /// A region that `owner` keeps alive.
+    /// Returns a region that `owner` keeps alive.
     ///
     /// # Safety
     ///
-    /// For as long as `owner` lives, `len` bytes from `start` are mapped readable, and writable
-    /// if `writable`; `start` and `len` are multiples of 8; within this process they are reached
+    /// For as long as `owner` lives, `len` bytes from `start` are mapped readable, and writable if
+    /// `writable`; `start` and `len` are multiples of 8; within this process they are reached
     /// through `Region`s only.
     pub(crate) unsafe fn new(
         start: NonNull<u8>,
@@ -196,36 +198,37 @@ impl Region {
         Region { start, len, writable_len, owner, attached }
     }
 
-    /// What travels with the region, if it is a `T`.
-    pub(crate) fn attached<T: Any>(&self) -> Option<&T> {
-        self.attached.as_deref()?.downcast_ref()
+    /// Returns the descriptor that shares the region with other processes. `None` for regions of
+    /// other processes and for the heap.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.descriptor.as_ref().map(|fd| fd.as_fd())
     }
 
-    /// Whether two handles are the same region.
+    /// Returns whether two handles are the same region.
     pub fn is_same(&self, other: &Region) -> bool {
         Arc::ptr_eq(&self.owner, &other.owner)
     }
 
-    /// All of it.
+    /// Returns the whole region as a part.
     #[inline(always)]
     fn whole(&self) -> RegionPart<'_> {
         let Region { start, len, writable_len, .. } = *self;
         RegionPart { start, len, writable_len, region: PhantomData }
     }
 
-    /// Bytes that follow the protocol's word before them, without a copy.
+    /// Returns bytes that the protocol's preceding commit word has published, without a copy.
     ///
-    /// The bytes stay as they are for as long as the caller holds its cursor back: the caller
-    /// ties the slice to the borrow that keeps the cursor from moving.
+    /// The bytes do not change while the caller keeps its cursor before them. The caller ties the
+    /// slice to the borrow that keeps the cursor from moving.
     #[inline(always)]
     pub(crate) fn bytes(&self, at: usize, len: usize, _: TrustPeers) -> &[u8] {
         observation("read in place", self.whole().place(at));
-        // SAFETY: the caller holds its cursor back, and until that has passed them, nobody writes
-        // these bytes: that is what `TrustPeers` promises.
+        // SAFETY: the caller keeps its cursor before these bytes. Until the cursor has passed them,
+        // no process writes them: that is what `TrustPeers` promises.
         unsafe { self.slice(at, len) }
     }
 
-    /// `len` bytes at `at`, a multiple of 8, without a copy.
+    /// Returns `len` bytes at `at`, a multiple of 8, without a copy.
     ///
     /// # Safety
     ///
@@ -243,25 +246,26 @@ impl Region {
     }
 }
 
-/// A part of a [`Region`], whose bounds were checked when it was made.
+/// A part of a [`Region`]. Its bounds were checked when it was created.
 #[derive(Clone, Copy)]
 pub struct RegionPart<'a> {
-    /// `len` readable bytes, both multiples of 8, that live as long as the region.
+    /// Start of `len` readable bytes that live as long as the region. Both are multiples of 8.
     start: NonNull<u8>,
     len: usize,
-    /// `len` if they may be written, or less; all the same to who only reads.
+    /// `len` if the bytes may be written, or less. Unused by a reader.
     writable_len: usize,
     region: PhantomData<&'a Region>,
 }
 
 impl<'a> RegionPart<'a> {
-    /// What tells one place from another when steps are counted.
+    /// Identifies the region when a failpoint counts steps.
     #[inline(always)]
     fn place(&self, at: usize) -> usize {
         self.start.as_ptr().addr().wrapping_add(at)
     }
 
-    /// A pointer to `len` bytes at `at`, all before `end`, which is `len` or `writable_len`.
+    /// Returns a pointer to `len` bytes at `at`, all before `end`, which is `len` or
+    /// `writable_len`.
     #[inline(always)]
     fn at(&self, at: usize, len: usize, end: usize) -> *mut u8 {
         if at > end || len > end - at || !at.is_multiple_of(8) {
@@ -271,8 +275,8 @@ impl<'a> RegionPart<'a> {
         unsafe { self.start.as_ptr().add(at) }
     }
 
-    /// The word at `at`, before `end`. Rounding a misaligned offset down keeps it inside, as the
-    /// length is a multiple of 8: one comparison is enough.
+    /// Returns the word at `at`, before `end`. Rounding a misaligned offset down keeps it inside,
+    /// as the length is a multiple of 8: one comparison is enough.
     #[inline(always)]
     fn word(&self, at: usize, end: usize) -> &'a AtomicU64 {
         debug_assert!(at.is_multiple_of(8), "misaligned: {at}");
@@ -285,23 +289,23 @@ impl<'a> RegionPart<'a> {
         unsafe { word.as_ref() }
     }
 
-    /// `count` words at `at`, before `end`.
+    /// Returns `count` words at `at`, before `end`.
     #[inline(always)]
     fn words(&self, at: usize, count: usize, end: usize) -> &'a [AtomicU64] {
         let words = self.at(at, 8 * count, end).cast::<AtomicU64>();
-        // SAFETY: `at` returned so many bytes at a multiple of 8 that live as long as the region; they
-        // are only reached through atomics and the copies below. If they are mapped read-only,
-        // only relaxed loads are made, which the documentation of `core::sync::atomic` allows for
-        // 8 bytes on the 64-bit targets that this crate supports.
+        // SAFETY: `at` returned that many bytes at a multiple of 8 that live as long as the region;
+        // they are only reached through atomics and the copies below. If they are mapped read-only,
+        // only relaxed loads are made, which the documentation of `core::sync::atomic` allows for 8
+        // bytes on the 64-bit targets that this crate supports.
         unsafe { core::slice::from_raw_parts(words, count) }
     }
 
-    /// Bytes of the owner's own region that nobody reads yet.
+    /// Returns bytes of the owner's own region that no receiver reads yet.
     ///
     /// # Safety
     ///
-    /// `at` and `len` lie in a part of the region that is not published, and no other slice into
-    /// it exists.
+    /// `at` and `len` lie in a part of the region that is not published, and no other slice into it
+    /// exists.
     #[inline]
     pub(crate) unsafe fn bytes_mut(&mut self, at: usize, len: usize) -> &mut [u8] {
         effect("write in place");
@@ -360,20 +364,20 @@ impl Part for RegionPart<'_> {
         let to = self.at(at, from.len(), self.writable_len);
         let (words, rest) = from.as_chunks::<8>();
         if from.len() == SMALL {
-            // A length that the compiler knows: no loop.
+            // The compiler knows this length, so it emits no loop.
             store_words(self.words(at, SMALL / 8, self.writable_len), words);
         } else if from.len() < SMALL && rest.is_empty() {
             store_words(self.words(at, words.len(), self.writable_len), words);
         } else {
-            // SAFETY: both are valid for that length. They don't overlap: nobody holds a slice
-            // into bytes that he himself is about to write.
+            // SAFETY: both are valid for that length. They don't overlap: no caller holds a slice
+            // into bytes that it is about to write.
             unsafe { copy_opaque(to, from.as_ptr(), from.len()) };
         }
     }
 }
 
-/// Stores words, the last one first: the line in front, where a receiver may be looking, comes
-/// last.
+/// Stores words, the last one first. A receiver may be polling the first line, which is therefore
+/// written last.
 #[inline(always)]
 fn store_words(to: &[AtomicU64], from: &[[u8; 8]]) {
     for (to, from) in to.iter().zip(from).rev() {
@@ -440,8 +444,8 @@ impl Memory for Region {
     #[inline(always)]
     fn prefetch(&self, at: usize) {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: a hint that changes nothing that a program can see, and is no fault wherever it
-        // points.
+        // SAFETY: a hint that changes nothing that a program can see, and that never faults,
+        // whatever the address.
         unsafe {
             use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             _mm_prefetch::<_MM_HINT_T0>(self.start.as_ptr().wrapping_add(at).cast());
@@ -516,11 +520,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_copied_arrives_however_long_it_is_and_wherever_it_lies() {
+    fn copies_of_any_length_and_alignment_arrive() {
         const ROOM: usize = 3 * 4096;
         let source: Vec<u8> = (0..ROOM + 4096).map(|i| (i % 251) as u8).collect();
         for len in [0, 8, 63, 64, 65, 100, PIECE, PIECE + 1, 2 * PIECE, 5 * PIECE + 3] {
-            // How far the target lies behind the source within 4 KiB takes every multiple of 8.
+            // The distance from source to target modulo 4096 takes every multiple of 8.
             for from in (0..4096).step_by(8) {
                 let (region, other) = (Region::heap(ROOM), Region::heap(ROOM));
                 let mut back = vec![0; len];

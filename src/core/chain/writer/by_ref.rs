@@ -1,9 +1,10 @@
-//! Messages that a broker lends: pages of others, named in its own chain.
+//! Messages by reference: a broker names pages of its clients in its own chain.
 //!
-//! Such a page gets an id of this chain and is announced to the receivers like a page of its own.
-//! Nobody goes on in it; a lent message says where in it its payload lies. Whoever wrote the page
-//! must not write it again before every receiver has passed all that was lent of it: its owner,
-//! which is its receiver, holds back its cursor until [`passed`](ChainWriter::passed) says so.
+//! A foreign page gets an id of this chain and is announced to the receivers like a page of its
+//! own. The chain never advances into it. A message by reference names the location of its payload
+//! in it. The page's writer must not write it again before every receiver has passed all messages
+//! that refer to it. The broker is the reader of the page's chain: it keeps its cursor there until
+//! [`passed`](ChainWriter::passed) covers these messages.
 
 use super::ChainWriter;
 use super::pool::Page;
@@ -12,21 +13,21 @@ use crate::core::layout::*;
 use crate::core::memory::Memory;
 use crate::core::message::Envelope;
 
-/// A page of somebody else's.
+/// A page of another chain.
 #[derive(Debug)]
 pub(super) struct ForeignPage<M> {
     pub(super) page: Page<M>,
-    /// The position behind the last message that was lent of it, or where it was adopted.
+    /// Position after the last message that refers to the page, or at which the page was added.
     until: u64,
 }
 
-/// Ids from here on are for the chain's own pages. Ids are never used again, and pages of others
-/// come and go as often as these like: they must not use up what the chain cannot do without.
+/// First id reserved for the chain's own pages. Ids are never reused, and clients' pages come and
+/// go as often as the clients like. So these must not use up the ids that the chain needs.
 const FOREIGN_IDS: u32 = u32::MAX / 2;
 
 impl<M: Memory> ChainWriter<M> {
-    /// Takes a page of somebody else's among those of which messages can be lent, and returns what
-    /// it is called in this chain; `None` if they would take more than the budget, or all ids.
+    /// Adds a page of another chain to which messages can refer. Returns its id in this chain, or
+    /// `None` if foreign pages would exceed the budget or the ids are used up.
     pub fn add_foreign_page(&mut self, memory: M) -> Option<u32> {
         let foreign: usize =
             self.foreign.iter().map(|foreign| foreign.page.memory.region_len()).sum();
@@ -43,13 +44,13 @@ impl<M: Memory> ChainWriter<M> {
         Some(id)
     }
 
-    /// Whether messages can be lent of a page: every receiver has been sent it.
+    /// Returns whether messages can refer to a page: every receiver was sent it.
     pub fn can_refer_to(&self, id: u32) -> bool {
         self.foreign.iter().any(|foreign| foreign.page.id == id && foreign.page.unannounced == 0)
     }
 
-    /// Appends a message of `len` bytes whose payload lies in the lent page `id` at `offset`.
-    /// Returns the position behind it.
+    /// Appends a message of `len` bytes whose payload lies in the foreign page `id` at `offset`.
+    /// Returns the position after it.
     ///
     /// # Errors
     ///
@@ -61,7 +62,7 @@ impl<M: Memory> ChainWriter<M> {
         id: u32,
         offset: usize,
     ) -> Result<u64, Refused> {
-        // It was asked before whether the page can be lent.
+        // The caller has checked that messages can refer to the page.
         let foreign = self.foreign.iter().position(|foreign| foreign.page.id == id);
         let foreign = foreign.ok_or(Refused::Blocked(Blocked::Announce))?;
         let slot_len = Self::room_for_ref(&envelope);
@@ -74,22 +75,23 @@ impl<M: Memory> ChainWriter<M> {
         Ok(until)
     }
 
-    /// The bytes that a lent message takes in a page.
+    /// Returns the bytes that a message by reference takes in a page.
     pub fn room_for_ref(envelope: &Envelope) -> usize {
         Self::room_for(envelope, SLOT_REF)
     }
 
-    /// The position that every receiver has passed.
+    /// Returns the position that every receiver has passed.
     pub fn passed(&mut self) -> u64 {
         self.left_by_all()
     }
 
-    /// Whether every receiver, being at `passed` or beyond, has passed what was lent of a page.
+    /// Returns whether every receiver has passed all messages that refer to a page, given that all
+    /// are at `passed` or beyond.
     pub fn is_released(&self, id: u32, passed: u64) -> bool {
         self.foreign.iter().all(|foreign| foreign.page.id != id || foreign.until <= passed)
     }
 
-    /// Lets go of a lent page that [is returned](ChainWriter::is_released).
+    /// Drops a foreign page that [is released](ChainWriter::is_released).
     pub fn forget_foreign_page(&mut self, id: u32) {
         let Some(i) = self.foreign.iter().position(|foreign| foreign.page.id == id) else { return };
         self.foreign.swap_remove(i);
@@ -104,7 +106,7 @@ mod tests {
     use crate::core::memory::Region;
 
     #[test]
-    fn pages_of_others_leave_ids_for_those_of_the_chain() {
+    fn foreign_pages_leave_ids_for_the_chains_own_pages() {
         let limits = Limits::new(256, 64, 4096).unwrap();
         let mut sender = ChainWriter::new(0, limits, Region::heap(256));
         sender.next_page = FOREIGN_IDS - 1;
@@ -117,11 +119,11 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_adopted_up_to_the_budget_and_not_beyond() {
+    fn foreign_pages_are_added_up_to_the_budget() {
         let limits = Limits::new(256, 64, 512).unwrap();
         let mut sender = ChainWriter::new(0, limits, Region::heap(256));
-        let adopted = [(); 3].map(|()| sender.add_foreign_page(Region::heap(256)));
-        assert_eq!(adopted, [Some(1), Some(2), None]);
+        let added = [(); 3].map(|()| sender.add_foreign_page(Region::heap(256)));
+        assert_eq!(added, [Some(1), Some(2), None]);
         sender.forget_foreign_page(1);
         assert_eq!(sender.add_foreign_page(Region::heap(256)), Some(3), "no id comes twice");
     }

@@ -1,29 +1,30 @@
-//! A sender's pages and receivers.
+//! A writer's pages and receivers.
 //!
-//! A page lives in one of two places: in the `chain` (oldest first, the last one being written)
-//! or among the `free`. It moves from chain to free when every receiver's cursor has passed its
-//! end, and back when it is written anew (P8). Why no reader sees a page change under it, by
-//! where the reader may be:
+//! A page is in one of two states: in the `chain` (oldest first, the last one being written) or
+//! `free`. It moves from chain to free when every receiver's cursor has passed its end, and back
+//! when it is written again (P8). No receiver sees a page change while it reads it. The cases, by
+//! the position of the receiver:
 //!
-//! * *before or in the page*: its cursor is below the page's end, so the page stays in the chain;
-//! * *in the end-of-page message, on its way to the next page*: the same, since the cursor moves
-//!   only when the next page's header has been checked, and then beyond this page's end;
-//! * *joining*: it is admitted by the sender itself between two operations, at the tail, and the
-//!   cursor that counts from then on is the tail until it has stored one of its own;
-//! * *leaving or dead*: it is struck, and only its owner's word, or the kernel's, strikes it;
-//! * *struck, and reads on*: a receiver that copies looks at its member word after each copy, and
-//!   the [`ReuseFence`](crate::core::order::Site::ReuseFence) comes before a page is written again. For one
-//!   that reads in place the pages that are in use are *retired*: dropped when all have left them.
+//! * *before or in the page*: its cursor is below the page's end, so the page stays in the chain.
+//! * *in the end-of-page message, on its way to the next page*: the same. The cursor moves only
+//!   after the next page's header was validated, and then beyond this page's end.
+//! * *joining*: the writer itself admits it between two operations, at the tail. Its cursor counts
+//!   as the tail until it stores its first one.
+//! * *leaving or dead*: the owner removes it, on the receiver's own word or the kernel's.
+//! * *removed and still reading*: a receiver that copies loads its member word after each copy, and
+//!   the [`ReuseFence`](crate::core::order::Site::ReuseFence) comes before a page is written again. For a
+//!   receiver that reads in place, the pages in use are *retired*: dropped when all receivers have
+//!   left them.
 //!
-//! Which page is next is a question of speed alone. A page that everybody has just left lies in the
-//! caches of those who have read it, from where it is fetched back more slowly than from the memory
-//! or cache that all share. So a chain can be told to take more pages than it needs and to go round
-//! in longer *laps*; and the page that was left first is always taken first.
+//! The choice of the next page affects only speed. A page that was just left lies in the caches of
+//! its readers. Fetching it from there is slower than from memory or the shared cache. So a chain
+//! can keep more pages than it needs and reuse them at a longer *reuse distance*. It always takes
+//! the page that was left first.
 //!
-//! A sender makes no memory and sends no descriptors: it says that it is [`Blocked`] for want of
-//! a page, and its owner gives it one ([`add_page`](ChainWriter::add_page)). A page may be named by an
-//! end-of-page message only after every receiver has been sent its descriptor, which the owner
-//! does by working off [`notice`](ChainWriter::notice).
+//! A writer allocates no memory and sends no descriptors. If it lacks a page, it returns
+//! [`Blocked`], and its owner adds one ([`add_page`](ChainWriter::add_page)). An end-of-page
+//! message may name a page only after every receiver was sent its descriptor. For that the owner
+//! sends every [`announcement`](ChainWriter::announcement).
 
 use super::ChainWriter;
 use super::by_ref::ForeignPage;
@@ -39,9 +40,9 @@ use alloc::collections::VecDeque;
 pub(super) struct Page<M> {
     pub(super) id: u32,
     pub(super) memory: M,
-    /// Valid while the page is in the chain.
+    /// Position of the page's first byte. Valid while the page is in the chain.
     pub(super) base: u64,
-    /// Receivers that have not been sent its descriptor yet.
+    /// Number of receivers that were not sent its descriptor yet.
     pub(super) unannounced: usize,
     /// Whether it has been written before.
     pub(super) used: bool,
@@ -53,33 +54,35 @@ impl<M: Memory> Page<M> {
     }
 }
 
-/// A receiver as its sender sees it.
+/// A receiver as its writer sees it.
 #[derive(Debug)]
 pub(super) struct Peer<M> {
     id: u32,
     control: Control<M>,
     slot: usize,
-    /// The client that has the place of its cursor, as long as it waits for us. `None` in a region
-    /// whose owner has one sender, and tells it by the connection alone.
+    /// The client that must own the cursor's entry, as long as the receiver waits for us. `None` in
+    /// a region whose owner has one sender and signals the end by the connection alone.
     member: Option<u32>,
-    /// The highest cursor it has shown, or the position at which it was admitted.
+    /// Highest cursor read so far, or the position of the admission. May be stale, never too high.
     seen: u64,
-    /// What it has not been told yet, in order.
+    /// Announcements that it was not sent yet, in order.
     notices: VecDeque<Announcement>,
 }
 
 impl<M: Memory> ChainWriter<M> {
-    /// The index of a free page that has room for `slot_len` bytes and that everybody knows.
+    /// Returns the index of a free page that has room for `slot_len` bytes and that all receivers
+    /// were sent.
     pub(super) fn room(&mut self, slot_len: usize) -> Result<usize, Blocked> {
         self.reclaim();
         if self.has_fault() {
-            // Nobody waits for it; but what it has lent others may still read.
+            // The removed receiver no longer blocks the chain, but receivers may still read what it
+            // has forwarded by reference.
             return Err(Blocked::Full);
         }
         let least = PAGE_HEADER + slot_len + SLOT_HEADER;
         let interest = self.limits.page_for(slot_len);
-        let first_lap = self.pages_len + interest <= self.reuse_distance;
-        let fits = |page: &Page<M>| page.memory.region_len() >= least && !(first_lap && page.used);
+        let is_growing = self.pages_len + interest <= self.reuse_distance;
+        let fits = |page: &Page<M>| page.memory.region_len() >= least && !(is_growing && page.used);
         if let Some(i) = self.free.iter().position(|page| fits(page) && page.unannounced == 0) {
             return Ok(i);
         }
@@ -87,15 +90,15 @@ impl<M: Memory> ChainWriter<M> {
             return Err(Blocked::Announce);
         }
         let free_len: usize = self.free.iter().map(|page| page.memory.region_len()).sum();
-        // Never beyond the budget (P6). Free pages that are too small for this message may make
-        // room for a larger one.
+        // Never beyond the budget (P6). Free pages that are too small for this message may be
+        // dropped to make room for a larger one.
         let fits = self.pages_len - free_len + interest <= self.limits.budget();
-        // Ids are never used again, so that they can come to an end.
+        // Ids are never reused, so they can run out.
         let has_id = self.next_page < u32::MAX;
         Err(if fits && has_id { Blocked::NeedPage(interest) } else { Blocked::Full })
     }
 
-    /// A page to go on in.
+    /// Takes a free page to advance into.
     pub(super) fn take_free(&mut self, slot_len: usize) -> Result<Page<M>, Blocked> {
         let found = self.room(slot_len);
         if let Err(Blocked::NeedPage(interest)) = found {
@@ -113,7 +116,7 @@ impl<M: Memory> ChainWriter<M> {
         self.cancel_announcement(page.id);
     }
 
-    /// Tells every receiver to forget a page, if it was told of it.
+    /// Announces to every receiver that a page is gone, or cancels its unsent announcement.
     pub(super) fn cancel_announcement(&mut self, id: u32) {
         for peer in &mut self.receivers {
             let has_unsent = peer.notices.iter().position(|n| *n == Announcement::Page(id));
@@ -141,7 +144,8 @@ impl<M: Memory> ChainWriter<M> {
         }
     }
 
-    /// The position before which nobody reads any more.
+    /// Returns the position that every receiver has passed. Removes receivers with an invalid
+    /// cursor.
     pub(super) fn left_by_all(&mut self) -> u64 {
         let mut left = self.tail();
         let tail = left;
@@ -162,8 +166,8 @@ impl<M: Memory> ChainWriter<M> {
         left
     }
 
-    /// After the cursors were read that let pages go: looks which of these must not be written again.
-    /// Returns whether the places of the cursors are still those of this chain's owner.
+    /// Updates the retired position after the cursors that release pages were read. Returns whether
+    /// the entries of all cursors still belong to this chain's owner.
     fn check_places(&mut self) -> bool {
         for peer in &self.receivers {
             self.retired = peer.retired().max(self.retired);
@@ -175,19 +179,19 @@ impl<M: Memory> ChainWriter<M> {
         removed.is_none()
     }
 
-    /// From now on no page is written again while the chain has less than `bytes` in pages, which is
-    /// at most its budget.
+    /// Sets the reuse distance: no page is written again while the chain has less than `bytes` in
+    /// pages. The budget is the upper bound.
     pub fn set_reuse_distance(&mut self, bytes: usize) {
         self.reuse_distance = bytes.min(self.limits.budget());
     }
 
-    /// There is no memory for more pages: the chain makes do with those that it has. Returns whether
-    /// that may help.
+    /// Stops growing towards the reuse distance because there is no memory for more pages. Returns
+    /// whether that may free a page for reuse.
     pub fn stop_growing(&mut self) -> bool {
         core::mem::take(&mut self.reuse_distance) > self.pages_len
     }
 
-    /// Gives the chain a page. Every receiver must be sent its descriptor.
+    /// Adds a page to the chain. Every receiver must be sent its descriptor.
     pub fn add_page(&mut self, memory: M) {
         self.pages_len += memory.region_len();
         self.stats.page_bytes = self.pages_len as u64;
@@ -196,7 +200,7 @@ impl<M: Memory> ChainWriter<M> {
         self.free.push_front(page);
     }
 
-    /// Gives a page its id. Every receiver must be sent its descriptor.
+    /// Assigns a page its id. Every receiver must be sent its descriptor.
     pub(super) fn announce(&mut self, memory: M) -> Page<M> {
         let id = self.next_page;
         self.next_page += 1;
@@ -206,8 +210,9 @@ impl<M: Memory> ChainWriter<M> {
         Page { id, memory, base: 0, unannounced: self.receivers.len(), used: false }
     }
 
-    /// Admits a receiver, whose cursor is number `slot` of its control region. It begins at the
-    /// tail and must be sent every page, in the order of its [`notice`](ChainWriter::notice)s.
+    /// Admits a receiver, whose cursor has the index `slot` in its control region. It begins at the
+    /// tail and must be sent every page, in the order of its
+    /// [`announcement`](ChainWriter::announcement)s.
     pub fn admit(&mut self, id: u32, control: Control<M>, slot: usize) -> Start {
         let turned = self.writing.pending.map_or(0, |pending| pending.turned);
         let current = self.chain.len() - 1 - turned;
@@ -223,8 +228,8 @@ impl<M: Memory> ChainWriter<M> {
         Start { page: self.chain[current].id, position, message }
     }
 
-    /// Admits a receiver in whose control region the owner of this chain has the place `slot`, and
-    /// reads there whether the receiver still waits for it.
+    /// Admits a receiver in whose control region the owner of this chain has the entry `slot`. The
+    /// writer reads there whether the receiver still waits for it.
     pub fn admit_in_place(&mut self, id: u32, control: Control<M>, slot: usize) -> Start {
         let start = self.admit(id, control, slot);
         if let Some(peer) = self.receivers.last_mut() {
@@ -233,8 +238,8 @@ impl<M: Memory> ChainWriter<M> {
         start
     }
 
-    /// Strikes a receiver that has left or died: nothing waits for it any more. Returns the position
-    /// that it had left, if that is not the end of what was published.
+    /// Removes a receiver that has left or died. The writer no longer waits for it. Returns the
+    /// position that it had left, unless that is the end of what was published.
     pub fn remove_receiver(&mut self, id: u32) -> Option<u64> {
         let i = self.receivers.iter().position(|peer| peer.id == id)?;
         let peer = self.receivers.swap_remove(i);
@@ -242,24 +247,25 @@ impl<M: Memory> ChainWriter<M> {
         (peer.seen < self.tail()).then_some(peer.seen)
     }
 
-    /// No page that is in use now is written again: a receiver that was struck may read it in place.
-    /// Its own mapping keeps it alive (P6, P8).
+    /// Marks all pages in use as retired: a removed receiver may read them in place, so they are
+    /// never written again. That receiver's own mapping keeps them alive (P6, P8).
     pub fn retire(&mut self) {
         self.retired = self.position();
     }
 
-    /// The receiver that has left the fewest pages, and the bytes that it has not left yet.
+    /// Returns the receiver that has left the fewest pages, and the bytes that it has not left yet.
     pub fn slowest(&self) -> Option<(u32, u64)> {
         let slowest = self.receivers.iter().min_by_key(|peer| peer.seen)?;
         Some((slowest.id, self.tail() - slowest.seen))
     }
 
-    /// The next thing that receiver `id` must be told; [`told`](ChainWriter::told) when that is done.
+    /// Returns the next announcement for receiver `id`. Call [`mark_sent`](ChainWriter::mark_sent)
+    /// after sending it.
     pub fn announcement(&self, id: u32) -> Option<Announcement> {
         self.receivers.iter().find(|peer| peer.id == id)?.notices.front().copied()
     }
 
-    /// Receiver `id` has been sent its next [`notice`](ChainWriter::notice).
+    /// Records that receiver `id` was sent its next [`announcement`](ChainWriter::announcement).
     pub fn mark_sent(&mut self, id: u32) {
         let Some(peer) = self.receivers.iter_mut().find(|peer| peer.id == id) else { return };
         if let Some(announcement) = peer.notices.pop_front() {
@@ -267,31 +273,31 @@ impl<M: Memory> ChainWriter<M> {
         }
     }
 
-    /// Receivers that have not been told everything yet.
+    /// Returns the receivers with unsent announcements.
     pub fn has_unsent(&self) -> impl Iterator<Item = u32> + '_ {
         self.receivers.iter().filter(|peer| !peer.notices.is_empty()).map(|peer| peer.id)
     }
 
-    /// The memory of a page in the pool, or of one of which messages are lent.
+    /// Returns the memory of a page of the pool or of a foreign page.
     pub fn page(&self, id: u32) -> Option<&M> {
         let foreign = self.foreign.iter().map(|foreign| &foreign.page);
         let mut pages = self.chain.iter().chain(&self.free).chain(foreign);
         pages.find(|page| page.id == id).map(|page| &page.memory)
     }
 
-    /// Whether a receiver was struck because its cursor lied, and its owner has not taken it yet.
+    /// Returns whether a receiver was removed for an invalid cursor and not yet taken by the owner.
     pub fn has_fault(&self) -> bool {
         !self.faults.is_empty()
     }
 
-    /// A receiver whose cursor lied. It is struck already.
+    /// Takes a receiver with an invalid cursor. It is removed already.
     #[inline]
     pub fn take_fault(&mut self) -> Option<(u32, Fault)> {
         self.faults.pop()
     }
 }
 
-/// Everything that receivers are told of.
+/// Returns all pages that are announced to receivers.
 fn all<'a, M>(
     chain: &'a mut VecDeque<Page<M>>,
     free: &'a mut VecDeque<Page<M>>,
@@ -312,23 +318,24 @@ fn cancel<'a, M: 'a>(
 }
 
 impl<M: Memory> Peer<M> {
-    /// Whether the receiver has taken everything before `end`, as far as it said last.
+    /// Returns whether the receiver has consumed everything before `end`, by the words that it
+    /// stored last.
     pub(super) fn has_consumed(&self, end: u64) -> bool {
         (self.seen == end || self.control.consumed(self.slot) == end) && self.is_ours()
     }
 
-    /// Whether the place whose words were just read is still that of this chain's owner.
+    /// Returns whether the entry whose words were just read still belongs to this chain's owner.
     pub(super) fn is_ours(&self) -> bool {
         self.member.is_none_or(|member| self.control.member(self.slot) == u64::from(member))
     }
 
-    /// The position before which it says that pages are not to be written again.
+    /// Returns the position before which the receiver says that pages must not be written again.
     fn retired(&self) -> u64 {
         self.member.map_or(0, |_| self.control.retired(self.slot))
     }
 
-    /// How far the receiver is, at least. A cursor of zero says nothing; any other must lie
-    /// between the last one and the tail (P12).
+    /// Returns a lower bound of the receiver's position. A cursor of zero was never stored. Any
+    /// other must be between the last one and the tail (P12).
     fn position(&mut self, tail: u64) -> Result<u64, Fault> {
         let found = self.control.cursor(self.slot);
         if found != 0 {
@@ -352,7 +359,8 @@ mod tests {
     use crate::core::memory::Region;
     use crate::core::message::Envelope;
 
-    /// Sends pages full of messages that nobody holds back, and gives the chain what it asks for.
+    /// Sends pages full of messages that no receiver holds, and adds the pages that the chain
+    /// needs.
     fn fill(sender: &mut ChainWriter<Region>, pages: usize) {
         let end = sender.position() + 256 * pages as u64;
         while sender.position() < end {
@@ -365,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_takes_its_lap_in_pages_before_it_writes_one_again_and_no_more() {
+    fn a_chain_reaches_its_reuse_distance_before_it_reuses_a_page() {
         let limits = Limits::new(256, 64, 2048).unwrap();
         for (reuse_distance, pages) in [(0, 2), (1024, 4), (1000, 3), (usize::MAX, 8)] {
             let mut sender = ChainWriter::new(1, limits, Region::heap(256));
@@ -382,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn without_memory_for_its_lap_a_chain_makes_do_with_what_it_has() {
+    fn without_memory_for_its_reuse_distance_a_chain_stops_growing() {
         let limits = Limits::new(256, 64, 2048).unwrap();
         let mut sender = ChainWriter::new(1, limits, Region::heap(256));
         sender.set_reuse_distance(1024);
