@@ -1,5 +1,4 @@
-//! Checks a model as a test does: says how far it came; keeps the execution that failed, and runs
-//! that one again.
+//! Checks a model in a test: reports how far it came, stores the failed execution and replays it.
 
 use crate::explore::{Explored, Loom, Model, Protocol, explore, explore_from, report};
 use std::panic::resume_unwind;
@@ -14,8 +13,8 @@ impl Model {
     }
 }
 
-/// The bound of a model, or another one, if it has any and `LLMP_PREEMPTIONS` asks for it: a
-/// number, or `all`.
+/// Returns the preemption bound of a model. If it has one, `LLMP_PREEMPTIONS` overrides it with a
+/// number or `all`.
 pub fn bound(bound: Option<usize>) -> Option<usize> {
     match std::env::var("LLMP_PREEMPTIONS").as_deref() {
         Ok("all") => None,
@@ -26,7 +25,7 @@ pub fn bound(bound: Option<usize>) -> Option<usize> {
     }
 }
 
-/// The steps of death that are explored: all from 0 on, or the one that `LLMP_DEATH` asks for.
+/// Returns the steps after which a process dies: all from 0 on, or the one in `LLMP_DEATH`.
 pub fn deaths() -> std::ops::RangeInclusive<usize> {
     match std::env::var("LLMP_DEATH") {
         Ok(k) => {
@@ -41,13 +40,13 @@ pub fn deaths() -> std::ops::RangeInclusive<usize> {
 pub struct Check<'a> {
     pub name: &'a str,
     pub bound: Option<usize>,
-    /// After how many writes somebody dies, in a model of death.
+    /// Number of writes after which a process dies, in a model of crashes.
     pub death: Option<usize>,
 }
 
 impl Check<'_> {
-    /// Explores all of it, or runs again what `LLMP_REPLAY` has kept. If an execution fails, keeps
-    /// it and fails with it.
+    /// Explores everything, or replays the execution in `LLMP_REPLAY`. Stores an execution that
+    /// fails and fails with it.
     pub fn run(&self, scenario: impl Fn(&Loom) + Clone + Send + Sync + 'static) -> Explored {
         let protocol = protocol();
         if let Some(kept) = std::env::var_os("LLMP_REPLAY").map(PathBuf::from) {
@@ -66,7 +65,7 @@ impl Check<'_> {
         })
     }
 
-    /// Runs up to the execution that failed once more, and keeps it.
+    /// Runs up to the failed execution again and stores it.
     fn keep(
         &self,
         protocol: Protocol,
@@ -92,7 +91,7 @@ impl Check<'_> {
     }
 }
 
-/// Production's protocol, or the mutant whose name is in `LLMP_MUTANT`.
+/// Returns production's protocol, or the mutant named by `LLMP_MUTANT`.
 fn protocol() -> Protocol {
     let Ok(name) = std::env::var("LLMP_MUTANT") else { return Protocol::Production };
     Protocol::mutants().find(|mutant| mutant.to_string() == name).unwrap_or_else(|| {

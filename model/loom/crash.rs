@@ -1,5 +1,5 @@
-//! Death after every step: a sender, a receiver, a sleeper, a broker stop for ever after their k-th
-//! write, for every k, under every interleaving and reordering.
+//! Crashes after every step: a sender, a receiver, a sleeping process or a broker stops after its
+//! k-th write, for every k, under every interleaving and reordering.
 
 use crate::broker::broker_dies;
 use crate::check::{Check, bound, deaths};
@@ -18,18 +18,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Pages + 2 messages, so that pages are written again.
+/// Pages + 2 messages, so that pages are reused.
 const SIZE: Size = Size { messages_per_page: 1, pages: 2, messages: 4, receivers: 1, steps: 4 };
 
-/// A sender that dies after `k` writes. What it had committed is received, whole and in order;
-/// the torn message is not. Returns whether it died. [P4]
+/// A sender dies after `k` writes. The receiver gets everything that it had committed, in order,
+/// and no torn message. Returns whether it died. [P4]
 fn sender_dies(runtime: &Loom, k: usize) -> bool {
     let crash_budget = CrashBudget::ends_after(k);
     let mortal = crash_budget.clone();
     let view = move |memory| Crashing::new(memory, mortal.clone());
     let mut sending = Sending::with(runtime, SIZE.limits(), Box::new(view.clone()));
     if crash_budget.is_over() {
-        // It died before its first page was ready, and so before anybody heard of it.
+        // It died before its first page was ready, so no process has seen it.
         return true;
     }
     let memory = control_memory(runtime);
@@ -53,15 +53,15 @@ fn sender_dies(runtime: &Loom, k: usize) -> bool {
     }
     let mut receiving = thread();
     while receiving.step() == Step::Done {}
-    // Its last write may have been the one that publishes.
+    // Its last write may have published one more message.
     let most = committed + u64::from(crash_budget.is_over());
     let received = receiving.next();
     assert!((committed..=most).contains(&received), "{received} received, {committed} committed");
     crash_budget.is_over()
 }
 
-/// A receiver that dies after `k` writes. Another one and the sender lose nothing, and get on as
-/// soon as its connection has ended. Returns whether it died. [P4 P8 P9]
+/// A receiver dies after `k` writes. Another receiver and the sender lose nothing. They continue
+/// once the dead one's connection has ended. Returns whether it died. [P4 P8 P9]
 fn receiver_dies(runtime: &Loom, k: usize) -> bool {
     let mut sending = Sending::new(runtime, SIZE.limits());
     let mut survivor = join(runtime, SIZE.limits(), &mut sending, 0);
@@ -95,7 +95,7 @@ fn receiver_dies(runtime: &Loom, k: usize) -> bool {
                 sending.remove_receiver(1);
             }
         }
-        // Keeps up, so that the dead one's cursor is the only thing in the way.
+        // Keeps up, so that only the dead receiver's cursor blocks the sender.
         while survivor.step() == Step::Done {}
         survivor.release();
     }
@@ -108,7 +108,7 @@ fn receiver_dies(runtime: &Loom, k: usize) -> bool {
     died
 }
 
-/// The only receiver dies after `k` writes. The sender gets on as soon as the connection has ended.
+/// The only receiver dies after `k` writes. The sender continues once the connection has ended.
 /// Returns whether it died. [P8 P9]
 fn lone_receiver_dies(runtime: &Loom, k: usize) -> bool {
     let mut sending = Sending::new(runtime, SIZE.limits());
@@ -143,8 +143,8 @@ fn lone_receiver_dies(runtime: &Loom, k: usize) -> bool {
     crash_budget.is_over()
 }
 
-/// A sender dies after `k` writes of a batch over a page turn: all of it is received, or nothing.
-/// Returns whether it died. [P3 P4]
+/// A sender dies after `k` writes of a batch over a page rollover. The receiver gets the whole
+/// batch or nothing. Returns whether it died. [P3 P4]
 fn batch_sender_dies(runtime: &Loom, k: usize) -> bool {
     let size = Size { messages_per_page: 2, ..SIZE };
     let crash_budget = CrashBudget::ends_after(k);
@@ -181,8 +181,8 @@ fn batch_sender_dies(runtime: &Loom, k: usize) -> bool {
     died
 }
 
-/// A receiver that is admitted while pages are written again dies after `k` writes; the one that
-/// was there before and the sender lose nothing. Returns whether it died. [P4 P8 P9]
+/// A receiver that is admitted during page reuse dies after `k` writes. The earlier receiver and
+/// the sender lose nothing. Returns whether it died. [P4 P8 P9]
 fn joiner_dies(runtime: &Loom, k: usize) -> bool {
     let mut sending = Sending::new(runtime, SIZE.limits());
     let mut first = join(runtime, SIZE.limits(), &mut sending, 0);
@@ -286,8 +286,8 @@ fn sender_dies_while_one_joins(runtime: &Loom, k: usize) -> bool {
     crash_budget.is_over()
 }
 
-/// A sender dies after `k` writes while its receiver sleeps, or is about to: the hang-up wakes it.
-/// [P4 P10]
+/// A sender dies after `k` writes while its receiver sleeps or is about to. The hang-up wakes the
+/// receiver. [P4 P10]
 fn sender_dies_beside_a_sleeper(runtime: &Loom, k: usize) -> bool {
     let life = CrashBudget::ends_after(k);
     let lives = [life.clone(), CrashBudget::endless()];
@@ -297,7 +297,7 @@ fn sender_dies_beside_a_sleeper(runtime: &Loom, k: usize) -> bool {
     life.is_over()
 }
 
-/// A receiver dies after `k` writes while its sender sleeps, or is about to. [P5 P9 P10]
+/// A receiver dies after `k` writes while its sender sleeps or is about to. [P5 P9 P10]
 fn receiver_dies_beside_a_sleeper(runtime: &Loom, k: usize) -> bool {
     let life = CrashBudget::ends_after(k);
     let lives = [CrashBudget::endless(), life.clone()];
@@ -309,27 +309,27 @@ fn receiver_dies_beside_a_sleeper(runtime: &Loom, k: usize) -> bool {
 
 const BY_REF: by_ref::Size = by_ref::Size { tries: 2, cycles: 2, steps: 2, ..LENT };
 
-/// A client dies after `k` writes, of which messages are lent. What it had committed is received in
-/// its pages, which are taken back then. Returns whether it died. [P4 P7 P8]
+/// A client that sends by reference dies after `k` writes. Receivers get what it had committed from
+/// its pages, which are released afterwards. Returns whether it died. [P4 P7 P8]
 fn lender_dies(runtime: &Loom, k: usize) -> bool {
     let sender = CrashBudget::ends_after(k);
     by_reference(runtime, BY_REF, &Lives { sender, clients_die: true, ..Lives::endless() })
 }
 
-/// The only receiver dies after `k` writes while messages are lent to it. The sender gets its pages
-/// back. Returns whether it died. [P8 P9]
+/// The only receiver of messages by reference dies after `k` writes. The sender's pages are
+/// released. Returns whether it died. [P8 P9]
 fn borrower_dies(runtime: &Loom, k: usize) -> bool {
     let receiver = CrashBudget::ends_after(k);
     by_reference(runtime, BY_REF, &Lives { receiver, clients_die: true, ..Lives::endless() })
 }
 
-/// A broker dies after `k` writes while it lends. What it had taken is received, and not written
-/// meanwhile. Returns whether it died. [P3 P5 P8]
+/// A broker dies after `k` writes while it forwards by reference. Everything that it had consumed
+/// is received and not overwritten meanwhile. Returns whether it died. [P3 P5 P8]
 fn lending_broker_dies(runtime: &Loom, k: usize) -> bool {
     by_reference(runtime, BY_REF, &Lives { broker: CrashBudget::ends_after(k), ..Lives::endless() })
 }
 
-/// Explores death after every number of writes, until the process lives through them all.
+/// Explores a crash after every number of writes, until the process survives the whole scenario.
 fn at_every_step(name: &str, most: Option<usize>, scenario: fn(&Loom, usize) -> bool) {
     let mut total = Explored { executions: 0, time: Duration::ZERO };
     let bound = bound(most);

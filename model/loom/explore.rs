@@ -1,4 +1,4 @@
-//! Runs a scenario under loom and says how far it was explored.
+//! Explores a scenario under loom and reports how far it came.
 
 use crate::scenario::doubles::{Reordered, Reordering, Swap};
 use crate::scenario::{Bounds, Runtime, Who, mailbox};
@@ -14,24 +14,24 @@ use std::time::{Duration, Instant};
 
 mailbox!(Mailbox, loom);
 
-/// loom's memory, whose orderings and order of steps may be wrong in this run.
+/// loom's memory, with the orderings and the order of steps of this run.
 pub type LoomMemory = Reordered<crate::scenario::doubles::LoomMemory>;
 
-/// loom's threads and memory, in one execution.
+/// loom's threads and memory in one execution.
 #[derive(Clone)]
 pub struct Loom {
     orders: Arc<Orders>,
-    /// The orderings of a process that has others than all.
+    /// Orderings of one process, if they differ from those of all others.
     orders_of: Option<(Process, Arc<Orders>)>,
     order_of_steps: Arc<Reordering<crate::scenario::doubles::LoomMemory>>,
-    /// Whether brokers alone make this run's mistake in the order of steps; others keep to this
-    /// one. Who only sends would hold back for ever what waits for a cursor.
+    /// Whether only brokers make this run's mistake in the order of steps. In other scenarios a
+    /// process that only sends would delay for ever an access that waits for a cursor.
     only_brokers: bool,
     in_order: Arc<Reordering<crate::scenario::doubles::LoomMemory>>,
     bounds: Bounds,
-    /// Whether headers, or payloads, too, may be read while they are written.
+    /// Whether headers may be read while they are written. `Some(true)`: payloads, too.
     racing: Option<bool>,
-    /// By process: whether it has seen that its peer polls.
+    /// For each process: whether it has seen that its peer polls.
     saw_polling: Arc<[Arc<AtomicBool>; 2]>,
 }
 
@@ -95,7 +95,7 @@ pub enum Protocol {
     Production,
     /// One access has a weaker ordering.
     Weakened(Site, Ordering),
-    /// One access has a weaker ordering in one kind of process alone.
+    /// One access has a weaker ordering in one kind of process only.
     WeakenedIn(Process, Site, Ordering),
     /// One step comes too late.
     Swapped(Swap),
@@ -103,7 +103,7 @@ pub enum Protocol {
     Unbounded(Bounds),
 }
 
-/// A process, in a scenario that says who accesses what.
+/// A process, in a scenario that says which process accesses what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Process {
     Broker,
@@ -117,12 +117,12 @@ impl Process {
 }
 
 impl Protocol {
-    /// Every mistake there is.
+    /// Returns all mistakes.
     pub fn mutants() -> impl Iterator<Item = Protocol> {
         let weakened = |site: &'static Site| {
             site.weaker().iter().map(|ordering| Protocol::Weakened(*site, *ordering))
         };
-        // What is lent takes one of these edges after the other, and needs both.
+        // A message by reference needs both of these edges in turn.
         let in_one = [Site::CursorPublish, Site::CursorRead].into_iter().flat_map(|site| {
             [Process::Broker, Process::Client]
                 .map(|process| Protocol::WeakenedIn(process, site, Ordering::Relaxed))
@@ -190,12 +190,12 @@ pub struct Explored {
 
 /// An execution that failed.
 pub struct Failure {
-    /// It is the last one of these.
+    /// The executions up to and including the failed one.
     pub explored: Explored,
     pub panic: Box<dyn Any + Send>,
 }
 
-/// Explores all executions with at most `bound` preemptions, or really all, until one fails.
+/// Explores all executions until one fails. With `bound`, those with at most that many preemptions.
 pub fn explore(
     bound: Option<usize>,
     protocol: Protocol,
@@ -204,8 +204,8 @@ pub fn explore(
     explore_from(None, usize::MAX, bound, protocol, scenario)
 }
 
-/// The same, but begins at the execution that is kept in `checkpoint`, if it is there, or keeps
-/// there execution number `kept`.
+/// Like [`explore`], but begins at the execution in `checkpoint`, if the file exists. Otherwise it
+/// stores execution number `kept` there.
 pub fn explore_from(
     checkpoint: Option<PathBuf>,
     kept: usize,
@@ -216,7 +216,7 @@ pub fn explore_from(
     let executions = Arc::new(AtomicUsize::new(0));
     let count = executions.clone();
     let mut builder = loom::model::Builder::new();
-    // Neither time nor number cuts the exploration off: loom would report success.
+    // Neither time nor number may cut the exploration off: loom would report success.
     (builder.max_duration, builder.max_permutations) = (None, None);
     builder.preemption_bound = bound;
     builder.max_branches = 20_000;
@@ -234,7 +234,7 @@ pub fn explore_from(
     result.map(|()| explored).map_err(|panic| Failure { explored, panic })
 }
 
-/// A scenario with the number of preemptions at which its exploration is cut off, if it is.
+/// A scenario with its limit of preemptions, if it has one.
 pub struct Model {
     pub name: &'static str,
     pub bound: Option<usize>,
@@ -242,7 +242,7 @@ pub struct Model {
 }
 
 impl Explored {
-    /// `exhaustive`, or the bound; the number of executions, and the time.
+    /// Returns `exhaustive` or the bound, with the number of executions and the time.
     pub fn says(&self, bound: Option<usize>) -> String {
         let extent = match bound {
             None => "exhaustive".to_string(),
@@ -253,7 +253,7 @@ impl Explored {
     }
 }
 
-/// Prints a line that the test harness does not swallow.
+/// Prints a line that the test harness does not capture.
 pub fn report(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

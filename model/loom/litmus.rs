@@ -1,7 +1,7 @@
-//! The protocol's three edges on their own: the exact set of outcomes that each permits.
+//! The protocol's three edges in isolation: the exact set of outcomes that each permits.
 //!
-//! Losing an outcome fails as well as gaining one, so that the tests also show that loom explores
-//! what it should.
+//! A missing outcome fails like an additional one. So the tests also show that loom explores what
+//! it should.
 
 use crate::explore::{Explored, Loom, LoomMemory, Protocol, explore, report};
 use crate::scenario::Runtime;
@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex};
 const DATA: usize = 0;
 const WORD: usize = 8;
 
-/// The outcomes of two threads over two words: what the first and what the second one saw.
+/// The outcomes of two threads over two words: the value that each thread saw.
 type Outcomes = BTreeSet<(u64, u64)>;
 
-/// Explores two threads and collects what they saw. `None` if loom found a race.
+/// Explores two threads and collects what they saw. Returns `None` if loom found a race.
 fn outcomes(
     protocol: Protocol,
     first: fn(&LoomMemory) -> u64,
@@ -52,8 +52,8 @@ fn litmus(
     ));
 }
 
-/// Message passing over a commit word: payload is written plainly, and read only when committed.
-/// The reader returns 2 if nothing was committed.
+/// Message passing over a commit word. The payload is written plainly and read only once committed.
+/// The reader returns 2 if it found no commit.
 fn commit(memory: &LoomMemory) -> u64 {
     memory.write_words(DATA, [1]);
     memory.store(WORD, 1, Site::CommitPublish);
@@ -76,8 +76,8 @@ fn the_commit_edge_permits_nothing_or_the_whole_message() {
     }
 }
 
-/// The other way round over a cursor: the page is read plainly, then given up; it is written
-/// again only when it was given up.
+/// Message passing in reverse over a cursor. The page is read plainly, then released. It is written
+/// again only after the release.
 fn leave(memory: &LoomMemory) -> u64 {
     let [seen] = memory.read_words(DATA);
     memory.store(WORD, 1, Site::CursorPublish);
@@ -101,7 +101,7 @@ fn the_cursor_edge_permits_no_reader_to_see_a_page_written_again() {
     }
 }
 
-/// Store buffering: the sleeper parks and looks for a message, the sender publishes and looks for
+/// Store buffering: the sleeper parks and checks for a message, the sender publishes and checks for
 /// a sleeper.
 fn park(memory: &LoomMemory) -> u64 {
     memory.store(DATA, 1, Site::ParkStore);

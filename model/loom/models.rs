@@ -1,4 +1,4 @@
-//! The models of the chain, of the doorbell and of the broker: scenarios with their sizes.
+//! The models of the chain, the doorbell and the broker: scenarios with their sizes.
 
 use crate::broker::{self, broker_dies};
 use crate::doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
@@ -12,14 +12,16 @@ use llmp::core::wire::Roles;
 
 const ONE_PAGE: Size = Size { messages_per_page: 4, pages: 2, messages: 3, receivers: 1, steps: 4 };
 const TURN: Size = Size { messages_per_page: 2, pages: 2, messages: 4, receivers: 1, steps: 6 };
-/// Pages + 2 messages, so that pages are written again: fewer miss bugs of reuse.
+/// Pages + 2 messages, so that pages are reused. Fewer messages miss bugs of reuse.
 const REUSE: Size = Size { messages_per_page: 1, pages: 2, messages: 4, receivers: 1, steps: 7 };
 
-/// Two messages are lent, one in each of the sender's pages; the next is written over the first.
+/// Two messages are by reference, one in each of the sender's pages. The next message overwrites
+/// the first.
 pub const LENT: by_ref::Size =
     by_ref::Size { by_ref: 2, messages: 6, tries: 2, cycles: 2, steps: 2 };
 
-/// One client that hears itself: 4 messages over 2 pages of its own and 2 of the broker's.
+/// One client that receives its own messages: 4 messages over 2 pages of its own and 2 of the
+/// broker's.
 pub const BUS_OF_ONE: broker::Size = broker::Size {
     messages_per_page: 1,
     pages: 2,
@@ -100,7 +102,7 @@ pub const WAKE_BOTH_POLLING: Model = model("wake_both_polling", Some(2), |loom| 
     both_sleep(loom, limits(1, 2), 4, Waiting::Sleeps, Polling::Both);
 });
 
-/// Pages + 2 messages, so that each page is written again under the reader.
+/// Pages + 2 messages, so that each page is reused while the reader reads it.
 pub const REMOVED: Model = model("removed_copies", Some(3), |loom| removed::copies(loom, 4, 4));
 
 pub const REMOVED_IN_PLACE: Model =
@@ -111,7 +113,8 @@ pub const REF_REMOVED: Model = model("ref_removed", Some(3), by_ref::removed_cop
 pub const REF_REMOVED_IN_PLACE: Model =
     model("ref_removed_in_place", None, by_ref::removed_in_place);
 
-/// What a broker has given up, it has sent on: whoever sees the one sees the other.
+/// The broker has forwarded everything that it has released: a process that sees the release sees
+/// the message.
 pub const BROKER: Model = model("broker_sends_on", Some(4), |loom| {
     broker_dies(loom, BUS_OF_ONE, usize::MAX);
 });

@@ -1,6 +1,6 @@
-//! A sender and a receiver in threads of their own: payloads of all lengths up to 200 bytes and a long
-//! one, written in place, at one go and from another region, in batches, beside claims that are
-//! dropped; copied out, or read in place.
+//! A sender and a receiver in threads of their own, with payloads of all lengths up to 200 bytes
+//! and a long one. The sender writes in place, in one go and from another region, in batches, and
+//! beside dropped claims. The receiver copies, or reads in place.
 
 use crate::regions::heap;
 use crate::scenario::Descriptors;
@@ -11,13 +11,13 @@ use llmp::core::memory::{Memory, Region};
 use llmp::{Envelope, Limits, Slot};
 use std::thread::{spawn, yield_now};
 
-/// Longer than what is copied in one piece.
+/// Longer than what is copied in one piece, in bytes.
 const LONG: usize = 5000;
 const PAGE_LEN: usize = 512;
-/// Messages in all.
+/// Number of messages.
 const MESSAGES: usize = 203;
 
-/// What payloads are cut from, made before Miri begins.
+/// The source of all payloads, computed before Miri begins.
 static PATTERN: [u8; LONG + MESSAGES] = {
     let mut pattern = [0; LONG + MESSAGES];
     let mut i = 0;
@@ -33,8 +33,8 @@ static PATTERN: [u8; LONG + MESSAGES] = {
 pub enum Lengths {
     All,
     /// Multiples of 8. Miri's emulation of weak memory fails, as in
-    /// <https://github.com/rust-lang/miri/issues/5185>, at an atomic store to a word of which a part
-    /// was written plainly.
+    /// <https://github.com/rust-lang/miri/issues/5185>, at an atomic store to a word of which a
+    /// part was written plainly.
     WholeWords,
 }
 
@@ -48,7 +48,7 @@ impl std::fmt::Display for Lengths {
 }
 
 impl Lengths {
-    /// The length of a message: the long one is in the middle.
+    /// Returns the length of a message. The long one is in the middle.
     fn of(self, number: usize) -> usize {
         let len = match number {
             100 => LONG,
@@ -77,7 +77,7 @@ pub fn copied(lengths: Lengths) {
     );
 }
 
-/// The receiver goes on while it holds a slice into the page, until it gives the page up.
+/// The receiver advances while it holds a slice into the page, until it releases the page.
 pub fn borrowed(lengths: Lengths) {
     run(
         lengths,
@@ -87,7 +87,8 @@ pub fn borrowed(lengths: Lengths) {
             let (page, at) = receiver.payload(slot);
             let page = page.clone();
             #[allow(unsafe_code)]
-            // SAFETY: the cursor is not stored before the slice is gone, and the sender is honest.
+            // SAFETY: the cursor is stored only after the slice is gone, and the sender follows the
+            // protocol.
             let payload = unsafe { page.slice(at, slot.payload_len()) };
             receiver.advance(slot);
             yield_now();
@@ -96,7 +97,7 @@ pub fn borrowed(lengths: Lengths) {
     );
 }
 
-/// Copied, in memory as `see` shows it.
+/// The receiver copies, in memory wrapped by `see`.
 pub fn seen_through<M: Memory + Send + 'static>(see: fn(Region) -> M) {
     let lengths = Lengths::All;
     let fill = |claim: Claim<'_, M>, payload: &[u8], _: &M, _| {
@@ -155,7 +156,7 @@ fn run<M: Memory + Send + 'static>(
         let payload = lengths.content(number);
         sending.claim(number, payload.len(), |claim| fill(claim, payload, &source, number));
         if number % 5 == 0 {
-            // Dropped: it was never there.
+            // A dropped claim leaves no message.
             sending.claim(number, payload.len(), |claim| drop(claim));
         }
         // Batches of three.
@@ -169,7 +170,7 @@ fn run<M: Memory + Send + 'static>(
     assert!(sending.sender.is_consumed());
 }
 
-/// Pages on their way; `None`: it is forgotten.
+/// Pages under way. `None`: the page is forgotten.
 type Pages<M> = Descriptors<Option<M>>;
 
 struct Sending<M: Memory> {
@@ -179,7 +180,7 @@ struct Sending<M: Memory> {
 }
 
 impl<M: Memory> Sending<M> {
-    /// Makes a claim, as soon as there is room.
+    /// Claims room for a message, as soon as there is some.
     fn claim(&mut self, number: usize, len: usize, fill: impl FnOnce(Claim<'_, M>)) {
         let sender = &mut self.sender;
         loop {

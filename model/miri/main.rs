@@ -1,17 +1,17 @@
-//! The protocol over production's memory on the heap, for Miri, which sees data races, aliased
-//! references, accesses out of bounds and reads of what was never written.
+//! The protocol over production's memory on the heap, for Miri. Miri detects data races, aliased
+//! references, accesses out of bounds and reads of uninitialized memory.
 //!
 //! ```text
 //! MIRIFLAGS="-Zmiri-strict-provenance -Zmiri-many-seeds=0..8" \
 //!     cargo +nightly miri test --no-default-features --features std --test miri
 //! ```
 //!
-//! A seed decides how the threads take turns and which of the permitted values a load returns. The
-//! scenarios are the models'; those of [`lengths`] add what a model's words don't have. Without Miri
-//! this is a stress test of a moment.
+//! A seed decides the order of the threads and which of the permitted values a load returns. The
+//! scenarios are the models'. Those of [`lengths`] add payload lengths that the models lack.
+//! Without Miri this is a stress test of a moment.
 //!
-//! With `-- CommitRead` and `-Zmiri-disable-weak-memory-emulation`, that site is relaxed: Miri must
-//! report a data race. The same for the other sites by which messages and pages are handed over.
+//! With `-- CommitRead` and `-Zmiri-disable-weak-memory-emulation`, that site is relaxed and Miri
+//! must report a data race. The same holds for the other sites that pass messages and pages on.
 
 #[path = "../scenario/doorbell.rs"]
 mod doorbell;
@@ -63,7 +63,7 @@ impl Runtime for Heap {
 const SHORT: Size = Size { messages_per_page: 2, pages: 3, messages: 20, receivers: 2, steps: 40 };
 const LENT: by_ref::Size = by_ref::Size { by_ref: 2, messages: 6, tries: 4, cycles: 4, steps: 4 };
 
-/// Runs all scenarios, and says how many.
+/// Runs all scenarios and returns their number.
 fn scenarios() -> usize {
     let heap = &Heap;
     let one = Size { receivers: 1, ..SHORT };

@@ -1,4 +1,4 @@
-//! Production's memory with one ordering relaxed, to see that Miri reports it.
+//! Production's memory with one ordering relaxed. Miri must report it.
 
 use llmp::core::memory::{Intent, Memory, Offset, Region};
 use llmp::core::order::{Kind, Site};
@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 static RELAXED: OnceLock<Site> = OnceLock::new();
 
-/// From now on this site is relaxed.
+/// Relaxes a site from now on.
 pub fn relax(site: Site) {
     RELAXED.set(site).expect("one site in a run");
 }
@@ -15,7 +15,7 @@ pub fn relax(site: Site) {
 #[derive(Clone)]
 pub struct Weakened(pub Region);
 
-/// The site whose ordering this one has in this run.
+/// Returns the site whose ordering this one has in this run.
 fn ordered_as(site: Site) -> Option<Site> {
     if RELAXED.get() != Some(&site) {
         return Some(site);

@@ -1,14 +1,14 @@
-//! The models can fail: every mistake that there is in orderings and in the order of steps is
-//! made in turn, in this very binary, and a model must notice each.
+//! Shows that the models can fail. This binary makes every mistake in orderings and in the order of
+//! steps in turn, and a model must detect each.
 //!
 //! ```text
 //! cargo test --features loom --test mutants
 //! ```
 //!
-//! prints the matrix: the mutant, the model that kills it, after how many executions, in what
-//! time. A mutant that no model kills fails the test, unless `docs/orderings.md` says why it is
-//! *equivalent*; so does an equivalent mutant that is killed after all, and a site without a mutant.
-//! The same models pass with production's protocol first.
+//! prints the matrix: the mutant, the model that kills it, after how many executions, in what time.
+//! A mutant that no model kills fails the test, unless `docs/orderings.md` explains why it is
+//! *equivalent*. An equivalent mutant that is killed fails the test, and so does a site without a
+//! mutant. The same models first pass with production's protocol.
 
 #[path = "../scenario/broker.rs"]
 mod broker;
@@ -30,41 +30,41 @@ use llmp::core::order::Site;
 use std::any::Any;
 use std::time::Instant;
 
-/// What a mutant is about, and so who can judge it.
+/// The subject of a mutant, which decides the models that judge it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Subject {
     /// The words and bytes of a chain.
     Chain,
-    /// What a broker gives up, and when.
+    /// What a broker releases, and when.
     Broker,
-    /// Sleeping and waking: elsewhere nobody rings, so that what is held back until then would
-    /// never come.
+    /// Sleeping and waking. In other scenarios no process rings, so an access that is delayed until
+    /// a ring would never happen.
     Waking,
-    /// The same where processes poll before they sleep.
+    /// Sleeping and waking of processes that poll before they sleep.
     Polling,
-    /// What a broker lends, and when it gives it up.
+    /// What a broker forwards by reference, and when it releases it.
     Lending,
-    /// Sleeping until something that was lent is returned.
+    /// Sleeping until a message by reference is released.
     Returns,
-    /// What a broker says that it has taken, while it lends it.
+    /// The consumed position that a broker publishes while it forwards by reference.
     Taken,
-    /// A receiver that copies, and reads on after it was struck: in the broker's pages.
+    /// A receiver that copies and reads on after its removal, in the broker's pages.
     Struck,
     /// The same in a client's pages.
     RemovedRef,
-    /// The same of one that reads in place.
+    /// The same for a receiver that reads in place.
     RemovedInPlace,
 }
 
-/// A model that judges, with the number of preemptions that it permits itself here: mistakes show
-/// with few.
+/// A model that judges, with the number of preemptions that it explores here. Mistakes show with
+/// few.
 struct Judge {
     model: Model,
     subject: Subject,
     bound: usize,
 }
 
-/// Cheapest first.
+/// In ascending order of cost.
 const JUDGES: &[Judge] = &[
     Judge { model: models::COMMIT_1, subject: Subject::Chain, bound: 2 },
     Judge { model: models::BATCH, subject: Subject::Chain, bound: 2 },
@@ -87,25 +87,25 @@ const JUDGES: &[Judge] = &[
     Judge { model: models::REF_FLUSH, subject: Subject::Taken, bound: 3 },
 ];
 
-/// Mutants that no model can kill, each with an argument in `docs/orderings.md`.
+/// Mutants that no model can kill. `docs/orderings.md` argues each.
 const EQUIVALENT: &[&str] = &["ParkClear behind ParkStore"];
 
 impl Judge {
-    /// How far it came when it failed, and why it did.
+    /// Returns how far it came when it failed, and why it failed.
     fn kills(&self, protocol: Protocol) -> Option<(Explored, String)> {
         let failure = explore(Some(self.bound), protocol, self.model.scenario).err()?;
         Some((failure.explored, first_line(&*failure.panic)))
     }
 }
 
-/// The first line of what a failure said.
+/// Returns the first line of a failure's message.
 fn first_line(panic: &(dyn Any + Send)) -> String {
     let said = panic.downcast_ref::<String>().map(String::as_str);
     let said = said.or(panic.downcast_ref::<&str>().copied()).unwrap_or_default();
     said.lines().next().unwrap_or_default().chars().take(70).collect()
 }
 
-/// The subjects of a mutant: it must be noticed in each.
+/// Returns the subjects of a mutant. A model of each must detect it.
 fn subjects(mutant: Protocol) -> &'static [Subject] {
     use Site::{ParkClear, ParkFence, ParkStore, RingFence, RingRead};
     let wakes = |site: &Site| matches!(site, ParkStore | ParkClear | RingRead);
@@ -131,7 +131,7 @@ fn subjects(mutant: Protocol) -> &'static [Subject] {
             first: Step::Store(Site::RetiredPublish) | Step::Look(Site::CursorRead),
             ..
         }) => &[Subject::RemovedInPlace],
-        // Of one process, only a broker publishes and gives up in one breath.
+        // Only a broker publishes and releases in one cycle.
         Protocol::Swapped(Swap { first: Step::Store(Site::CommitPublish), then, .. })
             if then.contains(&Site::CursorPublish) =>
         {
@@ -210,8 +210,8 @@ fn every_mutant_is_killed_by_a_model_or_equivalent() {
 
 #[test]
 fn every_site_has_a_mutant() {
-    // Whatever its order, a store that its publisher makes without a fence is found by a bounded
-    // sleep: that these are needed, the mutants of `Bounds` show.
+    // The ordering of this load does not matter: a bounded sleep finds every store whose publisher
+    // left out its fence. The mutants of `Bounds` show that the bounds are needed.
     for site in Site::ALL.iter().filter(|site| **site != Site::PollingRead) {
         let is_moved = |mutant| match mutant {
             Protocol::Production | Protocol::Unbounded(_) => false,

@@ -1,16 +1,16 @@
-//! The models' scenarios on the processor's own threads, over memory whose payloads are accessed
-//! plainly: for ThreadSanitizer, which then sees a race if an ordering is too weak.
+//! The models' scenarios on real threads, with plainly accessed payloads. So ThreadSanitizer
+//! reports a race if an ordering is too weak.
 //!
 //! ```text
 //! RUSTFLAGS=-Zsanitizer=thread cargo +nightly test -Zbuild-std --no-default-features --features std \
 //!     --target x86_64-unknown-linux-gnu --test races
 //! ```
 //!
-//! With `-- --canary` every acquire and release is weakened in turn, each in a process of its own
-//! that must report a race. Without ThreadSanitizer this is a stress test of a second.
+//! With `-- --canary` every acquire and release is weakened in turn, each in its own process, which
+//! must report a race. Without ThreadSanitizer this is a stress test of one second.
 //!
-//! The standard library is built along, since `Arc` and libtest give false alarms without, and
-//! there is no harness, so that nothing else runs.
+//! The standard library is built with the sanitizer, because `Arc` and libtest give false alarms
+//! otherwise. There is no harness, so that nothing else runs.
 
 #[path = "../scenario/bus/mod.rs"]
 mod bus;
@@ -66,7 +66,7 @@ const LONG: Size =
     Size { messages_per_page: 5, pages: 4, messages: 20_000, receivers: 3, steps: 60_000 };
 const SHORT: Size = Size { messages_per_page: 2, pages: 3, messages: 40, receivers: 2, steps: 60 };
 
-/// So many runs of the short scenarios.
+/// Runs of each short scenario.
 const RUNS: usize = 300;
 
 fn run(orders: Orders) {
@@ -98,15 +98,15 @@ fn run(orders: Orders) {
     });
 }
 
-/// The sites that order something for ThreadSanitizer, which knows no fences. What a broker says
-/// that it has taken orders no plain access.
+/// Returns the sites that order something for ThreadSanitizer, which ignores fences. The consumed
+/// position of a broker orders no plain access.
 fn ordering_sites() -> impl Iterator<Item = Site> {
     let sites = Site::ALL.iter().copied();
     let sites = sites.filter(|s| !matches!(s, Site::ConsumedPublish | Site::ConsumedRead));
     sites.filter(|s| s.access() != Kind::Fence && s.ordering() != Ordering::Relaxed)
 }
 
-/// Every weakened ordering is a race.
+/// Checks that every weakened ordering is a race.
 fn canary() {
     let this = std::env::current_exe().expect("Linux says so");
     for site in ordering_sites() {

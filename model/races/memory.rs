@@ -1,5 +1,5 @@
-//! Memory whose headers and payloads are accessed plainly, so that ThreadSanitizer sees a race on
-//! them: production's relaxed words and opaque copies would hide it.
+//! Memory with plainly accessed headers and payloads, so that ThreadSanitizer sees a race on them.
+//! Production's relaxed words and opaque copies would hide it.
 
 use llmp::core::memory::{Intent, Memory, Offset};
 use llmp::core::order::{Orders, Site};
@@ -16,8 +16,8 @@ pub struct PlainMemory {
 
 struct Words(Box<[UnsafeCell<u64>]>);
 
-// SAFETY: what is not an atomic access is ordered by the protocol. Whether it is, is the question:
-// a race is what ThreadSanitizer looks for.
+// SAFETY: the protocol orders every access that is not atomic. The test checks exactly that:
+// ThreadSanitizer reports a race.
 #[allow(unsafe_code)]
 unsafe impl Sync for Words {}
 // SAFETY: as above.

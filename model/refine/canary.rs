@@ -1,4 +1,4 @@
-//! The refinement can fail: each way of being broken is refused by the specification.
+//! Shows that the refinement can fail: the specification refuses each sabotage.
 
 use crate::bus::{self, run};
 use crate::programs;
@@ -10,16 +10,16 @@ use shuttle::scheduler::RandomScheduler;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-/// Each schedule alone: an oracle of the scenario's, or a deadlock, may be faster than the
-/// specification.
+/// Each schedule alone: an oracle of the scenario, or a deadlock, may detect the sabotage before
+/// the specification does.
 const SCHEDULES: u64 = 200;
 
-/// Why the specification refuses one schedule of a broken bus.
+/// Returns why the specification refuses one schedule of a sabotaged bus.
 fn refusal(how: Sabotage, seed: u64) -> Option<String> {
     let mut config = shuttle::Config::new();
     config.stack_size = 1 << 18;
     config.failure_persistence = shuttle::FailurePersistence::None;
-    // A broken bus may run in circles.
+    // A sabotaged bus may loop for ever.
     config.max_steps = shuttle::MaxSteps::ContinueAfter(20_000);
     let runner = shuttle::Runner::new(RandomScheduler::new_from_seed(seed, 1), config);
     let scenario = move || {

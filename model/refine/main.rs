@@ -92,7 +92,7 @@ fn p3_p5_a_bus_whose_broker_dies_is_a_behaviour_of_the_specification() {
     });
 }
 
-/// A number that belongs to the schedule.
+/// Returns a number that belongs to the schedule.
 fn any_below(bound: usize) -> usize {
     shuttle::rand::thread_rng().gen_range(0..bound)
 }

@@ -1,4 +1,4 @@
-//! One thread and its heap, and what programs on it have reached.
+//! A runtime of one thread and its heap, and counters of what programs on it have reached.
 
 use crate::regions::heap;
 use crate::scenario::{Mailbox, Runtime};
@@ -8,7 +8,7 @@ use llmp::core::memory::Region;
 #[derive(Clone)]
 pub struct Plain;
 
-/// Nothing is handed from thread to thread.
+/// A mailbox without synchronization: one thread puts in and takes out.
 #[derive(Clone)]
 pub struct NoMailbox;
 
@@ -44,7 +44,7 @@ impl Runtime for Plain {
     }
 }
 
-/// How often what the traces are to show was reached.
+/// How often each state that traces must show was reached.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reached {
     pub delivered: u64,

@@ -1,4 +1,4 @@
-//! Thousands of generated programs on the real code in one thread: every trace is a behaviour of
+//! Thousands of generated programs on the real code in one thread. Every trace is a behaviour of
 //! the specification.
 
 use crate::plain::{Plain, Reached};
@@ -14,7 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-/// What a process does next. Clients are counted round.
+/// The next operation of a process. Client indices wrap around.
 #[derive(Clone, Debug)]
 enum Step {
     Send {
@@ -49,11 +49,11 @@ enum Step {
         looks: bool,
     },
     DozeBroker,
-    /// The broker is gone, and all start anew with another.
+    /// The broker ends, and all processes start again with a new one.
     Restart,
 }
 
-/// Around the boundaries of words, slots, ordinary pages, and up to the limit.
+/// Lengths around the boundaries of words, slots and ordinary pages, and up to the limit.
 fn len() -> impl Strategy<Value = usize> {
     prop_oneof![4 => 0..20usize, 2 => 76..100usize, 1 => 284..=300usize]
 }
@@ -79,17 +79,17 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A program, and what its brokers are like.
+/// A program, and the properties of its brokers.
 #[derive(Clone, Debug)]
 struct Program {
     steps: Vec<Step>,
-    /// The first dies after so many writes.
+    /// The number of writes after which the first broker dies.
     mortal: Option<usize>,
-    /// They lend messages of so many bytes and more.
+    /// The length in bytes from which brokers forward by reference.
     zero_copy_threshold: Option<usize>,
 }
 
-/// Runs one program, on as many brokers as it takes. `runtime` makes one for each.
+/// Runs one program on as many brokers as it needs. `runtime` makes a runtime for each.
 fn follow<R: Runtime>(runtime: impl Fn() -> R, program: &Program) -> Vec<Reached> {
     let Program { steps, mortal, zero_copy_threshold } = program;
     let mut ended = Vec::new();
@@ -140,7 +140,7 @@ fn p1_p3_p4_p5_p8_generated_programs_are_behaviours_of_the_specification() {
     let start = Instant::now();
     let (all, buses) = (Cell::new(Reached::default()), Cell::new(0));
     let actions = Cell::new(0);
-    // proptest prints the smallest program that fails; its test stands in `follow`.
+    // proptest prints the smallest failing program. Its test is in `follow`.
     let verdict = TestRunner::new(config).run(&program(), |program| {
         let logs = RefCell::new(Vec::new());
         let runtime = || {
@@ -171,7 +171,7 @@ fn p1_p3_p4_p5_p8_generated_programs_are_behaviours_of_the_specification() {
     assert!(reached.iter().chain(&lent).all(|count| *count > 0), "not reached: {all:?}");
 }
 
-/// Programs as proptest makes them from a fixed seed, until the specification refuses one.
+/// Runs proptest's programs from a fixed seed until the specification refuses one.
 pub fn refusal(how: Sabotage) -> Option<String> {
     let mut runner = TestRunner::deterministic();
     (0..200).find_map(|_| {

@@ -1,4 +1,4 @@
-//! Many schedules of a scenario, each of them followed by the specification.
+//! Many schedules of a scenario, each checked against the specification.
 
 pub use crate::runtime::Shuttle;
 use crate::trace::Tracing;
@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Prints a line that the test harness does not swallow.
+/// Prints a line that the test harness does not capture.
 pub fn report(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Runs a scenario under `schedules` random and as many priority schedules. Panics at the first
-/// action that the specification does not allow; shuttle then prints the schedule, which
+/// action that the specification does not allow. shuttle then prints the schedule, which
 /// `LLMP_REPLAY` runs again.
 pub fn refine(
     name: &str,

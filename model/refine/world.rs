@@ -1,5 +1,5 @@
-//! A bus in one thread, driven operation by operation: the real broker and the real endpoints
-//! over memory that is written down.
+//! A bus in one thread, driven operation by operation: the real broker and the real links over
+//! memory that records accesses.
 
 use crate::plain::Reached;
 use crate::scenario::doubles::{CrashBudget, Crashing};
@@ -15,7 +15,7 @@ use llmp::{ClientId, Envelope, Limits, Origin, Tag};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 const BROKER: Who = 0;
-/// Clients that a bus has room for at one time.
+/// Greatest number of clients on the bus at one time.
 const PLACES: usize = 4;
 
 type Own<R> = Crashing<<R as Runtime>::Memory>;
@@ -48,7 +48,7 @@ struct Client<R: Runtime> {
     link: Link<Own<R>>,
     crash_budget: CrashBudget,
     mailbox: VecDeque<ToClient<R::Memory>>,
-    /// Its own pages, as they are handed on.
+    /// Its own pages, as they are shared.
     pages: Vec<(u32, R::Memory)>,
     next: u32,
     is_asleep: bool,
@@ -61,12 +61,12 @@ pub struct World<R: Runtime> {
     crash_budget: CrashBudget,
     /// Its control region.
     control: R::Memory,
-    /// The broadcast chain's pages by their ids, also those that it lends, as they are handed on.
+    /// The broadcast chain's pages by id, foreign pages included, as they are shared.
     pages: BTreeMap<u32, R::Memory>,
-    /// Clients' pages of which messages may be lent, with their owner and its name for them.
+    /// Clients' pages that may become foreign pages, with their owner and its id for them.
     shareable_pages: Vec<(Who, u32, R::Memory)>,
     by_ref: bool,
-    /// Which of the broadcast chain's pages are lent.
+    /// The ids of the foreign pages.
     foreign_pages: BTreeSet<u32>,
     to_broker: VecDeque<ToBroker<R::Memory>>,
     clients: Vec<Client<R>>,
@@ -75,7 +75,8 @@ pub struct World<R: Runtime> {
 }
 
 impl<R: Runtime> World<R> {
-    /// A bus whose broker dies after so many writes, and lends messages of so many bytes.
+    /// Returns a bus whose broker dies after `dies_after` writes and forwards messages of at least
+    /// `zero_copy_threshold` bytes by reference.
     pub fn new(runtime: &R, dies_after: Option<usize>, zero_copy_threshold: Option<usize>) -> Self {
         let crash_budget = dies_after.map_or(CrashBudget::endless(), CrashBudget::ends_after);
         let region = |len| runtime.seen_by(&runtime.memory(len), BROKER);
@@ -106,7 +107,7 @@ impl<R: Runtime> World<R> {
         self.crash_budget.is_over()
     }
 
-    /// A client comes in, which dies after so many writes.
+    /// Adds a client that dies after `dies_after` writes.
     pub fn join(&mut self, dies_after: Option<usize>) {
         self.wake_broker();
         let Some(reserved) = self.core.reserve(Roles::SEND.and(Roles::RECEIVE)) else { return };
@@ -126,7 +127,7 @@ impl<R: Runtime> World<R> {
         self.reached.late += u64::from(number > 0);
 
         let first = runtime.seen_by(&runtime.memory(limits().page_len()), id);
-        // It lives until it has joined.
+        // It lives at least until it has joined.
         let crash_budget =
             dies_after.map_or(CrashBudget::endless(), |n| CrashBudget::ends_after(2 + n));
         let own = |memory: &R::Memory| Crashing::new(memory.clone(), crash_budget.clone());
@@ -161,7 +162,7 @@ impl<R: Runtime> World<R> {
         self.clients.push(client);
     }
 
-    /// The client of this operation, awake.
+    /// Returns the client of this operation, awake.
     fn pick(&mut self, nth: usize) -> Option<usize> {
         let nth = nth.checked_rem(self.clients.len())?;
         let client = &mut self.clients[nth];
@@ -173,7 +174,7 @@ impl<R: Runtime> World<R> {
         (nth < self.clients.len()).then_some(nth)
     }
 
-    /// Whoever has died hangs up.
+    /// Ends the connections of dead processes.
     fn bury(&mut self) {
         for client in self.clients.extract_if(.., |client| client.crash_budget.is_over()) {
             self.reached.deaths += 1;
@@ -189,7 +190,8 @@ impl<R: Runtime> World<R> {
         self.to_broker.push_back(ToBroker::HangUp(client.id));
     }
 
-    /// Appends messages of these lengths, and publishes them at once; `false`: gives them up.
+    /// Appends messages of these lengths. Then publishes them at once, or discards them if
+    /// `publish` is `false`.
     pub fn send(&mut self, nth: usize, lens: &[usize], origin: bool, publish: bool) {
         let Some(nth) = self.pick(nth) else { return };
         let first = self.clients[nth].next;
@@ -209,7 +211,7 @@ impl<R: Runtime> World<R> {
         self.bury();
     }
 
-    /// Claims room for a message, perhaps in another page, and lets it go again.
+    /// Claims room for a message, possibly in another page, and drops the claim.
     pub fn drop_claim(&mut self, nth: usize, len: usize) {
         let Some(nth) = self.pick(nth) else { return };
         self.append(nth, len, false, false);
@@ -273,7 +275,7 @@ impl<R: Runtime> World<R> {
         }
     }
 
-    /// Receives up to `most` messages. Returns whether there was anything.
+    /// Receives up to `most` messages. Returns whether there was any.
     pub fn receive(&mut self, nth: usize, most: usize) -> bool {
         let Some(nth) = self.pick(nth) else { return false };
         let mut any = false;
@@ -307,7 +309,7 @@ impl<R: Runtime> World<R> {
         any
     }
 
-    /// Goes to sleep for a message and, perhaps, for room for `len` bytes.
+    /// Sleeps for a message and optionally for room for `len` bytes.
     pub fn doze(&mut self, nth: usize, room: Option<usize>) {
         let Some(nth) = self.pick(nth) else { return };
         let client = &mut self.clients[nth];
@@ -362,8 +364,8 @@ impl<R: Runtime> World<R> {
         }
     }
 
-    /// The broker takes in its packets, if it looks, and takes its turn. Returns whether it did
-    /// anything.
+    /// Runs one cycle of the broker, which first reads its packets if `looks`. Returns whether it
+    /// did anything.
     pub fn cycle(&mut self, looks: bool) -> bool {
         self.wake_broker();
         if looks {
@@ -405,34 +407,35 @@ impl<R: Runtime> World<R> {
                 }
             }
         }
-        // Else the sockets are full.
+        // Otherwise the sockets are full.
         if looks {
             self.tell();
         }
         worked
     }
 
-    /// Pages of the broadcast chain's that have got their ids just now.
+    /// Returns pages of the broadcast chain that have just got their ids.
     fn new_pages(&self) -> impl Iterator<Item = u32> + use<R> {
         let next = self.pages.last_key_value().map_or(0, |(id, _)| id + 1);
-        // Who was lent and returned in one turn has left a gap.
+        // A page that was added and dropped in one cycle leaves a gap.
         let last = (next..next + 2 * PLACES as u32).rev().find(|id| self.core.page(*id).is_some());
         let there = |id: &u32| self.core.page(*id).is_some();
         (next..last.map_or(next, |last| last + 1)).filter(there).collect::<Vec<_>>().into_iter()
     }
 
-    /// Which clients' pages are lent since the last turn, and which are not any more.
+    /// Records which clients' pages became foreign pages in the last cycle, and which no longer
+    /// are.
     fn note_foreign_pages(&mut self) {
         if !self.by_ref {
             return;
         }
-        // They may have had to go for those that come.
+        // Some may have been replaced by new ones.
         let foreign_pages = self.foreign_pages.len();
         self.foreign_pages.retain(|id| self.core.page(*id).is_some());
         self.reached.recalled += (foreign_pages - self.foreign_pages.len()) as u64;
         self.note_pool();
         for id in self.new_pages() {
-            // Its header says whose it is; there is no other way to ask.
+            // Only the page's header names its owner.
             let page = self.core.page(id).expect("it is there");
             let [name] = page.read_words(PAGE_ID);
             let (client, of) = (high(name) as Who, low(name));
@@ -479,7 +482,7 @@ impl<R: Runtime> World<R> {
         }
     }
 
-    /// Lets everybody finish, and has the specification say whether everything is done.
+    /// Lets all processes finish. The specification then says whether everything is done.
     pub fn finish(mut self) -> Reached {
         let mut has_ended = false;
         loop {
@@ -497,9 +500,9 @@ impl<R: Runtime> World<R> {
             if any || !self.to_broker.is_empty() && !self.is_over() {
                 continue;
             }
-            // It may not while something that it lends is returned.
+            // It may not sleep while a message by reference can be released.
             self.doze_broker();
-            // It may have died on the way to sleep, which is still to be noted.
+            // It may have died on the way to sleep, which is still to be recorded.
             if self.is_asleep || has_ended {
                 break;
             }

@@ -1,5 +1,5 @@
-//! A broker that dies: production's [`Core`] and clients that poll, so that a checker can take
-//! every step of the broker for its last. The bus with everything that sleeps is in `bus`.
+//! A broker that dies: production's [`Core`] and clients that poll, so that a checker can make
+//! every step of the broker its last. The full bus with sleeping processes is in `bus`.
 
 use crate::scenario::chain::{control_memory, limits};
 use crate::scenario::doubles::{CrashBudget, Crashing};
@@ -14,7 +14,7 @@ use llmp::core::order::Site;
 use llmp::core::wire::Roles;
 use llmp::{ClientId, Envelope, Tag};
 
-/// The broker among those that access something. Clients are their ids.
+/// The broker among the processes. A client's number is its id.
 const BROKER: Who = 0;
 
 /// The size of a bus.
@@ -26,9 +26,9 @@ pub struct Size {
     pub pages: usize,
     /// Messages that each sender sends.
     pub messages: u64,
-    /// What each client does.
+    /// The roles of each client.
     pub roles: &'static [Roles],
-    /// Turns of the broker, and steps of each client, while the others run.
+    /// Cycles of the broker, and steps of each client, while the others run.
     pub cycles: usize,
     pub steps: usize,
 }
@@ -56,7 +56,7 @@ pub fn broker_dies<R: Runtime>(runtime: &R, size: Size, k: usize) -> bool {
         }
     }
     let mut members: Vec<_> = threads.into_iter().map(|join| join()).collect();
-    // Whoever still lives goes on until there is nothing to do.
+    // Surviving processes continue until there is nothing to do.
     loop {
         let worked = !crash_budget.is_over() && broker.cycle();
         if members.iter_mut().fold(worked, |worked, member| member.step() || worked) {
@@ -68,7 +68,7 @@ pub fn broker_dies<R: Runtime>(runtime: &R, size: Size, k: usize) -> bool {
     crash_budget.is_over()
 }
 
-/// What everybody must have seen.
+/// Checks what all clients have seen.
 fn check<R: Runtime>(members: &[Member<R>], died: bool) {
     let mut receivers = members.iter().filter(|member| member.link.inbound().is_some());
     let order = &receivers.next().expect("somebody receives").received;
@@ -92,7 +92,7 @@ struct Broker<R: Runtime> {
     runtime: R,
     core: Core<Crashing<R::Memory>>,
     crash_budget: CrashBudget,
-    /// The broadcast chain's pages as they are handed on.
+    /// The broadcast chain's pages as they are shared.
     regions: Vec<(u32, R::Memory)>,
     sides: Vec<BrokerSide<R>>,
 }
@@ -105,7 +105,7 @@ struct BrokerSide<R: Runtime> {
 }
 
 impl<R: Runtime> Broker<R> {
-    /// A broker and clients that have joined. `None` if it died before.
+    /// Returns a broker and clients that have joined. `None` if it died before.
     fn with_clients(
         runtime: &R,
         size: Size,
@@ -166,7 +166,7 @@ impl<R: Runtime> Broker<R> {
         Some((Broker { runtime, core, crash_budget, regions: vec![(0, first)], sides }, members))
     }
 
-    /// A turn and what follows from it. Returns whether there was anything to do.
+    /// Runs one cycle and its actions. Returns whether there was anything to do.
     fn cycle(&mut self) -> bool {
         let cycle = self.core.cycle();
         let mut worked = cycle.consumed > 0;
@@ -182,7 +182,7 @@ impl<R: Runtime> Broker<R> {
         }
         for action in self.core.take_actions() {
             match action {
-                // Nobody sleeps.
+                // No process sleeps.
                 Action::Ring(_) => {}
                 Action::Drain(client) => {
                     worked = true;
@@ -202,7 +202,7 @@ impl<R: Runtime> Broker<R> {
         worked
     }
 
-    /// A region as the broker sees it, while it lives.
+    /// Returns a region as the broker sees it while it lives.
     fn mortal(&self, memory: &R::Memory) -> Crashing<R::Memory> {
         Crashing::new(self.runtime.seen_by(memory, BROKER), self.crash_budget.clone())
     }
@@ -221,21 +221,21 @@ struct Member<R: Runtime> {
     runtime: R,
     link: Link<R::Memory>,
     id: ClientId,
-    /// Where the broker says how far it has taken our chain.
+    /// Location of the broker's cursor in our chain.
     cursor: (R::Memory, usize),
     sends: u64,
     sent: u64,
-    /// The chain's tail behind each message that was sent.
+    /// The chain's tail after each message that was sent.
     tails: Vec<u64>,
     pages: u32,
     to_broker: Descriptors<R::Memory>,
     from_broker: Descriptors<R::Memory>,
-    /// Who sent which of its messages.
+    /// The sender of each received message, and its number there.
     received: Vec<(ClientId, u64)>,
 }
 
 impl<R: Runtime> Member<R> {
-    /// Messages that the broker has given up.
+    /// Returns the number of messages that the broker has released.
     fn consumed(&self) -> usize {
         let (memory, at) = &self.cursor;
         let position = memory.load(*at, Site::CursorRead);
@@ -248,7 +248,7 @@ impl<R: Runtime> Member<R> {
         if self.link.inbound().is_none() {
             return sent;
         }
-        // What was taken is visible to whoever sees that it was taken.
+        // A process that sees that a message was consumed also sees it in the broadcast chain.
         let taken = self.consumed();
         let mut received = self.receive();
         while self.received.iter().filter(|(id, _)| *id == self.id).count() < taken {

@@ -1,8 +1,8 @@
-//! Messages that are lent: a client that sends, the broker that forwards without a copy, and a
-//! client that receives and reads in the first one's pages. Each of the three may sleep, and die.
+//! Messages by reference: a client that sends, the broker that forwards without a copy, and a
+//! client that receives and reads in the sender's pages. Each of the three may sleep and die.
 //!
-//! Two messages are sent, copied and received first, one in each page of the sender's, so that the
-//! broker knows the pages and lends from then on. What is explored comes behind them.
+//! The setup sends, copies and receives two messages, one in each of the sender's pages. Then the
+//! broker knows the pages and forwards by reference. The scenario proper follows.
 
 use super::chain::{control_memory, limits};
 use super::{Descriptors, Mailbox, Runtime, Who};
@@ -17,34 +17,34 @@ use llmp::core::order::Site;
 use llmp::core::wire::Roles;
 use llmp::{ClientId, Envelope, Limits, Tag};
 
-/// The processes. Clients are their ids.
+/// The processes. A client's number is its id.
 const BROKER: Who = 0;
 const SENDER: Who = 1;
 const RECEIVER: Who = 2;
 
-/// Messages that are copied before, and pages of the sender's, each of which holds one.
+/// Messages that the setup copies. Each fills one of the sender's pages.
 const COPIED: u64 = 2;
 
-/// How much is done.
+/// The size of a scenario.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
-    /// Messages that are lent before the others run.
+    /// Messages that are forwarded by reference before the other processes run.
     pub by_ref: u64,
     /// Messages in all.
     pub messages: u64,
-    /// Tries of the sender, turns of the broker and steps of the receiver while the others run.
+    /// Tries of the sender, cycles of the broker and steps of the receiver while the others run.
     pub tries: usize,
     pub cycles: usize,
     pub steps: usize,
 }
 
-/// How long each lives.
+/// The crash budget of each process.
 #[derive(Clone)]
 pub struct Lives {
     pub sender: CrashBudget,
     pub broker: CrashBudget,
     pub receiver: CrashBudget,
-    /// Whether the broker has to ask if a client is gone.
+    /// Whether the broker must check if a client is gone.
     pub clients_die: bool,
 }
 
@@ -55,10 +55,10 @@ impl Lives {
     }
 }
 
-/// What comes over a connection beside descriptors.
+/// What comes over a connection in addition to descriptors.
 enum Bell {
     Ring,
-    /// There is nothing to come any more.
+    /// Nothing more will come.
     Stop,
 }
 
@@ -66,7 +66,7 @@ enum Bell {
 struct BrokerSide<R: Runtime> {
     client: ClientId,
     bell: R::Mailbox<Bell>,
-    /// Pages to the client; `None`: it is to forget this one.
+    /// Pages to the client; `None`: it must forget this one.
     to_client: Descriptors<Option<R::Memory>>,
     from_client: Descriptors<R::Memory>,
 }
@@ -91,18 +91,18 @@ struct Client<R: Runtime> {
     /// Number of the next message.
     next: u64,
     pages: u32,
-    /// Where the broker says how far it has taken our chain, and our tail behind each message.
+    /// Location of the broker's cursor in our chain, and our tail after each message.
     cursor: (R::Memory, usize),
     tails: Vec<u64>,
 }
 
-/// The limits of the broadcast chain, whose first page has room for all.
+/// Returns the limits of the broadcast chain, whose first page has room for all messages.
 fn broadcast_limits() -> Limits {
     let longest = limits(1, 2).max_message_len();
     Limits::new(320, longest, 640).unwrap()
 }
 
-/// The three, connected. `None` if one died before.
+/// Connects the three. Returns `None` if one died before.
 fn connect<R: Runtime>(
     runtime: &R,
     lives: &Lives,
@@ -177,7 +177,8 @@ fn connect<R: Runtime>(
     Some((sender, broker, receiver))
 }
 
-/// The three, with so many messages lent that nobody has received. `None` if one died before.
+/// Connects the three and forwards messages by reference that no receiver has read. Returns `None`
+/// if one died before.
 fn lent<R: Runtime>(
     runtime: &R,
     lent: u64,
@@ -186,7 +187,7 @@ fn lent<R: Runtime>(
     lent_to(runtime, lent, lives, Roles::RECEIVE)
 }
 
-/// The same with a receiver of these roles.
+/// Like [`lent`], with a receiver of these roles.
 fn lent_to<R: Runtime>(
     runtime: &R,
     lent: u64,
@@ -211,7 +212,7 @@ fn lent_to<R: Runtime>(
 }
 
 impl<R: Runtime> Broker<R> {
-    /// A turn and what follows from it. Returns whether there was anything to do.
+    /// Runs one cycle and its actions. Returns whether there was anything to do.
     fn cycle(&mut self) -> bool {
         if self.life.is_over() {
             return false;
@@ -262,7 +263,7 @@ impl<R: Runtime> Broker<R> {
         }
     }
 
-    /// The client is gone, says the kernel.
+    /// The kernel reports that the client is gone.
     fn hung_up(&mut self, who: Who) {
         if !self.life.is_over() {
             let client = ClientId(who.into());
@@ -271,7 +272,7 @@ impl<R: Runtime> Broker<R> {
         }
     }
 
-    /// Turns, and sleeps while there is nothing to do, until it is told to stop.
+    /// Runs cycles, and sleeps while there is nothing to do, until it is stopped.
     fn serve(&mut self) {
         let mut stopping = false;
         loop {
@@ -290,7 +291,7 @@ impl<R: Runtime> Broker<R> {
 }
 
 impl<R: Runtime> Client<R> {
-    /// Sends the next message, and rings nobody. Returns whether there was room.
+    /// Sends the next message without a ring. Returns whether there was room.
     fn send(&mut self) -> bool {
         if self.life.is_over() {
             return false;
@@ -311,7 +312,7 @@ impl<R: Runtime> Client<R> {
         true
     }
 
-    /// Sends until `messages` are sent, rings who sleeps, and sleeps while there is no room.
+    /// Sends until `messages` are sent, rings sleeping peers, and sleeps while there is no room.
     fn send_until(&mut self, messages: u64) {
         while self.next < messages {
             let (envelope, payload) = (Envelope::tagged(Tag(self.next as u32)), self.payload());
@@ -340,7 +341,7 @@ impl<R: Runtime> Client<R> {
         self.tails.push(self.link.outbound().unwrap().tail());
     }
 
-    /// Makes a page if that was missing.
+    /// Creates a page if one was missing.
     fn makes_room(&mut self, refused: &Refused) -> bool {
         let len = match refused {
             Refused::Blocked(Blocked::NeedPage(len)) => *len,
@@ -354,7 +355,7 @@ impl<R: Runtime> Client<R> {
         if !self.life.is_over() {
             self.to_broker.send(self.pages, page);
         }
-        // That the broker is to forget a page may come later.
+        // The announcement that the broker must forget a page may come later.
         while self.link.announcement().is_some() {
             self.link.mark_sent();
         }
@@ -362,7 +363,7 @@ impl<R: Runtime> Client<R> {
         true
     }
 
-    /// Waits until the broker has taken everything.
+    /// Waits until the broker has consumed everything.
     fn flush(&mut self) {
         let interest = Interest { consumed: true, ..Interest::default() };
         while !self.link.is_ready(interest) {
@@ -417,7 +418,7 @@ impl<R: Runtime> Client<R> {
         true
     }
 
-    /// Takes in what the broker has sent.
+    /// Reads everything that the broker has sent.
     fn take_in(&mut self) {
         while let Some((id, page)) = self.from_broker.receive() {
             let inbound = self.link.inbound_mut().unwrap();
@@ -444,7 +445,8 @@ impl<R: Runtime> Client<R> {
         }
     }
 
-    /// Messages that the broker has taken from us, or given up, too.
+    /// Returns the number of our messages before the position in the word at offset `at` from our
+    /// cursor: the broker's cursor or its consumed position.
     fn consumed(&self, at: usize, site: Site) -> u64 {
         let (memory, cursor) = &self.cursor;
         let position = memory.load(cursor + at, site);
@@ -452,14 +454,14 @@ impl<R: Runtime> Client<R> {
     }
 }
 
-/// All three go on beside each other, and as one of them may die: then the kernel says so. What
-/// was committed arrives; what receivers read is not written meanwhile; and who lives gets on, and
-/// gets back what it lent. Returns whether one died. [P3 P4 P5 P7 P8 P9]
+/// Runs all three concurrently. One of them may die, and then the kernel reports it. What was
+/// committed arrives. What receivers read is not overwritten meanwhile. A surviving process
+/// continues, and its pages are released. Returns whether one died. [P3 P4 P5 P7 P8 P9]
 pub fn by_reference<R: Runtime>(runtime: &R, size: Size, lives: &Lives) -> bool {
     let Some((mut sender, mut broker, mut receiver)) = lent(runtime, size.by_ref, lives) else {
         return true;
     };
-    // The kernel's part: who has hung up.
+    // The kernel's part: the processes that have hung up.
     let hang_ups = runtime.mailbox::<Who>();
     let hang_up = {
         let hang_ups = hang_ups.clone();
@@ -499,7 +501,7 @@ pub fn by_reference<R: Runtime>(runtime: &R, size: Size, lives: &Lives) -> bool 
     }
     let (mut sender, mut receiver) = (sends(), receives());
     loop {
-        // In this order: what the broker gives up is room for the sender.
+        // In this order: the broker's release is room for the sender.
         let mut worked = broker.cycle();
         worked |= sender.next < size.messages && sender.send();
         while receiver.step() {
@@ -520,7 +522,7 @@ pub fn by_reference<R: Runtime>(runtime: &R, size: Size, lives: &Lives) -> bool 
     end(&mut sender, &mut broker, &mut receiver, size.messages)
 }
 
-/// What must be at the end. Returns whether somebody has died.
+/// Checks the final state. Returns whether a process has died.
 fn end<R: Runtime>(
     sender: &mut Client<R>,
     broker: &mut Broker<R>,
@@ -535,7 +537,7 @@ fn end<R: Runtime>(
         return true;
     }
     if sender.life.is_over() {
-        // Its last write may have been the one that publishes.
+        // Its last write may have published one more message.
         assert!((sent..=sent + 1).contains(&received), "{sent} sent, {received} received");
     } else {
         assert_eq!(sent, messages, "it does not get back what it lent");
@@ -548,20 +550,21 @@ fn end<R: Runtime>(
         assert_eq!(sender.consumed(0, Site::CursorRead), messages, "it is not given up");
         return false;
     }
-    // Nothing of the dead remains with the living.
+    // No page of the dead process remains mapped in a surviving one.
     receiver.take_in();
     let pages = receiver.link.inbound().unwrap().pages_len();
     assert_eq!(pages, broadcast_limits().page_len(), "pages of the dead");
     true
 }
 
-/// A receiver that copies is struck and reads on in the sender's pages. What it takes is whole. [P8]
+/// A receiver that copies is removed and reads on in the sender's pages. The messages that it takes
+/// are whole. [P8]
 pub fn removed_copies<R: Runtime>(runtime: &R) {
     removed(&runtime.racing(true), Roles::RECEIVE);
 }
 
-/// A receiver that reads in place is struck and reads on in the sender's pages, which are not written
-/// again. [P8]
+/// A receiver that reads in place is removed and reads on in the sender's pages, which are not
+/// reused. [P8]
 pub fn removed_in_place<R: Runtime>(runtime: &R) {
     removed(&runtime.racing(false), Roles::RECEIVE.and(Roles::IN_PLACE));
 }
@@ -572,7 +575,7 @@ fn removed<R: Runtime>(runtime: &R, roles: Roles) {
     let in_place = roles.has(Roles::IN_PLACE);
     receiver.take_in();
     let reads = runtime.spawn(move || {
-        // So that the mistake of looking too early can be made with the first message.
+        // So that the mistake of checking too early can occur with the first message.
         if !receiver.link.inbound().unwrap().is_whole() {
             return;
         }
@@ -603,8 +606,8 @@ fn removed<R: Runtime>(runtime: &R, roles: Roles) {
     reads();
 }
 
-/// The broker sleeps until what it lends is returned, the sender until its page is, the receiver
-/// until there is something: the receiver is one thread, the others are another or two.
+/// The broker sleeps until a message by reference is released, the sender until its page is, the
+/// receiver until there is a message. The receiver is one thread, the others are one or two more.
 /// [P9 P10]
 pub fn ref_asleep<R: Runtime>(runtime: &R, messages: u64) {
     let lives = Lives::endless();
@@ -619,14 +622,14 @@ pub fn ref_asleep<R: Runtime>(runtime: &R, messages: u64) {
     receives();
 }
 
-/// The same with a sender that never sleeps, in the broker's thread, so that only a return can wake
-/// that. [P9 P10]
+/// The same with a sender that never sleeps, in the broker's thread. Only a release can wake that
+/// thread. [P9 P10]
 pub fn broker_asleep<R: Runtime>(runtime: &R, messages: u64) {
     let lives = Lives::endless();
     let (mut sender, mut broker, mut receiver) = lent(runtime, COPIED, &lives).unwrap();
     let receives = runtime.spawn(move || receiver.receive_until(messages));
     while sender.next < messages {
-        // In this order: what the broker gives up is room for the sender.
+        // In this order: the broker's release is room for the sender.
         let worked = broker.cycle();
         if !sender.send() && !worked && broker.core.park() {
             broker.bell.wait();
@@ -637,8 +640,8 @@ pub fn broker_asleep<R: Runtime>(runtime: &R, messages: u64) {
     receives();
 }
 
-/// A flush ends while what was flushed is still lent, as nobody has received it; and whoever hears
-/// of that finds it. [P3 P10]
+/// A flush ends while the flushed messages are still referenced, because no receiver has read them.
+/// A process that learns of the flush finds them. [P3 P10]
 pub fn flush<R: Runtime>(runtime: &R) {
     let (mut sender, mut broker, mut receiver) = lent(runtime, 1, &Lives::endless()).unwrap();
     let flushes = runtime.spawn(move || {

@@ -1,4 +1,4 @@
-//! A sender and its receivers: commit, page turn, reuse, joining, leaving, batches, death.
+//! A sender and its receivers: commit, page rollover, reuse, joining, leaving, batches, crashes.
 
 use super::{Descriptors, Mailbox, Note, Runtime, Who};
 use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused, Start};
@@ -10,17 +10,18 @@ use llmp::{ClientId, Envelope, Flags, Limits, Tag};
 /// Payload of a model's message in bytes: one word, so that loom has little to track.
 pub const PAYLOAD: usize = 8;
 
-/// The client whose chain it is.
+/// The client that owns the chain.
 pub const OWNER: u32 = 7;
 
-/// The processes in a run that is written down.
+/// The processes in a recorded run.
 const SENDER: Who = 0;
 
 fn who(receiver: u32) -> Who {
     receiver as Who + 1
 }
 
-/// Limits of a chain whose pages hold `messages` messages each and whose budget is `pages` pages.
+/// Returns limits of a chain whose pages hold `messages` messages each and whose budget is `pages`
+/// pages.
 pub fn limits(messages: usize, pages: usize) -> Limits {
     let slot = slot_len(PAYLOAD, false).unwrap();
     // A page must also have room for one message with an origin.
@@ -29,9 +30,9 @@ pub fn limits(messages: usize, pages: usize) -> Limits {
     Limits::new(page_len, PAYLOAD, pages * page_len).unwrap()
 }
 
-/// A region that holds a control region with one cursor, and nothing else.
+/// Returns a region that holds exactly a control region with one cursor.
 pub fn control_memory<R: Runtime>(runtime: &R) -> R::Memory {
-    // Only the lines that exist; a whole page of the kernel's would be hundreds of words.
+    // Only the used lines; a whole page of the kernel would be hundreds of words.
     assert!(control_len(1) >= 192);
     runtime.memory(192)
 }
@@ -49,25 +50,25 @@ pub fn envelope(number: u64) -> Envelope {
     }
 }
 
-/// What came of a step.
+/// The result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     Done,
     Nothing,
 }
 
-/// How a process sees a region: as it is, or through something that lets it die or lie.
+/// How a process sees a region: directly, or through memory that can crash or forge words.
 pub type View<P, M> = Box<dyn Fn(P) -> M + Send>;
 
 /// A sender with its end of the connections.
 pub struct Sending<R: Runtime, M: Memory> {
     runtime: R,
     sender: ChainWriter<M>,
-    /// Where the descriptors for receiver `id` go.
+    /// Destination of the descriptors for receiver `id`.
     sockets: Vec<(u32, Descriptors<R::Memory>)>,
-    /// How the sender sees a region that it makes itself.
+    /// How the sender sees a region that it creates.
     own: View<R::Memory, M>,
-    /// The same regions as they are handed on.
+    /// The same regions as they are shared.
     regions: Vec<(u32, R::Memory)>,
     next_page: u32,
     next: u64,
@@ -95,7 +96,7 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
         }
     }
 
-    /// Admits a receiver, whose control region is as the sender sees it.
+    /// Admits a receiver. `control` is its control region as the sender sees it.
     pub fn admit(&mut self, id: u32, control: M, socket: Descriptors<R::Memory>) -> Start {
         let start = self.sender.admit(id, Control::check(control, 0).unwrap(), 0);
         let Start { page, position, message: number } = start;
@@ -112,8 +113,8 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
         self.sender.remove_receiver(id);
     }
 
-    /// What a receiver that was struck reads in place is not written again.
-    #[allow(dead_code, reason = "not every checker strikes one that reads on")]
+    /// Retires the pages that a removed receiver may read in place.
+    #[allow(dead_code, reason = "not every checker removes one that reads on")]
     pub fn retire(&mut self) {
         self.sender.retire();
     }
@@ -131,7 +132,7 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
         }
     }
 
-    /// Appends the next message to the run.
+    /// Appends the next message to the pending batch.
     pub fn append(&mut self) -> Step {
         loop {
             match self.sender.append(envelope(self.next), &payload(self.next)) {
@@ -163,7 +164,7 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
         self.sender.publish();
     }
 
-    /// Claims room for a message and lets it go again. If that took another page, the turn stays.
+    /// Claims room for a message and drops the claim. A page rollover for it remains.
     pub fn drop_claim(&mut self) {
         drop(self.sender.claim(envelope(self.next), PAYLOAD));
         self.publish();
@@ -178,7 +179,7 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
         step
     }
 
-    /// Number of the next message.
+    /// Returns the number of the next message.
     pub fn next(&self) -> u64 {
         self.next
     }
@@ -198,7 +199,7 @@ pub struct Receiving<M: Memory, P: Memory> {
 }
 
 impl<M: Memory, P: Memory> Receiving<M, P> {
-    /// A receiver that was admitted at `start`. `control` is its own region as it sees it.
+    /// Returns a receiver that was admitted at `start`. `control` is its own region as it sees it.
     pub fn new(
         limits: Limits,
         control: Control<M>,
@@ -242,7 +243,7 @@ impl<M: Memory, P: Memory> Receiving<M, P> {
         Step::Done
     }
 
-    /// Number of the next message.
+    /// Returns the number of the next message.
     pub fn next(&self) -> u64 {
         self.next
     }
@@ -254,7 +255,7 @@ impl<M: Memory, P: Memory> Receiving<M, P> {
 
 type Plain<R> = Receiving<<R as Runtime>::Memory, <R as Runtime>::Memory>;
 
-/// A receiver's control region, as the receiver sees it and as the sender does.
+/// Returns a receiver's control region, as the receiver sees it and as the sender does.
 fn controls<R: Runtime>(runtime: &R, id: u32) -> (Control<R::Memory>, R::Memory) {
     let memory = control_memory(runtime);
     runtime.note(Note::Born { who: who(id) });
@@ -262,13 +263,13 @@ fn controls<R: Runtime>(runtime: &R, id: u32) -> (Control<R::Memory>, R::Memory)
     (Control::create(runtime.seen_by(&memory, who(id)), 1), runtime.seen_by(&memory, SENDER))
 }
 
-/// How receiver `id` sees a page that arrives.
+/// Returns how receiver `id` sees a page that arrives.
 fn view<R: Runtime>(runtime: &R, id: u32) -> View<R::Memory, R::Memory> {
     let runtime = runtime.clone();
     Box::new(move |page| runtime.seen_by(&page, who(id)))
 }
 
-/// A receiver admitted before the sender begins.
+/// Admits a receiver before the sender begins.
 pub fn join<R: Runtime>(
     runtime: &R,
     limits: Limits,
@@ -281,7 +282,7 @@ pub fn join<R: Runtime>(
     Receiving::new(limits, control, socket, start, view(runtime, id))
 }
 
-/// Lets everybody go on in turn until nobody can.
+/// Runs all processes in turn until none can continue.
 pub fn finish<R: Runtime, M: Memory>(
     sending: &mut Sending<R, M>,
     receivers: &mut [Plain<R>],
@@ -329,7 +330,7 @@ impl Size {
     }
 }
 
-/// A sender and receivers that were there from the beginning. [P1 P3 P8]
+/// A sender and receivers that were admitted before it began. [P1 P3 P8]
 pub fn deliver<R: Runtime>(runtime: &R, size: Size) {
     let mut sending = Sending::new(runtime, size.limits());
     let receivers: Vec<Plain<R>> = (0..size.receivers)
@@ -355,7 +356,7 @@ pub fn deliver<R: Runtime>(runtime: &R, size: Size) {
     finish(&mut sending, &mut receivers, size.messages);
 }
 
-/// A sender that claims more than it sends, so that pages are named while they are empty. [P3 P8]
+/// A sender that claims more than it sends, so that messages name empty pages. [P3 P8]
 pub fn drop_claims<R: Runtime>(runtime: &R, size: Size) {
     let mut sending = Sending::new(runtime, size.limits());
     let mut receiving = join(runtime, size.limits(), &mut sending, 0);
@@ -374,11 +375,11 @@ pub fn drop_claims<R: Runtime>(runtime: &R, size: Size) {
     finish(&mut sending, &mut [thread()], size.messages);
 }
 
-/// A receiver that is admitted while the sender turns and reuses pages. [P3 P8]
+/// A receiver that is admitted while the sender advances and reuses pages. [P3 P8]
 pub fn join_during_reuse<R: Runtime>(runtime: &R, size: Size, joins_after: u64) {
     let mut sending = Sending::new(runtime, size.limits());
     let mut first = join(runtime, size.limits(), &mut sending, 0);
-    // Its own region and connection; it starts when it has been told where.
+    // Its own region and connection. It begins when it learns its start.
     let (control, memory) = controls(runtime, 1);
     let socket: Descriptors<R::Memory> = Descriptors::default();
     let start = runtime.mailbox::<Start>();
@@ -417,7 +418,7 @@ pub fn join_during_reuse<R: Runtime>(runtime: &R, size: Size, joins_after: u64) 
     finish(&mut sending, &mut [first, late], size.messages);
 }
 
-/// A receiver that leaves for good while the sender turns and reuses pages. [P8]
+/// A receiver that leaves for good while the sender advances and reuses pages. [P8]
 pub fn leave_during_reuse<R: Runtime>(runtime: &R, size: Size) {
     let mut sending = Sending::new(runtime, size.limits());
     let mut stays = join(runtime, size.limits(), &mut sending, 0);
@@ -455,7 +456,7 @@ pub fn leave_during_reuse<R: Runtime>(runtime: &R, size: Size) {
     finish(&mut sending, &mut [stays], size.messages);
 }
 
-/// A batch, over a page turn: who sees the first message sees them all. [P1 P3]
+/// A batch over a page rollover: a receiver that sees the first message sees them all. [P1 P3]
 pub fn batch<R: Runtime>(runtime: &R, size: Size) {
     let mut sending = Sending::new(runtime, size.limits());
     let mut receiving = join(runtime, size.limits(), &mut sending, 0);

@@ -1,11 +1,11 @@
-//! Sleeping and waking: two endpoints, each with a doorbell at which it blocks, and which one of
-//! them may die beside. A lost wake-up is a deadlock, which the checker reports.
+//! Sleeping and waking: two links, each with a doorbell at which it blocks. One of them may die. A
+//! lost wake-up is a deadlock, which the checker reports.
 //!
 //! A process that has polled bounds its sleeps (`llmp::core::control`). Here time passes when the other
-//! process blocks or ends: then every store that it has made is visible. This ends a bounded sleep,
-//! and only if that process has left out a fence. So these models show that a bounded sleep is
-//! needed for a store that was made without a fence, and for no other. Where both poll, the first
-//! bounded sleep of each may also end before anything is visible.
+//! process blocks or ends. Then every store that it has made is visible. This ends a bounded sleep,
+//! but only if that process has left out a fence. So these models show that a store without a fence
+//! needs a bounded sleep, and that no other store does. Where both poll, the first bounded sleep of
+//! each may also end before anything is visible.
 
 use crate::scenario::chain::control_memory;
 use crate::scenario::doubles::{CrashBudget, Crashing};
@@ -17,12 +17,12 @@ use llmp::core::link::{Interest, Link};
 use llmp::core::memory::Memory;
 use llmp::{Envelope, Limits};
 
-/// What a receiver does while there is nothing.
+/// What a receiver does while there is no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(dead_code, reason = "not every checker has all of them")]
 pub enum Waiting {
     Sleeps,
-    /// It looks again and again, so that only what it gives up on the way can wake the sender.
+    /// It polls again and again, so that only its releases on the way can wake the sender.
     Polls,
 }
 
@@ -34,24 +34,24 @@ pub enum Polling {
     Both,
 }
 
-/// What comes over a connection beside descriptors, and what else ends a sleep.
+/// What comes over a connection in addition to descriptors, and what else ends a sleep.
 enum Bell {
     Ring,
-    /// Time has passed: it ends a bounded sleep.
+    /// Time has passed, which ends a bounded sleep.
     Time,
-    /// The other process is gone. The kernel says so, whenever it died.
+    /// The other process is gone. The kernel reports it, whenever the process died.
     HangUp,
 }
 
-/// The processes in a run that is written down.
+/// The processes in a recorded run.
 const SENDER: Who = 0;
 const RECEIVER: Who = 1;
 
-/// One end of a channel with the doorbells and the descriptors on their way.
+/// One end of a channel with the doorbells and the descriptors under way.
 struct End<R: Runtime> {
     runtime: R,
     who: Who,
-    /// The lengths of the pages of its own chain.
+    /// The ids and lengths of the pages of its own chain.
     pages: Vec<(u32, usize)>,
     link: Link<Crashing<R::Memory>>,
     life: CrashBudget,
@@ -59,14 +59,15 @@ struct End<R: Runtime> {
     peers_bell: R::Mailbox<Bell>,
     /// Whether the other process is known to be gone.
     hung_up: bool,
-    /// The sleep that took the flag back last, as far as it has slept since.
+    /// The last sleep that cleared the flag and that it has already slept.
     first_bounded: Option<u64>,
     socket: Descriptors<R::Memory>,
     /// Number of the next message.
     next: u64,
 }
 
-/// The two ends, which live so long. `None` if one died before the other could hear of it.
+/// Returns the two ends with these crash budgets. Returns `None` if one died before the other could
+/// notice.
 fn channel<R: Runtime>(
     runtime: &R,
     limits: Limits,
@@ -132,7 +133,7 @@ fn channel<R: Runtime>(
     Some((sending, end(RECEIVER, receiving, receiver_life, &bells.1, &bells.0)))
 }
 
-/// Both ends live for ever.
+/// Returns two ends that live for ever.
 fn endless<R: Runtime>(runtime: &R, limits: Limits, polling: Polling) -> (End<R>, End<R>) {
     let lives = [CrashBudget::endless(), CrashBudget::endless()];
     channel(runtime, limits, lives, polling).expect("no process dies")
@@ -172,7 +173,7 @@ impl<R: Runtime> End<R> {
         }
     }
 
-    /// Whether the sleep that begins is bounded.
+    /// Returns whether the sleep that begins is bounded.
     fn is_bounded(&mut self) -> bool {
         let first = self.link.first_bounded_sleep();
         let is_first = std::mem::replace(&mut self.first_bounded, first) != first;
@@ -183,19 +184,19 @@ impl<R: Runtime> End<R> {
         }
     }
 
-    /// This process blocks or ends: all that it has stored is visible.
+    /// This process blocks or ends, so all that it has stored is visible.
     fn let_time_pass(&self) {
         if self.runtime.has_left_out_a_fence(self.who) {
             self.peers_bell.put(Bell::Time);
         }
     }
 
-    /// Whether there is nothing to wait for any more.
+    /// Returns whether there is nothing left to wait for.
     fn is_over(&self) -> bool {
         self.hung_up || self.life.is_over()
     }
 
-    /// What the kernel does for a process that has died.
+    /// Does what the kernel does for a process that has died.
     fn hang_up_if_dead(&self) {
         if self.life.is_over() {
             self.runtime.note(Note::Ended { who: self.who });
@@ -253,7 +254,7 @@ impl<R: Runtime> End<R> {
     /// Receives until `messages` are received.
     fn receive_until(&mut self, messages: u64, waiting: Waiting) {
         while self.next < messages {
-            // What was there before the hang-up is there at this look, too.
+            // Messages from before the hang-up are visible to this poll, too.
             let (event, must_ring) = self.link.poll().unwrap();
             if self.life.is_over() {
                 break;
@@ -284,8 +285,8 @@ impl<R: Runtime> End<R> {
     }
 }
 
-/// A sender and a receiver that both sleep whenever they can't go on: the receiver for a message,
-/// the sender for room. [P9 P10]
+/// A sender and a receiver that both sleep whenever they can't continue: the receiver for a
+/// message, the sender for room. [P9 P10]
 pub fn both_sleep<R: Runtime>(
     runtime: &R,
     limits: Limits,
@@ -300,8 +301,8 @@ pub fn both_sleep<R: Runtime>(
     runtime.note(Note::Finished);
 }
 
-/// Both sleep, and one of them lives only so long. Who sleeps then is woken by the hang-up; what the
-/// sender had committed is received before. Returns how many messages were committed for sure, and
+/// Both sleep, and one of them dies. The hang-up wakes the other one from its sleep. It first
+/// receives what the sender had committed. Returns how many messages were certainly committed, and
 /// how many were received. [P4 P5 P9 P10]
 #[allow(dead_code, reason = "not every checker has all of them")]
 pub fn until_death<R: Runtime>(
@@ -322,9 +323,9 @@ pub fn until_death<R: Runtime>(
     (sending.next, receiver())
 }
 
-/// A sender that sleeps for room, and a receiver that never sleeps: only what it gives up on the
-/// way can wake the sender, who has `more` messages to send than there is room for. The receiver
-/// gives up room for as many before it waits elsewhere. [P9 P10]
+/// A sender that sleeps for room, and a receiver that never sleeps: only its releases on the way
+/// can wake the sender, which has `more` messages to send than there is room for. The receiver
+/// releases room for as many before it waits elsewhere. [P9 P10]
 pub fn sender_sleeps<R: Runtime>(runtime: &R, limits: Limits, more: u64, polling: Polling) {
     let (mut sending, mut receiving) = endless(runtime, limits, polling);
     while sending.send() {}
@@ -333,7 +334,7 @@ pub fn sender_sleeps<R: Runtime>(runtime: &R, limits: Limits, more: u64, polling
     let receiver = {
         let has_sent = has_sent.clone();
         runtime.spawn(move || {
-            // All that is there, and so over as many page turns; then it waits elsewhere.
+            // Everything that is there, over as many page rollovers. Then it waits elsewhere.
             receiving.receive_until(full, Waiting::Polls);
             has_sent.wait();
             receiving.receive_until(full + more, Waiting::Polls);

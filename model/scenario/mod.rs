@@ -1,9 +1,8 @@
 //! Scenarios, written once and explored by loom, by shuttle and by real threads.
 //!
-//! A scenario runs in two parts. In the first, each process is a thread that takes a bounded
-//! number of steps, so that a checker can explore all their interleavings. In the second, one
-//! thread lets them all finish in turn, so that "everything arrives" can be asserted whatever
-//! happened in the first.
+//! A scenario runs in two parts. In the first, each process is a thread that takes a bounded number
+//! of steps, so that a checker can explore all their interleavings. In the second, one thread lets
+//! all of them finish in turn. So "everything arrives" can be asserted after any first part.
 
 #[allow(dead_code, reason = "not every checker has all of it")]
 pub mod by_ref;
@@ -19,73 +18,73 @@ pub use note::{Note, Who};
 use llmp::core::memory::Memory;
 use std::collections::VecDeque;
 
-/// What a scenario runs on: a checker's threads, memory and locks.
+/// The environment of a scenario: a checker's threads, memory and locks.
 pub trait Runtime: Clone + Send + Sync + 'static {
     type Memory: Memory + Send + Sync + 'static;
     type Mailbox<T: Send + 'static>: Mailbox<T>;
 
-    /// A zeroed region.
+    /// Returns a zeroed region.
     fn memory(&self, len: usize) -> Self::Memory;
 
     fn mailbox<T: Send + 'static>(&self) -> Self::Mailbox<T>;
 
-    /// A region as one process sees it: in a run that is written down, whose accesses they are.
+    /// Returns a region as one process sees it, so that a recorded run can attribute its accesses.
     fn seen_by(&self, memory: &Self::Memory, _: Who) -> Self::Memory {
         memory.clone()
     }
 
-    /// The same runtime, with memory in which headers, and payloads if `bytes`, may be read while they
-    /// are written.
+    /// Returns the same runtime with memory in which headers may be read while they are written,
+    /// and payloads if `bytes`.
     #[must_use]
     fn racing(&self, _bytes: bool) -> Self {
         self.clone()
     }
 
-    /// Says whose parked word and cursors the region holds.
+    /// Records the owner of the region's parked word and cursors.
     fn is_control(&self, _: &Self::Memory, _of: Who) {}
 
-    /// Writes down what no access of memory shows.
+    /// Records an event that is no memory access.
     fn note(&self, _: Note) {}
 
-    /// Whether the process has published something, since this was asked last, without a fence and
-    /// without a look who sleeps, as its peer polls.
+    /// Returns whether the process has published something without a fence since the last call,
+    /// because its peer polls. Then it has not checked whether the peer sleeps.
     fn has_left_out_a_fence(&self, _: Who) -> bool {
         false
     }
 
-    /// How a process that has polled bounds its sleeps in this run.
+    /// Returns how a process that has polled bounds its sleeps in this run.
     fn bounds(&self) -> Bounds {
         Bounds::All
     }
 
-    /// Starts a thread; the result waits for it.
+    /// Starts a thread. The result waits for it.
     fn spawn<T: Send + 'static>(
         &self,
         thread: impl FnOnce() -> T + Send + 'static,
     ) -> Box<dyn FnOnce() -> T>;
 }
 
-/// Which sleeps are bounded of a process that has polled.
+/// The bounded sleeps of a process that has polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(dead_code, reason = "the mistakes are for loom")]
 pub enum Bounds {
     All,
-    /// A mistake: the sleep that takes the flag back, and no later one.
+    /// A mistake: only the sleep that clears the flag is bounded.
     First,
-    /// A mistake.
+    /// A mistake: no sleep is bounded.
     None,
 }
 
-/// The kernel's part of a connection: what is put in is there, in order, and happened before it
-/// is taken out.
+/// The kernel's part of a connection. Items arrive in order, and putting one in happens before
+/// taking it out.
 pub trait Mailbox<T>: Clone + Send + Sync + 'static {
     fn put(&self, item: T);
     fn take(&self) -> Option<T>;
-    /// Blocks until there is something, and takes it.
+    /// Blocks until there is an item and takes it.
     fn wait(&self) -> T;
 }
 
-/// A mailbox made of a checker's mutex and condition variable.
+/// Defines a mailbox with a checker's mutex and condition variable.
 macro_rules! mailbox {
     ($name:ident, $checker:ident) => {
         /// A mailbox of this checker's threads.
@@ -135,8 +134,8 @@ macro_rules! mailbox {
 }
 pub(crate) use mailbox;
 
-/// Descriptors on their way. Not a [`Mailbox`]: that they are delivered must not order anything,
-/// so that the protocol's own edges are put to the test.
+/// Descriptors under way. Unlike a [`Mailbox`] their delivery must not order anything, so that the
+/// protocol's own edges are tested.
 pub struct Descriptors<M>(std::sync::Arc<std::sync::Mutex<VecDeque<(u32, M)>>>);
 
 impl<M> Clone for Descriptors<M> {

@@ -1,17 +1,18 @@
-//! What a scenario does that no access of memory shows. A run that is checked against the
-//! specification writes it down, see `model/spec`; all others drop it.
+//! Events of a scenario that are no memory accesses. A run that is checked against the
+//! specification records them, see `model/spec`. All others drop them.
 
 #![allow(dead_code, reason = "not every target has all of the scenarios")]
 
-/// Whose view of a region it is: 0 the broker or only sender, else a client.
+/// The process that a view of a region belongs to: 0 is the broker or the only sender, others are
+/// clients.
 pub type Who = u8;
-/// What the scenario does, which no access of memory shows.
+/// An event of a scenario that is no memory access.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
     Born {
         who: Who,
     },
-    /// The broker reads this client's chain as this cursor.
+    /// The broker reads this client's chain with this cursor index.
     Cursor {
         slot: usize,
         client: Who,
@@ -32,12 +33,12 @@ pub enum Note {
     Removed {
         client: Who,
     },
-    /// The pool's pages, and what is lent, and their lengths in bytes.
+    /// The pages of the pool, the foreign pages, and their lengths in bytes.
     Pool {
         chain: Who,
         pages: Vec<(u32, usize)>,
     },
-    /// The broker may lend messages of this page of a client's, by this name.
+    /// This page of a client has become a foreign page with this id.
     Adopted {
         page: u32,
         client: Who,
@@ -60,6 +61,6 @@ pub enum Note {
     Wakes {
         by: Who,
     },
-    /// The run is over, and everybody has done what it interest to.
+    /// The run is over, and all processes have done what they wanted.
     Finished,
 }

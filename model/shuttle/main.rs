@@ -1,9 +1,9 @@
-//! Large scenarios under random and priority (PCT) schedules, on the code that production runs.
+//! Large scenarios under random and priority (PCT) schedules, on production's code.
 //!
-//! shuttle knows only sequential consistency: what weaker memory may do is loom's part. A failure
-//! prints a schedule; `LLMP_REPLAY=SCHEDULE cargo test --features shuttle --test shuttle NAME`
-//! runs it again. `LLMP_ITERATIONS=N` explores further than the default: N schedules of a scenario,
-//! N / 100 of each of the hundreds of deaths.
+//! shuttle knows only sequential consistency; loom explores weaker memory. A failure prints a
+//! schedule. `LLMP_REPLAY=SCHEDULE cargo test --features shuttle --test shuttle NAME` runs it
+//! again. `LLMP_ITERATIONS=N` explores further than the default: N schedules of a scenario, N / 100
+//! of each of the hundreds of crashes.
 
 #[path = "../scenario/bus/mod.rs"]
 mod bus;
@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-/// What a scenario must have reached in at least one of its schedules.
+/// States that a scenario must reach in at least one of its schedules.
 #[derive(Default)]
 struct Reached {
     rollovers: AtomicU64,
@@ -38,7 +38,7 @@ struct Reached {
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Random,
-    /// PCT; its depth is the number of preemptions that a bug needs.
+    /// PCT. Its depth is the number of preemptions that a bug needs.
     Priority,
 }
 
@@ -62,8 +62,8 @@ fn explore_under(
     }
 }
 
-/// Runs a scenario under so many schedules, or under the one that `LLMP_REPLAY` asks for. Returns
-/// how many and of which kind.
+/// Runs a scenario under `iterations` schedules, or under the one in `LLMP_REPLAY`. Returns their
+/// number and kind.
 fn schedule(kind: Kind, iterations: usize, scenario: Arc<dyn Fn() + Send + Sync>) -> String {
     let mut config = shuttle::Config::new();
     config.stack_size = 1 << 17;
@@ -79,18 +79,18 @@ fn schedule(kind: Kind, iterations: usize, scenario: Arc<dyn Fn() + Send + Sync>
     format!("{schedules} {name}")
 }
 
-/// How many schedules of each model `LLMP_ITERATIONS` asks for.
+/// Returns the number of schedules per model from `LLMP_ITERATIONS`.
 fn asked() -> Option<usize> {
     std::env::var("LLMP_ITERATIONS").ok().and_then(|n| n.parse().ok())
 }
 
-/// Prints a line that the test harness does not swallow.
+/// Prints a line that the test harness does not capture.
 fn report(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Lets somebody die after each number of writes, until nobody dies in any schedule. `scenario`
-/// returns whether somebody did. `LLMP_DEATH=K` explores one number of writes alone.
+/// Runs a scenario with a crash after each number of writes, until no process dies in any schedule.
+/// `scenario` returns whether a process died. `LLMP_DEATH=K` explores one number of writes alone.
 fn explore_deaths(
     name: &str,
     iterations: usize,
@@ -100,7 +100,7 @@ fn explore_deaths(
     let only: Option<usize> = std::env::var("LLMP_DEATH").ok().and_then(|k| k.parse().ok());
     let start = Instant::now();
     for k in only.unwrap_or(0).. {
-        // Names the step should anything fail.
+        // Prints the step in case of a failure.
         println!("LLMP_DEATH={k}");
         let died = Arc::new(AtomicBool::new(false));
         let explored = [Kind::Random, Kind::Priority].map(|kind| {
@@ -179,7 +179,7 @@ fn p4_clients_die_in_the_middle_of_a_message() {
 #[test]
 fn p4_a_client_dies_after_each_of_its_steps() {
     explore_deaths("bus_with_a_dying_client", 80, |k| {
-        // So much that the bus is full while the dead one holds it.
+        // Enough messages to fill the bus while the dead receiver holds it.
         let stays = Script { sends: 16, ..STAYS };
         let dies = Script { dies_after: Some(k), sends: 12, ..STAYS };
         run(&Shuttle, &[stays, dies, stays], CrashBudget::endless()).died
@@ -193,10 +193,10 @@ fn p3_p5_the_broker_dies_after_each_of_its_steps() {
     });
 }
 
-/// Of the messages, half are at least so long.
+/// Half of the messages have at least this length.
 const ZERO_COPY_THRESHOLD: usize = 16;
 
-/// So many that all pages are lent, and taken back for others.
+/// Enough messages that all pages become foreign pages and some replace others.
 const SENDS_MORE: Script = Script { sends: 12, ..STAYS };
 
 const LEND_AND_LEAVE: &[Script] =
@@ -241,7 +241,7 @@ fn p8_a_chain_with_many_receivers_and_reuses() {
 fn p9_p10_both_ends_of_a_channel_sleep_and_are_woken() {
     for (name, polling) in [("both_sleep", Polling::Never), ("both_poll_and_sleep", Polling::Both)]
     {
-        // Without weak memory no store becomes visible late: here no sleep needs a bound.
+        // Without weak memory no store becomes visible late, so no sleep needs a bound.
         let scenario =
             move || both_sleep(&Shuttle, chain_limits(2, 2), 12, Waiting::Sleeps, polling);
         explore(name, 1000, scenario);
@@ -250,7 +250,7 @@ fn p9_p10_both_ends_of_a_channel_sleep_and_are_woken() {
 
 #[test]
 fn p9_p10_a_sender_is_woken_by_a_receiver_that_never_sleeps() {
-    // Under random schedules alone: a priority schedule may never let the sender run.
+    // Only random schedules: a priority schedule may never run the sender.
     let scenario = || both_sleep(&Shuttle, chain_limits(2, 2), 12, Waiting::Polls, Polling::Both);
     explore_under("polling_receiver", 1000, &[Kind::Random], scenario);
     let scenario = || sender_sleeps(&Shuttle, chain_limits(2, 2), 1, Polling::Both);

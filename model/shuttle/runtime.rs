@@ -1,4 +1,4 @@
-//! What scenarios run on under shuttle.
+//! The runtime of scenarios under shuttle.
 
 use crate::scenario::doubles::ShuttleMemory;
 use crate::scenario::{Runtime, mailbox};

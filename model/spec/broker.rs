@@ -1,7 +1,7 @@
-//! What the broker does, one step at a time: `broker::core::Core` with its sockets.
+//! The steps of the broker, one at a time: `broker::core::Core` with its sockets.
 //!
-//! Steps are cut as in [`client`](crate::client): appending to the run is seen by nobody, and
-//! comes with the look that found the message.
+//! Steps are defined as in [`client`](crate::client). No process sees an append to the pending
+//! batch, so it belongs to the step that found the message.
 
 use crate::protocol::Action;
 use crate::run::{Break, Hand, Pen, Run, Setup};
@@ -10,20 +10,20 @@ use Action::*;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Pc {
-    /// Takes in what its sockets hold.
+    /// It reads its sockets.
     Draining,
-    /// It asks the n-th receiver what it has passed of what is lent.
+    /// It reads how far the n-th receiver has passed messages by reference.
     Returning(u8),
-    /// It is this client's turn.
+    /// It reads this client's chain.
     Taking(Id),
-    /// This client's message has no room; it reads the cursor of the n-th receiver.
+    /// This client's message has no room. It reads the cursor of the n-th receiver.
     Asking(Id, u8),
     Publishing,
-    /// It gives up what it took of this client's chain and the later ones'.
+    /// It releases what it consumed of this client's chain and the later ones'.
     GivingUp(Id),
     Looking,
     Ringing,
-    /// It has done all that it could: makes the page that was missing, lets the dead go.
+    /// It has done everything possible: it adds the page that was missing and removes dead clients.
     Finishing,
     LookingAgain(Id),
     AskingAgain(u8),
@@ -43,15 +43,15 @@ pub enum Blocked {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Broker {
     pub pc: Pc,
-    /// The run that it has not published yet.
+    /// The batch that it has not published yet.
     pub run: Option<Pen>,
     pub blocked: Blocked,
-    /// Messages taken of the client whose turn it is.
+    /// Messages consumed of the current client.
     pub taken: u8,
     pub worked: bool,
-    /// Clients that are gone and hold nothing any more.
+    /// Clients that are gone and whose chains are empty.
     pub empty: Set,
-    /// The position that every receiver had passed when it asked in this turn.
+    /// The position that every receiver had passed when it checked in this cycle.
     pub passed: u32,
 }
 
@@ -69,23 +69,23 @@ impl Broker {
     }
 }
 
-/// A choice that the broker has: what a liar's memory says, or which lie.
+/// A choice of the broker: the value in a hostile client's memory, or a decision.
 pub type Choice = u8;
 pub const HONEST: Choice = 0;
-/// To lend what can be lent, and not to copy it.
+/// The choice to forward by reference where that is possible, instead of copying.
 pub const BY_REFERENCE: Choice = 1;
 
-/// How many choices the next step has; 0: it sleeps, or is gone.
+/// Returns the number of choices of the next step. 0: it sleeps or is gone.
 pub fn steps(setup: &Setup, run: &Run) -> u8 {
     let has_faults = run.faults_left > 0;
     let hostile = |id: Id| has_faults && run.bus.process(id).is_hostile && run.bus.lives(id);
     match run.broker.pc {
         Pc::Over => 0,
         Pc::Asleep => u8::from(run.bus.process(BROKER).bell),
-        // Nothing, a message, or nonsense; or a message that is lent.
+        // Nothing, a message, an invalid word, or a message by reference.
         Pc::Taking(id) if hostile(id) => 3 + u8::from(setup.by_ref),
         Pc::Taking(id) if setup.by_ref && setup.copies => 1 + u8::from(finds_message(run, id)),
-        // What it says, everything, backwards, ahead.
+        // The real value, the tail, a backward move, a position ahead.
         Pc::Asking(_, n) | Pc::AskingAgain(n) | Pc::Returning(n) => {
             let reader = run.bus.chain(BROADCAST).readers.get(usize::from(n));
             if reader.is_some_and(|reader| hostile(reader.by)) { 4 } else { 1 }
@@ -94,7 +94,7 @@ pub fn steps(setup: &Setup, run: &Run) -> u8 {
     }
 }
 
-/// Whether the broker would find a message of this client's.
+/// Returns whether the broker would find a message of this client.
 fn finds_message(run: &Run, id: Id) -> bool {
     let chain = run.bus.chain(id);
     let word = chain.reader(BROKER).and_then(|reader| chain.word(reader.place));
@@ -166,7 +166,7 @@ impl Broker {
         }
     }
 
-    /// Hang-ups and newcomers.
+    /// Processes hang-ups and new clients.
     fn drain(&mut self, hand: &mut Hand) {
         hand.act(Wake { by: BROKER });
         for id in hand.bus().ids().skip(1) {
@@ -216,7 +216,7 @@ impl Broker {
         };
     }
 
-    /// Every cursor is known: what was lent and passed by all is returned.
+    /// All cursors are known: releases messages by reference that all have passed.
     fn take_back(&mut self, hand: &mut Hand) {
         let bus = hand.bus();
         self.passed = match hand.is_broken(Break::HeldUntilPublished) {
@@ -234,7 +234,7 @@ impl Broker {
         self.pc = Pc::Taking(1);
     }
 
-    /// Whether everybody has passed something that is lent, as far as it knows now.
+    /// Returns whether all receivers have passed a message by reference, as far as it knows now.
     fn has_returns(&self, hand: &Hand) -> bool {
         let bus = hand.bus();
         let passed = bus.chain(BROADCAST).left_by_all();
@@ -268,7 +268,7 @@ impl Broker {
         }
     }
 
-    /// What is to be done after the run is published: give up, look who sleeps, ring.
+    /// Continues after the batch is published: releases, checks for sleeping peers, rings.
     fn go_on(&mut self, hand: &mut Hand, from: Id) {
         let bus = hand.bus();
         let behind = bus.ids().find(|id| *id >= from && hand.must_release(*id, BROKER).is_some());
@@ -326,7 +326,7 @@ impl Broker {
         self.run = Some(pen).filter(|pen| pen.first.is_some());
     }
 
-    /// Whatever a liar's chain says: nothing, a message, or nonsense.
+    /// Consumes from a hostile client's chain: nothing, a message, or an invalid word.
     fn take_of_hostile(&mut self, hand: &mut Hand, id: Id, choice: Choice) {
         if hand.bus().chain(id).reader(BROKER).is_none() {
             return self.next_client(hand, id);
@@ -345,7 +345,7 @@ impl Broker {
                     self.pc = Pc::Asking(id, 0);
                     return;
                 }
-                // One a turn, so that none of its own is in the run already.
+                // One for each cycle, so that the batch has none of its messages already.
                 let number = hand.bus().chain(id).forwarded;
                 let place = Place { page: 0, position: crate::run::HEADER };
                 let lent = (choice == 3).then(|| lend(hand, id, number, place, &pen));
@@ -369,7 +369,7 @@ impl Broker {
         self.worked = true;
     }
 
-    /// Reads the n-th receiver's cursor. Returns whether there is another to ask.
+    /// Reads the n-th receiver's cursor. Returns whether there is another to read.
     fn learn(&mut self, hand: &mut Hand, n: u8, choice: Choice) -> Option<u8> {
         let chain = hand.bus().chain(BROADCAST);
         let reader = chain.readers.get(usize::from(n))?;
@@ -388,7 +388,7 @@ impl Broker {
             return (usize::from(n) < hand.bus().chain(BROADCAST).readers.len()).then_some(n);
         }
         if hand.is_broken(Break::ViolationBelieved) && is_lie {
-            // As if one count were kept for all.
+            // As if all receivers shared one counter.
             for reader in hand.run.bus.chain_mut(BROADCAST).readers.iter_mut() {
                 reader.seen = cursor;
             }
@@ -404,7 +404,7 @@ impl Broker {
         }
     }
 
-    /// Every cursor is known: another page, or none.
+    /// All cursors are known: another page, or none.
     fn decide(&mut self, hand: &mut Hand, id: Id) {
         let mut pen = self.pen(hand);
         hand.drop_retired(BROADCAST, pen.place);
@@ -475,7 +475,7 @@ impl Broker {
             return self.up(hand);
         }
         if has_reader && is_hostile {
-            // It has nothing, as far as anybody can say.
+            // It has nothing to do, as far as it can know.
             let again = hand.run.bus.process_mut(BROKER).second_look.as_mut();
             again.into_iter().for_each(|again| again.empty.insert(id));
         } else if has_reader && hand.look(id, BROKER) != Word::Zero {
@@ -512,7 +512,7 @@ impl Broker {
     }
 }
 
-/// The word that lends a message, if it can be lent.
+/// Returns the word that refers to a message, if it can be forwarded by reference.
 fn lend(hand: &mut Hand, from: Id, number: u16, place: Place, pen: &Pen) -> Option<Word> {
     let foreign_page = hand.borrow_page(from, place.page, pen.first.is_some())?;
     let page = hand.bus().chain(from).page(place.page);

@@ -1,5 +1,5 @@
-//! The rules of a chain: writing, publishing, reading, giving up and writing again (sections 3 to
-//! 6 of `docs/protocol.md`).
+//! The rules of a chain: writing, publishing, reading, releasing and reusing (sections 3 to 6 of
+//! `docs/protocol.md`).
 
 use crate::protocol::{Action, Rules, Verdict, Violation, there};
 use crate::state::*;
@@ -41,7 +41,7 @@ impl Bus {
                 rules.demand(!is_retired, 8, why)?;
                 let page = there(self.chain_mut(owner).page_mut(id), "page")?;
                 (page.header, page.is_linked) = (Some((base, first)), false);
-                // Whatever stood there: luck with an old zero is not allowed.
+                // Overwrites all words: the protocol must not rely on an old zero.
                 page.words.fill(Word::Other);
             }
             Action::Write { page: id, at, units, .. } => {
@@ -80,7 +80,7 @@ impl Bus {
         Ok(())
     }
 
-    /// Moves the tail behind all that a receiver would find now, and checks each message of it.
+    /// Moves the tail past everything that a receiver would find now, and checks each message.
     fn publish(&mut self, owner: Id, rules: Rules) -> Verdict {
         let header = self.sizes.header;
         loop {
@@ -122,14 +122,14 @@ impl Bus {
             }
             chain.tail = there(chain.behind(tail, word, header), "place behind it")?;
         }
-        // Whoever may wait for it must be looked at.
+        // Every receiver may wait for the message and must be checked.
         let readers: Vec<Id> = self.chain(owner).readers.iter().map(|reader| reader.by).collect();
         self.owe(owner, &readers);
         self.forget_what_all_have(owner);
         Ok(())
     }
 
-    /// Each sender's messages, in its order, once. [P1 P3]
+    /// Checks that each sender's messages come in its order and once. [P1 P3]
     fn check_content(&self, owner: Id, from: Id, number: u16, rules: Rules) -> Verdict {
         if from == owner {
             let is_next = number == self.chain(owner).published;
@@ -238,7 +238,7 @@ impl Bus {
         Ok(())
     }
 
-    /// The commit word at unit `at` of a page in use, with its position.
+    /// Returns the commit word at unit `at` of a page in use, with its position.
     fn slot(&mut self, chain: Id, page: u16, at: u32) -> Result<(u32, &mut Word), Violation> {
         let page = there(self.chain_mut(chain).page_mut(page), "page")?;
         let (base, _) = there(page.header, "page in use")?;
@@ -246,7 +246,7 @@ impl Bus {
         Ok((base + at, word))
     }
 
-    /// Nobody asks any more what these messages were.
+    /// Forgets messages that all receivers have: no later rule asks for them.
     pub fn forget_what_all_have(&mut self, chain: Id) {
         let struck = self.struck.iter().filter(|_| chain == BROADCAST);
         let struck = struck.map(|struck| struck.reader.next).min();

@@ -1,10 +1,11 @@
-//! What a client does, one step at a time.
+//! The steps of a client, one at a time.
 //!
-//! A step is one access that others can see, or one thing done with the socket. What it does to
-//! memory that nobody else looks at comes with it: a message is written in one step and shown by
-//! the next. Finding a message is one step with all that follow it on the page: what is published
-//! stays as it is until the reader gives it up, so that nothing that others do in between makes a
-//! difference, and nobody sees that it was found. To find *nothing* is a step of its own.
+//! A step is one access that others can see, or one action on the socket. Accesses to memory that
+//! no other process reads belong to the next step: a message is written in one step and shown by
+//! the next. Finding a message is one step together with all that follow it on the page. What is
+//! published does not change until the reader releases it. So what other processes do in between
+//! makes no difference, and no process sees that the message was found. Finding *nothing* is a step
+//! of its own.
 
 use crate::protocol::Action;
 use crate::run::{Break, Hand, Pen, Run, Setup};
@@ -13,12 +14,12 @@ use Action::*;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Pc {
-    /// It has not connected yet, or waits to be let in.
+    /// It has not connected yet, or waits to be admitted.
     Joining,
     Going,
-    /// A run is written; its first commit word is held back.
+    /// A batch is written, and its first commit word is deferred.
     Written(Word),
-    /// It has stored something and must see whether the broker sleeps. Then it goes on, or goes
+    /// It has stored something and must check whether the broker sleeps. Then it continues, or goes
     /// on to sleep.
     Looking {
         to_sleep: bool,
@@ -26,12 +27,12 @@ pub enum Pc {
     Ringing {
         to_sleep: bool,
     },
-    /// It has found a message, which it copies or hands out where it lies; see
+    /// It has found a message, which it copies or hands out in place; see
     /// [`reading`](crate::reading).
     Found,
     Copied,
     HasInHand,
-    /// It has followed the end of a page.
+    /// It has entered the next page.
     Turned,
     /// It has found nothing to do.
     Drowsy,
@@ -48,9 +49,9 @@ pub struct Client {
     pub pc: Pc,
     /// Batches of its script that it has published.
     pub sent: u8,
-    /// It had no room, and waits for some.
+    /// Whether it waits for room.
     pub is_full: bool,
-    /// It knows that the broker is gone.
+    /// Whether it knows that the broker is gone.
     pub is_closed: bool,
 }
 
@@ -60,7 +61,7 @@ impl Client {
     }
 }
 
-/// A step that a client can take; where there is a choice, which.
+/// A step that a client can take, with its choice if it has one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
     Next,
@@ -73,7 +74,7 @@ fn client(run: &Run, id: Id) -> &Client {
     &run.clients[usize::from(id) - 1]
 }
 
-/// The steps that it can take now. None: it sleeps, or is gone.
+/// Returns the steps that it can take now. Without any it sleeps or is gone.
 pub fn steps(setup: &Setup, run: &Run, id: Id) -> impl Iterator<Item = Step> {
     let me = client(run, id);
     let bus = &run.bus;
@@ -132,7 +133,7 @@ impl Client {
         let mut free = None;
         if !hand.has_room(id, last) {
             let Some(cursor) = hand.bus().chain(id).reader(BROKER).map(|r| r.cursor) else {
-                // The broker it would ask is gone, and so is the room.
+                // The broker is gone, so no room will come.
                 self.is_full = true;
                 return;
             };
@@ -144,7 +145,7 @@ impl Client {
             hand.drop_retired(id, pen.place);
             free = hand.free_page(id, pen.place);
             if is_early {
-                // What it uses when it asks next.
+                // It uses this when it asks next.
                 hand.learn_retired(id);
             }
             if free.is_none() {
@@ -323,7 +324,7 @@ impl Client {
     }
 }
 
-/// To block and to be woken at once are the same as not to block, so it always blocks.
+/// Blocks. Blocking and being woken at once is the same as not blocking, so it always blocks.
 fn doze(hand: &mut Hand, id: Id, room: bool) -> Pc {
     hand.act(Sleep { by: id, message: true, room });
     Pc::Asleep

@@ -37,7 +37,7 @@ impl Bus {
                 }
             }
             Action::RingFence { by } => {
-                // It has no effect on anybody else, but may be forgotten.
+                // It has no effect on other processes, but may be forgotten.
                 let process = self.process_mut(by);
                 process.is_fenced = !process.owed_rings.is_empty();
             }
@@ -93,7 +93,7 @@ impl Bus {
         Ok(())
     }
 
-    /// `by` has stored something for which `peers` may wait.
+    /// Records that `by` has stored something for which `peers` may wait.
     pub fn owe(&mut self, by: Id, peers: &[Id]) {
         if !self.sizes.bells {
             return;

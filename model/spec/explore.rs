@@ -1,4 +1,4 @@
-//! The bus as a model of stateright's, and how it is explored.
+//! The bus as a model of stateright's, and its exploration.
 
 use crate::broker::{self, Broker};
 use crate::client::{self, Client, Pc};
@@ -17,18 +17,18 @@ use std::hash::BuildHasherDefault;
 use std::io::Write;
 use std::time::Instant;
 
-/// Who moves, and how.
+/// A process and its move.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Move {
     Client(Id, client::Step),
     Broker(broker::Choice),
-    /// The broker strikes the last client, which lives.
+    /// The broker removes the last client, which lives.
     Strike,
-    /// A process is killed, after so many accesses of what it would do next.
+    /// A process is killed after the given number of accesses of its next move.
     Death(Id, Next, u8),
 }
 
-/// What a process would do next.
+/// The next move of a process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Next {
     Nothing,
@@ -69,8 +69,8 @@ impl Setup {
         deaths
     }
 
-    /// Lets a process take what it takes together, but not more than `most` accesses of it.
-    /// Returns how many there were.
+    /// Lets a process take the steps that belong together, with at most `most` accesses. Returns
+    /// the number of accesses.
     fn advance(&self, run: &mut Run, id: Id, next: Next, most: u8) -> u8 {
         let mut hand = Hand { setup: self, run };
         for done in 0..most {
@@ -94,12 +94,12 @@ impl Setup {
         most
     }
 
-    /// Nobody can do anything but die.
+    /// Returns whether no process can do anything but die.
     fn is_quiet(&self, run: &Run) -> bool {
         run.violation.is_none() && self.moves(run).is_empty()
     }
 
-    /// What is left undone for ever.
+    /// Returns what is never done.
     fn undone(&self, run: &Run) -> Option<Violation> {
         if !self.is_quiet(run) {
             return None;
@@ -191,7 +191,7 @@ impl Setup {
             run.tore |= matches!(me.pc, Pc::Written(_));
             *me = Client { pc: Pc::Over, ..Client::new() };
         }
-        // It may have hung up in the very step before.
+        // It may have hung up in the previous step.
         if run.bus.lives(id) {
             Hand { setup: self, run }.act(Action::End { process: id });
         }
@@ -307,7 +307,7 @@ fn sometimes((name, condition): (&'static str, Condition)) -> Property<Setup> {
     Property { expectation: Expectation::Sometimes, name, condition }
 }
 
-/// What a setup in which a receiver is struck and lives must reach.
+/// Conditions that a setup with a removed live receiver must reach.
 const REMOVED: [(&str, Condition); 2] = [
     ("a receiver is struck while it reads", |setup, run| {
         setup.is_reached(run, |run| {
@@ -340,7 +340,7 @@ const LENT_RETIRED: (&str, Condition) =
         })
     });
 
-/// What a setup that lends must reach.
+/// Conditions that a setup with messages by reference must reach.
 const BY_REF: [(&str, Condition); 4] = [
     ("a message is lent and read", |setup, run| {
         setup.is_reached(run, |run| run.bus.held.iter().any(|held| !run.bus.is_unread(held)))
@@ -369,7 +369,7 @@ const BY_REF: [(&str, Condition); 4] = [
     }),
 ];
 
-/// A sender's chain is full, although all of it is taken.
+/// Returns whether a sender's chain is full although the broker has consumed all of it.
 fn waits_for_returns(setup: &Setup, run: &Run) -> bool {
     setup.is_reached(run, |run| {
         run.bus.held.iter().any(|held| {
@@ -380,7 +380,7 @@ fn waits_for_returns(setup: &Setup, run: &Run) -> bool {
     })
 }
 
-/// A page of a client's that is gone was lent, and has been taken back.
+/// Returns whether messages referred to a page of a client that is gone, and it has been released.
 fn recalled(setup: &Setup, run: &Run) -> bool {
     setup.is_reached(run, |run| {
         let bus = &run.bus;
@@ -391,12 +391,12 @@ fn recalled(setup: &Setup, run: &Run) -> bool {
     })
 }
 
-/// Prints a line that the test harness does not swallow.
+/// Prints a line that the test harness does not capture.
 pub fn report(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// A number with its thousands apart.
+/// Formats a number with separated thousands.
 fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut grouped = String::new();
@@ -409,7 +409,7 @@ fn grouped(number: usize) -> String {
     grouped
 }
 
-/// The first rule that a run breaks, the first harm, or what is left undone.
+/// Returns the first rule that a run breaks, the first harm, or what is left undone.
 pub fn judge(setup: &Setup) -> Option<Violation> {
     let checker = setup.clone().checker().threads(2);
     let checker = checker.finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
@@ -418,7 +418,7 @@ pub fn judge(setup: &Setup) -> Option<Violation> {
     run.violation.clone().or_else(|| setup.undone(&run))
 }
 
-/// Whether a client ends, since its broker has, and leaves something behind. [P5]
+/// Returns whether a client ends after its broker and leaves messages behind. [P5]
 fn ended_too_early(bus: &Bus, id: Id) -> Option<Violation> {
     let chain = bus.chain(BROADCAST);
     let left = chain.reader(id).is_some_and(|reader| reader.place != chain.tail);
@@ -426,22 +426,23 @@ fn ended_too_early(bus: &Bus, id: Id) -> Option<Violation> {
     (left && bus.process(id).life == Life::Ended).then_some(Violation { promise: 5, why })
 }
 
-/// How far a model is explored.
+/// The extent of an exploration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Extent {
     Exhaustive,
-    /// So many transitions, depth first.
+    /// This many transitions, depth first.
     CutAt(usize),
 }
 
-/// Explores all there is, or up to the cut. Panics with the way to what should not be, or names what was not reached.
+/// Explores everything, or up to the cut. Panics with the path to a violation, or names what was
+/// not reached.
 pub fn explore(name: &str, setup: &Setup, extent: Extent) {
     let start = Instant::now();
     let mut checker = setup.clone().checker().threads(2);
     if let Extent::CutAt(transitions) = extent {
         checker = checker.target_state_count(transitions);
     }
-    // Going on after the first violation would take the longest where it matters least.
+    // Exploring beyond the first violation would take long without benefit.
     let checker = checker.finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
     let found = checker.discoveries();
     let (states, time) = (checker.unique_state_count(), start.elapsed().as_secs_f64());
@@ -468,9 +469,9 @@ pub fn explore(name: &str, setup: &Setup, extent: Extent) {
     report(&format!("spec {name}: {extent}, {} states in {time:.1} s", grouped(states)));
 }
 
-/// Follows all runs from beginning to end and panics if one comes back to where it was. So all
-/// runs are finite; with [`QUIET`], each ends with everything done: that is liveness, for
-/// processes that are never kept from running for ever.
+/// Follows all runs from beginning to end and panics if one returns to an earlier state. So all
+/// runs are finite. With [`QUIET`], each ends with everything done. That is liveness, for processes
+/// that are scheduled again and again.
 pub fn every_run_ends(name: &str, setup: &Setup) {
     let start = Instant::now();
     let hash = |run: &Run| {

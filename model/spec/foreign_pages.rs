@@ -1,4 +1,4 @@
-//! The rules of lending (section 9 of `docs/protocol.md`).
+//! The rules of messages by reference (section 9 of `docs/protocol.md`).
 
 use crate::protocol::{Action, Rules, Verdict, there};
 use crate::state::*;
@@ -69,7 +69,7 @@ impl Bus {
         Ok(())
     }
 
-    /// A lent message was published: its client's page holds it from now on.
+    /// A message by reference was published: its client's page holds it from now on.
     pub fn hold(&mut self, owner: Id, word: Word, until: u32, rules: Rules) -> Verdict {
         let Word::Lent { from, number, foreign_page: id, at, .. } = word else { return Ok(()) };
         rules.demand(owner == BROADCAST, 12, "another chain than the broadcast chain lends")?;
@@ -92,20 +92,20 @@ impl Bus {
         Ok(())
     }
 
-    /// The page that is lent.
+    /// Returns a foreign page.
     fn lent_page(&self, foreign_page: u16) -> Option<&Page> {
         let foreign_page = self.foreign_page(foreign_page)?;
         foreign_page.rest.as_ref().or_else(|| self.chain(foreign_page.of).page(foreign_page.page))
     }
 
-    /// Whether the message that is lent stands where it is said to.
+    /// Returns whether the message is at the location that the reference names.
     pub fn stands(&self, word: Word) -> bool {
         let Word::Lent { from, number, foreign_page, at, .. } = word else { return true };
         let stands = self.lent_page(foreign_page).and_then(|page| page.words.get(usize::from(at)));
         matches!(stands, Some(Word::Message { from: f, number: n, .. }) if (*f, *n) == (from, number))
     }
 
-    /// Its owner lets go of a page. What is lent of it stays with the receivers.
+    /// Its owner drops a page. The receivers keep what messages refer to.
     pub fn leave_to_receivers(&mut self, owner: Id, page: Page) {
         let is_it = |foreign_page: &&mut ForeignPage| {
             foreign_page.of == owner && foreign_page.page == page.id && foreign_page.rest.is_none()
@@ -115,7 +115,7 @@ impl Bus {
         }
     }
 
-    /// Whether a receiver has still to read what is lent.
+    /// Returns whether a receiver has still to read a message by reference.
     pub fn is_unread(&self, held: &Held) -> bool {
         let reads = |reader: &Reader| {
             let by = self.process(reader.by);
@@ -124,29 +124,29 @@ impl Bus {
         self.chain(BROADCAST).readers.iter().any(reads)
     }
 
-    /// Whether the broker holds back its cursor for it.
+    /// Returns whether the broker keeps its cursor before it.
     pub fn is_held_back(&self, held: &Held) -> bool {
         let reader = self.chain(held.from).reader(BROKER);
-        // A liar's chain is not kept, and nobody else waits for what is held of it.
+        // A hostile client's chain is not kept, and no other process waits for it.
         let is_kept = self.lives(BROKER) && !self.process(held.from).is_hostile;
         is_kept && reader.is_some_and(|reader| reader.cursor <= held.position)
     }
 
-    /// Whether the broker lends something that it has to take back.
+    /// Returns whether the broker has messages by reference to release.
     pub fn has_refs(&self) -> bool {
         let is_left = |foreign_page: &ForeignPage| !self.chain(foreign_page.of).is_open();
         self.held.iter().any(|held| self.is_held_back(held))
             || self.foreign_pages.iter().any(is_left)
     }
 
-    /// Whether a page is lent that its owner has dropped.
+    /// Returns whether messages refer to a page that its owner has dropped.
     #[allow(dead_code, reason = "used by the model's programs")]
     pub fn lends_dropped(&self) -> bool {
         self.foreign_pages.iter().any(|foreign_page| foreign_page.rest.is_some())
     }
 
-    /// Whether anything of a client's chain is held back; and whether everybody has passed what is
-    /// lent of it before `to`.
+    /// Returns whether any of a client's chain is held, and whether all receivers have passed the
+    /// messages by reference before `to`.
     pub fn holds_before(&self, client: Id, to: u32) -> (bool, bool) {
         let passed = self.chain(BROADCAST).passed_by_all();
         let held = self.held.iter().filter(|held| held.from == client && client != BROADCAST);
@@ -154,7 +154,7 @@ impl Bus {
         (held.clone().any(|held| self.is_held_back(held)), before.all(|held| held.until <= passed))
     }
 
-    /// Nobody asks any more where these were.
+    /// Forgets released pages: no later rule asks for them.
     pub fn forget_released_pages(&mut self) {
         if self.held.is_empty() {
             return;
@@ -166,7 +166,7 @@ impl Bus {
 }
 
 impl Chain {
-    /// The position that every receiver has passed, by its cursor.
+    /// Returns the position that every receiver has passed, by its cursor.
     pub fn passed_by_all(&self) -> u32 {
         let passed = self.readers.iter().map(|reader| reader.cursor.max(reader.seen));
         passed.min().unwrap_or(u32::MAX).min(self.tail.position)

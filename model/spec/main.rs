@@ -1,24 +1,25 @@
 //! The bus as an abstract state machine, explored exhaustively.
 //!
 //! [`protocol`] is the specification: the rules of `docs/protocol.md` over actions, with
-//! [`chains`], [`loans`], [`struck`] and [`doorbells`]. [`client`], with [`reading`], and
-//! [`broker`], with [`removal`], are programs that keep to it, [`promises`] says what must never be and what must be
-//! in the end, [`merge`] which steps are taken together and why. Whatever a process does, it may
-//! be killed before and after any of its accesses.
+//! [`chains`], [`foreign_pages`], [`struck`] and [`doorbells`]. [`client`], with [`reading`], and
+//! [`broker`], with [`removal`], are programs that follow it. [`promises`] defines what must never
+//! happen and what must hold in the end. [`merge`] defines which steps are taken together, and why.
+//! A process may be killed before and after any of its accesses.
 //!
-//! Each run says how far it went:
+//! Each run reports its extent:
 //!
 //! ```text
 //! spec bus_2_clients: exhaustive, 2,769,945 states in 41.8 s
 //! ```
 //!
-//! `LLMP_SPEC=full` adds larger buses. That the real code does what is allowed here is checked in
-//! `model/refine`, by the same rules.
+//! `LLMP_SPEC=full` adds larger buses. `model/refine` checks by the same rules that the real code
+//! does what is allowed here.
 //!
-//! What is abstracted away: payloads (a message is its sender and its number), hooks, origins,
-//! page and message lengths (a page holds two messages and its end; the traces have all lengths),
-//! the handshake, that packets on one connection arrive one by one, and weak memory (loom's part).
-//! A liar's words are not kept: each read of them yields every value that makes a difference.
+//! The model leaves out payloads (a message is its sender and its number), hooks, origins, page and
+//! message lengths (a page holds two messages and its end; the traces have all lengths), the
+//! handshake, the separate arrival of packets on one connection, and weak memory (loom's part). It
+//! does not store a hostile client's words: each read of them yields every value that makes a
+//! difference.
 
 mod broker;
 mod chains;
@@ -40,7 +41,7 @@ use reading::Reads;
 use run::{Break, Setup};
 use std::time::Instant;
 
-/// Two clients that send three messages each, one of them two at once; two pages a chain.
+/// Two clients that send three messages each, one of them two at once. Each chain has two pages.
 const BUS: Setup = Setup {
     scripts: &[&[1, 1, 1], &[2, 1]],
     pages: 2,
@@ -56,7 +57,8 @@ const BUS: Setup = Setup {
     broken: None,
 };
 const MORTAL: Setup = Setup { deaths: 1, ..BUS };
-/// A client that sends five messages, which may be lent, to itself and to one that sends none.
+/// A client that sends five messages, which may be by reference, to itself and to one that sends
+/// none.
 const BY_REF: Setup = Setup { scripts: &[&[1, 1, 1, 1, 1], &[]], by_ref: true, ..BUS };
 /// Two messages each.
 const SMALL: Setup = Setup { scripts: &[&[1, 1], &[2]], ..BUS };
@@ -65,7 +67,7 @@ fn all(name: &str, setup: Setup) {
     explore(name, &setup, Extent::Exhaustive);
 }
 
-/// Whether the larger buses are asked for.
+/// Returns whether the larger buses are requested.
 fn is_full() -> bool {
     std::env::var("LLMP_SPEC").is_ok_and(|extent| extent == "full")
 }
@@ -144,10 +146,10 @@ fn p9_p10_every_run_that_lends_comes_to_an_end() {
     every_run_ends("by_ref_hostile", &Setup { has_faults: 2, ..TWO });
 }
 
-/// One that sends, and one that may be struck while it reads. As many messages as it takes to write the
-/// first page again.
+/// A client that sends, and one that may be removed while it reads. There are enough messages to
+/// reuse the first page.
 const REMOVED: Setup = Setup { scripts: &[&[2, 2, 1], &[]], strikes: Some(Reads::Copies), ..BUS };
-/// The same, and the one that may be struck hands out payloads where they lie.
+/// The same, but the client that may be removed reads in place.
 const IN_PLACE: Setup = Setup { strikes: Some(Reads::InPlace), ..REMOVED };
 
 #[test]
@@ -187,7 +189,7 @@ fn larger_buses() {
     explore("bus_3_clients", &three, Extent::CutAt(30_000_000));
 }
 
-/// Each way of being broken, and the smallest bus on which it does harm.
+/// Returns the smallest bus on which a break does harm.
 fn stage(broken: Break) -> Setup {
     use Break::*;
     let setup = match broken {

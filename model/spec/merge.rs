@@ -1,30 +1,30 @@
-//! Which steps are taken together, and why nothing is lost by it.
+//! The steps that are taken together, and why nothing is lost by it.
 //!
-//! A *fine* model takes every step alone, as [`client`](crate::client) and
-//! [`broker`](crate::broker) cut them. It has several times the states, so that the larger buses
-//! are *coarse*. There a process goes straight on
+//! A *fine* model takes every step separately, as [`client`](crate::client) and
+//! [`broker`](crate::broker) define them. It has several times the states, so the larger buses are
+//! *coarse*. There a process continues at once
 //!
-//! * **after what nobody sees**: writing beyond the tail, passing a message, deciding;
-//! * **after what stays true**: a message that was found is there until its reader gives it up,
-//!   and a page that all have left stays left. To find it later makes no difference;
-//! * **from one client to the next**: what the broker does with one client's words and then with
-//!   the other's. Clients share no word with each other, so whatever they do in between can be
-//!   told in another order: first the second client's part, then the broker's, then the first's;
-//! * **from seeing that somebody sleeps to ringing, and from being woken to clearing the parked
-//!   word.** This alone loses runs: those in which a ring arrives so late that it wakes for
-//!   nothing. The fine models have them;
-//! * **from a read to the look at the member word** of a receiver that may be struck: from the end of a
-//!   copy, or, in place, from the commit word. A word that is zero stays zero. So where the strike comes
-//!   in between, the receiver does what it does where the strike came before.
+//! * **after an invisible step**: writing beyond the tail, passing a message, deciding.
+//! * **after a step whose result stays true**: a found message is there until its reader releases
+//!   it, and a page that all have left stays left. Finding it later makes no difference.
+//! * **from one client to the next**: the broker handles one client's words and then the other's.
+//!   Clients share no word with each other, so whatever they do in between can be ordered
+//!   differently: first the second client's part, then the broker's, then the first's.
+//! * **from seeing a sleeping peer to ringing it, and from waking to clearing the parked word.**
+//!   This alone loses runs: those in which a ring arrives so late that it wakes for nothing. The
+//!   fine models have them.
+//! * **from a read to the load of the member word** of a receiver that may be removed: from the end
+//!   of a copy, or, in place, from the commit word. A word that is zero stays zero. So if the
+//!   removal comes in between, the receiver acts as if it had come earlier.
 //!
-//! A message that can be received is received before anything else happens, as it is found the
-//! same at any later time. Not so one that is lent: that its client's page stays as it is until
-//! then is what is to be shown, and so to receive it is a step of its own.
+//! A message that can be received is received before anything else happens, because it is found
+//! unchanged at any later time. A message by reference is different: the model must show that its
+//! client's page does not change until then. So receiving it is a step of its own.
 //!
-//! Death takes no part in this: who dies does so after any of the accesses that are taken
-//! together ([`Move::Death`](crate::explore::Move)).
+//! Deaths are not merged: a process can die after any of the accesses that are taken together
+//! ([`Move::Death`](crate::explore::Move)).
 //!
-//! [`settle`] forgets what nobody can ever read again, in both.
+//! [`settle`] forgets what no process can ever read again, in both kinds of models.
 
 use crate::broker::{self, Blocked};
 use crate::client;
@@ -33,7 +33,7 @@ use crate::run::{Run, Setup};
 use crate::state::*;
 use smallvec::SmallVec;
 
-/// Whether a client at `pc` goes straight on.
+/// Returns whether a client at `pc` continues at once.
 pub fn client_goes_on(run: &Run, id: Id) -> bool {
     match run.clients[usize::from(id) - 1].pc {
         client::Pc::Written(_) | client::Pc::Ringing { .. } | client::Pc::Waking => true,
@@ -44,7 +44,8 @@ pub fn client_goes_on(run: &Run, id: Id) -> bool {
     }
 }
 
-/// Whether a client that goes on would find a message that is not lent, and not the end of a page.
+/// Returns whether a client that continues would find a message that is neither by reference nor
+/// the end of a page.
 pub fn finds_message(run: &Run, id: Id) -> bool {
     let chain = run.bus.chain(BROADCAST);
     let place = chain.reader(id).map(|reader| reader.place);
@@ -55,7 +56,7 @@ pub fn finds_message(run: &Run, id: Id) -> bool {
         && place.is_some_and(is_message)
 }
 
-/// Whether the broker, which was at `before`, goes straight on.
+/// Returns whether the broker, which was at `before`, continues at once.
 pub fn broker_goes_on(run: &Run, before: broker::Pc) -> bool {
     use broker::Pc::*;
     let me = &run.broker;
@@ -75,7 +76,7 @@ pub fn broker_goes_on(run: &Run, before: broker::Pc) -> bool {
     }
 }
 
-/// Nobody has come or gone since the broker looked.
+/// Returns whether no client has come or gone since the broker last checked.
 fn nothing_to_drain(run: &Run) -> bool {
     run.bus.ids().skip(1).all(|id| {
         let is_known = run.bus.chain(BROADCAST).reader(id).is_some();
@@ -87,10 +88,10 @@ fn nothing_to_drain(run: &Run) -> bool {
     })
 }
 
-/// Forgets what nobody can ever read again, so that states which differ in nothing else are one.
+/// Forgets what no process can ever read again. States that differ in nothing else become one.
 pub fn settle(setup: &Setup, run: &mut Run) {
     for (i, me) in run.clients.iter().enumerate() {
-        // Before it parks it takes in whatever its socket holds.
+        // Before it parks it reads everything in its socket.
         let will_drain = match me.pc {
             client::Pc::Looking { to_sleep } | client::Pc::Ringing { to_sleep } => !to_sleep,
             client::Pc::Going | client::Pc::Written(_) => true,
@@ -116,7 +117,7 @@ pub fn settle(setup: &Setup, run: &mut Run) {
     let Bus { processes, chains, held, .. } = &mut run.bus;
     for (i, chain) in chains.iter_mut().enumerate() {
         let lives = |reader: &&Reader| processes[usize::from(reader.by)].life == Life::Lives;
-        // What the broker lends in its run is nobody's yet.
+        // Messages by reference in the broker's pending batch are not visible to any receiver yet.
         let is_lent = |by| by_ref && by == BROKER && i > 0;
         let place = |r: &Reader| if is_lent(r.by) { r.cursor } else { r.place.position };
         let readers = chain.readers.iter().filter(lives).map(place);
@@ -130,13 +131,15 @@ pub fn settle(setup: &Setup, run: &mut Run) {
             let read = first.saturating_sub(base).min(page.len) as usize;
             page.words[..read].fill(Word::Other);
         }
-        // What a liar said first binds it; what is being asked is still needed.
+        // A faulty client is bound by its earlier values, and what a process is reading is still
+        // needed.
         if setup.has_faults > 0 || is_asking {
             continue;
         }
         for reader in &mut chain.readers {
-            // A sender asks again before it decides anything, a reader looks again. Who has said
-            // nothing yet is where it was admitted, and so beyond what was lent before.
+            // A sender reads the cursor again before it decides anything, and a reader polls again.
+            // A reader without a stored cursor is where it was admitted, and so beyond earlier
+            // messages by reference.
             if !(setup.by_ref && reader.cursor == 0) {
                 reader.seen = 0;
             }
@@ -147,7 +150,7 @@ pub fn settle(setup: &Setup, run: &mut Run) {
     }
 }
 
-/// Where those read that were struck, as long as nothing has changed there: chain and position.
+/// Returns where removed receivers read while nothing has changed there: chain and position.
 fn places_of_struck(bus: &Bus) -> SmallVec<[(Id, u32); 2]> {
     let mut places = SmallVec::new();
     for struck in &bus.struck {
@@ -164,7 +167,7 @@ fn places_of_struck(bus: &Bus) -> SmallVec<[(Id, u32); 2]> {
     places
 }
 
-/// The same of what is lent.
+/// Settles foreign pages.
 fn settle_foreign_pages(run: &mut Run) {
     let bus = &mut run.bus;
     if bus.foreign_pages.is_empty() {
@@ -173,7 +176,7 @@ fn settle_foreign_pages(run: &mut Run) {
     bus.forget_released_pages();
     let Bus { processes, chains, foreign_pages, held, .. } = bus;
     let broker_lives = processes[usize::from(BROKER)].life == Life::Lives;
-    // With the broker go all who ask what they may take back.
+    // Without the broker no process asks what can be released.
     foreign_pages.retain(|foreign_page| {
         broker_lives || held.iter().any(|held| held.foreign_page == foreign_page.id)
     });

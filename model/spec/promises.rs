@@ -1,7 +1,8 @@
-//! What must never be, whatever the rules say, and what must be when nobody has anything to do.
+//! What must never happen, whatever the rules say, and what must hold when no process has anything
+//! to do.
 //!
-//! [`harm`] knows nothing of the rules in [`protocol`](crate::protocol): it looks at memory and
-//! at where the readers are. So a program that breaks a rule is caught by the harm it does, and
+//! [`harm`] does not know the rules in [`protocol`](crate::protocol). It examines memory and the
+//! positions of the readers. So a program that breaks a rule is detected by the harm it does, and
 //! not by the rule.
 
 use crate::protocol::Violation;
@@ -11,7 +12,7 @@ fn violation(promise: u8, why: &str) -> Option<Violation> {
     Some(Violation { promise, why: why.into() })
 }
 
-/// The harm done, if any.
+/// Returns the harm done, if any.
 pub fn harm(bus: &Bus) -> Option<Violation> {
     for held in &bus.held {
         if bus.process(held.from).is_hostile || !bus.is_unread(held) {
@@ -50,7 +51,7 @@ pub fn harm(bus: &Bus) -> Option<Violation> {
             return violation(3, "what was given up was not sent on, and may be lost");
         }
         for reader in &chain.readers {
-            // Whoever is dead or lies may see what it likes.
+            // A dead or hostile reader may see anything.
             if !bus.lives(reader.by) || bus.process(reader.by).is_hostile {
                 continue;
             }
@@ -89,10 +90,10 @@ pub fn harm(bus: &Bus) -> Option<Violation> {
     None
 }
 
-/// What is still to be done when nobody will do anything any more.
+/// Returns what is still to be done when no process will do anything any more.
 pub fn unmet(bus: &Bus) -> Option<Violation> {
     let broker_lives = bus.lives(BROKER);
-    // A receiver that lies may take nothing for ever: then the bus waits for it, as its policy is.
+    // A hostile receiver may never advance. Then the bus waits for it, by its policy.
     let waits_for_hostile = is_held_by_hostile(bus);
     if broker_lives && !waits_for_hostile {
         let passed = bus.chain(BROADCAST).passed_by_all();
@@ -129,7 +130,7 @@ pub fn unmet(bus: &Bus) -> Option<Violation> {
     None
 }
 
-/// Whether a liar holds the pages of the broadcast chain.
+/// Returns whether a hostile receiver holds the pages of the broadcast chain.
 pub fn is_held_by_hostile(bus: &Bus) -> bool {
     let chain = bus.chain(BROADCAST);
     let hostiles = chain.readers.iter().filter(|r| bus.lives(r.by) && bus.process(r.by).is_hostile);

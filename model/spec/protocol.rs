@@ -1,14 +1,13 @@
-//! The bus as an abstract state machine: what `docs/protocol.md` says, as rules over
-//! [`Action`]s.
+//! The bus as an abstract state machine: `docs/protocol.md` as rules over [`Action`]s.
 //!
-//! An action is one access of shared memory, one thing done with a socket, or a private decision
-//! that nobody sees. [`Bus::act`] asks of each whether the protocol allows it here, and does it.
-//! Two kinds of runs go through these very rules: those of the model ([`program`](crate::program)),
-//! all of them, and those of the real code, as it wrote them down.
+//! An action is one access of shared memory, one action on a socket, or a private decision that no
+//! process sees. [`Bus::act`] checks of each whether the protocol allows it here, and applies it.
+//! Two kinds of runs pass these rules: all runs of the model ([`run`](crate::run)), and those of
+//! the real code, as recorded.
 //!
 //! What is published is not the sender's private knowledge but what a receiver would find: the
-//! slots from the tail on, up to the first zero ([`Bus::publish`]). So runs, batches, dropped
-//! claims and runs that were given up need no actions of their own.
+//! slots from the tail on, up to the first zero ([`Bus::publish`]). So batches, dropped claims and
+//! discarded batches need no actions of their own.
 
 use crate::state::*;
 use std::fmt::{self, Display, Formatter};
@@ -20,13 +19,13 @@ pub enum Action {
     Born {
         process: Id,
     },
-    /// The first page of a process' own chain is there; a client's is read by process 0.
+    /// The first page of a process' own chain exists. Process 0 reads a client's.
     Open {
         chain: Id,
         len: u32,
     },
-    /// The sender lets a receiver in, between two operations of its own; or a broker begins to
-    /// read a client's chain, which counts it from its beginning.
+    /// The sender admits a receiver between two operations of its own. Or a broker begins to read a
+    /// client's chain, which counts it from its beginning.
     Admit {
         chain: Id,
         by: Id,
@@ -42,12 +41,12 @@ pub enum Action {
     EndMembership {
         by: Id,
     },
-    /// The sender has learnt that a receiver is gone, has caught it lying, or has removed it.
+    /// The sender removes a receiver: it is gone, at fault, or was disconnected.
     Strike {
         by: Id,
     },
-    /// What begins before this position is not written again: of the broker's own chain, or, by the
-    /// retired word, of a client's.
+    /// Retires pages that begin before this position: in the broker's own chain, or, by the retired
+    /// word, in a client's.
     Retire {
         chain: Id,
         to: u32,
@@ -57,7 +56,7 @@ pub enum Action {
         chain: Id,
         retired: u32,
     },
-    /// The broker lets go of a client's chain and of all of its memory.
+    /// The broker drops a client's chain and all of its memory.
     Remove {
         client: Id,
     },
@@ -77,7 +76,7 @@ pub enum Action {
         chain: Id,
         page: u16,
     },
-    /// The broker makes a client's page one of the broadcast chain's, so that messages can be lent.
+    /// The broker makes a client's page a foreign page of the broadcast chain.
     Adopt {
         foreign_page: u16,
         of: Id,
@@ -96,7 +95,7 @@ pub enum Action {
         base: u32,
         first: u16,
     },
-    /// Writes bytes of a slot. The commit words of `units` units from `at` on are overwritten.
+    /// Writes bytes of a slot. Overwrites the commit words of `units` units from `at` on.
     Write {
         chain: Id,
         page: u16,
@@ -136,8 +135,8 @@ pub enum Action {
         page: u16,
         at: u32,
     },
-    /// Reads bytes of the lent message that it has found in the broadcast chain, at a unit of the
-    /// page that `of` calls `page`.
+    /// Reads bytes of the message by reference that it has found in the broadcast chain, at a unit
+    /// of the page that `of` calls `page`.
     Borrow {
         by: Id,
         of: Id,
@@ -148,7 +147,7 @@ pub enum Action {
     HandOut {
         by: Id,
     },
-    /// Goes on behind what it has found.
+    /// Moves past what it has found.
     Pass {
         chain: Id,
         by: Id,
@@ -158,7 +157,8 @@ pub enum Action {
         by: Id,
         to: u32,
     },
-    /// The broker says how far it has taken a chain of which it holds something back.
+    /// The broker publishes its consumed position in a chain of which messages are still
+    /// referenced.
     Take {
         chain: Id,
         by: Id,
@@ -175,7 +175,7 @@ pub enum Action {
     Unpark {
         by: Id,
     },
-    /// Says that it polls: nothing that is stored for it needs a fence or a ring.
+    /// Announces that it polls: stores for it need neither a fence nor a ring.
     Poll {
         by: Id,
     },
@@ -196,7 +196,7 @@ pub enum Action {
         by: Id,
         to: Id,
     },
-    /// Blocks until something comes, having looked again for a message, or for room.
+    /// Blocks until something comes, after a second check for a message or for room.
     Sleep {
         by: Id,
         message: bool,
@@ -207,7 +207,7 @@ pub enum Action {
     },
 }
 
-/// An action that the protocol does not allow: the promise that is at stake, and why.
+/// An action that the protocol does not allow: the promise at stake, and why.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Violation {
     pub promise: u8,
@@ -220,8 +220,8 @@ impl Display for Violation {
     }
 }
 
-/// Whether the rules are enforced. A program that is broken on purpose runs without: then only
-/// the harm that it does, see [`promises`](crate::promises), can give it away.
+/// Whether the rules are enforced. A program that is broken on purpose runs without them. Then only
+/// the harm that it does can reveal it, see [`promises`](crate::promises).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Rules {
     Enforced,
@@ -235,19 +235,19 @@ fn refuse(promise: u8, why: impl Into<String>) -> Verdict {
 }
 
 impl Rules {
-    /// What the protocol demands here.
+    /// Checks a condition that the protocol demands here.
     pub fn demand(self, holds: bool, promise: u8, why: &str) -> Verdict {
         if holds || self == Rules::Ignored { Ok(()) } else { refuse(promise, why) }
     }
 }
 
-/// What must be there for an action to have any meaning, under whatever rules.
+/// Checks that an action's operand exists, under any rules.
 pub fn there<T>(thing: Option<T>, what: &str) -> Result<T, Violation> {
     thing.ok_or_else(|| Violation { promise: 12, why: format!("there is no such {what}") })
 }
 
 impl Bus {
-    /// Does what the protocol allows.
+    /// Applies an action that the protocol allows.
     pub fn act(&mut self, action: Action, rules: Rules) -> Verdict {
         use Action::*;
         match action {
@@ -333,7 +333,7 @@ impl Bus {
             }
             Action::End { process } => {
                 let it = self.process_mut(process);
-                // Its memory stays as it is; what it owed is gone with it.
+                // Its memory stays unchanged. Its pending duties are gone with it.
                 let Process { is_hostile, is_parked, is_polling, rung_by, is_removed, .. } = *it;
                 let life = Life::Ended;
                 *it = Process {
@@ -345,7 +345,7 @@ impl Bus {
                     ..Process::default()
                 };
                 self.struck.retain(|struck| struck.reader.by != process);
-                // The connection of one that was removed has ended before.
+                // The connection of a removed client had ended before.
                 let is_news = |id: &Id| (*id == BROKER) != (process == BROKER) && !is_removed;
                 for id in self.ids().filter(is_news) {
                     self.process_mut(id).bell = true;
@@ -409,7 +409,7 @@ impl Bus {
 }
 
 impl Chain {
-    /// The position before which nobody reads any more, as the sender knows it.
+    /// Returns the position that all receivers have passed, as far as the sender knows.
     pub fn left_by_all(&self) -> u32 {
         let seen = self.readers.iter().map(|reader| reader.seen);
         seen.min().unwrap_or(u32::MAX).min(self.tail.position)
@@ -417,7 +417,7 @@ impl Chain {
 }
 
 impl Page {
-    /// Whether it may be put to use, when everybody is at `left` or beyond.
+    /// Returns whether the page may be reused when all receivers are at `left` or beyond.
     pub fn is_free(&self, left: u32) -> bool {
         !self.is_linked || self.end().is_none_or(|end| end <= left)
     }

@@ -1,12 +1,12 @@
-//! How a client reads that may be struck, one step at a time.
+//! How a client reads that may be removed, one step at a time.
 //!
-//! What others receive stays as it is until they give it up, so that they take it in one step
-//! ([`client`](crate::client)). This one's pages may be written again at any time, once it is struck.
-//! So it has a step for each thing it does: to find a message, to copy it or to hand it out where it
-//! lies, and to look at its member word, before it takes the copy or before it hands out.
+//! What other receivers read does not change until they release it, so they take it in one step
+//! ([`client`](crate::client)). This client's pages may be reused at any time after its removal. So
+//! it has a step for each of its actions: finding a message, copying it or handing it out in place,
+//! and reading its member word, before it takes the copy or before it hands out.
 //!
-//! What it does beside that once it is struck is left out: it stores words that nobody reads any more,
-//! and ends when it next looks into its socket.
+//! The model leaves out what else it does after its removal: it stores words that no process reads
+//! any more, and ends when it next reads its socket.
 
 use crate::client::{Client, Pc};
 use crate::protocol::Action;
@@ -14,7 +14,7 @@ use crate::run::{Break, Hand, Run};
 use crate::state::*;
 use Action::*;
 
-/// How the last client reads, if it may be struck.
+/// How the last client reads, if it may be removed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Reads {
     Copies,
@@ -22,24 +22,25 @@ pub enum Reads {
 }
 
 impl Run {
-    /// Whether the broker may strike this client at any time, or has struck it.
+    /// Returns whether the broker may remove this client at any time, or has removed it.
     pub fn may_be_struck(&self, id: Id) -> bool {
         self.strikes.is_some() && usize::from(id) == self.clients.len()
     }
 }
 
-/// Whether it has found something that it has not taken yet.
+/// Returns whether it has found a message that it has not taken yet.
 pub fn is_reading(me: &Client) -> bool {
     matches!(me.pc, Pc::Found | Pc::Copied | Pc::HasInHand)
 }
 
 impl Client {
-    /// It was struck, and is where it finds out: nothing comes through its socket any more.
+    /// Returns whether it was removed and is where it detects that. Nothing comes through its
+    /// socket any more.
     pub fn is_told(hand: &Hand, id: Id) -> bool {
         hand.bus().struck(id).is_some() && !hand.is_broken(Break::StruckUntold)
     }
 
-    /// What it does after it was struck, where it does not read: it comes to its end, or reads on first.
+    /// The step after its removal, where it does not read: it ends, or first reads on.
     pub fn after_strike(&mut self, hand: &mut Hand, id: Id) {
         match self.pc {
             Pc::Drowsy | Pc::Asleep | Pc::Waking => self.ends(hand, id),
@@ -59,7 +60,7 @@ impl Client {
         !hand.bus().process(id).is_removed
     }
 
-    /// Looks whether there is a message.
+    /// Checks for a message.
     pub fn find(&mut self, hand: &mut Hand, id: Id) {
         let is_early = hand.is_broken(Break::MemberReadBeforeCopy);
         if is_early && !Self::is_member(hand, id) {
@@ -76,7 +77,7 @@ impl Client {
                     false => self.ends(hand, id),
                 }
             }
-            // A fault, which is its broker's only while it is a member.
+            // A fault. It counts as the broker's only while the client is a member.
             Word::Other => self.ends(hand, id),
         }
     }

@@ -1,5 +1,5 @@
-//! How the broker strikes a receiver that lives: it has lost its patience, or has found a fault in what
-//! is not in this model.
+//! How the broker removes a live receiver: it no longer waits for it, or has found a fault that
+//! this model leaves out.
 
 use crate::broker::{Broker, Pc};
 use crate::protocol::Action;
@@ -7,7 +7,7 @@ use crate::run::{Break, Hand, Run, Setup};
 use crate::state::*;
 use Action::*;
 
-/// Whether it may do so now: where it takes in its sockets, at a client's turn, or asleep.
+/// Returns whether it may do so now: while it reads its sockets, at a client's turn, or asleep.
 pub fn may_strike(setup: &Setup, run: &Run) -> bool {
     let last = setup.scripts.len() as Id;
     let is_there = run.bus.lives(last) && run.bus.chain(BROADCAST).reader(last).is_some();
@@ -15,7 +15,7 @@ pub fn may_strike(setup: &Setup, run: &Run) -> bool {
     run.strikes_left > 0 && is_there && matches!(pc, Pc::Draining | Pc::Taking(_) | Pc::Asleep)
 }
 
-/// The last client is struck, and lives.
+/// Removes the last client, which lives.
 pub fn strike(hand: &mut Hand) {
     let mut me = hand.run.broker;
     hand.run.strikes_left -= 1;
@@ -52,8 +52,8 @@ impl Broker {
         }
     }
 
-    /// Tells clients which of their pages a struck receiver, which has left what is before `left`, may
-    /// be reading.
+    /// Tells clients which of their pages a removed receiver may be reading. The receiver has left
+    /// everything before `left`.
     fn retire_lent(hand: &mut Hand, left: u32) {
         for chain in hand.bus().ids().skip(1) {
             let held = &hand.bus().held;
@@ -65,7 +65,7 @@ impl Broker {
         }
     }
 
-    /// What a broken broker says of what it has given up by now.
+    /// The announcement of a broken broker: it covers only what it has released by now.
     pub fn retire_late(hand: &mut Hand) {
         let has_struck = hand.bus().chain(BROADCAST).retired > 0;
         for chain in hand.bus().ids().skip(1).filter(|_| has_struck) {

@@ -1,4 +1,4 @@
-//! One run of the model: the bus, where each program is, and what may still go wrong.
+//! One run of the model: the bus, the state of each program, and the remaining failures.
 
 use crate::broker::Broker;
 use crate::client::Client;
@@ -24,21 +24,21 @@ macro_rules! breaks {
 }
 
 breaks! {
-    /// A reader gives up the page before it has followed its end.
+    /// A reader releases the page before it has followed its end.
     GivesUpBeforeNextPage,
-    /// Who parks sleeps without looking again.
+    /// A process that parks sleeps without a second check.
     NoSecondLook,
-    /// Who publishes does not look who sleeps.
+    /// A publisher does not check for sleeping peers.
     NoRing,
-    /// The sender does not ask the last of its receivers before it writes a page again.
+    /// The sender does not read the cursor of its last receiver before it reuses a page.
     OneCursorUnread,
-    /// The slot behind a message is not cleared.
+    /// The slot after a message is not cleared.
     NoClear,
     /// A page is not emptied before it is named.
     PageNotEmptied,
-    /// The broker does not strike who has died.
+    /// The broker does not remove a dead receiver.
     NoRemoval,
-    /// The broker gives up what it took before it has sent it on, and then dies or not.
+    /// The broker releases what it consumed before it has forwarded it, and then may die.
     GivesUpBeforeSendingOn,
     /// A dead client is forgotten at once, with what it had committed.
     DeadForgottenAtOnce,
@@ -48,69 +48,71 @@ breaks! {
     AdmittedInThePast,
     /// A page is named before it is sent.
     NamedBeforeSent,
-    /// A cursor beyond the tail is believed of everybody.
+    /// A cursor beyond the tail is accepted for all receivers.
     ViolationBelieved,
-    /// What is lent is given up in the client's chain as if it had been copied.
+    /// A message by reference is released in the client's chain as if it had been copied.
     LentNotHeld,
-    /// What is lent is held until it is published, and not until everybody has passed it.
+    /// A message by reference is held until it is published, and not until all have passed it.
     HeldUntilPublished,
-    /// The broker sleeps without looking whether what it lends was returned.
+    /// The broker sleeps without checking whether messages by reference can be released.
     SleepsOnReturns,
-    /// The pages of a client that is gone are taken back at once, with what is lent of them.
+    /// The pages of a client that is gone are dropped at once, although messages refer to them.
     LentForgottenAtOnce,
-    /// A page is lent before it is sent.
+    /// A message refers to a page before the page is sent.
     LentBeforeSent,
-    /// Who comes late is not sent what is lent already.
+    /// A late receiver is not sent the existing foreign pages.
     LentUnknownToLate,
-    /// A receiver takes what it has copied without looking whether it is a member.
+    /// A receiver takes its copy without checking that it is a member.
     ChangedCopyTaken,
-    /// A receiver looks whether it is a member before it copies, and not after.
+    /// A receiver checks that it is a member before it copies, and not after.
     MemberReadBeforeCopy,
-    /// A receiver hands out what it has found without looking whether it is a member.
+    /// A receiver hands out what it has found without checking that it is a member.
     MemberUnreadInPlace,
-    /// The broker strikes a receiver whose member word it leaves as it is.
+    /// The broker removes a receiver and leaves its member word unchanged.
     MemberNotCleared,
-    /// The broker writes its pages again that a struck receiver reads in place.
+    /// The broker reuses its pages that a removed receiver reads in place.
     NotRetired,
-    /// The broker retires its own pages, and not those that clients lend.
+    /// The broker retires its own pages, and not the foreign ones.
     LentNotRetired,
-    /// The broker says that a client's pages are retired after it has given them up.
+    /// The broker publishes that a client's pages are retired after it has released them.
     RetiredAfterCursor,
     /// A client does not read the retired word.
     RetiredUnread,
     /// A client reads the retired word before the cursor.
     RetiredReadBeforeCursor,
-    /// Pages that are retired are not counted any more, although others have still to leave them.
+    /// Retired pages no longer count towards the budget, although other receivers have not left
+    /// them.
     RetiredNotCounted,
-    /// While a struck receiver lives, it is sent all pages, and each is dropped when the others leave it.
+    /// While a removed receiver lives, it is sent all pages, and each is dropped when the others
+    /// leave it.
     RetiredForEver,
-    /// A receiver that is struck is not told, and does not look.
+    /// A removed receiver is not notified and does not check.
     StruckUntold,
 }
 
-/// What a model is made of.
+/// The parameters of a model.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// For each client, the numbers of messages that it publishes at once.
     pub scripts: &'static [&'static [u8]],
     pub pages: u32,
-    /// So many of the last clients join when they like; the others are there from the beginning.
+    /// Number of last clients that join at any time. The others are there from the beginning.
     pub late: usize,
-    /// The last client hangs up when it has sent everything.
+    /// Whether the last client hangs up when it has sent everything.
     pub leaves: bool,
-    /// Processes that may die, each at any step.
+    /// Number of processes that may die, each at any step.
     pub deaths: u8,
-    /// The last client lies, so many times.
+    /// Number of faults of the last client.
     pub has_faults: u8,
-    /// The broker may strike the last client, which sends nothing, at any time, once.
+    /// Whether the broker may remove the last client, which sends nothing, at any time, once.
     pub strikes: Option<Reads>,
-    /// Messages that the broker takes from one client before it is the next one's turn.
+    /// Messages that the broker consumes from one client in a cycle.
     pub share: u8,
-    /// Whether the broker may lend messages.
+    /// Whether the broker may forward by reference.
     pub by_ref: bool,
-    /// Whether it may copy what it can lend.
+    /// Whether it may copy where it could forward by reference.
     pub copies: bool,
-    /// Every step alone, see [`merge`](crate::merge).
+    /// Whether every step is taken separately, see [`merge`](crate::merge).
     pub fine: bool,
     pub broken: Option<Break>,
 }
@@ -122,12 +124,12 @@ pub struct Run {
     pub clients: SmallVec<[Client; 2]>,
     pub deaths_left: u8,
     pub faults_left: u8,
-    /// Whether the last client may be struck, and whether it was not yet.
+    /// Whether the last client may be removed, and was not removed yet.
     pub strikes: Option<Reads>,
     pub strikes_left: u8,
-    /// A receiver that was struck has discarded a copy whose bytes had changed.
+    /// Whether a removed receiver has discarded a copy whose bytes had changed.
     pub discarded: bool,
-    /// A process died between the first byte of a message and its commit.
+    /// Whether a process died between the first byte of a message and its commit.
     pub tore: bool,
     /// The first rule that was broken.
     pub violation: Option<Violation>,
@@ -155,14 +157,14 @@ impl Hand<'_> {
         &self.run.bus
     }
 
-    /// Whether a message and the end of its page have room at `place`.
+    /// Returns whether a message and the end of its page have room at `place`.
     pub fn has_room(&self, chain: Id, place: Place) -> bool {
         let page = self.bus().chain(chain).page(place.page);
         let unit = page.and_then(|page| page.unit(place.position));
         unit.is_some_and(|unit| unit as u32 + 2 <= PAGE)
     }
 
-    /// A page that may be put to use, as far as its sender knows. `pen` is its next slot.
+    /// Returns a page that may be reused, as far as its sender knows. `pen` is its next slot.
     pub fn free_page(&self, chain: Id, pen: Place) -> Option<u16> {
         let chain = self.bus().chain(chain);
         let mut readers: SmallVec<[&Reader; 4]> = chain.readers.iter().collect();
@@ -177,8 +179,8 @@ impl Hand<'_> {
         free.find(|page| readers.iter().all(|reader| page.sent.has(reader.by))).map(|page| page.id)
     }
 
-    /// Drops the pages that all have left and that must not be written again, as far as their sender
-    /// knows. Returns whether there were any.
+    /// Drops the retired pages that all receivers have left, as far as their sender knows. Returns
+    /// whether there were any.
     pub fn drop_retired(&mut self, id: Id, pen: Place) -> bool {
         let chain = self.bus().chain(id);
         let left = chain.left_by_all();
@@ -212,7 +214,7 @@ impl Hand<'_> {
         len + PAGE <= self.bus().sizes.budget
     }
 
-    /// Makes a page and sends it to every receiver.
+    /// Adds a page and sends it to every receiver.
     pub fn grow(&mut self, id: Id) {
         let page = self.bus().chain(id).next_page;
         self.act(Action::Make { chain: id, page, len: PAGE });
@@ -231,7 +233,7 @@ impl Hand<'_> {
         }
     }
 
-    /// Looks for what stands at the reader's place, and takes it if it is something.
+    /// Reads the word at the reader's place. Finding something takes it.
     pub fn look(&mut self, chain: Id, by: Id) -> Word {
         let struck = self.bus().struck(by).filter(|_| chain == BROADCAST);
         if let Some(struck) = struck {
@@ -256,14 +258,16 @@ impl Hand<'_> {
         reader.is_some_and(|reader| chain.word(reader.place) != Some(Word::Zero))
     }
 
-    /// The reader's cursor is behind its place, or behind what it holds back.
+    /// Returns the position to release, if the reader's cursor is behind its place or behind what
+    /// it holds.
     pub fn must_release(&self, chain: Id, by: Id) -> Option<u32> {
         let reader = self.bus().chain(chain).reader(by)?;
         let to = self.held_back(chain, by).unwrap_or(reader.place.position);
         (reader.cursor != to).then_some(to)
     }
 
-    /// Where the first message stands that is lent, as far as the broker knows, and not in its run.
+    /// Returns the position of the first message that is still referenced, as far as the broker
+    /// knows, outside its batch.
     fn held_back(&self, chain: Id, by: Id) -> Option<u32> {
         if by != BROKER || self.is_broken(Break::LentNotHeld) {
             return None;
@@ -273,8 +277,8 @@ impl Hand<'_> {
         held.find(|held| held.from == chain && held.until > passed).map(|held| held.position)
     }
 
-    /// What a client's page is called in the broadcast chain, which lends it from now on if there is
-    /// room. What is not lent any more makes some, if nothing is in the broker's run.
+    /// Returns the id of a client's page in the broadcast chain. Makes it a foreign page if there
+    /// is room. Unreferenced pages make room if the broker's batch is empty.
     pub fn borrow_page(&mut self, of: Id, page: u16, has_run: bool) -> Option<u16> {
         let mut known = self.bus().foreign_pages.iter();
         if let Some(foreign_page) =
@@ -302,8 +306,7 @@ impl Hand<'_> {
     }
 }
 
-/// Where a sender writes next, the number that message will have, and the commit word that is
-/// held back.
+/// Where a sender writes next, the number of that message, and the deferred commit word.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Pen {
     pub place: Place,
@@ -332,7 +335,7 @@ impl Pen {
         }
     }
 
-    /// Appends a message to the run: nobody sees anything of it.
+    /// Appends a message to the batch. No process sees it.
     pub fn append(&mut self, hand: &mut Hand, chain: Id, from: Id, number: u16) {
         self.append_word(hand, chain, Word::Message { from, number, units: 1 });
     }
@@ -348,7 +351,7 @@ impl Pen {
         self.next += 1;
     }
 
-    /// Ends the page in the run and goes on in `next`.
+    /// Ends the page in the batch and advances to `next`.
     pub fn turn(&mut self, hand: &mut Hand, chain: Id, next: u16) {
         let first = self.next;
         let (page, at) = (self.place.page, self.unit(hand, chain));
@@ -362,7 +365,7 @@ impl Pen {
         self.place = Place { page: next, position: base + HEADER };
     }
 
-    /// The store that shows the whole run.
+    /// The store that makes the whole batch visible.
     pub fn publish(hand: &mut Hand, chain: Id, word: Word) {
         let tail = Pen::at_tail(hand.bus(), chain);
         let (page, at) = (tail.place.page, tail.unit(hand, chain));

@@ -1,6 +1,6 @@
 //! Code that is broken on purpose: memory in which a process takes its steps in another order, or
-//! leaves one out. It lies over [`Traced`](crate::trace::Traced) memory, so that what is written
-//! down is what really happens.
+//! leaves one out. It wraps [`Traced`](crate::trace::Traced) memory, so the trace records what
+//! really happens.
 
 use crate::scenario::{Note, Runtime, Who};
 use llmp::core::layout::*;
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 macro_rules! sabotages {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What is broken.
+        /// The sabotage.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum Sabotage { $($(#[$doc])* $name,)* }
 
@@ -22,46 +22,46 @@ macro_rules! sabotages {
 }
 
 sabotages! {
-    /// The slot behind a message is cleared after the message was published.
+    /// The slot after a message is cleared after the message was published.
     ClearAfterPublish,
-    /// A run is published before its other messages are committed.
+    /// A batch is published before its other messages are committed.
     FillAfterPublish,
     /// The payload is written after the message was published.
     PayloadAfterPublish,
     /// A page's header is written after the page was named.
     HeaderAfterPublish,
-    /// A page is named with what its first slot held before.
+    /// A page is named with the previous word in its first slot.
     PageNotEmptied,
-    /// The sender takes for granted that everybody is at its tail.
+    /// The sender assumes that all receivers are at its tail.
     CursorNotRead,
-    /// A receiver gives a page up when it has seen its end, and not followed it.
+    /// A receiver releases a page when it has seen its end and not yet followed it.
     GivesUpAtEndOfPage,
-    /// The broker gives up what it took, and publishes it later.
+    /// The broker releases what it consumed before it publishes it.
     PublishAfterGivingUp,
-    /// A process says that it sleeps after it has looked again.
+    /// A process parks after its second check.
     ParkAfterLook,
-    /// A process sleeps without looking again.
+    /// A process sleeps without a second check.
     NoSecondLook,
-    /// A process makes no fence before it looks again.
+    /// A process executes no fence before its second check.
     NoParkFence,
-    /// Nobody looks who sleeps.
+    /// No process checks for sleeping peers.
     NoRingRead,
-    /// A process makes no fence before it looks who sleeps.
+    /// A process executes no fence before it checks for sleeping peers.
     NoRingFence,
-    /// The broker gives up what it lends as soon as it has taken it.
+    /// The broker releases messages by reference as soon as it has consumed them.
     ReleasesForeignPages,
     /// The broker sleeps without reading the cursors again.
     NoSecondCursorRead,
 }
 
-/// A write that waits for its time.
+/// A delayed write.
 type Held = Box<dyn FnOnce() + Send>;
 
-/// What a process has to remember to be wrong.
+/// The state that the sabotage of a process needs.
 #[derive(Default)]
 struct Mind {
     held: Vec<Held>,
-    /// Where its last run begins.
+    /// Where its last batch begins.
     published: u64,
     /// How it stores its cursor.
     cursor: Option<Box<dyn Fn(u64) + Send>>,
@@ -72,7 +72,7 @@ struct Mind {
 
 type Minds = Arc<Mutex<BTreeMap<Who, Mind>>>;
 
-/// A runtime on which every process is broken in the same way.
+/// A runtime on which every process has the same sabotage.
 #[derive(Clone)]
 pub struct Sabotaged<R> {
     runtime: R,
@@ -126,7 +126,7 @@ pub struct Broken<M> {
     memory: M,
     how: Sabotage,
     who: Option<Who>,
-    /// The base in the page's header, for all who see the region.
+    /// The base in the page's header, shared by all views of the region.
     base: Arc<Mutex<u64>>,
     minds: Minds,
 }
@@ -257,7 +257,7 @@ impl<M: Memory + Send + Sync + 'static> Memory for Broken<M> {
     fn write_words<const N: usize>(&self, at: usize, words: [u64; N]) {
         if at == 0 && words[0] == PAGE_MAGIC {
             *self.base.lock().unwrap() = words[PAGE_BASE / WORD];
-            // The first page is nobody's who could read it yet.
+            // No process can read the first page yet.
             if self.how == Sabotage::HeaderAfterPublish && words[PAGE_BASE / WORD] > 0 {
                 return self.hold(move |memory| memory.write_words(at, words));
             }

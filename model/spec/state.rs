@@ -1,12 +1,12 @@
-//! What the abstract bus is made of.
+//! The state of the abstract bus.
 //!
-//! Space is counted in *units*: the room of an end-of-page message. A model's page has four of
-//! them; a trace of the real code counts 16 bytes as one.
+//! Space is counted in *units*: the length of an end-of-page message. A model's page has four of
+//! them. In a trace of the real code 16 bytes are one unit.
 
 pub use crate::struck::Struck;
 use smallvec::SmallVec;
 
-/// A process. 0 is the broker, or the only sender where there is no bus; the others are clients.
+/// A process. 0 is the broker, or the only sender where there is no bus. The others are clients.
 pub type Id = u8;
 pub const BROKER: Id = 0;
 /// The chain that process 0 sends. Client c sends chain c, which process 0 reads.
@@ -43,11 +43,11 @@ impl Set {
     }
 }
 
-/// What stands in the commit word of a unit.
+/// The commit word of a unit.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
 pub enum Word {
     Zero,
-    /// Bytes of a payload, or of the page's former life. Who reads them reads nonsense.
+    /// Bytes of a payload, or of the page's previous use. A receiver that reads them gets garbage.
     #[default]
     Other,
     Message {
@@ -58,8 +58,8 @@ pub enum Word {
     EndOfPage {
         next: u16,
     },
-    /// A message of a client's that lies in its own page, which the broadcast chain calls `loan`,
-    /// at unit `at`.
+    /// A client's message by reference. Its payload lies in the client's own page, whose id in the
+    /// broadcast chain is `loan`, at unit `at`.
     Lent {
         from: Id,
         number: u16,
@@ -70,7 +70,7 @@ pub enum Word {
 }
 
 impl Word {
-    /// The sender and the number of a message.
+    /// Returns the sender and the number of a message.
     pub fn message(self) -> Option<(Id, u16)> {
         match self {
             Word::Message { from, number, .. } | Word::Lent { from, number, .. } => {
@@ -81,7 +81,7 @@ impl Word {
     }
 }
 
-/// A place in a chain: a position, and the page in which it is.
+/// A place in a chain: a position and its page.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
 pub struct Place {
     pub page: u16,
@@ -93,14 +93,14 @@ pub struct Place {
 pub struct Page {
     pub id: u16,
     pub len: u32,
-    /// The base and the first message in its header; `None` until it is put to use.
+    /// The base and the first message in its header; `None` before its first use.
     pub header: Option<(u32, u16)>,
-    /// The end of the page before it, which names it, was published. Until then it may be put to
+    /// Whether the end-of-page message that names it was published. Until then it may be put to
     /// another use at any time.
     pub is_linked: bool,
     /// Its commit words, as they stand in memory.
     pub words: SmallVec<[Word; 4]>,
-    /// To whom its descriptor was sent.
+    /// The receivers that were sent its descriptor.
     pub sent: Set,
 }
 
@@ -109,7 +109,7 @@ impl Page {
         Some(self.header?.0 + self.len)
     }
 
-    /// The unit of a position in it.
+    /// Returns the unit of a position in the page.
     pub fn unit(&self, position: u32) -> Option<usize> {
         let (base, _) = self.header?;
         (base..base + self.len).contains(&position).then(|| (position - base) as usize)
@@ -120,22 +120,22 @@ impl Page {
 #[derive(Clone, Default, PartialEq, Eq, Hash, Debug)]
 pub struct Reader {
     pub by: Id,
-    /// The slot at which it looks next, and the number of the message that will be there.
+    /// The slot that it reads next, and the number of the message there.
     pub place: Place,
     pub next: u16,
-    /// What it has found there, if it has looked and not passed it yet.
+    /// What it has found there and not passed yet.
     pub found: Option<Word>,
-    /// It has begun to read. The sender counts it before.
+    /// Whether it has begun to read. The sender counts it earlier.
     pub has_begun: bool,
-    /// Its cursor as it stands in memory; 0: it has not said anything.
+    /// Its cursor as it stands in memory; 0 before the first store.
     pub cursor: u32,
-    /// The word beside it: how far it has taken what it holds back.
+    /// Its consumed word.
     pub taken: u32,
-    /// The sender's private copy of it.
+    /// The sender's private copy of the cursor.
     pub seen: u32,
-    /// It reads in place, and has handed out what it found.
+    /// Whether it reads in place and has handed out what it found.
     pub has_in_hand: bool,
-    /// The retired word beside the cursor: pages that begin before it are not written again.
+    /// The retired word beside the cursor. Pages that begin before it are not reused.
     pub retired: u32,
 }
 
@@ -143,19 +143,19 @@ pub struct Reader {
 #[derive(Clone, Default, PartialEq, Eq, Hash, Debug)]
 pub struct Chain {
     pub pages: SmallVec<[Page; 2]>,
-    /// The id of the next page that is made.
+    /// The id of the next new page.
     pub next_page: u16,
-    /// The slot behind the last published message, and that message's number plus one.
+    /// The slot after the last published message, and that message's number plus one.
     pub tail: Place,
     pub published: u16,
-    /// How many of its messages stand, published, in the broadcast chain.
+    /// The number of its messages that are published in the broadcast chain.
     pub forwarded: u16,
     /// The published messages that a receiver has still to take: sender and number there.
     pub log: SmallVec<[(Id, u16); 4]>,
     pub readers: SmallVec<[Reader; 2]>,
-    /// Its broker knows that its owner is gone.
+    /// Whether the broker knows that the chain's owner is gone.
     pub is_orphan: bool,
-    /// Its owner drops pages that begin before this position, and does not write them again.
+    /// Its owner drops pages that begin before this position instead of reusing them.
     pub retired: u32,
 }
 
@@ -176,13 +176,14 @@ impl Chain {
         self.readers.iter_mut().find(|reader| reader.by == by)
     }
 
-    /// The commit word at a place; `None` if the page is not there, or is another one by now.
+    /// Returns the commit word at a place, or `None` if the page is gone or has become another one.
     pub fn word(&self, place: Place) -> Option<Word> {
         let page = self.page(place.page)?;
         Some(page.words[page.unit(place.position)?])
     }
 
-    /// The place behind the word at `place`, after one of a page's end: the first of the next.
+    /// Returns the place after the word at `place`. After an end-of-page message that is the first
+    /// place of the next page.
     pub fn behind(&self, place: Place, word: Word, header: u32) -> Option<Place> {
         match word {
             Word::Message { units, .. } | Word::Lent { units, .. } => {
@@ -196,42 +197,42 @@ impl Chain {
         }
     }
 
-    /// The published message with this number. It is kept until all receivers have it.
+    /// Returns the published message with this number. It is kept until all receivers have it.
     pub fn message(&self, number: u16) -> Option<(Id, u16)> {
         let first = usize::from(self.published) - self.log.len();
         self.log.get(usize::from(number).checked_sub(first)?).copied()
     }
 
-    /// The shared memory that its pool takes.
+    /// Returns the shared memory of its pool.
     pub fn len(&self) -> u32 {
         self.pages.iter().map(|page| page.len).sum()
     }
 
-    /// Whether it has pages, and so exists.
+    /// Returns whether it has pages and so exists.
     pub fn is_open(&self) -> bool {
         !self.pages.is_empty()
     }
 }
 
-/// A client's page of which messages are lent, as one of the broadcast chain's.
+/// A client's page to which the broadcast chain refers.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ForeignPage {
-    /// What the broadcast chain calls it.
+    /// Its id in the broadcast chain.
     pub id: u16,
-    /// Whose page it is, and what its owner calls it.
+    /// Its owner, and its id there.
     pub of: Id,
     pub page: u16,
     pub len: u32,
-    /// To whom its descriptor was sent.
+    /// The receivers that were sent its descriptor.
     pub sent: Set,
-    /// The position behind the last message that was lent of it.
+    /// Position after the last message that refers to it.
     pub until: u32,
-    /// The page itself, as soon as its owner is gone or has forgotten it: who has mapped it still
-    /// reads it.
+    /// The page itself, after its owner is gone or has forgotten it. A process that has mapped it
+    /// still reads it.
     pub rest: Option<Page>,
 }
 
-/// A message that is lent and not returned: its client's page holds it for receivers.
+/// A message by reference that is not released: receivers read it in its client's page.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Held {
     pub from: Id,
@@ -240,47 +241,48 @@ pub struct Held {
     /// Its unit in the client's page, and its position in the client's chain.
     pub at: u16,
     pub position: u32,
-    /// The position behind it in the broadcast chain.
+    /// Position after it in the broadcast chain.
     pub until: u32,
 }
 
-/// Whether a process is there.
+/// The state of a process.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
 pub enum Life {
     #[default]
     Unborn,
     Lives,
-    /// It has died or hung up: to everybody else that is the same.
+    /// It has died or hung up. For all other processes that is the same.
     Ended,
 }
 
-/// A process, as far as others can tell and as far as the protocol obliges it.
+/// A process, as far as others can observe it and as the protocol obliges it.
 #[derive(Clone, Default, PartialEq, Eq, Hash, Debug)]
 pub struct Process {
     pub life: Life,
-    /// It keeps to no rule, and what is read from its memory may be anything.
+    /// Whether it follows no rule. Reads of its memory may return anything.
     pub is_hostile: bool,
-    /// It hands out payloads where they lie, and does not copy them.
+    /// Whether it hands out payloads in place instead of copying them.
     pub reads_in_place: bool,
-    /// Its member word is zero, although it may live.
+    /// Whether its member word is zero, although it may live.
     pub is_removed: bool,
-    /// Its parked word names a sleep.
+    /// Whether its parked word names a sleep.
     pub is_parked: bool,
-    /// Its parked word says that it polls.
+    /// Whether its parked word has the polling flag.
     pub is_polling: bool,
-    /// Who has rung for this very sleep.
+    /// The processes that have rung for this sleep.
     pub rung_by: Set,
-    /// Something waits in its sockets.
+    /// Whether anything waits in its sockets.
     pub bell: bool,
-    /// It sleeps.
+    /// Whether it sleeps.
     pub is_asleep: bool,
-    /// It has published or given up something, and has not looked whether these sleep.
+    /// The peers that it must check after it has published or released something.
     pub owed_rings: Set,
-    /// It has seen that these sleep, and has not rung yet.
+    /// The peers that it has seen asleep and not rung yet.
     pub must_ring: Set,
-    /// It has made its fence since it stored what the others may wait for.
+    /// Whether it has executed its fence since its last store that others may wait for.
     pub is_fenced: bool,
-    /// Since it parked: the fence, chains that it found empty, receivers whose cursor it read.
+    /// Its second check since it parked: the fence, empty chains, and receivers whose cursor it
+    /// read.
     pub second_look: Option<SecondLook>,
 }
 
@@ -291,18 +293,18 @@ pub struct SecondLook {
     pub learnt: Set,
 }
 
-/// Sizes that don't change.
+/// Constant sizes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Sizes {
-    /// A page's header.
+    /// Length of a page's header.
     pub header: u32,
-    /// What a chain's pool may take.
+    /// Budget of a chain's pool.
     pub budget: u32,
-    /// Whether anybody sleeps: without, nobody has to look who does.
+    /// Whether processes sleep. Otherwise no process has to check for sleeping peers.
     pub bells: bool,
 }
 
-/// All of it.
+/// The whole bus.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Bus {
     pub sizes: Sizes,
@@ -311,7 +313,7 @@ pub struct Bus {
     pub foreign_pages: SmallVec<[ForeignPage; 1]>,
     /// In the order in which they were published.
     pub held: SmallVec<[Held; 1]>,
-    /// Receivers that were struck and live.
+    /// Receivers that were removed and live.
     pub struck: SmallVec<[Struck; 1]>,
 }
 
@@ -322,7 +324,7 @@ impl Bus {
         Bus { sizes, processes, chains, foreign_pages, held, struck }
     }
 
-    /// Makes room for a process that is heard of for the first time.
+    /// Adds a process when it first appears.
     pub fn know(&mut self, id: Id) {
         while self.processes.len() <= usize::from(id) {
             self.processes.push(Process::default());
@@ -358,7 +360,7 @@ impl Bus {
         0..self.processes.len() as Id
     }
 
-    /// The chains that a process reads.
+    /// Returns the chains that a process reads.
     pub fn inbound(&self, by: Id) -> impl Iterator<Item = Id> + '_ {
         let reads = move |id: &Id| self.chain(*id).reader(by).is_some_and(|r| r.has_begun);
         self.ids().filter(reads)

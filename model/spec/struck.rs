@@ -1,40 +1,41 @@
-//! The rules of a receiver that is struck and lives on (section 6 of `docs/protocol.md`).
+//! The rules of a receiver that is removed and lives on (section 6 of `docs/protocol.md`).
 //!
-//! The sender does not count it any more, and it reads on in pages that may be written again. What
-//! stands in memory where it reads decides here what it gets: no rule keeps it from looking.
+//! The sender no longer counts it, and it reads on in pages that may be reused. Here the memory at
+//! its position decides what it gets. No rule forbids its reads.
 
 use crate::protocol::{Action, Rules, Verdict, there};
 use crate::state::*;
 use smallvec::SmallVec;
 
-/// A page of a client's that was lent to a receiver when that was struck.
+/// A page of a client to which a receiver's messages referred when it was removed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Mapped {
     pub of: Id,
     pub page: u16,
     pub len: u32,
-    /// The receiver may be reading in it: messages behind its cursor are lent of this page.
+    /// Whether the receiver may be reading in it: messages after its cursor refer to this page.
     pub is_in_use: bool,
 }
 
-/// A receiver of the broadcast chain that was struck, until its process has ended.
+/// A receiver of the broadcast chain that was removed, until its process has ended.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Struck {
     pub reader: Reader,
-    /// Its place within its page, which may be another page by now.
+    /// Its unit within its page, which may be another page by now.
     pub unit: u32,
-    /// Where the message stands that it has found and that is lent: page and unit.
+    /// Location of the message by reference that it has found: page and unit.
     pub lent: Option<(Id, u16, u16)>,
     pub reads_in_place: bool,
-    /// When it was struck: its cursor, the position behind the last message, and what was lent.
+    /// State at its removal: its cursor, the position after the last message, and the messages by
+    /// reference.
     pub left: u32,
     pub until: u32,
     pub mapped: SmallVec<[Mapped; 1]>,
-    /// The bytes that it has copied are not those that were sent.
+    /// Whether the bytes that it has copied differ from those that were sent.
     pub is_changed: bool,
-    /// It has taken bytes that were not sent, or not as the next message.
+    /// Whether it has taken bytes that were not sent, or not as the next message.
     pub is_deceived: bool,
-    /// What its own mapping alone keeps in memory: of the broadcast chain, and of what was lent.
+    /// Memory that only its own mapping keeps alive: of the broadcast chain, and of foreign pages.
     pub kept: u32,
     pub kept_lent: u32,
 }
@@ -48,7 +49,7 @@ impl Bus {
         self.struck.iter_mut().find(|struck| struck.reader.by == by)
     }
 
-    /// Where a receiver of the broadcast chain is, whether its sender counts it or not.
+    /// Returns the place of a receiver of the broadcast chain, counted by its sender or not.
     #[allow(dead_code, reason = "used by the model's programs")]
     pub fn receiver(&self, by: Id) -> Option<&Reader> {
         let counted = self.chain(BROADCAST).reader(by);
@@ -96,7 +97,7 @@ impl Bus {
         Ok(())
     }
 
-    /// It lives: what it does from now on concerns nobody, but what is done to it does.
+    /// It lives. Its later actions affect no other process, but actions on it still matter.
     fn let_read_on(&mut self, by: Id) -> Verdict {
         let chain = self.chain(BROADCAST);
         let Some(reader) = chain.reader(by).cloned() else { return Ok(()) };
@@ -139,7 +140,7 @@ impl Bus {
         self.foreign_page(foreign_page).map(|foreign_page| (foreign_page.of, foreign_page.page, at))
     }
 
-    /// What a struck receiver does in the broadcast chain.
+    /// Applies an action of a removed receiver in the broadcast chain.
     pub fn read_on(&mut self, action: Action, rules: Rules) -> Verdict {
         match action {
             Action::Look { by, found, .. } => {
@@ -157,7 +158,7 @@ impl Bus {
                 there(self.struck_mut(by), "receiver")?.is_changed = is_changed;
             }
             Action::Pass { by, .. } => self.pass_on(by, rules)?,
-            // Nobody reads its cursor.
+            // No process reads its cursor.
             Action::Release { .. } => {}
             _ => unreachable!(),
         }
@@ -193,7 +194,8 @@ impl Bus {
         Ok(())
     }
 
-    /// The place behind an end of a page, if the header there continues the page that it has read.
+    /// Returns the place after an end of a page, if the header there continues the page that it has
+    /// read.
     pub fn next_page(&self, struck: &Struck, named: u16) -> Option<Place> {
         let chain = self.chain(BROADCAST);
         let Reader { place, by, next, .. } = struck.reader;
@@ -204,14 +206,15 @@ impl Bus {
         follows.then_some(Place { page: named, position: base + self.sizes.header })
     }
 
-    /// What stands where a struck receiver looks. A page that its owner has dropped stays as it was.
+    /// Returns the word at the place of a removed receiver. A page that its owner has dropped stays
+    /// unchanged.
     #[allow(dead_code, reason = "used by the model's programs")]
     pub fn word_under(&self, struck: &Struck) -> Option<Word> {
         let page = self.chain(BROADCAST).page(struck.reader.place.page)?;
         page.words.get(struck.unit as usize).copied()
     }
 
-    /// Whether what a struck receiver has found still stands where it has found it.
+    /// Returns whether the message that a removed receiver has found is unchanged.
     pub fn is_as_found(&self, struck: &Struck) -> bool {
         let Some(found) = struck.reader.found else { return true };
         let page = self.chain(BROADCAST).page(struck.reader.place.page);
@@ -223,9 +226,9 @@ impl Bus {
         is_there && lent.is_none_or(|word| word.message() == found.message())
     }
 
-    /// Whether a page that is put to use again may be read in place by a receiver that was struck.
+    /// Returns whether a removed receiver may read a page in place that is reused.
     pub fn is_retired(&self, owner: Id, page: &Page) -> bool {
-        // One that had left everything hands out nothing any more.
+        // A receiver that had left everything hands out nothing any more.
         let may_read = |struck: &&Struck| struck.reads_in_place && struck.left < struck.until;
         self.struck.iter().filter(may_read).any(|struck| {
             let is_used = |(base, end)| base < struck.until && end > struck.left;
@@ -235,8 +238,8 @@ impl Bus {
         })
     }
 
-    /// Whether the broker gives up what a struck receiver may read in place, and has not said so to
-    /// its owner.
+    /// Returns whether the broker releases what a removed receiver may read in place without having
+    /// told the owner.
     pub fn is_given_up_unsaid(&self, owner: Id, to: u32) -> bool {
         let chain = self.chain(owner);
         let retired = chain.reader(BROKER).map_or(0, |reader| reader.retired);
@@ -246,7 +249,7 @@ impl Bus {
         })
     }
 
-    /// An owner has dropped a page. Who has it mapped keeps it.
+    /// An owner has dropped a page. A process that has mapped it keeps it.
     pub fn keep_dropped(&mut self, owner: Id, page: &Page) {
         for struck in &mut self.struck {
             if owner == BROADCAST && page.sent.has(struck.reader.by) {

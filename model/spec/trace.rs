@@ -1,8 +1,8 @@
-//! What a run of the real code did, written down: every access of shared memory, and what the
-//! scenario did with connections.
+//! Records a run of the real code: every access of shared memory, and what the scenario did with
+//! connections.
 //!
-//! [`Traced`] is a decorator over any memory. It writes an access down right behind the access,
-//! where no checker switches threads: the order of the log is the order of the accesses.
+//! [`Traced`] is a decorator over any memory. It records an access directly after the access, where
+//! no checker switches threads. So the order of the log is the order of the accesses.
 
 use crate::scenario::{Note, Runtime, Who};
 use crate::translate::Translator;
@@ -12,7 +12,7 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Of a process that nobody knows yet.
+/// The owner of a region that is not known yet.
 const NOBODY: Who = Who::MAX;
 
 /// One entry of the log.
@@ -66,23 +66,23 @@ pub enum Event {
     },
 }
 
-/// What happened, in order, followed by the specification as it happens. A clone is the same.
+/// The events in order. The specification follows them as they happen. A clone is the same log.
 #[derive(Clone)]
 pub struct Log(Arc<Mutex<Entries>>);
 
 struct Entries {
     translator: Translator,
-    /// The end of the trace, for whoever looks into a failure.
+    /// The end of the trace, to diagnose a failure.
     tail: VecDeque<Event>,
     regions: usize,
     /// A trace ends with its first refusal.
     is_refused: bool,
 }
 
-/// How a panic begins when the specification does not allow what the code did.
+/// Beginning of the panic message when the specification does not allow an action of the code.
 const REFUSED: &str = "the specification does not allow the last of these: ";
 
-/// Why the specification refused, if it is that what a panic says.
+/// Returns why the specification refused, if the panic is such a refusal.
 pub fn refused(panic: &(dyn Any + Send)) -> Option<String> {
     let why = panic.downcast_ref::<String>()?.strip_prefix(REFUSED)?;
     why.lines().next().map(str::to_string)
@@ -105,7 +105,7 @@ impl Log {
         self.push(Event::Note(note));
     }
 
-    /// How many actions of the specification it was until now.
+    /// Returns the number of actions of the specification until now.
     pub fn actions(&self) -> u64 {
         self.entries().translator.actions
     }
@@ -131,7 +131,7 @@ impl Log {
         panic!("{REFUSED}{violation}\n{}", tail.join("\n"));
     }
 
-    /// A new region, seen by nobody.
+    /// Returns a new region without an owner.
     pub fn traced<M: Memory>(&self, memory: M) -> Traced<M> {
         let mut entries = self.entries();
         entries.regions += 1;
@@ -139,7 +139,7 @@ impl Log {
     }
 }
 
-/// Memory that writes down who does what to it.
+/// Memory that records each access and its process.
 #[derive(Clone)]
 pub struct Traced<M> {
     memory: M,
@@ -149,12 +149,12 @@ pub struct Traced<M> {
 }
 
 impl<M: Memory> Traced<M> {
-    /// The same region, as another process sees it.
+    /// Returns the same region as another process sees it.
     pub fn seen_by(&self, who: Who) -> Self {
         Traced { who, ..self.clone() }
     }
 
-    /// Says whose parked word and cursors it holds.
+    /// Records the owner of its parked word and cursors.
     pub fn is_control(&self, of: Who) {
         self.log.push(Event::Control { region: self.region, of });
     }
@@ -220,7 +220,7 @@ impl<M: Memory> Memory for Traced<M> {
     }
 }
 
-/// A runtime whose runs are written down and followed by the specification.
+/// A runtime whose runs are recorded and followed by the specification.
 #[derive(Clone)]
 pub struct Tracing<R> {
     runtime: R,
@@ -228,7 +228,8 @@ pub struct Tracing<R> {
 }
 
 impl<R> Tracing<R> {
-    /// `budget` is that of every chain; `bells`: whether anybody sleeps.
+    /// Returns a runtime. `budget` is the budget of every chain. `bells` says whether processes
+    /// sleep.
     pub fn new(runtime: R, budget: usize, bells: bool) -> Self {
         Tracing { runtime, log: Log::new(budget, bells) }
     }

@@ -1,9 +1,9 @@
-//! From accesses of real memory to the actions of the specification.
+//! Translates accesses of real memory to actions of the specification.
 //!
-//! A page's header says which page of which chain a region is; a process' label says whose
-//! accesses they are. 16 bytes are one unit. Two private decisions leave no trace of their own
-//! and are told by what follows: a receiver has passed a message when it looks behind it or gives
-//! it up, and the end of a page when it has read the next page's header.
+//! A page's header says which page of which chain a region is. A process' label says whose accesses
+//! they are. 16 bytes are one unit. Two private decisions leave no trace of their own and are
+//! inferred from what follows. A receiver has passed a message when it reads after it or releases
+//! it. It has passed the end of a page when it has read the next page's header.
 
 use crate::promises::{harm, unmet};
 use crate::protocol::{Action, Rules, Violation};
@@ -21,7 +21,7 @@ fn units(bytes: usize) -> u32 {
 }
 
 fn position(bytes: u64) -> u32 {
-    // What is no multiple is nobody's place.
+    // A value that is not a multiple is not a valid position.
     if bytes.is_multiple_of(UNIT as u64) { (bytes / UNIT as u64) as u32 } else { u32::MAX }
 }
 
@@ -40,11 +40,11 @@ enum Use {
 pub struct Translator {
     bus: Bus,
     uses: BTreeMap<usize, Use>,
-    /// The second words of slots: region and unit.
+    /// The second words of slots, by region and unit.
     tags: BTreeMap<(usize, u32), u64>,
-    /// Two words each that were written where a payload begins, or in front of it.
+    /// Pairs of words that were written at or before the beginning of a payload.
     pairs: BTreeMap<(usize, u32), [u64; 2]>,
-    /// Whose chain the broker reads as which cursor.
+    /// The client whose chain the broker reads with each cursor.
     cursors: BTreeMap<usize, Who>,
     pub actions: u64,
 }
@@ -67,14 +67,14 @@ impl Translator {
     fn act(&mut self, action: Action) -> Verdict {
         self.actions += 1;
         let verdict = self.bus.act(action, Rules::Enforced);
-        // The rules are to keep harm away; if they don't, they are wrong.
+        // The rules must prevent harm. If they don't, they are wrong.
         verdict.and_then(|()| harm(&self.bus).map_or(Ok(()), Err)).map_err(|violation| {
             let why = format!("{}, at {action:?}", violation.why);
             Violation { why, ..violation }
         })
     }
 
-    /// Takes the next event. An error: the specification does not allow it.
+    /// Takes the next event. An error means that the specification does not allow it.
     pub fn take(&mut self, event: &Event) -> Verdict {
         match event {
             Event::Note(note) => self.note(note),
@@ -88,7 +88,7 @@ impl Translator {
             Event::Fence { who: by, site: Site::RingFence } => {
                 self.act(Action::RingFence { by: *by })
             }
-            // These order a look at a place against pages that are written again.
+            // These order a read of the member word against pages that are reused.
             Event::Fence { .. } => Ok(()),
             Event::WriteWords { who, region, at, words } if words[0] == PAGE_MAGIC && *at == 0 => {
                 self.header(*who, *region, words)
@@ -146,7 +146,7 @@ impl Translator {
             }
             Event::Store { value: 0, site: Site::ConsumedPublish, .. } => Ok(()),
             Event::Store { value, site: Site::ConsumedPublish, .. } => {
-                // A receiver of a broadcast chain has nothing to hold back.
+                // A receiver of a broadcast chain holds nothing.
                 let chain = self.cursors.get(&slot).copied().unwrap_or(BROADCAST);
                 let to = position(value);
                 self.pass_up_to(chain, who, |place| place.position == to)?;
@@ -195,7 +195,7 @@ impl Translator {
             Event::WriteBytes { len, .. } => {
                 self.act(Action::Write { chain, page, at: unit, units: units(*len) })
             }
-            // It receives its own message, and that is lent.
+            // It receives its own message, which is by reference.
             Event::ReadBytes { .. } if chain != BROADCAST => {
                 self.act(Action::Borrow { by: chain, of: chain, page, at: unit })
             }
@@ -247,8 +247,8 @@ impl Translator {
         }
     }
 
-    /// A reader has passed what it found, if it is now where that leads. The end of a page leads
-    /// on only where the next page's header was read.
+    /// A reader has passed what it found if it is now at the place after it. The end of a page
+    /// leads on only if the next page's header was read.
     fn pass_up_to(&mut self, chain: Who, by: Who, is_here: impl Fn(Place) -> bool) -> Verdict {
         let it = self.bus.chain(chain);
         let Some(Reader { place, found: Some(found), .. }) = it.reader(by) else { return Ok(()) };
@@ -262,7 +262,7 @@ impl Translator {
         Ok(())
     }
 
-    /// What a commit word and the word behind it say.
+    /// Returns the meaning of a commit word and the word after it.
     fn word(&self, region: usize, unit: u32, commit: u64) -> Word {
         let tag = self.tags.get(&(region, unit)).copied().unwrap_or(0);
         let [kind, flags, ..] = high(commit).to_le_bytes();
@@ -284,7 +284,7 @@ impl Translator {
                 let head = 1 + u32::from(is_extended);
                 let pair = self.pairs.get(&(region, unit + head)).copied();
                 let [page, offset] = pair.unwrap_or_default();
-                // The specification says where the message stands, and not its payload.
+                // The specification records where the message is, and not its payload.
                 let at = position(offset).saturating_sub(head);
                 Word::Lent {
                     from: high(tag) as Id,

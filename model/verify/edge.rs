@@ -1,6 +1,6 @@
 //! The edge: where the models end, and the kernel, the process and Rust's types begin.
 
-/// Which part of the edge a test target or a fuzz target covers, by its file or name.
+/// The part of the edge that a test target or a fuzz target covers, by its file or name.
 const EDGES: &[(&str, &str)] = &[
     ("tests/bad_input.rs", "sockets"),
     ("tests/bad_memory.rs", "shared memory"),
@@ -23,12 +23,12 @@ const EDGES: &[(&str, &str)] = &[
     ("fuzz live_bus", "shared memory"),
 ];
 
-/// What a row's target covers of the edge; nothing for a model.
+/// Returns what a row's target covers of the edge. Empty for a model.
 pub fn of(target: &str) -> &'static str {
     EDGES.iter().find(|(name, _)| *name == target).map_or("", |(_, edge)| edge)
 }
 
-/// The files of the test targets that cover it: each must have run.
+/// Returns the files of the test targets that cover the edge. Each must have run.
 pub fn targets() -> impl Iterator<Item = &'static str> {
     EDGES.iter().map(|(name, _)| *name).filter(|name| name.ends_with(".rs"))
 }

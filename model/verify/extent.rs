@@ -1,6 +1,6 @@
-//! What the models and fuzzers say of themselves, made into rows of the table.
+//! Turns reports of the models and fuzzers into rows of the table.
 
-/// What is explored, and how far.
+/// A row: what was explored, and how far.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Row {
     pub what: String,
@@ -10,12 +10,12 @@ pub struct Row {
 /// Kinds of lines that a test target reports.
 const KINDS: &[&str] = &["model", "litmus", "judge", "mutant", "mutants:", "spec", "crash"];
 
-/// How far a model can say that it was explored.
+/// Extents that a model can report.
 const EXTENTS: &[&str] =
     &["exhaustive", "at most", "schedules", "cut at", "programs", "SIGKILL at each"];
 
-/// The row of a line, if it is one. An error if it is a model that does not say how far it was
-/// explored: that is one that was cut off without a word.
+/// Returns the row of a line, if it is one. Returns an error for a model without an extent, because
+/// that one was cut off silently.
 pub fn row(line: &str) -> Option<Result<Row, String>> {
     if let Some(runs) = line.strip_prefix("stat::number_of_executed_units:") {
         let extent = format!("{} inputs", runs.trim());
@@ -33,7 +33,7 @@ pub fn row(line: &str) -> Option<Result<Row, String>> {
     }
     let (what, extent) = line.split_once(": ").unwrap_or((line, ""));
     let says = EXTENTS.iter().any(|word| extent.contains(word));
-    // A canary is no model: it must fail, and its line says how it did.
+    // A canary must fail, so its line has no extent.
     let must_say = ["model", "spec", "crash"].contains(&kind) && !what.contains("canar");
     if must_say && !says {
         return Some(Err(format!("'{line}' does not say how far it was explored")));

@@ -1,7 +1,7 @@
-//! Runs everything that verifies the library and prints one table of what was explored, how far.
+//! Runs all verification of the library and prints one table of what was explored, and how far.
 //!
-//! `cargo verify` is an alias for it. It ends with status 1 if anything falls short: a test, a
-//! model that does not say how far it was explored, a fuzzer's finding, a tool that is missing.
+//! `cargo verify` is an alias for it. It ends with status 1 if anything falls short: a failed test,
+//! a model without an extent, a finding of a fuzzer, a missing tool.
 
 mod edge;
 mod extent;

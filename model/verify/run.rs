@@ -1,4 +1,4 @@
-//! Runs one step: shows that it is alive, prints its rows, notes what falls short.
+//! Runs one step: shows progress, prints its rows, records shortfalls.
 
 use super::extent::{Row, row};
 use super::steps::Step;
@@ -8,16 +8,16 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What came of a step.
+/// The result of a step.
 pub struct Outcome {
     pub seconds: f64,
     /// What falls short, if anything.
     pub shortfall: Vec<String>,
 }
 
-/// Lines of a failed command that are shown if it doesn't say which tests failed.
+/// Number of lines shown of a failed command that does not name the failed tests.
 const LAST_LINES: usize = 60;
-/// Lines that are shown of what failed tests have printed.
+/// Number of lines shown of the output of failed tests.
 const FAILURE_LINES: usize = 400;
 
 pub fn run(step: &Step) -> Outcome {
@@ -45,7 +45,7 @@ fn follow(step: &Step, progress: &ProgressBar) -> std::io::Result<Vec<String>> {
         .stdout(writer.try_clone()?)
         .stderr(writer);
     let mut child = command.spawn()?;
-    // Holds our copies of the pipe's writing end, without which it has an end.
+    // The command holds our copies of the pipe's writing end, and the pipe ends only without them.
     drop(command);
 
     let mut heard = Heard::default();
@@ -91,19 +91,19 @@ fn follow(step: &Step, progress: &ProgressBar) -> std::io::Result<Vec<String>> {
     Ok(shortfall)
 }
 
-/// What a step has said until now.
+/// The output of a step until now.
 #[derive(Default)]
 struct Heard {
-    /// The test target that is running.
+    /// The running test target.
     target: String,
-    /// What has run in Miri, and with how many seeds.
+    /// The target that ran in Miri, and its number of seeds.
     miri: String,
     seeds: u32,
-    /// Those that have passed a test.
+    /// Targets that have passed a test.
     passed: Vec<String>,
     shortfall: Vec<String>,
     last: VecDeque<String>,
-    /// What failed tests have printed: what cargo shows between `failures:` and the result.
+    /// The output of failed tests: what cargo prints between `failures:` and the result.
     failures: Vec<String>,
     in_failures: bool,
 }
@@ -144,7 +144,8 @@ impl Heard {
     }
 }
 
-/// The file of a test target in cargo's `tests/death.rs (target/debug/deps/death-7ddad5ec1fa2)`.
+/// Returns the file of a test target in cargo's
+/// `tests/death.rs (target/debug/deps/death-7ddad5ec1fa2)`.
 fn target_of(running: &str) -> &str {
     let file = running.split(" (").next().unwrap_or_default();
     file.strip_prefix("unittests ").unwrap_or(file)

@@ -1,23 +1,23 @@
-//! The commands, and what each must have said.
+//! The commands, and the output that each must have.
 
 use super::Name;
 
 /// One command.
 pub struct Step {
     pub name: Name,
-    /// What the table calls it.
+    /// Its label in the table.
     pub label: String,
     pub command: Vec<String>,
     pub environment: Vec<(&'static str, String)>,
-    /// Test targets each of which must have run tests, by their files.
+    /// Files of the test targets that must each have run tests.
     pub targets: Vec<&'static str>,
-    /// Miri's seeds, each of which must have run all of the test target.
+    /// Number of Miri's seeds. With each of them the whole test target must have run.
     pub seeds: u32,
-    /// What must be installed beside stable Rust.
+    /// What must be installed in addition to stable Rust.
     pub needs: &'static str,
 }
 
-/// Test targets that hang on features: if one is missing, nobody would notice.
+/// Test targets that depend on features. Without this list a missing one would go unnoticed.
 const TARGETS: &[&str] = &[
     "model/loom/main.rs",
     "model/mutants/main.rs",
@@ -35,7 +35,7 @@ pub fn steps(full: bool, fuzz_seconds: Option<u32>) -> Vec<Step> {
     let seeds = if full { 32 } else { 4 };
     steps.extend([
         miri("miri, stacked borrows", seeds, "-Zmiri-strict-provenance", "words"),
-        // Without weak memory it takes payloads of all lengths, see `model/miri/lengths.rs`.
+        // Without weak memory it uses payloads of all lengths, see `model/miri/lengths.rs`.
         miri(
             "miri, tree borrows",
             seeds,
@@ -75,7 +75,7 @@ fn tests(full: bool) -> Step {
     }
 }
 
-/// The names of the fuzz targets: their files.
+/// Returns the names of the fuzz targets, from their files.
 fn fuzz_targets() -> Vec<String> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/fuzz_targets");
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -87,7 +87,7 @@ fn fuzz_targets() -> Vec<String> {
 
 fn fuzz(target: &str, seconds: u32) -> Step {
     let corpus = format!("fuzz/corpus/{target}");
-    // libFuzzer takes the first folder for its own, and needs it to be there.
+    // libFuzzer writes to the first folder and requires that it exists.
     let _ = std::fs::create_dir_all(&corpus);
     let command = words(&format!(
         "cargo +nightly fuzz run {target} {corpus} fuzz/seeds/{target} -- \
@@ -98,7 +98,7 @@ fn fuzz(target: &str, seconds: u32) -> Step {
     Step { name: Name::Fuzz, label, command, environment: vec![], targets: vec![], seeds: 0, needs }
 }
 
-/// The protocol over memory of the heap, in Miri, once for each seed.
+/// Returns the step that runs the protocol over heap memory in Miri, once for each seed.
 fn miri(label: &str, seeds: u32, flags: &str, lengths: &str) -> Step {
     let command = format!(
         "cargo +nightly miri test --no-default-features --features std --test miri -- {lengths}"

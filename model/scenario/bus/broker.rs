@@ -11,16 +11,16 @@ use llmp::core::memory::Memory;
 use llmp::core::wire::Roles;
 use std::collections::BTreeMap;
 
-/// A client's mailbox, and where it starts until it has been told so.
+/// A client's mailbox, and its start position until that was sent.
 type Link<R> = (<R as Runtime>::Mailbox<ToClient<R>>, Option<Start>);
 
 pub(super) struct Brokering<R: Runtime> {
     runtime: R,
     core: Core<Crashing<R::Memory>>,
     life: CrashBudget,
-    /// Our control region as it is handed on.
+    /// Our control region as it is shared.
     control: R::Memory,
-    /// No page of the broadcast chain's that was announced has a higher id.
+    /// Upper bound of the ids of announced pages of the broadcast chain.
     last_page: u32,
     inbox: R::Mailbox<ToBroker<R>>,
     clients: BTreeMap<ClientId, Link<R>>,
@@ -56,7 +56,7 @@ impl<R: Runtime> Brokering<R> {
         }
     }
 
-    /// Also says which clients are still there at its end.
+    /// Runs the broker. Also returns the clients that are still members at its end.
     pub fn run(mut self) -> (Stats, Vec<ClientId>) {
         loop {
             while let Some(packet) = self.inbox.take() {
@@ -85,7 +85,7 @@ impl<R: Runtime> Brokering<R> {
         (self.core.stats(), self.clients.into_keys().collect())
     }
 
-    /// A region as the broker sees it, while it lives.
+    /// Returns a region as the broker sees it while it lives.
     fn mortal(&self, memory: &R::Memory) -> Crashing<R::Memory> {
         Crashing::new(self.runtime.seen_by(memory, BROKER), self.life.clone())
     }
@@ -94,7 +94,7 @@ impl<R: Runtime> Brokering<R> {
         self.life.is_over()
     }
 
-    /// The kernel's part: it hangs up on everybody, also on who comes too late.
+    /// The kernel's part: ends all connections, later ones included.
     fn lie_dead(mut self) -> (Stats, Vec<ClientId>) {
         self.runtime.note(Note::Ended { who: BROKER });
         for (mailbox, _) in self.clients.values() {
@@ -119,14 +119,14 @@ impl<R: Runtime> Brokering<R> {
         if let Some(Blocked::NeedPage(len)) = cycle.blocked {
             let page = self.runtime.memory(len);
             self.core.add_page(self.mortal(&page));
-            // Beside this one there is at most one from each client that nobody has been told of.
+            // In addition there is at most one page from each client that was not announced yet.
             let ids = 0..=self.last_page + 1 + self.clients.len() as u32;
             let there = ids.filter_map(|id| Some((id, self.core.page(id)?.region_len())));
             self.runtime.note(Note::Pool { chain: BROKER, pages: there.collect() });
             worked = true;
         }
         let actions = self.core.take_actions();
-        // They are removed already, whatever is done before that is said.
+        // They are removed already, whatever happens before the action is processed.
         for action in &actions {
             if let Action::Remove(client, _) = action {
                 self.runtime.note(Note::Removed { client: who(*client) });

@@ -17,19 +17,19 @@ pub(super) struct Clienting<R: Runtime> {
     mailbox: R::Mailbox<ToClient<R>>,
     crash_budget: CrashBudget,
     link: Link<Crashing<R::Memory>>,
-    /// Our pages as they are handed on.
+    /// Our pages as they are shared.
     regions: Vec<(u32, R::Memory)>,
     next_page: u32,
-    /// Where the broker says how far it has taken our chain, and our tail behind each message.
+    /// Location of the broker's cursor in our chain, and our tail after each message.
     cursor: (R::Memory, usize),
     tails: Vec<u64>,
-    /// The broker has said that this is the end, or is dead.
+    /// The broker has sent `Bye` or is dead.
     closed: bool,
     life: Life,
 }
 
 impl<R: Runtime> Clienting<R> {
-    /// Joins, or says who died meanwhile.
+    /// Joins, or returns which process died meanwhile.
     pub fn connect(
         runtime: &R,
         script: Script,
@@ -49,7 +49,7 @@ impl<R: Runtime> Clienting<R> {
             ToClient::HangUp => return Err(Dead::Broker),
             _ => panic!("no welcome"),
         };
-        // From here on it has a name in a run that is written down.
+        // From here on it has a name in a recorded run.
         let mortal = |memory: &R::Memory| {
             Crashing::new(runtime.seen_by(memory, who(client)), crash_budget.clone())
         };
@@ -103,9 +103,9 @@ impl<R: Runtime> Clienting<R> {
         })
     }
 
-    /// Sends its messages, taking in what comes meanwhile.
+    /// Sends its messages and reads its mailbox meanwhile.
     pub fn play(&mut self) {
-        // The broker says no Bye before everybody is here.
+        // The broker sends no `Bye` before all clients have joined.
         while self.life.committed < self.life.script.sends && !self.dead() && !self.closed {
             let number = self.life.committed;
             let envelope = Envelope::tagged(Tag(number as u32));
@@ -135,7 +135,7 @@ impl<R: Runtime> Clienting<R> {
         }
     }
 
-    /// Receives to the end, if it is still there.
+    /// Receives to the end, if it still lives.
     pub fn live_on(mut self) -> Life {
         if !self.life.died && !self.life.script.leaves {
             while !self.closed && !self.dead() {
@@ -156,7 +156,7 @@ impl<R: Runtime> Clienting<R> {
         self.life
     }
 
-    /// A region as this client sees it, while it lives.
+    /// Returns a region as this client sees it while it lives.
     fn mortal(&self, memory: &R::Memory) -> Crashing<R::Memory> {
         Crashing::new(self.runtime.seen_by(memory, who(self.life.id)), self.crash_budget.clone())
     }
@@ -200,7 +200,7 @@ impl<R: Runtime> Clienting<R> {
         }
     }
 
-    /// Takes everything that has come.
+    /// Reads everything in its mailbox.
     fn take_in(&mut self) {
         while !self.dead() {
             let (event, must_ring) = self.link.poll().expect("the broker is honest");

@@ -1,7 +1,7 @@
 //! A whole bus: a broker and its clients, which join, send, receive, sleep, leave and die.
 //!
-//! The broker's [`Core`] and the clients' [`Link`]s are production's; what is written here is
-//! only what sockets and descriptors do in production: it puts packets into mailboxes.
+//! The broker's [`Core`] and the clients' [`Link`]s are production's. This module replaces sockets
+//! and descriptors by mailboxes of packets.
 
 mod broker;
 mod client;
@@ -14,42 +14,42 @@ use llmp::core::chain::{Start, Stats};
 use llmp::{ClientId, Limits};
 use std::collections::BTreeMap;
 
-/// The broker in a run that is written down. Clients are their ids.
+/// The broker in a recorded run. A client's number is its id.
 const BROKER: Who = 0;
 
 fn who(client: ClientId) -> Who {
     client.0 as Who
 }
 
-/// What a client does.
+/// The behaviour of a client.
 #[derive(Clone, Copy, Debug)]
 pub struct Script {
     /// Messages that it sends.
     pub sends: u64,
-    /// After so many writes to shared memory it dies; `None`: it lives to the end.
+    /// Number of writes to shared memory after which it dies; `None`: it lives to the end.
     pub dies_after: Option<usize>,
-    /// After its messages it hangs up instead of staying to the end.
+    /// Whether it hangs up after its messages instead of staying to the end.
     pub leaves: bool,
 }
 
-/// What a client has lived through.
+/// The history of a client.
 #[derive(Debug)]
 pub struct Life {
     pub id: ClientId,
     script: Script,
     /// Where it began to receive.
     start: Start,
-    /// Messages that it had committed for sure, and how many of them the broker had taken when it had
-    /// ended.
+    /// Messages that it had certainly committed, and how many of them the broker had consumed when
+    /// the client ended.
     committed: u64,
     consumed: u64,
     /// Whether it died.
     died: bool,
-    /// Number on the bus, sender, number there.
+    /// Number on the bus, sender, number in the sender's chain.
     received: Vec<(u64, ClientId, u64)>,
 }
 
-/// Who died while a client joined.
+/// The process that died while a client joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Dead {
     Client,
@@ -85,7 +85,7 @@ enum ToClient<R: Runtime> {
     HangUp,
 }
 
-/// Sizes around the boundaries of words, slots and pages.
+/// Returns a payload. Lengths are around the boundaries of words, slots and pages.
 fn payload(number: u64) -> Vec<u8> {
     let len = [8, 9, 15, 16, 17, 40, 64][number as usize % 7];
     let mut payload = number.to_le_bytes().to_vec();
@@ -98,22 +98,22 @@ pub fn limits() -> Limits {
     Limits::new(192, 64, Limits::least_budget(192, 64)).unwrap()
 }
 
-/// How a bus ended.
+/// The result of a bus.
 #[derive(Clone, Copy, Debug)]
 #[allow(dead_code, reason = "not every target asks for it")]
 pub struct Outcome {
     pub stats: Stats,
-    /// Whether anybody died.
+    /// Whether a process died.
     pub died: bool,
 }
 
-/// Runs a bus to its end and checks what everybody has seen. The broker makes so many writes and
-/// then dies.
+/// Runs a bus to its end and checks what all clients have seen. The broker dies at the end of
+/// `broker_life`.
 pub fn run<R: Runtime>(runtime: &R, scripts: &[Script], broker_life: CrashBudget) -> Outcome {
     run_by_ref(runtime, scripts, broker_life, usize::MAX)
 }
 
-/// The same, with messages of at least so many bytes lent.
+/// Like [`run`], with messages of at least `zero_copy_threshold` bytes by reference.
 pub fn run_by_ref<R: Runtime>(
     runtime: &R,
     scripts: &[Script],
@@ -153,7 +153,7 @@ pub fn run_by_ref<R: Runtime>(
     let (stats, last) = broker();
     let is_late = |life: &Life| life.died && last.contains(&life.id);
     if lives.iter().flatten().any(is_late) {
-        // The broker had said Bye before, and is gone itself.
+        // The broker had sent `Bye` before, and is gone itself.
         runtime.note(Note::Ended { who: BROKER });
     }
     runtime.note(Note::Finished);
@@ -163,15 +163,15 @@ pub fn run_by_ref<R: Runtime>(
     for life in &lives {
         assert!(broker_died || !matches!(life, Err(Dead::Broker)));
     }
-    // Who was never in has seen nothing.
+    // A client that never joined has seen nothing.
     let lives: Vec<Life> = lives.into_iter().flatten().collect();
     check(&lives, broker_died);
     Outcome { stats, died }
 }
 
-/// The oracle: what everybody must have seen. [P1 P2 P3 P4 P5]
+/// The oracle: checks what the clients have seen. [P1 P2 P3 P4 P5]
 fn check(lives: &[Life], broker_died: bool) {
-    // One order: nobody disagrees about what a number on the bus was.
+    // One order: all clients saw the same message under a number of the bus.
     let mut order: BTreeMap<u64, (ClientId, u64)> = BTreeMap::new();
     for life in lives {
         for (i, (number, sender, message)) in life.received.iter().enumerate() {
@@ -183,7 +183,7 @@ fn check(lives: &[Life], broker_died: bool) {
     let end = lives.iter().filter(|l| !l.script.leaves && !l.died);
     let ends: Vec<u64> = end.map(|l| l.start.message + l.received.len() as u64).collect();
     assert!(ends.windows(2).all(|w| w[0] == w[1]), "they don't end together: {ends:?}");
-    // Per sender in order and once, from the first that a receiver could see.
+    // Per sender: in order, once each, from the first message that a receiver could see.
     for life in lives {
         let mut next: BTreeMap<ClientId, u64> = BTreeMap::new();
         for (_, sender, message) in &life.received {
@@ -194,8 +194,8 @@ fn check(lives: &[Life], broker_died: bool) {
     }
     for life in lives {
         let messages = order.values().filter(|(sender, _)| *sender == life.id);
-        // Who was there from the beginning to the end has seen everything that was committed; or,
-        // if the broker died, at least what it had taken.
+        // A client that was there from beginning to end has seen everything that was committed. If
+        // the broker died, it has seen at least what the broker had consumed.
         let witness = lives.iter().any(|l| l.start.message == 0 && !l.script.leaves && !l.died);
         if witness {
             let most = life.committed + u64::from(life.died);
