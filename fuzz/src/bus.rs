@@ -1,11 +1,12 @@
-//! The broker that production runs, without its sockets, and its clients: honest ones that join,
-//! send, sleep, receive and leave, and one of whose regions any word changes at any access, or
-//! whose descriptors do not arrive as they should.
+//! Production's broker without its sockets, and its clients. Correct clients join, send, sleep,
+//! receive and leave. One client is hostile: any word of its regions changes at any access, or its
+//! descriptors arrive wrongly.
 //!
-//! The untouched part of the traffic arrives exactly: in one order, once, whatever the liar does
-//! [P1 P2 P3], and does not change before its receiver has given it up, lent or not [P8]. The liar is expelled with a typed fault or is harmless (P12), the broadcast chain
-//! keeps to its budget (P6), nobody sleeps on something that is there (P10), and the broker comes
-//! to an end in a bounded number of steps.
+//! The correct part of the traffic arrives exactly, in one order and once, whatever the hostile
+//! client does [P1 P2 P3]. It does not change before its receiver has released it, by reference or
+//! not [P8]. The hostile client is disconnected with a typed fault or is harmless (P12). The
+//! broadcast chain keeps to its budget (P6). No process sleeps although an event has happened
+//! (P10). The broker finishes in a bounded number of steps.
 
 mod broker;
 mod client;
@@ -29,10 +30,10 @@ use llmp::core::link::Interest;
 use llmp::core::wire::Roles;
 use llmp::{Limits, Message};
 
-/// Clients at one time.
+/// Greatest number of clients at one time.
 const CLIENTS: usize = 5;
 
-/// What the liar may lie about.
+/// What the hostile client may forge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lies {
     /// The words of its regions.
@@ -47,14 +48,14 @@ pub struct Bus<W: World> {
     limits: Limits,
     budget: Quota,
     hooking: Hooking,
-    /// Whether the clients' pages may be lent.
+    /// Whether the clients' pages may become foreign pages.
     lends: bool,
     core: Core<W::Memory>,
     is_asleep: bool,
-    /// 0 is there from the beginning to the end, so that it sees everything.
+    /// Client 0 is there from the beginning to the end, so that it sees everything.
     clients: Vec<Client<W::Memory>>,
     ledger: Ledger,
-    /// Whether a descriptor was anything but what it should be.
+    /// Whether any descriptor was tampered with.
     mail_tampered: bool,
     number: usize,
     pub seen: Seen,
@@ -104,7 +105,7 @@ impl<W: World> Bus<W> {
         bus
     }
 
-    /// Does everything that the input says, then lets everybody come to an end.
+    /// Performs all operations of the input, then lets all clients finish.
     pub fn run(mut self, input: &mut Input) -> Seen {
         while !input.is_over() {
             self.step(input);
@@ -118,7 +119,7 @@ impl<W: World> Bus<W> {
         if kind < 4
             && let Some(client) = self.clients.get_mut(i)
         {
-            // Who does something is awake.
+            // A client that acts is awake.
             client.awake();
         }
         match kind {
@@ -157,8 +158,8 @@ impl<W: World> Bus<W> {
                 }
             }
             _ => {
-                // One round of everything, so that short inputs get far. Pages but the first are
-                // fetched when they are named.
+                // One round of everything, so that short inputs get far. Pages after the first are
+                // sent when they are named.
                 for i in 0..self.clients.len() {
                     if self.clients.get(i).is_some_and(|client| !client.has_begun) {
                         self.deliver(i, 1);
@@ -180,10 +181,10 @@ impl<W: World> Bus<W> {
         if lies && self.clients.iter().any(|client| client.lies) {
             return;
         }
-        // Who has left but is not removed yet still has a cursor.
+        // A client that has left and is not removed yet still has a cursor.
         let Some(reserved) = self.core.reserve(roles) else { return };
         let (id, cursor) = (reserved.client, reserved.cursor);
-        // No longer than its only cursor needs.
+        // Exactly as long as its only cursor needs.
         let region = heap(cursor_offset(1));
         let own = Control::create(self.world.honest(region.clone()), 1);
         let seen_by_broker = match lies {
@@ -221,7 +222,7 @@ impl<W: World> Bus<W> {
         self.rung(must_ring);
     }
 
-    /// A client rings the broker if it has to.
+    /// A client rings the broker if it must.
     fn rung(&mut self, must_ring: bool) {
         if must_ring && self.is_asleep {
             self.seen.mark("broker slept and was rung");
@@ -236,7 +237,7 @@ impl<W: World> Bus<W> {
         self.core.unpark();
     }
 
-    /// Takes up to so many steps with a client. Returns whether it did anything.
+    /// Takes up to `steps` steps with a client. Returns whether it did anything.
     fn receive(&mut self, i: usize, steps: usize) -> bool {
         self.note_tampering();
         let Some(client) = self.clients.get_mut(i) else { return false };
@@ -273,11 +274,11 @@ impl<W: World> Bus<W> {
         }
     }
 
-    /// Everything that the client has sent is taken in, then it has gone.
+    /// The broker reads everything that the client has sent, then the client is gone.
     fn leave(&mut self, i: usize) {
         let id = self.clients[i].id;
         self.deliver(i, usize::MAX);
-        // It may have been expelled for it.
+        // It may have been disconnected for it.
         if self.clients.get(i).is_some_and(|client| client.id == id) {
             self.clients.remove(i);
             self.core.hung_up(id);
@@ -292,7 +293,7 @@ impl<W: World> Bus<W> {
         }
     }
 
-    /// What must hold at any time.
+    /// Checks the invariants.
     fn look(&mut self) {
         self.note_tampering();
         let stats = self.core.stats();
@@ -305,7 +306,7 @@ impl<W: World> Bus<W> {
         }
     }
 
-    /// The liar goes, and everybody else receives what there is.
+    /// The hostile client leaves, and all others receive the rest.
     fn end(mut self) -> Seen {
         (0..self.clients.len()).for_each(|i| self.publish(i));
         if let Some(i) = self.clients.iter().position(|client| client.lies) {
@@ -329,7 +330,8 @@ impl<W: World> Bus<W> {
         self.seen
     }
 
-    /// Whoever lent got everything back, and nobody keeps pages of those who are gone. [P7 P9]
+    /// Checks that all messages by reference are released, and that no client keeps pages of a
+    /// client that is gone. [P7 P9]
     fn nothing_is_lent(&mut self) {
         let mut pages = self.core.stats().page_bytes;
         for client in &mut self.clients {
@@ -343,15 +345,15 @@ impl<W: World> Bus<W> {
         }
     }
 
-    /// Until nobody has anything to do. [P9]
+    /// Runs until no process has anything to do. [P9]
     fn rounds(&mut self) {
         self.clients.iter_mut().for_each(|client| client.is_deaf = false);
         let mut nothing = Input::new(&[]);
-        // A dead chain holds no more than its pages, the living no more than their budgets.
+        // A dead chain holds at most its pages, a live one at most its budget.
         for _ in 0..CLIENTS * self.limits.budget() + 1000 {
             let mut worked = self.cycle(&mut nothing);
             for i in 0..self.clients.len() {
-                // Whoever was expelled meanwhile is not there any more.
+                // A client that was disconnected meanwhile is gone.
                 worked |= self.clients.get(i).is_some_and(|client| !client.outbox.is_empty());
                 self.deliver(i, usize::MAX);
                 worked |= self.receive(i, usize::MAX);

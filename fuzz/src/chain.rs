@@ -1,4 +1,4 @@
-//! A sender, a receiver and what must come out, driven by an input.
+//! A sender, a receiver and the expected messages, driven by an input.
 
 use super::input::Input;
 use super::lender::Lender;
@@ -15,7 +15,8 @@ pub const MAX_MESSAGE_LEN: usize = 400;
 const RECEIVER: u32 = 1;
 pub const BROKER: u32 = 0;
 
-/// Small limits, so that pages turn and run out soon. The budget has 2 to 5 large pages.
+/// Returns small limits, so that pages and the budget are soon used up. The budget has 2 to 5 large
+/// pages.
 pub fn limits(input: &mut Input) -> Limits {
     let least = Limits::least_budget(PAGE_LEN, MAX_MESSAGE_LEN);
     let budget = least + input.below(7) * PAGE_LEN;
@@ -30,7 +31,7 @@ pub struct Sent {
 }
 
 impl Sent {
-    /// The message of that number; its length and its envelope's kind are the input's.
+    /// Returns the message of that number. The input decides its length and envelope.
     pub fn arbitrary(input: &mut Input, number: usize) -> Sent {
         let len = input.half() as usize % (MAX_MESSAGE_LEN + 9);
         let kind = input.byte();
@@ -45,7 +46,7 @@ impl Sent {
         Sent { envelope, payload: (0..len).map(|i| (i * 7 + number) as u8).collect() }
     }
 
-    /// Whether it is lent where messages are lent.
+    /// Returns whether it is by reference where that is possible.
     pub fn is_lent(&self) -> bool {
         self.envelope.sender.0 >> 20 & 8 != 0
     }
@@ -57,15 +58,15 @@ pub const OWN: u32 = u32::MAX;
 /// How the receiver sees the sender's pages.
 pub trait View {
     type Memory: Memory;
-    /// The page with this id as it is seen.
+    /// Returns the page with this id as the receiver sees it.
     fn see(&self, id: u32, page: Region) -> Self::Memory;
-    /// A region of so many bytes.
+    /// Returns a region of `len` bytes.
     fn make(&self, len: usize) -> Region {
         heap(len)
     }
-    /// Whether anything but the truth was shown yet.
+    /// Returns whether any forged word was shown yet.
     fn is_tampered(&self) -> bool;
-    /// Words that were read until now, if they are counted.
+    /// Returns the number of words read until now, if they are counted.
     fn accesses(&self) -> u64;
 }
 
@@ -74,27 +75,27 @@ pub struct Chain<V: View> {
     limits: Limits,
     pub sender: ChainWriter<Region>,
     pub receiver: ChainReader<V::Memory>,
-    /// Of a broker's chain.
+    /// The foreign pages of a broker's chain.
     lender: Option<Lender>,
-    /// Appended and not published yet.
+    /// Messages appended and not published yet.
     run: Vec<Sent>,
     published: Vec<Sent>,
     /// The number of the next message that must arrive.
     next: usize,
-    /// Whether the receiver has seen a fault, so that nothing more is read.
+    /// Whether the receiver has found a fault, after which it reads nothing more.
     pub is_over: bool,
     pub seen: Seen,
 }
 
 impl<V: View> Chain<V> {
-    /// A client's chain, or a broker's, which lends.
+    /// Returns a client's chain, or a broker's, which has messages by reference.
     pub fn new(view: V, limits: Limits, lends: bool) -> Self {
         let first = view.make(limits.page_len());
         let owner = if lends { BROKER } else { 3 };
         let mut sender = ChainWriter::new(owner, limits, first.clone());
         let control = heap(control_len(1));
         sender.admit(RECEIVER, Control::create(control.clone(), 1), 0);
-        // The page was sent with the handshake.
+        // The handshake sent the page.
         sender.mark_sent(RECEIVER);
         let control = Control::create(view.see(OWN, control), 1);
         let receiver = ChainReader::from_beginning(limits, owner, view.see(0, first), control, 0);
@@ -117,7 +118,7 @@ impl<V: View> Chain<V> {
         Chain { view, limits, sender, receiver, lender, run, published, next: 0, is_over, seen }
     }
 
-    /// Does everything that the input says, then reads what is left.
+    /// Performs all operations of the input, then reads the rest.
     pub fn run(&mut self, input: &mut Input) {
         while !input.is_over() && !self.is_over {
             match input.below(8) {
@@ -156,7 +157,7 @@ impl<V: View> Chain<V> {
 
     fn append(&mut self, input: &mut Input) {
         let sent = Sent::arbitrary(input, self.published.len() + self.run.len());
-        // Reading everything and giving it up makes room, a run that fills the chain apart.
+        // Reading and releasing everything makes room, unless the pending batch fills the chain.
         for attempt in 0..8 {
             match self.append_by_copy_or_ref(&sent) {
                 Ok(()) => {
@@ -209,7 +210,7 @@ impl<V: View> Chain<V> {
         self.published.append(&mut self.run);
     }
 
-    /// Tells the receiver about the pages.
+    /// Sends the receiver all announcements.
     fn tell(&mut self) {
         while let Some(announcement) = self.sender.announcement(RECEIVER) {
             let done = match announcement {
@@ -230,9 +231,9 @@ impl<V: View> Chain<V> {
         }
     }
 
-    /// Takes up to so many steps.
+    /// Takes up to `steps` steps.
     fn read(&mut self, steps: usize) {
-        // More than the chain's budget has room for, so that an endless loop is seen as one.
+        // More steps than the chain's budget has room for, to detect an endless loop.
         let most = 2 + self.limits.budget() / 8;
         for step in 0..steps {
             assert!(step < most || self.view.is_tampered(), "more steps than there are slots");

@@ -25,7 +25,7 @@ pub fn run(bytes: &[u8]) -> Seen {
     seen
 }
 
-/// Any words: a program to run, help, or one line that says what is wrong and status 2.
+/// Any words: a program to run, help, or one line that names the error, and status 2.
 fn words(input: &mut Input, seen: &mut Seen) {
     let mut words = vec![OsString::from("llmp")];
     while !input.is_over() && words.len() < 32 {
@@ -60,7 +60,7 @@ fn words(input: &mut Input, seen: &mut Seen) {
     }
 }
 
-/// What the commands rely on.
+/// Checks what the commands rely on.
 fn check(program: &Program) {
     assert!(!format!("{program:?}").is_empty());
     match &program.command {
@@ -77,7 +77,7 @@ fn check(program: &Program) {
     }
 }
 
-/// A name can't lead out of the directory of named buses.
+/// Checks that a name can't leave the directory of named buses.
 fn named(bus: &BusAddr) {
     let has_slash = |text: &[u8]| text.contains(&b'/');
     match bus {
@@ -89,7 +89,7 @@ fn named(bus: &BusAddr) {
     }
 }
 
-/// One text as every kind of value, beside the simplest parser that there can be.
+/// Parses one text as every kind of value, and compares with the simplest parser.
 fn value(bytes: &[u8], seen: &mut Seen) {
     if let Ok(bus) = values::bus(OsStringExt::from_vec(bytes.to_vec())) {
         seen.mark("a bus");
@@ -130,8 +130,8 @@ fn size(text: &str) -> Option<usize> {
     usize::try_from(value).ok()
 }
 
-/// However an input comes in, its lines are what lies between its newlines; a line above the limit
-/// stops none behind it.
+/// However an input arrives in pieces, its lines are the texts between its newlines. A line above
+/// the limit stops none after it.
 fn lines(input: &mut Input, seen: &mut Seen) {
     let (max_len, piece_len) = (input.below(40), 1 + input.below(40));
     let oversize = [Oversize::Error, Oversize::Skip, Oversize::Split][input.below(3)];
@@ -165,7 +165,7 @@ fn lines(input: &mut Input, seen: &mut Seen) {
     assert_eq!(found, expected);
 }
 
-/// What is written can be had back.
+/// What is written can be read back.
 fn written(input: &mut Input, seen: &mut Seen) {
     let message = Message {
         tag: Tag(input.half().into()),

@@ -1,8 +1,9 @@
-//! Receivers that lie in their control regions, beside honest ones.
+//! Receivers that forge words in their control regions, and correct ones.
 //!
-//! A lie costs the liar alone its place (P12); the honest get everything, and no page changes
-//! while one of them holds it (P8). Who says that it has taken what it has not deceives nobody
-//! about the others, and is not struck for it: nothing is written again for that.
+//! A forged word disconnects only its owner (P12). The correct receivers get everything, and no
+//! page changes while one of them holds it (P8). A receiver that publishes a false consumed
+//! position affects no other receiver and is not removed for it, because no page is reused for
+//! that.
 
 use super::chain::{PAGE_LEN, Sent, limits};
 use super::hostile::{Hostile, Mischief};
@@ -30,7 +31,7 @@ pub fn run(bytes: &[u8]) -> Seen {
     bus.end()
 }
 
-/// Any bytes as a control region, with any number of a cursor in it.
+/// Takes any bytes as a control region, with any cursor index in it.
 fn any_region(input: &mut Input, seen: &mut Seen) {
     let region = heap(WORD * (input.below(40) + 2));
     for word in 0..2.min(region.region_len() / WORD) {
@@ -46,15 +47,15 @@ fn any_region(input: &mut Input, seen: &mut Seen) {
     }
 }
 
-/// What a liar shows instead of its words.
+/// The words that a hostile receiver shows instead of its own.
 #[derive(Debug, Default)]
 struct Lie {
-    /// Reads until the lie begins, and what is shown from then on.
+    /// Reads until the forgery begins, and the value shown from then on.
     shown: Option<(u8, u64)>,
-    /// The only word that is lied about, if it is one.
+    /// The only forged word, if there is one.
     only: Option<usize>,
     has_lied: bool,
-    /// The highest cursor that was shown, at least where it was admitted.
+    /// The highest cursor that was shown, at least the position of admission.
     highest: u64,
     ran_backwards: bool,
 }
@@ -87,12 +88,12 @@ fn words(region: Region) -> Words {
 
 struct Party {
     id: u32,
-    /// Of the honest.
+    /// The reader of a correct receiver.
     receiver: Option<ChainReader<Words>>,
     start: u64,
     /// The number of the next message that must arrive.
     next: usize,
-    /// What was read and is not given up yet, with the place where it lies.
+    /// Payloads that were read and are not released yet, with their location.
     held: Vec<(Words, usize, Vec<u8>)>,
     control: Control<Words>,
     lie: Arc<Mutex<Lie>>,
@@ -157,13 +158,14 @@ impl Bus {
         self.look();
     }
 
-    /// Nobody honest is said to have taken what it has not given up.
+    /// Checks that the sender takes no message of a correct receiver as consumed before its
+    /// release.
     fn is_consumed(&mut self) {
         let (is_consumed, end) = (self.sender.is_consumed(), self.sender.position());
         let is_behind = |party: &Party| party.receiver.is_some() && party.released() < end;
         let (behind, liars) =
             (self.parties.iter().any(is_behind), self.parties.iter().any(Party::lies));
-        // Without anybody nobody is behind, whatever is not published yet.
+        // Without receivers everything counts as consumed, published or not.
         let is_published = end == self.sender.tail();
         assert!(!(is_consumed && behind), "not everybody has taken everything");
         assert!(is_consumed || behind || liars || !is_published, "everybody has taken everything");
@@ -194,7 +196,7 @@ impl Bus {
         self.parties.push(Party { id, receiver, start, next, held, control, lie });
     }
 
-    /// One who is not honest shows something else from now on, or after some more reads.
+    /// A hostile receiver shows another value from now on, or after some more reads.
     fn lie(&mut self, input: &mut Input) {
         let (i, reads, kind, any) = (input.below(4), input.byte(), input.below(18), input.word());
         let (kind, only) = (
@@ -223,11 +225,11 @@ impl Bus {
                 Err(Refused::Blocked(Blocked::Announce)) => self.tell(),
                 Err(Refused::Blocked(Blocked::Full)) => {
                     self.seen.mark("full");
-                    // Who was struck in the attempt is known before anybody else is.
+                    // Removals during the attempt are processed first.
                     self.look();
                     if attempt > 2 {
                         self.publish();
-                        // Whoever does not read may hold everything; that is no fault.
+                        // A receiver that does not read may hold everything without a fault.
                         for party in self.parties.extract_if(.., |p| p.receiver.is_none()) {
                             self.sender.remove_receiver(party.id);
                         }
@@ -267,7 +269,8 @@ impl Bus {
         }
     }
 
-    /// Who is struck, has lied; what is held, has not changed; the budget holds.
+    /// Checks that only hostile receivers are removed, that held payloads do not change, and that
+    /// the budget holds.
     fn look(&mut self) {
         while let Some((id, fault)) = self.sender.take_fault() {
             assert!(matches!(fault, Fault::CursorAhead { .. } | Fault::CursorBackwards { .. }));
@@ -332,7 +335,7 @@ impl Party {
         self.receiver.is_none()
     }
 
-    /// How far it has given up, if it is honest.
+    /// Returns how far it has released, if it is correct.
     fn released(&self) -> u64 {
         let [cursor] = self.control.memory().read_words(CONTROL_CURSORS);
         cursor.max(self.start)

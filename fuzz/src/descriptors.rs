@@ -17,20 +17,20 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How many kinds there are.
+/// Number of kinds.
 pub const KINDS: usize = 14;
 pub const CONTROL: u8 = 0;
 pub const PAGE: u8 = 1;
-/// As long as a channel wants it if nothing is said.
+/// The length that a channel has by default.
 pub const ORDINARY_PAGE: u8 = 10;
 pub const EVENTFD: u8 = 11;
 pub const SLOW: u8 = 12;
 pub const SLOW_INSIDE: u8 = 13;
 
-/// How long the close of what is slow to close blocks.
+/// How long a slow close blocks.
 const LINGER: Duration = Duration::from_secs(60);
 
-/// Something with a descriptor.
+/// A value with a descriptor.
 pub enum Sendable {
     Fd(OwnedFd),
     Region(Region),
@@ -39,15 +39,15 @@ pub enum Sendable {
 }
 
 impl Sendable {
-    /// Lets go of it here. Returns what keeps it slow to close where it was sent.
+    /// Closes it here. Returns what keeps its close slow in the receiving process.
     pub fn let_go(self) -> Option<KeepSlow> {
         let Sendable::Slow(fd, other) = self else { return None };
-        // If it is not there, or no more, this close is the last one.
+        // If the receiver does not hold it, or no longer, this close is the last one.
         let closing = std::thread::spawn(move || drop(fd));
         Some(KeepSlow { other: Some(other), closing: Some(closing) })
     }
 
-    /// `owner` is whose page is expected.
+    /// Returns a descriptor. `owner` is the owner that the receiver expects.
     pub fn arbitrary(input: &mut Input, owner: u32) -> Sendable {
         Self::of_kind(input.below(KINDS) as u8, input, owner)
     }
@@ -89,11 +89,11 @@ impl AsFd for Sendable {
     }
 }
 
-/// A TCP connection with data that the other side does not read.
+/// Returns a TCP connection with data that the other side does not read.
 fn slow() -> Sendable {
     let make = || {
         let listener = TcpListener::bind("127.0.0.1:0")?;
-        // Quickly full.
+        // The buffer is full quickly.
         sockopt::set_socket_recv_buffer_size(&listener, 4096)?;
         let mut stream = TcpStream::connect(listener.local_addr()?)?;
         sockopt::set_socket_send_buffer_size(&stream, 4096)?;
@@ -107,7 +107,7 @@ fn slow() -> Sendable {
     make().expect("the kernel has TCP")
 }
 
-/// A socket in which such a connection is.
+/// Returns a socket that holds such a connection in flight.
 fn slow_inside() -> Sendable {
     let Sendable::Slow(inner, other) = slow() else { unreachable!() };
     let (outer, into) = super::packets::pair();
@@ -115,7 +115,7 @@ fn slow_inside() -> Sendable {
     Sendable::Slow(outer, other)
 }
 
-/// While it is there, what was sent is slow to close.
+/// While this value lives, closing what was sent is slow.
 pub struct KeepSlow {
     other: Option<TcpStream>,
     closing: Option<JoinHandle<()>>,
@@ -131,7 +131,7 @@ impl Drop for KeepSlow {
 }
 
 pub fn limits() -> Limits {
-    // Two pages: a chain that has turned once has all that it will ever have.
+    // Two pages: after one rollover a chain has all its pages.
     Limits::new(OS_PAGE, 1000, 2 * OS_PAGE).expect("these fit together")
 }
 
@@ -141,12 +141,12 @@ fn shared(len: usize) -> Region {
 
 pub fn control() -> Region {
     let control = Control::create(shared(control_len(1)), 1);
-    // Of the client that each welcome names.
+    // The client that each welcome names.
     control.give_place(0, 7);
     control.memory().clone()
 }
 
-/// A page as an honest sender writes it, with some messages.
+/// Returns a page of a correct sender, with some messages.
 fn page(limits: Limits, input: &mut Input, owner: u32) -> Region {
     let page = shared(limits.page_len());
     let mut chain = ChainWriter::new(owner, limits, page.clone());
@@ -157,7 +157,7 @@ fn page(limits: Limits, input: &mut Input, owner: u32) -> Region {
     page
 }
 
-/// Some of its words are others.
+/// Changes some of its words.
 fn bytes(region: Region, input: &mut Input) -> Region {
     for _ in 0..input.below(8) {
         let word = input.half() as usize % (region.region_len() / WORD);

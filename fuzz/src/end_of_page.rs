@@ -1,9 +1,10 @@
-//! End-of-page messages whose pages do and do not arrive: late, never, twice, out of order, with
-//! another page's header, given up while in use, more than the budget.
+//! End-of-page messages whose pages arrive correctly or not: late, never, twice, out of order, with
+//! another page's header, forgotten while in use, beyond the budget.
 //!
-//! At the broker, beside honest clients; and at a receiver, of which every answer is predicted: a
-//! page is taken or refused for its reason, an end of page is followed, waits for its page, or is
-//! a fault (P12). In a broker's chain so are lent messages, of whose pages nothing is believed.
+//! One oracle runs at the broker, with correct clients. The other predicts every answer of a
+//! receiver: a page is added or refused for its reason; an end of page is followed, waits for its
+//! page, or is a fault (P12). In a broker's chain the oracle also predicts messages by reference,
+//! whose pages may be invalid.
 
 use super::bus::{Bus, Lies};
 use super::chain::{BROKER, MAX_MESSAGE_LEN, PAGE_LEN, Sent, limits};
@@ -31,7 +32,7 @@ pub fn run(bytes: &[u8]) -> Seen {
     }
 }
 
-/// The words of a page's header, in the order in which they are checked, and a bit of each.
+/// The words of a page's header, in the order in which they are validated, and a bit of each.
 const HEADER: [(usize, u64); 7] = [
     (0, 1 << 7),
     (PAGE_VERSION, 1 << 3),
@@ -42,10 +43,10 @@ const HEADER: [(usize, u64); 7] = [
     (PAGE_FIRST, 1),
 ];
 
-/// Instead of a word: the page is another one.
+/// Instead of a word: another page.
 const ANOTHER: usize = HEADER.len();
 
-/// Whether `fault` is what a page deserves in which that word is another.
+/// Returns whether `fault` is right for a page in which that word is forged.
 fn deserves(word: usize, fault: &Fault) -> bool {
     match word {
         0 => matches!(fault, Fault::PageMagic { .. }),
@@ -65,11 +66,11 @@ fn deserves(word: usize, fault: &Fault) -> bool {
 struct Arrival {
     id: u32,
     page: Region,
-    /// The word of [`HEADER`] that is another than it should be, or [`ANOTHER`].
+    /// The forged word of [`HEADER`], or [`ANOTHER`].
     lie: Option<usize>,
 }
 
-/// What the words of a lent message say.
+/// The words of a message by reference.
 #[derive(Clone, Copy)]
 struct RefMessage {
     page: u32,
@@ -87,16 +88,16 @@ struct Chain {
     limits: Limits,
     sender: ChainWriter<Region>,
     receiver: ChainReader<Region>,
-    /// Of a broker's chain.
+    /// The foreign pages of a broker's chain.
     lender: Option<Lender>,
-    /// What was sent and has not arrived.
+    /// Packets that were sent and have not arrived.
     socket: VecDeque<Packet>,
-    /// What has arrived, as the receiver must see it.
+    /// Pages that have arrived, as the receiver must see them.
     pool: Vec<Arrival>,
     current: Arrival,
     published: Vec<Sent>,
     next: usize,
-    /// Whether packets got lost, changed or overtook each other.
+    /// Whether packets were lost, changed or reordered.
     tampered: bool,
     is_over: bool,
     seen: Seen,
@@ -153,7 +154,7 @@ impl Chain {
         self.seen
     }
 
-    /// Sends a message, and whatever page it needs.
+    /// Sends a message and the page that it needs.
     fn send(&mut self, input: &mut Input) {
         let sent = Sent::arbitrary(input, self.published.len());
         for _ in 0..4 {
@@ -173,7 +174,7 @@ impl Chain {
                         Packet::Page(Arrival { id, page, lie: None })
                     }
                 });
-                // The sender believes that it has arrived.
+                // The sender takes it as delivered.
                 self.sender.mark_sent(RECEIVER);
             }
         }
@@ -190,7 +191,7 @@ impl Chain {
         self.sender.send(sent.envelope, &sent.payload)
     }
 
-    /// The next packet arrives.
+    /// Delivers the next packet.
     fn arrive(&mut self) {
         match self.socket.pop_front() {
             None => {}
@@ -202,7 +203,7 @@ impl Chain {
     fn add(&mut self, arrival: Arrival) {
         let total = |pool: &[Arrival]| pool.iter().map(|a| a.page.region_len()).sum::<usize>();
         let found = total(&self.pool) + arrival.page.region_len();
-        // While a large page is on its way, those that it replaces are still there.
+        // While a large page is under way, the pages that it replaces still exist.
         let longest = Limits::least_budget(PAGE_LEN, MAX_MESSAGE_LEN) / 2;
         let may_be_lent = if self.lender.is_some() { self.limits.budget() } else { 0 };
         let budget = self.limits.budget() + longest + may_be_lent;
@@ -242,7 +243,7 @@ impl Chain {
         assert_eq!(self.receiver.pages_len(), pool);
     }
 
-    /// Something that an honest sender does not send, or not so.
+    /// Sends something that a correct sender does not send.
     fn lie(&mut self, input: &mut Input) {
         let (kind, id) = (input.below(5), u32::from(input.byte() % 8));
         self.tampered = true;
@@ -255,7 +256,7 @@ impl Chain {
             }
             (3, _) => {
                 let page = heap(PAGE_LEN * (1 + input.below(4)));
-                // Nothing but zeroes: no magic number.
+                // Only zeroes, without a magic number.
                 self.socket.push_front(Packet::Page(Arrival { id, page, lie: Some(0) }));
             }
             (4, Some(Packet::Page(arrival))) if arrival.lie.is_none() => {
@@ -271,10 +272,10 @@ impl Chain {
         base
     }
 
-    /// Takes what is there, in steps of which each is foreseen.
+    /// Reads everything. Each step is predicted.
     fn read(&mut self, input: &mut Input) {
         let mut is_drained = false;
-        // More than there can be slots and page turns in a chain.
+        // More than a chain can have slots and page rollovers.
         let steps = 4 + self.limits.budget() / SLOT_HEADER;
         for _ in 0..steps {
             let place = (self.receiver.position(), self.receiver.next_message());
@@ -305,7 +306,7 @@ impl Chain {
                             if is_drained || input.below(4) == 3 {
                                 return self.give_in(next, at);
                             }
-                            // Everything that the connection holds, then once more.
+                            // Everything in the socket, then once more.
                             while !self.socket.is_empty() {
                                 self.arrive();
                             }
@@ -316,7 +317,7 @@ impl Chain {
                         }
                         (Some(page), Err(Fault::RefMessage { .. })) => {
                             let loan = loan.expect("nothing is lent");
-                            // Where another page than it should be is a shorter one.
+                            // Another page in its place may be shorter.
                             let is_beyond = loan.offset + loan.len > page.page.region_len();
                             assert!(page.lie.is_some() && is_beyond);
                             self.seen.mark("lent of another page");
@@ -349,7 +350,7 @@ impl Chain {
         panic!("{steps} steps did not come to an end");
     }
 
-    /// What is lent at `at`.
+    /// Returns the reference at `at`.
     fn loan(&self, at: usize) -> RefMessage {
         let [commit, _] = self.current.page.read_words(at);
         let is_extended = high(commit).to_le_bytes()[1] & FLAG_EXTENDED != 0;
@@ -358,7 +359,7 @@ impl Chain {
         RefMessage { page: low(page), offset: offset as usize, len: low(commit) as usize }
     }
 
-    /// Takes a lent message: what is in the page that has arrived under that id.
+    /// Takes a message by reference: its payload is in the page that has arrived under that id.
     fn borrow(&mut self, slot: &Slot, loan: RefMessage, page: &Arrival) {
         let mut payload = vec![0; slot.payload_len()];
         self.receiver.read(slot, &mut payload);
@@ -368,7 +369,7 @@ impl Chain {
         let envelope = self.receiver.envelope(slot);
         let expected = &self.published[self.next];
         assert_eq!((envelope, payload.len()), (expected.envelope, expected.payload.len()));
-        // Nothing but the id says which page it is: that is the sender's to keep in order.
+        // Only the id identifies the page, and the sender must keep ids in order.
         assert!(page.lie.is_some() || payload == expected.payload, "lent, and not what was sent");
         self.seen.mark("borrowed");
         self.receiver.advance(slot);
@@ -379,7 +380,7 @@ impl Chain {
         (self.receiver.position(), self.receiver.next_message())
     }
 
-    /// The page did not come.
+    /// The page did not arrive.
     fn give_in(&mut self, next: u32, at: usize) {
         let fault = self.receiver.unknown_page(next);
         assert_eq!(fault, Fault::UnknownPage { page: self.current.id, at, next });
@@ -389,7 +390,7 @@ impl Chain {
 }
 
 impl Arrival {
-    /// The same page in which one word of the header is another, in memory of its own.
+    /// Returns a copy of the page with one forged word in the header.
     fn with_a_lie(self, word: usize) -> Arrival {
         let len = self.page.region_len();
         let page = heap(len);

@@ -1,7 +1,7 @@
-//! Any packets with any descriptors, against a real broker and against clients that connect.
+//! Any packets with any descriptors, against a real broker and against connecting clients.
 //!
-//! A hostile session costs nobody else anything: honest clients of the same broker go on (P12),
-//! no descriptor stays (P7), and there are no more threads than before and the closer.
+//! A hostile session affects no other client: correct clients of the same broker continue (P12), no
+//! descriptor is leaked (P7), and no thread is left except the closer.
 
 use super::descriptors::{self, KeepSlow};
 use super::input::Input;
@@ -19,16 +19,16 @@ use std::time::{Duration, Instant};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Which side an input plays.
+/// The side that an input plays.
 pub const CLIENT: u8 = 0;
 pub const BROKER: u8 = 1;
 pub const CHANNEL_RECEIVER: u8 = 2;
 pub const CHANNEL_SENDER: u8 = 3;
 
-/// A descriptor that is still there after this time is not on its way.
+/// A descriptor that is still open after this time is not under way.
 const FOLLOWED: Duration = Duration::from_millis(500);
 
-/// A broker with two honest clients, and a place where a false broker listens.
+/// A broker with two correct clients, and an address where a fake broker listens.
 pub struct Bus {
     path: PathBuf,
     stop: StopHandle,
@@ -37,7 +37,8 @@ pub struct Bus {
     receiver: Client,
     said: u64,
     threads: usize,
-    /// The broker follows this process, as one that may read pages in place: with one descriptor.
+    /// Whether the broker holds one descriptor of this process, as of one that may read pages in
+    /// place.
     is_followed: bool,
     false_path: PathBuf,
     false_broker: OwnedFd,
@@ -102,17 +103,17 @@ impl Bus {
             side => hostile_channel(side, &mut input, &mut seen),
         };
         self.exchange();
-        // Nothing has waited for what is slow to close, which would take longer.
+        // No process has waited for a slow close, which would take longer.
         assert!(began.elapsed() < TIMEOUT, "that took {:?}", began.elapsed());
         drop(keep_slow);
-        // What a stranger sent is closed in another thread.
+        // Another thread closes what a peer sent.
         let began = Instant::now();
         loop {
             let (open, threads) = (entries("/proc/self/fd"), entries("/proc/self/task"));
             if open == before && threads <= self.threads {
                 return seen;
             }
-            // Once, and for long: it is refused to a second client of this process.
+            // Once, and for a long time: a second client of this process is refused it.
             if open == before + 1 && !self.is_followed && began.elapsed() > FOLLOWED {
                 self.is_followed = true;
                 return seen;
@@ -123,7 +124,7 @@ impl Bus {
     }
 
     fn hostile_client(&mut self, input: &mut Input) -> Vec<KeepSlow> {
-        // Ids are given in turn, so that the next one is known.
+        // Ids are assigned in turn, so the next one is known.
         let before = Client::builder().send_only().connect(&self.path).expect("a client").id();
         let socket = socket();
         let address = SocketAddrUnix::new(&self.path).expect("a short path");
@@ -142,7 +143,7 @@ impl Bus {
         keep_slow
     }
 
-    /// One honest message from one honest client to the other, whatever comes in between.
+    /// Sends one message between the two correct clients. Other sessions may run meanwhile.
     fn exchange(&mut self) {
         self.said += 1;
         let said = self.said.to_le_bytes();
@@ -195,7 +196,7 @@ fn ended_by(ended: &Disconnected, seen: &mut Seen) {
     }
 }
 
-/// The two ends of a channel, whose other end is the input.
+/// Runs both ends of a channel against the input.
 fn hostile_channel(side: u8, input: &mut Input, seen: &mut Seen) -> Vec<KeepSlow> {
     let (ours, theirs) = pair();
     let keep_slow = send_all(&ours, input, 1);
@@ -223,7 +224,7 @@ fn hostile_channel(side: u8, input: &mut Input, seen: &mut Seen) -> Vec<KeepSlow
     keep_slow
 }
 
-/// Waits until the broker has let go of a connection.
+/// Waits until the broker has closed a connection.
 fn wait_for_end(socket: &OwnedFd) {
     while !drain(socket) {
         let mut fds = [PollFd::new(socket, PollFlags::IN)];
@@ -233,7 +234,7 @@ fn wait_for_end(socket: &OwnedFd) {
     }
 }
 
-/// How many descriptors or threads this process has.
+/// Returns the number of descriptors or threads of this process.
 fn entries(directory: &str) -> usize {
     std::fs::read_dir(directory).expect("Linux has /proc").count()
 }

@@ -1,7 +1,7 @@
-//! A fuzzer's input as a sequence of choices, and the same sequence written down for a seed.
+//! A fuzzer's input as a sequence of choices, and the same sequence as a seed.
 //!
-//! The format is as simple as can be, so that seeds are written by hand and a changed byte
-//! changes one choice. An input that is used up goes on as zeroes.
+//! The format is simple, so that seeds can be written by hand and a changed byte changes one
+//! choice. After its end an input continues with zeroes.
 
 use arbitrary::Unstructured;
 
@@ -20,7 +20,7 @@ impl<'a> Input<'a> {
         self.0.bytes(len.min(self.0.len())).unwrap_or_default()
     }
 
-    /// All that is left.
+    /// Returns the rest.
     #[cfg(feature = "cli")]
     pub fn rest(&mut self) -> &'a [u8] {
         self.bytes(usize::MAX)
@@ -30,7 +30,7 @@ impl<'a> Input<'a> {
         self.0.arbitrary().unwrap_or_default()
     }
 
-    /// A number below `end`.
+    /// Returns a number below `end`.
     pub fn below(&mut self, end: usize) -> usize {
         self.byte() as usize % end
     }
@@ -44,7 +44,7 @@ impl<'a> Input<'a> {
     }
 }
 
-/// A seed being written.
+/// A seed under construction.
 #[derive(Clone, Default)]
 pub struct Seed(pub Vec<u8>);
 

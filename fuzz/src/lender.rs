@@ -1,14 +1,14 @@
-//! Pages of somebody else's of which a chain's messages are lent, as a broker lends its clients'.
+//! Foreign pages to which a chain's messages refer, as a broker refers to its clients' pages.
 
 use super::chain::Sent;
 use llmp::core::chain::{ChainWriter, Refused};
 use llmp::core::layout::{PAGE_HEADER, SLOT_ALIGN};
 use llmp::core::memory::{Memory, Region};
 
-/// Two long messages, or some short ones.
+/// Room for two long messages, or some short ones, in bytes.
 const LEN: usize = 1024;
 
-/// What a chain lends of. Nothing is written there twice.
+/// The foreign pages of a chain. No place in them is written twice.
 #[derive(Default)]
 pub struct Lender(Vec<Page>);
 
@@ -19,7 +19,8 @@ struct Page {
 }
 
 impl Lender {
-    /// Lends a message. `None`: it has to be copied, as nobody has been told of a page for it yet.
+    /// Sends a message by reference. Returns `None` if it must be copied, because no page for it
+    /// was announced yet.
     pub fn lend(
         &mut self,
         sender: &mut ChainWriter<Region>,
@@ -43,7 +44,7 @@ impl Lender {
         Some(lent.map(drop))
     }
 
-    /// In the place of those that everybody has passed, if need be.
+    /// Adds a foreign page, in the place of those that all receivers have passed, if necessary.
     fn adopt(&mut self, sender: &mut ChainWriter<Region>, memory: Region) {
         let adopted = sender.add_foreign_page(memory.clone()).or_else(|| {
             let passed = sender.passed();

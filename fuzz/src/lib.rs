@@ -1,6 +1,6 @@
 //! The oracles of the fuzzers, and the makers of their seeds.
 //!
-//! Each target has one oracle: it takes any bytes and panics if a promise is broken. The package
+//! Each target has one oracle. It takes any bytes and panics if a promise is broken. The package
 //! above includes this file in a test, which replays the seeds and all former findings without a
 //! fuzzer.
 

@@ -1,16 +1,16 @@
-//! Mischief that an input decides: which words are lied about, from when, how long, and how.
+//! Forged words that an input decides: which words, from when, for how long, and how.
 
 use super::hostile::Mischief;
 use super::input::Input;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Lies about the words of several regions, which share one count of accesses.
+/// Forgeries of the words of several regions, which share one count of accesses.
 #[derive(Debug, Default)]
 pub struct Script {
     lies: Vec<Lie>,
     /// Words that were read until now.
     pub accesses: u64,
-    /// Whether a reader was shown anything but the truth.
+    /// Whether a reader was shown any forged word.
     pub tampered: bool,
 }
 
@@ -32,7 +32,7 @@ enum Change {
 }
 
 impl Lie {
-    /// Three halves and four bytes, then a word.
+    /// Reads a forgery: three halves and four bytes, then a word.
     pub fn arbitrary(input: &mut Input) -> Lie {
         let (region, offset, words) = (input.below(8), input.half(), input.byte());
         let (first, accesses) = (input.half(), input.half());
@@ -48,7 +48,7 @@ impl Lie {
         }
     }
 
-    /// What is shown, or written, instead of a word.
+    /// Returns the forged value of a word.
     pub fn change(&self, word: u64) -> u64 {
         match self.change {
             Change::Flip(bits) => word ^ bits,
@@ -64,7 +64,7 @@ impl Script {
     }
 }
 
-/// The mischief of one region.
+/// The forgeries of one region.
 #[derive(Clone, Debug)]
 pub struct Liar {
     pub region: usize,

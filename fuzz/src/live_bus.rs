@@ -1,4 +1,5 @@
-//! A bus one of whose clients' pages, cursors and parked words are anything at any access (P12).
+//! A bus with one client whose pages, cursors and parked words return any value at any access
+//! (P12).
 
 use super::bus::{Bus, Lies};
 use super::input::Input;

@@ -1,7 +1,7 @@
-//! Pages, and a whole bus, into which another thread writes while they are read. (P12)
+//! Pages, and a whole bus, that another thread writes while they are read. (P12)
 //!
-//! Nothing is predicted but what must hold always: typed faults, payloads within their pages and
-//! limits, a bounded number of steps; and on the bus, that the honest clients' traffic arrives
+//! The oracle checks only invariants: typed faults, payloads within their pages and limits, a
+//! bounded number of steps. On the bus it also checks that the correct clients' traffic arrives
 //! exactly.
 
 use super::bus::{Bus, Lies};
@@ -45,7 +45,7 @@ fn run_chain(mut chain: Chain<Scribbled>, input: &mut Input, what: &str) -> Seen
     chain.seen
 }
 
-/// Limits of memory that comes in whole pages.
+/// Returns limits for memory that comes in whole pages.
 fn of_the_kernel(input: &mut Input) -> Limits {
     Limits::new(OS_PAGE, 400, OS_PAGE * (2 + input.below(3))).expect("these fit together")
 }

@@ -1,4 +1,4 @@
-//! A hostile session's packets, with their descriptors.
+//! The packets of a hostile session, with their descriptors.
 
 use super::descriptors::{KeepSlow, Sendable, limits};
 use super::input::Input;
@@ -13,7 +13,7 @@ use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Kinds of packets in an input. What is beyond them is raw bytes.
+/// Kinds of packets in an input. Higher values are raw bytes.
 pub const RING: u8 = 0;
 pub const HELLO: u8 = 1;
 pub const JOIN: u8 = 2;
@@ -29,8 +29,8 @@ pub const HELD_UP: u8 = 11;
 pub const AGAIN: u8 = 12;
 const KINDS: usize = 13;
 
-/// Whoever believes a welcome makes a page of the length that it says: 2 GiB are in order.
-/// A fuzzer has no memory for that.
+/// Longest page in bytes. A client allocates a page of the length in its welcome, and up to 2 GiB
+/// are valid. A fuzzer lacks memory for that.
 const LONGEST_PAGE: u64 = 1 << 16;
 
 pub fn socket() -> OwnedFd {
@@ -45,11 +45,11 @@ pub fn pair() -> (OwnedFd, OwnedFd) {
     pair.expect("the kernel has sockets")
 }
 
-/// The most descriptors that the kernel lets a packet have.
+/// The most descriptors that the kernel permits in a packet.
 const MAX_DESCRIPTORS: usize = 253;
 
-/// Sends all that the input says, then says that this was all. Returns what keeps some of that from
-/// being closed quickly.
+/// Sends everything in the input, then signals its end. Returns what keeps some of it from being
+/// closed quickly.
 pub fn send_all(socket: &OwnedFd, input: &mut Input, owner: u32) -> Vec<KeepSlow> {
     let mut keep_slow = Vec::new();
     for _ in 0..64 {
@@ -57,7 +57,7 @@ pub fn send_all(socket: &OwnedFd, input: &mut Input, owner: u32) -> Vec<KeepSlow
             break;
         }
         let bytes = packet(input);
-        // Of three kinds at most, and then the same again.
+        // At most three kinds, repeated.
         let count = usize::from(input.byte()).min(MAX_DESCRIPTORS);
         let sendables: Vec<_> =
             (0..count.min(3)).map(|_| Sendable::arbitrary(input, owner)).collect();
@@ -130,11 +130,11 @@ pub fn send(socket: &OwnedFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
         assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    // Whether the other side has had enough of us already is its business.
+    // The other side may have closed already.
     let _ = rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags);
 }
 
-/// Takes what has come in. Returns whether the other side has hung up.
+/// Reads everything that has arrived. Returns whether the other side has hung up.
 pub fn drain(socket: &OwnedFd) -> bool {
     loop {
         // Without room for descriptors the kernel closes them.
@@ -147,8 +147,8 @@ pub fn drain(socket: &OwnedFd) -> bool {
     }
 }
 
-/// What is understood is written as it was read. A greeting of another version, and a refusal for a
-/// reason of another version, may hold more than this one understands.
+/// Checks that a decoded packet encodes to the same bytes. A greeting or a refusal of another
+/// version may hold more than this version understands.
 pub fn decode(bytes: &[u8]) -> Result<(), WireError> {
     let packet = (0..2).map(|descriptors| Packet::decode(bytes, descriptors));
     let packet = packet.reduce(Result::or).expect("two attempts")?;

@@ -1,5 +1,5 @@
-//! Any bytes as pages: a receiver comes to an end and believes nothing (P12). And pages that our
-//! own sender wrote come out as they went in (P1, P3), within the budget (P6).
+//! Any bytes as pages: a receiver terminates and trusts nothing (P12). Pages that our own sender
+//! wrote arrive unchanged (P1, P3), within the budget (P6).
 
 use super::chain::{BROKER, Chain, PAGE_LEN, View, limits};
 use super::input::Input;
@@ -18,7 +18,7 @@ pub fn run(bytes: &[u8]) -> Seen {
     if kind.is_multiple_of(2) { raw(&mut input, lends) } else { written(&mut input, lends) }
 }
 
-/// The truth.
+/// Unchanged memory.
 pub struct Plain;
 
 impl View for Plain {
@@ -44,8 +44,9 @@ fn written(input: &mut Input, lends: bool) -> Seen {
     chain.seen
 }
 
-/// Pages as the input describes them: their lengths, then their bytes; a header that is put right
-/// as far as the input wants. The chain is a client's, or a broker's, which lends.
+/// Pages as the input describes them: their lengths, then their bytes, and headers that are
+/// corrected as far as the input asks. The chain is a client's, or a broker's, which may have
+/// messages by reference.
 fn raw(input: &mut Input, lends: bool) -> Seen {
     let limits = limits(input);
     let pages = 1 + input.below(3);
@@ -95,7 +96,7 @@ fn raw(input: &mut Input, lends: bool) -> Seen {
     seen
 }
 
-/// Pages come and go in any order.
+/// Adds and forgets pages in any order.
 fn pool(receiver: &mut ChainReader<Region>, input: &mut Input, seen: &mut Seen) {
     for _ in 0..input.below(16) {
         let id = input.below(8) as u32;
@@ -109,7 +110,7 @@ fn pool(receiver: &mut ChainReader<Region>, input: &mut Input, seen: &mut Seen) 
     }
 }
 
-/// One step. Returns whether the receiver has come to an end.
+/// Takes one step. Returns whether the receiver has finished.
 fn step(
     receiver: &mut ChainReader<Region>,
     lends: bool,
@@ -151,7 +152,7 @@ fn step(
     }
 }
 
-/// A lent message as its words stand there, nothing of which is believed.
+/// A message by reference as its words stand in memory, not validated.
 struct Lent {
     page: u32,
     page_len: usize,
@@ -161,7 +162,7 @@ struct Lent {
 }
 
 impl Lent {
-    /// What the receiver will find, if it is that.
+    /// Returns the message by reference that the receiver will find, if it is one.
     fn at(receiver: &ChainReader<Region>) -> Option<Lent> {
         let page = receiver.page(receiver.page_id())?;
         let [base] = page.read_words(PAGE_BASE);
@@ -173,8 +174,8 @@ impl Lent {
         (kind == KIND_REF).then_some(Lent { page, page_len, at, commit, head })
     }
 
-    /// A lent message is a message only in a broker's chain, and only if its payload lies in a page
-    /// that has arrived.
+    /// Checks that a message by reference is valid only in a broker's chain, and only if its
+    /// payload lies in a page that has arrived.
     fn check(
         &self,
         receiver: &ChainReader<Region>,

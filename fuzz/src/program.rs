@@ -1,6 +1,6 @@
-//! The parts of the program `llmp` that take in what a user or another program gave it.
+//! The parts of the program `llmp` that read input of a user or of another program.
 //!
-//! They are the program's own files: the library does not export them.
+//! They are the program's own files, which the library does not export.
 #![allow(dead_code, reason = "the program uses the rest")]
 
 #[path = "../../src/bin/llmp/arguments.rs"]

@@ -1,8 +1,8 @@
-//! Memory into which another thread writes all the time.
+//! Memory that another thread writes all the time.
 //!
-//! When it writes is up to the machine, so that an input does not always do the same: what fails
-//! here may have to be run again, many times. `page_mutate` and `live_bus` are the same adversary
-//! at moments that the input says.
+//! The machine decides when it writes, so the same input has different effects. A failure may take
+//! many runs to reproduce. `page_mutate` and `live_bus` are the same adversary at moments that the
+//! input decides.
 
 use super::chain::{OWN, View};
 use super::input::Input;
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread::JoinHandle;
 
-/// What is scribbled on, and how.
+/// The regions to scribble on, and the forgeries.
 #[derive(Clone)]
 pub struct Scribbled {
     /// Whether the receiver has mappings of its own, as in another process.
@@ -32,8 +32,8 @@ struct Shared {
     is_over: AtomicBool,
 }
 
-/// The other thread. It has ended when this has been dropped: a scope alone returns while its
-/// threads still end, and a leak checker that looks at that moment sees memory that nobody owns.
+/// The other thread. Dropping this waits for its end. A scope alone returns while its threads still
+/// end, and a leak checker that runs at that moment sees memory without an owner.
 pub struct Scribbling {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -53,7 +53,7 @@ impl Scribbled {
         Scribbled { mapped, shared: Arc::default() }
     }
 
-    /// Begins to scribble. Returns when the other thread is there.
+    /// Begins to scribble. Returns when the other thread runs.
     pub fn begin(&self) -> Scribbling {
         let (shared, is_there) = (self.shared.clone(), Arc::new(Barrier::new(2)));
         let begun = is_there.clone();
@@ -69,7 +69,7 @@ impl Scribbled {
 }
 
 impl Shared {
-    /// Shows every lie for a while, then the truth for a while, some times.
+    /// Shows every forgery for a while, then the real words for a while, several times.
     fn scribble(&self) {
         let regions = self.regions.lock().expect("nobody panics with it").clone();
         let lies = self.lies.lock().expect("nobody panics with it").clone();
@@ -124,7 +124,7 @@ impl View for Scribbled {
     }
 
     fn accesses(&self) -> u64 {
-        // Asked at every step: so that the other thread comes in between.
+        // Called at every step, so that the other thread runs in between.
         std::thread::yield_now();
         0
     }

@@ -1,5 +1,5 @@
-//! Inputs to begin with, one for each interesting state. `tests/fuzz_replay.rs` writes them to
-//! `fuzz/seeds` and sees to it that they stay what is made here.
+//! Seeds, one for each interesting state. `tests/fuzz_replay.rs` writes them to `fuzz/seeds` and
+//! checks that they equal what this module makes.
 
 mod buses;
 mod chains;
@@ -10,10 +10,10 @@ mod pages;
 
 use super::input::Seed;
 
-/// A target's seeds by their names.
+/// A target's seeds by name.
 pub type Seeds = Vec<(String, Vec<u8>)>;
 
-/// All targets with their seeds.
+/// Returns all targets with their seeds.
 pub fn all() -> [(&'static str, Seeds); 8] {
     [
         ("page_bytes", pages::seeds()),
@@ -31,7 +31,7 @@ fn named<const N: usize>(seeds: [(&str, Seed); N]) -> Seeds {
     seeds.into_iter().map(|(name, seed)| (name.to_owned(), seed.0)).collect()
 }
 
-/// What a sender does; the same bytes mean the same to all oracles that have one.
+/// The operations of a sender. All oracles with a sender use the same bytes.
 impl Seed {
     fn send(self, len: u16, kind: u8) -> Seed {
         self.byte(0).half(len).byte(kind)
@@ -50,7 +50,7 @@ impl Seed {
     }
 }
 
-/// What a chain's only receiver does.
+/// The operations of a chain's only receiver.
 impl Seed {
     fn read(self, steps: u8) -> Seed {
         self.byte(4).byte(steps - 1)

@@ -1,5 +1,5 @@
-//! What an input has reached. The test over all seeds asks that everything is reached at least
-//! once: an oracle that never gets anywhere never fails.
+//! Records what an input has reached. The test over all seeds checks that everything is reached at
+//! least once, because an oracle that gets nowhere never fails.
 
 use llmp::Fault;
 use llmp::core::chain::Event;

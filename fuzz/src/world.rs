@@ -1,4 +1,4 @@
-//! How a bus sees its regions: the honest ones as they are, those of one client as it likes.
+//! Views of a bus's regions: those of correct processes unchanged, those of one client forged.
 
 use super::chain::View;
 use super::hostile::Hostile;
@@ -7,20 +7,20 @@ use super::lies::{Liar, Script};
 use llmp::core::memory::Region;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// As what the liar's control region counts; its pages count by their ids.
+/// Pseudo page id of the hostile client's control region. Its pages have their own ids.
 pub const CONTROL: u32 = 7;
 
-/// A [`View`] of the liar's regions, and of everybody else's.
+/// A [`View`] of the hostile client's regions and of all others.
 pub trait World: View {
-    /// A region about which nobody lies.
+    /// Returns a region whose words are never forged.
     fn honest(&self, region: Region) -> Self::Memory;
 
-    /// From now on there is one more lie.
+    /// Adds one more forgery from now on.
     fn lie(&self, input: &mut Input);
 }
 
-/// Memory whose words change between any two reads, as a script says. An input always does the
-/// same.
+/// Memory whose words change between any two reads, by a script. The same input has the same
+/// effect.
 #[derive(Default)]
 pub struct Scripted(Arc<Mutex<Script>>);
 

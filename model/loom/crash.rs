@@ -380,40 +380,40 @@ fn p4_a_sender_dies_while_a_receiver_joins() {
 }
 
 #[test]
-fn p4_p10_a_sleeping_receiver_is_woken_by_the_death_of_its_sender() {
+fn p4_p10_a_senders_death_wakes_its_sleeping_receiver() {
     at_every_step("sender_dies_beside_a_sleeper", None, sender_dies_beside_a_sleeper);
 }
 
 #[test]
-fn p9_p10_a_sleeping_sender_is_woken_by_the_death_of_its_receiver() {
+fn p9_p10_a_receivers_death_wakes_its_sleeping_sender() {
     at_every_step("receiver_dies_beside_a_sleeper", Some(2), receiver_dies_beside_a_sleeper);
 }
 
 #[test]
-fn p3_p5_a_broker_dies_after_each_of_its_steps_beside_one_client() {
+fn p3_p5_a_broker_dies_after_each_step_beside_one_client() {
     at_every_step("broker_dies_1_client", Some(3), |runtime, k| {
         broker_dies(runtime, BUS_OF_ONE, k)
     });
 }
 
 #[test]
-fn p3_p5_a_broker_dies_after_each_of_its_steps_beside_two_clients() {
+fn p3_p5_a_broker_dies_after_each_step_beside_two_clients() {
     at_every_step("broker_dies_2_clients", Some(3), |runtime, k| {
         broker_dies(runtime, BUS_OF_TWO, k)
     });
 }
 
 #[test]
-fn p4_p7_p8_a_client_dies_after_each_of_its_steps_while_its_messages_are_lent() {
+fn p4_p7_p8_a_sender_by_reference_dies_after_each_step() {
     at_every_step("lender_dies", None, lender_dies);
 }
 
 #[test]
-fn p8_p9_the_only_receiver_dies_after_each_of_its_steps_while_it_reads_what_is_lent() {
+fn p8_p9_the_only_receiver_by_reference_dies_after_each_step() {
     at_every_step("borrower_dies", None, borrower_dies);
 }
 
 #[test]
-fn p3_p5_p8_a_broker_dies_after_each_of_its_steps_while_it_lends() {
+fn p3_p5_p8_a_broker_by_reference_dies_after_each_step() {
     at_every_step("lending_broker_dies", None, lending_broker_dies);
 }

@@ -116,7 +116,7 @@ fn publish(memory: &LoomMemory) -> u64 {
 }
 
 #[test]
-fn the_park_edge_permits_everything_but_that_neither_sees_the_other() {
+fn the_park_edge_forbids_that_neither_sees_the_other() {
     litmus("park", park, publish, &[(0, 1), (1, 0), (1, 1)]);
     for site in [Site::ParkFence, Site::RingFence] {
         for ordering in site.weaker() {

@@ -13,7 +13,7 @@ fn p1_p3_one_sender_and_two_receivers() {
 }
 
 #[test]
-fn p1_p3_page_turn() {
+fn p1_p3_page_rollover() {
     models::TURNS.check();
 }
 
@@ -33,7 +33,7 @@ fn p8_reuse_with_two_receivers_that_go_further() {
 }
 
 #[test]
-fn p3_p8_claims_that_are_dropped_after_a_page_turn() {
+fn p3_p8_claims_that_are_dropped_after_a_page_rollover() {
     models::DROPPED_CLAIMS.check();
 }
 
@@ -48,22 +48,22 @@ fn p8_a_receiver_leaves_for_good_during_reuse() {
 }
 
 #[test]
-fn p8_a_struck_receiver_that_copies_takes_nothing_torn() {
+fn p8_a_removed_receiver_that_copies_takes_nothing_torn() {
     models::REMOVED.check();
 }
 
 #[test]
-fn p8_a_struck_receiver_that_reads_in_place_sees_no_change() {
+fn p8_a_removed_receiver_that_reads_in_place_sees_no_change() {
     models::REMOVED_IN_PLACE.check();
 }
 
 #[test]
-fn p8_a_struck_receiver_copies_nothing_torn_of_a_clients_page() {
+fn p8_a_removed_receiver_copies_nothing_torn_of_a_clients_page() {
     models::REF_REMOVED.check();
 }
 
 #[test]
-fn p8_a_struck_receiver_in_a_clients_page_sees_no_change() {
+fn p8_a_removed_receiver_in_a_clients_page_sees_no_change() {
     models::REF_REMOVED_IN_PLACE.check();
 }
 
@@ -78,7 +78,7 @@ fn p10_a_sleeping_receiver_is_woken() {
 }
 
 #[test]
-fn p9_p10_a_sleeping_sender_is_woken_by_who_never_sleeps() {
+fn p9_p10_a_sleeping_sender_is_woken_by_an_awake_receiver() {
     models::WAKE_SENDER.check();
 }
 
@@ -113,26 +113,26 @@ fn p3_a_broker_sends_on_before_it_gives_up() {
 }
 
 #[test]
-fn p8_what_is_lent_is_not_written_while_it_is_read() {
+fn p8_a_referenced_payload_is_not_written_while_it_is_read() {
     models::REF.check();
 }
 
 #[test]
-fn p8_what_is_lent_meanwhile_is_not_written_while_it_is_read() {
+fn p8_a_newly_referenced_payload_is_not_written_while_read() {
     models::REF_LONGER.check();
 }
 
 #[test]
-fn p9_p10_a_broker_that_sleeps_is_woken_when_what_it_lends_is_returned() {
+fn p9_p10_a_sleeping_broker_is_woken_by_a_release() {
     models::REF_BROKER_ASLEEP.check();
 }
 
 #[test]
-fn p9_p10_all_three_sleep_while_messages_are_lent_and_are_woken() {
+fn p9_p10_all_three_sleep_by_reference_and_are_woken() {
     models::REF_ASLEEP.check();
 }
 
 #[test]
-fn p3_p10_a_flush_ends_while_what_was_flushed_is_lent() {
+fn p3_p10_a_flush_ends_while_messages_are_still_referenced() {
     models::REF_FLUSH.check();
 }

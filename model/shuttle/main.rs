@@ -203,7 +203,7 @@ const LEND_AND_LEAVE: &[Script] =
     &[SENDS_MORE, Script { leaves: true, ..SENDS_MORE }, Script { leaves: true, ..SENDS_MORE }];
 
 #[test]
-fn p1_p2_p3_p8_a_bus_that_lends() {
+fn p1_p2_p3_p8_a_bus_by_reference() {
     explore_lending_bus(
         "lending_bus",
         4000,
@@ -214,7 +214,7 @@ fn p1_p2_p3_p8_a_bus_that_lends() {
 }
 
 #[test]
-fn p4_p8_a_client_dies_after_each_of_its_steps_on_a_bus_that_lends() {
+fn p4_p8_a_client_dies_after_each_step_by_reference() {
     explore_deaths("lending_bus_with_a_dying_client", 80, |k| {
         let dies = Script { dies_after: Some(k), ..SENDS_MORE };
         let scripts = [SENDS_MORE, dies, SENDS_MORE];
@@ -223,7 +223,7 @@ fn p4_p8_a_client_dies_after_each_of_its_steps_on_a_bus_that_lends() {
 }
 
 #[test]
-fn p3_p5_the_broker_dies_after_each_of_its_steps_while_it_lends() {
+fn p3_p5_the_broker_dies_after_each_step_by_reference() {
     explore_deaths("lending_bus_with_a_dying_broker", 50, |k| {
         let scripts = [SENDS_MORE, SENDS_MORE, SENDS_MORE];
         run_by_ref(&Shuttle, &scripts, CrashBudget::ends_after(k), ZERO_COPY_THRESHOLD).died

@@ -15,10 +15,17 @@
 //! `LLMP_SPEC=full` adds larger buses. `model/refine` checks by the same rules that the real code
 //! does what is allowed here.
 //!
-//! The model leaves out payloads (a message is its sender and its number), hooks, origins, page and
-//! message lengths (a page holds two messages and its end; the traces have all lengths), the
-//! handshake, the separate arrival of packets on one connection, and weak memory (loom's part). It
-//! does not store a hostile client's words: each read of them yields every value that makes a
+//! The model leaves out:
+//!
+//! * payloads: a message is its sender and its number;
+//! * hooks and origins;
+//! * page and message lengths: a page holds two messages and its end, while the traces have all
+//!   lengths;
+//! * the handshake;
+//! * the separate arrival of packets on one connection;
+//! * weak memory, which is loom's part.
+//!
+//! It does not store a hostile client's words: each read of them yields every value that makes a
 //! difference.
 
 mod broker;
@@ -73,7 +80,7 @@ fn is_full() -> bool {
 }
 
 #[test]
-fn p1_p2_p3_p4_p5_p6_p7_p8_p9_p10_two_clients_and_a_death_anywhere() {
+fn p1_p2_p3_p4_p5_p6_p7_p8_p9_p10_two_clients_one_death() {
     all("bus_2_clients", MORTAL);
 }
 
@@ -88,7 +95,7 @@ fn p3_p7_a_client_leaves() {
 }
 
 #[test]
-fn p12_a_lying_client_harms_nobody() {
+fn p12_a_hostile_client_harms_no_other() {
     all("bus_hostile", Setup { has_faults: 3, deaths: 1, ..BUS });
 }
 
@@ -117,7 +124,7 @@ fn p9_p10_every_run_comes_to_an_end() {
 }
 
 #[test]
-fn p8_p9_p10_what_is_lent_is_held_until_it_is_passed() {
+fn p8_p9_p10_a_referenced_page_is_held_until_all_passed_it() {
     all("lend_1_client", Setup { scripts: &[&[1, 2, 1, 1]], deaths: 2, ..BY_REF });
     all("lend_2_receivers", Setup { scripts: &[&[1, 2], &[]], deaths: 1, ..BY_REF });
     all("fine_lend_1_client", Setup { scripts: &[&[1, 1, 1]], deaths: 1, fine: true, ..BY_REF });
@@ -129,17 +136,17 @@ fn p8_p9_p10_what_is_lent_is_held_until_it_is_passed() {
 }
 
 #[test]
-fn p3_p8_a_client_joins_late_what_is_lent() {
+fn p3_p8_a_client_joins_late_by_reference() {
     all("lend_late_join", Setup { scripts: &[&[1, 2], &[]], late: 1, ..BY_REF });
 }
 
 #[test]
-fn p12_a_client_that_lies_about_what_is_lent_harms_nobody() {
+fn p12_a_hostile_client_by_reference_harms_no_other() {
     all("by_ref_hostile", Setup { scripts: &[&[1, 1], &[]], has_faults: 3, ..BY_REF });
 }
 
 #[test]
-fn p9_p10_every_run_that_lends_comes_to_an_end() {
+fn p9_p10_every_run_by_reference_ends() {
     const TWO: Setup = Setup { scripts: &[&[1, 1], &[]], ..BY_REF };
     every_run_ends("lend_1_client", &Setup { scripts: &[&[1, 2, 1, 1]], deaths: 1, ..BY_REF });
     every_run_ends("lend_late_join", &Setup { late: 1, ..TWO });
@@ -153,7 +160,7 @@ const REMOVED: Setup = Setup { scripts: &[&[2, 2, 1], &[]], strikes: Some(Reads:
 const IN_PLACE: Setup = Setup { strikes: Some(Reads::InPlace), ..REMOVED };
 
 #[test]
-fn p3_p6_p8_a_receiver_is_struck_and_lives_on() {
+fn p3_p6_p8_a_removed_receiver_lives_on() {
     all("removed_copies", Setup { deaths: 1, ..REMOVED });
     all("removed_in_place", Setup { deaths: 1, ..IN_PLACE });
     all("struck_lent_copies", Setup { by_ref: true, copies: false, ..REMOVED });
@@ -167,7 +174,7 @@ fn p3_p6_p8_a_receiver_is_struck_and_lives_on() {
 }
 
 #[test]
-fn p9_p10_every_run_with_a_struck_receiver_comes_to_an_end() {
+fn p9_p10_every_run_with_a_removed_receiver_ends() {
     every_run_ends("removed_copies", &REMOVED);
     every_run_ends("removed_in_place", &IN_PLACE);
     every_run_ends("struck_lent_in_place", &Setup { by_ref: true, copies: false, ..IN_PLACE });

@@ -2,8 +2,8 @@
 //!
 //! What other receivers read does not change until they release it, so they take it in one step
 //! ([`client`](crate::client)). This client's pages may be reused at any time after its removal. So
-//! it has a step for each of its actions: finding a message, copying it or handing it out in place,
-//! and reading its member word, before it takes the copy or before it hands out.
+//! each of its actions is a step: finding a message, copying it or handing it out in place, and
+//! reading its member word. It reads that word before it takes the copy or hands out.
 //!
 //! The model leaves out what else it does after its removal: it stores words that no process reads
 //! any more, and ends when it next reads its socket.

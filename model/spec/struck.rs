@@ -238,8 +238,8 @@ impl Bus {
         })
     }
 
-    /// Returns whether the broker releases what a removed receiver may read in place without having
-    /// told the owner.
+    /// Returns whether the broker releases what a removed receiver may read in place without a
+    /// retired word for its owner.
     pub fn is_given_up_unsaid(&self, owner: Id, to: u32) -> bool {
         let chain = self.chain(owner);
         let retired = chain.reader(BROKER).map_or(0, |reader| reader.retired);

@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_does_not_say_how_far_it_was_explored_is_an_error() {
+    fn a_model_without_an_extent_is_an_error() {
         assert!(row("model page_turn: passed in 1 s").unwrap().is_err());
     }
 }

@@ -77,9 +77,12 @@ pub struct Core<M> {
     share: Option<Share>,
     actions: Vec<Action>,
     hook: Option<Hooked>,
+    /// Length in bytes from which messages are forwarded by reference. `usize::MAX` with a hook.
     zero_copy_threshold: usize,
     /// Position in the broadcast chain after the last message by reference.
     referenced_until: u64,
+    /// Position in the broadcast chain that all receivers had passed at the last check. May be stale,
+    /// never too high.
     passed: u64,
     /// Whether a message was copied because no message can refer to its page yet.
     wants_page: bool,

@@ -1,4 +1,4 @@
-//! What a broker's sockets do in production: packets in, the core's turns and its actions out.
+//! The part of the broker's sockets: packets in, the core's cycles and its actions out.
 
 use super::super::chain::{MAX_MESSAGE_LEN, PAGE_LEN};
 use super::super::input::Input;
@@ -12,7 +12,7 @@ use llmp::core::layout::WORD;
 use llmp::{ClientId, Fault};
 
 impl<W: World> Bus<W> {
-    /// One turn of the broker, if it is awake. Returns whether it did anything.
+    /// Runs one cycle of the broker, if it is awake. Returns whether it did anything.
     pub(super) fn cycle(&mut self, input: &mut Input) -> bool {
         if self.is_asleep && self.has_news() {
             // There is room in a socket.
@@ -24,8 +24,8 @@ impl<W: World> Bus<W> {
         let (links, accesses) = (self.core.clients(), self.world.accesses());
         let cycle = self.core.cycle();
         assert!(cycle.consumed <= links * self.budget.messages, "more than its share");
-        // Two header words, two of the origin (again if there is no room), the payload in pieces;
-        // cursors when a page turns; and at the end of the turn who sleeps.
+        // Two header words, two of the origin (again if there is no room), the payload in pieces.
+        // Cursors at a page rollover, and at the end of the cycle the parked words.
         let per_message = 8 + MAX_MESSAGE_LEN.div_ceil(WORD) + 2 * CLIENTS;
         let most = (links * (self.budget.messages + 3) * per_message) as u64;
         let accesses = self.world.accesses() - accesses;
@@ -43,7 +43,7 @@ impl<W: World> Bus<W> {
         self.tell() || worked
     }
 
-    /// Does what the core has asked for.
+    /// Performs the core's actions.
     pub(super) fn act(&mut self, input: &mut Input) {
         loop {
             let actions = self.core.take_actions();
@@ -87,7 +87,7 @@ impl<W: World> Bus<W> {
             None => assert!(i.is_none(), "client {id} is gone without a word"),
             Some(fault) => {
                 assert!(self.is_tampered(), "an honest client was expelled: {fault}");
-                // One that lied and left has no mailboxes any more.
+                // A hostile client that has left has no mailboxes any more.
                 assert!(i.is_none_or(|i| self.clients[i].lies), "{fault} of an honest client");
                 self.seen.fault(&fault);
                 let name = format!("{fault:?}");
@@ -100,16 +100,17 @@ impl<W: World> Bus<W> {
         }
     }
 
-    /// Whether there is something to tell, and room in the socket.
+    /// Returns whether there is an announcement, and room in the socket.
     fn has_news(&self) -> bool {
         let hears = |id| self.clients.iter().any(|client| client.id == id && !client.is_deaf);
         self.core.has_unsent().any(hears)
     }
 
-    /// Tells everybody about the broadcast chain's pages. Returns whether there was any news.
+    /// Sends announcements of the broadcast chain's pages to all clients. Returns whether there
+    /// were any.
     pub(super) fn tell(&mut self) -> bool {
         let mut told = false;
-        // Of pages that are there, and of pages that were told of and are there no more.
+        // For existing pages, and for announced pages that are gone.
         let most = 4 * (2 * self.limits.budget() / PAGE_LEN + 1);
         for client in self.clients.iter_mut().filter(|client| !client.is_deaf) {
             let news = client.inbox.len();
@@ -132,7 +133,7 @@ impl<W: World> Bus<W> {
         told
     }
 
-    /// The broker takes in so much of what a client has sent it.
+    /// The broker reads `count` packets of a client.
     pub(super) fn deliver(&mut self, i: usize, count: usize) {
         for _ in 0..count {
             let Some(client) = self.clients.get_mut(i) else { return };

@@ -1,4 +1,4 @@
-//! A client of a bus without sockets: production's endpoint, and mailboxes for its packets.
+//! A client of a bus without sockets: production's link, and mailboxes for its packets.
 
 use super::super::chain::{PAGE_LEN, Sent};
 use super::super::regions::heap;
@@ -30,29 +30,29 @@ pub struct Client<M: Memory> {
     pub id: ClientId,
     pub lies: bool,
     pub link: Link<M>,
-    /// Its own pages as it hands them on.
+    /// Its own pages as it shares them.
     regions: Vec<(u32, Region)>,
     next_page: u32,
-    /// What is on its way to it.
+    /// Packets on the way to it.
     pub inbox: VecDeque<News<M>>,
-    /// What is on its way to the broker.
+    /// Packets on the way to the broker.
     pub outbox: VecDeque<Mail>,
-    /// What a liar keeps back.
+    /// Packets that a hostile client delays.
     pub held: Vec<Mail>,
-    /// Whether the broker has been sent anything of it.
+    /// Whether the broker was sent anything of it.
     pub has_begun: bool,
     run: Vec<Sent>,
-    /// What it sleeps for.
+    /// The events that it sleeps for.
     pub asleep: Option<Interest>,
     /// Whether its socket is full.
     pub is_deaf: bool,
-    /// Its control region, in which its cursor is.
+    /// Its control region, which has its cursor.
     own: M,
-    /// What was lent by the honest and is not given up yet.
+    /// Payloads in pages of correct clients that are read in place and not released yet.
     borrowed: Vec<Borrowed<M>>,
 }
 
-/// A payload where it lies, and the position behind the message.
+/// A payload in place, and the position after its message.
 struct Borrowed<M> {
     end: u64,
     page: M,
@@ -60,7 +60,7 @@ struct Borrowed<M> {
     payload: Vec<u8>,
 }
 
-/// What a client needs to begin.
+/// The parts from which a client begins.
 pub struct Birth<M> {
     pub id: ClientId,
     pub lies: bool,
@@ -69,7 +69,7 @@ pub struct Birth<M> {
     pub peer: Control<M>,
     pub cursor: usize,
     pub pages: Vec<(u32, M)>,
-    /// Where it receives, if it does.
+    /// Where it receives from, if it does.
     pub start: Option<Start>,
 }
 
@@ -102,7 +102,7 @@ impl<M: Memory> Client<M> {
         client
     }
 
-    /// Puts what the broker must be told about its pages into the outbox.
+    /// Puts the announcements of its pages into the outbox.
     fn post(&mut self) {
         while let Some(announcement) = self.link.announcement() {
             self.outbox.push_back(match announcement {
@@ -117,7 +117,7 @@ impl<M: Memory> Client<M> {
         }
     }
 
-    /// Appends a message to its run if there is room.
+    /// Appends a message to its pending batch if there is room.
     pub fn append<W: World<Memory = M>>(&mut self, world: &W, sent: Sent, seen: &mut Seen) {
         loop {
             let outbound = self.link.outbound_mut().expect("every client sends");
@@ -137,7 +137,7 @@ impl<M: Memory> Client<M> {
         }
     }
 
-    /// Publishes its run. Returns whether the broker must be rung.
+    /// Publishes its pending batch. Returns whether the broker must be rung.
     pub fn publish(&mut self, ledger: &mut Ledger, passes: impl Fn(&Sent) -> bool) -> bool {
         for mut sent in self.run.drain(..) {
             sent.envelope.sender = self.id;
@@ -153,7 +153,7 @@ impl<M: Memory> Client<M> {
         self.link.outbound_mut().expect("every client sends").abort();
     }
 
-    /// Takes up to so many steps. Returns whether it did anything, and whether the broker must be
+    /// Takes up to `steps` steps. Returns whether it did anything, and whether the broker must be
     /// rung.
     pub fn receive(
         &mut self,
@@ -167,7 +167,7 @@ impl<M: Memory> Client<M> {
         for _ in 0..steps {
             let (event, must_ring) = match self.link.poll() {
                 Ok(event) => event,
-                // Whose cursor lies may be read a page that has been written again.
+                // A receiver with an invalid cursor may read a reused page.
                 Err(fault) => {
                     assert!(self.lies, "{fault}");
                     break;
@@ -196,7 +196,7 @@ impl<M: Memory> Client<M> {
                         let (end, payload) = (inbound.position(), payload.clone());
                         self.borrowed.push(Borrowed { end, page, at, payload });
                     }
-                    // It may have been just this that was not the truth.
+                    // This may have been the first forged word.
                     if is_tampered() {
                         ledger.tampered();
                     }
@@ -215,7 +215,7 @@ impl<M: Memory> Client<M> {
         (worked, ring)
     }
 
-    /// What is lent does not change before it is given up. [P8]
+    /// A message by reference does not change before it is released. [P8]
     pub fn look(&mut self) {
         if self.borrowed.is_empty() {
             return;
@@ -234,7 +234,7 @@ impl<M: Memory> Client<M> {
         self.link.unpark();
     }
 
-    /// Takes in what the broker has told it.
+    /// Reads everything that the broker has sent.
     pub fn hear(&mut self) {
         let Some(inbound) = self.link.inbound_mut() else { return };
         for news in self.inbox.drain(..) {
@@ -247,7 +247,7 @@ impl<M: Memory> Client<M> {
     }
 }
 
-/// Whether the message at the receiver's place is lent. The broker is honest.
+/// Returns whether the next message is by reference. The broker is correct.
 fn is_lent<M: Memory>(inbound: &ChainReader<M>) -> bool {
     let page = inbound.page(inbound.page_id()).expect("the page that it is in");
     let [base] = page.read_words(PAGE_BASE);

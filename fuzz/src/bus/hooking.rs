@@ -1,17 +1,17 @@
-//! A broker's hook of which the ledger knows what it does.
+//! A hook of the broker whose effect the ledger predicts.
 
 use super::super::chain::{MAX_MESSAGE_LEN, Sent};
 use llmp::Flags;
 use llmp::core::broker::hook::Verdict;
 
-/// What the broker's hook does with every message.
+/// What the hook does with every message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hooking {
     None,
     Forward,
-    /// By the same.
+    /// Replaces the payload by the same bytes.
     Replace,
-    /// Messages whose flags are all set are dropped, some others replaced by what is too long.
+    /// Drops messages whose flags are all set. Replaces some others by a payload that is too long.
     Drop,
 }
 
@@ -27,7 +27,7 @@ impl Hooking {
         }
     }
 
-    /// Whether a message gets past it.
+    /// Returns whether the hook forwards a message.
     pub fn passes(self, sent: &Sent) -> bool {
         match self.verdict(sent.envelope.flags, &sent.payload) {
             Verdict::Forward => true,

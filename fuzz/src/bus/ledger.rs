@@ -1,26 +1,26 @@
-//! What was sent on a bus, and what arrived.
+//! Records what was sent on a bus and what arrived.
 
 use super::super::chain::Sent;
 use super::super::seen::Seen;
 use llmp::ClientId;
 use std::collections::BTreeMap;
 
-/// The truth about a bus.
+/// The expected traffic of a bus.
 #[derive(Default)]
 pub struct Ledger {
-    /// What each client has committed and the broker's hook lets pass.
+    /// The messages of each client that are committed and that the broker's hook forwards.
     sent: BTreeMap<ClientId, Vec<Sent>>,
-    /// The one order, as whoever saw a message first saw it.
+    /// The one order, as the first receiver of each message saw it.
     order: BTreeMap<u64, Arrived>,
-    /// Liars, with the number of messages that had arrived of each before anything but the truth
-    /// was shown; `None`: nothing but the truth was shown.
+    /// Hostile clients, with the number of their messages that had arrived before a forged word was
+    /// shown; `None`: none was shown.
     liars: BTreeMap<ClientId, Option<usize>>,
 }
 
-/// A message as somebody saw it.
+/// A message as a receiver saw it.
 struct Arrived {
     sent: Sent,
-    /// Whether its payload is its sender's, who may have lied about it at that time.
+    /// Whether its payload may differ from its sender's, who may have forged it at that time.
     is_doubtful: bool,
 }
 
@@ -40,7 +40,7 @@ impl Ledger {
         self.sent.entry(client).or_default().push(sent);
     }
 
-    /// Somebody honest has received the message of that number.
+    /// Records that a correct receiver got the message of that number.
     pub fn arrived(&mut self, number: u64, sent: Sent, is_lent: bool, seen: &mut Seen) {
         let has_lied = self.liars.get(&sent.envelope.sender).is_some_and(Option::is_some);
         let is_doubtful = is_lent && has_lied;
@@ -54,7 +54,8 @@ impl Ledger {
             assert_eq!(*first, sent, "two clients saw something else as message {number}");
             return;
         }
-        // But what lies in its own page is its own: not its length, and not its place.
+        // By reference the payload stays in the sender's page, which may forge it. Its length and
+        // its position are fixed.
         let header = |sent: &Sent| (sent.envelope, sent.payload.len());
         assert_eq!(header(&first.sent), header(&sent), "two clients saw another message {number}");
         if first.sent != sent {
@@ -62,7 +63,7 @@ impl Ledger {
         }
     }
 
-    /// From now on a liar's messages are its own business.
+    /// From now on a hostile client's messages are not predicted.
     pub fn tampered(&mut self) {
         for (liar, clean) in &mut self.liars {
             let is_its = |arrived: &&Arrived| arrived.sent.envelope.sender == *liar;
@@ -70,7 +71,7 @@ impl Ledger {
         }
     }
 
-    /// Everybody honest has received everything. [P1 P2 P3 P4 P12]
+    /// Checks that the correct clients have received everything. [P1 P2 P3 P4 P12]
     pub fn check(&self) {
         let numbers: Vec<u64> = self.order.keys().copied().collect();
         assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>(), "a gap");
@@ -78,7 +79,7 @@ impl Ledger {
             let is_its = |arrived: &&Arrived| arrived.sent.envelope.sender == *client;
             let arrived: Vec<_> = self.order.values().filter(is_its).collect();
             let clean = match self.liars.get(client) {
-                // After the first lie anything may have come, or nothing.
+                // After the first forged word, any number of messages may have come.
                 Some(Some(clean)) => *clean,
                 _ => {
                     assert_eq!(arrived.len(), sent.len(), "messages of client {client}");

@@ -1,5 +1,5 @@
-//! Descriptors that do not arrive as they should: never, late, twice, another's, too early given
-//! up, too many.
+//! Descriptors that arrive wrongly: never, late, twice, with another's page, forgotten too early,
+//! or too many.
 
 use super::super::chain::PAGE_LEN;
 use super::super::input::Input;
@@ -12,7 +12,7 @@ use llmp::core::layout::{PAGE_BASE, PAGE_FIRST};
 use llmp::core::memory::{Memory, Region};
 
 impl<W: World> Bus<W> {
-    /// Does something to the next packet that the liar has on its way.
+    /// Tampers with the hostile client's next packet.
     pub(super) fn fault_in_mail(&mut self, input: &mut Input) {
         let (kind, id) = (input.below(10), u32::from(input.byte() % 8));
         let Some(liar) = self.clients.iter_mut().find(|client| client.lies) else { return };
@@ -37,7 +37,7 @@ impl<W: World> Bus<W> {
     }
 }
 
-/// A page as somebody else would write it, or ourselves for another place.
+/// Returns a page of another writer, or of our own for another place.
 pub fn foreign(owner: u32, id: u32, input: &mut Input) -> Region {
     let (what, by) = (input.below(5), input.byte());
     let len = if what == 1 { PAGE_LEN + 16 * by as usize } else { PAGE_LEN };

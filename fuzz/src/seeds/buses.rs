@@ -1,15 +1,15 @@
-//! Buses beside a client that lies: in its words, in its descriptors, or with a thread of its own.
+//! Seeds of buses with a hostile client: it forges words, descriptors, or uses a thread of its own.
 
 use super::super::world::CONTROL;
 use super::{Seed, Seeds};
 use llmp::core::layout::*;
 
-/// The clients: two honest ones and the liar.
+/// The clients: two correct ones and the hostile one.
 const WITNESS: u8 = 0;
 const HONEST: u8 = 1;
 const LIAR: u8 = 2;
 
-/// Kinds of mischief with a packet.
+/// Ways of tampering with a packet.
 const DROP: u8 = 0;
 const HOLD: u8 = 1;
 const RELEASE: u8 = 2;
@@ -21,20 +21,20 @@ const RENAME: u8 = 7;
 const FOREIGN: u8 = 8;
 const REVERSE: u8 = 9;
 
-/// What the hook does.
+/// The hook's behaviour.
 const NO_HOOK: u8 = 0;
 const REPLACE: u8 = 2;
 const DROPS: u8 = 3;
-/// Messages of 60 bytes are lent; or all.
+/// Messages of at least 60 bytes are by reference; or all.
 const BY_REFERENCE: u8 = 8;
 const LENDS_ALL: u8 = 4;
 
-/// A bus of limits that are soon reached.
+/// A bus with limits that are soon reached.
 fn bus(seed: Seed, hook: u8) -> Seed {
     seed.byte(1).byte(7).half(1500).byte(hook)
 }
 
-/// One step: what, and by whom.
+/// One step and its client.
 impl Seed {
     fn does(self, what: u8, client: u8) -> Seed {
         self.byte(what).byte(client)
@@ -48,7 +48,7 @@ impl Seed {
         self.does(1, client).half(len).byte(kind)
     }
 
-    /// A turn of the broker. The last byte is read only if it is to drain a connection.
+    /// A cycle of the broker. The last byte is read only if the broker is to drain a socket.
     fn turns(self) -> Seed {
         self.does(4, 0)
     }
@@ -74,7 +74,7 @@ impl Seed {
         self.does(9, client)
     }
 
-    /// From the `first` access on, so many accesses long.
+    /// Forges a word from the `first` access on, for `long` accesses.
     fn lies(self, region: u32, offset: usize, first: u16, long: u16, change: u8, by: u64) -> Seed {
         let seed = self.does(10, 0).byte(region as u8).half((offset / WORD) as u16).byte(0);
         seed.half(first).half(long).byte(change).word(by)
@@ -93,13 +93,13 @@ impl Seed {
         self.does(13, client)
     }
 
-    /// Everybody does what there is to do.
+    /// All processes do what there is to do.
     fn rounds(self, rounds: usize) -> Seed {
         self.repeat(rounds, |seed| seed.does(12, 0))
     }
 }
 
-/// All three send, pages turn and are written anew.
+/// All three send, with page rollovers and reuse.
 fn traffic(seed: Seed, times: usize) -> Seed {
     seed.repeat(times, |seed| {
         let seed = seed.says(LIAR, 60, 1).says(WITNESS, 150, 2).says(HONEST, 90, 5);
@@ -107,7 +107,7 @@ fn traffic(seed: Seed, times: usize) -> Seed {
     })
 }
 
-/// What the words are that a liar shows, by their names.
+/// The forged words of a hostile client, by name.
 const LIES: [(&str, u32, usize, u8, u64); 25] = [
     ("commit_kind", 0, PAGE_HEADER, 0, 1 << 33),
     ("commit_reserved", 0, PAGE_HEADER, 0, 1 << 42),
@@ -136,7 +136,7 @@ const LIES: [(&str, u32, usize, u8, u64); 25] = [
     ("taken", CONTROL, CONTROL_CURSORS + CONTROL_CONSUMED, 1, u64::MAX),
 ];
 
-/// Buses that lend.
+/// Buses with messages by reference.
 fn lending() -> Seeds {
     let lends = || bus(Seed::default(), BY_REFERENCE);
     let mut seeds = Vec::new();
@@ -148,12 +148,12 @@ fn lending() -> Seeds {
         let kind = |seed: Seed| seed.lies(0, PAGE_HEADER, 0, u16::MAX, 0, 1 << 33 | 1 << 32);
         traffic(kind(lends()), 3)
     });
-    // Everything is taken, and nobody hears: nothing may be written again.
+    // Everything is consumed by the broker, and no client receives it: no page may be reused.
     add("and_nobody_hears", {
         let seed = traffic(lends(), 3).repeat(20, |seed| seed.says(HONEST, 150, 0).turns());
         seed.hears(WITNESS, 3).repeat(9, |seed| seed.says(HONEST, 150, 1).turns()).rounds(3)
     });
-    // One hears, the other does not.
+    // One client receives, the other does not.
     add("and_one_hears", {
         let seed = traffic(lends(), 3);
         let seed = seed.repeat(20, |seed| seed.says(HONEST, 150, 0).turns().hears(HONEST, 8));
@@ -190,7 +190,7 @@ fn lending() -> Seeds {
         let seed = traffic(lends().goes_deaf(WITNESS), 4);
         traffic(seed.goes_deaf(WITNESS), 2)
     });
-    // More than may be lent together: pages are taken back for others.
+    // More pages than may be foreign together: pages are dropped for others.
     add("more_than_there_is", {
         let seed = lends().comes(0, 0).comes(0, 0);
         let all = |seed: Seed| (0..5).fold(seed, |seed, i| seed.says(i, 150, 0).says(i, 90, 1));
@@ -209,19 +209,20 @@ fn lending() -> Seeds {
     }
     // Each page arrives in time, so that no drain reads a step's byte.
     let sends = |seed: Seed, client, len| seed.says(client, len, 0).delivers(client, 3);
-    // Its pages are lent when they are written again, and nobody hears: it has to wait.
+    // Its pages are still referenced when they would be reused, and no client receives: it has to
+    // wait.
     add("what_is_not_heard", {
         let seed = lends().repeat(5, |seed| sends(seed, HONEST, 150).rounds(1));
         let seed = seed.repeat(6, |seed| sends(seed, HONEST, 150).turns()).hears(WITNESS, 8);
         seed.repeat(3, |seed| sends(seed, HONEST, 150).turns()).rounds(3)
     });
-    // Who only sends is rung for what was taken, although nothing is given up.
+    // A client that only sends is rung for what was consumed, although nothing is released.
     add("what_is_waited_for", {
         let seed = lends().comes(1, 0).repeat(6, |seed| sends(seed, 3, 60).rounds(1));
         let seed = sends(seed, 3, 60).turns().says(3, 60, 0).sleeps(3, 4, 0);
         seed.turns().parks().rounds(2)
     });
-    // One reader is shown something else than the other.
+    // One reader is shown another value than the other.
     for len in [9, 100, 150] {
         let seed = lends().repeat(6, |seed| sends(seed, LIAR, 100).rounds(1));
         let seed = sends(seed, LIAR, len).turns().hears(WITNESS, 8);
@@ -271,7 +272,7 @@ pub fn live_bus() -> Seeds {
                 .rounds(9)
                 .repeat(9, |seed| seed.turns().says(WITNESS, 300, 1)),
         ),
-        // Nothing is published that would ring everybody anyway.
+        // Nothing is published that would ring all clients anyway.
         named(
             "room_by_what_was_dropped",
             bus(Seed::default(), DROPS)
@@ -292,7 +293,7 @@ pub fn live_bus() -> Seeds {
         ),
         named(
             "more_than_its_share",
-            // One message a turn.
+            // One message for each cycle.
             Seed::default()
                 .byte(1)
                 .byte(0)
@@ -302,7 +303,7 @@ pub fn live_bus() -> Seeds {
                 .repeat(2, |seed| seed.delivers(HONEST, 3))
                 .repeat(9, Seed::turns),
         ),
-        // The liar never reads and says nothing of its cursor: everybody waits for it.
+        // The hostile client never reads and never stores its cursor: all others wait for it.
         named(
             "nobody_hears",
             honest()
@@ -333,17 +334,17 @@ pub fn live_bus() -> Seeds {
             let seed = honest().lies(region, offset, first, u16::MAX, change, by);
             seeds.push(named(&format!("{name}_after_{first}"), traffic(seed, 5)));
         }
-        // Only for some accesses: the next one reads the truth again.
+        // Only for some accesses: the next one reads the real word again.
         let seed = bus(Seed::default(), REPLACE).lies(region, offset, 40, 3, change, by);
         seeds.push(named(&format!("{name}_for_a_moment"), traffic(seed, 5)));
     }
     seeds
 }
 
-/// Mischief with the liar's packets while it sends many pages.
+/// Tampering with the hostile client's packets while it sends many pages.
 fn mail(hook: u8) -> Seeds {
     let honest = || bus(Seed::default().byte(0), hook);
-    // Its first page has arrived, four more are on their way.
+    // Its first page has arrived, four more are under way.
     let pages = |seed: Seed| seed.delivers(LIAR, 1).repeat(5, |seed| seed.says(LIAR, 150, 0));
     let mut seeds = vec![("honest".to_owned(), traffic(pages(honest()), 4).0)];
     for (name, kind) in [
@@ -379,7 +380,8 @@ fn mail(hook: u8) -> Seeds {
     seeds
 }
 
-/// A receiver whose every answer is foreseen, of a client's chain or a broker's, which lends.
+/// A receiver with a prediction for every answer, of a client's chain or a broker's, which has
+/// messages by reference.
 fn foreseen(lends: bool) -> Seeds {
     let (kind, sent) = if lends { (3, 9) } else { (1, 1) };
     let chain = || Seed::default().byte(kind).byte(6);
@@ -442,9 +444,9 @@ pub fn end_of_page() -> Seeds {
     plain.chain(lends).collect()
 }
 
-/// Few: what they reach is up to the machine.
+/// A few only: the machine decides what they reach.
 pub fn live_page() -> Seeds {
-    // One lie, of those above, all the time.
+    // One of the forgeries above, all the time.
     let lie = |kind: u8, region: u32, offset: usize, change: u8, by: u64| {
         let seed = Seed::default().byte(kind).byte(0).byte(region as u8);
         let seed = seed.half((offset / WORD) as u16).byte(0).half(0).half(0);

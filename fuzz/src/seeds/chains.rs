@@ -1,15 +1,15 @@
-//! Honest chains, lied about in one place, at once or between two reads.
+//! Seeds with correct chains and one forged word, at once or between two reads.
 
 use super::{Seed, Seeds};
 use llmp::core::layout::*;
 
-/// The reader is shown `word` of page `region`, from its `first` access on, changed by `value`:
-/// 0 flips these bits, 1 sets the word, 2 adds to it.
+/// The reader is shown `word` of page `region`, from its `first` access on, changed by `value`: 0
+/// flips these bits, 1 sets the word, 2 adds to it.
 fn lie(region: u8, offset: usize, first: u16, change: u8, value: u64) -> Seed {
     one_lie(false, region, offset, first, change, value)
 }
 
-/// The same, in a client's chain or in a broker's, which lends.
+/// The same, in a client's chain or in a broker's, which has messages by reference.
 fn one_lie(lends: bool, region: u8, offset: usize, first: u16, change: u8, value: u64) -> Seed {
     let seed = Seed::default().byte(0).byte(if lends { 6 } else { 1 });
     let seed = seed.byte(region).half((offset / WORD) as u16).byte(0);
@@ -21,13 +21,13 @@ fn chain(seed: Seed) -> Vec<u8> {
     seed.repeat(12, |seed| seed.send(64, 1).read(2).release()).0
 }
 
-/// The second message is the first that is lent, of page 1.
+/// The second message is the first by reference, in page 1.
 fn lending(seed: Seed) -> Vec<u8> {
     let seed = seed.send(64, 8).tells();
     seed.repeat(12, |seed| seed.send(64, 8).read(2).tells().release()).0
 }
 
-/// Where it stands.
+/// Its offset.
 const LENT: usize = PAGE_HEADER + SLOT_HEADER + 64;
 
 fn lent() -> Seeds {
@@ -46,7 +46,7 @@ fn lent() -> Seeds {
         ("payload", 1, PAGE_HEADER + WORD, 0, 1),
         ("header", 1, 0, 0, 1),
     ] {
-        // Before the first look, or between any two of those at that message.
+        // Before the first read, or between any two reads of that message.
         let is_used = ["length", "page", "beyond"].contains(&name);
         let between = (16..34).step_by(if is_used { 1 } else { 9 });
         for first in [0].into_iter().chain(between) {

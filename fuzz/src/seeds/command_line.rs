@@ -1,8 +1,8 @@
-//! What is said on a command line, and what goes through the program.
+//! Command lines, and inputs that pass through the program.
 
 use super::{Seed, Seeds};
 
-/// Words that a command line is made of; an input names them by their places here.
+/// Words of a command line. An input names them by index.
 pub const WORDS: [&str; 56] = [
     "broker",
     "send",
@@ -62,7 +62,7 @@ pub const WORDS: [&str; 56] = [
     "a\n\nUsage: b",
 ];
 
-/// A word by its place, or itself.
+/// A word by its index, or the word itself.
 fn line(words: &[&str]) -> Vec<u8> {
     let seed = words.iter().fold(Seed::default().byte(0), |seed, word| {
         match WORDS.iter().position(|known| known == word) {
@@ -73,8 +73,8 @@ fn line(words: &[&str]) -> Vec<u8> {
     seed.0
 }
 
-/// An input of the splitter: the longest line, the length of the pieces in which the text comes, what
-/// to do with longer lines, and the text.
+/// An input of the splitter: the longest line, the length of the pieces in which the text arrives,
+/// the handling of longer lines, and the text.
 fn lines(max_len: u8, piece_len: u8, oversize: u8, text: &[u8]) -> Vec<u8> {
     let seed = Seed::default().byte(2).byte(max_len).byte(piece_len - 1);
     seed.byte(oversize).bytes(text).0

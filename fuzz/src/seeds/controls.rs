@@ -1,14 +1,14 @@
-//! Receivers that lie, beside one that doesn't.
+//! Seeds with receivers that forge words, and one that does not.
 
 use super::{Seed, Seeds, named};
 use llmp::core::layout::*;
 
-/// First a region of its own of so many words, then a bus with two receivers: 0 is honest.
+/// Begins with a region of `words` words of its own, then a bus with two receivers: 0 is correct.
 fn bus(words: u8, first: u64, second: u64, slot: u64) -> Seed {
     Seed::default().byte(words - 2).word(first).word(second).word(slot).byte(0)
 }
 
-/// Lies about one word alone, at least of the tail.
+/// Forgery of the consumed word alone, at least of the tail.
 const TAKEN: u8 = 6 + 1;
 const CURSOR: u8 = 12 + 1;
 
@@ -17,12 +17,12 @@ fn honest() -> Seed {
 }
 
 impl Seed {
-    /// Receiver 1 shows something else after `reads` more reads.
+    /// Receiver 1 shows another value after `reads` more reads.
     fn lie(self, reads: u8, kind: u8, any: u64) -> Seed {
         self.byte(6).byte(1).byte(reads).byte(kind).word(any)
     }
 
-    /// Whether everything is taken.
+    /// Asks whether everything is consumed.
     fn asks(self) -> Seed {
         self.byte(9).half(0)
     }
@@ -40,7 +40,7 @@ impl Seed {
     }
 }
 
-/// Pages turn and are written anew.
+/// Traffic with page rollovers and reuse.
 fn traffic(seed: Seed) -> Seed {
     seed.repeat(12, |seed| seed.send(150, 1).append(30, 0).append(90, 2).publish().receive(0))
 }

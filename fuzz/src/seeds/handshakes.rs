@@ -1,5 +1,5 @@
-//! Sessions on the control socket, whole and broken off, with the descriptors they should have
-//! and all others.
+//! Sessions on the control socket, complete and broken off, with the right descriptors and all
+//! others.
 
 use super::super::descriptors::{
     CONTROL, EVENTFD, KINDS, ORDINARY_PAGE, PAGE as PAGE_FD, SLOW, SLOW_INSIDE,
@@ -18,7 +18,7 @@ fn session(side: u8) -> Seed {
 }
 
 impl Seed {
-    /// A packet of one byte and no descriptor.
+    /// A packet of one byte without a descriptor.
     fn packet(self, kind: u8, value: u8) -> Seed {
         self.byte(kind).byte(value).byte(0)
     }
@@ -52,20 +52,20 @@ impl Seed {
         self.byte(START).byte(page).word(position).word(0).byte(0)
     }
 
-    /// Bytes as they are, with one descriptor.
+    /// Raw bytes with one descriptor.
     fn raw(self, bytes: &[u8]) -> Seed {
         self.byte(RAW).byte(bytes.len() as u8).bytes(bytes).control()
     }
 }
 
-/// A welcome of that version.
+/// Returns a welcome of that version.
 fn welcome(version: u8) -> [u8; 48] {
     let mut bytes = [0; 48];
     (bytes[0], bytes[4]) = (3, version);
     bytes
 }
 
-/// A broker of these limits: page, message, budget.
+/// A broker with these limits: page, message, budget.
 fn limited(limits: [u64; 3]) -> Seed {
     let seed = session(BROKER).byte(WELCOME).byte(0).byte(1);
     limits.into_iter().fold(seed, Seed::word).control()
@@ -185,7 +185,7 @@ pub fn seeds() -> Seeds {
             }
         }
     }
-    // As inputs of the decoder alone.
+    // Inputs of the decoder alone.
     let refusal = |reason| [4, 0, 0, 0, reason, 0, 0, 0, 0, 0, 0, 0];
     let mut foreign_hello = [0; 20];
     (foreign_hello[0], foreign_hello[4]) = (2, 1);

@@ -1,18 +1,18 @@
-//! Pages as bytes, each with one lie; and what an honest sender writes.
+//! Pages as bytes, each with one forged word; and pages of a correct sender.
 
 use super::{Seed, Seeds, named};
 use llmp::core::layout::*;
 
-/// All words of the header are put right, or so many of them.
+/// All words of the header are corrected, or this many of them.
 const RIGHT: u8 = 0b11_1111;
 const LEN: usize = 256;
 
-/// An input of raw pages of 256 bytes; `right` says which words of their headers are put right.
+/// An input of raw pages of 256 bytes. `right` says which words of their headers are corrected.
 fn raw(right: u8, pages: &[Vec<u64>]) -> Seed {
     of_kind(0, right, pages)
 }
 
-/// The same of a broker.
+/// The same for a broker.
 fn broadcast(right: u8, pages: &[Vec<u64>]) -> Seed {
     of_kind(2, right, pages)
 }
@@ -26,7 +26,7 @@ fn of_kind(kind: u8, right: u8, pages: &[Vec<u64>]) -> Seed {
     })
 }
 
-/// A page with these words behind its header.
+/// A page with these words after its header.
 fn slots(words: &[u64]) -> Vec<u64> {
     [vec![0; PAGE_HEADER / WORD], words.to_vec()].concat()
 }
@@ -45,7 +45,7 @@ const fn lent(len: u32, flags: u8) -> u64 {
 
 const END: u64 = commit_word(0, KIND_EOP, 0, 0);
 
-/// An input of an honest sender and its receiver.
+/// An input of a correct sender and its receiver.
 fn written(budget: u8) -> Seed {
     Seed::default().byte(1).byte(budget)
 }
@@ -109,7 +109,7 @@ pub fn seeds() -> Seeds {
     seeds
 }
 
-/// Messages that a broker lends of page 1, or says so.
+/// Messages of a broker that refer to page 1, or claim to.
 fn of_a_broker() -> Seeds {
     let lends = |words: &[u64]| broadcast(RIGHT, &[slots(words), vec![]]);
     let len = LEN as u64;

@@ -15,8 +15,8 @@
 //! page before they store their cursors. The broker loads these before it stores its own. The
 //! client loads that before it writes the page again.
 //!
-//! The broker copies the message instead if a receiver was not sent the page yet, if the foreign
-//! pages have used up their budget, or if there is no descriptor.
+//! The broker copies the message instead if a receiver was not sent the page yet. It also copies if
+//! the foreign pages have used up their budget, or if there is no descriptor.
 
 use super::{Core, Member};
 use crate::core::chain::{ChainReader, ChainWriter, Refused};

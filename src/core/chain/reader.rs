@@ -1,7 +1,7 @@
 //! A chain's reading end.
 //!
 //! A reader has one position: the slot whose commit word it reads next. Zero means that the slot is
-//! empty. Any other value begins a raw header ([`message`](crate::core::message)), which the reader
+//! empty. Any other value begins a raw header ([`message`]), which the reader
 //! validates before use. Every call does a bounded amount of work, whatever the page contains: one
 //! message or one end-of-page message is one step.
 //!
@@ -35,20 +35,24 @@ const REF_BYTES_BEFORE_RELEASE: usize = 64 * 1024;
 pub struct ChainReader<M> {
     /// Offset in `page` of the next slot, in bytes.
     at: usize,
+    /// The page that is being read, one of `pages`.
     page: M,
     limits: Limits,
     /// Owner of the chain: a client's id, or 0 for a broker.
     owner: u32,
     /// All pages that the sender has sent and not taken back, by id.
     pages: Vec<(u32, M)>,
+    /// The sender's id of `page`.
     id: u32,
     /// Position of the first byte of `page`.
     base: u64,
+    /// Number of the next message in the chain.
     next_message: u64,
     /// Cached page of the last message by reference, with its id.
     ref_page: Option<(u32, M)>,
     /// Bytes of referenced payload passed since the last cursor store.
     foreign: usize,
+    /// Our own control region, and the index of this chain's cursor there.
     control: Control<M>,
     slot: usize,
     /// Last stored cursor; zero before the first store. Never stale, as the reader is its single

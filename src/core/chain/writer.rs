@@ -13,8 +13,8 @@
 //! Slots follow each other in the order in which they are sent, and become visible in that order
 //! (P1). A sender that dies before step 3 leaves nothing visible (P4).
 //!
-//! The module `pool` explains where pages come from, who reads them and when they may be written
-//! again.
+//! The module `pool` explains where pages come from, which receivers read them, and when they may be
+//! written again.
 
 mod by_ref;
 mod pool;
@@ -37,6 +37,7 @@ use alloc::vec::Vec;
 /// The writing end of a chain.
 #[derive(Debug)]
 pub struct ChainWriter<M> {
+    /// Owner of the chain: a client's id, or 0 for a broker.
     owner: u32,
     limits: Limits,
     /// Pages in use, oldest first. The last one is being written, and `page` is a second handle to
@@ -46,10 +47,13 @@ pub struct ChainWriter<M> {
     free: VecDeque<Page<M>>,
     /// Pages of clients to which messages refer.
     foreign: Vec<ForeignPage<M>>,
+    /// The page that is being written, `chain`'s last.
     page: M,
     writing: Writing,
     receivers: Vec<Peer<M>>,
+    /// The next page id. Only grows; ids are never reused.
     next_page: u32,
+    /// Bytes in the pages of `chain` and `free`. At most the budget.
     pages_len: usize,
     /// While the pages have less than this many bytes, none is written again. At most the budget.
     reuse_distance: usize,

@@ -12,8 +12,11 @@ pub(super) struct Writing {
     /// Offset in that page of the next slot, in bytes. Its commit word is zero, and there is room
     /// for an end-of-page message after it.
     pub at: usize,
+    /// Number of the next message in the chain.
     pub next_message: u64,
+    /// Payload bytes written until now.
     pub payload_bytes: u64,
+    /// The pending batch, if a slot of it is committed.
     pub pending: Option<Pending>,
 }
 

@@ -21,9 +21,9 @@ impl Region {
     ///   plainly. A release store and an acquire load order each plain write and every access of
     ///   the same bytes in another thread.
     ///
-    /// A region that is passed to one [`ChainWriter`](crate::core::chain::ChainWriter) or one
-    /// [`Control`](crate::core::control::Control) meets all of this, if only these have the other
-    /// handles: the receivers that the writer has admitted and not removed, and a peer that has
+    /// One [`ChainWriter`](crate::core::chain::ChainWriter) or one [`Control`](crate::core::control::Control) that
+    /// gets the region keeps this contract. All other handles must then belong to receivers that the
+    /// writer has admitted and not removed, or to a peer that has
     /// [checked](crate::core::control::Control::check) the control region.
     ///
     /// # Panics

@@ -25,6 +25,8 @@
 //! [`Blocked`], and its owner adds one ([`add_page`](ChainWriter::add_page)). An end-of-page
 //! message may name a page only after every receiver was sent its descriptor. For that the owner
 //! sends every [`announcement`](ChainWriter::announcement).
+//!
+//! All of this bookkeeping is private to the writer's process. Nothing of it is in shared memory.
 
 use super::ChainWriter;
 use super::by_ref::ForeignPage;
@@ -58,6 +60,7 @@ impl<M: Memory> Page<M> {
 #[derive(Debug)]
 pub(super) struct Peer<M> {
     id: u32,
+    /// The receiver's control region, and the index of its cursor there. The receiver writes it.
     control: Control<M>,
     slot: usize,
     /// The client that must own the cursor's entry, as long as the receiver waits for us. `None` in
