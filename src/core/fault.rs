@@ -1,6 +1,8 @@
 //! Faults: every way in which a peer's memory, packet or descriptor can be invalid, with location
 //! and values.
 
+use alloc::string::String;
+
 /// A fault of a peer: something that it wrote or sent and that violates the protocol.
 ///
 /// A fault ends the connection of that peer and of no other. Offsets and lengths are in bytes.
@@ -111,32 +113,32 @@ impl Fault {
     }
 }
 
-/// Why a descriptor that arrived is not taken for a region.
+/// Why a received descriptor is not accepted as a region.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMemfd {
-    /// It is no memfd at all.
+    /// The descriptor has another type.
     #[error("the descriptor is not a memfd")]
     NoMemfd,
-    /// It could still be changed by others, or shrink under its reader.
+    /// Other processes could still write it, or shrink it under its reader.
     #[error("the memfd lacks the seals {missing}")]
     Seals {
         /// The missing seals, in the kernel's names.
         missing: String,
     },
-    /// Its length is out of bounds or no multiple of the kernel's page size.
+    /// Its length is out of bounds or not a multiple of the kernel's page size.
     #[error("the memfd has {found} bytes, expected a multiple of 4096 from {min} to {max}")]
     Length {
-        /// What `fstat` says, in bytes.
+        /// The length that `fstat` returned, in bytes.
         found: u64,
-        /// The least that is accepted, in bytes.
+        /// The least accepted length in bytes.
         min: usize,
-        /// The most that is accepted, in bytes.
+        /// The greatest accepted length in bytes.
         max: usize,
     },
     /// The kernel refused to map it.
     #[error("the memfd could not be mapped: {0}")]
     Map(String),
-    /// This process has no room to map it, which is not its sender's fault.
+    /// This process lacks room to map it. The sender is not at fault.
     #[error(
         "this process has no room to map it ({0}); give it more address space (`ulimit -v`), memory or memory maps (vm.max_map_count)"
     )]

@@ -2,11 +2,6 @@
 
 use crate::core::layout::{PAGE_HEADER, SLOT_ALIGN, SLOT_HEADER, slot_len};
 
-/// Returns the page size of this machine's kernel in bytes: 4096 or more, for example 65,536.
-pub(crate) fn os_page() -> usize {
-    crate::sys::system::page_size().max(crate::core::layout::OS_PAGE)
-}
-
 /// The limits of one chain, in bytes. A broker sets them for its bus and sends them to its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -111,14 +106,9 @@ impl Limits {
         Ok(limits)
     }
 
-    /// Returns these limits rounded to whole pages of the kernel, so that the budget counts the
-    /// memory that a page really takes.
-    pub(crate) fn in_os_pages(self) -> Result<Self, LimitsError> {
-        self.in_pages_of(os_page())
-    }
-
-    /// Like [`in_os_pages`](Limits::in_os_pages), for a kernel with pages of `os_page` bytes.
-    fn in_pages_of(self, os_page: usize) -> Result<Self, LimitsError> {
+    /// Returns these limits rounded to whole pages of a kernel with pages of `os_page` bytes, so that
+    /// the budget counts the memory that a page really takes.
+    pub(crate) fn in_pages_of(self, os_page: usize) -> Result<Self, LimitsError> {
         Self::new(self.page_len.next_multiple_of(os_page), self.max_message_len, self.budget)
     }
 
@@ -175,12 +165,9 @@ impl Limits {
         self.receiver_budget().saturating_add(self.budget)
     }
 
-    /// Returns the least and the greatest length of a peer's page, in whole pages of the kernel.
-    pub(crate) fn page_bounds(&self) -> (usize, usize) {
-        self.page_bounds_in(os_page())
-    }
-
-    fn page_bounds_in(&self, os_page: usize) -> (usize, usize) {
+    /// Returns the least and the greatest length of a peer's page, in bytes, for a kernel with pages of
+    /// `os_page` bytes.
+    pub(crate) fn page_bounds(&self, os_page: usize) -> (usize, usize) {
         let least = self.page_len.next_multiple_of(os_page);
         (least, self.max_page_len().next_multiple_of(os_page))
     }
@@ -215,8 +202,8 @@ mod tests {
 
     #[test]
     fn two_kernel_pages_always_fit_into_the_budget() {
-        assert!(Limits::new(96, 16, 384).unwrap().in_os_pages().is_err());
-        let limits = Limits::new(96, 16, 8192).unwrap().in_os_pages().unwrap();
+        assert!(Limits::new(96, 16, 384).unwrap().in_pages_of(4096).is_err());
+        let limits = Limits::new(96, 16, 8192).unwrap().in_pages_of(4096).unwrap();
         assert_eq!(limits.page_len(), 4096);
     }
 
@@ -227,7 +214,7 @@ mod tests {
         let limits = Limits::new(4096, 100_000, 1 << 20).unwrap().in_pages_of(LONG).unwrap();
         assert_eq!(limits.page_len(), LONG);
         // Each page takes whole pages of the kernel, so that rounding exceeds no budget.
-        assert_eq!(limits.page_bounds_in(LONG), (LONG, 2 * LONG));
+        assert_eq!(limits.page_bounds(LONG), (LONG, 2 * LONG));
         assert_eq!(limits.max_page_len(), 2 * LONG);
         // The other side of a connection rounds the same lengths again, with the same result.
         assert_eq!(limits.in_pages_of(LONG), Ok(limits));

@@ -216,7 +216,7 @@ pub enum WireError {
     Cut,
     /// Descriptors that no valid packet carries arrived while this process has no room for them.
     #[error("a packet with several descriptors, or one that is no memory")]
-    ReceivedFd,
+    NotMemory,
     /// Reserved bytes are not zero.
     #[error("packet kind {0}: reserved bytes are not zero")]
     Reserved(u8),
@@ -412,8 +412,7 @@ impl Packet {
         let packet = Self::decode_bytes(bytes)?;
         let (kind, expected) = (packet.kind(), packet.descriptors());
         // Another version's greeting may carry descriptors; that client is refused in any case.
-        let is_other =
-            matches!(packet, Packet::Hello { version, .. } if version != crate::core::layout::VERSION);
+        let is_other = matches!(packet, Packet::Hello { version, .. } if version != crate::core::layout::VERSION);
         if descriptors != expected && !is_other {
             return Err(WireError::Descriptors { kind, found: descriptors, expected });
         }

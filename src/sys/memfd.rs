@@ -31,38 +31,6 @@ pub struct RegionError {
     pub source: io::Error,
 }
 
-/// Why a received descriptor is not accepted as a region.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidMemfd {
-    /// The descriptor has another type.
-    #[error("the descriptor is not a memfd")]
-    NoMemfd,
-    /// Other processes could still write it, or shrink it under its reader.
-    #[error("the memfd lacks the seals {missing}")]
-    Seals {
-        /// The missing seals, in the kernel's names.
-        missing: String,
-    },
-    /// Its length is out of bounds or not a multiple of the kernel's page size.
-    #[error("the memfd has {found} bytes, expected a multiple of 4096 from {min} to {max}")]
-    Length {
-        /// The length that `fstat` returned, in bytes.
-        found: u64,
-        /// The least accepted length in bytes.
-        min: usize,
-        /// The greatest accepted length in bytes.
-        max: usize,
-    },
-    /// The kernel refused to map it.
-    #[error("the memfd could not be mapped: {0}")]
-    Map(String),
-    /// This process lacks room to map it. The sender is not at fault.
-    #[error(
-        "this process has no room to map it ({0}); give it more address space (`ulimit -v`), memory or memory maps (vm.max_map_count)"
-    )]
-    Lack(String),
-}
-
 /// A descriptor that a peer sent and that is not validated yet.
 #[derive(Debug)]
 pub struct ReceivedFd(Option<OwnedFd>);
@@ -176,6 +144,12 @@ fn names(seals: SealFlags) -> String {
 }
 
 impl Region {
+    /// Returns the descriptor that shares the region with other processes. `None` for regions of
+    /// other processes and for the heap.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.attached::<OwnedFd>().map(AsFd::as_fd)
+    }
+
     /// Returns a new zeroed region of shared memory. Only this process can write it, now and later.
     ///
     /// `len` is rounded up to a multiple of the kernel's page size, 4096 bytes or more. The memory

@@ -58,7 +58,7 @@ pub(crate) trait Protocol: Copy {
     /// Why bytes are no packet.
     type Error;
 
-    /// The packet in these bytes, with which so many descriptors came.
+    /// The packet in these bytes, with which `descriptors` descriptors came.
     fn decode(bytes: &[u8], descriptors: usize) -> Result<Self, Self::Error>;
 
     /// The packet in these bytes, if it can be one whose only descriptor was lost.

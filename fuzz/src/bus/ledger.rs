@@ -20,7 +20,7 @@ pub struct Ledger {
 /// A message as a receiver saw it.
 struct Arrived {
     sent: Sent,
-    /// Whether its payload may differ from its sender's, who may have forged it at that time.
+    /// Whether its payload may differ from the sent one, because its sender may have forged it later.
     is_doubtful: bool,
 }
 

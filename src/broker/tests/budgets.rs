@@ -56,7 +56,7 @@ fn is_open(socket: &Socket) -> bool {
     matches!(socket.receive(), Received::Nothing)
 }
 
-/// So many messages, each of which the receiver takes.
+/// Sends `count` messages. The receiver consumes each before the next is sent.
 fn exchange(broker: &mut Broker, sender: &mut Client, receiver: &mut Client, count: u32) {
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     for tag in 0..count {

@@ -1,5 +1,7 @@
 //! Client ids.
 
+use alloc::vec::Vec;
+
 /// Assigns client ids. The id of a client that has joined is never reused. The id of a client that
 /// was greeted and did not join is reused, because only that client knew it.
 pub(super) struct Ids {

@@ -119,9 +119,9 @@ pub struct Region {
     writable_len: usize,
     /// Keeps the memory alive and in place. The code behind the `Arc` never accesses the bytes.
     owner: Arc<dyn Any + Send + Sync>,
-    /// The descriptor that shares the region with other processes. The region's owner has it, and a
-    /// broker that forwards it by reference.
-    descriptor: Option<Arc<OwnedFd>>,
+    /// Travels with the region: the descriptor that shares it with other processes. The region's owner
+    /// has it, and a broker that forwards it by reference.
+    attached: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 // SAFETY: the memory belongs to no thread, `owner` keeps it alive, and every access of shared bytes
@@ -198,10 +198,9 @@ impl Region {
         Region { start, len, writable_len, owner, attached }
     }
 
-    /// Returns the descriptor that shares the region with other processes. `None` for regions of
-    /// other processes and for the heap.
-    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.descriptor.as_ref().map(|fd| fd.as_fd())
+    /// Returns what travels with the region, if it is a `T`.
+    pub(crate) fn attached<T: Any>(&self) -> Option<&T> {
+        self.attached.as_deref()?.downcast_ref()
     }
 
     /// Returns whether two handles are the same region.
