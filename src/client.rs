@@ -533,7 +533,7 @@ impl Client {
                 if self.buffer.len() < len {
                     grow(&mut self.buffer, len);
                 }
-                inbound.read(slot, &mut self.buffer[..len]);
+                inbound.read(slot, self.buffer.get_mut(..len).unwrap_or_default());
                 inbound.is_whole()
             }
         };

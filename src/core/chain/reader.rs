@@ -197,12 +197,10 @@ impl<M: Memory> ChainReader<M> {
     /// all receivers that it waits for have left it, and it may no longer wait for this one.
     #[inline(always)]
     pub fn is_whole(&self) -> bool {
-        if self.place.is_none() {
-            return true;
-        }
+        let Some(place) = &self.place else { return true };
         // pairs with ReuseFence
         self.page.fence(Site::CopyFence);
-        self.is_member()
+        place.control.member(place.slot) == u64::from(place.client)
     }
 
     /// Takes one step.
