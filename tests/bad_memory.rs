@@ -1,5 +1,5 @@
-//! What strangers write into memory of their own: pages and cursors that lie. Each is tried on a
-//! bus on which two honest clients exchange messages meanwhile and lose nothing (P12).
+//! Faults in the memory of a hostile client: invalid pages and cursors. Two honest clients exchange
+//! messages on the bus during each case and lose nothing (P12).
 
 mod common;
 
@@ -41,10 +41,10 @@ fn header(page: &Region, id: u32, owner: u32, base: u64, first: u64) {
 /// Words to be written into a page: offset and value.
 type Words = &'static [(usize, u64)];
 
-/// Makes a lie of the truth.
+/// Turns the correct value into an invalid one.
 type Lie = fn(u64) -> u64;
 
-/// Writes a lie into a region.
+/// Writes an invalid value into a region.
 type Writes = fn(&Region);
 
 // P12
@@ -255,14 +255,14 @@ fn a_client_that_goes_on_appending_after_its_connection_has_ended_is_cut_off() {
             raw.page(id, page);
         }
         drop(raw);
-        // Writes the same pages over and over, whether or not anybody is still reading them.
+        // Rewrites the same pages, whether or not the broker still reads them.
         let (over, is_over) = channel::<()>();
         let writer = std::thread::spawn(move || {
             while is_over.try_recv().is_err() {
                 reuse_distance.run(&pages);
             }
         });
-        // With which words is a matter of time.
+        // The timing decides which words are reported.
         bus.logs(&format!("client {id} is disconnected"));
         over.send(()).unwrap();
         writer.join().unwrap();
@@ -288,7 +288,7 @@ fn a_dead_chain_that_turns_pages_for_ever_ends() {
         core.page_arrived(client, id, page.clone()).unwrap();
     }
     core.hung_up(client);
-    // Empty pages, each of which names the next one just in time.
+    // Empty pages. Each names the next one just before that is needed.
     for turn in 0..1000 {
         let (here, next) = (turn % 2, (turn + 1) % 2);
         header(&pages[next], next as u32, client.0, (turn as u64 + 1) * PAGE as u64, 0);

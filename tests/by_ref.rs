@@ -1,4 +1,4 @@
-//! Long messages are lent: receivers read them where the sender has written them.
+//! Long messages pass by reference: receivers read them in the sender's pages.
 
 mod common;
 
@@ -23,7 +23,8 @@ fn payload(number: u32) -> Vec<u8> {
     (0..LEN as u32 / 4).flat_map(|i| (i ^ number << 16).to_le_bytes()).collect()
 }
 
-/// Who only sends: others would hold what is lent until they have received it, too.
+/// Connects a client that only sends. A client that also receives would hold messages by reference
+/// until it has received them.
 fn sender(bus: &Bus) -> Client {
     Client::builder().send_only().connect(bus.path()).unwrap()
 }
@@ -34,7 +35,7 @@ fn hear(receiver: &mut Client, number: u32) {
     assert!(message.payload == payload(number), "torn: {number}");
 }
 
-/// Sends messages that two clients receive at once. Returns how many of them were lent.
+/// Sends messages that two clients receive at once. Returns the number of messages by reference.
 fn lent(bus: Bus, count: u32) -> u64 {
     let mut sender = sender(&bus);
     let mut receivers = [bus.connect(), bus.connect()];
@@ -50,7 +51,7 @@ fn lent(bus: Bus, count: u32) -> u64 {
 // P1, P2, P3
 #[test]
 fn long_messages_are_lent_and_arrive_whole() {
-    // Only a page that all have been sent is lent: its first message is copied.
+    // A message passes by reference only if all receivers have its page. The first one is copied.
     let lent = lent(Bus::new(Broker::builder()), 200);
     assert!(lent > 150, "{lent} were lent");
 }
@@ -76,8 +77,8 @@ fn what_was_passed_comes_back_although_there_is_more_to_take_and_nobody_sends() 
             Err(error) => panic!("{error}"),
         }
     }
-    // More than a page of the sender's, and so little of what there is that nothing else makes the
-    // receiver say how far it is: the broker's chain still is in its first page.
+    // More than one page of the sender's chain. The broker's chain stays within its first page, so
+    // nothing else makes the receiver publish its cursor.
     (0..7).for_each(|number| hear(&mut receiver, number));
     wait_until("there is room again", || sender.try_send(sent, &payload(sent)).is_ok());
 }
@@ -94,7 +95,7 @@ fn a_slow_receiver_leaves_its_own_budget_to_who_sends() {
         sender.send(sent, &payload(sent)).unwrap();
         sent += 1;
     }
-    // Taken, though nobody has received anything.
+    // The broker has consumed them, and the receiver has received none.
     sender.flush().unwrap();
     let deadline = Instant::now() + TIMEOUT;
     loop {
@@ -102,7 +103,7 @@ fn a_slow_receiver_leaves_its_own_budget_to_who_sends() {
         match sender.try_send(sent, &payload(sent)) {
             Ok(()) => sent += 1,
             Err(SendError::Full { .. }) if sent as usize >= least => break,
-            // The broker has not got so far yet.
+            // The broker has not consumed everything yet.
             Err(SendError::Full { .. }) => std::thread::yield_now(),
             Err(error) => panic!("{error}"),
         }
@@ -133,10 +134,10 @@ fn what_the_dead_have_lent_is_received_and_then_let_go() {
     let foreign = holdings(broker.pid()).foreign.0;
     ear.hear_until_end(&mut receiver, 0);
     assert_eq!(ear.heard_of(id), COUNT);
-    // Gives up what it has received.
+    // Releases the received messages.
     receiver.prepare_wait();
     wait_until("the broker lets go of the dead's pages", || {
-        // The control regions and first pages of the two that live.
+        // The control regions and first pages of the two remaining clients.
         holdings(broker.pid()).foreign.0 == 4
     });
     assert!(foreign > 4, "nothing was lent of the dead");

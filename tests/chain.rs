@@ -1,5 +1,5 @@
-//! A chain in one thread, step by step: what the models explore in time, at the boundaries of
-//! space.
+//! A chain in one thread, step by step. The models explore the order of events. These tests explore
+//! lengths and boundaries.
 
 #[path = "common/regions.rs"]
 mod regions;
@@ -66,7 +66,7 @@ impl Chain {
         }
     }
 
-    /// The next message, if there is one.
+    /// Returns the next message, if there is one.
     fn take(&mut self) -> Result<Option<(Envelope, Vec<u8>)>, Fault> {
         loop {
             match self.receiver.poll()? {
@@ -89,7 +89,7 @@ fn small() -> Limits {
     Limits::new(192, 300, Limits::least_budget(192, 300)).unwrap()
 }
 
-// P3, P8: the end of the page alone is visible, and the page behind it holds nothing yet.
+// P3, P8: only the end of the page is visible, and the page after it is still empty.
 #[test]
 fn a_claim_that_is_dropped_after_a_page_turn_shows_nothing_of_the_page_s_former_life() {
     let mut chain = Chain::new(small());
@@ -143,7 +143,7 @@ fn p1_a_message_written_in_place_arrives_and_is_counted() {
     }
     let stats = chain.sender.stats();
     assert_eq!((stats.messages, stats.payload_bytes), (2, 11));
-    // Each takes a page of its own; the second turn comes back to the first page.
+    // Each message takes a page of its own. The second page advance returns to the first page.
     let mut counted = Vec::new();
     for _ in 0..4 {
         chain.append(Envelope::default(), &[7; 80], true).unwrap();
@@ -166,7 +166,7 @@ fn p6_no_more_free_pages_give_way_to_a_longer_one_than_have_to() {
     assert_eq!(chain.sender.stats().page_bytes, 7 * 256);
     while chain.take().unwrap().is_some() {}
     chain.receiver.release();
-    // Takes a page as long as three.
+    // Needs a page of triple length.
     chain.append(Envelope::default(), &[7; 500], true).unwrap();
     assert_eq!(chain.sender.stats().page_bytes, 7 * 256);
 }
@@ -187,7 +187,7 @@ fn config() -> ProptestConfig {
 proptest! {
     #![proptest_config(config())]
 
-    // P1, P3, P6: against two queues, what is in the run and what is published.
+    // P1, P3, P6: compares the chain with two queues, the pending batch and the published messages.
     #[test]
     fn a_chain_is_a_queue_within_its_budget(steps in prop::collection::vec(step(), 1..120)) {
         let limits = small();

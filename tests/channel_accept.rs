@@ -1,4 +1,4 @@
-//! A channel's listener with processes that connect to it and say nothing.
+//! A channel's listener with processes that connect to it and send nothing.
 
 mod common;
 
@@ -25,13 +25,13 @@ fn sender(path: PathBuf) -> std::thread::JoinHandle<Result<(), ConnectError>> {
     std::thread::spawn(move || {
         let mut sender = Sender::connect(path)?;
         sender.send(7, b"hello").unwrap();
-        // Its receiver may have taken that and be gone already.
+        // Its receiver may have consumed that and have ended already.
         let _ = sender.flush_timeout(TIMEOUT);
         Ok(())
     })
 }
 
-/// Takes the next sender and hears it.
+/// Accepts the next sender and receives its message.
 #[track_caller]
 fn accepts(listener: &Listener, within: Duration) {
     let began = Instant::now();
@@ -54,7 +54,7 @@ fn silent_processes_hold_up_no_sender() {
         sender.join().unwrap().unwrap();
     }
     assert!(matches!(greeted.next(), Some((Packet::Welcome { .. }, Some(_)))));
-    // What has not joined in time is an error of its own, and the listener goes on.
+    // A process that does not join in time is a separate error, and the listener goes on.
     let began = Instant::now();
     for _ in 0..silent.len() + 1 {
         let error = listener.accept().unwrap_err();

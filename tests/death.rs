@@ -50,12 +50,13 @@ fn a_client_killed_while_it_sends_loses_nothing_that_it_had_committed_and_tears_
         marker.send(END | round, b"").unwrap();
         let heard = listener.recv_timeout(TIMEOUT).unwrap();
         for (sender, id) in senders.iter_mut().zip(ids) {
-            // All messages were checked when they were heard, and their numbers have no gap.
+            // Each message was verified when it was received, and the numbers have no gap.
             let reported = reported(sender);
             assert!(heard.heard_of(id) >= reported, "{reported} reported, {heard:?}");
         }
-        // The broadcast chain keeps its own pages, and the two that live have one each, which could
-        // be lent; of the dead nothing is left, as soon as the listener has passed what was lent.
+        // The broadcast chain keeps its own pages. Each of the two remaining clients has one page,
+        // which may be referred to. The dead client's resources are released as soon as the
+        // listener has passed the messages that refer to its pages.
         let mut held = holdings(broker.pid());
         let sockets = *sockets.get_or_insert(held.sockets);
         let living = (4, 2 * (4096 + marker.limits().page_len()));
@@ -80,7 +81,7 @@ fn a_client_that_sends_two_megabytes_and_exits_at_once_loses_nothing() {
     for round in 0..10 {
         let mut burst = place.child("burst", &[&COUNT]);
         let id = burst.says_number("id");
-        // Half of the time the broker finds it all at once: messages, pages and the end.
+        // Half of the time the broker finds messages, pages and the end at once.
         let surprise = round % 2 == 1;
         if surprise {
             broker.stop();
@@ -97,7 +98,7 @@ fn a_client_that_sends_two_megabytes_and_exits_at_once_loses_nothing() {
     }
 }
 
-// P4: what a client had not read when it died does not hide what it had sent.
+// P4: unread packets of a dead client do not hide the messages that it had sent.
 #[test]
 fn a_client_that_dies_with_unread_packets_loses_nothing() {
     const COUNT: u32 = 50;
@@ -196,7 +197,7 @@ fn everybody_killed_leaves_nothing_behind_that_blocks_or_costs() {
         let [a, b] = senders;
         let mut all = [broker, receiver, a, b];
         for child in &all {
-            // All their shared memory is in memfds, which the kernel takes back with the process.
+            // All their shared memory is in memfds, which the kernel frees with the process.
             let maps = maps(child.pid());
             assert!(maps.contains("memfd:llmp") && !maps.contains("/dev/shm"), "{maps}");
             assert!(!maps.contains("/SYSV"), "{maps}");
@@ -253,7 +254,7 @@ fn a_channel_whose_receiver_is_killed_tells_its_sender_even_if_it_waits_for_room
 fn clients_killed_while_they_wait_leave_no_trace_in_the_broker() {
     let place = Place::new();
     let mut broker = place.broker(&[]);
-    // Without a chain of its own, whose first page the broker might take in later.
+    // It has no chain of its own, whose first page the broker might admit later.
     let watcher = Client::builder().track_receivers().receive_only();
     let mut watcher = watcher.connect(place.path()).unwrap();
     assert!(watcher.wait_for_receivers(1, None).unwrap());

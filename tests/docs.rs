@@ -1,5 +1,5 @@
-//! The documentation and the code say the same: every promise is kept somewhere and checked
-//! somewhere, and every memory ordering is in the table.
+//! The documentation agrees with the code. Every promise is kept and checked somewhere, and every
+//! memory ordering is in the table.
 
 #[path = "../model/memory/mod.rs"]
 mod doubles;
@@ -136,13 +136,13 @@ fn the_table_of_orders_of_steps_is_that_of_the_code() {
 
 #[test]
 fn atomics_are_used_behind_the_memory_trait_alone() {
-    // What counts a process's steps until a test kills it, what closes its descriptors, and the word
-    // that tells a forked child from its parent are no shared memory.
+    // These three are not shared memory: the step counter of a crash test, the closer of
+    // descriptors, and the word that distinguishes a forked child from its parent.
     let own = ["core/failpoint.rs", "sys/closer.rs", "sys/fork.rs"];
     let shared = ["memory/", "order.rs", "memory.rs"];
     for (path, text) in text_of(&["src"]) {
         let inside = own.iter().chain(&shared).any(|part| path.contains(part));
-        // A thread of a broker is told to stop by a flag of its own process.
+        // A flag of its own process stops a broker's thread.
         let stop_flag = path.ends_with("src/broker.rs") || path.contains("src/bin/");
         if !inside && !stop_flag {
             let text = text.split("#[cfg(test)]").next().unwrap_or_default();

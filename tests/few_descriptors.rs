@@ -82,7 +82,7 @@ fn starved_receiver(path: &str) {
 
 fn starved_connection(path: &str) {
     let mut files = use_up();
-    // For the socket, and no more.
+    // Leaves one descriptor, for the socket.
     files.pop();
     let error = Client::connect_receiver(path).unwrap_err();
     say(format_args!("error {error}"));
@@ -128,7 +128,7 @@ fn a_channels_receiver_without_a_free_descriptor_receives_all() {
     for tag in 0..MANY {
         sender.send_timeout(tag, &[7; LEN], TIMEOUT).unwrap();
     }
-    // Its pages are asked for again while it does nothing but wait.
+    // It requests its pages again while it only waits.
     while !sender.flush_timeout(Duration::from_millis(100)).unwrap() {}
     drop(sender);
     receiver.says("heard all");

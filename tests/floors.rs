@@ -11,16 +11,17 @@ struct Floor {
     shuns: &'static [&'static str],
 }
 
-/// From the ground up. What is in none of these places is the library, which may use all of them.
+/// From the ground up. Every other place is the library, which may use all of them.
 const FLOORS: &[Floor] = &[
     Floor { place: "core", uses: &["core"], shuns: &["std", "libc", "rustix", "memmap2"] },
     Floor { place: "sys", uses: &["core", "sys"], shuns: &[] },
 ];
 
-/// What the floor of the kernel uses of the core: nothing that knows packets, members or a bus.
+/// The parts of the core that the kernel floor uses. None of them knows packets, members or a bus.
 const SYS_USES_OF_CORE: &[&str] = &["failpoint", "fault", "layout", "memory", "order"];
 
-/// The files with `unsafe` code: the door to memory, the one borrow of a claimed slot, and the kernel.
+/// The files with `unsafe` code: the access to memory, the borrow of a claimed slot, and the
+/// kernel.
 const UNSAFE: &[&str] =
     &["core/memory/region.rs", "core/memory/heap.rs", "core/chain/claim.rs", "sys/"];
 

@@ -18,7 +18,7 @@ use oracle::seen::Seen;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// One oracle counts this process's descriptors, so nobody else may open any meanwhile.
+/// One oracle counts this process's descriptors, so only one test at a time may open any.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn fuzz() -> PathBuf {
@@ -94,10 +94,9 @@ fn every_oracle_holds_for_every_seed_and_former_finding_and_gets_everywhere() {
 
 type Run = Box<dyn FnMut(&[u8]) -> Seen>;
 
-/// What some seed must reach. Of the faults three are missing: `UnreadConnection` needs ten seconds;
-/// `Endless` needs a dead client that
-/// goes on, see the broker's core; `TakenBack` a commit word that vanishes under a client. What
-/// `live_page` finds is up to the machine.
+/// Some seed must reach each of these. Three faults are missing. `UnreadConnection` needs ten
+/// seconds. `Endless` needs a dead client that goes on (see the broker's core). `TakenBack` needs a
+/// commit word that vanishes under a client. The results of `live_page` depend on timing.
 const SOMETIMES: &[&str] = &[
     "Disconnected::Closed",
     "Disconnected::PeerDied",
@@ -194,7 +193,7 @@ const SOMETIMES_OF_THE_PROGRAM: &[&str] = &[
     "users",
 ];
 
-/// The length of a message whose length word becomes another at the `lie`th access.
+/// Returns the length of a message whose length word changes at access number `change`.
 fn length_taken(lie: usize, parse: fn(Page) -> Option<usize>) -> Option<usize> {
     let page = heap(256);
     let mut sender = ChainWriter::new(1, limits(), page.clone());

@@ -1,5 +1,5 @@
-//! Processes that shut down the half of their connection in which they are told something, and keep
-//! the other half: no event tells the other side.
+//! Processes that shut down the receiving half of their connection and keep the sending half. No
+//! event reports that to the other side.
 
 mod common;
 
@@ -78,10 +78,10 @@ fn what_a_struck_receiver_had_sent_arrives() {
     let bus = bus();
     let (mut sender, mut reader) = pair(&bus);
     let mut deaf = bus.connect();
-    // Before the broker can notice: what it sends to a broker that has struck it is lost.
+    // Before the broker can notice. After a removal, it discards what the client sends.
     let last = (0..40).take_while(|tag| deaf.try_send(*tag, &[9; LEN]).is_ok()).last().unwrap();
     shutdown(connection_of(&deaf), Shutdown::Read).unwrap();
-    // It goes on until the broker has noticed.
+    // The bus continues until the broker has noticed.
     let (mut next, deadline) = (0, Instant::now() + TIMEOUT);
     for number in 0.. {
         assert!(Instant::now() < deadline, "the bus stands still, {next} messages have arrived");

@@ -1,4 +1,4 @@
-//! A broker that hurries, lies or floods, as its clients meet it.
+//! Clients with a broker that is too fast, breaks the protocol or floods them.
 
 #[path = "common/regions.rs"]
 mod regions;
@@ -45,7 +45,7 @@ fn hand(socket: &OwnedFd, packet: Packet, region: Option<&Region>) {
     rustix::net::sendmsg(socket, &parts, &mut control, SendFlags::NOSIGNAL).unwrap();
 }
 
-/// A broker that says what the test wants, up to its welcome.
+/// A broker whose packets the test chooses, up to its welcome.
 fn welcome(path: &Path, budget: u64) -> (OwnedFd, JoinHandle<Result<Client, ConnectError>>) {
     let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
     let listener = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None).unwrap();
@@ -59,7 +59,7 @@ fn welcome(path: &Path, budget: u64) -> (OwnedFd, JoinHandle<Result<Client, Conn
     (socket, client)
 }
 
-/// Says that a client is welcome. Returns the control region, to lie in it.
+/// Sends the `Welcome`. Returns the control region, so that a test can write invalid values.
 fn welcomed(socket: &OwnedFd, budget: u64) -> Region {
     let region = shared("llmp-test", control_len(1)).unwrap();
     let control = Control::create(region, 1);
@@ -107,7 +107,7 @@ fn a_client_that_only_sends_hears_that_the_broker_ended_in_order() {
     let mut client = Client::builder().send_only().connect(&path).unwrap();
     stop.stop();
     thread.join().unwrap().unwrap();
-    // Nobody takes anything, so that it needs another page and finds the connection closed.
+    // No process consumes anything. The client needs another page and finds the connection closed.
     let ended = (0..1000).find_map(|_| client.send(1, &[0; 100]).err());
     assert!(matches!(ended, Some(SendError::Disconnected(Disconnected::Closed))), "{ended:?}");
 }

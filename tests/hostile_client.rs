@@ -1,4 +1,4 @@
-//! Clients and callers that mean harm or go to the limits, as a broker meets them.
+//! A broker with clients and callers that are hostile or use the limits.
 
 use llmp::{BindError, Broker, Client, Limits, Receiver};
 use std::time::Duration;

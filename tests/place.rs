@@ -1,5 +1,5 @@
-//! Which process holds a bus's place: forks, threads, and a kernel that refuses. What a user sees of
-//! it is in `cli/place.rs`.
+//! The process that holds a bus's place: forks, threads, and a kernel that refuses. `cli/place.rs`
+//! tests the view of a user.
 
 mod common;
 #[allow(dead_code, reason = "a part of it is used")]
@@ -58,7 +58,7 @@ fn forking_broker(path: &str, drops: bool) {
     told();
 }
 
-/// Tries to be the broker.
+/// Tries to become the broker.
 fn attempt(path: &str) {
     match Broker::bind(path) {
         Ok(_) => say("holder nobody"),
@@ -90,7 +90,7 @@ fn contender(path: &str) {
     say(format_args!("taken {taken}"));
 }
 
-/// Which process another process finds at the place.
+/// Returns the process that another process finds at the place.
 fn holder(place: &Place) -> String {
     place.child("attempt", &[]).says("holder")
 }
@@ -99,7 +99,7 @@ fn lock_of(place: &Place) -> PathBuf {
     place.path().with_extension("sock.lock")
 }
 
-/// Whether the kernel knows a lock of this process on the file.
+/// Returns whether the kernel has a lock of this process on the file.
 fn is_locked(file: &Path, process: i32) -> bool {
     let inode = format!(":{} ", std::fs::metadata(file).unwrap().ino());
     let locks = std::fs::read_to_string("/proc/locks").unwrap();

@@ -1,4 +1,4 @@
-//! A bus of real processes that all live.
+//! A bus of real processes that all stay alive.
 
 mod common;
 
@@ -27,7 +27,7 @@ fn processes_receive_every_message_of_any_length_exactly_once_and_in_one_order()
     let ids: HashSet<_> = clients.iter_mut().map(|client| client.says("id")).collect();
     assert_eq!(ids.len(), 3);
     clients.iter_mut().for_each(|client| client.tell("go"));
-    // Each has verified what it received; what is left to compare is the order.
+    // Each process has verified its messages. Only their order is left to compare.
     let orders: Vec<_> = clients.iter_mut().map(|client| client.says("order")).collect();
     assert!(orders.iter().all(|order| *order == orders[0]), "{orders:?}");
     clients.iter_mut().for_each(|client| client.tell("enough"));
@@ -67,7 +67,7 @@ fn an_idle_bus_uses_no_processor_and_wakes_up_afterwards() {
         // Each receiver looks once after its peer's process.
         std::thread::sleep(Duration::from_millis(300));
         let before = pids.map(activity);
-        // Not to wait for anything: that nothing happens in this time is what is tested.
+        // This sleep waits for no event: the test asserts that nothing happens in this time.
         std::thread::sleep(Duration::from_millis(300));
         assert_eq!(pids.map(activity), before, "processor time and wake-ups while idle");
         client.send(END | round, b"").unwrap();
@@ -117,7 +117,7 @@ fn clients_that_come_send_and_leave_at_once_lose_nothing_and_disturb_nobody() {
     let mut ids = HashSet::from([a.id().0, b.id().0]);
     let (mut heard_by_a, mut heard_by_b) = (HashSet::new(), HashSet::new());
     let mut number = 0;
-    // The two exchange messages in turn until both have heard everybody.
+    // The two exchange messages until both have received a message of each other client.
     while heard_by_a.len().min(heard_by_b.len()) < 3 * EACH as usize {
         send(&mut a, SMALL, number);
         hear_other(&mut b, a.id().0, number, &mut heard_by_b);
@@ -136,7 +136,7 @@ fn clients_that_come_send_and_leave_at_once_lose_nothing_and_disturb_nobody() {
     assert!(!maps(broker.pid()).is_empty());
 }
 
-/// Receives until the other's next message; everybody else says one thing.
+/// Receives until the other's next message. Each other client sends exactly one message.
 fn hear_other(me: &mut Client, other: u32, number: u32, strangers: &mut HashSet<u32>) {
     loop {
         let message = me.recv_timeout(TIMEOUT).unwrap().expect("a message");
@@ -197,7 +197,7 @@ fn a_stopped_receiver_that_is_killed_frees_the_bus() {
         while let Some(message) = other.try_recv().unwrap() {
             ear.hear(&message);
         }
-        // Gives up what it has read.
+        // Releases the messages that it has read.
         other.prepare_wait();
     }
     sender.send(END, b"").unwrap();
@@ -205,8 +205,8 @@ fn a_stopped_receiver_that_is_killed_frees_the_bus() {
     assert_eq!(ear.heard(), sent + 1000);
 }
 
-/// Sends until nothing moves any more: the broker sleeps, the other receiver has everything that
-/// it can get, and there is no room.
+/// Sends until the bus stands still: the broker sleeps, the other receiver has received everything
+/// available, and there is no room.
 fn fill(sender: &mut Client, other: &mut Client, ear: &mut Ear, broker: i32) -> u32 {
     let mut number = 0;
     let deadline = Instant::now() + TIMEOUT;
@@ -225,7 +225,7 @@ fn fill(sender: &mut Client, other: &mut Client, ear: &mut Ear, broker: i32) -> 
             ear.hear(&message);
             moved = true;
         }
-        // Gives up the page that it has read.
+        // Releases the page that it has read.
         moved |= other.prepare_wait() == Wait::Ready;
         if !moved {
             wait_asleep(broker);

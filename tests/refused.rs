@@ -10,10 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// Long enough that whoever waits sleeps.
+/// Long enough that a waiting thread sleeps.
 const WHILE: Duration = Duration::from_millis(300);
 
-/// Someone who sleeps until there is a message, and where they report.
+/// Starts a thread that sleeps until there is a message. Returns where it reports its messages.
 fn sleeper(mut receiver: llmp::Receiver) -> mpsc::Receiver<Vec<u8>> {
     let (report, reports) = mpsc::channel();
     thread::spawn(move || {
@@ -70,7 +70,7 @@ fn a_ring_for_which_there_was_no_memory_is_sent_by_who_finds_no_room() {
     assert_eq!(received.recv_timeout(TIMEOUT).unwrap(), [7; 4096]);
 }
 
-/// How often the calling thread has given its processor up.
+/// Returns the number of voluntary context switches of the calling thread.
 fn sleeps() -> u64 {
     let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
@@ -112,10 +112,10 @@ fn who_waits_for_receivers_or_in_a_loop_of_its_own_with_a_ring_due_naps() {
 fn who_waits_without_memory_for_a_ring_neither_burns_the_processor_nor_sleeps_for_ever() {
     let (mut sender, mut receiver) = llmp::channel().unwrap();
     let waiting = thread::spawn(move || {
-        // In vain at first, so that it sleeps for the message.
+        // The first wait times out, so that the receiver sleeps for the message.
         assert!(receiver.recv_timeout(WHILE).unwrap().is_none());
         assert!(receiver.recv_timeout(3 * WHILE).unwrap().is_some());
-        // The next look gives the message up.
+        // The next call releases the message.
         let _ = receiver.recv_timeout(WHILE);
     });
     thread::sleep(2 * WHILE);

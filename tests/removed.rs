@@ -1,4 +1,4 @@
-//! Receivers that are struck and read on: their connection has ended, and their process lives.
+//! Removed receivers that read on: their connection has ended, and their process lives.
 
 #[path = "common/connection.rs"]
 mod connection;
@@ -41,7 +41,7 @@ impl Bus {
         Client::builder().receive_only()
     }
 
-    /// Sends so many messages, each filled with its number, to a receiver that takes them all.
+    /// Sends the messages `numbers`, each filled with its number, to a receiver that consumes all.
     fn send(&self, sender: &mut Client, reader: &mut Client, numbers: std::ops::Range<u32>) {
         let deadline = Instant::now() + TIMEOUT;
         for number in numbers {

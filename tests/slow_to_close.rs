@@ -55,7 +55,7 @@ impl Net {
         Net { listener, others: Vec::new() }
     }
 
-    /// A connection that blocks whoever closes it.
+    /// Makes a connection that blocks the process that closes it.
     fn slow(&mut self) -> OwnedFd {
         let mut stream = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
         self.others.push(self.listener.accept().unwrap().0);
@@ -170,7 +170,8 @@ fn a_descriptor_that_is_slow_to_close_holds_up_nobody_however_it_comes() {
     for (count, slow) in [(1, 0), (4, 2), (253, 200)] {
         for bytes in [&page[..], b"", b"?"] {
             println!("number {slow} of {count} descriptors with {bytes:?}");
-            // The last close is the broker's: this process's own comes before it hears of the packet.
+            // This process closes its descriptors before the broker reads the packet. So the last
+            // close is the broker's.
             bus.broker.stop();
             let stranger = bus.stranger();
             among(&mut net, count, slow)(&stranger, bytes);
@@ -262,7 +263,7 @@ fn a_close_that_does_not_end_costs_joined_clients_nothing_and_newcomers_wait() {
         descriptor_count(pid)
     );
     assert!(!newcomer.is_finished(), "a newcomer was let in");
-    // Nobody waits for these bytes any more: the close ends.
+    // The bytes are discarded, so the close ends.
     net.others.clear();
     newcomer.join().unwrap().unwrap();
     bus.all_is_closed();

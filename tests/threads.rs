@@ -187,7 +187,7 @@ fn a_guard_that_is_forgotten_or_unwound_publishes_nothing_and_blocks_nothing() {
             batch.send(1, b"never").unwrap();
             std::mem::forget(batch);
         },
-        // Over a page turn.
+        // Across a page advance.
         |sender, long| {
             let mut batch = sender.batch();
             for _ in 0..3 {

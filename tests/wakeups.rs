@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// Without progress for so long, a wake-up is lost.
+/// A receiver without progress for this time has lost a wake-up.
 const STALL: Duration = Duration::from_secs(10);
 /// Messages sent at once: they fill three pages, so that their receiver polls before it sleeps.
 const BATCH: u32 = 192;

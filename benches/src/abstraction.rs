@@ -1,9 +1,9 @@
-//! What the abstraction of memory costs: the protocol as it is, against the same protocol written
-//! by hand on raw pointers, in turn within one run.
+//! The cost of the memory abstraction: the protocol as it is, compared with the same protocol
+//! written by hand on raw pointers, alternately within one run.
 //!
 //! `cargo benchmark abstraction` prints nanoseconds per message (medians) and the ratio of the
-//! paired runs. One thread fills a chain and empties it again: no cache line changes owner, so
-//! that every instruction counts.
+//! paired runs. One thread fills a chain and empties it again. No cache line changes its owner, so
+//! every instruction counts.
 
 use crate::regions::heap;
 use llmp::core::chain::{Blocked, ChainReader, ChainWriter, Event, Refused};
@@ -29,7 +29,7 @@ pub fn run() {
         let mut by_hand = by_hand::Chain::new(CHAIN_LEN + 65536);
         let mut times = [const { Vec::new() }; 4];
         for _ in 0..ROUNDS {
-            // In turn, so that a noisy machine hits both alike.
+            // Alternately, so that noise of the machine affects both alike.
             let mut measure = |i: usize, work: &mut dyn FnMut()| {
                 let start = Instant::now();
                 work();

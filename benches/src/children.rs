@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// What came of a role.
+/// The result of a role.
 #[derive(Debug, Deserialize)]
 pub struct Played {
     pub part: Part,
@@ -102,8 +102,8 @@ impl Children {
         Ok(())
     }
 
-    /// Removes the System V segments that our processes have made and left, as `ll_mp` does of
-    /// those that a broker keeps: they would outlive everybody.
+    /// Removes the System V segments that our processes left behind, for example those of `ll_mp`'s
+    /// broker. They would outlive all processes.
     fn remove_segments(&self) {
         let segments = std::fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
         let ours = |pid: &str| self.children.iter().any(|(child, _)| child.id().to_string() == pid);
@@ -117,13 +117,13 @@ impl Children {
             }
         }
         if !ids.is_empty() {
-            // Where there is no such command they stay, and the measurement is good all the same.
+            // Without this command the segments stay. The measurement is still valid.
             let _ = Command::new("ipcrm").args(ids).status();
         }
     }
 
-    /// This reason and those of others that failed with it: who loses a connection may say so
-    /// before the one who had a reason to close it.
+    /// Returns this reason and those of other roles that failed with it. A role that loses a
+    /// connection may report that before the role that closed it reports its reason.
     fn all_reasons(&self, first: &str) -> String {
         let more = || self.lines.recv_timeout(Duration::from_millis(200)).ok();
         let more = std::iter::from_fn(more)
@@ -131,7 +131,7 @@ impl Children {
         more.fold(first.to_owned(), |all, why| all + &why)
     }
 
-    /// The rest of a line that begins like this.
+    /// Returns the rest of the next line with this beginning.
     fn hear(&mut self, beginning: &str) -> Result<String> {
         watchdog::step();
         match self.lines.recv_timeout(watchdog::longest_step()) {
@@ -143,7 +143,7 @@ impl Children {
                 }
                 None => match line.strip_prefix("failed ") {
                     Some(why) => bail!("{}", self.all_reasons(why)),
-                    // Some libraries talk on standard output.
+                    // Some libraries print to standard output.
                     None => self.hear(beginning),
                 },
             },

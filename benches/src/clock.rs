@@ -3,7 +3,7 @@
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use std::time::{Duration, Instant};
 
-/// Counts the processor's own ticks, since to ask the kernel takes as long as what is measured.
+/// Counts the processor's own ticks, because a system call takes as long as the measured operation.
 pub struct Ticks {
     started: Instant,
     first: u64,
@@ -45,7 +45,7 @@ pub fn processor_ns() -> u64 {
     nanoseconds(clock_gettime(ClockId::ProcessCPUTime))
 }
 
-/// Keeps the processor busy for so long, as work would.
+/// Keeps the processor busy for this time, as work would.
 pub fn work(time: Duration) {
     let begun = Instant::now();
     while begun.elapsed() < time {

@@ -17,7 +17,7 @@ const WINDOWS: usize = 8;
 /// A line apart, so that the copy of each window is aligned alike.
 const WINDOW_STEP: usize = 64;
 
-/// What a sender does wrong on purpose, to see that the receiver notices.
+/// A deliberate error of a sender, which the receiver must notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 pub enum Sabotage {
     /// Leaves out a message.
@@ -207,8 +207,8 @@ impl Check {
     }
 }
 
-/// What is wrong with a message. So small that handing it up costs nothing: what is measured must
-/// not be how a receiver looks at a message.
+/// The error in a message. It is small, so that returning it costs nothing. The measurement must
+/// not include how a receiver verifies a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrong {
     Length,

@@ -1,10 +1,10 @@
-//! How many instructions an operation takes: a figure that a busy machine can't blur, and that a
-//! change of the data path can't hide from.
+//! The number of instructions of an operation. A busy machine does not change this figure, and
+//! every change of the data path shows in it.
 //!
 //! `cargo benchmark instructions` runs this program under valgrind's callgrind, twice for each
-//! operation: once doing it often, once less often. The difference belongs to the operations
-//! alone. It fails when a figure is not the one in `instructions.json`, give or take; `--record`
-//! writes the file anew.
+//! operation with different repetition counts. The difference belongs to the operations alone. A
+//! figure that differs from `instructions.json` by more than the tolerance is a failure. `--record`
+//! rewrites the file.
 
 mod operations;
 
@@ -15,16 +15,16 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.json");
-/// What may change before somebody has to say that it is meant.
+/// A larger relative change must be recorded as intended.
 const TOLERANCE: f64 = 0.05;
-/// The C library's copy for any machine, not the one that suits this one best.
+/// The C library's copy for any machine, instead of the best one for this machine.
 const TUNABLES: &str =
     "glibc.cpu.hwcaps=-AVX512VL,-AVX512F,-AVX2,-AVX,-AVX_Fast_Unaligned_Load,-ERMS,-FSRM";
 
 /// The committed figures.
 #[derive(Serialize, Deserialize)]
 struct Record {
-    /// With which compiler, and for which machine.
+    /// The compiler and the machine of the record.
     compiler: String,
     /// Instructions per operation.
     instructions: BTreeMap<String, f64>,
@@ -63,7 +63,7 @@ pub fn run(record: bool) -> Result<()> {
     )
 }
 
-/// What is not as it was recorded.
+/// Returns the differences from the record.
 fn judge(counted: &BTreeMap<String, f64>, recorded: &BTreeMap<String, f64>) -> Vec<String> {
     let mut complaints = Vec::new();
     for (name, found) in counted {
@@ -86,7 +86,7 @@ fn read() -> Result<Record> {
     serde_json::from_str(&text).context(RECORD)
 }
 
-/// Plays one operation so often: what callgrind looks at.
+/// Performs one operation `times` times, for callgrind.
 pub fn play(name: &str, times: usize) -> Result<()> {
     let operation = OPERATIONS.iter().find(|operation| operation.name == name);
     (operation.with_context(|| format!("no operation {name:?}"))?.perform)(times)
@@ -99,7 +99,7 @@ fn count(operation: &Operation) -> Result<f64> {
     Ok(difference as f64 / (many - few) as f64)
 }
 
-/// Instructions of a whole process that performs the operation so often.
+/// Returns the instructions of a whole process that performs the operation `times` times.
 fn total(operation: &Operation, times: usize) -> Result<u64> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])

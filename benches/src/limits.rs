@@ -11,7 +11,7 @@
 //! | a message at 1,000 a second | half a wake-up there and back, late |
 //! | joining | a wake-up there and back |
 //!
-//! A factor below 1 is possible: processors fetch lines ahead. An idle turn of the broker and an idle
+//! A factor below 1 is possible: processors fetch lines ahead. An idle cycle of the broker and an idle
 //! bus have no limit of this kind, and memory has its budget.
 
 use crate::content::LEAST;

@@ -1,5 +1,5 @@
-//! llmp beside what a user would pick instead: the same work, real processes, contents verified, in
-//! one run.
+//! Compares llmp with its alternatives: the same work, real processes and verified contents, in one
+//! run.
 
 mod abstraction;
 mod children;
@@ -63,9 +63,9 @@ enum Command {
     Join(Options),
     /// How the cost grows with clients, sleepers and buses.
     Growth(Options),
-    /// What the machine can do.
+    /// The speed of the machine.
     Hardware(Options),
-    /// What the abstraction of memory costs against the protocol written by hand.
+    /// The cost of the memory abstraction compared with the protocol written by hand.
     Abstraction,
     /// How the length of a page changes a channel's speed.
     Pool,
@@ -93,7 +93,7 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Options {
-    /// Fewer sizes, fewer and shorter runs: shows that it works and judges nothing.
+    /// Fewer sizes, fewer and shorter runs: shows that it works, and judges nothing.
     #[arg(long)]
     quick: bool,
     /// Counted runs of each cell.
@@ -188,7 +188,7 @@ fn run(options: &Options, workload: &str) -> Result<()> {
     Ok(())
 }
 
-/// Never fails for what was measured: time is no reason to.
+/// Never fails because of a measured time.
 fn judge(results: &[PathBuf], out: Option<&Path>) -> Result<()> {
     let results = Results::read(results)?;
     print!("{}", verdict::markdown(&results));

@@ -1,5 +1,5 @@
-//! Runs the cells: in turn over the peers within each repetition, so that a noisy machine hits all
-//! alike, each between two probes of the placement.
+//! Runs the cells. Within each repetition it alternates between the peers, so that noise of the
+//! machine affects all alike. A probe of the placement runs before and after each cell.
 
 use crate::children::{Children, Played};
 use crate::content::Sabotage;
@@ -14,7 +14,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How much is measured.
+/// The extent of the measurement.
 pub struct Plan {
     pub quick: bool,
     pub runs: usize,
@@ -24,7 +24,7 @@ pub struct Plan {
     pub sabotage: Option<Sabotage>,
 }
 
-/// So little of a run was counted that it has to be done again.
+/// Too little of a run was counted, so it must be repeated.
 #[derive(Debug)]
 pub struct TooShort;
 
@@ -36,10 +36,10 @@ impl fmt::Display for TooShort {
 
 impl std::error::Error for TooShort {}
 
-/// How often a run that was too short is done again.
+/// Maximum repetitions of a run that was too short.
 const TRIES: usize = 5;
 
-/// Runs that were moved are not repeated after so long, so that all ends within 15 minutes.
+/// After this time, runs whose placement changed are not repeated. So all ends within 15 minutes.
 const REPEATS_END: Duration = Duration::from_secs(12 * 60);
 
 pub type Figures = Vec<(&'static str, f64)>;
@@ -117,7 +117,7 @@ impl Run<'_> {
         Ok(played)
     }
 
-    /// Looks at something again and again meanwhile, and returns the most that was seen.
+    /// Samples a value during the run. Returns its maximum.
     pub fn play_watching(
         &self,
         processes: &[Vec<Role>],

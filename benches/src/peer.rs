@@ -1,4 +1,4 @@
-//! What a peer has to be able to do, and the list of all peers.
+//! The operations that a peer must support, and the list of all peers.
 
 use crate::content::{Content, Wrong};
 use anyhow::{Context, Result, bail};
@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How somebody waits who can't go on.
+/// How a process waits when it cannot proceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Waiting {
-    /// Looks again at once.
+    /// Polls again at once.
     Poll,
-    /// Lets others run, then looks again.
+    /// Yields, then polls again.
     Yield,
     /// By the peer's own means, inside its calls.
     Sleep,
@@ -33,7 +33,7 @@ pub struct Setup {
     /// Length of every message in bytes.
     pub len: usize,
     pub waiting: Waiting,
-    /// Whoever receives may look at the message where it lies.
+    /// The receiver reads the message in place.
     pub borrow: bool,
     /// A client of a bus gets its own messages back.
     pub own: bool,
@@ -42,14 +42,14 @@ pub struct Setup {
     pub room: Room,
 }
 
-/// How much may be on its way.
+/// The number of bytes that may be in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Room {
-    /// What serves the peer in this work.
+    /// The best setting for the peer in this work.
     Fit,
-    /// What the peer takes if nothing is said, where it takes anything.
+    /// The peer's default, if it has one.
     Default,
-    /// So many bytes.
+    /// This many bytes.
     Bytes(usize),
 }
 
@@ -109,7 +109,7 @@ impl Place {
         format!("{dir}/{}", self.name)
     }
 
-    /// Says that the other end can come now, and tells it something.
+    /// Announces that the other end can connect, with a message for it.
     pub fn announce(&self, text: &str) -> Result<()> {
         let unfinished = self.path("unfinished");
         std::fs::write(&unfinished, text)?;
@@ -142,7 +142,7 @@ pub trait Peer: 'static {
 }
 
 pub trait Sender {
-    /// Sends a message if there is room. When told to sleep, a peer may wait for room in here.
+    /// Sends a message if there is room. With [`Waiting::Sleep`], a peer may wait for room in here.
     fn try_send(&mut self, message: &[u8]) -> Result<bool>;
 
     /// Sends as many of the next `count` messages as there is room for, at once. Returns how many.
@@ -160,12 +160,12 @@ pub trait Sender {
 }
 
 pub trait Receiver {
-    /// Takes a message if there is one and shows it. When told to sleep, a peer may wait for a
-    /// message in here.
+    /// Receives a message if there is one and shows it. With [`Waiting::Sleep`], a peer may wait
+    /// for a message in here.
     fn try_recv<R>(&mut self, look: impl FnMut(&[u8]) -> R) -> Result<Option<R>>;
 
-    /// Takes messages that are there at once and shows each until one of them is the last one.
-    /// Returns whether it was; `None` if there was no message.
+    /// Receives the available messages and shows each, up to the last one of the stream. Returns
+    /// whether that was among them, or `None` if there was no message.
     fn try_recv_batch(
         &mut self,
         look: impl FnMut(&[u8]) -> Result<bool, Wrong>,

@@ -113,7 +113,7 @@ pub fn round_trip_ns(lines: usize) -> Result<f64> {
     })
 }
 
-/// Spins; after a while lets others run, since somebody else may have the other processor.
+/// Spins, and yields after a while, because another process may have the other processor.
 fn await_value(line: &AtomicU64, value: u64) {
     let mut spins = 0u32;
     while line.load(Ordering::Acquire) != value {

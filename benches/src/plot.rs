@@ -9,8 +9,8 @@ use crate::workloads::{QUANTILES, growth};
 use std::path::Path;
 use svg::{Line, Plot, Style};
 
-/// Told apart on white and on black, and by people who don't see all colours. In the order of the
-/// peers, so that each has the same in all plots.
+/// Distinct on white and on black, also without colour vision. In the order of the peers, so that
+/// each has the same colour in all plots.
 const COLOURS: [&str; 12] = [
     "#d55e00", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#7f6000", "#41ab5d",
     "#8c6bb1", "#999999", "#222222", "#b0a000",
@@ -125,7 +125,7 @@ fn clients(results: &Results) -> Plot {
     }
 }
 
-/// The number of clients against a turn of the broker.
+/// The cost of a broker's cycle by the number of clients.
 fn turns(results: &Results) -> Plot {
     let cells: Vec<&Cell> =
         results.of(growth::NAME).filter(|cell| cell.case.starts_with("a turn")).collect();

@@ -1,8 +1,8 @@
-//! How the length of a page, and so the memory over which a chain goes round, changes its speed.
+//! How a chain's speed depends on its page length, and so on the memory that it cycles through.
 //!
-//! `cargo benchmark pool` sends over a channel between two threads, the receiver copying and
-//! reading every payload, in turn over the page lengths so that a noisy machine hits all alike.
-//! Medians of the rounds.
+//! `cargo benchmark pool` sends over a channel between two threads. The receiver copies and reads
+//! every payload. The page lengths alternate, so that noise of the machine affects all alike. The
+//! figures are medians of the rounds.
 
 use llmp::{Limits, Receiver, Sender};
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
-//! What a process of a measurement does, and how it and the measuring process talk.
+//! The roles of a measurement's processes, and their dialogue with the measuring process.
 //!
-//! A role says `ready`, hears `go`, says what came of it, and ends when its standard input is
-//! closed: nobody takes a connection down while others still use it. Two roles may be played by
-//! threads of one process, for peers that know nothing else.
+//! A role prints `ready`, waits for `go`, prints its result, and ends when its standard input is
+//! closed. So no process closes a connection that others still use. Two roles may run as threads of
+//! one process, for peers within one process.
 
 use crate::content::Sabotage;
 use crate::peer::{Place, Setup};
@@ -49,19 +49,19 @@ pub enum Part {
         clients: usize,
         every_byte: bool,
     },
-    /// A receiver at half speed, and so many bytes for it.
+    /// A receiver at half speed, and this many bytes for it.
     MemorySender {
         bytes: u64,
     },
     MemoryReceiver {
         bytes: u64,
     },
-    /// So many messages a second, or none.
+    /// This many messages a second, or none.
     RateSender {
         per_second: u64,
     },
     RateReceiver,
-    /// So many clients join at once.
+    /// This many clients join at once.
     Joiner {
         clients: usize,
     },
@@ -83,17 +83,17 @@ struct Together {
     results: Mutex<Vec<Value>>,
 }
 
-/// How a role hears when to begin and when to end.
+/// Synchronises the beginning and the end of a role.
 pub struct Start(Arc<Together>);
 
 impl Start {
-    /// Says that this role is ready and waits until all are.
+    /// Reports that this role is ready and waits until all are.
     pub fn ready(&self) {
         self.0.barrier.wait();
         self.0.barrier.wait();
     }
 
-    /// Says what came of it and waits until nobody needs this end any more.
+    /// Reports the result and waits until no role needs this end any more.
     pub fn finished(&self, part: Part, result: Value) {
         let mut results = self.0.results.lock().unwrap_or_else(PoisonError::into_inner);
         results.push(json!({ "part": part, "result": result }));
@@ -106,7 +106,7 @@ impl Start {
 /// Plays the roles, each on a thread of its own.
 pub fn play(roles: &str, act: fn(&Role, &Start) -> Result<()>) -> Result<()> {
     let roles: Vec<Role> = serde_json::from_str(roles).context("roles that make no sense")?;
-    // Whoever fails would make the others wait for ever.
+    // A role that fails silently would make the others wait for ever.
     std::panic::set_hook(Box::new(|panic| fail(&panic)));
     let barrier = Barrier::new(roles.len() + 1);
     let together = Arc::new(Together { barrier, results: Mutex::default() });

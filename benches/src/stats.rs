@@ -1,4 +1,4 @@
-//! What is said of several runs.
+//! Statistics of several runs.
 
 use serde::Serialize;
 

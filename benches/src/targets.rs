@@ -6,16 +6,16 @@ use crate::results::{Cell, Results};
 use crate::verdict::{Bound, Row};
 use crate::workloads::{growth, hardware};
 
-/// This library as it copies payloads, and as it lends them.
+/// This library, copying payloads and reading them in place.
 const OURS: [&str; 2] = ["llmp", "llmp-borrow"];
-/// "Growing linearly" and "flat" allow for so much.
+/// Tolerances of "growing linearly" and "flat".
 const LINEAR: f64 = 1.5;
 const FLAT: f64 = 1.05;
-/// A percentage of one processor's time that is none.
+/// A percentage of one processor's time that counts as zero.
 const NO_TIME: f64 = 0.1;
 const BUDGET_MIB: f64 = llmp::Limits::BUDGET as f64 / (1 << 20) as f64;
 
-/// Who a figure is compared with.
+/// The peers that a figure is compared with.
 #[derive(Clone, Copy)]
 enum Rivals {
     One(&'static str),
@@ -223,8 +223,8 @@ impl Table<'_> {
         row(format!("{workload}, {case}"), unit, Bound::AtMost(most), [value, None], cell)
     }
 
-    /// What goes through as a part of the bandwidth of copies. Where it is borrowed, one copy is
-    /// left: the sender's.
+    /// Compares the throughput with the bandwidth of copies. Reading in place leaves one copy, the
+    /// sender's.
     fn of_copies(&self, case: &str, copy: &str) -> Row {
         let rate = |cell: Option<&Cell>| cell?.median("gib_per_s");
         let limit = rate(self.results.cell(hardware::NAME, copy, hardware::NAME));
@@ -234,7 +234,7 @@ impl Table<'_> {
         row(format!("p2p, {case}"), &against, Bound::AtLeast(0.8), ratios, cell(OURS[0]))
     }
 
-    /// How much longer 1 MiB takes than 64 KiB where nobody reads it.
+    /// Compares the time of 1 MiB with that of 64 KiB if the receiver reads only the head.
     fn of_size(&self, manner: &str, bound: Bound) -> Row {
         let cell =
             |len, name| self.results.cell("p2p", &format!("{len}, head only, {manner}"), name);

@@ -40,7 +40,7 @@ pub struct Row {
     pub cell: String,
     pub against: String,
     pub bound: Bound,
-    /// Of payloads that are copied, and of those that are borrowed.
+    /// Of copied payloads, and of payloads that are read in place.
     pub ratios: [Option<f64>; 2],
     pub placement: String,
 }

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Without a step for so long, beside the length of one measurement, something hangs.
+/// A process without a step for this time, plus the length of one measurement, hangs.
 const STALL: Duration = Duration::from_secs(30);
 
 static STEPS: AtomicU64 = AtomicU64::new(0);
@@ -17,12 +17,12 @@ pub fn longest_step() -> Duration {
     LONGEST_STEP.get().copied().unwrap_or(STALL)
 }
 
-/// Says that the run has got on.
+/// Reports a step of progress.
 pub fn step() {
     STEPS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Watches this process from now on. One measurement takes so many seconds.
+/// Watches this process from now on. One measurement takes `seconds`.
 pub fn start(seconds: f64) {
     LONGEST_STEP.get_or_init(|| STALL + Duration::from_secs_f64(seconds));
     std::thread::spawn(|| {

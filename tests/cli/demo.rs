@@ -1,4 +1,4 @@
-//! The demo delivers whatever a directory holds, and whoever dies in it takes all others along.
+//! The demo delivers any content of a directory. When one of its processes dies, all of them end.
 
 use crate::{Process, TIMEOUT, kill, llmp, noise};
 use rustix::process::Signal;

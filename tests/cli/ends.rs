@@ -144,7 +144,7 @@ fn descriptors_of(process: u32) -> u64 {
     std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().count() as u64
 }
 
-// P9: descriptors that run out make a broker wait for some, not deaf.
+// P9: a broker without free descriptors waits for one and keeps reading its sockets.
 #[test]
 fn a_broker_without_descriptors_goes_on_when_there_are_some_again() {
     let bus = Bus::new();
@@ -186,7 +186,7 @@ fn a_broker_without_descriptors_goes_on_when_there_are_some_again() {
     assert!(line.contains("the bus waits until there is memory again"), "{line}");
     let before = taken.load(Ordering::Relaxed);
     drop(strangers);
-    // It must hear that they have hung up; nothing else frees a descriptor.
+    // Only the closed connections of the strangers free a descriptor.
     let deadline = Instant::now() + Duration::from_secs(20);
     while taken.load(Ordering::Relaxed) == before {
         assert!(Instant::now() < deadline, "the broker is deaf");
@@ -225,7 +225,7 @@ fn a_broker_with_few_descriptors_admits_few_clients() {
         }
     };
     assert!(refused.to_string().contains("as many clients as it admits"), "{refused}");
-    // Of 80 descriptors, 64 are for the process, 4 for pages that are lent, and 12 for six clients.
+    // 64 of the 80 descriptors are for the process, 4 for foreign pages and 12 for six clients.
     assert_eq!(clients.len() + 2, 6);
     let large = noise(2 << 20);
     for _ in 0..10 {

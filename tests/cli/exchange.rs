@@ -1,4 +1,4 @@
-//! What is sent arrives.
+//! Sent bytes arrive unchanged.
 
 use crate::{Bus, Process, llmp, noise};
 use std::fs::File;

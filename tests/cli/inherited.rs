@@ -37,7 +37,7 @@ fn a_broker_under_nohup_survives_the_hang_up_and_another_one_ends() {
     let path = dir.path().join("bus.sock").to_str().unwrap().to_owned();
     let mut under_nohup = broker_by("trap '' HUP; exec \"$0\" broker \"$1\"", &path);
     kill(&mut under_nohup, Signal::HUP);
-    // It still serves: a client can connect and be heard.
+    // It still serves: a client can connect and send.
     let mut client = llmp::Client::connect(path.as_str()).unwrap();
     client.send(1, b"hello").unwrap();
     client.flush().unwrap();

@@ -89,7 +89,7 @@ fn a_transfer_ends_by_itself() {
     let send = ["send", &path, "--receivers", "2", "--eof", file.to_str().unwrap()];
     Process::start(&mut llmp(&send)).stdout();
     assert!(receiver.stdout() == film);
-    // To others the end of a transfer is no message.
+    // Other programs don't receive the end of a transfer as a message.
     let watched = watcher.output();
     assert!(watched.stdout == film);
     assert_eq!(watched.status.code(), Some(3));

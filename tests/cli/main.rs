@@ -20,7 +20,7 @@ use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-/// Nothing takes so long, unless it hangs.
+/// A program that takes longer hangs.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The program with these arguments, nothing on its standard input.

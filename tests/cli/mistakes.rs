@@ -1,4 +1,4 @@
-//! What can't be is said in one line that tells what to do.
+//! An impossible request fails with one line that names the remedy.
 
 use crate::{Bus, Process, llmp, only_line};
 

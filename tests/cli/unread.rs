@@ -71,7 +71,7 @@ fn a_broker_whose_log_no_process_reads_serves_its_clients_and_ends() {
     }
     // Others that have this pipe block on it as before.
     assert!(!fcntl_getfl(&writer).unwrap().contains(OFlags::NONBLOCK));
-    // As soon as it is read, the next line says what is missing.
+    // When the log is read again, the next line counts the lost lines.
     let mut reader = BufReader::new(reader);
     let mut filling = fill_len(&reader);
     while filling > 0 {

@@ -25,15 +25,15 @@ impl Place {
         self.dir.path().join("bus.sock")
     }
 
-    /// Starts a broker process there; `limits` are page length, longest message and budget, and
-    /// then perhaps from what length on messages are lent, and how many descriptors it may have.
+    /// Starts a broker process there. `limits` are page length, longest message and budget. The
+    /// length from which messages pass by reference and the number of descriptors may follow.
     pub fn broker(&self, limits: &[usize]) -> Child {
         let mut broker = self.child("broker", &[&format!("{limits:?}")]);
         broker.says("ready");
         broker
     }
 
-    /// Starts another process that is told this place first.
+    /// Starts another process whose first argument is this place.
     pub fn child(&self, role: &str, arguments: &[&dyn Display]) -> Child {
         let path = self.path().display().to_string();
         let mut all: Vec<&dyn Display> = vec![&path];
@@ -50,7 +50,8 @@ impl Place {
     }
 }
 
-/// Somebody who receives everything all the time, and at the end of each round says what it has.
+/// Starts a client that receives all messages. At the end of each round it reports what it has
+/// received.
 pub fn listener(place: &Place) -> Receiver<Ear> {
     let mut client = place.connect();
     let (heard, receiver) = channel();

@@ -1,7 +1,6 @@
 //! A child process: this test program started again in one of the [`roles`](super::roles).
 //!
-//! It says lines that begin with `@` on its standard output and is told lines on its standard
-//! input.
+//! It prints lines that begin with `@` and reads commands from its standard input.
 
 use super::TIMEOUT;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
@@ -16,7 +15,7 @@ pub const ROLE: &str = "LLMP_TEST_ROLE";
 pub struct Child {
     process: std::process::Child,
     lines: Receiver<String>,
-    /// Lines that nobody has asked for yet.
+    /// Lines that the test has not read yet.
     unheard: Vec<String>,
 }
 
@@ -82,7 +81,7 @@ impl Child {
         self.says(beginning).parse().unwrap()
     }
 
-    /// Everything that it has said and that nobody has asked for, up to its end.
+    /// Returns all lines up to the child's end that the test has not read.
     pub fn last_words(&mut self) -> Vec<String> {
         let mut words = std::mem::take(&mut self.unheard);
         words.extend(self.lines.iter());
@@ -93,7 +92,7 @@ impl Child {
         writeln!(self.process.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
 
-    /// What it is told lines by. To close it is to tell it something, too.
+    /// Takes the child's standard input. Closing it is a command, too.
     pub fn take_stdin(&mut self) -> ChildStdin {
         self.process.stdin.take().unwrap()
     }

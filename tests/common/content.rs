@@ -1,5 +1,5 @@
-//! What the messages hold. A payload follows from its sender and its tag alone, so that whoever
-//! receives it can tell every byte of it, and a tag counts, so that a gap shows.
+//! The content of the messages. A payload follows from its sender and its tag alone, so that a
+//! receiver can verify every byte. Tags count up, so that a gap shows.
 
 use super::TIMEOUT;
 use llmp::{Client, Message};
@@ -98,7 +98,7 @@ pub fn check(message: &Message<'_>) {
     assert!(message.payload == expected, "torn: {:?} of {}", message.tag, message.sender);
 }
 
-/// Hears everything that is said on a bus, says nothing itself, and misses nothing.
+/// Verifies all messages of a bus and counts them. A gap fails the test.
 #[derive(Clone, Debug, Default)]
 pub struct Ear {
     /// The number of each sender's next message.

@@ -36,7 +36,7 @@ impl Honest {
         Honest { over, rounds, threads }
     }
 
-    /// Waits until they have exchanged so many more messages.
+    /// Waits until they have exchanged `count` more messages.
     pub fn go_on(&self, count: u32) {
         let begin = self.rounds.load(Ordering::Relaxed);
         let deadline = Instant::now() + TIMEOUT;

@@ -1,4 +1,4 @@
-//! Keeps what is logged, by thread, so that a test can wait for a line of its own broker.
+//! Keeps the log lines of each thread, so that a test can wait for a line of its own broker.
 
 use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, PoisonError};

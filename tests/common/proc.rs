@@ -82,8 +82,8 @@ pub fn is_asleep(pid: i32) -> bool {
     stat(pid)[0] == "S"
 }
 
-/// Waits until the process sleeps and nothing wakes it at once. There is no event for that, so
-/// it must look the same many times in a row.
+/// Waits until the process sleeps and nothing wakes it at once. The kernel reports no event for
+/// that, so the process must appear asleep many times in a row.
 #[track_caller]
 pub fn wait_asleep(pid: i32) {
     let mut last = activity(pid);

@@ -30,7 +30,7 @@ impl RawSocket {
         Self::patient(socket)
     }
 
-    /// Somebody who waits at `path` and takes one connection.
+    /// Binds `path`. The returned function accepts one connection.
     pub fn listen(path: &Path) -> impl FnOnce() -> Self + use<> {
         let listener = unix_socket();
         rustix::net::bind(&listener, &SocketAddrUnix::new(path).unwrap()).unwrap();
@@ -60,7 +60,7 @@ impl RawSocket {
         rustix::net::sendmsg(&self.0, &parts, &mut control, SendFlags::NOSIGNAL).is_ok()
     }
 
-    /// The next packet that is no ring; `None` at the end of the connection.
+    /// Returns the next packet that is not a ring, or `None` at the end of the connection.
     pub fn next(&self) -> Option<(Packet, Option<OwnedFd>)> {
         loop {
             let mut bytes = [0; MAX_PACKET];
@@ -141,7 +141,7 @@ impl Raw {
         raw
     }
 
-    /// Waits until it is told where it starts.
+    /// Waits for the `Start` packet.
     pub fn start(&self) -> Start {
         loop {
             match self.socket.next().expect("a start").0 {
@@ -162,7 +162,7 @@ impl Raw {
         self.socket.send(&Packet::Page { id: 0 }, &[descriptor.as_fd()]);
     }
 
-    /// An honest chain in one page that nobody has been sent yet, holding `messages`.
+    /// Makes a valid chain of one page that holds `messages`. The page is not sent.
     pub fn chain(&self, messages: &[(u32, &[u8])]) -> (ChainWriter<Region>, Region) {
         let page = region(self.limits.page_len());
         let mut sender = ChainWriter::new(self.id, self.limits, page.clone());
@@ -183,7 +183,7 @@ impl Raw {
     }
 }
 
-/// Memory as everybody has it: sealed, and written by its owner alone.
+/// Makes valid memory: sealed, and writable by its owner alone.
 pub fn region(len: usize) -> Region {
     shared("llmp-page", len).unwrap()
 }

@@ -58,7 +58,7 @@ impl log::Log for SayLog {
     fn flush(&self) {}
 }
 
-/// Serves the bus and says what it logs, until it is told anything.
+/// Serves the bus and prints its log, until the first command.
 fn broker(path: &str, limits: &str) {
     log::set_logger(&SayLog).unwrap();
     log::set_max_level(log::LevelFilter::Info);
@@ -112,8 +112,8 @@ fn restless_broker(path: &str, cpu: usize, limits: &str) {
     broker(path, limits);
 }
 
-/// Sends `count` messages and receives everybody's, three clients being on the bus; says a hash
-/// of the order in which they came.
+/// Sends `count` messages on a bus of three clients and receives the messages of all. Prints a hash
+/// of their order.
 fn exchange(path: &str, count: u32) {
     let mut client = Client::builder().own_messages().connect(path).unwrap();
     say(format_args!("id {}", client.id()));
@@ -164,7 +164,7 @@ fn sender(path: &str, how: &str) {
     }
 }
 
-/// Waits to be told, sends so many messages, and is gone without a word.
+/// Waits for a command, sends `count` messages and exits without closing the connection.
 fn burst(path: &str, count: u32) {
     let mut client = Client::connect(path).unwrap();
     say(format_args!("id {}", client.id()));
@@ -176,7 +176,8 @@ fn burst(path: &str, count: u32) {
     std::process::exit(0);
 }
 
-/// Hears everything; says at each end how much, and at last why there is no more.
+/// Receives everything. Prints the number of messages at each end of a round, and at last how the
+/// connection ended.
 fn receiver(path: &str) {
     let mut client = Client::connect(path).unwrap();
     say(format_args!("id {}", client.id()));
@@ -196,7 +197,7 @@ fn receiver(path: &str) {
     say(format_args!("ended {ended:?} after {}", ear.heard()));
 }
 
-/// Waits to be told, sends until the chain is full, says so, and then waits for room.
+/// Waits for a command, sends until the chain is full, reports that, and then waits for room.
 fn stuck(path: &str) {
     let mut client = Client::connect(path).unwrap();
     say(format_args!("id {}", client.id()));

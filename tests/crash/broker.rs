@@ -1,5 +1,5 @@
-//! The broker dies at each of its steps. Each time its clients drain what it had committed and hear
-//! that it died, and the next one starts at the same place.
+//! The broker dies at each of its steps. Each time its clients receive everything that it had
+//! committed, and the error `PeerDied`. The next broker starts at the same place.
 
 use crate::common::TIMEOUT;
 use crate::common::bus::Place;
@@ -19,13 +19,13 @@ use std::thread::JoinHandle;
 /// More than the budget of any chain.
 const MESSAGES: u32 = 24;
 
-/// What the clients of one broker have lived through.
+/// The messages of one broker's clients.
 #[derive(Debug, Default)]
 struct Life {
-    /// Messages that were committed, and how many of them the broker had given up for sure.
+    /// Committed messages, and the number of them that the broker had certainly consumed.
     sent: u32,
     consumed: u32,
-    /// What each receiver heard before which end.
+    /// The number of messages that each receiver received, and how its connection ended.
     heard: Vec<(u32, Disconnected)>,
 }
 
@@ -40,7 +40,7 @@ fn connect(builder: ClientBuilder, path: &Path) -> Option<Client> {
     }
 }
 
-/// Hears everything up to the end. Nobody waits in vain: that is the end's promise (P5).
+/// Receives everything up to the end. Every wait ends (P5).
 fn listen(mut client: Client, sender: u32) -> JoinHandle<(u32, Disconnected)> {
     std::thread::spawn(move || {
         let mut ear = Ear::default();
@@ -54,7 +54,7 @@ fn listen(mut client: Client, sender: u32) -> JoinHandle<(u32, Disconnected)> {
     })
 }
 
-/// Sends a descriptor that is not to be sent, and hears how the broker, if it lives, hangs up.
+/// Sends a descriptor that is not allowed, and waits until the broker closes the connection.
 fn stranger(path: &Path) {
     let Ok(address) = SocketAddrUnix::new(path) else { return };
     let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
@@ -67,8 +67,8 @@ fn stranger(path: &Path) {
     }
 }
 
-/// A stranger, and two receivers and a sender, which sleeps until everything is taken after every few messages.
-/// When it has sent everything, it tells the broker to end.
+/// Runs a stranger, two receivers and a sender. The sender waits every few messages until the
+/// broker has consumed everything. After its last message, it stops the broker.
 fn live(path: &Path, tell: ChildStdin) -> Life {
     let mut life = Life::default();
     stranger(path);
@@ -100,7 +100,7 @@ fn live(path: &Path, tell: ChildStdin) -> Life {
     life
 }
 
-/// A broker lives to this step. [P1 P2 P3 P5 P7 P15]
+/// Lets a broker run up to this step. [P1 P2 P3 P5 P7 P15]
 fn die(place: &Place, step: &Step) -> End {
     let path = place.path();
     // It finds the socket of a dead predecessor.
@@ -113,12 +113,12 @@ fn die(place: &Place, step: &Step) -> End {
     }
     let end = broker.end();
     for (heard, ended) in &life.heard {
-        // What it had given up, it had sent on.
+        // It had forwarded everything that it had consumed.
         assert!((life.consumed..=life.sent).contains(heard), "{life:?}");
-        // All drain the same chain.
+        // All receive from the same chain.
         assert_eq!(*heard, life.heard[0].0, "{life:?}");
         match ended {
-            // It said so before it died.
+            // It sent `Bye` before it died.
             Disconnected::Closed => assert_eq!(*heard, MESSAGES),
             ended => assert_eq!(*ended, Disconnected::PeerDied),
         }
@@ -132,7 +132,7 @@ fn die(place: &Place, step: &Step) -> End {
     end
 }
 
-/// The next broker starts at the same place, and is one.
+/// Starts the next broker at the same place.
 fn successor(path: PathBuf) {
     within_timeout(move || {
         let broker = Broker::bind(&path).unwrap();

@@ -1,4 +1,4 @@
-//! The two ends of a channel die at each of their steps.
+//! Each of the two ends of a channel dies at each of its steps.
 
 use crate::common::TIMEOUT;
 use crate::common::bus::Place;
@@ -17,18 +17,18 @@ fn limits() -> Limits {
     Limits::new(page_len, max_message_len, budget).unwrap()
 }
 
-/// What came over one channel.
+/// The result of one channel.
 #[derive(Debug)]
 enum Heard {
-    /// It was never made.
+    /// The channel was never made.
     Nothing,
-    /// So many messages, whole and in order, and then the end.
+    /// This many messages, whole and in order, and then the end.
     Messages(u32, Disconnected),
-    /// The test's own mark behind all of them.
+    /// The test's own mark after all of them.
     Mark,
 }
 
-/// Hears one sender out.
+/// Receives from one sender until its end.
 fn hear(listener: &Listener) -> Heard {
     let mut receiver = match listener.accept() {
         Ok(receiver) => receiver,
@@ -58,7 +58,7 @@ fn p4_p7_the_sender_of_a_channel_killed_at_each_of_its_steps() {
     let place = Place::new();
     let listener = Receiver::listen_with(place.path(), limits()).unwrap();
     let (heard, hears) = channel();
-    // It has no end but this test's.
+    // Only this test ends it.
     std::thread::spawn(move || while heard.send(hear(&listener)).is_ok() {});
     let steps = [
         "connect",
@@ -73,7 +73,7 @@ fn p4_p7_the_sender_of_a_channel_killed_at_each_of_its_steps() {
         let mut victim = Victim::start(&place, "dying-channel-sender", step);
         let sent = victim.last("sent").unwrap_or(0);
         let end = victim.end();
-        // Another sender comes behind it, whether it has come or not.
+        // Another sender follows, whether or not this one has connected.
         let path = place.path();
         within_timeout(move || Sender::connect(path).unwrap().send(END, b"").unwrap());
         let mut from_victim = Heard::Nothing;
@@ -98,7 +98,8 @@ fn p4_p7_the_sender_of_a_channel_killed_at_each_of_its_steps() {
     });
 }
 
-/// What a sender came to before the end, if there was one: sent, and taken for sure.
+/// The progress of a sender before its end, if it began: messages sent, and messages that were
+/// certainly consumed.
 fn speak(path: &Path) -> (u32, u32, Option<Disconnected>) {
     let mut sender = match Sender::connect(path) {
         Ok(sender) => sender,
@@ -128,7 +129,7 @@ fn speak(path: &Path) -> (u32, u32, Option<Disconnected>) {
     }
 }
 
-/// The receiving end of a channel lives to this step. [P5 P7 P9]
+/// Lets the receiving end of a channel run up to this step. [P5 P7 P9]
 fn receiver_dies(place: &Place, step: &Step) -> End {
     let path: PathBuf = place.path();
     // It finds the socket of a dead predecessor.

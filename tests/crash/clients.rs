@@ -1,5 +1,4 @@
-//! A client dies at each of its steps, on a bus that goes on: one broker and two other clients
-//! live through all of the deaths.
+//! A client dies at each of its steps. One broker and two other clients stay for all of the deaths.
 
 use crate::common::TIMEOUT;
 use crate::common::bus::{Place, listener};
@@ -10,11 +9,11 @@ use crate::every_step::{End, LIMITS, Step, Victim, alone, at_every_step, ours};
 use crate::victims::milestones;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-/// More than a chain's budget holds: who has it all sent on has seen pages written again.
+/// More than a chain's budget: after this many messages, pages have been reused.
 const BURST: u32 = 30;
 
-/// A client that sends so many messages when it is asked to, waits until they are taken, and says
-/// how many it has sent in all. It blocks when there is no room.
+/// A client that sends messages on request and waits until they are consumed. It then reports its
+/// total. It blocks when there is no room.
 struct Speaker {
     id: u32,
     asked: Sender<(u32, Option<u32>)>,
@@ -50,7 +49,7 @@ impl Speaker {
         self.unheard += 1;
     }
 
-    /// Waits until everything it was asked for is taken. Returns how much that is in all.
+    /// Waits until all requested messages are consumed. Returns their total number.
     #[track_caller]
     fn wait(&mut self) -> u32 {
         let mut sent = 0;
@@ -82,9 +81,9 @@ impl LivingBus {
         LivingBus { place, broker, speaker, listener, sockets, round: 0 }
     }
 
-    /// A client lives to this step on this bus. [P1 P3 P4 P7 P8 P9 P10]
+    /// Lets a client run up to this step on this bus. [P1 P3 P4 P7 P8 P9 P10]
     fn die(&mut self, role: &str, step: &Step) -> End {
-        // Some arrive while it joins.
+        // Some messages arrive while it joins.
         self.speaker.ask(4, None);
         let mut victim = Victim::start(&self.place, role, step);
         let (mut id, mut sent) = (None, 0);
@@ -92,7 +91,7 @@ impl LivingBus {
             match word.as_str() {
                 "id" => {
                     id = Some(number);
-                    // It holds what it does not receive, until it is dead.
+                    // It holds the messages that it does not receive, until it is dead.
                     self.speaker.ask(2 * BURST, None);
                 }
                 "sent" => sent = number,
@@ -102,19 +101,20 @@ impl LivingBus {
         let end = victim.end();
         self.speaker.ask(BURST, None);
         self.speaker.wait();
-        // Everything of the dead is gone: its connection, its mappings, its descriptors.
+        // All resources of the dead client are released: connection, mappings, descriptors.
         wait_until("the broker has let go of everything", || {
             let held = holdings(self.broker.pid());
             let ours = ours().own;
-            // All of ours but two control regions are pages, which can be lent.
+            // All regions of the others are pages that may be referred to, except for two control
+            // regions.
             let memfds = held.own.0 + ours.0 - 2;
             (held.sockets, held.foreign, held.memfds) == (self.sockets, ours, memfds)
         });
         self.speaker.ask(0, Some(self.round));
         let spoken = self.speaker.wait();
         self.round += 1;
-        // All messages were checked when they were heard, and neither their numbers on the bus nor
-        // those of any sender have a gap.
+        // Each message was verified when it was received. Neither the numbers on the bus nor those
+        // of any sender have a gap.
         let heard = self.listener.recv_timeout(TIMEOUT).expect("the receiver hangs");
         assert_eq!(heard.heard_of(self.speaker.id), spoken);
         if let Some(id) = id {

@@ -1,4 +1,4 @@
-//! One victim after the other, each of which lives one step longer than the one before.
+//! Starts one victim after the other. Each runs one step further than the one before.
 
 use crate::common::TIMEOUT;
 use crate::common::bus::Place;
@@ -13,13 +13,13 @@ use std::sync::mpsc::channel;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// Page length, longest message and budget of all chains, and from what length on messages are
-/// lent: pages are turned and written again, some messages need a page of double length, and most
-/// bytes are lent.
+/// Page length, longest message and budget of all chains, and the length from which messages pass
+/// by reference. Pages are reused, some messages need a page of double length, and most bytes pass
+/// by reference.
 pub const LIMITS: [usize; 4] = [4096, 6000, 16384, 1000];
 
-/// How many steps of a kind there are may depend a little on who is how fast: so many victims in a
-/// row must have lived through before it is believed that there is no further one.
+/// The number of steps of a kind may vary a little with timing. This many victims in a row must
+/// survive before the test concludes that there is no further step.
 const LIVES: u32 = 2;
 
 /// A step: its kind, and its number among those of its kind.
@@ -32,9 +32,9 @@ pub struct Step {
 /// How a victim ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It was killed in front of its step.
+    /// Killed before its step.
     Killed,
-    /// It came to the end of its script, by steps of these kinds.
+    /// Reached the end of its script, by steps of these kinds.
     Lived(BTreeSet<String>),
 }
 
@@ -44,7 +44,7 @@ impl End {
     }
 }
 
-/// A process that kills itself in front of a step, and what it has said until then.
+/// A process that kills itself before a step, and its output until then.
 pub struct Victim {
     pub child: Child,
     says_it_dies: bool,
@@ -57,7 +57,7 @@ impl Victim {
         Victim { child, says_it_dies: false, steps: BTreeSet::new() }
     }
 
-    /// The next thing that it says about its script; `None` when it has ended.
+    /// Returns the next report of its script, or `None` when it has ended.
     #[track_caller]
     pub fn word(&mut self) -> Option<(String, u32)> {
         loop {
@@ -71,7 +71,8 @@ impl Victim {
         }
     }
 
-    /// Hears it out; `None` if it never said `word`, or else the last number that it said there.
+    /// Reads its output to the end. Returns the last number after `word`, or `None` if `word` never
+    /// appeared.
     #[track_caller]
     pub fn last(&mut self, word: &str) -> Option<u32> {
         let mut last = None;
@@ -81,7 +82,7 @@ impl Victim {
         last
     }
 
-    /// How it ended, by its own words and the kernel's.
+    /// Returns how it ended, by its own output and the kernel's status.
     #[track_caller]
     pub fn end(mut self) -> End {
         assert_eq!(self.last("nothing"), None);
@@ -96,8 +97,8 @@ impl Victim {
     }
 }
 
-/// Lets a victim die in front of every step, and says how many steps that were. There must be
-/// steps of the kinds `expected`.
+/// Lets a victim die before every step, and prints the number of steps. There must be steps of the
+/// kinds `expected`.
 pub fn at_every_step(name: &str, expected: &[&str], mut die: impl FnMut(&Step) -> End) {
     if let Ok(step) = std::env::var("LLMP_CRASH_AT") {
         let (kind, number) = step.rsplit_once(':').expect("LLMP_CRASH_AT=KIND:NUMBER");
@@ -106,7 +107,7 @@ pub fn at_every_step(name: &str, expected: &[&str], mut die: impl FnMut(&Step) -
         return report(format_args!("crash {name}: {step:?}: {end:?}"));
     }
     let start = Instant::now();
-    // The first one makes no step of this kind and lives.
+    // The first one makes no step of this kind and survives.
     let mut kinds = vec![String::new()];
     let (mut next, mut deaths) = (0, 0);
     while let Some(kind) = kinds.get(next).cloned() {
@@ -114,7 +115,7 @@ pub fn at_every_step(name: &str, expected: &[&str], mut die: impl FnMut(&Step) -
         let (mut number, mut lives) = (0, 0);
         while lives < LIVES {
             let step = Step { kind: kind.clone(), number };
-            // Names the step should anything fail.
+            // Names the step if anything fails.
             println!("crash {name}: {step:?}");
             match die(&step) {
                 End::Killed => (deaths, lives) = (deaths + 1, 0),
@@ -143,13 +144,13 @@ fn report(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// One scenario at a time: what this process holds is counted.
+/// Runs one scenario at a time, because the resources of this process are counted.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What `work` returns, unless it hangs.
+/// Returns the result of `work`, and fails if it hangs.
 #[track_caller]
 pub fn within_timeout<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = channel();
@@ -157,12 +158,12 @@ pub fn within_timeout<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     receiver.recv_timeout(TIMEOUT).expect("a survivor hangs or has failed, see above")
 }
 
-/// What this process holds of all buses.
+/// Returns the resources of all buses that this process holds.
 pub fn ours() -> Holdings {
     holdings(std::process::id() as i32)
 }
 
-/// Waits until nothing of a bus is left in this process (P7).
+/// Waits until this process holds no resource of a bus (P7).
 #[track_caller]
 pub fn wait_until_nothing_is_left() {
     wait_until("nothing of the dead is left", || {

@@ -1,10 +1,10 @@
-//! Death at every step: a process kills itself with `SIGKILL` in front of each of its steps in
-//! turn. A step is an access of shared memory or a call to the kernel (`src/sys/failpoint.rs`). The
-//! others finish, nothing that was committed is lost, nothing comes twice, and everything of the
-//! dead comes back.
+//! Death at every step: a process kills itself with `SIGKILL` before each of its steps, one after
+//! the other. A step is an access of shared memory or a system call (`src/core/failpoint.rs`). The
+//! other processes finish. No committed message is lost, none arrives twice, and all resources of
+//! the dead process are released.
 //!
 //! A failing test prints the step. `LLMP_CRASH_AT='send Page:2' cargo test --features crash --test
-//! crash NAME` lets a process die in front of its third `send Page` alone.
+//! crash NAME` lets a process die before its third `send Page` only.
 
 #[path = "../common/mod.rs"]
 mod common;

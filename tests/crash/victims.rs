@@ -1,5 +1,5 @@
-//! What those do who die. Each script says what it has done as soon as it is certain: what was
-//! said before death is true.
+//! The scripts of the processes that die. Each script reports a fact as soon as it is certain, so
+//! that every report before its death is true.
 
 use crate::common::child::ROLE;
 use crate::common::content::{STEADY, check, payload};
@@ -39,7 +39,7 @@ pub fn play() {
     }
 }
 
-/// How many messages of a sender's script can be there: its batch comes whole.
+/// Returns the possible numbers of messages of a sender's script: its batch arrives whole.
 pub fn milestones() -> impl Iterator<Item = u32> {
     (0..=SINGLE).chain([SINGLE + BATCH])
 }
@@ -67,7 +67,7 @@ fn client(path: &str) {
     client.flush().unwrap();
     let batch: Vec<_> = (SINGLE..SINGLE + BATCH).map(|n| STEADY | n).collect();
     let mut received = 0;
-    // All is taken, but some may still be lent, also to ourselves.
+    // All messages are consumed, but some may still be referred to, also by this client.
     while !send_at_once(&mut client, &batch) {
         if let Some(message) = client.recv_timeout(Duration::from_millis(1)).unwrap() {
             check(&message);
@@ -103,7 +103,7 @@ fn receiver(path: &str) {
     }
 }
 
-/// Serves a bus until it is told to end.
+/// Serves a bus until it is stopped.
 fn broker(path: &str) {
     let [page_len, max_message_len, budget, zero_copy_threshold] = LIMITS;
     let builder = Broker::builder().page_len(page_len).max_message_len(max_message_len);
@@ -149,7 +149,7 @@ fn channel_receiver(path: &str) {
             Err(RecvError::Disconnected(_)) => return,
             Err(error) => panic!("{error}"),
         }
-        // It is given up no sooner than in the next call.
+        // The message is released in the next call at the earliest.
         say(format_args!("heard {}", number + 1));
     }
 }

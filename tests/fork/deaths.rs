@@ -16,7 +16,7 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// What others are told of within this time.
+/// Other processes are notified within this time.
 const SOON: Duration = Duration::from_secs(1);
 
 /// Forks a child that sleeps, with all descriptors, until it is killed.
@@ -94,7 +94,7 @@ pub fn other_user(path: &Path) {
     say("over");
 }
 
-/// A helper that outlives its parent, until the test is over.
+/// A helper that outlives its parent, until the test ends.
 struct Helper(Pid);
 
 impl Helper {
@@ -103,7 +103,7 @@ impl Helper {
         Helper(Pid::from_raw(child.says_number("helper") as i32).unwrap())
     }
 
-    /// That it lives shows that the test shows something.
+    /// Asserts that it still lives, so that the test proves something.
     #[track_caller]
     fn lives(&self) {
         rustix::process::test_kill_process(self.0).expect("the helper has ended");
@@ -116,7 +116,7 @@ impl Drop for Helper {
     }
 }
 
-/// Sends until there is no room.
+/// Sends until the chain is full.
 fn fill(mut send: impl FnMut() -> Result<(), SendError>) {
     loop {
         match send() {
@@ -129,7 +129,7 @@ fn fill(mut send: impl FnMut() -> Result<(), SendError>) {
 
 const LONG: [u8; 4096] = [7; 4096];
 
-/// Runs what ends when the peer has died, and says when it did.
+/// Runs `wait`, which ends when the peer has died, and reports the time.
 fn ends<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<(T, Instant)> {
     std::thread::spawn(|| (body(), Instant::now()))
 }
@@ -276,7 +276,7 @@ fn a_connection_that_a_child_has_taken_over_goes_on_when_the_parent_ends() {
     // To wait for a process closes its input.
     let mut child = parent.take_stdin();
     parent.kill();
-    // The broker would have heard of it before.
+    // Otherwise the broker would have been notified before.
     let mut other = place.sender();
     other.send(1, b"first").unwrap();
     assert_eq!(receiver.recv_timeout(TIMEOUT).unwrap().expect("a message").payload, b"first");

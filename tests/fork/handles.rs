@@ -1,4 +1,4 @@
-//! Handles of every kind, and what the kernel knows of them.
+//! Handles of every kind, and their state in the kernel.
 
 use crate::common::TIMEOUT;
 use crate::common::regions::shared;
@@ -75,7 +75,7 @@ impl Handles {
         let message = self.channel.1.recv_timeout(TIMEOUT).unwrap().expect("a message");
         assert_eq!((message.tag.0, message.payload), (first, &b"over the channel"[..]));
         assert_eq!(self.region.load(8, Site::CommitRead), u64::from(first));
-        // They take in what their sockets hold: there is no end.
+        // They read their sockets, which report no end.
         assert!(matches!(self.channel.1.prepare_wait(), Wait::Readable { .. }));
         assert!(self.channel.1.try_recv().unwrap().is_none());
         assert_eq!(self.b.ended(), None);

@@ -92,11 +92,11 @@ pub fn guards(path: &Path) {
     let mut other = Client::connect(path).unwrap();
     for way in ["fork", "clone"] {
         sender.send(4, &[4; 3000]).unwrap();
-        // As long as these, they are lent by the broker.
+        // From this length on, the broker passes messages by reference.
         other.send(5, &[5; 30_000]).unwrap();
         let messages = [receiver.recv().unwrap(), client.recv().unwrap()];
         in_child(way, || {
-            // Of other memory, there is none where the messages are.
+            // The child allocates no memory at the addresses of the messages.
             let memory: Vec<_> = (0..50).map(|_| vec![255u8; 130 << 10]).collect();
             assert_eq!(messages[0].payload, [4; 3000]);
             assert_eq!(messages[1].payload, [5; 30_000]);
@@ -149,7 +149,7 @@ pub fn daemon(path: &Path) {
         in_child(way, || {
             let error = broker.take().unwrap().run().unwrap_err().to_string();
             assert_eq!(error, RUN_ELSEWHERE);
-            // As it says: bound here, a broker runs here.
+            // Follows the broker's documentation: bound here, it runs here.
             let bus = path.with_file_name("its own");
             let broker = Broker::bind(&bus).unwrap();
             let stop = broker.stop_handle();
@@ -178,7 +178,7 @@ pub fn hook(path: &Path) {
         }
         Verdict::Forward
     };
-    // Too long for a page: a turn after the fork would announce another one.
+    // Longer than a page: a page advance after the fork would announce another page.
     const LEN: usize = 6000;
     let broker = Broker::builder().page_len(4096).hook(forks).bind(&bus).unwrap();
     let stop = broker.stop_handle();

@@ -16,7 +16,7 @@ use std::hint::black_box;
 /// Something that is done many times.
 pub struct Operation {
     pub name: &'static str,
-    /// Does it so often.
+    /// Performs it this many times.
     pub perform: fn(usize) -> Result<()>,
     /// How often it is done in the two runs that are compared.
     pub times: [usize; 2],
@@ -42,7 +42,7 @@ pub const OPERATIONS: &[Operation] = &[
 
 const TAG: u32 = 7;
 const BATCH: usize = 64;
-/// What one turn of the broker takes from three clients.
+/// Messages that the broker consumes from three clients in one cycle.
 const SHARE: usize = 3 * 256;
 
 fn send(len: usize, times: usize) -> Result<()> {

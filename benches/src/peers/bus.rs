@@ -13,17 +13,17 @@ pub type Stop = Box<dyn FnOnce() -> Result<()>>;
 pub trait Bus {
     type Client: Client + 'static;
 
-    /// Serves a bus on another thread and announces it. `None` if there is no broker.
+    /// Serves a bus on another thread and announces it. Returns `None` if the peer has no broker.
     fn broker(_: &Place, _: &Setup) -> Result<Option<Stop>> {
         Ok(None)
     }
 
-    /// Connects one of so many clients.
+    /// Connects one of this number of clients.
     fn client(place: &Place, setup: &Setup, index: usize, clients: usize) -> Result<Self::Client>;
 }
 
 pub trait Client {
-    /// Sends a message if there is room. When told to sleep, a peer may wait for room in here.
+    /// Sends a message if there is room. With `Waiting::Sleep`, a peer may wait for room in here.
     fn try_send(&mut self, message: &[u8]) -> Result<bool>;
     /// Takes a message if there is one and shows it. Own messages may come back.
     fn try_recv<R>(&mut self, look: impl FnMut(&[u8]) -> R) -> Result<Option<R>>;
@@ -136,7 +136,7 @@ impl Client for LlMpClient {
     }
 }
 
-/// Everybody publishes and subscribes to one topic.
+/// All processes publish to one topic and subscribe to it.
 pub struct Iceoryx;
 
 impl Bus for Iceoryx {

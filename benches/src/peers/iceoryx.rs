@@ -17,7 +17,7 @@ const MOST_BUFFERED: usize = 1024;
 pub type Payloads = publish_subscribe::PortFactory<ipc::Service, [u8], ()>;
 pub type Events = event::PortFactory<ipc::Service>;
 
-/// Opens or makes a topic between so many processes, and the event beside it.
+/// Opens or makes a topic between this number of processes, and its event.
 pub fn open(
     place: &Place,
     setup: &Setup,
@@ -142,7 +142,7 @@ impl crate::peer::Receiver for Receiving {
     }
 }
 
-/// A client of a bus: publishes to everybody and subscribes to everybody, itself included.
+/// A client of a bus: publishes to all processes and subscribes to all, itself included.
 pub struct Member {
     publisher: Publisher<ipc::Service, [u8], ()>,
     subscriber: Subscriber<ipc::Service, [u8], ()>,

@@ -1,5 +1,5 @@
-//! What the kernel offers: Unix sockets of both kinds, and a named pipe. Whoever receives from a
-//! stream reads as much as there is at once.
+//! The kernel's means: Unix sockets of both kinds, and a named pipe. A receiver of a stream reads
+//! as many bytes as are available.
 
 use crate::content::Content;
 use crate::peer::{Peer, Place, Room, Setup, Waiting};

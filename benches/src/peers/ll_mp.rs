@@ -1,7 +1,7 @@
 //! LibAFL's `ll_mp`: a chain without a broker.
 //!
-//! A sender that is a few pages ahead of its receiver ends with a panic, and nothing tells it how
-//! far the receiver is. So the receiver sends back, over another chain, what it has taken.
+//! A sender that is a few pages ahead of its receiver panics, and has no means to see the
+//! receiver's position. So the receiver reports its position over another chain.
 
 use crate::peer::{Peer, Place, Setup};
 use anyhow::{Context, Result, anyhow};
@@ -36,7 +36,7 @@ pub struct Sending {
 pub struct Receiving {
     chain: ChainReader,
     taken: ChainWriter,
-    /// After so many messages the sender is told.
+    /// The receiver reports its position after this many messages.
     step: u64,
     untold: u64,
 }

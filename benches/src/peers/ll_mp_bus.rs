@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub type Client = LlmpClient<StdShMem, StdShMemProvider>;
 
-/// Serves until told to stop. As shipped, a broker sleeps 5 ms between two turns; this one lets
-/// others run instead.
+/// Serves until it is stopped. As shipped, a broker sleeps 5 ms between two cycles. This one yields
+/// instead.
 pub fn serve(place: &Place, stop: &AtomicBool) -> Result<()> {
     // It wants a number; this one is free.
     let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();

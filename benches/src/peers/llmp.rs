@@ -1,4 +1,4 @@
-//! This library: a channel without a broker, copying payloads or lending them.
+//! This library: a channel without a broker. The receiver copies payloads or reads them in place.
 
 use crate::content::Content;
 use crate::peer::{Peer, Place, Room, Setup, Waiting};

@@ -135,7 +135,7 @@ impl Plot {
         let mut last = f64::NEG_INFINITY;
         for (x, text) in &self.marks {
             let x = scale.x(*x);
-            // Beside the one before there is no room; below it there is.
+            // There is no room beside the label before. Below it there is.
             let lower = x - last < MARK_WIDTH;
             let y = bottom + if lower { 32.0 } else { 18.0 };
             last = if lower { f64::NEG_INFINITY } else { x };

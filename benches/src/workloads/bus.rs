@@ -1,8 +1,8 @@
 //! All to all: each client sends to all others.
 //!
 //! A client sends its message k only when it has the message k - window of every other client. So
-//! nobody is ever more than two windows behind another, and peers that would wait for each other
-//! for ever when all buffers are full never come to that.
+//! no client is ever more than two windows behind another. Peers that would deadlock when all
+//! buffers are full never reach that state.
 
 use crate::content::{Check, Content};
 use crate::measure::{Cell, Figures, Plan, Run, TooShort};
@@ -20,7 +20,7 @@ const WINDOW_BYTES: usize = 128 * 1024;
 const WINDOW: (usize, usize) = (4, 128);
 /// This part of the time is not counted.
 const WARM_UP: f64 = 0.25;
-/// A run of which less was counted counts for nothing: somebody else had the processor.
+/// A run with a shorter counted time is discarded: another process had the processor.
 const LEAST: f64 = 0.25;
 
 const PEERS_WITH_A_BUS: [&str; 5] = ["llmp", "llmp-borrow", "ll_mp", "iceoryx2", "ipmpsc"];
@@ -35,8 +35,8 @@ const fn case(clients: usize, len: usize, waiting: Waiting) -> Case {
     Case { clients, len, waiting }
 }
 
-/// Whoever polls keeps its processor until the kernel takes it away, and there are more processes
-/// than processors: one case shows what comes of that.
+/// A polling process keeps its processor until the kernel preempts it, and there are more processes
+/// than processors. One case shows the effect.
 const CASES: [Case; 11] = [
     case(3, 64, Waiting::Yield),
     case(3, 256, Waiting::Yield),
@@ -112,7 +112,7 @@ pub fn setup(peer: &str, clients: usize, len: usize, waiting: Waiting) -> Setup 
     }
 }
 
-/// So many buses side by side, their brokers in one process, each with so many clients.
+/// This number of buses, their brokers in one process, each with this number of clients.
 pub struct Buses {
     pub count: usize,
     pub clients: usize,
@@ -122,7 +122,7 @@ pub struct Buses {
 impl Buses {
     pub fn measure(&self, run: &Run, peer: &Info, setup: &Setup) -> Result<Figures> {
         let &Buses { count, clients, every_byte } = self;
-        // Many have to be given a processor in turn before anything can be counted.
+        // Many processes must be scheduled before anything can be counted.
         let longer = ((count * clients) as f64 / 4.0).max(1.0);
         let role = |part, bus: usize, cpu| {
             let role = run.role(part, peer, &run.place(&format!("bus-{bus}")), setup, cpu);
@@ -210,7 +210,7 @@ fn client<B: Bus>(
                 to = Some((now, received(&check)));
                 while !client.try_send(content.end())? {
                     content.take_back();
-                    // Whoever waits for room takes in what comes, as others wait for that.
+                    // A client that waits for room receives meanwhile, as others wait for that.
                     while client.try_recv(|message| check.look(message))?.transpose()?.is_some() {}
                     waiting.pause();
                 }

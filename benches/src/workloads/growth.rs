@@ -1,6 +1,6 @@
-//! How the cost of this library's bus grows: a turn of the broker with its clients, waking with those
-//! who sleep, a bus with what it has carried, and two buses side by side against one. What a delivery costs with the number of
-//! clients and the length of messages, the other workloads show.
+//! How the cost of this library's bus grows: a broker's cycle with its clients, waking with the
+//! sleeping clients, a bus with the messages that it has carried, and two buses compared with one.
+//! The other workloads show the cost of a delivery by clients and message length.
 
 use super::{bus, history, turn, waking};
 use crate::measure::{Cell, Plan};
@@ -36,7 +36,7 @@ pub fn cells(plan: &Plan) -> Vec<Cell> {
     cells
 }
 
-/// The same clients on so many buses, whose brokers are threads of one process. A message has fewer
+/// The same clients on several buses, whose brokers are threads of one process. A message has fewer
 /// receivers where there are more buses, so messages are counted beside deliveries.
 fn side_by_side(count: usize) -> Cell {
     let buses = if count == 1 { "bus" } else { "buses" };

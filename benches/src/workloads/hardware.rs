@@ -1,4 +1,4 @@
-//! What the machine can do: the limits that every figure is compared with.
+//! The limits of the machine, with which every figure is compared.
 
 use super::pingpong;
 use crate::clock::work;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 /// Source and destination fit into a core's second cache together.
 const IN_L2: usize = 128 << 10;
-/// What is sent at once, and where it goes round, see `peer::RING`.
+/// Bytes sent at once, and the length of their ring, see `peer::RING`.
 const MESSAGE: usize = 64 << 10;
 const OS_PAGE: usize = 4096;
 /// Larger than every cache.
@@ -83,7 +83,7 @@ fn copy(len: usize, ring: usize) -> Result<Figures> {
     }
 }
 
-/// How long it takes to wake somebody over a socket like ours, and to be woken.
+/// Measures the time to wake another thread over a socket like ours, and to be woken.
 pub fn wake_by_socket(late: Duration) -> Result<Figures> {
     let kind = SocketType::SEQPACKET;
     let pair = || socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
@@ -92,7 +92,7 @@ pub fn wake_by_socket(late: Duration) -> Result<Figures> {
     wake([there, back], [heard, answered], &[0; 1], late)
 }
 
-/// Two pinned threads that sleep in `read` wake each other, after they have worked so long.
+/// Two pinned threads that sleep in `read` wake each other after this time of work.
 fn wake(
     [there, back]: [OwnedFd; 2],
     [heard, answered]: [OwnedFd; 2],

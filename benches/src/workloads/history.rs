@@ -1,8 +1,8 @@
-//! Whether a bus gets slower or larger with what it has carried: messages, memory and newcomers after
-//! so many messages.
+//! Whether a bus gets slower or larger with the messages that it has carried. Measures messages,
+//! memory and newcomers after several totals.
 //!
 //! The broker is a thread on one processor. On the other one a single thread sends and receives, as
-//! two clients, so that nobody waits for a processor.
+//! two clients, so that no thread waits for a processor.
 
 use super::growth::NAME;
 use crate::measure::{Cell, Figures};
@@ -14,7 +14,7 @@ use std::time::Instant;
 
 /// Messages sent before the same number is received.
 const BATCH: usize = 64;
-/// Batches that are timed, each for itself.
+/// Batches that are timed separately.
 const TIMED: u64 = 2000;
 const NEWCOMERS: usize = 50;
 const PAYLOAD: [u8; 64] = [0x5a; 64];

@@ -1,4 +1,4 @@
-//! How long it takes to join a bus: from connecting until a client has its own first message back.
+//! The time to join a bus: from connecting until a client has its own first message back.
 
 use super::{all_figures, quantiles};
 use crate::content::{Check, Content};
@@ -56,7 +56,7 @@ pub fn act(role: &Role, start: &Start) -> Result<()> {
     }
 }
 
-/// Clients on threads of their own, as so many processes would measure how processes start.
+/// Clients on threads of their own. With processes, the time to start them would be measured.
 fn joiners<B: Bus>(role: &Role, start: &Start, clients: usize) -> Result<()> {
     start.ready();
     let all_began = Barrier::new(clients);
@@ -68,7 +68,7 @@ fn joiners<B: Bus>(role: &Role, start: &Start, clients: usize) -> Result<()> {
             move || -> Result<u64> {
                 all_began.wait();
                 let time = join::<B>(&role.place, &role.setup, index, clients);
-                // Nobody leaves before all have joined.
+                // No client leaves before all have joined.
                 all_ended.wait();
                 time
             }

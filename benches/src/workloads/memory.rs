@@ -1,5 +1,5 @@
-//! What it takes to send much to a receiver at half speed: with the sizes that each peer takes if
-//! nothing is said, and with room for the same number of messages.
+//! The memory for a long stream to a receiver at half speed: with each peer's default sizes, and
+//! with room for the same number of messages.
 
 use crate::clock::work;
 use crate::content::{Check, Content};
@@ -13,11 +13,11 @@ use serde_json::json;
 use std::time::Instant;
 
 const LEN: usize = 4096;
-/// Messages that the receiver takes before it rests for as long as that took.
+/// Messages that the receiver reads before it rests for the same time.
 const STEP: usize = 64;
 const STATUS: &str = "/proc/self/status";
 
-/// The room that is given to those who take none of their own, and in a second case to two who do.
+/// The room for peers without a default, and in a second case for two peers with one.
 const ROOM: usize = 512 * 1024;
 const TOLD: [&str; 2] = ["llmp", "iceoryx2"];
 
@@ -62,8 +62,8 @@ fn cell(case: String, peer: &'static Info, bytes: u64, room: Room) -> Cell {
     .anywhere()
 }
 
-/// Shared memory of the whole machine: files in memory, memfds and System V segments alike. So
-/// others who use it meanwhile are counted, too.
+/// Shared memory of the whole machine: files in memory, memfds and System V segments alike. So the
+/// memory of other programs is counted, too.
 fn shared_kib() -> Result<u64> {
     field("/proc/meminfo", "Shmem:")
 }

@@ -1,4 +1,4 @@
-//! The workloads: what is done, by which roles, and what is reported of it.
+//! The workloads: their work, their roles and their reports.
 
 pub mod bus;
 pub mod growth;
@@ -57,7 +57,7 @@ pub const QUANTILES: [(&str, f64); 7] = [
     ("ns_p99_9", 0.999),
 ];
 
-/// What is reported of many times in nanoseconds.
+/// Returns the report of many times in nanoseconds.
 fn quantiles(mut times: Vec<u64>) -> BTreeMap<&'static str, u64> {
     times.sort_unstable();
     QUANTILES.into_iter().map(|(name, part)| (name, quantile(&times, part))).collect()

@@ -1,7 +1,7 @@
 //! 64 bytes there and back between two processes.
 //!
-//! Who sleeps may look for a while before, and so catch an answer that comes at once. Where answers
-//! come late, no such look catches them, and each end is asleep when its message comes.
+//! An end may poll for a while before it sleeps, and so catch an answer that comes at once. Late
+//! answers come after that, so each end is asleep when its message comes.
 
 use super::hardware::{BARE, wake_by_socket};
 use super::quantiles;
@@ -20,7 +20,7 @@ const LEN: usize = 64;
 /// Round trips before the first that counts.
 const WARM_UP: u64 = 200;
 const BETWEEN_LOOKS: u64 = 16;
-/// What each end works before it sends, if it is late. It is not counted.
+/// Work of each end before it sends, in the late case. It is not counted.
 pub const LATE: Duration = Duration::from_micros(200);
 /// Fewer are needed where nothing is tuned to what came before, and each takes long.
 const WARM_UP_LATE: u64 = 20;

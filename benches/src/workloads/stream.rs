@@ -1,4 +1,4 @@
-//! One sender, one receiver: how much goes through.
+//! The throughput from one sender to one receiver.
 
 use crate::content::{Check, Content};
 use crate::measure::{Cell, Plan, TooShort};
@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 const BATCH: usize = 64;
 /// This part of the time is not counted.
 const WARM_UP: f64 = 0.25;
-/// A run of which less was counted counts for nothing: somebody else had the processor.
+/// A run with a shorter counted time is discarded: another process had the processor.
 const LEAST: f64 = 0.25;
-/// The clock is read after about so many bytes.
+/// The clock is read after about this many bytes.
 const CLOCK_BYTES: usize = 64 * 1024;
 
 /// Longer messages gain nothing by batches, and shorter ones nothing by being written in place.

@@ -1,4 +1,4 @@
-//! What a turn of the broker costs that has many clients.
+//! The cost of a cycle of a broker with many clients.
 //!
 //! In this process: the broker's core, without sockets, over the memory that it has in production.
 
@@ -18,7 +18,7 @@ use llmp::{ClientId, Envelope, Limits};
 use std::hint::black_box;
 use std::time::Instant;
 
-/// Turns timed as one, so often; the middle one counts.
+/// Cycles timed as one, and repetitions. The median counts.
 const TURNS: u32 = 64;
 const ROUNDS: usize = 100;
 const PAYLOAD: [u8; 64] = [0x5a; 64];
@@ -54,7 +54,7 @@ fn measure(clients: usize) -> Result<Figures> {
     ])
 }
 
-/// Nanoseconds for what is done in one turn.
+/// Returns nanoseconds for the work of one cycle.
 fn middle(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     let mut times = Vec::new();
     for _ in 0..ROUNDS {
@@ -67,7 +67,7 @@ fn middle(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(Spread::of(times).context("no turn was timed")?.median)
 }
 
-/// A bus whose clients are awake and take nothing. Only the last one ever sends.
+/// A bus whose clients are awake and receive nothing. Only the last one ever sends.
 struct Bus {
     core: Core<Region>,
     sender: ChainWriter<Region>,
@@ -112,7 +112,7 @@ impl Bus {
         }
     }
 
-    /// Nobody reads the page, but all have to be told of it before it is used.
+    /// No client reads the page, but all must receive its announcement before it is used.
     fn announce(&mut self) {
         let untold: Vec<ClientId> = self.core.has_unsent().collect();
         for client in untold {
@@ -122,7 +122,7 @@ impl Bus {
         }
     }
 
-    /// A turn that takes something.
+    /// A cycle that consumes something.
     fn turn(&mut self) -> Result<()> {
         loop {
             let turn = self.core.cycle();

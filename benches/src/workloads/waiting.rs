@@ -1,5 +1,5 @@
-//! What it costs to wait: processor time while nothing or little is sent, and how late a message is
-//! then delivered.
+//! The cost of waiting: processor time while no or few messages are sent, and the delay of a
+//! message after that.
 
 use super::{all_figures, quantiles};
 use crate::clock::{monotonic_ns, processor_ns};

@@ -1,9 +1,9 @@
-//! How long it takes to wake many who sleep.
+//! The time to wake many sleeping threads.
 //!
-//! All are threads of this process: who rings has the first processor, the one who sends and all who
-//! sleep share the second. On the bus, the sender's batch wakes the broker, which takes it and rings
-//! everybody. Beside it, bare sockets of the same kind: a byte wakes a thread, which writes one to
-//! each of those who sleep in `read`.
+//! All are threads of this process. The ringing thread has the first processor. The sender and all
+//! sleepers share the second. On the bus, the sender's batch wakes the broker, which forwards it
+//! and rings all receivers. The comparison is bare sockets of the same kind: a byte wakes a thread,
+//! which writes one to each thread that sleeps in `read`.
 
 use super::growth::{NAME, allow_many_descriptors};
 use super::hardware::BARE;
@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 /// Messages that are sent at once.
 const BATCH: usize = 16;
 const PAYLOAD: [u8; 64] = [0x5a; 64];
-/// After this time whoever was about to sleep sleeps.
+/// After this time each thread that was about to sleep sleeps.
 const SETTLE: Duration = Duration::from_millis(2);
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -47,7 +47,7 @@ pub fn cells(sleepers: usize, rounds: usize) -> [Cell; 2] {
     [cell("llmp", bus), cell(BARE, sockets)]
 }
 
-/// Calls a function when it is about to sleep, and returns when it was awake.
+/// Calls a function when it is about to sleep. Returns the time at which it was awake.
 type Sleeper = Box<dyn FnMut(&dyn Fn()) -> Result<u64> + Send>;
 
 struct Bell {
@@ -59,7 +59,7 @@ struct Bell {
     end: Box<dyn FnOnce() -> Result<()>>,
 }
 
-/// What the sleepers say.
+/// The reports of the sleepers.
 #[derive(Default)]
 struct Said {
     asleep: AtomicUsize,
@@ -111,7 +111,7 @@ impl Bell {
     }
 }
 
-/// Waits until so many have said so; the last one who wakes ends the pause.
+/// Waits until this number has reported. The last one that wakes ends the pause.
 fn wait_for(said: &AtomicUsize, count: usize) -> Result<()> {
     let deadline = Instant::now() + TIMEOUT;
     while said.load(Ordering::Acquire) < count {
@@ -204,7 +204,7 @@ fn sockets(_: PathBuf, sleepers: usize, cpu: usize) -> Result<Bell> {
         }) as Sleeper);
     }
     let (ringer, thread) = ringer(cpu, move || {
-        // Nothing is read when nobody strikes any more.
+        // The read returns nothing when the other end is closed.
         while read(&heard, &mut [0; 8])? > 0 {
             for bell in &bells {
                 write(bell, &[0])?;
