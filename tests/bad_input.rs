@@ -31,7 +31,7 @@ fn file(len: u64) -> OwnedFd {
 
 // P12, P13
 #[test]
-fn a_descriptor_that_could_change_under_its_reader_is_refused_whatever_it_is() {
+fn descriptors_of_memory_that_may_change_are_refused() {
     let bus = Bus::new(small());
     let honest = Honest::pair(&bus);
     let pipe = std::io::pipe().unwrap();
@@ -69,7 +69,7 @@ fn a_descriptor_that_could_change_under_its_reader_is_refused_whatever_it_is() {
 
 // P12, P13
 #[test]
-fn memory_that_somebody_truncates_after_sending_it_kills_nobody() {
+fn truncating_sent_memory_kills_no_process() {
     let bus = Bus::new(small());
     let honest = Honest::pair(&bus);
     for descriptor in [file(PAGE as u64), memfd(PAGE, SealFlags::empty())] {
@@ -167,7 +167,7 @@ fn more_clients_than_are_admitted_are_refused_until_one_leaves() {
 
 // P12
 #[test]
-fn a_client_that_never_finishes_its_handshake_keeps_nobody_waiting() {
+fn an_unfinished_handshake_delays_no_other_client() {
     let bus = Bus::new(small());
     let honest = Honest::pair(&bus);
     let silent = RawSocket::connect(bus.path());
@@ -187,7 +187,7 @@ fn a_client_that_never_finishes_its_handshake_keeps_nobody_waiting() {
 
 // P12
 #[test]
-fn a_client_that_floods_its_socket_with_rings_keeps_nobody_waiting() {
+fn a_flood_of_rings_delays_no_other_client() {
     let bus = Bus::new(small());
     let honest = Honest::pair(&bus);
     let raw = Raw::join(bus.path(), Roles::SEND);
@@ -207,7 +207,7 @@ fn a_client_that_floods_its_socket_with_rings_keeps_nobody_waiting() {
 
 // P12
 #[test]
-fn every_packet_that_does_not_belong_there_is_named_and_costs_its_sender_the_connection() {
+fn an_unexpected_packet_is_logged_and_ends_the_connection() {
     let bus = Bus::new(small());
     let honest = Honest::pair(&bus);
     let page = region(PAGE);
@@ -249,7 +249,7 @@ fn every_packet_that_does_not_belong_there_is_named_and_costs_its_sender_the_con
 
 // P14
 #[test]
-fn a_message_above_the_limit_is_refused_before_anything_is_written() {
+fn a_message_above_the_limit_fails_before_any_write() {
     let bus = Bus::new(small());
     let (mut a, mut b) = (bus.connect(), bus.connect());
     a.send(1, &[7; 10_000]).unwrap();
@@ -269,7 +269,7 @@ fn a_message_above_the_limit_is_refused_before_anything_is_written() {
 
 // P9, P12
 #[test]
-fn a_receiver_that_never_reads_its_connection_does_not_stop_the_bus() {
+fn an_unread_connection_does_not_stop_the_bus() {
     // More pages than its socket has room for announcements.
     let bus = Bus::new(Broker::builder().page_len(4096).max_message_len(1000));
     let deaf = Raw::join(bus.path(), Roles::RECEIVE);

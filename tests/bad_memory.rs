@@ -49,7 +49,7 @@ type Writes = fn(&Region);
 
 // P12
 #[test]
-fn every_lie_in_a_page_is_named_and_costs_nobody_else_anything() {
+fn every_fault_in_a_page_is_logged_and_harms_no_other_client() {
     const ROWS: &[(Words, &str)] = &[
         (&[(0, 1)], "page 0: magic number 0x0000000000000001 instead of"),
         (&[(PAGE_VERSION, 1)], "page 0: version and header length 0x1 instead of 0x4000000002"),
@@ -89,7 +89,7 @@ fn every_lie_in_a_page_is_named_and_costs_nobody_else_anything() {
 
 // P12
 #[test]
-fn a_next_page_that_does_not_follow_is_named_and_what_came_before_is_delivered() {
+fn a_wrong_next_page_is_logged_after_earlier_messages_arrive() {
     let rows: &[(Words, &str)] = &[
         (&[(PAGE_BASE, 0)], "page 1: it begins at position 0 instead of 4096"),
         (&[(PAGE_BASE, 64)], "page 1: it begins at position 64 instead of 4096"),
@@ -128,7 +128,7 @@ fn a_next_page_that_does_not_follow_is_named_and_what_came_before_is_delivered()
 
 // P12
 #[test]
-fn pages_beyond_the_budget_or_taken_back_in_use_are_named() {
+fn pages_beyond_the_budget_or_forgotten_in_use_are_logged() {
     let bus = bus();
     let honest = Honest::pair(&bus);
     let raw = Raw::join(bus.path(), Roles::SEND);
@@ -159,7 +159,7 @@ fn pages_beyond_the_budget_or_taken_back_in_use_are_named() {
 
 // P12
 #[test]
-fn a_control_region_that_is_none_is_named() {
+fn an_invalid_control_region_is_logged() {
     let bus = bus();
     let honest = Honest::pair(&bus);
     let rows: &[(Words, &str)] = &[
@@ -180,7 +180,7 @@ fn a_control_region_that_is_none_is_named() {
 
 // P8, P12
 #[test]
-fn a_cursor_that_lies_is_named_and_holds_nobody_up() {
+fn an_invalid_cursor_is_logged_and_delays_no_other_client() {
     let bus = bus();
     let honest = Honest::pair(&bus);
     let rows: [(Lie, &str); 4] = [
@@ -201,7 +201,7 @@ fn a_cursor_that_lies_is_named_and_holds_nobody_up() {
 
 // P4
 #[test]
-fn a_client_that_dies_in_the_middle_of_a_message_loses_that_one_alone() {
+fn a_client_that_dies_within_a_message_loses_only_that_one() {
     let bus = bus();
     let honest = Honest::pair(&bus);
     let raw = Raw::join(bus.path(), Roles::SEND);
@@ -242,7 +242,7 @@ impl Lap {
 
 // P12
 #[test]
-fn a_client_that_goes_on_appending_after_its_connection_has_ended_is_cut_off() {
+fn a_client_that_appends_after_its_connection_ended_is_cut_off() {
     let bus = bus();
     let honest = Honest::pair(&bus);
     for _ in 0..20 {
@@ -273,7 +273,7 @@ fn a_client_that_goes_on_appending_after_its_connection_has_ended_is_cut_off() {
 
 // P12
 #[test]
-fn a_dead_chain_that_turns_pages_for_ever_ends() {
+fn a_dead_chain_of_endless_pages_ends() {
     let limits = Limits::new(PAGE, 1000, 32 << 10).unwrap();
     let control = heap(control_len(1));
     let mut core = Core::new(limits, control, 1, heap(PAGE));
@@ -305,7 +305,7 @@ fn a_dead_chain_that_turns_pages_for_ever_ends() {
 
 // P12
 #[test]
-fn a_broker_that_lies_is_named_to_its_client() {
+fn a_client_reports_the_fault_of_its_broker() {
     let place = common::bus::Place::new();
     let limits = (&Limits::default()).into();
     let welcome = Packet::Welcome { version: VERSION, client: 1, cursor: 0, broker: 0, limits };

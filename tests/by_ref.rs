@@ -50,14 +50,14 @@ fn lent(bus: Bus, count: u32) -> u64 {
 
 // P1, P2, P3
 #[test]
-fn long_messages_are_lent_and_arrive_whole() {
+fn long_messages_pass_by_reference_and_arrive_whole() {
     // A message passes by reference only if all receivers have its page. The first one is copied.
     let lent = lent(Bus::new(Broker::builder()), 200);
     assert!(lent > 150, "{lent} were lent");
 }
 
 #[test]
-fn nothing_is_lent_behind_a_hook_nor_if_the_broker_is_told_not_to() {
+fn a_hook_or_a_high_threshold_disables_references() {
     let hook = |_: &Message<'_>| Verdict::Forward;
     assert_eq!(lent(Bus::new(Broker::builder().hook(hook)), 20), 0);
     assert_eq!(lent(Bus::new(Broker::builder().zero_copy_threshold(usize::MAX)), 20), 0);
@@ -66,7 +66,7 @@ fn nothing_is_lent_behind_a_hook_nor_if_the_broker_is_told_not_to() {
 
 // P9
 #[test]
-fn what_was_passed_comes_back_although_there_is_more_to_take_and_nobody_sends() {
+fn consumed_pages_return_while_unread_messages_remain() {
     let bus = Bus::new(Broker::builder());
     let (mut sender, mut receiver) = (sender(&bus), bus.connect());
     let (mut sent, mut full_since) = (0, Instant::now());
@@ -85,7 +85,7 @@ fn what_was_passed_comes_back_although_there_is_more_to_take_and_nobody_sends() 
 
 // P9
 #[test]
-fn a_slow_receiver_leaves_its_own_budget_to_who_sends() {
+fn a_slow_receiver_leaves_the_sender_its_whole_budget() {
     let bus = Bus::new(Broker::builder());
     let (mut sender, mut slow) = (sender(&bus), bus.connect());
     // A page holds three.
@@ -117,7 +117,7 @@ fn a_slow_receiver_leaves_its_own_budget_to_who_sends() {
 
 // P4, P7
 #[test]
-fn what_the_dead_have_lent_is_received_and_then_let_go() {
+fn pages_of_a_dead_sender_are_read_and_then_released() {
     const COUNT: u32 = 30;
     let place = Place::new();
     let mut broker = place.broker(&[]);

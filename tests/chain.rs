@@ -91,7 +91,7 @@ fn small() -> Limits {
 
 // P3, P8: only the end of the page is visible, and the page after it is still empty.
 #[test]
-fn a_claim_that_is_dropped_after_a_page_turn_shows_nothing_of_the_page_s_former_life() {
+fn a_claim_dropped_after_a_page_advance_shows_no_old_bytes() {
     let mut chain = Chain::new(small());
     let mut stale = false;
     for round in 0..50u8 {

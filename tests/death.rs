@@ -23,7 +23,7 @@ fn reported(sender: &mut Child) -> u32 {
 
 // P4, P7
 #[test]
-fn a_client_killed_while_it_sends_loses_nothing_that_it_had_committed_and_tears_nothing() {
+fn a_client_killed_while_sending_loses_no_committed_message() {
     const ROUNDS: u32 = 14;
     let mut seed = seed();
     let place = Place::new();
@@ -72,7 +72,7 @@ fn a_client_killed_while_it_sends_loses_nothing_that_it_had_committed_and_tears_
 
 // P4
 #[test]
-fn a_client_that_sends_two_megabytes_and_exits_at_once_loses_nothing() {
+fn a_client_that_sends_and_exits_at_once_loses_nothing() {
     const COUNT: u32 = 50;
     let place = Place::new();
     let mut broker = place.broker(&[]);
@@ -126,7 +126,7 @@ fn a_client_that_dies_with_unread_packets_loses_nothing() {
 
 // P5
 #[test]
-fn the_broker_killed_leaves_its_clients_everything_it_had_committed_and_then_died() {
+fn a_killed_broker_leaves_all_committed_messages() {
     const COUNT: u32 = 60;
     let place = Place::new();
     let mut broker = place.broker(&[]);
@@ -160,7 +160,7 @@ fn the_broker_killed_leaves_its_clients_everything_it_had_committed_and_then_die
 
 // P5, P7
 #[test]
-fn nobody_hangs_when_the_broker_is_killed_and_the_next_one_starts_at_once() {
+fn no_client_hangs_after_a_kill_and_the_next_broker_starts() {
     let place = Place::new();
     let mut broker_ids = std::collections::HashSet::new();
     for _ in 0..3 {
@@ -186,7 +186,7 @@ fn nobody_hangs_when_the_broker_is_killed_and_the_next_one_starts_at_once() {
 
 // P7
 #[test]
-fn everybody_killed_leaves_nothing_behind_that_blocks_or_costs() {
+fn a_bus_whose_processes_are_all_killed_leaks_nothing() {
     let place = Place::new();
     for _ in 0..3 {
         let mut broker = place.broker(&[]);
@@ -215,7 +215,7 @@ fn everybody_killed_leaves_nothing_behind_that_blocks_or_costs() {
 
 // P4, P7
 #[test]
-fn a_channel_whose_sender_is_killed_delivers_what_was_committed_and_then_died() {
+fn a_channel_delivers_committed_messages_of_a_killed_sender() {
     let mut seed = seed();
     for _ in 0..10 {
         let place = Place::new();
@@ -232,7 +232,7 @@ fn a_channel_whose_sender_is_killed_delivers_what_was_committed_and_then_died() 
 
 // P5, P7
 #[test]
-fn a_channel_whose_receiver_is_killed_tells_its_sender_even_if_it_waits_for_room() {
+fn a_sender_that_waits_for_room_notices_its_killed_receiver() {
     let place = Place::new();
     for round in 0..6 {
         // Takes the place of the dead one's socket.

@@ -85,7 +85,7 @@ fn no_promise_is_cited_that_does_not_exist() {
 }
 
 #[test]
-fn verification_says_of_every_promise_what_checks_it() {
+fn verification_names_the_checks_of_every_promise() {
     let text = doc("verification.md");
     for promise in promises() {
         assert!(text.contains(&format!("| P{promise} ")), "P{promise} has no row");

@@ -135,7 +135,7 @@ fn a_channels_receiver_without_a_free_descriptor_receives_all() {
 }
 
 #[test]
-fn a_process_that_can_not_connect_for_want_of_descriptors_says_so() {
+fn a_lack_of_descriptors_is_reported_when_connecting() {
     let place = Place::new();
     let stop = broker(&place);
     let mut client = place.child("starved-connection", &[]);

@@ -26,7 +26,7 @@ fn fuzz() -> PathBuf {
 }
 
 #[test]
-fn the_seeds_are_what_their_makers_make() {
+fn the_seeds_are_current() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let write = std::env::var_os("LLMP_WRITE_SEEDS").is_some();
     for (target, seeds) in oracle::seeds::all() {
@@ -56,7 +56,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_oracle_holds_for_every_seed_and_former_finding_and_gets_everywhere() {
+fn every_oracle_holds_and_reaches_every_case() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut bus = oracle::handshake::Bus::new();
     let mut targets: Vec<(&str, Run)> = vec![

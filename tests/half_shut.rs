@@ -49,7 +49,7 @@ fn send_all(sender: &mut Client, reader: &mut Client) {
 
 // P9, P12
 #[test]
-fn a_receiver_that_can_not_be_told_of_pages_is_struck() {
+fn a_receiver_that_refuses_announcements_is_removed() {
     let bus = bus();
     let (mut sender, mut reader) = pair(&bus);
     let deaf = Client::builder().receive_only().connect(bus.path()).unwrap();
@@ -60,7 +60,7 @@ fn a_receiver_that_can_not_be_told_of_pages_is_struck() {
 
 // P9, P12
 #[test]
-fn a_receiver_that_can_not_be_rung_and_knows_all_pages_is_struck() {
+fn a_receiver_that_refuses_rings_is_removed() {
     let bus = bus();
     let (mut sender, mut reader) = pair(&bus);
     let mut slow = Client::builder().receive_only().connect(bus.path()).unwrap();
@@ -74,7 +74,7 @@ fn a_receiver_that_can_not_be_rung_and_knows_all_pages_is_struck() {
 
 // P4
 #[test]
-fn what_a_struck_receiver_had_sent_arrives() {
+fn messages_of_a_removed_receiver_arrive() {
     let bus = bus();
     let (mut sender, mut reader) = pair(&bus);
     let mut deaf = bus.connect();

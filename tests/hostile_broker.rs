@@ -73,7 +73,7 @@ fn welcomed(socket: &OwnedFd, budget: u64) -> Region {
 const START: Packet = Packet::Start(Start { page: 0, position: PAGE_HEADER as u64, message: 0 });
 
 #[test]
-fn who_is_one_too_many_hears_so() {
+fn a_client_above_the_limit_gets_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bus");
     let broker = Broker::builder().max_clients(1).bind(&path).unwrap();
@@ -89,7 +89,7 @@ fn who_is_one_too_many_hears_so() {
 }
 
 #[test]
-fn who_is_refused_before_he_has_said_anything_hears_why() {
+fn a_client_refused_before_its_hello_gets_the_reason() {
     let (ours, theirs) = pair();
     say(&ours, Packet::Refused(Refusal::User));
     drop(ours);
@@ -98,7 +98,7 @@ fn who_is_refused_before_he_has_said_anything_hears_why() {
 }
 
 #[test]
-fn a_client_that_only_sends_hears_that_the_broker_ended_in_order() {
+fn a_send_only_client_reports_the_orderly_end_of_its_broker() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bus");
     let broker = Broker::builder().page_len(4096).max_message_len(100).bind(&path).unwrap();
@@ -113,7 +113,7 @@ fn a_client_that_only_sends_hears_that_the_broker_ended_in_order() {
 }
 
 #[test]
-fn a_page_may_be_taken_back_while_a_client_is_being_told_of_the_pages() {
+fn a_page_may_be_forgotten_while_pages_are_announced() {
     let dir = tempfile::tempdir().unwrap();
     let (socket, client) = welcome(&dir.path().join("bus"), 1 << 20);
     let page = || shared("llmp-test", 4096).unwrap();
@@ -142,7 +142,7 @@ fn a_budget_without_end_does_not_overflow() {
 }
 
 #[test]
-fn a_cursor_that_lies_ends_the_connection_of_a_sender_and_of_one_that_flushes() {
+fn an_invalid_cursor_ends_a_sending_or_flushing_client() {
     for flush in [false, true] {
         let (ours, theirs) = pair();
         let control = welcomed(&ours, 1 << 14);

@@ -4,7 +4,7 @@ use llmp::{BindError, Broker, Client, Limits, Receiver};
 use std::time::Duration;
 
 #[test]
-fn pages_smaller_than_the_kernels_keep_within_the_budget_and_cost_nobody_his_connection() {
+fn pages_smaller_than_the_kernels_stay_within_the_budget() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bus");
     let builder = Broker::builder().page_len(96).max_message_len(16).chain_budget(8288);

@@ -169,7 +169,7 @@ fn a_second_broker_of_a_process_leaves_the_first_ones_lock() {
 
 // P7
 #[test]
-fn a_lock_that_other_code_has_released_is_taken_again() {
+fn a_lock_that_other_code_released_is_acquired_again() {
     let bus = Bus::new(Broker::builder());
     let lock = bus.path().with_extension("sock.lock");
     let own = std::process::id() as i32;
@@ -184,7 +184,7 @@ fn a_lock_that_other_code_has_released_is_taken_again() {
 
 // The holder removes the file, and another process may have opened it before.
 #[test]
-fn a_place_that_is_taken_and_left_all_the_time_has_one_holder() {
+fn a_contended_place_has_at_most_one_holder() {
     let place = Place::new();
     let mut contenders = [(); 4].map(|()| place.child("contender", &[]));
     for contender in &mut contenders {

@@ -19,7 +19,7 @@ fn child() {
 
 // P1, P2, P3
 #[test]
-fn processes_receive_every_message_of_any_length_exactly_once_and_in_one_order() {
+fn every_message_arrives_exactly_once_and_in_one_order() {
     const COUNT: u32 = 250;
     let place = Place::new();
     let mut broker = place.broker(&[]);
@@ -77,7 +77,7 @@ fn an_idle_bus_uses_no_processor_and_wakes_up_afterwards() {
 
 // P7, P13
 #[test]
-fn a_child_process_inherits_no_descriptor_and_no_writable_mapping() {
+fn a_child_inherits_no_descriptor_and_no_writable_mapping() {
     let bus = Bus::new(Broker::builder());
     let _client = bus.connect();
     let _channel = llmp::channel().unwrap();
@@ -108,7 +108,7 @@ fn a_child_process_inherits_no_descriptor_and_no_writable_mapping() {
 
 // P3
 #[test]
-fn clients_that_come_send_and_leave_at_once_lose_nothing_and_disturb_nobody() {
+fn short_lived_clients_lose_nothing_and_harm_no_other_client() {
     const EACH: u32 = 100;
     let place = Place::new();
     let broker = place.broker(&[]);
@@ -151,7 +151,7 @@ fn hear_other(me: &mut Client, other: u32, number: u32, strangers: &mut HashSet<
 
 // P6, P9
 #[test]
-fn a_stopped_receiver_fills_no_more_than_the_budget_and_gets_everything_when_it_goes_on() {
+fn a_stopped_receiver_costs_one_budget_and_loses_nothing() {
     const LIMITS: [usize; 3] = [64 << 10, 256 << 10, 1 << 20];
     let place = Place::new();
     let broker = place.broker(&LIMITS);

@@ -26,7 +26,7 @@ fn sleeper(mut receiver: llmp::Receiver) -> mpsc::Receiver<Vec<u8>> {
 }
 
 #[test]
-fn a_ring_for_which_there_was_no_memory_is_sent_by_the_next_call() {
+fn a_failed_ring_is_sent_by_the_next_call() {
     type Call = fn(&mut llmp::Sender);
     let calls: [Call; 3] = [
         |sender| sender.try_send(1, b"second").unwrap(),
@@ -51,7 +51,7 @@ fn a_ring_for_which_there_was_no_memory_is_sent_by_the_next_call() {
 }
 
 #[test]
-fn a_ring_for_which_there_was_no_memory_is_sent_by_who_finds_no_room() {
+fn a_failed_ring_is_sent_by_a_sender_that_finds_no_room() {
     let fill = |sender: &mut llmp::Sender| while sender.try_send(1, &[7; 4096]).is_ok() {};
     let (mut sender, mut receiver) = llmp::channel().unwrap();
     // From now on the chain has all its pages, and the receiver knows them.
@@ -78,7 +78,7 @@ fn sleeps() -> u64 {
 }
 
 #[test]
-fn who_waits_for_receivers_or_in_a_loop_of_its_own_with_a_ring_due_naps() {
+fn waits_with_a_failed_ring_are_short() {
     let place = tempfile::tempdir().unwrap();
     let bus = place.path().join("bus");
     let broker = Broker::bind(&bus).unwrap();
@@ -109,7 +109,7 @@ fn who_waits_for_receivers_or_in_a_loop_of_its_own_with_a_ring_due_naps() {
 }
 
 #[test]
-fn who_waits_without_memory_for_a_ring_neither_burns_the_processor_nor_sleeps_for_ever() {
+fn a_flush_with_a_failed_ring_retries_without_spinning() {
     let (mut sender, mut receiver) = llmp::channel().unwrap();
     let waiting = thread::spawn(move || {
         // The first wait times out, so that the receiver sleeps for the message.

@@ -83,7 +83,7 @@ fn shut_down(connection: &OwnedFd) {
 
 // P8
 #[test]
-fn a_borrowed_payload_stays_when_its_receiver_is_struck() {
+fn a_borrowed_payload_stays_when_its_receiver_is_removed() {
     for by_reference in [false, true] {
         let bus = Bus::new(by_reference);
         let mut sender = Client::builder().send_only().connect(&bus.path).unwrap();
@@ -108,7 +108,7 @@ fn a_borrowed_payload_stays_when_its_receiver_is_struck() {
 
 // P8, P12
 #[test]
-fn a_struck_receiver_copies_what_was_sent_or_hears_that_it_was_removed() {
+fn a_removed_receiver_gets_sent_bytes_or_an_error() {
     for by_reference in [false, true] {
         let bus = Bus::new(by_reference);
         let mut sender = Client::builder().send_only().connect(&bus.path).unwrap();
@@ -167,7 +167,7 @@ fn a_process_that_may_keep_pages_may_not_borrow_again() {
 
 // P8
 #[test]
-fn a_struck_borrower_takes_nothing_that_came_later() {
+fn a_removed_borrower_gets_no_later_message() {
     for by_reference in [false, true] {
         let bus = Bus::new(by_reference);
         let mut sender = Client::builder().send_only().connect(&bus.path).unwrap();

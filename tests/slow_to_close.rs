@@ -164,7 +164,7 @@ fn among(net: &mut Net, count: usize, slow: usize) -> impl FnOnce(&RawSocket, &[
 
 // P12
 #[test]
-fn a_descriptor_that_is_slow_to_close_holds_up_nobody_however_it_comes() {
+fn a_descriptor_that_is_slow_to_close_delays_no_client() {
     let (mut net, mut bus) = (Net::new(), Bus::new());
     let page = [6, 0, 0, 0, 0, 0, 0, 0];
     for (count, slow) in [(1, 0), (4, 2), (253, 200)] {
@@ -193,7 +193,7 @@ fn a_descriptor_that_is_slow_to_close_holds_up_nobody_however_it_comes() {
 
 // P12
 #[test]
-fn what_is_left_in_a_connection_that_ends_holds_up_nobody() {
+fn unread_descriptors_of_an_ended_connection_delay_no_client() {
     let (mut net, mut bus) = (Net::new(), Bus::new());
     // Each of these ends the connection: a fault, or a packet without a byte.
     for end in [&b"?"[..], b""] {
@@ -228,7 +228,7 @@ fn three_hundred_of_them_make_no_thread_and_are_closed() {
 
 // P9, P12
 #[test]
-fn a_close_that_does_not_end_costs_joined_clients_nothing_and_newcomers_wait() {
+fn an_endless_close_delays_only_newcomers() {
     let (mut net, mut bus) = (Net::new(), Bus::new());
     let nested = net.nested();
     bus.broker.stop();
@@ -332,7 +332,7 @@ fn newcomers_are_let_in_while_255_descriptors_wait_not_with_256() {
 
 // P12
 #[test]
-fn more_descriptors_than_the_broker_may_have_hold_up_nobody() {
+fn more_descriptors_than_the_limit_delay_no_client() {
     let mut net = Net::new();
     let mut bus = Bus::with(&[8192, 10_000, 64 << 10, 1000, 80]);
     for joins in [false, true] {

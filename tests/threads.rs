@@ -39,7 +39,7 @@ impl Drop for Bus {
 }
 
 #[test]
-fn every_client_gets_what_the_others_send_in_one_order_and_not_its_own() {
+fn every_client_receives_the_others_messages_in_one_order() {
     let bus = Bus::new(Broker::builder());
     let mut a = bus.connect();
     let mut b = bus.connect();
@@ -74,7 +74,7 @@ fn every_client_gets_what_the_others_send_in_one_order_and_not_its_own() {
 }
 
 #[test]
-fn clients_that_all_send_before_they_receive_do_not_wait_for_each_other_for_ever() {
+fn clients_that_all_send_before_receiving_do_not_deadlock() {
     let bus = Bus::new(Broker::builder().page_len(4096).max_message_len(2000).chain_budget(16384));
     let clients: Vec<_> = (0..3).map(|_| bus.connect()).collect();
     let threads: Vec<_> = clients
@@ -101,7 +101,7 @@ fn clients_that_all_send_before_they_receive_do_not_wait_for_each_other_for_ever
 }
 
 #[test]
-fn a_message_larger_than_a_page_arrives_and_one_above_the_limit_is_refused() {
+fn only_messages_above_the_limit_are_refused() {
     let mut bus = Bus::new(Broker::builder().page_len(4096).max_message_len(1 << 20));
     let mut a = bus.connect();
     let mut b = bus.connect();
@@ -121,7 +121,7 @@ fn a_message_larger_than_a_page_arrives_and_one_above_the_limit_is_refused() {
 }
 
 #[test]
-fn the_end_of_the_broker_is_closed_after_everything_was_received() {
+fn clients_receive_everything_before_the_end_of_the_broker() {
     let mut bus = Bus::new(Broker::builder());
     let mut a = bus.connect();
     let mut b = bus.connect();
@@ -156,7 +156,7 @@ fn a_batch_is_visible_at_once_or_never() {
 }
 
 #[test]
-fn a_client_that_is_busy_after_it_was_armed_hears_of_the_orderly_end() {
+fn a_busy_client_reports_the_orderly_end() {
     let mut bus = Bus::new(Broker::builder());
     let mut a = bus.connect();
     let mut b = bus.connect();
@@ -178,7 +178,7 @@ fn a_client_that_is_busy_after_it_was_armed_hears_of_the_orderly_end() {
 
 // P3
 #[test]
-fn a_guard_that_is_forgotten_or_unwound_publishes_nothing_and_blocks_nothing() {
+fn a_forgotten_or_unwound_batch_publishes_nothing() {
     let long = [7; 200_000];
     type Leave = fn(&mut llmp::Sender, &[u8]);
     let leave: [Leave; 3] = [

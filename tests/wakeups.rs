@@ -144,7 +144,7 @@ fn a_receiver_is_woken_by_a_broker_whose_threads_come_and_go() {
 
 // P10
 #[test]
-fn a_receiver_is_woken_by_another_process_whose_threads_come_and_go() {
+fn a_process_with_changing_threads_wakes_its_receiver() {
     let Some([publisher, sleeper]) = processors() else { return };
     let end = Instant::now() + seconds();
     watched(move |got_on| {

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_is_what_is_expected() {
+    fn sent_messages_match_the_expected_ones() {
         for len in [8, 16, 24, 64, 100, 4096] {
             assert_eq!(exchange(len, None).unwrap(), 1001);
         }

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_grows_shrinks_comes_or_goes_is_a_complaint() {
+    fn every_difference_from_the_record_is_reported() {
         let recorded = figures(&[("a", 100.0), ("b", 100.0), ("c", 100.0), ("gone", 1.0)]);
         let counted = figures(&[("a", 104.9), ("b", 105.1), ("c", 94.9), ("new", 1.0)]);
         let complaints = judge(&counted, &recorded);

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_middle_of_an_even_number_of_values_lies_between_two() {
+    fn the_median_of_an_even_count_is_between_two_values() {
         let spread = Spread::of(vec![4.0, 1.0, 3.0, 2.0]).unwrap();
         assert_eq!((spread.min, spread.median, spread.max), (1.0, 2.5, 4.0));
         assert!(Spread::of(vec![]).is_none());

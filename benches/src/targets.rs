@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_rival_is_the_quickest_where_less_is_better_and_bare_sockets_are_none() {
+    fn the_best_rival_is_the_lowest_where_less_is_better() {
         let case = "sleeping";
         let peers = [("llmp", 10.0), (hardware::BARE, 1.0), ("pipe", 40.0), ("rtrb", 20.0)];
         let rows = rows(&results("ping-pong", case, "ns_p50", &peers));

@@ -37,7 +37,7 @@ fn a_spoilt_message_fails_every_workload() {
 
 /// Where the head alone is read, other bytes don't count, but the numbers do.
 #[test]
-fn a_missing_and_a_repeated_message_fail_where_the_head_alone_is_read() {
+fn lost_and_repeated_messages_fail_where_only_heads_are_read() {
     let bus = ["bus", "--only=3 clients, 256 B, yielding, head only", "--peer=llmp-borrow"];
     let one_by_one = ["p2p", "--only=64 B, head only, one by one", "--peer=llmp-borrow"];
     let batches = ["p2p", "--only=64 B, head only, in batches", "--peer=llmp-borrow"];

@@ -11,7 +11,7 @@ fn refused(path: &str) -> String {
 }
 
 #[test]
-fn what_lies_at_the_sockets_path_is_named_and_left_alone() {
+fn an_object_at_the_sockets_path_is_named_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     std::fs::write(at("file"), "kept").unwrap();
@@ -83,7 +83,7 @@ fn numbers_that_are_none_are_answered_by_an_example() {
 
 // P16
 #[test]
-fn access_for_others_opens_the_socket_and_warns_of_closed_directories() {
+fn access_for_others_warns_of_closed_directories() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bus.sock");
     let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
@@ -150,7 +150,7 @@ fn holds_up(options: &[&str], chunk: &str) {
 }
 
 #[test]
-fn a_socket_that_was_removed_is_made_anew_and_no_second_broker_starts_beside_it() {
+fn a_removed_socket_is_made_anew_and_no_second_broker_starts() {
     let mut bus = Bus::new();
     let mut old = llmp::Client::connect(bus.path.as_str()).unwrap();
     std::fs::remove_file(&bus.path).unwrap();

@@ -25,7 +25,7 @@ fn connected(bus: &Bus) -> Process {
 }
 
 #[test]
-fn a_broker_that_is_told_to_end_ends_its_receivers_in_order() {
+fn stopping_a_broker_ends_its_receivers_in_order() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut bus = Bus::new();
         let receiver = connected(&bus);
@@ -77,7 +77,7 @@ fn a_receiver_that_a_signal_has_kept_from_its_work_says_so() {
 }
 
 #[test]
-fn a_receiver_ends_when_nobody_reads_its_output_even_if_nothing_comes() {
+fn an_idle_receiver_ends_when_its_output_is_closed() {
     let bus = Bus::new();
     let mut receiver = bus.recv(&[]);
     drop(receiver.child().stdout.take());
@@ -103,7 +103,7 @@ fn a_receiver_that_waits_in_vain_fails() {
 }
 
 #[test]
-fn a_sender_waits_for_receivers_says_so_and_can_be_told_not_to() {
+fn a_sender_reports_its_wait_for_receivers_or_skips_it() {
     let mut bus = Bus::new();
     let file = bus.file("input", b"one\n");
     bus.send(&file, &["--lines", "--receivers", "0"]).stdout();
@@ -146,7 +146,7 @@ fn descriptors_of(process: u32) -> u64 {
 
 // P9: a broker without free descriptors waits for one and keeps reading its sockets.
 #[test]
-fn a_broker_without_descriptors_goes_on_when_there_are_some_again() {
+fn a_broker_without_descriptors_resumes_when_some_are_free() {
     let bus = Bus::new();
     let mut sender = llmp::Client::builder().send_only().connect(bus.path.as_str()).unwrap();
     let mut receiver = llmp::Client::builder().receive_only().connect(bus.path.as_str()).unwrap();

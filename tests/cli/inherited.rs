@@ -32,7 +32,7 @@ fn broker_by(script: &str, path: &str) -> Process {
 }
 
 #[test]
-fn a_broker_under_nohup_survives_the_hang_up_and_another_one_ends() {
+fn only_a_broker_under_nohup_survives_a_hang_up() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bus.sock").to_str().unwrap().to_owned();
     let mut under_nohup = broker_by("trap '' HUP; exec \"$0\" broker \"$1\"", &path);
@@ -149,7 +149,7 @@ sys.exit(child.wait())' \"$0\" recv \"$1\" --count 200";
 }
 
 #[test]
-fn closed_streams_are_told() {
+fn closed_streams_are_reported() {
     let bus = Bus::new();
     let run =
         |script: &str| -> Output { Process::start(&mut shell(script, &[&bus.path])).output() };
@@ -164,7 +164,7 @@ fn closed_streams_are_told() {
 }
 
 #[test]
-fn one_signal_ends_a_command_within_a_second_even_in_a_blocked_write() {
+fn one_signal_ends_a_command_even_in_a_blocked_write() {
     let mut bus = Bus::new();
     let mut receiver = bus.recv(&["--format", "raw"]);
     let file = bus.file("input", &vec![7; 4 << 20]);

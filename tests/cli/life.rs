@@ -23,7 +23,7 @@ fn line_of(process: &mut Process) -> String {
 }
 
 #[test]
-fn commands_that_start_before_their_broker_wait_for_it_if_they_are_told_to() {
+fn commands_wait_for_their_broker_on_request() {
     let (dir, path) = place();
     let receiver = Process::start(&mut llmp(&["recv", &path, "--wait", "--count", "1"]));
     let input = dir.path().join("input");
@@ -38,7 +38,7 @@ fn commands_that_start_before_their_broker_wait_for_it_if_they_are_told_to() {
 }
 
 #[test]
-fn commands_that_reconnect_go_over_to_the_next_broker_and_lose_nothing() {
+fn reconnecting_commands_lose_nothing_between_two_brokers() {
     let mut bus = Bus::new();
     let mut receiver = bus.recv(&["--reconnect"]);
     let mut sender =
@@ -148,7 +148,7 @@ fn a_sender_whose_receivers_have_left_says_so() {
 }
 
 #[test]
-fn a_sender_with_a_quiet_input_hears_at_once_that_its_broker_is_gone() {
+fn an_idle_sender_notices_the_end_of_its_broker_at_once() {
     let mut bus = Bus::new();
     let mut sender = Process::start(
         llmp(&["send", &bus.path, "--lines", "--receivers", "0"]).stdin(Stdio::piped()),
@@ -166,7 +166,7 @@ fn a_sender_with_a_quiet_input_hears_at_once_that_its_broker_is_gone() {
 }
 
 #[test]
-fn a_deadline_is_judged_after_what_is_already_there() {
+fn available_messages_are_received_before_a_deadline_counts() {
     let bus = Bus::new();
     let mut receiver = bus.recv(&["--tag", "7", "--timeout", "1", "--count", "1"]);
     let mut sender = llmp::Client::connect_sender(bus.path.as_str()).unwrap();
@@ -183,7 +183,7 @@ fn a_deadline_is_judged_after_what_is_already_there() {
 }
 
 #[test]
-fn a_line_above_the_limit_is_told_left_out_or_split_and_stops_none_behind_it() {
+fn a_line_above_the_limit_does_not_stop_later_lines() {
     let bus = Bus::with(&["--page-len", "4KiB", "--max-message-len", "4"]);
     let file = bus.file("input", b"1\n12345\n3\n");
     for (how, status, lines, lines_text) in [

@@ -52,7 +52,7 @@ fn wrong_options_are_said_with_where_to_get_help() {
 }
 
 #[test]
-fn a_refused_client_hears_why() {
+fn a_refused_client_prints_the_reason() {
     let bus = Bus::with(&["--max-clients", "1", "--access", "same-user"]);
     let file = bus.file("input", b"x\n");
     let mut first = bus.send(&file, &[]);

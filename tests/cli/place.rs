@@ -157,7 +157,7 @@ fn other_ends(mut broker: Process) {
 }
 
 #[test]
-fn a_broker_whose_place_was_taken_only_keeps_its_clients() {
+fn a_broker_that_lost_its_place_only_keeps_its_clients() {
     let mut first = Bus::new();
     let mut old = llmp::Client::connect(first.path.as_str()).unwrap();
     let mut peer = llmp::Client::connect(first.path.as_str()).unwrap();
@@ -210,7 +210,7 @@ fn a_broker_takes_its_place_back_when_the_other_one_has_ended() {
 }
 
 #[test]
-fn what_lies_at_the_lock_files_path_is_named_and_left_alone() {
+fn an_object_at_the_lock_files_path_is_named_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bus.sock").to_str().unwrap().to_owned();
     let lock = lock_of(&path);

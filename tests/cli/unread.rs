@@ -52,7 +52,7 @@ fn lines_until(reader: &mut BufReader<PipeReader>, text: &str) -> Vec<String> {
 
 // P9, P12
 #[test]
-fn a_broker_whose_log_no_process_reads_serves_its_clients_and_ends() {
+fn a_broker_with_an_unread_log_serves_its_clients_and_ends() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bus.sock").to_str().unwrap().to_owned();
     let (reader, writer) = std::io::pipe().unwrap();
@@ -102,7 +102,7 @@ fn fill_len(reader: &BufReader<PipeReader>) -> usize {
 }
 
 #[test]
-fn a_socket_as_stderr_that_no_process_reads_holds_up_nobody() {
+fn an_unread_socket_as_stderr_delays_no_client() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bus.sock").to_str().unwrap().to_owned();
     // As a supervisor's log has it.

@@ -148,7 +148,7 @@ fn successor(path: PathBuf) {
 
 // P1, P2, P3, P5, P7, P15
 #[test]
-fn p5_p7_a_broker_killed_at_each_of_its_steps_leaves_its_clients_what_it_had_committed() {
+fn p5_p7_a_broker_killed_at_any_step_loses_no_committed_message() {
     let _alone = alone();
     let place = Place::new();
     let steps = [

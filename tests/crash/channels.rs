@@ -181,7 +181,7 @@ fn p5_p7_the_receiver_of_a_channel_killed_at_each_of_its_steps() {
 
 // P7
 #[test]
-fn p7_a_process_killed_at_each_step_of_a_channel_of_its_own_leaves_nothing() {
+fn p7_a_process_killed_at_any_step_of_a_channel_leaks_nothing() {
     let _alone = alone();
     let place = Place::new();
     let steps = ["make a pair of sockets", "send Welcome", "CommitPublish", "close a connection"];

@@ -161,7 +161,7 @@ const JOINING: &[&str] = &[
 
 // P1, P3, P4, P7, P8, P9, P10
 #[test]
-fn p4_p7_a_client_killed_at_each_of_its_steps_costs_nobody_anything() {
+fn p4_p7_a_client_killed_at_any_step_harms_no_other_client() {
     let _alone = alone();
     let mut bus = LivingBus::new();
     let sending = [
@@ -179,7 +179,7 @@ fn p4_p7_a_client_killed_at_each_of_its_steps_costs_nobody_anything() {
 
 // P3, P4, P7, P8, P9, P10
 #[test]
-fn p4_p8_a_receiver_killed_at_each_of_its_steps_holds_nobody_up() {
+fn p4_p8_a_receiver_killed_at_any_step_delays_no_other_client() {
     let _alone = alone();
     let mut bus = LivingBus::new();
     at_every_step("receiver", JOINING, |step| bus.die("dying-receiver", step));

@@ -157,7 +157,7 @@ fn the_bus_goes_on_when_a_receiver_dies_whose_child_lives() {
 
 // P5
 #[test]
-fn clients_hear_that_a_broker_has_died_whose_child_lives() {
+fn clients_notice_a_dead_broker_whose_child_lives() {
     let place = Place::new();
     let mut broker = place.child("forking-broker", &[]);
     broker.says("ready");
@@ -230,7 +230,7 @@ fn clients_hear_that_a_broker_has_died_whose_child_lives() {
 
 // P5
 #[test]
-fn a_channels_sender_hears_that_its_receiver_has_died_whose_child_lives() {
+fn a_channels_sender_notices_a_dead_receiver_with_a_child() {
     let place = Place::new();
     let mut receiver = place.child("forking-channel-receiver", &[]);
     receiver.says("ready");
@@ -249,7 +249,7 @@ fn a_channels_sender_hears_that_its_receiver_has_died_whose_child_lives() {
 
 // P4
 #[test]
-fn a_channels_receiver_gets_all_of_a_dead_sender_whose_child_lives() {
+fn a_channels_receiver_gets_all_of_a_dead_sender_with_a_child() {
     let place = Place::new();
     let listener = Receiver::listen(place.path()).unwrap();
     let mut sender = place.child("forking-channel-sender", &[]);
@@ -267,7 +267,7 @@ fn a_channels_receiver_gets_all_of_a_dead_sender_whose_child_lives() {
 
 // P4: the peer is the process that has sent the first packet.
 #[test]
-fn a_connection_that_a_child_has_taken_over_goes_on_when_the_parent_ends() {
+fn a_connection_survives_in_a_child_after_its_parent_ends() {
     let place = Place::new();
     let mut broker = place.broker(&[]);
     let mut receiver = place.connect();

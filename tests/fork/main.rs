@@ -77,19 +77,19 @@ fn in_a_cloned_child_every_operation_answers_that_it_is_forked() {
 
 // P5, P7
 #[test]
-fn a_forked_child_that_drops_its_handles_disturbs_nobody() {
+fn a_forked_child_that_drops_its_handles_harms_no_process() {
     play("drops", &[&"fork"]);
 }
 
 // P5, P7
 #[test]
-fn a_cloned_child_that_drops_its_handles_disturbs_nobody() {
+fn a_cloned_child_that_drops_its_handles_harms_no_process() {
     play("drops", &[&"clone"]);
 }
 
 // P3
 #[test]
-fn what_a_client_took_in_before_a_fork_is_the_parents_alone() {
+fn messages_in_the_inbox_at_a_fork_stay_with_the_parent() {
     play("inbox", &[]);
 }
 
@@ -117,7 +117,7 @@ fn a_broker_whose_hook_forks_does_not_serve_in_the_child() {
 
 // P3
 #[test]
-fn programs_that_are_started_disturb_nobody() {
+fn starting_a_program_harms_no_process() {
     play("programs", &[]);
 }
 
