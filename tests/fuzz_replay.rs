@@ -1,7 +1,7 @@
-//! The fuzzers' oracles without a fuzzer: every seed, and everything that a fuzzer ever found.
+//! The fuzzers' oracles without a fuzzer, for every seed and all former findings.
 //!
-//! `LLMP_WRITE_SEEDS=1 cargo test --test fuzz_replay` writes the seeds anew. With `LLMP_CORPUS=1`
-//! what a fuzzer has grown in `fuzz/corpus` is replayed, too: to measure what all of it covers.
+//! `LLMP_WRITE_SEEDS=1 cargo test --test fuzz_replay` rewrites the seeds. With `LLMP_CORPUS=1` the
+//! grown corpus in `fuzz/corpus` is replayed, too, to measure its coverage.
 
 #[path = "../fuzz/src/lib.rs"]
 mod oracle;
@@ -43,11 +43,11 @@ fn the_seeds_are_current() {
             let found = std::fs::read(&path).unwrap_or_default();
             assert!(&found == bytes, "{} is old: LLMP_WRITE_SEEDS=1", path.display());
         }
-        assert_eq!(files(&directory).len(), seeds.len(), "a seed that nobody makes, in {target}");
+        assert_eq!(files(&directory).len(), seeds.len(), "a seed without a maker, in {target}");
     }
 }
 
-/// The files of a directory in order, if it is there.
+/// Returns the files of a directory in order, or none if it does not exist.
 fn files(directory: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
     let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -103,7 +103,7 @@ const SOMETIMES: &[&str] = &[
     "Disconnected::ProtocolError",
     "Event::Empty",
     "Event::Message",
-    "Event::Turned",
+    "Event::PageAdvanced",
     "Event::Unknown",
     "Fault::Control",
     "Fault::CursorAhead",
@@ -111,7 +111,6 @@ const SOMETIMES: &[&str] = &[
     "Fault::Descriptor",
     "Fault::Kind",
     "Fault::Length",
-    "Fault::RefMessage",
     "Fault::NoCursor",
     "Fault::OverBudget",
     "Fault::PageBase",
@@ -123,53 +122,54 @@ const SOMETIMES: &[&str] = &[
     "Fault::PageOwner",
     "Fault::PageTwice",
     "Fault::PageVersion",
+    "Fault::RefMessage",
     "Fault::Reserved",
     "Fault::Start",
     "Fault::UnknownPage",
     "Fault::Wire",
-    "a liar has taken everything",
+    "a hostile receiver has consumed everything",
     "a socket was full",
     "abort",
     "batch",
-    "borrowed",
     "broadcast chain full",
     "broadcast page forgotten",
     "broadcast page reused",
     "broker slept and was rung",
+    "by reference in a chain",
+    "by reference in bytes",
+    "by reference to another page",
+    "by reference",
     "channel receiver",
     "channel sender",
     "client slept and was rung",
     "connected",
     "control",
     "decoded",
-    "drained",
+    "disconnected for Control",
+    "disconnected for CursorAhead",
+    "disconnected for CursorBackwards",
+    "disconnected for Kind",
+    "disconnected for Length",
+    "disconnected for OverBudget",
+    "disconnected for PageInUse",
+    "disconnected for PageOwner",
+    "disconnected for PageTwice",
+    "disconnected for Reserved",
+    "disconnected for UnknownPage",
     "drained in part",
-    "expelled for Control",
-    "expelled for CursorAhead",
-    "expelled for CursorBackwards",
-    "expelled for Kind",
-    "expelled for Length",
-    "expelled for OverBudget",
-    "expelled for PageInUse",
-    "expelled for PageOwner",
-    "expelled for PageTwice",
-    "expelled for Reserved",
-    "expelled for UnknownPage",
+    "drained",
     "extension",
     "forget",
     "full",
     "harmless",
     "joined late",
     "left",
-    "lent",
-    "lent bytes",
-    "lent in a chain",
-    "lent of another page",
-    "lent payload changed",
     "live bus",
     "live heap",
     "live mapping",
     "own chain full",
+    "payload by reference changed",
+    "read by reference",
     "refused",
     "reuse",
     "too long",
@@ -194,13 +194,13 @@ const SOMETIMES_OF_THE_PROGRAM: &[&str] = &[
 ];
 
 /// Returns the length of a message whose length word changes at access number `change`.
-fn length_taken(lie: usize, parse: fn(Page) -> Option<usize>) -> Option<usize> {
+fn length_read(change: usize, parse: fn(Page) -> Option<usize>) -> Option<usize> {
     let page = heap(256);
     let mut sender = ChainWriter::new(1, limits(), page.clone());
     sender.send(Envelope::tagged(1), b"honest").unwrap();
     let mut accesses = 0;
     let mischief: Mischief = Box::new(move |at, honest| {
-        let is_now = at == PAGE_HEADER && accesses >= lie;
+        let is_now = at == PAGE_HEADER && accesses >= change;
         accesses += usize::from(at == PAGE_HEADER);
         if is_now { honest + 5000 } else { honest }
     });
@@ -231,8 +231,8 @@ fn a_parser_that_reads_a_length_twice_is_caught_and_ours_is_not() {
         Some(slot.payload_len())
     }
     let is_caught = |parse| {
-        let taken = (0..4).filter_map(move |lie| length_taken(lie, parse));
-        taken.max().expect("without a lie there is a message") > limits().max_message_len()
+        let read = (0..4).filter_map(move |change| length_read(change, parse));
+        read.max().expect("an unchanged message") > limits().max_message_len()
     };
     assert!(is_caught(naive));
     assert!(!is_caught(ours));

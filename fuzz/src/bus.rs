@@ -35,7 +35,7 @@ const CLIENTS: usize = 5;
 
 /// What the hostile client may forge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lies {
+pub enum Forged {
     /// The words of its regions.
     Words,
     /// Its pages' descriptors.
@@ -44,12 +44,12 @@ pub enum Lies {
 
 pub struct Bus<W: World> {
     world: W,
-    lies: Lies,
+    forged: Forged,
     limits: Limits,
     budget: Quota,
     hooking: Hooking,
     /// Whether the clients' pages may become foreign pages.
-    lends: bool,
+    by_ref: bool,
     core: Core<W::Memory>,
     is_asleep: bool,
     /// Client 0 is there from the beginning to the end, so that it sees everything.
@@ -62,7 +62,7 @@ pub struct Bus<W: World> {
 }
 
 impl<W: World> Bus<W> {
-    pub fn new(world: W, lies: Lies, input: &mut Input) -> Self {
+    pub fn new(world: W, forged: Forged, input: &mut Input) -> Self {
         let limits = limits(input);
         let control = world.honest(heap(cursor_offset(CLIENTS)));
         let first = world.honest(heap(PAGE_LEN));
@@ -86,11 +86,11 @@ impl<W: World> Bus<W> {
         let (is_asleep, mail_tampered) = (false, false);
         let mut bus = Bus {
             world,
-            lies,
+            forged,
             limits,
             budget,
             hooking,
-            lends: zero_copy_threshold.is_some(),
+            by_ref: zero_copy_threshold.is_some(),
             core,
             is_asleep,
             clients,
@@ -99,8 +99,8 @@ impl<W: World> Bus<W> {
             number: 0,
             seen,
         };
-        for lies in [false, false, true] {
-            bus.join(lies, Roles::SEND.and(Roles::RECEIVE));
+        for is_hostile in [false, false, true] {
+            bus.join(is_hostile, Roles::SEND.and(Roles::RECEIVE));
         }
         bus
     }
@@ -148,12 +148,12 @@ impl<W: World> Bus<W> {
                 self.join(input.below(2) == 1, roles);
             }
             9 if i > 0 && i < self.clients.len() => self.leave(i),
-            10 if self.lies == Lies::Words => self.world.lie(input),
+            10 if self.forged == Forged::Words => self.world.forge(input),
             10 => self.fault_in_mail(input),
             11 => self.deliver(i, 1 + input.below(3)),
-            13 if self.lends => {
+            13 if self.by_ref => {
                 if let Some(client) = self.clients.get_mut(i) {
-                    client.is_deaf ^= true;
+                    client.is_socket_full ^= true;
                     self.seen.mark("a socket was full");
                 }
             }
@@ -177,8 +177,8 @@ impl<W: World> Bus<W> {
         self.mail_tampered || self.world.is_tampered()
     }
 
-    fn join(&mut self, lies: bool, roles: Roles) {
-        if lies && self.clients.iter().any(|client| client.lies) {
+    fn join(&mut self, is_hostile: bool, roles: Roles) {
+        if is_hostile && self.clients.iter().any(|client| client.is_hostile) {
             return;
         }
         // A client that has left and is not removed yet still has a cursor.
@@ -187,7 +187,7 @@ impl<W: World> Bus<W> {
         // Exactly as long as its only cursor needs.
         let region = heap(cursor_offset(1));
         let own = Control::create(self.world.honest(region.clone()), 1);
-        let seen_by_broker = match lies {
+        let seen_by_broker = match is_hostile {
             true => self.world.see(CONTROL, region),
             false => self.world.honest(region),
         };
@@ -195,7 +195,7 @@ impl<W: World> Bus<W> {
         let start = match self.core.join(id, seen_by_broker) {
             Ok(start) => start,
             Err(fault) => {
-                assert!(lies && self.is_tampered(), "{fault}");
+                assert!(is_hostile && self.is_tampered(), "{fault}");
                 self.core.disconnect(id, Some(fault));
                 return self.act(&mut Input::new(&[]));
             }
@@ -210,8 +210,8 @@ impl<W: World> Bus<W> {
         if start.is_some_and(|start| start.message > 0) {
             self.seen.mark("joined late");
         }
-        self.ledger.joined(id, lies);
-        let birth = Birth { id, lies, own, peer, cursor, pages, start };
+        self.ledger.joined(id, is_hostile);
+        let birth = Birth { id, is_hostile, own, peer, cursor, pages, start };
         self.clients.push(Client::new(&self.world, self.limits, birth));
     }
 
@@ -242,10 +242,10 @@ impl<W: World> Bus<W> {
         self.note_tampering();
         let Some(client) = self.clients.get_mut(i) else { return false };
         client.awake();
-        client.hear();
+        client.read_inbox();
         let (world, mail_tampered) = (&self.world, self.mail_tampered);
         let is_tampered = || mail_tampered || world.is_tampered();
-        let may_share = self.lends && self.hooking == Hooking::None;
+        let may_share = self.by_ref && self.hooking == Hooking::None;
         let (worked, must_ring) =
             client.receive(&mut self.ledger, steps, is_tampered, may_share, &mut self.seen);
         let must_ring = must_ring | client.link.release();
@@ -258,7 +258,7 @@ impl<W: World> Bus<W> {
         let room = (interest & 2 != 0).then(|| input.half() as usize % 450);
         let interest = Interest { message: interest & 1 != 0, room, consumed: interest & 4 != 0 };
         let Some(client) = self.clients.get_mut(i) else { return };
-        client.hear();
+        client.read_inbox();
         let (may_sleep, must_ring) = client.link.park(interest);
         client.asleep = may_sleep.then_some(interest);
         if !may_sleep {
@@ -300,7 +300,7 @@ impl<W: World> Bus<W> {
         assert!(stats.page_bytes_peak <= self.limits.budget() as u64, "beyond the budget");
         for client in &mut self.clients {
             client.look();
-            let honest = client.asleep.filter(|_| !client.lies);
+            let honest = client.asleep.filter(|_| !client.is_hostile);
             let sleeps_on = honest.is_some_and(|interest| client.link.is_ready(interest));
             assert!(!sleeps_on, "client {} sleeps, and what it waits for is there", client.id);
         }
@@ -309,7 +309,7 @@ impl<W: World> Bus<W> {
     /// The hostile client leaves, and all others receive the rest.
     fn end(mut self) -> Seen {
         (0..self.clients.len()).for_each(|i| self.publish(i));
-        if let Some(i) = self.clients.iter().position(|client| client.lies) {
+        if let Some(i) = self.clients.iter().position(|client| client.is_hostile) {
             if self.is_tampered() {
                 self.seen.mark("harmless");
             }
@@ -318,36 +318,45 @@ impl<W: World> Bus<W> {
         self.rounds();
         self.note_tampering();
         self.ledger.check();
-        assert_eq!(self.core.clients(), self.clients.len(), "somebody who has left is still there");
-        self.nothing_is_lent();
+        assert_eq!(
+            self.core.clients(),
+            self.clients.len(),
+            "a client that has left is still there"
+        );
+        self.all_refs_are_released();
         let stats = self.core.stats();
         if stats.reuses > 0 {
             self.seen.mark("broadcast page reused");
         }
         if stats.by_ref > 0 {
-            self.seen.mark("lent");
+            self.seen.mark("by reference");
         }
         self.seen
     }
 
     /// Checks that all messages by reference are released, and that no client keeps pages of a
     /// client that is gone. [P7 P9]
-    fn nothing_is_lent(&mut self) {
+    fn all_refs_are_released(&mut self) {
         let mut pages = self.core.stats().page_bytes;
         for client in &mut self.clients {
-            client.hear();
+            client.read_inbox();
             let outbound = client.link.outbound_mut().expect("every client sends");
-            assert_eq!(outbound.passed(), outbound.position(), "client {} lends", client.id);
+            assert_eq!(
+                outbound.passed(),
+                outbound.position(),
+                "client {} has unreleased messages",
+                client.id
+            );
             pages += outbound.stats().page_bytes;
         }
         for inbound in self.clients.iter().filter_map(|client| client.link.inbound()) {
-            assert!(inbound.pages_len() as u64 <= pages, "pages of nobody");
+            assert!(inbound.pages_len() as u64 <= pages, "pages without an owner");
         }
     }
 
     /// Runs until no process has anything to do. [P9]
     fn rounds(&mut self) {
-        self.clients.iter_mut().for_each(|client| client.is_deaf = false);
+        self.clients.iter_mut().for_each(|client| client.is_socket_full = false);
         let mut nothing = Input::new(&[]);
         // A dead chain holds at most its pages, a live one at most its budget.
         for _ in 0..CLIENTS * self.limits.budget() + 1000 {

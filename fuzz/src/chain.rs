@@ -1,7 +1,7 @@
 //! A sender, a receiver and the expected messages, driven by an input.
 
+use super::foreign_pages::ForeignPages;
 use super::input::Input;
-use super::lender::Lender;
 use super::regions::heap;
 use super::seen::Seen;
 use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
@@ -47,7 +47,7 @@ impl Sent {
     }
 
     /// Returns whether it is by reference where that is possible.
-    pub fn is_lent(&self) -> bool {
+    pub fn is_by_ref(&self) -> bool {
         self.envelope.sender.0 >> 20 & 8 != 0
     }
 }
@@ -76,7 +76,7 @@ pub struct Chain<V: View> {
     pub sender: ChainWriter<Region>,
     pub receiver: ChainReader<V::Memory>,
     /// The foreign pages of a broker's chain.
-    lender: Option<Lender>,
+    foreign_pages: Option<ForeignPages>,
     /// Messages appended and not published yet.
     run: Vec<Sent>,
     published: Vec<Sent>,
@@ -89,9 +89,9 @@ pub struct Chain<V: View> {
 
 impl<V: View> Chain<V> {
     /// Returns a client's chain, or a broker's, which has messages by reference.
-    pub fn new(view: V, limits: Limits, lends: bool) -> Self {
+    pub fn new(view: V, limits: Limits, by_ref: bool) -> Self {
         let first = view.make(limits.page_len());
-        let owner = if lends { BROKER } else { 3 };
+        let owner = if by_ref { BROKER } else { 3 };
         let mut sender = ChainWriter::new(owner, limits, first.clone());
         let control = heap(control_len(1));
         sender.admit(RECEIVER, Control::create(control.clone(), 1), 0);
@@ -114,8 +114,19 @@ impl<V: View> Chain<V> {
             }
         };
         let (run, published) = (Vec::new(), Vec::new());
-        let lender = lends.then(Lender::default);
-        Chain { view, limits, sender, receiver, lender, run, published, next: 0, is_over, seen }
+        let foreign_pages = by_ref.then(ForeignPages::default);
+        Chain {
+            view,
+            limits,
+            sender,
+            receiver,
+            foreign_pages,
+            run,
+            published,
+            next: 0,
+            is_over,
+            seen,
+        }
     }
 
     /// Performs all operations of the input, then reads the rest.
@@ -137,7 +148,7 @@ impl<V: View> Chain<V> {
                 }
                 4 => self.read(1 + input.below(16)),
                 5 => drop(self.receiver.release()),
-                6 => self.tell(),
+                6 => self.announce(),
                 _ => drop(self.sender.has_room(input.half() as usize)),
             }
             let (took, budget) = (self.sender.stats().page_bytes_peak, self.limits.budget());
@@ -173,13 +184,13 @@ impl<V: View> Chain<V> {
                 Err(Refused::Blocked(Blocked::NeedPage(len))) => {
                     self.sender.add_page(self.view.make(len));
                 }
-                Err(Refused::Blocked(Blocked::Announce)) => self.tell(),
+                Err(Refused::Blocked(Blocked::Announce)) => self.announce(),
                 Err(Refused::Blocked(Blocked::Full)) => {
                     self.seen.mark("full");
                     if attempt > 2 {
                         self.publish();
                     }
-                    self.tell();
+                    self.announce();
                     self.read(usize::MAX);
                     self.receiver.release();
                 }
@@ -193,11 +204,12 @@ impl<V: View> Chain<V> {
     }
 
     fn append_by_copy_or_ref(&mut self, sent: &Sent) -> Result<(), Refused> {
-        let is_long = sent.is_lent() && sent.payload.len() <= MAX_MESSAGE_LEN;
-        if let Some(lender) = self.lender.as_mut().filter(|_| is_long)
-            && let Some(done) = lender.lend(&mut self.sender, sent, |len| self.view.make(len))
+        let is_long = sent.is_by_ref() && sent.payload.len() <= MAX_MESSAGE_LEN;
+        if let Some(foreign_pages) = self.foreign_pages.as_mut().filter(|_| is_long)
+            && let Some(done) =
+                foreign_pages.send_ref(&mut self.sender, sent, |len| self.view.make(len))
         {
-            return done.inspect(|()| self.seen.mark("lent in a chain"));
+            return done.inspect(|()| self.seen.mark("by reference in a chain"));
         }
         self.sender.append(sent.envelope, &sent.payload)
     }
@@ -211,7 +223,7 @@ impl<V: View> Chain<V> {
     }
 
     /// Sends the receiver all announcements.
-    fn tell(&mut self) {
+    fn announce(&mut self) {
         while let Some(announcement) = self.sender.announcement(RECEIVER) {
             let done = match announcement {
                 Announcement::Page(id) => {
@@ -252,7 +264,10 @@ impl<V: View> Chain<V> {
                         Event::PageAdvanced => {}
                         Event::Message(slot) => self.take(&slot),
                         Event::Unknown(_) => {
-                            assert!(self.view.is_tampered(), "no page is used before it is told");
+                            assert!(
+                                self.view.is_tampered(),
+                                "no page is used before its announcement"
+                            );
                             return;
                         }
                     }
@@ -281,7 +296,7 @@ impl<V: View> Chain<V> {
         self.receiver.advance(slot);
         if !self.view.is_tampered() {
             assert_eq!(id, self.next as u64);
-            let expected = self.published.get(self.next).expect("nobody sent this");
+            let expected = self.published.get(self.next).expect("a sent message");
             assert_eq!(&Sent { envelope, payload }, expected);
             self.next += 1;
         }

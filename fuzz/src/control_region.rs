@@ -49,21 +49,21 @@ fn any_region(input: &mut Input, seen: &mut Seen) {
 
 /// The words that a hostile receiver shows instead of its own.
 #[derive(Debug, Default)]
-struct Lie {
+struct ForgedWords {
     /// Reads until the forgery begins, and the value shown from then on.
     shown: Option<(u8, u64)>,
     /// The only forged word, if there is one.
     only: Option<usize>,
-    has_lied: bool,
+    has_forged: bool,
     /// The highest cursor that was shown, at least the position of admission.
     highest: u64,
     ran_backwards: bool,
 }
 
-impl Mischief for Lie {
+impl Mischief for ForgedWords {
     fn word(&mut self, at: usize, honest: u64) -> u64 {
-        let is_told = self.only.is_none_or(|only| only == at);
-        let word = match self.shown.as_mut().filter(|_| is_told) {
+        let applies = self.only.is_none_or(|only| only == at);
+        let word = match self.shown.as_mut().filter(|_| applies) {
             None => honest,
             Some((0, value)) => *value,
             Some((reads, _)) => {
@@ -72,7 +72,7 @@ impl Mischief for Lie {
             }
         };
         if at == CONTROL_CURSORS {
-            self.has_lied |= word != honest;
+            self.has_forged |= word != honest;
             self.ran_backwards |= word != 0 && word < self.highest;
             self.highest = self.highest.max(word);
         }
@@ -80,7 +80,7 @@ impl Mischief for Lie {
     }
 }
 
-type Words = Hostile<Region, Lie>;
+type Words = Hostile<Region, ForgedWords>;
 
 fn words(region: Region) -> Words {
     Hostile::new(region, Arc::default())
@@ -96,7 +96,7 @@ struct Party {
     /// Payloads that were read and are not released yet, with their location.
     held: Vec<(Words, usize, Vec<u8>)>,
     control: Control<Words>,
-    lie: Arc<Mutex<Lie>>,
+    forged: Arc<Mutex<ForgedWords>>,
 }
 
 struct Bus {
@@ -140,7 +140,7 @@ impl Bus {
                     party.release();
                 }
             }
-            6 => self.lie(input),
+            6 => self.forge(input),
             7 if self.parties.len() < 4 => self.admit(input.below(2) == 0),
             8 => {
                 let i = input.below(4);
@@ -163,24 +163,24 @@ impl Bus {
     fn is_consumed(&mut self) {
         let (is_consumed, end) = (self.sender.is_consumed(), self.sender.position());
         let is_behind = |party: &Party| party.receiver.is_some() && party.released() < end;
-        let (behind, liars) =
-            (self.parties.iter().any(is_behind), self.parties.iter().any(Party::lies));
+        let (behind, hostile) =
+            (self.parties.iter().any(is_behind), self.parties.iter().any(Party::is_hostile));
         // Without receivers everything counts as consumed, published or not.
         let is_published = end == self.sender.tail();
-        assert!(!(is_consumed && behind), "not everybody has taken everything");
-        assert!(is_consumed || behind || liars || !is_published, "everybody has taken everything");
-        if is_consumed && liars {
-            self.seen.mark("a liar has taken everything");
+        assert!(!(is_consumed && behind), "not all have consumed everything");
+        assert!(is_consumed || behind || hostile || !is_published, "all have consumed everything");
+        if is_consumed && hostile {
+            self.seen.mark("a hostile receiver has consumed everything");
         }
     }
 
     fn admit(&mut self, honest: bool) {
-        let (id, lie) = (self.next_id, Arc::<Mutex<Lie>>::default());
+        let (id, forged) = (self.next_id, Arc::<Mutex<ForgedWords>>::default());
         self.next_id += 1;
-        let region = Hostile::new(heap(control_len(1)), lie.clone());
+        let region = Hostile::new(heap(control_len(1)), forged.clone());
         let control = Control::create(region, 1);
         let start = self.sender.admit(id, control.clone(), 0);
-        lie.lock().expect("no panic").highest = start.position;
+        forged.lock().expect("no panic").highest = start.position;
         let mut pages = Vec::new();
         while let Some(announcement) = self.sender.announcement(id) {
             let Announcement::Page(page) = announcement else { panic!("nothing to forget yet") };
@@ -193,11 +193,11 @@ impl Bus {
         });
         let (next, held) = (start.message as usize, Vec::new());
         let start = start.position;
-        self.parties.push(Party { id, receiver, start, next, held, control, lie });
+        self.parties.push(Party { id, receiver, start, next, held, control, forged });
     }
 
     /// A hostile receiver shows another value from now on, or after some more reads.
-    fn lie(&mut self, input: &mut Input) {
+    fn forge(&mut self, input: &mut Input) {
         let (i, reads, kind, any) = (input.below(4), input.byte(), input.below(18), input.word());
         let (kind, only) = (
             kind % 6,
@@ -206,9 +206,9 @@ impl Bus {
         let tail = self.sender.tail();
         let value = [any, tail, tail.wrapping_add(any), tail - any % tail, u64::MAX, 1][kind];
         if let Some(party) = self.parties.get(i).filter(|party| party.receiver.is_none()) {
-            let mut lie = party.lie.lock().expect("no panic");
-            (lie.shown, lie.only) = (Some((reads, value)), only);
-            drop(lie);
+            let mut forged = party.forged.lock().expect("no panic");
+            (forged.shown, forged.only) = (Some((reads, value)), only);
+            drop(forged);
             Doorbell::new(party.control.clone()).must_ring();
         }
     }
@@ -222,7 +222,7 @@ impl Bus {
                 Err(Refused::Blocked(Blocked::NeedPage(len))) => {
                     self.sender.add_page(words(heap(len)));
                 }
-                Err(Refused::Blocked(Blocked::Announce)) => self.tell(),
+                Err(Refused::Blocked(Blocked::Announce)) => self.announce(),
                 Err(Refused::Blocked(Blocked::Full)) => {
                     self.seen.mark("full");
                     // Removals during the attempt are processed first.
@@ -234,7 +234,7 @@ impl Bus {
                             self.sender.remove_receiver(party.id);
                         }
                     }
-                    self.tell();
+                    self.announce();
                     for party in &mut self.parties {
                         party.read(&self.published, usize::MAX, &mut self.seen);
                         party.release();
@@ -251,7 +251,7 @@ impl Bus {
         self.published.append(&mut self.run);
     }
 
-    fn tell(&mut self) {
+    fn announce(&mut self) {
         for party in &mut self.parties {
             while let Some(announcement) = self.sender.announcement(party.id) {
                 if let Some(receiver) = &mut party.receiver {
@@ -276,22 +276,25 @@ impl Bus {
             assert!(matches!(fault, Fault::CursorAhead { .. } | Fault::CursorBackwards { .. }));
             self.seen.fault(&fault);
             let i = self.parties.iter().position(|party| party.id == id);
-            let party = self.parties.swap_remove(i.expect("struck once, and nobody else"));
-            assert!(party.lie.lock().expect("no panic").has_lied, "an honest one was struck");
+            let party = self.parties.swap_remove(i.expect("a receiver is removed once"));
+            assert!(
+                party.forged.lock().expect("no panic").has_forged,
+                "a correct receiver was removed"
+            );
             assert_eq!(self.sender.announcement(id), None);
         }
         for party in &self.parties {
             party.look();
-            let lie = party.lie.lock().expect("no panic");
-            let is_believed = lie.ran_backwards || lie.highest > self.sender.tail();
-            assert!(!is_believed, "a lie was seen and believed");
+            let forged = party.forged.lock().expect("no panic");
+            let is_believed = forged.ran_backwards || forged.highest > self.sender.tail();
+            assert!(!is_believed, "an invalid cursor was believed");
         }
         assert!(self.sender.stats().page_bytes <= self.limits.budget() as u64);
     }
 
     fn end(mut self) -> Seen {
         self.publish();
-        self.tell();
+        self.announce();
         for party in &mut self.parties {
             party.read(&self.published, usize::MAX, &mut self.seen);
             let missing = party.receiver.is_some() && party.next != self.published.len();
@@ -322,7 +325,7 @@ impl Party {
                     self.held.push((page.clone(), at, payload.clone()));
                     let envelope = receiver.envelope(&slot);
                     assert_eq!(receiver.next_message(), self.next as u64);
-                    let expected = published.get(self.next).expect("nobody sent this");
+                    let expected = published.get(self.next).expect("a sent message");
                     assert_eq!(&Sent { envelope, payload }, expected);
                     receiver.advance(&slot);
                     self.next += 1;
@@ -331,7 +334,7 @@ impl Party {
         }
     }
 
-    fn lies(&self) -> bool {
+    fn is_hostile(&self) -> bool {
         self.receiver.is_none()
     }
 

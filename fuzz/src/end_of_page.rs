@@ -6,10 +6,10 @@
 //! page, or is a fault (P12). In a broker's chain the oracle also predicts messages by reference,
 //! whose pages may be invalid.
 
-use super::bus::{Bus, Lies};
+use super::bus::{Bus, Forged};
 use super::chain::{BROKER, MAX_MESSAGE_LEN, PAGE_LEN, Sent, limits};
+use super::foreign_pages::ForeignPages;
 use super::input::Input;
-use super::lender::Lender;
 use super::regions::heap;
 use super::seen::Seen;
 use super::world::Scripted;
@@ -27,7 +27,7 @@ pub fn run(bytes: &[u8]) -> Seen {
     let mut input = Input::new(bytes);
     let kind = input.below(4);
     match kind % 2 {
-        0 => Bus::new(Scripted::default(), Lies::Mail, &mut input).run(&mut input),
+        0 => Bus::new(Scripted::default(), Forged::Mail, &mut input).run(&mut input),
         _ => Chain::new(limits(&mut input), kind == 3).run(&mut input),
     }
 }
@@ -67,7 +67,7 @@ struct Arrival {
     id: u32,
     page: Region,
     /// The forged word of [`HEADER`], or [`ANOTHER`].
-    lie: Option<usize>,
+    forged: Option<usize>,
 }
 
 /// The words of a message by reference.
@@ -89,7 +89,7 @@ struct Chain {
     sender: ChainWriter<Region>,
     receiver: ChainReader<Region>,
     /// The foreign pages of a broker's chain.
-    lender: Option<Lender>,
+    foreign_pages: Option<ForeignPages>,
     /// Packets that were sent and have not arrived.
     socket: VecDeque<Packet>,
     /// Pages that have arrived, as the receiver must see them.
@@ -104,20 +104,20 @@ struct Chain {
 }
 
 impl Chain {
-    fn new(limits: Limits, lends: bool) -> Self {
+    fn new(limits: Limits, by_ref: bool) -> Self {
         let first = heap(PAGE_LEN);
-        let owner = if lends { BROKER } else { OWNER };
+        let owner = if by_ref { BROKER } else { OWNER };
         let mut sender = ChainWriter::new(owner, limits, first.clone());
         let control = Control::create(heap(cursor_offset(1)), 1);
         sender.admit(RECEIVER, control.clone(), 0);
         sender.mark_sent(RECEIVER);
         let receiver = ChainReader::from_beginning(limits, owner, first.clone(), control, 0);
-        let current = Arrival { id: 0, page: first, lie: None };
+        let current = Arrival { id: 0, page: first, forged: None };
         Chain {
             limits,
             sender,
             receiver: receiver.expect("an honest page"),
-            lender: lends.then(Lender::default),
+            foreign_pages: by_ref.then(ForeignPages::default),
             socket: VecDeque::new(),
             pool: vec![current.clone()],
             current,
@@ -134,7 +134,7 @@ impl Chain {
             match input.below(8) {
                 0 | 1 => self.send(input),
                 2 => self.arrive(),
-                3 => self.lie(input),
+                3 => self.forge(input),
                 4 => self.read(input),
                 5 => drop(self.receiver.release()),
                 6 => {
@@ -171,7 +171,7 @@ impl Chain {
                     Announcement::Forget(id) => Packet::Forget(id),
                     Announcement::Page(id) => {
                         let page = self.sender.page(id).expect("a page in the pool").clone();
-                        Packet::Page(Arrival { id, page, lie: None })
+                        Packet::Page(Arrival { id, page, forged: None })
                     }
                 });
                 // The sender takes it as delivered.
@@ -181,9 +181,9 @@ impl Chain {
     }
 
     fn send_by_copy_or_ref(&mut self, sent: &Sent) -> Result<(), Refused> {
-        let is_long = sent.is_lent() && sent.payload.len() <= MAX_MESSAGE_LEN;
-        if let Some(lender) = self.lender.as_mut().filter(|_| is_long)
-            && let Some(done) = lender.lend(&mut self.sender, sent, heap)
+        let is_long = sent.is_by_ref() && sent.payload.len() <= MAX_MESSAGE_LEN;
+        if let Some(foreign_pages) = self.foreign_pages.as_mut().filter(|_| is_long)
+            && let Some(done) = foreign_pages.send_ref(&mut self.sender, sent, heap)
         {
             self.sender.publish();
             return done;
@@ -205,8 +205,8 @@ impl Chain {
         let found = total(&self.pool) + arrival.page.region_len();
         // While a large page is under way, the pages that it replaces still exist.
         let longest = Limits::least_budget(PAGE_LEN, MAX_MESSAGE_LEN) / 2;
-        let may_be_lent = if self.lender.is_some() { self.limits.budget() } else { 0 };
-        let budget = self.limits.budget() + longest + may_be_lent;
+        let foreign = if self.foreign_pages.is_some() { self.limits.budget() } else { 0 };
+        let budget = self.limits.budget() + longest + foreign;
         let is_known = self.pool.iter().any(|known| known.id == arrival.id);
         let expected = match () {
             () if is_known => Err(Fault::PageTwice { page: arrival.id }),
@@ -244,24 +244,24 @@ impl Chain {
     }
 
     /// Sends something that a correct sender does not send.
-    fn lie(&mut self, input: &mut Input) {
+    fn forge(&mut self, input: &mut Input) {
         let (kind, id) = (input.below(5), u32::from(input.byte() % 8));
         self.tampered = true;
         match (kind, self.socket.front().cloned()) {
             (0, Some(packet)) => self.socket.push_back(packet),
             (1, _) => self.socket.push_front(Packet::Forget(id)),
-            (2, Some(Packet::Page(arrival))) if arrival.lie.is_none() => {
+            (2, Some(Packet::Page(arrival))) if arrival.forged.is_none() => {
                 let word = usize::from(input.byte()) % HEADER.len();
-                self.socket[0] = Packet::Page(arrival.with_a_lie(word));
+                self.socket[0] = Packet::Page(arrival.with_a_forged(word));
             }
             (3, _) => {
                 let page = heap(PAGE_LEN * (1 + input.below(4)));
                 // Only zeroes, without a magic number.
-                self.socket.push_front(Packet::Page(Arrival { id, page, lie: Some(0) }));
+                self.socket.push_front(Packet::Page(Arrival { id, page, forged: Some(0) }));
             }
-            (4, Some(Packet::Page(arrival))) if arrival.lie.is_none() => {
-                let lie = (id != arrival.id).then_some(ANOTHER);
-                self.socket[0] = Packet::Page(Arrival { id, lie, ..arrival });
+            (4, Some(Packet::Page(arrival))) if arrival.forged.is_none() => {
+                let forged = (id != arrival.id).then_some(ANOTHER);
+                self.socket[0] = Packet::Page(Arrival { id, forged, ..arrival });
             }
             _ => {}
         }
@@ -297,8 +297,8 @@ impl Chain {
                     self.next += 1;
                 }
                 (KIND_EOP | KIND_REF, found) => {
-                    let loan = (kind == KIND_REF).then(|| self.loan(at));
-                    let next = loan.map_or(low(tag), |loan| loan.page);
+                    let reference = (kind == KIND_REF).then(|| self.reference(at));
+                    let next = reference.map_or(low(tag), |reference| reference.page);
                     let page = self.pool.iter().find(|arrival| arrival.id == next).cloned();
                     match (page, found) {
                         (None, Ok(Event::Unknown(named))) => {
@@ -313,26 +313,31 @@ impl Chain {
                             is_drained = true;
                         }
                         (Some(page), Ok(Event::Message(slot))) => {
-                            self.borrow(&slot, loan.expect("no end of page is a message"), &page);
+                            self.read_ref(
+                                &slot,
+                                reference.expect("no end of page is a message"),
+                                &page,
+                            );
                         }
                         (Some(page), Err(Fault::RefMessage { .. })) => {
-                            let loan = loan.expect("nothing is lent");
+                            let reference = reference.expect("a message by reference");
                             // Another page in its place may be shorter.
-                            let is_beyond = loan.offset + loan.len > page.page.region_len();
-                            assert!(page.lie.is_some() && is_beyond);
-                            self.seen.mark("lent of another page");
+                            let is_beyond =
+                                reference.offset + reference.len > page.page.region_len();
+                            assert!(page.forged.is_some() && is_beyond);
+                            self.seen.mark("by reference to another page");
                             self.is_over = true;
                             return;
                         }
                         (Some(page), Ok(Event::PageAdvanced)) => {
-                            assert_eq!(loan.map(|loan| loan.page), None);
-                            assert_eq!(page.lie, None, "a lie was followed");
+                            assert_eq!(reference.map(|reference| reference.page), None);
+                            assert_eq!(page.forged, None, "a forged page was followed");
                             self.current = page;
                             is_drained = false;
                         }
                         (Some(page), Err(fault)) => {
-                            let lie = page.lie.expect("an honest page was refused");
-                            assert!(deserves(lie, &fault), "{fault} for the word {lie}");
+                            let forged = page.forged.expect("an honest page was refused");
+                            assert!(deserves(forged, &fault), "{fault} for the word {forged}");
                             assert_eq!(
                                 (self.receiver.poll(), self.place()),
                                 (Err(fault.clone()), place)
@@ -351,7 +356,7 @@ impl Chain {
     }
 
     /// Returns the reference at `at`.
-    fn loan(&self, at: usize) -> RefMessage {
+    fn reference(&self, at: usize) -> RefMessage {
         let [commit, _] = self.current.page.read_words(at);
         let is_extended = high(commit).to_le_bytes()[1] & FLAG_EXTENDED != 0;
         let head = SLOT_HEADER + if is_extended { SLOT_EXTENSION } else { 0 };
@@ -360,18 +365,21 @@ impl Chain {
     }
 
     /// Takes a message by reference: its payload is in the page that has arrived under that id.
-    fn borrow(&mut self, slot: &Slot, loan: RefMessage, page: &Arrival) {
+    fn read_ref(&mut self, slot: &Slot, reference: RefMessage, page: &Arrival) {
         let mut payload = vec![0; slot.payload_len()];
         self.receiver.read(slot, &mut payload);
-        let mut there = vec![0; loan.len];
-        page.page.read_bytes(loan.offset, &mut there);
+        let mut there = vec![0; reference.len];
+        page.page.read_bytes(reference.offset, &mut there);
         assert_eq!(payload, there);
         let envelope = self.receiver.envelope(slot);
         let expected = &self.published[self.next];
         assert_eq!((envelope, payload.len()), (expected.envelope, expected.payload.len()));
         // Only the id identifies the page, and the sender must keep ids in order.
-        assert!(page.lie.is_some() || payload == expected.payload, "lent, and not what was sent");
-        self.seen.mark("borrowed");
+        assert!(
+            page.forged.is_some() || payload == expected.payload,
+            "a payload by reference changed"
+        );
+        self.seen.mark("read by reference");
         self.receiver.advance(slot);
         self.next += 1;
     }
@@ -391,7 +399,7 @@ impl Chain {
 
 impl Arrival {
     /// Returns a copy of the page with one forged word in the header.
-    fn with_a_lie(self, word: usize) -> Arrival {
+    fn with_a_forged(self, word: usize) -> Arrival {
         let len = self.page.region_len();
         let page = heap(len);
         let mut bytes = vec![0; len];
@@ -402,6 +410,6 @@ impl Arrival {
         page.write_words(offset, [honest ^ bit]);
         // A page that was never written has no magic number.
         let is_empty = self.page.read_words(0) == [0];
-        Arrival { page, lie: Some(if is_empty { 0 } else { word }), ..self }
+        Arrival { page, forged: Some(if is_empty { 0 } else { word }), ..self }
     }
 }

@@ -4,7 +4,7 @@
 //! bounded number of steps. On the bus it also checks that the correct clients' traffic arrives
 //! exactly.
 
-use super::bus::{Bus, Lies};
+use super::bus::{Bus, Forged};
 use super::chain::{Chain, limits};
 use super::input::Input;
 use super::scribbled::Scribbled;
@@ -16,23 +16,23 @@ use llmp::core::layout::OS_PAGE;
 pub fn run(bytes: &[u8]) -> Seen {
     let mut input = Input::new(bytes);
     let kind = input.below(6);
-    let (kind, lends) = (kind % 3, kind >= 3);
+    let (kind, by_ref) = (kind % 3, kind >= 3);
     let world = Scribbled::new(kind == 1);
     for _ in 0..1 + input.below(4) {
-        world.lie(&mut input);
+        world.forge(&mut input);
     }
     let _scribbling = world.begin();
     match kind {
         0 => {
-            let chain = Chain::new(world, limits(&mut input), lends);
+            let chain = Chain::new(world, limits(&mut input), by_ref);
             run_chain(chain, &mut input, "live heap")
         }
         1 => {
-            let chain = Chain::new(world, of_the_kernel(&mut input), lends);
+            let chain = Chain::new(world, of_the_kernel(&mut input), by_ref);
             run_chain(chain, &mut input, "live mapping")
         }
         _ => {
-            let mut seen = Bus::new(world, Lies::Words, &mut input).run(&mut input);
+            let mut seen = Bus::new(world, Forged::Words, &mut input).run(&mut input);
             seen.mark("live bus");
             seen
         }

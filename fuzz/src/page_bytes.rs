@@ -14,8 +14,8 @@ use llmp::core::memory::{Memory, Region};
 pub fn run(bytes: &[u8]) -> Seen {
     let mut input = Input::new(bytes);
     let kind = input.below(4);
-    let lends = kind >= 2;
-    if kind.is_multiple_of(2) { raw(&mut input, lends) } else { written(&mut input, lends) }
+    let by_ref = kind >= 2;
+    if kind.is_multiple_of(2) { raw(&mut input, by_ref) } else { written(&mut input, by_ref) }
 }
 
 /// Unchanged memory.
@@ -37,9 +37,9 @@ impl View for Plain {
     }
 }
 
-fn written(input: &mut Input, lends: bool) -> Seen {
+fn written(input: &mut Input, by_ref: bool) -> Seen {
     let limits = limits(input);
-    let mut chain = Chain::new(Plain, limits, lends);
+    let mut chain = Chain::new(Plain, limits, by_ref);
     chain.run(input);
     chain.seen
 }
@@ -47,11 +47,11 @@ fn written(input: &mut Input, lends: bool) -> Seen {
 /// Pages as the input describes them: their lengths, then their bytes, and headers that are
 /// corrected as far as the input asks. The chain is a client's, or a broker's, which may have
 /// messages by reference.
-fn raw(input: &mut Input, lends: bool) -> Seen {
+fn raw(input: &mut Input, by_ref: bool) -> Seen {
     let limits = limits(input);
     let pages = 1 + input.below(3);
     let right = input.byte();
-    let owner = if lends { BROKER } else { 9 };
+    let owner = if by_ref { BROKER } else { 9 };
     let mut made = Vec::new();
     let mut base = 0;
     for id in 0..pages as u32 {
@@ -86,10 +86,10 @@ fn raw(input: &mut Input, lends: bool) -> Seen {
     pool(&mut receiver, input, &mut seen);
     let most = total / SLOT_ALIGN + pages + 1;
     let ended = (0..most).any(|_| {
-        if lends {
+        if by_ref {
             pool(&mut receiver, input, &mut seen);
         }
-        step(&mut receiver, lends, limits.max_message_len(), &mut seen)
+        step(&mut receiver, by_ref, limits.max_message_len(), &mut seen)
     });
     assert!(ended, "{most} steps did not come to an end");
     receiver.release();
@@ -113,15 +113,15 @@ fn pool(receiver: &mut ChainReader<Region>, input: &mut Input, seen: &mut Seen) 
 /// Takes one step. Returns whether the receiver has finished.
 fn step(
     receiver: &mut ChainReader<Region>,
-    lends: bool,
+    by_ref: bool,
     max_message_len: usize,
     seen: &mut Seen,
 ) -> bool {
     let position = receiver.position();
-    let foreseen = Lent::at(receiver);
+    let foreseen = Reference::at(receiver);
     let found = receiver.poll();
-    if let Some(lent) = &foreseen {
-        lent.check(receiver, lends, max_message_len, &found);
+    if let Some(reference) = &foreseen {
+        reference.check(receiver, by_ref, max_message_len, &found);
     }
     match found {
         Err(fault) => {
@@ -141,9 +141,9 @@ fn step(
             receiver.advance(&slot);
             let passed = (receiver.position() - position) as usize;
             match foreseen {
-                Some(lent) => {
-                    seen.mark("lent bytes");
-                    assert_eq!(passed, lent.head + SLOT_REF);
+                Some(reference) => {
+                    seen.mark("by reference in bytes");
+                    assert_eq!(passed, reference.head + SLOT_REF);
                 }
                 None => assert!(passed >= SLOT_HEADER + len),
             }
@@ -153,7 +153,7 @@ fn step(
 }
 
 /// A message by reference as its words stand in memory, not validated.
-struct Lent {
+struct Reference {
     page: u32,
     page_len: usize,
     at: usize,
@@ -161,9 +161,9 @@ struct Lent {
     head: usize,
 }
 
-impl Lent {
+impl Reference {
     /// Returns the message by reference that the receiver will find, if it is one.
-    fn at(receiver: &ChainReader<Region>) -> Option<Lent> {
+    fn at(receiver: &ChainReader<Region>) -> Option<Reference> {
         let page = receiver.page(receiver.page_id())?;
         let [base] = page.read_words(PAGE_BASE);
         let at = (receiver.position() - base) as usize;
@@ -171,7 +171,7 @@ impl Lent {
         let [kind, flags, ..] = high(commit).to_le_bytes();
         let head = SLOT_HEADER + if flags & FLAG_EXTENDED == 0 { 0 } else { SLOT_EXTENSION };
         let (page, page_len) = (receiver.page_id(), page.region_len());
-        (kind == KIND_REF).then_some(Lent { page, page_len, at, commit, head })
+        (kind == KIND_REF).then_some(Reference { page, page_len, at, commit, head })
     }
 
     /// Checks that a message by reference is valid only in a broker's chain, and only if its
@@ -179,13 +179,13 @@ impl Lent {
     fn check(
         &self,
         receiver: &ChainReader<Region>,
-        lends: bool,
+        by_ref: bool,
         max_message_len: usize,
         found: &Result<Event, Fault>,
     ) {
-        let Lent { page, page_len, at, commit, head } = *self;
+        let Reference { page, page_len, at, commit, head } = *self;
         let (len, flags) = (low(commit) as usize, high(commit).to_le_bytes()[1]);
-        if !lends {
+        if !by_ref {
             return assert_eq!(*found, Err(Fault::Kind { page, at, found: KIND_REF }));
         }
         if flags & !FLAG_EXTENDED != 0 {
@@ -207,9 +207,11 @@ impl Lent {
         if !offset.is_multiple_of(SLOT_ALIGN as u64) || offset < PAGE_HEADER as u64 || !is_inside {
             return assert_eq!(*found, Err(Fault::RefMessage { page, offset, len, page_len }));
         }
-        let Ok(Event::Message(slot)) = found else { panic!("{found:?} for a lent message") };
-        let (lender, payload_at) = receiver.payload(slot);
-        assert!(lender.is_same(there), "the payload of another page");
+        let Ok(Event::Message(slot)) = found else {
+            panic!("{found:?} for a message by reference")
+        };
+        let (foreign, payload_at) = receiver.payload(slot);
+        assert!(foreign.is_same(there), "the payload of another page");
         assert_eq!((slot.payload_len(), payload_at as u64), (len, offset));
     }
 }

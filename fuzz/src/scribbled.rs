@@ -5,8 +5,8 @@
 //! input decides.
 
 use super::chain::{OWN, View};
+use super::forgery::Forgery;
 use super::input::Input;
-use super::lies::Lie;
 use super::regions::{heap, shared};
 use super::world::World;
 use llmp::ReceivedFd;
@@ -28,7 +28,7 @@ pub struct Scribbled {
 #[derive(Default)]
 struct Shared {
     regions: Mutex<Vec<(usize, Region)>>,
-    lies: Mutex<Vec<Lie>>,
+    forgeries: Mutex<Vec<Forgery>>,
     is_over: AtomicBool,
 }
 
@@ -71,15 +71,15 @@ impl Scribbled {
 impl Shared {
     /// Shows every forgery for a while, then the real words for a while, several times.
     fn scribble(&self) {
-        let regions = self.regions.lock().expect("nobody panics with it").clone();
-        let lies = self.lies.lock().expect("nobody panics with it").clone();
+        let regions = self.regions.lock().expect("no thread panics with it").clone();
+        let forgeries = self.forgeries.lock().expect("no thread panics with it").clone();
         let mut honest = Vec::new();
         for _ in 0..4 {
-            for lie in &lies {
-                for (_, region) in regions.iter().filter(|(number, _)| *number == lie.region) {
-                    for at in (lie.from..lie.to.min(region.region_len())).step_by(WORD) {
+            for forgery in &forgeries {
+                for (_, region) in regions.iter().filter(|(number, _)| *number == forgery.region) {
+                    for at in (forgery.from..forgery.to.min(region.region_len())).step_by(WORD) {
                         let word = region.load(at, Site::CommitRead);
-                        region.store(at, lie.change(word), Site::CommitFill);
+                        region.store(at, forgery.change(word), Site::CommitFill);
                         honest.push((region, at, word));
                     }
                 }
@@ -107,7 +107,7 @@ impl View for Scribbled {
         if id == OWN {
             return region;
         }
-        let mut regions = self.shared.regions.lock().expect("nobody panics with it");
+        let mut regions = self.shared.regions.lock().expect("no thread panics with it");
         regions.push((id as usize, region.clone()));
         match region.descriptor() {
             Some(fd) => {
@@ -135,7 +135,11 @@ impl World for Scribbled {
         region
     }
 
-    fn lie(&self, input: &mut Input) {
-        self.shared.lies.lock().expect("nobody panics with it").push(Lie::arbitrary(input));
+    fn forge(&self, input: &mut Input) {
+        self.shared
+            .forgeries
+            .lock()
+            .expect("no thread panics with it")
+            .push(Forgery::arbitrary(input));
     }
 }

@@ -60,7 +60,7 @@ impl Seed {
         self.byte(5)
     }
 
-    fn tells(self) -> Seed {
+    fn announces(self) -> Seed {
         self.byte(6)
     }
 

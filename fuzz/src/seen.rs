@@ -19,7 +19,7 @@ impl Seen {
         self.mark(match event {
             Event::Empty => "Event::Empty",
             Event::Message(_) => "Event::Message",
-            Event::PageAdvanced => "Event::Turned",
+            Event::PageAdvanced => "Event::PageAdvanced",
             Event::Unknown(_) => "Event::Unknown",
         });
     }

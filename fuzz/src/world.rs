@@ -1,9 +1,9 @@
 //! Views of a bus's regions: those of correct processes unchanged, those of one client forged.
 
 use super::chain::View;
+use super::forgery::{ForgedRegion, Script};
 use super::hostile::Hostile;
 use super::input::Input;
-use super::lies::{Liar, Script};
 use llmp::core::memory::Region;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -16,7 +16,7 @@ pub trait World: View {
     fn honest(&self, region: Region) -> Self::Memory;
 
     /// Adds one more forgery from now on.
-    fn lie(&self, input: &mut Input);
+    fn forge(&self, input: &mut Input);
 }
 
 /// Memory whose words change between any two reads, by a script. The same input has the same
@@ -33,14 +33,14 @@ impl Scripted {
         self.0.lock().expect("no oracle panics while it looks")
     }
 
-    fn region(&self, number: usize, region: Region) -> Hostile<Region, Liar> {
-        let liar = Liar { region: number, script: self.0.clone() };
-        Hostile::new(region, Arc::new(Mutex::new(liar)))
+    fn region(&self, number: usize, region: Region) -> Hostile<Region, ForgedRegion> {
+        let forged = ForgedRegion { region: number, script: self.0.clone() };
+        Hostile::new(region, Arc::new(Mutex::new(forged)))
     }
 }
 
 impl View for Scripted {
-    type Memory = Hostile<Region, Liar>;
+    type Memory = Hostile<Region, ForgedRegion>;
 
     fn see(&self, id: u32, region: Region) -> Self::Memory {
         self.region(id as usize, region)
@@ -60,7 +60,7 @@ impl World for Scripted {
         self.region(usize::MAX, region)
     }
 
-    fn lie(&self, input: &mut Input) {
+    fn forge(&self, input: &mut Input) {
         self.script().add(input);
     }
 }

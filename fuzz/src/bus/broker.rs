@@ -29,7 +29,7 @@ impl<W: World> Bus<W> {
         let per_message = 8 + MAX_MESSAGE_LEN.div_ceil(WORD) + 2 * CLIENTS;
         let most = (links * (self.budget.messages + 3) * per_message) as u64;
         let accesses = self.world.accesses() - accesses;
-        assert!(accesses <= most, "{accesses} words were read in one turn");
+        assert!(accesses <= most, "{accesses} words were read in one cycle");
         let mut worked = cycle.consumed > 0;
         match cycle.blocked {
             Some(Blocked::NeedPage(len)) => {
@@ -40,7 +40,7 @@ impl<W: World> Bus<W> {
             _ => {}
         }
         self.act(input);
-        self.tell() || worked
+        self.announce() || worked
     }
 
     /// Performs the core's actions.
@@ -86,13 +86,16 @@ impl<W: World> Bus<W> {
         match fault {
             None => assert!(i.is_none(), "client {id} is gone without a word"),
             Some(fault) => {
-                assert!(self.is_tampered(), "an honest client was expelled: {fault}");
+                assert!(self.is_tampered(), "a correct client was disconnected: {fault}");
                 // A hostile client that has left has no mailboxes any more.
-                assert!(i.is_none_or(|i| self.clients[i].lies), "{fault} of an honest client");
+                assert!(
+                    i.is_none_or(|i| self.clients[i].is_hostile),
+                    "{fault} of an honest client"
+                );
                 self.seen.fault(&fault);
                 let name = format!("{fault:?}");
                 let name = name.split([' ', '(']).next().unwrap_or_default();
-                self.seen.mark(&format!("expelled for {name}"));
+                self.seen.mark(&format!("disconnected for {name}"));
             }
         }
         if let Some(i) = i {
@@ -102,17 +105,18 @@ impl<W: World> Bus<W> {
 
     /// Returns whether there is an announcement, and room in the socket.
     fn has_news(&self) -> bool {
-        let hears = |id| self.clients.iter().any(|client| client.id == id && !client.is_deaf);
-        self.core.has_unsent().any(hears)
+        let has_room =
+            |id| self.clients.iter().any(|client| client.id == id && !client.is_socket_full);
+        self.core.has_unsent().any(has_room)
     }
 
     /// Sends announcements of the broadcast chain's pages to all clients. Returns whether there
     /// were any.
-    pub(super) fn tell(&mut self) -> bool {
-        let mut told = false;
+    pub(super) fn announce(&mut self) -> bool {
+        let mut announced = false;
         // For existing pages, and for announced pages that are gone.
         let most = 4 * (2 * self.limits.budget() / PAGE_LEN + 1);
-        for client in self.clients.iter_mut().filter(|client| !client.is_deaf) {
+        for client in self.clients.iter_mut().filter(|client| !client.is_socket_full) {
             let news = client.inbox.len();
             while let Some(announcement) = self.core.announcement(client.id) {
                 client.inbox.push_back(match announcement {
@@ -126,11 +130,14 @@ impl<W: World> Bus<W> {
                     }
                 });
                 self.core.mark_sent(client.id);
-                told = true;
+                announced = true;
             }
-            assert!(client.inbox.len() - news <= most, "news without end for who hears nothing");
+            assert!(
+                client.inbox.len() - news <= most,
+                "endless news for a client that reads nothing"
+            );
         }
-        told
+        announced
     }
 
     /// The broker reads `count` packets of a client.
@@ -139,12 +146,12 @@ impl<W: World> Bus<W> {
             let Some(client) = self.clients.get_mut(i) else { return };
             let Some(mail) = client.outbox.pop_front() else { return };
             client.has_begun = true;
-            let (id, lies) = (client.id, client.lies);
+            let (id, is_hostile) = (client.id, client.is_hostile);
             let page = if let Mail::Page { id, .. } = mail { Some(id) } else { None };
             let done = match mail {
                 Mail::Forget(page) => self.core.page_forgotten(id, page),
                 Mail::Page { id: page, page: region } => {
-                    let region = match lies {
+                    let region = match is_hostile {
                         true => self.world.see(page.min(CONTROL - 1), region),
                         false => self.world.honest(region),
                     };
@@ -152,7 +159,7 @@ impl<W: World> Bus<W> {
                 }
             };
             self.wake();
-            if let Some(page) = page.filter(|_| self.lends && done.is_ok()) {
+            if let Some(page) = page.filter(|_| self.by_ref && done.is_ok()) {
                 self.core.may_share(id, page);
             }
             if let Err(fault) = done {

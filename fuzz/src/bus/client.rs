@@ -28,7 +28,7 @@ pub enum News<M> {
 
 pub struct Client<M: Memory> {
     pub id: ClientId,
-    pub lies: bool,
+    pub is_hostile: bool,
     pub link: Link<M>,
     /// Its own pages as it shares them.
     regions: Vec<(u32, Region)>,
@@ -45,7 +45,7 @@ pub struct Client<M: Memory> {
     /// The events that it sleeps for.
     pub asleep: Option<Interest>,
     /// Whether its socket is full.
-    pub is_deaf: bool,
+    pub is_socket_full: bool,
     /// Its control region, which has its cursor.
     own: M,
     /// Payloads in pages of correct clients that are read in place and not released yet.
@@ -63,7 +63,7 @@ struct Borrowed<M> {
 /// The parts from which a client begins.
 pub struct Birth<M> {
     pub id: ClientId,
-    pub lies: bool,
+    pub is_hostile: bool,
     /// Its own control region, and the broker's with the cursor for its chain.
     pub own: Control<M>,
     pub peer: Control<M>,
@@ -75,7 +75,7 @@ pub struct Birth<M> {
 
 impl<M: Memory> Client<M> {
     pub fn new<W: World<Memory = M>>(world: &W, limits: Limits, birth: Birth<M>) -> Self {
-        let Birth { id, lies, own, peer, cursor, pages, start } = birth;
+        let Birth { id, is_hostile, own, peer, cursor, pages, start } = birth;
         let (first, region) = (heap(PAGE_LEN), own.memory().clone());
         let sender = ChainWriter::new(id.0, limits, world.honest(first.clone()));
         let inbound = start.map(|start| {
@@ -84,7 +84,7 @@ impl<M: Memory> Client<M> {
         });
         let mut client = Client {
             id,
-            lies,
+            is_hostile,
             link: Link::new(own, peer, Some((sender, cursor)), inbound),
             regions: vec![(0, first)],
             next_page: 1,
@@ -94,7 +94,7 @@ impl<M: Memory> Client<M> {
             has_begun: false,
             run: Vec::new(),
             asleep: None,
-            is_deaf: false,
+            is_socket_full: false,
             own: region,
             borrowed: Vec::new(),
         };
@@ -169,7 +169,7 @@ impl<M: Memory> Client<M> {
                 Ok(event) => event,
                 // A receiver with an invalid cursor may read a reused page.
                 Err(fault) => {
-                    assert!(self.lies, "{fault}");
+                    assert!(self.is_hostile, "{fault}");
                     break;
                 }
             };
@@ -183,16 +183,16 @@ impl<M: Memory> Client<M> {
                     inbound.read(&slot, &mut payload);
                     let envelope = inbound.envelope(&slot);
                     let number = inbound.next_message();
-                    let is_lent = is_lent(inbound);
-                    assert!(may_share || !is_lent, "lent against the broker's will");
+                    let is_by_ref = is_by_ref(inbound);
+                    assert!(may_share || !is_by_ref, "by reference against the broker's setting");
                     let (page, at) = inbound.payload(&slot);
                     let page = page.clone();
                     inbound.advance(&slot);
-                    if self.lies {
+                    if self.is_hostile {
                         worked = true;
                         continue;
                     }
-                    if is_lent && !ledger.is_hostile(envelope.sender) {
+                    if is_by_ref && !ledger.is_hostile(envelope.sender) {
                         let (end, payload) = (inbound.position(), payload.clone());
                         self.borrowed.push(Borrowed { end, page, at, payload });
                     }
@@ -200,14 +200,14 @@ impl<M: Memory> Client<M> {
                     if is_tampered() {
                         ledger.tampered();
                     }
-                    ledger.arrived(number, Sent { envelope, payload }, is_lent, seen);
+                    ledger.arrived(number, Sent { envelope, payload }, is_by_ref, seen);
                 }
                 Event::Unknown(page) => {
                     if self.inbox.is_empty() {
-                        assert!(self.lies, "page {page} was named before it was sent");
+                        assert!(self.is_hostile, "page {page} was named before it was sent");
                         break;
                     }
-                    self.hear();
+                    self.read_inbox();
                 }
             }
             worked = true;
@@ -225,7 +225,11 @@ impl<M: Memory> Client<M> {
         for Borrowed { page, at, payload, .. } in &self.borrowed {
             let mut now = vec![0; payload.len()];
             page.read_bytes(*at, &mut now);
-            assert!(now == *payload, "a lent message changed while client {} held it", self.id);
+            assert!(
+                now == *payload,
+                "a message by reference changed while client {} held it",
+                self.id
+            );
         }
     }
 
@@ -235,20 +239,20 @@ impl<M: Memory> Client<M> {
     }
 
     /// Reads everything that the broker has sent.
-    pub fn hear(&mut self) {
+    pub fn read_inbox(&mut self) {
         let Some(inbound) = self.link.inbound_mut() else { return };
         for news in self.inbox.drain(..) {
             let done = match news {
                 News::Page { id, page } => inbound.add_page(id, page),
                 News::Forget(id) => inbound.forget_page(id),
             };
-            assert!(self.lies || done.is_ok(), "{done:?}");
+            assert!(self.is_hostile || done.is_ok(), "{done:?}");
         }
     }
 }
 
 /// Returns whether the next message is by reference. The broker is correct.
-fn is_lent<M: Memory>(inbound: &ChainReader<M>) -> bool {
+fn is_by_ref<M: Memory>(inbound: &ChainReader<M>) -> bool {
     let page = inbound.page(inbound.page_id()).expect("the page that it is in");
     let [base] = page.read_words(PAGE_BASE);
     let [commit] = page.read_words((inbound.position() - base) as usize);

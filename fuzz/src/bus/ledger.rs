@@ -14,7 +14,7 @@ pub struct Ledger {
     order: BTreeMap<u64, Arrived>,
     /// Hostile clients, with the number of their messages that had arrived before a forged word was
     /// shown; `None`: none was shown.
-    liars: BTreeMap<ClientId, Option<usize>>,
+    hostile: BTreeMap<ClientId, Option<usize>>,
 }
 
 /// A message as a receiver saw it.
@@ -25,15 +25,15 @@ struct Arrived {
 }
 
 impl Ledger {
-    pub fn joined(&mut self, client: ClientId, lies: bool) {
+    pub fn joined(&mut self, client: ClientId, is_hostile: bool) {
         self.sent.insert(client, Vec::new());
-        if lies {
-            self.liars.insert(client, None);
+        if is_hostile {
+            self.hostile.insert(client, None);
         }
     }
 
     pub fn is_hostile(&self, client: ClientId) -> bool {
-        self.liars.contains_key(&client)
+        self.hostile.contains_key(&client)
     }
 
     pub fn committed(&mut self, client: ClientId, sent: Sent) {
@@ -41,9 +41,9 @@ impl Ledger {
     }
 
     /// Records that a correct receiver got the message of that number.
-    pub fn arrived(&mut self, number: u64, sent: Sent, is_lent: bool, seen: &mut Seen) {
-        let has_lied = self.liars.get(&sent.envelope.sender).is_some_and(Option::is_some);
-        let is_doubtful = is_lent && has_lied;
+    pub fn arrived(&mut self, number: u64, sent: Sent, is_by_ref: bool, seen: &mut Seen) {
+        let has_forged = self.hostile.get(&sent.envelope.sender).is_some_and(Option::is_some);
+        let is_doubtful = is_by_ref && has_forged;
         // One order, and one content, even if its sender changes it all the time. [P2 P12]
         let first = self.order.entry(number).or_insert_with(|| {
             let sent = sent.clone();
@@ -59,14 +59,14 @@ impl Ledger {
         let header = |sent: &Sent| (sent.envelope, sent.payload.len());
         assert_eq!(header(&first.sent), header(&sent), "two clients saw another message {number}");
         if first.sent != sent {
-            seen.mark("lent payload changed");
+            seen.mark("payload by reference changed");
         }
     }
 
     /// From now on a hostile client's messages are not predicted.
     pub fn tampered(&mut self) {
-        for (liar, clean) in &mut self.liars {
-            let is_its = |arrived: &&Arrived| arrived.sent.envelope.sender == *liar;
+        for (client, clean) in &mut self.hostile {
+            let is_its = |arrived: &&Arrived| arrived.sent.envelope.sender == *client;
             clean.get_or_insert_with(|| self.order.values().filter(is_its).count());
         }
     }
@@ -78,7 +78,7 @@ impl Ledger {
         for (client, sent) in &self.sent {
             let is_its = |arrived: &&Arrived| arrived.sent.envelope.sender == *client;
             let arrived: Vec<_> = self.order.values().filter(is_its).collect();
-            let clean = match self.liars.get(client) {
+            let clean = match self.hostile.get(client) {
                 // After the first forged word, any number of messages may have come.
                 Some(Some(clean)) => *clean,
                 _ => {
@@ -98,6 +98,6 @@ impl Ledger {
         }
         let senders = self.order.values().map(|arrived| arrived.sent.envelope.sender);
         let unknown: Vec<_> = senders.filter(|id| !self.sent.contains_key(id)).collect();
-        assert!(unknown.is_empty(), "messages of nobody: {unknown:?}");
+        assert!(unknown.is_empty(), "messages without a sender: {unknown:?}");
     }
 }

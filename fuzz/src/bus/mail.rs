@@ -15,14 +15,16 @@ impl<W: World> Bus<W> {
     /// Tampers with the hostile client's next packet.
     pub(super) fn fault_in_mail(&mut self, input: &mut Input) {
         let (kind, id) = (input.below(10), u32::from(input.byte() % 8));
-        let Some(liar) = self.clients.iter_mut().find(|client| client.lies) else { return };
-        let (owner, outbox) = (liar.id.0, &mut liar.outbox);
+        let Some(hostile) = self.clients.iter_mut().find(|client| client.is_hostile) else {
+            return;
+        };
+        let (owner, outbox) = (hostile.id.0, &mut hostile.outbox);
         self.mail_tampered = true;
         let front = outbox.front().cloned();
         match (kind, front) {
             (0, _) => drop(outbox.pop_front()),
-            (1, _) => liar.held.extend(outbox.pop_front()),
-            (2, _) => outbox.extend(liar.held.drain(..)),
+            (1, _) => hostile.held.extend(outbox.pop_front()),
+            (2, _) => outbox.extend(hostile.held.drain(..)),
             (3, Some(mail)) => outbox.push_back(mail),
             (4, _) => outbox.push_front(Mail::Forget(id)),
             (5, _) => outbox.push_back(Mail::Forget(id)),

@@ -7,7 +7,7 @@ use llmp::core::layout::*;
 /// The clients: two correct ones and the hostile one.
 const WITNESS: u8 = 0;
 const HONEST: u8 = 1;
-const LIAR: u8 = 2;
+const HOSTILE: u8 = 2;
 
 /// Ways of tampering with a packet.
 const DROP: u8 = 0;
@@ -27,7 +27,7 @@ const REPLACE: u8 = 2;
 const DROPS: u8 = 3;
 /// Messages of at least 60 bytes are by reference; or all.
 const BY_REFERENCE: u8 = 8;
-const LENDS_ALL: u8 = 4;
+const ALL_BY_REFERENCE: u8 = 4;
 
 /// A bus with limits that are soon reached.
 fn bus(seed: Seed, hook: u8) -> Seed {
@@ -49,11 +49,11 @@ impl Seed {
     }
 
     /// A cycle of the broker. The last byte is read only if the broker is to drain a socket.
-    fn turns(self) -> Seed {
+    fn cycles(self) -> Seed {
         self.does(4, 0)
     }
 
-    fn hears(self, client: u8, steps: u8) -> Seed {
+    fn receives(self, client: u8, steps: u8) -> Seed {
         self.does(5, client).byte(steps - 1)
     }
 
@@ -66,8 +66,8 @@ impl Seed {
         self.does(7, 0)
     }
 
-    fn comes(self, send_only: u8, lies: u8) -> Seed {
-        self.does(8, 0).byte(send_only).byte(lies)
+    fn comes(self, send_only: u8, hostile: u8) -> Seed {
+        self.does(8, 0).byte(send_only).byte(hostile)
     }
 
     fn leaves(self, client: u8) -> Seed {
@@ -75,7 +75,15 @@ impl Seed {
     }
 
     /// Forges a word from the `first` access on, for `long` accesses.
-    fn lies(self, region: u32, offset: usize, first: u16, long: u16, change: u8, by: u64) -> Seed {
+    fn forges(
+        self,
+        region: u32,
+        offset: usize,
+        first: u16,
+        long: u16,
+        change: u8,
+        by: u64,
+    ) -> Seed {
         let seed = self.does(10, 0).byte(region as u8).half((offset / WORD) as u16).byte(0);
         seed.half(first).half(long).byte(change).word(by)
     }
@@ -89,7 +97,7 @@ impl Seed {
     }
 
     /// Its socket is full from now on, or no longer.
-    fn goes_deaf(self, client: u8) -> Seed {
+    fn toggles_full_socket(self, client: u8) -> Seed {
         self.does(13, client)
     }
 
@@ -102,13 +110,13 @@ impl Seed {
 /// All three send, with page rollovers and reuse.
 fn traffic(seed: Seed, times: usize) -> Seed {
     seed.repeat(times, |seed| {
-        let seed = seed.says(LIAR, 60, 1).says(WITNESS, 150, 2).says(HONEST, 90, 5);
-        seed.appends(LIAR, 33, 0).appends(LIAR, 7, 1).does(2, LIAR).rounds(2)
+        let seed = seed.says(HOSTILE, 60, 1).says(WITNESS, 150, 2).says(HONEST, 90, 5);
+        seed.appends(HOSTILE, 33, 0).appends(HOSTILE, 7, 1).does(2, HOSTILE).rounds(2)
     })
 }
 
 /// The forged words of a hostile client, by name.
-const LIES: [(&str, u32, usize, u8, u64); 25] = [
+const FORGERIES: [(&str, u32, usize, u8, u64); 25] = [
     ("commit_kind", 0, PAGE_HEADER, 0, 1 << 33),
     ("commit_reserved", 0, PAGE_HEADER, 0, 1 << 42),
     ("commit_extended", 0, PAGE_HEADER, 0, 1 << 40),
@@ -133,77 +141,77 @@ const LIES: [(&str, u32, usize, u8, u64); 25] = [
     ("cursor_ahead", CONTROL, CONTROL_CURSORS, 1, u64::MAX),
     ("cursor_back", CONTROL, CONTROL_CURSORS, 1, 1),
     ("parked", CONTROL, CONTROL_PARKED, 2, 1),
-    ("taken", CONTROL, CONTROL_CURSORS + CONTROL_CONSUMED, 1, u64::MAX),
+    ("consumed", CONTROL, CONTROL_CURSORS + CONTROL_CONSUMED, 1, u64::MAX),
 ];
 
 /// Buses with messages by reference.
-fn lending() -> Seeds {
-    let lends = || bus(Seed::default(), BY_REFERENCE);
+fn by_reference() -> Seeds {
+    let by_ref = || bus(Seed::default(), BY_REFERENCE);
     let mut seeds = Vec::new();
-    let mut add = |name: &str, seed: Seed| seeds.push((format!("lends_{name}"), seed.0));
-    add("honest", traffic(lends(), 9));
-    add("all", traffic(bus(Seed::default(), LENDS_ALL), 9));
+    let mut add = |name: &str, seed: Seed| seeds.push((format!("by_ref_{name}"), seed.0));
+    add("honest", traffic(by_ref(), 9));
+    add("all", traffic(bus(Seed::default(), ALL_BY_REFERENCE), 9));
     add("nothing_behind_a_hook", traffic(bus(Seed::default(), BY_REFERENCE | REPLACE), 4));
     add("kind_of_a_client", {
-        let kind = |seed: Seed| seed.lies(0, PAGE_HEADER, 0, u16::MAX, 0, 1 << 33 | 1 << 32);
-        traffic(kind(lends()), 3)
+        let kind = |seed: Seed| seed.forges(0, PAGE_HEADER, 0, u16::MAX, 0, 1 << 33 | 1 << 32);
+        traffic(kind(by_ref()), 3)
     });
     // Everything is consumed by the broker, and no client receives it: no page may be reused.
-    add("and_nobody_hears", {
-        let seed = traffic(lends(), 3).repeat(20, |seed| seed.says(HONEST, 150, 0).turns());
-        seed.hears(WITNESS, 3).repeat(9, |seed| seed.says(HONEST, 150, 1).turns()).rounds(3)
+    add("and_no_client_receives", {
+        let seed = traffic(by_ref(), 3).repeat(20, |seed| seed.says(HONEST, 150, 0).cycles());
+        seed.receives(WITNESS, 3).repeat(9, |seed| seed.says(HONEST, 150, 1).cycles()).rounds(3)
     });
     // One client receives, the other does not.
-    add("and_one_hears", {
-        let seed = traffic(lends(), 3);
-        let seed = seed.repeat(20, |seed| seed.says(HONEST, 150, 0).turns().hears(HONEST, 8));
-        seed.repeat(9, |seed| seed.hears(WITNESS, 1).says(HONEST, 90, 1).turns()).rounds(3)
+    add("and_one_client_receives", {
+        let seed = traffic(by_ref(), 3);
+        let seed = seed.repeat(20, |seed| seed.says(HONEST, 150, 0).cycles().receives(HONEST, 8));
+        seed.repeat(9, |seed| seed.receives(WITNESS, 1).says(HONEST, 90, 1).cycles()).rounds(3)
     });
-    add("and_sleeps_until_it_is_taken", {
-        let seed = traffic(lends(), 2).says(HONEST, 150, 0).sleeps(HONEST, 4, 0).turns().turns();
-        seed.parks().hears(WITNESS, 8).turns().sleeps(HONEST, 4, 0).rounds(2)
+    add("and_sleeps_until_consumed", {
+        let seed = traffic(by_ref(), 2).says(HONEST, 150, 0).sleeps(HONEST, 4, 0).cycles().cycles();
+        seed.parks().receives(WITNESS, 8).cycles().sleeps(HONEST, 4, 0).rounds(2)
     });
     add("and_sleeps_until_there_is_room", {
-        let seed = traffic(lends(), 2).repeat(12, |seed| seed.says(HONEST, 150, 0).turns());
+        let seed = traffic(by_ref(), 2).repeat(12, |seed| seed.says(HONEST, 150, 0).cycles());
         seed.sleeps(HONEST, 2, 150).parks().rounds(2).says(HONEST, 150, 0).rounds(2)
     });
     // Its pages are read when it is gone.
     add("and_dies", {
-        let seed = traffic(lends(), 2).repeat(4, |seed| seed.says(HONEST, 150, 0).turns());
-        seed.leaves(HONEST).turns().turns().comes(0, 0).rounds(4)
+        let seed = traffic(by_ref(), 2).repeat(4, |seed| seed.says(HONEST, 150, 0).cycles());
+        seed.leaves(HONEST).cycles().cycles().comes(0, 0).rounds(4)
     });
-    add("and_dies_untaken", {
-        let seed = traffic(lends(), 2).repeat(4, |seed| seed.says(HONEST, 150, 0));
+    add("and_dies_unconsumed", {
+        let seed = traffic(by_ref(), 2).repeat(4, |seed| seed.says(HONEST, 150, 0));
         seed.leaves(HONEST).comes(0, 0).rounds(4)
     });
     add("and_a_reader_dies", {
-        let seed = traffic(lends().comes(0, 0), 2);
-        let seed = seed.repeat(9, |seed| seed.says(HONEST, 150, 0).turns().hears(WITNESS, 8));
-        seed.leaves(3).turns().says(HONEST, 150, 0).rounds(3)
+        let seed = traffic(by_ref().comes(0, 0), 2);
+        let seed = seed.repeat(9, |seed| seed.says(HONEST, 150, 0).cycles().receives(WITNESS, 8));
+        seed.leaves(3).cycles().says(HONEST, 150, 0).rounds(3)
     });
     add("and_one_comes", {
-        let seed = traffic(lends(), 2).repeat(4, |seed| seed.says(HONEST, 150, 0).turns());
-        let seed = seed.comes(0, 0).repeat(4, |seed| seed.says(HONEST, 150, 0).turns());
-        traffic(seed.hears(3, 8), 2)
+        let seed = traffic(by_ref(), 2).repeat(4, |seed| seed.says(HONEST, 150, 0).cycles());
+        let seed = seed.comes(0, 0).repeat(4, |seed| seed.says(HONEST, 150, 0).cycles());
+        traffic(seed.receives(3, 8), 2)
     });
     add("and_a_socket_is_full", {
-        let seed = traffic(lends().goes_deaf(WITNESS), 4);
-        traffic(seed.goes_deaf(WITNESS), 2)
+        let seed = traffic(by_ref().toggles_full_socket(WITNESS), 4);
+        traffic(seed.toggles_full_socket(WITNESS), 2)
     });
     // More pages than may be foreign together: pages are dropped for others.
     add("more_than_there_is", {
-        let seed = lends().comes(0, 0).comes(0, 0);
+        let seed = by_ref().comes(0, 0).comes(0, 0);
         let all = |seed: Seed| (0..5).fold(seed, |seed, i| seed.says(i, 150, 0).says(i, 90, 1));
         seed.repeat(12, |seed| all(seed).rounds(2))
-            .goes_deaf(WITNESS)
+            .toggles_full_socket(WITNESS)
             .repeat(6, |s| all(s).rounds(1))
     });
     add("of_large_pages", {
-        lends().repeat(9, |seed| seed.says(HONEST, 400, 1).says(HONEST, 9, 0).rounds(2))
+        by_ref().repeat(9, |seed| seed.says(HONEST, 400, 1).says(HONEST, 9, 0).rounds(2))
     });
-    for (name, region, offset, change, by) in LIES {
+    for (name, region, offset, change, by) in FORGERIES {
         for first in [0, 300, 800] {
-            let seed = lends().lies(region, offset, first, u16::MAX, change, by);
+            let seed = by_ref().forges(region, offset, first, u16::MAX, change, by);
             add(&format!("{name}_after_{first}"), traffic(seed, 5));
         }
     }
@@ -211,25 +219,25 @@ fn lending() -> Seeds {
     let sends = |seed: Seed, client, len| seed.says(client, len, 0).delivers(client, 3);
     // Its pages are still referenced when they would be reused, and no client receives: it has to
     // wait.
-    add("what_is_not_heard", {
-        let seed = lends().repeat(5, |seed| sends(seed, HONEST, 150).rounds(1));
-        let seed = seed.repeat(6, |seed| sends(seed, HONEST, 150).turns()).hears(WITNESS, 8);
-        seed.repeat(3, |seed| sends(seed, HONEST, 150).turns()).rounds(3)
+    add("and_unread", {
+        let seed = by_ref().repeat(5, |seed| sends(seed, HONEST, 150).rounds(1));
+        let seed = seed.repeat(6, |seed| sends(seed, HONEST, 150).cycles()).receives(WITNESS, 8);
+        seed.repeat(3, |seed| sends(seed, HONEST, 150).cycles()).rounds(3)
     });
     // A client that only sends is rung for what was consumed, although nothing is released.
-    add("what_is_waited_for", {
-        let seed = lends().comes(1, 0).repeat(6, |seed| sends(seed, 3, 60).rounds(1));
-        let seed = sends(seed, 3, 60).turns().says(3, 60, 0).sleeps(3, 4, 0);
-        seed.turns().parks().rounds(2)
+    add("and_awaited", {
+        let seed = by_ref().comes(1, 0).repeat(6, |seed| sends(seed, 3, 60).rounds(1));
+        let seed = sends(seed, 3, 60).cycles().says(3, 60, 0).sleeps(3, 4, 0);
+        seed.cycles().parks().rounds(2)
     });
     // One reader is shown another value than the other.
     for len in [9, 100, 150] {
-        let seed = lends().repeat(6, |seed| sends(seed, LIAR, 100).rounds(1));
-        let seed = sends(seed, LIAR, len).turns().hears(WITNESS, 8);
+        let seed = by_ref().repeat(6, |seed| sends(seed, HOSTILE, 100).rounds(1));
+        let seed = sends(seed, HOSTILE, len).cycles().receives(WITNESS, 8);
         let seed = (0..6).fold(seed, |seed, page| {
             seed.does(10, 0).byte(page).half(8).byte(30).half(0).half(u16::MAX).byte(0).word(1)
         });
-        add(&format!("payload_of_one_{len}"), traffic(seed.hears(HONEST, 8), 2));
+        add(&format!("payload_of_one_{len}"), traffic(seed.receives(HONEST, 8), 2));
     }
     seeds
 }
@@ -245,7 +253,7 @@ pub fn live_bus() -> Seeds {
             traffic(bus(Seed::default(), DROPS), 6).says(0, 77, 0).rounds(2),
         ),
         named(
-            "comers_and_goers",
+            "joins_and_leaves",
             traffic(traffic(honest().comes(0, 0).rounds(1), 3).leaves(3).comes(1, 0), 2)
                 .says(3, 50, 1)
                 .leaves(3)
@@ -253,7 +261,10 @@ pub fn live_bus() -> Seeds {
                 .comes(0, 0)
                 .rounds(3),
         ),
-        named("a_liar_that_comes_again", traffic(traffic(honest(), 2).leaves(LIAR).comes(0, 1), 2)),
+        named(
+            "a_hostile_client_that_returns",
+            traffic(traffic(honest(), 2).leaves(HOSTILE).comes(0, 1), 2),
+        ),
         named(
             "sleepers",
             honest()
@@ -261,35 +272,35 @@ pub fn live_bus() -> Seeds {
                 .sleeps(HONEST, 1, 0)
                 .parks()
                 .says(WITNESS, 9, 0)
-                .turns()
-                .hears(HONEST, 8),
+                .cycles()
+                .receives(HONEST, 8),
         ),
         named(
-            "who_waits_for_room",
+            "waits_for_room",
             honest()
                 .repeat(12, |seed| seed.says(HONEST, 300, 0))
                 .sleeps(HONEST, 2, 300)
                 .rounds(9)
-                .repeat(9, |seed| seed.turns().says(WITNESS, 300, 1)),
+                .repeat(9, |seed| seed.cycles().says(WITNESS, 300, 1)),
         ),
         // Nothing is published that would ring all clients anyway.
         named(
-            "room_by_what_was_dropped",
+            "room_by_dropped_messages",
             bus(Seed::default(), DROPS)
                 .repeat(12, |seed| seed.says(HONEST, 300, 2))
                 .delivers(HONEST, 3)
                 .sleeps(HONEST, 2, 300)
-                .turns(),
+                .cycles(),
         ),
         named(
-            "room_for_one_who_only_sends",
+            "room_for_a_send_only_client",
             honest()
                 .comes(1, 0)
                 .repeat(12, |seed| seed.says(3, 300, 0))
                 .delivers(3, 3)
                 .sleeps(3, 2, 300)
-                .turns()
-                .turns(),
+                .cycles()
+                .cycles(),
         ),
         named(
             "more_than_its_share",
@@ -301,41 +312,44 @@ pub fn live_bus() -> Seeds {
                 .byte(NO_HOOK)
                 .repeat(60, |seed| seed.says(HONEST, 0, 0))
                 .repeat(2, |seed| seed.delivers(HONEST, 3))
-                .repeat(9, Seed::turns),
+                .repeat(9, Seed::cycles),
         ),
         // The hostile client never reads and never stores its cursor: all others wait for it.
         named(
-            "nobody_hears",
+            "no_client_receives",
             honest()
-                .repeat(20, |seed| seed.says(HONEST, 350, 0).turns().turns())
+                .repeat(20, |seed| seed.says(HONEST, 350, 0).cycles().cycles())
                 .rounds(1)
-                .repeat(9, |seed| seed.says(WITNESS, 350, 0).turns().parks()),
+                .repeat(9, |seed| seed.says(WITNESS, 350, 0).cycles().parks()),
         ),
         named(
             "work_before_sleep",
-            honest().delivers(HONEST, 1).says(HONEST, 9, 0).parks().turns().hears(WITNESS, 3),
+            honest().delivers(HONEST, 1).says(HONEST, 9, 0).parks().cycles().receives(WITNESS, 3),
         ),
         named("aborts", honest().appends(HONEST, 300, 0).appends(HONEST, 300, 0).does(3, HONEST)),
         named(
-            "a_region_that_lies_from_the_start",
-            traffic(honest().leaves(LIAR).lies(CONTROL, 0, 0, u16::MAX, 0, 1).comes(0, 1), 2),
+            "a_region_forged_from_the_start",
+            traffic(honest().leaves(HOSTILE).forges(CONTROL, 0, 0, u16::MAX, 0, 1).comes(0, 1), 2),
         ),
-        named("dies_untaken", honest().repeat(9, |seed| seed.says(LIAR, 200, 0)).leaves(LIAR)),
+        named(
+            "dies_unconsumed",
+            honest().repeat(9, |seed| seed.says(HOSTILE, 200, 0)).leaves(HOSTILE),
+        ),
     ];
-    seeds.extend(lending());
+    seeds.extend(by_reference());
     // A message grows between two reads, whichever these are.
     for first in 46..62 {
-        let seed = honest().says(LIAR, 30, 0).says(LIAR, 30, 0);
-        let seed = seed.lies(0, PAGE_HEADER, first, u16::MAX, 2, 200).rounds(2);
+        let seed = honest().says(HOSTILE, 30, 0).says(HOSTILE, 30, 0);
+        let seed = seed.forges(0, PAGE_HEADER, first, u16::MAX, 2, 200).rounds(2);
         seeds.push(named(&format!("grows_after_{first}"), seed));
     }
-    for (name, region, offset, change, by) in LIES {
+    for (name, region, offset, change, by) in FORGERIES {
         for first in [0, 30, 200, 500] {
-            let seed = honest().lies(region, offset, first, u16::MAX, change, by);
+            let seed = honest().forges(region, offset, first, u16::MAX, change, by);
             seeds.push(named(&format!("{name}_after_{first}"), traffic(seed, 5)));
         }
         // Only for some accesses: the next one reads the real word again.
-        let seed = bus(Seed::default(), REPLACE).lies(region, offset, 40, 3, change, by);
+        let seed = bus(Seed::default(), REPLACE).forges(region, offset, 40, 3, change, by);
         seeds.push(named(&format!("{name}_for_a_moment"), traffic(seed, 5)));
     }
     seeds
@@ -345,14 +359,14 @@ pub fn live_bus() -> Seeds {
 fn mail(hook: u8) -> Seeds {
     let honest = || bus(Seed::default().byte(0), hook);
     // Its first page has arrived, four more are under way.
-    let pages = |seed: Seed| seed.delivers(LIAR, 1).repeat(5, |seed| seed.says(LIAR, 150, 0));
+    let pages = |seed: Seed| seed.delivers(HOSTILE, 1).repeat(5, |seed| seed.says(HOSTILE, 150, 0));
     let mut seeds = vec![("honest".to_owned(), traffic(pages(honest()), 4).0)];
     for (name, kind) in [
         ("never", DROP),
         ("held", HOLD),
         ("twice", TWICE),
-        ("taken_back", FORGET_FIRST),
-        ("taken_back_later", FORGET),
+        ("forgotten", FORGET_FIRST),
+        ("forgotten_later", FORGET),
         ("empty", ANOTHER_PAGE),
         ("renamed", RENAME),
         ("reversed", REVERSE),
@@ -360,7 +374,7 @@ fn mail(hook: u8) -> Seeds {
         for id in 0..3 {
             let at_once = traffic(honest().mischief(kind, id), 2);
             seeds.push((format!("{name}_{id}_at_once"), at_once.0));
-            let later = traffic(pages(honest()).mischief(kind, id), 2).leaves(LIAR).rounds(2);
+            let later = traffic(pages(honest()).mischief(kind, id), 2).leaves(HOSTILE).rounds(2);
             seeds.push((format!("{name}_{id}"), later.0));
         }
     }
@@ -373,23 +387,26 @@ fn mail(hook: u8) -> Seeds {
     let late = |seed: Seed| pages(seed).mischief(HOLD, 0);
     seeds.push(("in_time".to_owned(), late(honest()).mischief(RELEASE, 0).rounds(3).0));
     seeds.push(("too_late".to_owned(), late(honest()).rounds(3).mischief(RELEASE, 0).rounds(2).0));
-    let drained_in_part = pages(honest()).turns().byte(3).turns().byte(3).turns().byte(3);
+    let drained_in_part = pages(honest()).cycles().byte(3).cycles().byte(3).cycles().byte(3);
     seeds.push(("in_parts".to_owned(), drained_in_part.rounds(2).0));
     let many = (1..8).fold(honest(), |seed, id| seed.mischief(ANOTHER_PAGE, id));
-    seeds.push(("too_many".to_owned(), many.repeat(3, |seed| seed.delivers(LIAR, 3)).rounds(1).0));
+    seeds.push((
+        "too_many".to_owned(),
+        many.repeat(3, |seed| seed.delivers(HOSTILE, 3)).rounds(1).0,
+    ));
     seeds
 }
 
 /// A receiver with a prediction for every answer, of a client's chain or a broker's, which has
 /// messages by reference.
-fn foreseen(lends: bool) -> Seeds {
-    let (kind, sent) = if lends { (3, 9) } else { (1, 1) };
+fn foreseen(by_ref: bool) -> Seeds {
+    let (kind, sent) = if by_ref { (3, 9) } else { (1, 1) };
     let chain = || Seed::default().byte(kind).byte(6);
     let sends =
         |seed: Seed, times| seed.repeat(times, |seed: Seed| seed.byte(0).half(150).byte(sent));
     let arrives = |seed: Seed| seed.byte(2);
     let reads = |seed: Seed| seed.byte(4);
-    let lie = |seed: Seed, kind: u8, id: u8| seed.byte(3).byte(kind).byte(id);
+    let forge = |seed: Seed, kind: u8, id: u8| seed.byte(3).byte(kind).byte(id);
     let named = |name: &str, seed: Seed| (name.to_owned(), seed.0);
     let all = |times| reads(sends(chain(), times));
     let grown = || {
@@ -405,13 +422,13 @@ fn foreseen(lends: bool) -> Seeds {
         named("before_it_is_named", reads(arrives(sends(chain(), 3)))),
         named("gave_in", reads(sends(chain(), 3)).byte(3)),
         named("never", reads(sends(chain(), 2).byte(7)).byte(0)),
-        named("twice", reads(lie(sends(chain(), 2), 0, 0)).byte(0)),
+        named("twice", reads(forge(sends(chain(), 2), 0, 0)).byte(0)),
         named("out_of_order", reads(sends(chain(), 4).byte(6)).byte(0)),
-        named("taken_back_in_use", arrives(lie(chain(), 1, 0))),
-        named("taken_back_before_it_came", arrives(lie(sends(chain(), 2), 1, 1))),
+        named("forgotten_in_use", arrives(forge(chain(), 1, 0))),
+        named("forgotten_before_it_came", arrives(forge(sends(chain(), 2), 1, 1))),
         named(
-            "taken_back_before_it_was_read",
-            reads(arrives(lie(arrives(sends(chain(), 2)), 1, 1))).byte(0),
+            "forgotten_before_it_was_read",
+            reads(arrives(forge(arrives(sends(chain(), 2)), 1, 1))).byte(0),
         ),
         named(
             "reused",
@@ -419,16 +436,16 @@ fn foreseen(lends: bool) -> Seeds {
                 .repeat(9, |seed| reads(seed.byte(5).byte(0).half(150).byte(sent)).byte(0)),
         ),
         named("small_ones_for_a_large_one", grown()),
-        named("too_many", (1..7).fold(chain(), |seed, id| arrives(lie(seed, 3, id).byte(3)))),
-        named("nothing_written", reads(arrives(lie(chain(), 3, 1).byte(0).byte(2)))),
-        named("renamed", reads(lie(sends(chain(), 2), 4, 2)).byte(0)),
-        named("renamed_and_named", reads(lie(sends(chain(), 3), 4, 2)).byte(0)),
-        named("another_and_shorter", reads(lie(sends(chain(), 4), 3, 1).byte(0)).byte(0)),
+        named("too_many", (1..7).fold(chain(), |seed, id| arrives(forge(seed, 3, id).byte(3)))),
+        named("nothing_written", reads(arrives(forge(chain(), 3, 1).byte(0).byte(2)))),
+        named("renamed", reads(forge(sends(chain(), 2), 4, 2)).byte(0)),
+        named("renamed_and_named", reads(forge(sends(chain(), 3), 4, 2)).byte(0)),
+        named("another_and_shorter", reads(forge(sends(chain(), 4), 3, 1).byte(0)).byte(0)),
     ];
     for (i, name) in
         ["magic", "version", "length", "id", "owner", "base", "first"].iter().enumerate()
     {
-        let seed = lie(sends(chain(), 2), 2, 0).byte(i as u8);
+        let seed = forge(sends(chain(), 2), 2, 0).byte(i as u8);
         seeds.push(named(&format!("another_{name}"), reads(arrives(seed))));
     }
     seeds
@@ -440,39 +457,40 @@ pub fn end_of_page() -> Seeds {
         seeds.into_iter().map(move |(name, bytes)| (format!("{side}_{name}"), bytes))
     };
     let plain = on("broker", mail(NO_HOOK)).chain(on("receiver", foreseen(false)));
-    let lends = on("lender", mail(BY_REFERENCE)).chain(on("borrower", foreseen(true)));
-    plain.chain(lends).collect()
+    let by_ref =
+        on("broker_by_ref", mail(BY_REFERENCE)).chain(on("receiver_by_ref", foreseen(true)));
+    plain.chain(by_ref).collect()
 }
 
 /// A few only: the machine decides what they reach.
 pub fn live_page() -> Seeds {
     // One of the forgeries above, all the time.
-    let lie = |kind: u8, region: u32, offset: usize, change: u8, by: u64| {
+    let forge = |kind: u8, region: u32, offset: usize, change: u8, by: u64| {
         let seed = Seed::default().byte(kind).byte(0).byte(region as u8);
         let seed = seed.half((offset / WORD) as u16).byte(0).half(0).half(0);
         seed.byte(change).word(by)
     };
     let mut seeds = Vec::new();
-    for (name, region, offset, change, by) in LIES {
-        let bus = bus(lie(2, region, offset, change, by), NO_HOOK);
+    for (name, region, offset, change, by) in FORGERIES {
+        let bus = bus(forge(2, region, offset, change, by), NO_HOOK);
         seeds.push((format!("bus_{name}"), traffic(bus, 3).0));
-        let is_lent_another_way = ["commit_longer", "payload", "tag", "taken"].contains(&name);
-        if is_lent_another_way {
-            let lends = self::bus(lie(2, region, offset, change, by), BY_REFERENCE);
-            seeds.push((format!("bus_lends_{name}"), traffic(lends, 3).0));
+        let has_a_case_by_ref = ["commit_longer", "payload", "tag", "consumed"].contains(&name);
+        if has_a_case_by_ref {
+            let by_ref = self::bus(forge(2, region, offset, change, by), BY_REFERENCE);
+            seeds.push((format!("bus_by_ref_{name}"), traffic(by_ref, 3).0));
         }
         if region == CONTROL {
             continue;
         }
         for (kind, memory) in ["heap", "mapping"].into_iter().enumerate() {
-            let chain = lie(kind as u8, region, offset, change, by).byte(0);
+            let chain = forge(kind as u8, region, offset, change, by).byte(0);
             let chain = chain.repeat(40, |seed| seed.send(200, 1).read(2).release());
             seeds.push((format!("{memory}_{name}"), chain.0));
         }
-        if is_lent_another_way {
-            let lends = lie(3, region, offset, change, by).byte(0);
-            let lends = lends.repeat(40, |seed| seed.send(200, 9).tells().read(2).release());
-            seeds.push((format!("heap_lends_{name}"), lends.0));
+        if has_a_case_by_ref {
+            let by_ref = forge(3, region, offset, change, by).byte(0);
+            let by_ref = by_ref.repeat(40, |seed| seed.send(200, 9).announces().read(2).release());
+            seeds.push((format!("heap_by_ref_{name}"), by_ref.0));
         }
     }
     seeds

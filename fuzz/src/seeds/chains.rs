@@ -5,13 +5,13 @@ use llmp::core::layout::*;
 
 /// The reader is shown `word` of page `region`, from its `first` access on, changed by `value`: 0
 /// flips these bits, 1 sets the word, 2 adds to it.
-fn lie(region: u8, offset: usize, first: u16, change: u8, value: u64) -> Seed {
-    one_lie(false, region, offset, first, change, value)
+fn forged(region: u8, offset: usize, first: u16, change: u8, value: u64) -> Seed {
+    forged_in(false, region, offset, first, change, value)
 }
 
 /// The same, in a client's chain or in a broker's, which has messages by reference.
-fn one_lie(lends: bool, region: u8, offset: usize, first: u16, change: u8, value: u64) -> Seed {
-    let seed = Seed::default().byte(0).byte(if lends { 6 } else { 1 });
+fn forged_in(by_ref: bool, region: u8, offset: usize, first: u16, change: u8, value: u64) -> Seed {
+    let seed = Seed::default().byte(0).byte(if by_ref { 6 } else { 1 });
     let seed = seed.byte(region).half((offset / WORD) as u16).byte(0);
     seed.half(first).half(u16::MAX).byte(change).word(value)
 }
@@ -22,27 +22,27 @@ fn chain(seed: Seed) -> Vec<u8> {
 }
 
 /// The second message is the first by reference, in page 1.
-fn lending(seed: Seed) -> Vec<u8> {
-    let seed = seed.send(64, 8).tells();
-    seed.repeat(12, |seed| seed.send(64, 8).read(2).tells().release()).0
+fn chain_by_ref(seed: Seed) -> Vec<u8> {
+    let seed = seed.send(64, 8).announces();
+    seed.repeat(12, |seed| seed.send(64, 8).read(2).announces().release()).0
 }
 
 /// Its offset.
-const LENT: usize = PAGE_HEADER + SLOT_HEADER + 64;
+const REF: usize = PAGE_HEADER + SLOT_HEADER + 64;
 
-fn lent() -> Seeds {
+fn by_reference() -> Seeds {
     let mut seeds: Seeds = Vec::new();
     for (name, region, offset, change, value) in [
-        ("kind", 0, LENT, 0, 1 << 33),
-        ("extended", 0, LENT, 0, 1 << 40),
-        ("length", 0, LENT, 1, commit_word(u32::MAX, KIND_REF, 0, 0)),
-        ("longer", 0, LENT, 2, 300),
-        ("page", 0, LENT + SLOT_HEADER, 0, 1),
-        ("unknown_page", 0, LENT + SLOT_HEADER, 0, 1 << 7),
-        ("reserved", 0, LENT + SLOT_HEADER, 0, 1 << 32),
-        ("askew", 0, LENT + SLOT_HEADER + WORD, 0, 1 << 3),
-        ("beyond", 0, LENT + SLOT_HEADER + WORD, 2, 960),
-        ("far_out", 0, LENT + SLOT_HEADER + WORD, 1, u64::MAX - 15),
+        ("kind", 0, REF, 0, 1 << 33),
+        ("extended", 0, REF, 0, 1 << 40),
+        ("length", 0, REF, 1, commit_word(u32::MAX, KIND_REF, 0, 0)),
+        ("longer", 0, REF, 2, 300),
+        ("page", 0, REF + SLOT_HEADER, 0, 1),
+        ("unknown_page", 0, REF + SLOT_HEADER, 0, 1 << 7),
+        ("reserved", 0, REF + SLOT_HEADER, 0, 1 << 32),
+        ("askew", 0, REF + SLOT_HEADER + WORD, 0, 1 << 3),
+        ("beyond", 0, REF + SLOT_HEADER + WORD, 2, 960),
+        ("far_out", 0, REF + SLOT_HEADER + WORD, 1, u64::MAX - 15),
         ("payload", 1, PAGE_HEADER + WORD, 0, 1),
         ("header", 1, 0, 0, 1),
     ] {
@@ -50,11 +50,11 @@ fn lent() -> Seeds {
         let is_used = ["length", "page", "beyond"].contains(&name);
         let between = (16..34).step_by(if is_used { 1 } else { 9 });
         for first in [0].into_iter().chain(between) {
-            let seed = one_lie(true, region, offset, first, change, value);
-            seeds.push((format!("lent_{name}_after_{first}"), lending(seed)));
+            let seed = forged_in(true, region, offset, first, change, value);
+            seeds.push((format!("by_ref_{name}_after_{first}"), chain_by_ref(seed)));
         }
     }
-    seeds.push(("lent_honest".to_owned(), lending(Seed::default().byte(0).byte(5))));
+    seeds.push(("by_ref_honest".to_owned(), chain_by_ref(Seed::default().byte(0).byte(5))));
     seeds
 }
 
@@ -67,10 +67,13 @@ pub fn seeds() -> Seeds {
         ("base", PAGE_BASE),
         ("first", PAGE_FIRST),
     ];
-    let mut seeds = lent();
+    let mut seeds = by_reference();
     for (name, offset) in header {
-        seeds.push((format!("{name}_of_the_first_page"), chain(lie(0, offset, 0, 0, 1))));
-        seeds.push((format!("{name}_of_the_next_page"), chain(lie(1, offset, 0, 0, 1 << 40 | 1))));
+        seeds.push((format!("{name}_of_the_first_page"), chain(forged(0, offset, 0, 0, 1))));
+        seeds.push((
+            format!("{name}_of_the_next_page"),
+            chain(forged(1, offset, 0, 0, 1 << 40 | 1)),
+        ));
     }
     let slot = PAGE_HEADER;
     for (name, offset, change, value) in [
@@ -89,7 +92,7 @@ pub fn seeds() -> Seeds {
         for first in [0, 7, 9, 20] {
             seeds.push((
                 format!("{name}_after_{first}"),
-                chain(lie(0, offset, first, change, value)),
+                chain(forged(0, offset, first, change, value)),
             ));
         }
     }

@@ -39,7 +39,7 @@ const fn message(len: u32, flags: u8) -> u64 {
     commit_word(len, KIND_MESSAGE, flags, 0)
 }
 
-const fn lent(len: u32, flags: u8) -> u64 {
+const fn reference(len: u32, flags: u8) -> u64 {
     commit_word(len, KIND_REF, flags, 0)
 }
 
@@ -66,7 +66,7 @@ pub fn seeds() -> Seeds {
         ("a_ring_of_pages", raw(RIGHT, &[to_page_1.clone(), slots(&[END, 0])])),
         ("unknown_kind", raw(RIGHT, &[slots(&[commit_word(0, 3, 0, 0)])])),
         ("unknown_kind_of_all", raw(RIGHT, &[slots(&[commit_word(0, 4, 0, 0)])])),
-        ("lent_by_a_client", raw(RIGHT, &[slots(&[lent(8, 0), 7, 0, 64])])),
+        ("by_ref_of_a_client", raw(RIGHT, &[slots(&[reference(8, 0), 7, 0, 64])])),
         ("reserved_flag", raw(RIGHT, &[slots(&[message(8, 2)])])),
         ("reserved_in_end", raw(RIGHT, &[slots(&[END, 1 << 32])])),
         ("longest", raw(RIGHT, &[slots(&[message(160, 0), 7])])),
@@ -90,16 +90,16 @@ pub fn seeds() -> Seeds {
         ("over_budget", (1..8).fold(raw(RIGHT, &[vec![]]).byte(7), |s, id| s.byte(id).byte(0))),
         ("batches", written(6).repeat(9, |s| s.append(60, 7).append(0, 0).append(33, 1).publish())),
         (
-            "aborted_turns",
+            "aborted_rollovers",
             written(6).repeat(9, |s| s.append(150, 0).append(150, 1).abort().send(9, 2)),
         ),
         ("reuse", written(0).repeat(30, |s| s.send(150, 0).read(3).release())),
-        ("a_run_that_fills_the_chain", written(1).repeat(12, |s| s.append(200, 0))),
+        ("a_batch_that_fills_the_chain", written(1).repeat(12, |s| s.append(200, 0))),
         (
-            "small_and_large_in_turn",
+            "small_and_large_alternately",
             written(0).repeat(9, |s| s.send(400, 1).send(10, 0).read(9).release()),
         ),
-        ("nobody_reads", written(3).repeat(20, |s| s.send(100, 0).has_room(400))),
+        ("unread", written(3).repeat(20, |s| s.send(100, 0).has_room(400))),
     ]);
     seeds.extend(of_a_broker());
     // All lengths around the boundaries of words, slots, pages and the limit.
@@ -111,42 +111,63 @@ pub fn seeds() -> Seeds {
 
 /// Messages of a broker that refer to page 1, or claim to.
 fn of_a_broker() -> Seeds {
-    let lends = |words: &[u64]| broadcast(RIGHT, &[slots(words), vec![]]);
+    let by_ref = |words: &[u64]| broadcast(RIGHT, &[slots(words), vec![]]);
     let len = LEN as u64;
-    let three = [lent(8, 0), 7, 1, 64, lent(9, 0), 7, 1, 80, lent(9, 0), 7, 1, 64];
+    let three = [reference(8, 0), 7, 1, 64, reference(9, 0), 7, 1, 80, reference(9, 0), 7, 1, 64];
     // Before each step pages come and go.
     let forgets = |seed: Seed| seed.byte(1).byte(1).byte(1);
     let gets = |seed: Seed| seed.byte(1).byte(1).byte(0);
     let written = Seed::default().byte(3).byte(6);
     named([
-        ("lent", lends(&[lent(8, 0), 7, 1, 64, lent(0, 0), 7, 1, len, lent(8, 0), 7, 0, 64])),
-        ("lent_extended", lends(&[lent(8, FLAG_EXTENDED), 7, 8, 9, 1, 64])),
-        ("lent_unknown", lends(&[lent(8, 0), 7, 77, 64])),
-        ("lent_reserved", lends(&[lent(8, 0), 7, 1 << 32 | 1, 64])),
-        ("lent_reserved_flag", lends(&[lent(8, 2), 7, 1, 64])),
-        ("lent_in_the_header", lends(&[lent(8, 0), 7, 1, 48])),
-        ("lent_askew", lends(&[lent(8, 0), 7, 1, 72])),
-        ("lent_at_the_end", lends(&[lent(16, 0), 7, 1, len - 16])),
-        ("lent_beyond_the_end", lends(&[lent(17, 0), 7, 1, len - 16])),
-        ("lent_behind_the_end", lends(&[lent(0, 0), 7, 1, len + 16])),
-        ("lent_far_out", lends(&[lent(32, 0), 7, 1, u64::MAX - 15])),
-        ("lent_longest_of_all", lends(&[lent(u32::MAX, 0), 7, 1, 64])),
-        ("lent_too_long", lends(&[lent(401, 0), 7, 1, 64])),
-        ("lent_without_room", {
+        (
+            "by_ref",
+            by_ref(&[
+                reference(8, 0),
+                7,
+                1,
+                64,
+                reference(0, 0),
+                7,
+                1,
+                len,
+                reference(8, 0),
+                7,
+                0,
+                64,
+            ]),
+        ),
+        ("by_ref_extended", by_ref(&[reference(8, FLAG_EXTENDED), 7, 8, 9, 1, 64])),
+        ("by_ref_unknown", by_ref(&[reference(8, 0), 7, 77, 64])),
+        ("by_ref_reserved", by_ref(&[reference(8, 0), 7, 1 << 32 | 1, 64])),
+        ("by_ref_reserved_flag", by_ref(&[reference(8, 2), 7, 1, 64])),
+        ("by_ref_in_the_header", by_ref(&[reference(8, 0), 7, 1, 48])),
+        ("by_ref_askew", by_ref(&[reference(8, 0), 7, 1, 72])),
+        ("by_ref_at_the_end", by_ref(&[reference(16, 0), 7, 1, len - 16])),
+        ("by_ref_beyond_the_end", by_ref(&[reference(17, 0), 7, 1, len - 16])),
+        ("by_ref_after_the_end", by_ref(&[reference(0, 0), 7, 1, len + 16])),
+        ("by_ref_far_out", by_ref(&[reference(32, 0), 7, 1, u64::MAX - 15])),
+        ("by_ref_longest_of_all", by_ref(&[reference(u32::MAX, 0), 7, 1, 64])),
+        ("by_ref_too_long", by_ref(&[reference(401, 0), 7, 1, 64])),
+        ("by_ref_without_room", {
             let mut words = vec![message(144, 0), 7];
             words.resize(20, 0);
-            lends(&[words, vec![lent(8, 0), 7]].concat())
+            by_ref(&[words, vec![reference(8, 0), 7]].concat())
         }),
-        ("lent_of_a_page_that_goes", forgets(lends(&three).byte(0).byte(0))),
-        ("lent_of_a_page_that_comes_again", gets(forgets(lends(&three).byte(0).byte(0)).byte(0))),
-        ("lent_of_another_by_that_name", {
-            let both = lends(&three).byte(0).byte(0).byte(2);
+        ("by_ref_to_a_forgotten_page", forgets(by_ref(&three).byte(0).byte(0))),
+        ("by_ref_to_a_page_that_returns", gets(forgets(by_ref(&three).byte(0).byte(0)).byte(0))),
+        ("by_ref_to_another_page_of_that_id", {
+            let both = by_ref(&three).byte(0).byte(0).byte(2);
             both.byte(1).byte(1).byte(1).byte(0)
         }),
         (
-            "lends",
-            written.clone().repeat(30, |s| s.send(100, 8).send(90, 9).tells().read(3).release()),
+            "by_ref_written",
+            written
+                .clone()
+                .repeat(30, |s| s.send(100, 8).send(90, 9).announces().read(3).release()),
         ),
-        ("lends_in_a_run", written.repeat(9, |s| s.append(60, 8).append(0, 9).tells().publish())),
+        (
+            "by_ref_in_a_batch",
+            written.repeat(9, |s| s.append(60, 8).append(0, 9).announces().publish()),
+        ),
     ])
 }

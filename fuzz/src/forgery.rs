@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Forgeries of the words of several regions, which share one count of accesses.
 #[derive(Debug, Default)]
 pub struct Script {
-    lies: Vec<Lie>,
+    forgeries: Vec<Forgery>,
     /// Words that were read until now.
     pub accesses: u64,
     /// Whether a reader was shown any forged word.
@@ -15,7 +15,7 @@ pub struct Script {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Lie {
+pub struct Forgery {
     pub region: usize,
     pub from: usize,
     pub to: usize,
@@ -31,14 +31,14 @@ enum Change {
     Add(u64),
 }
 
-impl Lie {
+impl Forgery {
     /// Reads a forgery: three halves and four bytes, then a word.
-    pub fn arbitrary(input: &mut Input) -> Lie {
+    pub fn arbitrary(input: &mut Input) -> Forgery {
         let (region, offset, words) = (input.below(8), input.half(), input.byte());
         let (first, accesses) = (input.half(), input.half());
         let (change, value) = (input.below(3), input.word());
         let from = offset as usize % 512 * 8;
-        Lie {
+        Forgery {
             region,
             from,
             to: from + 8 * (words as usize + 1),
@@ -60,30 +60,30 @@ impl Lie {
 
 impl Script {
     pub fn add(&mut self, input: &mut Input) {
-        self.lies.push(Lie::arbitrary(input));
+        self.forgeries.push(Forgery::arbitrary(input));
     }
 }
 
 /// The forgeries of one region.
 #[derive(Clone, Debug)]
-pub struct Liar {
+pub struct ForgedRegion {
     pub region: usize,
     pub script: Arc<Mutex<Script>>,
 }
 
-impl Mischief for Liar {
+impl Mischief for ForgedRegion {
     fn word(&mut self, at: usize, honest: u64) -> u64 {
         let mut script = self.script.lock().unwrap_or_else(PoisonError::into_inner);
         let now = script.accesses;
         script.accesses += 1;
-        let is_told = |lie: &&Lie| {
-            lie.region == self.region
-                && (lie.from..lie.to).contains(&at)
-                && now >= lie.first_access
-                && now - lie.first_access <= lie.accesses
+        let applies = |forgery: &&Forgery| {
+            forgery.region == self.region
+                && (forgery.from..forgery.to).contains(&at)
+                && now >= forgery.first_access
+                && now - forgery.first_access <= forgery.accesses
         };
-        let told = script.lies.iter().filter(is_told);
-        let seen = told.fold(honest, |word, lie| lie.change(word));
+        let applied = script.forgeries.iter().filter(applies);
+        let seen = applied.fold(honest, |word, forgery| forgery.change(word));
         script.tampered |= seen != honest;
         seen
     }

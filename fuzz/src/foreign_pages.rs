@@ -10,7 +10,7 @@ const LEN: usize = 1024;
 
 /// The foreign pages of a chain. No place in them is written twice.
 #[derive(Default)]
-pub struct Lender(Vec<Page>);
+pub struct ForeignPages(Vec<Page>);
 
 struct Page {
     id: u32,
@@ -18,10 +18,10 @@ struct Page {
     used: usize,
 }
 
-impl Lender {
+impl ForeignPages {
     /// Sends a message by reference. Returns `None` if it must be copied, because no page for it
     /// was announced yet.
-    pub fn lend(
+    pub fn send_ref(
         &mut self,
         sender: &mut ChainWriter<Region>,
         sent: &Sent,
@@ -30,29 +30,29 @@ impl Lender {
         let len = sent.payload.len();
         let has_room = |page: &&mut Page| page.used + len <= LEN;
         let Some(page) = self.0.iter_mut().find(has_room) else {
-            self.adopt(sender, make(LEN));
+            self.add(sender, make(LEN));
             return None;
         };
         if !sender.can_refer_to(page.id) {
             return None;
         }
         page.memory.write_bytes(page.used, &sent.payload);
-        let lent = sender.send_ref(sent.envelope, len, page.id, page.used);
-        if lent.is_ok() {
+        let done = sender.send_ref(sent.envelope, len, page.id, page.used);
+        if done.is_ok() {
             page.used = (page.used + len).next_multiple_of(SLOT_ALIGN);
         }
-        Some(lent.map(drop))
+        Some(done.map(drop))
     }
 
     /// Adds a foreign page, in the place of those that all receivers have passed, if necessary.
-    fn adopt(&mut self, sender: &mut ChainWriter<Region>, memory: Region) {
-        let adopted = sender.add_foreign_page(memory.clone()).or_else(|| {
+    fn add(&mut self, sender: &mut ChainWriter<Region>, memory: Region) {
+        let added = sender.add_foreign_page(memory.clone()).or_else(|| {
             let passed = sender.passed();
             let is_idle = |page: &mut Page| sender.is_released(page.id, passed);
             let idle: Vec<_> = self.0.extract_if(.., is_idle).collect();
             idle.iter().for_each(|page| sender.forget_foreign_page(page.id));
             sender.add_foreign_page(memory.clone())
         });
-        self.0.extend(adopted.map(|id| Page { id, memory, used: PAGE_HEADER }));
+        self.0.extend(added.map(|id| Page { id, memory, used: PAGE_HEADER }));
     }
 }
