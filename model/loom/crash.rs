@@ -5,7 +5,7 @@ use crate::broker::broker_dies;
 use crate::check::{Check, bound, deaths};
 use crate::doorbell::until_death;
 use crate::explore::{Explored, Loom, LoomMemory, report};
-use crate::models::{BUS_OF_ONE, BUS_OF_TWO, LENT};
+use crate::models::{BUS_OF_ONE, BUS_OF_TWO, REF_SIZE};
 use crate::scenario::by_ref::{self, Lives, by_reference};
 use crate::scenario::chain::{
     Receiving, Sending, Size, Step, control_memory, finish, join, limits,
@@ -307,25 +307,25 @@ fn receiver_dies_beside_a_sleeper(runtime: &Loom, k: usize) -> bool {
     life.is_over()
 }
 
-const BY_REF: by_ref::Size = by_ref::Size { tries: 2, cycles: 2, steps: 2, ..LENT };
+const BY_REF: by_ref::Size = by_ref::Size { tries: 2, cycles: 2, steps: 2, ..REF_SIZE };
 
 /// A client that sends by reference dies after `k` writes. Receivers get what it had committed from
 /// its pages, which are released afterwards. Returns whether it died. [P4 P7 P8]
-fn lender_dies(runtime: &Loom, k: usize) -> bool {
+fn ref_sender_dies(runtime: &Loom, k: usize) -> bool {
     let sender = CrashBudget::ends_after(k);
     by_reference(runtime, BY_REF, &Lives { sender, clients_die: true, ..Lives::endless() })
 }
 
 /// The only receiver of messages by reference dies after `k` writes. The sender's pages are
 /// released. Returns whether it died. [P8 P9]
-fn borrower_dies(runtime: &Loom, k: usize) -> bool {
+fn ref_receiver_dies(runtime: &Loom, k: usize) -> bool {
     let receiver = CrashBudget::ends_after(k);
     by_reference(runtime, BY_REF, &Lives { receiver, clients_die: true, ..Lives::endless() })
 }
 
 /// A broker dies after `k` writes while it forwards by reference. Everything that it had consumed
 /// is received and not overwritten meanwhile. Returns whether it died. [P3 P5 P8]
-fn lending_broker_dies(runtime: &Loom, k: usize) -> bool {
+fn ref_broker_dies(runtime: &Loom, k: usize) -> bool {
     by_reference(runtime, BY_REF, &Lives { broker: CrashBudget::ends_after(k), ..Lives::endless() })
 }
 
@@ -405,15 +405,15 @@ fn p3_p5_a_broker_dies_after_each_step_beside_two_clients() {
 
 #[test]
 fn p4_p7_p8_a_sender_by_reference_dies_after_each_step() {
-    at_every_step("lender_dies", None, lender_dies);
+    at_every_step("ref_sender_dies", None, ref_sender_dies);
 }
 
 #[test]
 fn p8_p9_the_only_receiver_by_reference_dies_after_each_step() {
-    at_every_step("borrower_dies", None, borrower_dies);
+    at_every_step("ref_receiver_dies", None, ref_receiver_dies);
 }
 
 #[test]
 fn p3_p5_p8_a_broker_by_reference_dies_after_each_step() {
-    at_every_step("lending_broker_dies", None, lending_broker_dies);
+    at_every_step("ref_broker_dies", None, ref_broker_dies);
 }

@@ -17,7 +17,7 @@ const REUSE: Size = Size { messages_per_page: 1, pages: 2, messages: 4, receiver
 
 /// Two messages are by reference, one in each of the sender's pages. The next message overwrites
 /// the first.
-pub const LENT: by_ref::Size =
+pub const REF_SIZE: by_ref::Size =
     by_ref::Size { by_ref: 2, messages: 6, tries: 2, cycles: 2, steps: 2 };
 
 /// One client that receives its own messages: 4 messages over 2 pages of its own and 2 of the
@@ -46,7 +46,7 @@ pub const COMMIT_2: Model = model("commit_2_receivers", None, |loom| {
     deliver(loom, Size { receivers: 2, messages: 2, steps: 3, ..ONE_PAGE });
 });
 
-pub const TURNS: Model = model("page_turn", None, |loom| deliver(loom, TURN));
+pub const TURNS: Model = model("page_advance", None, |loom| deliver(loom, TURN));
 
 pub const REUSE_1: Model = model("reuse_1_receiver", None, |loom| deliver(loom, REUSE));
 
@@ -70,7 +70,7 @@ pub const LEAVE: Model = model("leave_during_reuse", None, |loom| {
     leave_during_reuse(loom, Size { steps: 4, ..REUSE });
 });
 
-pub const BATCH: Model = model("batch_over_page_turn", None, |loom| {
+pub const BATCH: Model = model("batch_over_page_advance", None, |loom| {
     batch(loom, Size { messages_per_page: 2, pages: 2, messages: 4, receivers: 1, steps: 3 });
 });
 
@@ -119,14 +119,14 @@ pub const BROKER: Model = model("broker_sends_on", Some(4), |loom| {
     broker_dies(loom, BUS_OF_ONE, usize::MAX);
 });
 
-pub const REF: Model = model("lend", None, |loom| {
-    by_reference(loom, LENT, &Lives::endless());
+pub const REF: Model = model("by_ref", None, |loom| {
+    by_reference(loom, REF_SIZE, &Lives::endless());
 });
 
 pub const REF_LONGER: Model = model("ref_longer", Some(4), |loom| {
     by_reference(
         loom,
-        by_ref::Size { by_ref: 1, tries: 3, cycles: 3, steps: 3, ..LENT },
+        by_ref::Size { by_ref: 1, tries: 3, cycles: 3, steps: 3, ..REF_SIZE },
         &Lives::endless(),
     );
 });

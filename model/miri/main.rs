@@ -61,7 +61,8 @@ impl Runtime for Heap {
 }
 
 const SHORT: Size = Size { messages_per_page: 2, pages: 3, messages: 20, receivers: 2, steps: 40 };
-const LENT: by_ref::Size = by_ref::Size { by_ref: 2, messages: 6, tries: 4, cycles: 4, steps: 4 };
+const REF_SIZE: by_ref::Size =
+    by_ref::Size { by_ref: 2, messages: 6, tries: 4, cycles: 4, steps: 4 };
 
 /// Runs all scenarios and returns their number.
 fn scenarios() -> usize {
@@ -75,7 +76,7 @@ fn scenarios() -> usize {
         &|| batch(heap, Size { messages: 6, steps: 20, ..one }),
         &|| both_sleep(heap, limits(2, 2), 10, Waiting::Sleeps, Polling::Never),
         &|| sender_sleeps(heap, limits(2, 2), 1, Polling::Never),
-        &|| assert!(!by_reference(heap, LENT, &Lives::endless()), "all live"),
+        &|| assert!(!by_reference(heap, REF_SIZE, &Lives::endless()), "all live"),
         &|| removed::reads_in_place(heap, 6, 10),
     ];
     for scenario in scenarios {

@@ -43,13 +43,13 @@ enum Subject {
     /// Sleeping and waking of processes that poll before they sleep.
     Polling,
     /// What a broker forwards by reference, and when it releases it.
-    Lending,
+    ByRef,
     /// Sleeping until a message by reference is released.
     Returns,
     /// The consumed position that a broker publishes while it forwards by reference.
     Taken,
     /// A receiver that copies and reads on after its removal, in the broker's pages.
-    Struck,
+    Removed,
     /// The same in a client's pages.
     RemovedRef,
     /// The same for a receiver that reads in place.
@@ -79,9 +79,9 @@ const JUDGES: &[Judge] = &[
     Judge { model: models::WAKE_SENDER_POLLING, subject: Subject::Polling, bound: 3 },
     Judge { model: models::WAKE_SENDER_TWICE_POLLING, subject: Subject::Polling, bound: 3 },
     Judge { model: models::WAKE_BOTH_POLLING, subject: Subject::Polling, bound: 2 },
-    Judge { model: models::REF, subject: Subject::Lending, bound: 3 },
+    Judge { model: models::REF, subject: Subject::ByRef, bound: 3 },
     Judge { model: models::REF_BROKER_ASLEEP, subject: Subject::Returns, bound: 3 },
-    Judge { model: models::REMOVED, subject: Subject::Struck, bound: 2 },
+    Judge { model: models::REMOVED, subject: Subject::Removed, bound: 2 },
     Judge { model: models::REF_REMOVED, subject: Subject::RemovedRef, bound: 3 },
     Judge { model: models::REF_REMOVED_IN_PLACE, subject: Subject::RemovedInPlace, bound: 3 },
     Judge { model: models::REF_FLUSH, subject: Subject::Taken, bound: 3 },
@@ -119,13 +119,13 @@ fn subjects(mutant: Protocol) -> &'static [Subject] {
             &[Subject::Taken]
         }
         Protocol::Weakened(Site::ReuseFence | Site::CopyFence, _) => {
-            &[Subject::Struck, Subject::RemovedRef]
+            &[Subject::Removed, Subject::RemovedRef]
         }
         Protocol::Swapped(Swap { first: Step::Store(Site::MemberStore), .. }) => {
-            &[Subject::Struck, Subject::RemovedRef]
+            &[Subject::Removed, Subject::RemovedRef]
         }
         Protocol::Swapped(Swap { then: [Site::MemberRead], .. }) => {
-            &[Subject::Struck, Subject::RemovedRef]
+            &[Subject::Removed, Subject::RemovedRef]
         }
         Protocol::Swapped(Swap {
             first: Step::Store(Site::RetiredPublish) | Step::Look(Site::CursorRead),
@@ -138,11 +138,11 @@ fn subjects(mutant: Protocol) -> &'static [Subject] {
             &[Subject::Broker, Subject::Taken]
         }
         Protocol::Swapped(Swap { first: Step::LookAtReaders, .. }) | Protocol::WeakenedIn(..) => {
-            &[Subject::Lending]
+            &[Subject::ByRef]
         }
         Protocol::Weakened(Site::CursorPublish | Site::CursorRead, _)
         | Protocol::Swapped(Swap { first: Step::ReadPayload, .. }) => {
-            &[Subject::Chain, Subject::Lending]
+            &[Subject::Chain, Subject::ByRef]
         }
         Protocol::Swapped(Swap { first: Step::Store(ParkStore | Site::CursorPublish), .. }) => {
             &[Subject::Waking, Subject::Polling, Subject::Returns]

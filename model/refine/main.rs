@@ -16,6 +16,8 @@ mod promises;
 mod protocol;
 #[path = "../../tests/common/regions.rs"]
 mod regions;
+#[path = "../spec/removed.rs"]
+mod removed;
 #[path = "../shuttle/runtime.rs"]
 mod runtime;
 #[path = "../spec/sabotage.rs"]
@@ -24,8 +26,6 @@ mod sabotage;
 mod scenario;
 #[path = "../spec/state.rs"]
 mod state;
-#[path = "../spec/struck.rs"]
-mod struck;
 #[path = "../spec/trace.rs"]
 mod trace;
 #[path = "../spec/translate.rs"]

@@ -167,8 +167,8 @@ fn p1_p3_p4_p5_p8_generated_programs_are_behaviours_of_the_specification() {
     ));
     report(&format!("  {all:?}"));
     let reached = [all.delivered, all.reuses, all.full, all.deaths, all.late, all.slept, all.rung];
-    let lent = [all.by_ref, all.recalled];
-    assert!(reached.iter().chain(&lent).all(|count| *count > 0), "not reached: {all:?}");
+    let by_ref = [all.by_ref, all.recalled];
+    assert!(reached.iter().chain(&by_ref).all(|count| *count > 0), "not reached: {all:?}");
 }
 
 /// Runs proptest's programs from a fixed seed until the specification refuses one.

@@ -357,7 +357,7 @@ impl<R: Runtime> World<R> {
                     self.core.page_forgotten(id(client), page).unwrap();
                 }
                 ToBroker::HangUp(client) => {
-                    self.runtime.note(Note::Struck { who: client });
+                    self.runtime.note(Note::ReceiverRemoved { who: client });
                     self.core.hung_up(id(client));
                 }
             }
@@ -409,7 +409,7 @@ impl<R: Runtime> World<R> {
         }
         // Otherwise the sockets are full.
         if looks {
-            self.tell();
+            self.announce();
         }
         worked
     }
@@ -440,7 +440,13 @@ impl<R: Runtime> World<R> {
             let [name] = page.read_words(PAGE_ID);
             let (client, of) = (high(name) as Who, low(name));
             let is_it = |page: &&(Who, u32, R::Memory)| (page.0, page.1) == (client, of);
-            let memory = self.shareable_pages.iter().find(is_it).expect("it may be lent").2.clone();
+            let memory = self
+                .shareable_pages
+                .iter()
+                .find(is_it)
+                .expect("a page that may be foreign")
+                .2
+                .clone();
             self.pages.insert(id, memory);
             self.foreign_pages.insert(id);
             self.runtime.note(Note::Adopted { page: id, client, of });
@@ -453,7 +459,7 @@ impl<R: Runtime> World<R> {
         self.runtime.note(Note::Pool { chain: BROKER, pages: there });
     }
 
-    fn tell(&mut self) {
+    fn announce(&mut self) {
         for client in &mut self.clients {
             let id = ClientId(client.id.into());
             while let Some(announcement) = self.core.announcement(id) {
@@ -472,7 +478,7 @@ impl<R: Runtime> World<R> {
     pub fn doze_broker(&mut self) {
         self.wake_broker();
         if !self.is_over() {
-            self.tell();
+            self.announce();
         }
         if self.core.park() && !self.is_over() {
             let room = self.core.is_blocked();

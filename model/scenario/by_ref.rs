@@ -179,24 +179,24 @@ fn connect<R: Runtime>(
 
 /// Connects the three and forwards messages by reference that no receiver has read. Returns `None`
 /// if one died before.
-fn lent<R: Runtime>(
+fn refer<R: Runtime>(
     runtime: &R,
-    lent: u64,
+    referred: u64,
     lives: &Lives,
 ) -> Option<(Client<R>, Broker<R>, Client<R>)> {
-    lent_to(runtime, lent, lives, Roles::RECEIVE)
+    refer_to(runtime, referred, lives, Roles::RECEIVE)
 }
 
-/// Like [`lent`], with a receiver of these roles.
-fn lent_to<R: Runtime>(
+/// Like [`refer`], with a receiver of these roles.
+fn refer_to<R: Runtime>(
     runtime: &R,
-    lent: u64,
+    referred: u64,
     lives: &Lives,
     receives: Roles,
 ) -> Option<(Client<R>, Broker<R>, Client<R>)> {
     let (mut sender, mut broker, mut receiver) = connect(runtime, lives, receives)?;
     let is_over = || [&lives.sender, &lives.broker, &lives.receiver].iter().any(|l| l.is_over());
-    while sender.next < COPIED + lent && !is_over() {
+    while sender.next < COPIED + referred && !is_over() {
         sender.send();
         while broker.cycle() {}
         if sender.next <= COPIED {
@@ -207,7 +207,7 @@ fn lent_to<R: Runtime>(
     if is_over() {
         return None;
     }
-    assert_eq!(broker.core.stats().by_ref, lent);
+    assert_eq!(broker.core.stats().by_ref, referred);
     Some((sender, broker, receiver))
 }
 
@@ -231,7 +231,7 @@ impl<R: Runtime> Broker<R> {
                 Action::Remove(_, fault) => assert_eq!(fault, None, "everybody is honest"),
             }
         }
-        self.tell();
+        self.announce();
         worked
     }
 
@@ -248,12 +248,12 @@ impl<R: Runtime> Broker<R> {
         self.core.drained(client);
     }
 
-    fn tell(&mut self) {
+    fn announce(&mut self) {
         for side in &self.sides {
             while let Some(announcement) = self.core.announcement(side.client) {
                 match announcement {
                     Announcement::Page(id) => {
-                        let page = self.core.page(id).expect("it is told of what is there");
+                        let page = self.core.page(id).expect("an announced page");
                         side.to_client.send(id, Some(page.memory().clone()));
                     }
                     Announcement::Forget(id) => side.to_client.send(id, None),
@@ -458,7 +458,7 @@ impl<R: Runtime> Client<R> {
 /// committed arrives. What receivers read is not overwritten meanwhile. A surviving process
 /// continues, and its pages are released. Returns whether one died. [P3 P4 P5 P7 P8 P9]
 pub fn by_reference<R: Runtime>(runtime: &R, size: Size, lives: &Lives) -> bool {
-    let Some((mut sender, mut broker, mut receiver)) = lent(runtime, size.by_ref, lives) else {
+    let Some((mut sender, mut broker, mut receiver)) = refer(runtime, size.by_ref, lives) else {
         return true;
     };
     // The kernel's part: the processes that have hung up.
@@ -540,7 +540,7 @@ fn end<R: Runtime>(
         // Its last write may have published one more message.
         assert!((sent..=sent + 1).contains(&received), "{sent} sent, {received} received");
     } else {
-        assert_eq!(sent, messages, "it does not get back what it lent");
+        assert_eq!(sent, messages, "some messages are not released");
     }
     if receiver.life.is_over() {
         return true;
@@ -571,7 +571,7 @@ pub fn removed_in_place<R: Runtime>(runtime: &R) {
 
 fn removed<R: Runtime>(runtime: &R, roles: Roles) {
     let lives = Lives::endless();
-    let (mut sender, mut broker, mut receiver) = lent_to(runtime, COPIED, &lives, roles).unwrap();
+    let (mut sender, mut broker, mut receiver) = refer_to(runtime, COPIED, &lives, roles).unwrap();
     let in_place = roles.has(Roles::IN_PLACE);
     receiver.take_in();
     let reads = runtime.spawn(move || {
@@ -611,7 +611,7 @@ fn removed<R: Runtime>(runtime: &R, roles: Roles) {
 /// [P9 P10]
 pub fn ref_asleep<R: Runtime>(runtime: &R, messages: u64) {
     let lives = Lives::endless();
-    let (mut sender, mut broker, mut receiver) = lent(runtime, COPIED, &lives).unwrap();
+    let (mut sender, mut broker, mut receiver) = refer(runtime, COPIED, &lives).unwrap();
     let receives = runtime.spawn(move || receiver.receive_until(messages));
     let sends = runtime.spawn(move || {
         sender.send_until(messages);
@@ -626,7 +626,7 @@ pub fn ref_asleep<R: Runtime>(runtime: &R, messages: u64) {
 /// thread. [P9 P10]
 pub fn broker_asleep<R: Runtime>(runtime: &R, messages: u64) {
     let lives = Lives::endless();
-    let (mut sender, mut broker, mut receiver) = lent(runtime, COPIED, &lives).unwrap();
+    let (mut sender, mut broker, mut receiver) = refer(runtime, COPIED, &lives).unwrap();
     let receives = runtime.spawn(move || receiver.receive_until(messages));
     while sender.next < messages {
         // In this order: the broker's release is room for the sender.
@@ -643,7 +643,7 @@ pub fn broker_asleep<R: Runtime>(runtime: &R, messages: u64) {
 /// A flush ends while the flushed messages are still referenced, because no receiver has read them.
 /// A process that learns of the flush finds them. [P3 P10]
 pub fn flush<R: Runtime>(runtime: &R) {
-    let (mut sender, mut broker, mut receiver) = lent(runtime, 1, &Lives::endless()).unwrap();
+    let (mut sender, mut broker, mut receiver) = refer(runtime, 1, &Lives::endless()).unwrap();
     let flushes = runtime.spawn(move || {
         let messages = sender.next + 1;
         sender.send_until(messages);

@@ -103,13 +103,13 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
         let (chain, by) = (SENDER, who(id));
         self.runtime.note(Note::Admitted { chain, by, page, position, number });
         self.sockets.push((id, socket));
-        self.tell();
+        self.announce();
         start
     }
 
     pub fn remove_receiver(&mut self, id: u32) {
         self.runtime.note(Note::Ended { who: who(id) });
-        self.runtime.note(Note::Struck { who: who(id) });
+        self.runtime.note(Note::ReceiverRemoved { who: who(id) });
         self.sender.remove_receiver(id);
     }
 
@@ -119,7 +119,7 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
         self.sender.retire();
     }
 
-    fn tell(&mut self) {
+    fn announce(&mut self) {
         for (id, socket) in &self.sockets {
             while let Some(announcement) = self.sender.announcement(*id) {
                 if let Announcement::Page(page) = announcement {
@@ -149,10 +149,10 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
                     let pages = self.regions.iter().filter(there);
                     let pages = pages.map(|(id, page)| (*id, page.region_len())).collect();
                     self.runtime.note(Note::Pool { chain: SENDER, pages });
-                    self.tell();
+                    self.announce();
                 }
                 Err(Refused::Blocked(_)) => {
-                    assert!(self.sender.take_fault().is_none(), "an honest cursor was a lie");
+                    assert!(self.sender.take_fault().is_none(), "a correct cursor was invalid");
                     return Step::Nothing;
                 }
                 Err(error) => panic!("{error:?}"),
@@ -438,17 +438,17 @@ pub fn leave_during_reuse<R: Runtime>(runtime: &R, size: Size) {
             hang_up.put(());
         })
     };
-    let mut told = false;
+    let mut notified = false;
     for _ in 0..size.messages + 1 {
-        if sending.next() < size.messages && sending.send() == Step::Nothing && !told {
-            told = hang_up.take().is_some();
-            if told {
+        if sending.next() < size.messages && sending.send() == Step::Nothing && !notified {
+            notified = hang_up.take().is_some();
+            if notified {
                 sending.remove_receiver(1);
             }
         }
     }
     gone();
-    if !told {
+    if !notified {
         hang_up.take().expect("it has hung up");
         sending.remove_receiver(1);
     }

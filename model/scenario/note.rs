@@ -27,7 +27,7 @@ pub enum Note {
     Ended {
         who: Who,
     },
-    Struck {
+    ReceiverRemoved {
         who: Who,
     },
     Removed {

@@ -68,7 +68,7 @@ fn removed<R: Runtime>(runtime: &R, messages: u64, steps: usize, in_place: bool)
         sending.retire();
     }
     while sending.next() < messages {
-        assert_eq!(sending.send(), Step::Done, "nothing waits for a receiver that is struck");
+        assert_eq!(sending.send(), Step::Done, "nothing waits for a removed receiver");
     }
     reads();
 }

@@ -32,7 +32,7 @@ use std::time::Instant;
 struct Reached {
     rollovers: AtomicU64,
     reuses: AtomicU64,
-    lent: AtomicU64,
+    by_ref: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -122,10 +122,10 @@ fn explore_deaths(
 }
 
 fn explore_bus(name: &str, iterations: usize, scripts: &'static [Script]) {
-    explore_lending_bus(name, iterations, usize::MAX, scripts);
+    explore_by_ref_bus(name, iterations, usize::MAX, scripts);
 }
 
-fn explore_lending_bus(
+fn explore_by_ref_bus(
     name: &str,
     iterations: usize,
     zero_copy_threshold: usize,
@@ -136,14 +136,18 @@ fn explore_lending_bus(
     explore(name, iterations, move || {
         let stats =
             run_by_ref(&Shuttle, scripts, CrashBudget::endless(), zero_copy_threshold).stats;
-        counts.lent.fetch_add(stats.by_ref, Ordering::Relaxed);
+        counts.by_ref.fetch_add(stats.by_ref, Ordering::Relaxed);
         counts.rollovers.fetch_add(stats.rollovers, Ordering::Relaxed);
         counts.reuses.fetch_add(stats.reuses, Ordering::Relaxed);
     });
     let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
     assert!(count(&reached.rollovers) > 0, "no page was ever turned");
     assert!(count(&reached.reuses) > 0, "no page was ever written again");
-    assert_eq!(count(&reached.lent) > 0, zero_copy_threshold < usize::MAX, "lent, or not");
+    assert_eq!(
+        count(&reached.by_ref) > 0,
+        zero_copy_threshold < usize::MAX,
+        "by reference, or not"
+    );
 }
 
 const STAYS: Script = Script { sends: 6, dies_after: None, leaves: false };
@@ -199,23 +203,23 @@ const ZERO_COPY_THRESHOLD: usize = 16;
 /// Enough messages that all pages become foreign pages and some replace others.
 const SENDS_MORE: Script = Script { sends: 12, ..STAYS };
 
-const LEND_AND_LEAVE: &[Script] =
+const REFER_AND_LEAVE: &[Script] =
     &[SENDS_MORE, Script { leaves: true, ..SENDS_MORE }, Script { leaves: true, ..SENDS_MORE }];
 
 #[test]
 fn p1_p2_p3_p8_a_bus_by_reference() {
-    explore_lending_bus(
-        "lending_bus",
+    explore_by_ref_bus(
+        "by_ref_bus",
         4000,
         ZERO_COPY_THRESHOLD,
         &[SENDS_MORE, SENDS_MORE, SENDS_MORE],
     );
-    explore_lending_bus("lending_bus_with_leavers", 4000, ZERO_COPY_THRESHOLD, LEND_AND_LEAVE);
+    explore_by_ref_bus("by_ref_bus_with_leavers", 4000, ZERO_COPY_THRESHOLD, REFER_AND_LEAVE);
 }
 
 #[test]
 fn p4_p8_a_client_dies_after_each_step_by_reference() {
-    explore_deaths("lending_bus_with_a_dying_client", 80, |k| {
+    explore_deaths("by_ref_bus_with_a_dying_client", 80, |k| {
         let dies = Script { dies_after: Some(k), ..SENDS_MORE };
         let scripts = [SENDS_MORE, dies, SENDS_MORE];
         run_by_ref(&Shuttle, &scripts, CrashBudget::endless(), ZERO_COPY_THRESHOLD).died
@@ -224,7 +228,7 @@ fn p4_p8_a_client_dies_after_each_step_by_reference() {
 
 #[test]
 fn p3_p5_the_broker_dies_after_each_step_by_reference() {
-    explore_deaths("lending_bus_with_a_dying_broker", 50, |k| {
+    explore_deaths("by_ref_bus_with_a_dying_broker", 50, |k| {
         let scripts = [SENDS_MORE, SENDS_MORE, SENDS_MORE];
         run_by_ref(&Shuttle, &scripts, CrashBudget::ends_after(k), ZERO_COPY_THRESHOLD).died
     });

@@ -23,7 +23,7 @@ pub enum Pc {
     GivingUp(Id),
     Looking,
     Ringing,
-    /// It has done everything possible: it adds the page that was missing and removes dead clients.
+    /// It has done everything possible: it adds the page that was missing and removal dead clients.
     Finishing,
     LookingAgain(Id),
     AskingAgain(u8),
@@ -177,7 +177,7 @@ impl Broker {
                 if hand.is_broken(Break::NoRemoval) {
                     continue;
                 }
-                hand.act(Strike { by: id });
+                hand.act(RemoveReceiver { by: id });
                 if hand.is_broken(Break::DeadForgottenAtOnce) {
                     hand.act(Remove { client: id });
                 }
@@ -209,7 +209,7 @@ impl Broker {
             }
         }
         (self.blocked, self.worked, self.taken) = (Blocked::No, false, 0);
-        self.pc = match hand.bus().has_refs() || hand.bus().lends_dropped() {
+        self.pc = match hand.bus().has_refs() || hand.bus().refers_to_dropped() {
             false => Pc::Taking(1),
             true if hand.bus().chain(BROADCAST).readers.is_empty() => return self.take_back(hand),
             true => Pc::Returning(0),
@@ -306,10 +306,10 @@ impl Broker {
                     break;
                 }
                 let by_ref = choice == BY_REFERENCE || hand.setup.by_ref && !hand.setup.copies;
-                let lent = by_ref.then(|| lend(hand, id, number, place, &pen));
+                let reference = by_ref.then(|| refer(hand, id, number, place, &pen));
                 let units = 1;
                 let copied = Word::Message { from: id, number, units };
-                pen.append_word(hand, BROADCAST, lent.flatten().unwrap_or(copied));
+                pen.append_word(hand, BROADCAST, reference.flatten().unwrap_or(copied));
             }
             hand.act(Pass { chain: id, by: BROKER });
             self.worked = true;
@@ -348,23 +348,23 @@ impl Broker {
                 // One for each cycle, so that the batch has none of its messages already.
                 let number = hand.bus().chain(id).forwarded;
                 let place = Place { page: 0, position: crate::run::HEADER };
-                let lent = (choice == 3).then(|| lend(hand, id, number, place, &pen));
+                let reference = (choice == 3).then(|| refer(hand, id, number, place, &pen));
                 let copied = Word::Message { from: id, number, units: 1 };
-                pen.append_word(hand, BROADCAST, lent.flatten().unwrap_or(copied));
+                pen.append_word(hand, BROADCAST, reference.flatten().unwrap_or(copied));
                 self.run = Some(pen);
                 self.worked = true;
                 self.next_client(hand, id);
             }
             _ => {
-                self.expel(hand, id);
+                self.disconnect(hand, id);
                 self.next_client(hand, id);
             }
         }
     }
 
-    fn expel(&mut self, hand: &mut Hand, id: Id) {
+    fn disconnect(&mut self, hand: &mut Hand, id: Id) {
         hand.act(End { process: id });
-        hand.act(Strike { by: id });
+        hand.act(RemoveReceiver { by: id });
         hand.act(Remove { client: id });
         self.worked = true;
     }
@@ -384,7 +384,7 @@ impl Broker {
         };
         let is_lie = cursor != 0 && !(seen..=tail).contains(&cursor);
         if is_lie && !hand.is_broken(Break::ViolationBelieved) {
-            self.expel(hand, by);
+            self.disconnect(hand, by);
             return (usize::from(n) < hand.bus().chain(BROADCAST).readers.len()).then_some(n);
         }
         if hand.is_broken(Break::ViolationBelieved) && is_lie {
@@ -441,7 +441,7 @@ impl Broker {
         }
         hand.act(Park { by: BROKER });
         hand.act(ParkFence { by: BROKER });
-        let by_ref = hand.bus().has_refs() || hand.bus().lends_dropped();
+        let by_ref = hand.bus().has_refs() || hand.bus().refers_to_dropped();
         let asks = by_ref && !hand.is_broken(Break::SleepsOnReturns);
         self.pc = match self.blocked {
             _ if asks && hand.bus().chain(BROADCAST).readers.is_empty() => return self.up(hand),
@@ -490,7 +490,7 @@ impl Broker {
     fn ask_again(&mut self, hand: &mut Hand, n: u8, choice: Choice) {
         let receivers = hand.bus().chain(BROADCAST).readers.len();
         let next = self.learn(hand, n, choice);
-        let was_struck = hand.bus().chain(BROADCAST).readers.len() < receivers;
+        let was_removed = hand.bus().chain(BROADCAST).readers.len() < receivers;
         match next {
             Some(n) => self.pc = Pc::AskingAgain(n),
             None => {
@@ -500,7 +500,7 @@ impl Broker {
                     && (hand.drop_retired(BROADCAST, tail)
                         || hand.free_page(BROADCAST, tail).is_some());
                 let asks = !hand.is_broken(Break::SleepsOnReturns);
-                if was_struck || has_room || asks && self.has_returns(hand) {
+                if was_removed || has_room || asks && self.has_returns(hand) {
                     self.up(hand);
                 } else if is_full {
                     self.doze(hand);
@@ -513,9 +513,9 @@ impl Broker {
 }
 
 /// Returns the word that refers to a message, if it can be forwarded by reference.
-fn lend(hand: &mut Hand, from: Id, number: u16, place: Place, pen: &Pen) -> Option<Word> {
+fn refer(hand: &mut Hand, from: Id, number: u16, place: Place, pen: &Pen) -> Option<Word> {
     let foreign_page = hand.borrow_page(from, place.page, pen.first.is_some())?;
     let page = hand.bus().chain(from).page(place.page);
     let at = page.and_then(|page| page.unit(place.position))? as u16;
-    Some(Word::Lent { from, number, units: 1, foreign_page, at })
+    Some(Word::Reference { from, number, units: 1, foreign_page, at })
 }

@@ -25,7 +25,7 @@ impl Bus {
                 rules.demand(is_hostile || cursor == reader.cursor, 13, "not what stands there")?;
                 if cursor != 0 {
                     let can_be = (reader.seen..=tail).contains(&cursor);
-                    rules.demand(can_be, 12, "a cursor that lies was believed")?;
+                    rules.demand(can_be, 12, "an invalid cursor was believed")?;
                     reader.seen = cursor;
                 }
                 if let Some(again) = &mut self.process_mut(owner).second_look {
@@ -37,7 +37,7 @@ impl Bus {
                 let page = there(self.chain(owner).page(id), "page")?;
                 let (is_free, is_retired) = (page.is_free(left), self.is_retired(owner, page));
                 rules.demand(is_free, 8, "a page is written again that a receiver has not left")?;
-                let why = "a page is written again that a struck receiver may read in place";
+                let why = "a page is written again that a removed receiver may read in place";
                 rules.demand(!is_retired, 8, why)?;
                 let page = there(self.chain_mut(owner).page_mut(id), "page")?;
                 (page.header, page.is_linked) = (Some((base, first)), false);
@@ -94,9 +94,9 @@ impl Bus {
                     break;
                 }
                 Word::Message { from, number: theirs, .. }
-                | Word::Lent { from, number: theirs, .. } => {
+                | Word::Reference { from, number: theirs, .. } => {
                     self.check_content(owner, from, theirs, rules)?;
-                    if let Word::Lent { units, .. } = word {
+                    if let Word::Reference { units, .. } = word {
                         let until = tail.position + u32::from(units);
                         self.hold(owner, word, until, rules)?;
                     }
@@ -156,7 +156,7 @@ impl Bus {
         let (header, bells) = (self.sizes.header, self.sizes.bells);
         let is_hostile = self.process(id).is_hostile;
         rules.demand(self.lives(by), 4, "a dead process reads")?;
-        if id == BROADCAST && self.struck(by).is_some() {
+        if id == BROADCAST && self.removed(by).is_some() {
             return self.read_on(action, rules);
         }
         let chain = self.chain(id);
@@ -216,15 +216,18 @@ impl Bus {
                 let (holds, returned) = self.holds_before(id, to);
                 let holds = holds && by == BROKER && to < place.position;
                 let is_place = to == place.position || holds;
-                rules.demand(is_place, 8, "it gives up another place than its own")?;
-                rules.demand(returned, 8, "it gives up what is lent and not passed by all")?;
-                let is_unsaid = by == BROKER && self.is_given_up_unsaid(id, to);
-                let why =
-                    "it gives up what a struck receiver may read in place, and does not say so";
+                rules.demand(is_place, 8, "it releases another place than its own")?;
+                rules.demand(
+                    returned,
+                    8,
+                    "it releases a referenced message that not all have passed",
+                )?;
+                let is_unsaid = by == BROKER && self.is_released_unannounced(id, to);
+                let why = "it releases, without a retired word, what a removed receiver may read in place";
                 rules.demand(!is_unsaid, 8, why)?;
                 rules.demand(to > cursor, 12, "its cursor does not move forwards")?;
                 let sent_on = id == BROADCAST || is_hostile || chain.forwarded >= next;
-                rules.demand(sent_on, 3, "it gives up what it has not sent on")?;
+                rules.demand(sent_on, 3, "it releases what it has not sent on")?;
                 let has_peer = !chain.is_orphan;
                 let reader = there(self.chain_mut(id).reader_mut(by), "receiver")?;
                 reader.cursor = to;
@@ -248,10 +251,10 @@ impl Bus {
 
     /// Forgets messages that all receivers have: no later rule asks for them.
     pub fn forget_what_all_have(&mut self, chain: Id) {
-        let struck = self.struck.iter().filter(|_| chain == BROADCAST);
-        let struck = struck.map(|struck| struck.reader.next).min();
+        let removed = self.removed.iter().filter(|_| chain == BROADCAST);
+        let removed = removed.map(|removed| removed.reader.next).min();
         let chain = self.chain_mut(chain);
-        let least = chain.readers.iter().map(|reader| reader.next).chain(struck).min();
+        let least = chain.readers.iter().map(|reader| reader.next).chain(removed).min();
         let kept = usize::from(chain.published - least.unwrap_or(chain.published));
         let surplus = chain.log.len().saturating_sub(kept);
         chain.log.drain(..surplus);

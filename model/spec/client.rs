@@ -112,7 +112,7 @@ pub fn step(hand: &mut Hand, id: Id, step: Step) {
             me = Client { pc: Pc::Over, ..me };
         }
         (Pc::Going, Step::Send) => me.send(hand, id),
-        (Pc::Going, _) if hand.run.may_be_struck(id) => me.find(hand, id),
+        (Pc::Going, _) if hand.run.may_be_removed(id) => me.find(hand, id),
         (Pc::Going, _) => me.receive(hand, id),
         (Pc::Found | Pc::Copied | Pc::HasInHand, _) => me.read(hand, id),
         _ if Client::is_told(hand, id) => me.after_strike(hand, id),
@@ -186,7 +186,7 @@ impl Client {
             return;
         }
         while found.message().is_some() && hand.run.violation.is_none() {
-            if let Word::Lent { foreign_page, at, .. } = found
+            if let Word::Reference { foreign_page, at, .. } = found
                 && let Some(ForeignPage { of, page, .. }) = hand.bus().foreign_page(foreign_page)
             {
                 hand.act(Borrow { by: id, of: *of, page: *page, at: at.into() });

@@ -79,7 +79,7 @@ impl Bus {
                 let learnt = readers.iter().all(|reader| again.learnt.has(reader.by));
                 rules.demand(learnt || !room, 10, "it sleeps and has not asked for room again")?;
                 let by_ref = by == BROKER && self.has_refs();
-                let why = "it sleeps and has not asked again for what it has lent";
+                let why = "it sleeps and has not checked its references again";
                 rules.demand(learnt || !by_ref, 10, why)?;
                 let process = self.process_mut(by);
                 (process.is_asleep, process.second_look) = (true, None);

@@ -22,8 +22,8 @@ use std::time::Instant;
 pub enum Move {
     Client(Id, client::Step),
     Broker(broker::Choice),
-    /// The broker removes the last client, which lives.
-    Strike,
+    /// The broker removal the last client, which lives.
+    Remove,
     /// A process is killed after the given number of accesses of its next move.
     Death(Id, Next, u8),
 }
@@ -61,7 +61,7 @@ impl Setup {
             let (id, next) = match *what {
                 Move::Client(id, step) => (id, Next::Client(step)),
                 Move::Broker(choice) => (BROKER, Next::Broker(choice)),
-                Move::Death(..) | Move::Strike => continue,
+                Move::Death(..) | Move::Remove => continue,
             };
             let accesses = self.advance(&mut run.clone(), id, next, u8::MAX);
             deaths.extend((1..accesses).map(|after| Move::Death(id, next, after)));
@@ -127,8 +127,8 @@ impl Setup {
             clients: (0..clients).map(|_| Client::new()).collect(),
             deaths_left: self.deaths,
             faults_left: self.has_faults,
-            strikes: self.strikes,
-            strikes_left: self.strikes.is_some().into(),
+            removal: self.removal,
+            removals_left: self.removal.is_some().into(),
             discarded: false,
             tore: false,
             violation: None,
@@ -145,8 +145,12 @@ impl Setup {
             hand.act(Action::Admit { chain: id, by: BROKER, page, position, number });
             hand.run.clients[usize::from(id) - 1].pc = Pc::Going;
         }
-        if let Some(reads) = self.strikes {
-            assert_eq!(self.scripts[clients - 1].len(), 0, "who may be struck sends nothing");
+        if let Some(reads) = self.removal {
+            assert_eq!(
+                self.scripts[clients - 1].len(),
+                0,
+                "a client that may be removed sends nothing"
+            );
             run.bus.process_mut(clients as Id).reads_in_place = reads == Reads::InPlace;
         }
         if self.has_faults > 0 {
@@ -165,7 +169,7 @@ impl Setup {
             Move::Broker(choice) => {
                 self.advance(&mut run, BROKER, Next::Broker(choice), u8::MAX);
             }
-            Move::Strike => removal::strike(&mut Hand { setup: self, run: &mut run }),
+            Move::Remove => removal::remove(&mut Hand { setup: self, run: &mut run }),
             Move::Death(id, next, after) => {
                 self.advance(&mut run, id, next, after);
                 self.kill(&mut run, id);
@@ -226,7 +230,7 @@ impl Model for Setup {
             moves.extend(self.deaths(run, &steps));
         }
         if !received && removal::may_strike(self, run) {
-            moves.push(Move::Strike);
+            moves.push(Move::Remove);
         }
         moves.extend(steps);
     }
@@ -277,20 +281,20 @@ impl Model for Setup {
                 })
             }));
         }
-        if let Some(reads) = self.strikes {
+        if let Some(reads) = self.removal {
             properties.extend(REMOVED.map(sometimes));
             properties.push(sometimes(match reads {
                 Reads::Copies => DISCARDED,
                 Reads::InPlace => RETIRED,
             }));
             if reads == Reads::InPlace && self.by_ref {
-                properties.push(sometimes(LENT_RETIRED));
+                properties.push(sometimes(REF_RETIRED));
             }
         }
         if self.by_ref {
             properties.extend(BY_REF.map(sometimes));
             if self.scripts.iter().any(|s| s.iter().sum::<u8>() > 2 * self.pages as u8) {
-                let name = "a sender has no room since its pages are lent";
+                let name = "a sender has no room because messages refer to its pages";
                 properties.push(Property::sometimes(name, waits_for_returns));
             }
             if self.deaths > 0 {
@@ -309,40 +313,40 @@ fn sometimes((name, condition): (&'static str, Condition)) -> Property<Setup> {
 
 /// Conditions that a setup with a removed live receiver must reach.
 const REMOVED: [(&str, Condition); 2] = [
-    ("a receiver is struck while it reads", |setup, run| {
+    ("a receiver is removed while it reads", |setup, run| {
         setup.is_reached(run, |run| {
-            run.clients.last().is_some_and(is_reading) && !run.bus.struck.is_empty()
+            run.clients.last().is_some_and(is_reading) && !run.bus.removed.is_empty()
         })
     }),
-    ("a receiver that was struck has ended", |setup, run| {
+    ("a removed receiver has ended", |setup, run| {
         let nobody_died = run.deaths_left == setup.deaths;
-        setup
-            .is_reached(run, |run| run.strikes_left == 0 && !run.bus.lives(run.clients.len() as Id))
-            && nobody_died
+        setup.is_reached(run, |run| {
+            run.removals_left == 0 && !run.bus.lives(run.clients.len() as Id)
+        }) && nobody_died
     }),
 ];
 const DISCARDED: (&str, Condition) =
     ("a changed copy is discarded", |setup, run| setup.is_reached(run, |run| run.discarded));
 const RETIRED: (&str, Condition) =
-    ("a page is dropped that a struck receiver reads", |setup, run| {
+    ("a page is dropped that a removed receiver reads", |setup, run| {
         setup.is_reached(run, |run| {
-            let is_dropped = |it: &Struck| run.bus.word_under(it).is_none();
-            run.bus.struck.iter().any(|it| it.reader.has_in_hand && is_dropped(it))
+            let is_dropped = |it: &Removed| run.bus.word_under(it).is_none();
+            run.bus.removed.iter().any(|it| it.reader.has_in_hand && is_dropped(it))
         })
     });
-const LENT_RETIRED: (&str, Condition) =
-    ("a lent page is dropped that a struck receiver reads", |setup, run| {
+const REF_RETIRED: (&str, Condition) =
+    ("a foreign page is dropped that a removed receiver reads", |setup, run| {
         setup.is_reached(run, |run| {
-            let is_dropped = |it: &Struck| {
-                it.lent.is_some_and(|(of, page, _)| run.bus.chain(of).page(page).is_none())
+            let is_dropped = |it: &Removed| {
+                it.reference.is_some_and(|(of, page, _)| run.bus.chain(of).page(page).is_none())
             };
-            run.bus.struck.iter().any(|it| it.reader.has_in_hand && is_dropped(it))
+            run.bus.removed.iter().any(|it| it.reader.has_in_hand && is_dropped(it))
         })
     });
 
 /// Conditions that a setup with messages by reference must reach.
 const BY_REF: [(&str, Condition); 4] = [
-    ("a message is lent and read", |setup, run| {
+    ("a message by reference is read", |setup, run| {
         setup.is_reached(run, |run| run.bus.held.iter().any(|held| !run.bus.is_unread(held)))
     }),
     ("a cursor is held back", |setup, run| {

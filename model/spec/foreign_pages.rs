@@ -4,14 +4,14 @@ use crate::protocol::{Action, Rules, Verdict, there};
 use crate::state::*;
 
 impl Bus {
-    pub fn lend(&mut self, action: Action, rules: Rules) -> Verdict {
+    pub fn refer(&mut self, action: Action, rules: Rules) -> Verdict {
         match action {
             Action::Adopt { foreign_page: id, of, page } => {
                 let len = there(self.chain(of).page(page), "page")?.len;
-                let lent: u32 =
+                let foreign: u32 =
                     self.foreign_pages.iter().map(|foreign_page| foreign_page.len).sum();
-                let has_room = lent + len <= self.sizes.budget;
-                rules.demand(has_room, 6, "more is lent than the budget")?;
+                let has_room = foreign + len <= self.sizes.budget;
+                rules.demand(has_room, 6, "foreign pages exceed the budget")?;
                 let chain = self.chain_mut(BROADCAST);
                 rules.demand(id >= chain.next_page, 8, "a page id was used before")?;
                 chain.next_page = id + 1;
@@ -28,23 +28,27 @@ impl Bus {
             }
             Action::Forget { page: id, .. } => {
                 let passed = self.chain(BROADCAST).passed_by_all();
-                let until = there(self.foreign_page(id), "loan")?.until;
-                rules.demand(until <= passed, 8, "a page was taken back that is lent")?;
+                let until = there(self.foreign_page(id), "foreign page")?.until;
+                rules.demand(until <= passed, 8, "a page is forgotten to which messages refer")?;
                 self.foreign_pages.retain(|foreign_page| foreign_page.id != id);
             }
             Action::Borrow { by, of, page, at } => {
                 rules.demand(self.lives(by), 4, "a dead process reads")?;
-                if self.struck(by).is_some() {
+                if self.removed(by).is_some() {
                     return self.read_on(action, rules);
                 }
                 let found = self.chain(BROADCAST).reader(by).and_then(|reader| reader.found);
-                let Some(word @ Word::Lent { foreign_page, at: unit, .. }) = found else {
-                    return rules.demand(false, 3, "it reads a page that nothing is lent of");
+                let Some(word @ Word::Reference { foreign_page, at: unit, .. }) = found else {
+                    return rules.demand(
+                        false,
+                        3,
+                        "it reads a page to which its message does not refer",
+                    );
                 };
-                let lender = there(self.foreign_page(foreign_page), "loan")?;
-                let is_there = (lender.of, lender.page) == (of, page) && at >= u32::from(unit);
-                rules.demand(is_there, 8, "it reads another place than the lent message's")?;
-                let has = lender.sent.has(by);
+                let foreign = there(self.foreign_page(foreign_page), "foreign page")?;
+                let is_there = (foreign.of, foreign.page) == (of, page) && at >= u32::from(unit);
+                rules.demand(is_there, 8, "it reads another place than the reference names")?;
+                let has = foreign.sent.has(by);
                 rules.demand(has, 3, "it reads a page that it was not sent")?;
                 let stands = self.stands(word) || self.process(of).is_hostile;
                 rules.demand(stands, 8, "it reads a page that is another by now")?;
@@ -71,17 +75,20 @@ impl Bus {
 
     /// A message by reference was published: its client's page holds it from now on.
     pub fn hold(&mut self, owner: Id, word: Word, until: u32, rules: Rules) -> Verdict {
-        let Word::Lent { from, number, foreign_page: id, at, .. } = word else { return Ok(()) };
-        rules.demand(owner == BROADCAST, 12, "another chain than the broadcast chain lends")?;
-        let foreign_page = there(self.foreign_page(id), "loan")?;
-        rules.demand(foreign_page.of == from, 12, "it lends another's message as the sender's")?;
+        let Word::Reference { from, number, foreign_page: id, at, .. } = word else {
+            return Ok(());
+        };
+        rules.demand(owner == BROADCAST, 12, "a reference outside the broadcast chain")?;
+        let foreign_page = there(self.foreign_page(id), "foreign page")?;
+        rules.demand(foreign_page.of == from, 12, "a reference to another client's message")?;
         let readers = &self.chain(BROADCAST).readers;
         let is_sent = readers.iter().all(|reader| foreign_page.sent.has(reader.by));
-        rules.demand(is_sent, 3, "a page is lent before it was sent to everybody")?;
+        rules.demand(is_sent, 3, "a reference to a page that not all receivers have")?;
         let is_hostile = self.process(from).is_hostile;
         let stands = is_hostile || self.stands(word);
-        rules.demand(stands, 8, "what it lends does not stand there")?;
-        let base = self.lent_page(id).and_then(|page| page.header).map_or(0, |(base, _)| base);
+        rules.demand(stands, 8, "the referenced message is not there")?;
+        let base =
+            self.page_referred_to(id).and_then(|page| page.header).map_or(0, |(base, _)| base);
         let position = base + u32::from(at);
         self.held.push(Held { from, number, foreign_page: id, at, position, until });
         let mut foreign_pages = self.foreign_pages.iter_mut();
@@ -93,15 +100,16 @@ impl Bus {
     }
 
     /// Returns a foreign page.
-    fn lent_page(&self, foreign_page: u16) -> Option<&Page> {
+    fn page_referred_to(&self, foreign_page: u16) -> Option<&Page> {
         let foreign_page = self.foreign_page(foreign_page)?;
         foreign_page.rest.as_ref().or_else(|| self.chain(foreign_page.of).page(foreign_page.page))
     }
 
     /// Returns whether the message is at the location that the reference names.
     pub fn stands(&self, word: Word) -> bool {
-        let Word::Lent { from, number, foreign_page, at, .. } = word else { return true };
-        let stands = self.lent_page(foreign_page).and_then(|page| page.words.get(usize::from(at)));
+        let Word::Reference { from, number, foreign_page, at, .. } = word else { return true };
+        let stands =
+            self.page_referred_to(foreign_page).and_then(|page| page.words.get(usize::from(at)));
         matches!(stands, Some(Word::Message { from: f, number: n, .. }) if (*f, *n) == (from, number))
     }
 
@@ -141,7 +149,7 @@ impl Bus {
 
     /// Returns whether messages refer to a page that its owner has dropped.
     #[allow(dead_code, reason = "used by the model's programs")]
-    pub fn lends_dropped(&self) -> bool {
+    pub fn refers_to_dropped(&self) -> bool {
         self.foreign_pages.iter().any(|foreign_page| foreign_page.rest.is_some())
     }
 

@@ -1,7 +1,7 @@
 //! The bus as an abstract state machine, explored exhaustively.
 //!
 //! [`protocol`] is the specification: the rules of `docs/protocol.md` over actions, with
-//! [`chains`], [`foreign_pages`], [`struck`] and [`doorbells`]. [`client`], with [`reading`], and
+//! [`chains`], [`foreign_pages`], [`removed`] and [`doorbells`]. [`client`], with [`reading`], and
 //! [`broker`], with [`removal`], are programs that follow it. [`promises`] defines what must never
 //! happen and what must hold in the end. [`merge`] defines which steps are taken together, and why.
 //! A process may be killed before and after any of its accesses.
@@ -39,9 +39,9 @@ mod promises;
 mod protocol;
 mod reading;
 mod removal;
+mod removed;
 mod run;
 mod state;
-mod struck;
 
 use explore::{Extent, every_run_ends, explore, judge, report};
 use reading::Reads;
@@ -56,7 +56,7 @@ const BUS: Setup = Setup {
     leaves: false,
     deaths: 0,
     has_faults: 0,
-    strikes: None,
+    removal: None,
     share: 2,
     by_ref: false,
     copies: true,
@@ -108,7 +108,7 @@ fn p8_p9_a_long_chain() {
 fn p10_every_step_alone() {
     all("fine_1_client", Setup { scripts: &[&[1, 1, 2, 1]], deaths: 1, fine: true, ..BUS });
     all("fine_2_clients", Setup { scripts: &[&[1], &[1]], deaths: 1, fine: true, ..BUS });
-    all("fine_page_turn", Setup { scripts: &[&[1], &[1, 1]], fine: true, ..BUS });
+    all("fine_page_advance", Setup { scripts: &[&[1], &[1, 1]], fine: true, ..BUS });
     if is_full() {
         all("fine_small", Setup { fine: true, ..SMALL });
         all("fine_bus", Setup { fine: true, deaths: 1, ..BUS });
@@ -125,19 +125,19 @@ fn p9_p10_every_run_comes_to_an_end() {
 
 #[test]
 fn p8_p9_p10_a_referenced_page_is_held_until_all_passed_it() {
-    all("lend_1_client", Setup { scripts: &[&[1, 2, 1, 1]], deaths: 2, ..BY_REF });
-    all("lend_2_receivers", Setup { scripts: &[&[1, 2], &[]], deaths: 1, ..BY_REF });
-    all("fine_lend_1_client", Setup { scripts: &[&[1, 1, 1]], deaths: 1, fine: true, ..BY_REF });
+    all("by_ref_1_client", Setup { scripts: &[&[1, 2, 1, 1]], deaths: 2, ..BY_REF });
+    all("by_ref_2_receivers", Setup { scripts: &[&[1, 2], &[]], deaths: 1, ..BY_REF });
+    all("fine_by_ref_1_client", Setup { scripts: &[&[1, 1, 1]], deaths: 1, fine: true, ..BY_REF });
     if is_full() {
-        all("lend_full_chain", BY_REF);
-        all("lend_2_clients", Setup { by_ref: true, ..SMALL });
-        all("fine_lend_2_receivers", Setup { scripts: &[&[1, 1], &[]], fine: true, ..BY_REF });
+        all("by_ref_full_chain", BY_REF);
+        all("by_ref_2_clients", Setup { by_ref: true, ..SMALL });
+        all("fine_by_ref_2_receivers", Setup { scripts: &[&[1, 1], &[]], fine: true, ..BY_REF });
     }
 }
 
 #[test]
 fn p3_p8_a_client_joins_late_by_reference() {
-    all("lend_late_join", Setup { scripts: &[&[1, 2], &[]], late: 1, ..BY_REF });
+    all("by_ref_late_join", Setup { scripts: &[&[1, 2], &[]], late: 1, ..BY_REF });
 }
 
 #[test]
@@ -148,28 +148,28 @@ fn p12_a_hostile_client_by_reference_harms_no_other() {
 #[test]
 fn p9_p10_every_run_by_reference_ends() {
     const TWO: Setup = Setup { scripts: &[&[1, 1], &[]], ..BY_REF };
-    every_run_ends("lend_1_client", &Setup { scripts: &[&[1, 2, 1, 1]], deaths: 1, ..BY_REF });
-    every_run_ends("lend_late_join", &Setup { late: 1, ..TWO });
+    every_run_ends("by_ref_1_client", &Setup { scripts: &[&[1, 2, 1, 1]], deaths: 1, ..BY_REF });
+    every_run_ends("by_ref_late_join", &Setup { late: 1, ..TWO });
     every_run_ends("by_ref_hostile", &Setup { has_faults: 2, ..TWO });
 }
 
 /// A client that sends, and one that may be removed while it reads. There are enough messages to
 /// reuse the first page.
-const REMOVED: Setup = Setup { scripts: &[&[2, 2, 1], &[]], strikes: Some(Reads::Copies), ..BUS };
+const REMOVED: Setup = Setup { scripts: &[&[2, 2, 1], &[]], removal: Some(Reads::Copies), ..BUS };
 /// The same, but the client that may be removed reads in place.
-const IN_PLACE: Setup = Setup { strikes: Some(Reads::InPlace), ..REMOVED };
+const IN_PLACE: Setup = Setup { removal: Some(Reads::InPlace), ..REMOVED };
 
 #[test]
 fn p3_p6_p8_a_removed_receiver_lives_on() {
     all("removed_copies", Setup { deaths: 1, ..REMOVED });
     all("removed_in_place", Setup { deaths: 1, ..IN_PLACE });
-    all("struck_lent_copies", Setup { by_ref: true, copies: false, ..REMOVED });
-    all("struck_lent_in_place", Setup { by_ref: true, copies: false, ..IN_PLACE });
+    all("removed_by_ref_copies", Setup { by_ref: true, copies: false, ..REMOVED });
+    all("removed_by_ref_in_place", Setup { by_ref: true, copies: false, ..IN_PLACE });
     if is_full() {
-        all("struck_may_lend_copies", Setup { by_ref: true, ..REMOVED });
-        all("struck_may_lend_in_place", Setup { by_ref: true, ..IN_PLACE });
-        all("fine_struck_copies", Setup { fine: true, ..REMOVED });
-        all("fine_struck_in_place", Setup { fine: true, ..IN_PLACE });
+        all("removed_maybe_by_ref_copies", Setup { by_ref: true, ..REMOVED });
+        all("removed_maybe_by_ref_in_place", Setup { by_ref: true, ..IN_PLACE });
+        all("fine_removed_copies", Setup { fine: true, ..REMOVED });
+        all("fine_removed_in_place", Setup { fine: true, ..IN_PLACE });
     }
 }
 
@@ -177,7 +177,7 @@ fn p3_p6_p8_a_removed_receiver_lives_on() {
 fn p9_p10_every_run_with_a_removed_receiver_ends() {
     every_run_ends("removed_copies", &REMOVED);
     every_run_ends("removed_in_place", &IN_PLACE);
-    every_run_ends("struck_lent_in_place", &Setup { by_ref: true, copies: false, ..IN_PLACE });
+    every_run_ends("removed_by_ref_in_place", &Setup { by_ref: true, copies: false, ..IN_PLACE });
 }
 
 #[test]
@@ -207,8 +207,8 @@ fn stage(broken: Break) -> Setup {
         PageNotEmptied | ViolationBelieved => Setup { has_faults: 3, ..BUS },
         LentNotHeld | HeldUntilPublished | SleepsOnReturns | LentBeforeSent => BY_REF,
         LentForgottenAtOnce => Setup { deaths: 1, ..BY_REF },
-        ChangedCopyTaken | MemberReadBeforeCopy | MemberNotCleared => REMOVED,
-        MemberUnreadInPlace | NotRetired | RetiredNotCounted | StruckUntold => IN_PLACE,
+        ChangedCopyConsumed | MemberReadBeforeCopy | MemberNotCleared => REMOVED,
+        MemberUnreadInPlace | NotRetired | RetiredNotCounted | RemovedUnannounced => IN_PLACE,
         RetiredForEver => Setup { scripts: &[&[2, 2, 2, 2, 2, 1], &[]], ..IN_PLACE },
         LentNotRetired | RetiredAfterCursor | RetiredUnread | RetiredReadBeforeCursor => {
             Setup { by_ref: true, copies: false, ..IN_PLACE }

@@ -39,7 +39,7 @@ pub fn client_goes_on(run: &Run, id: Id) -> bool {
         client::Pc::Written(_) | client::Pc::Ringing { .. } | client::Pc::Waking => true,
         client::Pc::Going => finds_message(run, id),
         client::Pc::Copied => true,
-        client::Pc::Found => run.strikes == Some(Reads::InPlace),
+        client::Pc::Found => run.removal == Some(Reads::InPlace),
         _ => false,
     }
 }
@@ -50,7 +50,7 @@ pub fn finds_message(run: &Run, id: Id) -> bool {
     let chain = run.bus.chain(BROADCAST);
     let place = chain.reader(id).map(|reader| reader.place);
     let is_message = |place| matches!(chain.word(place), Some(Word::Message { .. }));
-    !run.may_be_struck(id)
+    !run.may_be_removed(id)
         && run.bus.lives(id)
         && run.clients[usize::from(id) - 1].pc == client::Pc::Going
         && place.is_some_and(is_message)
@@ -113,17 +113,18 @@ pub fn settle(setup: &Setup, run: &mut Run) {
         let me = usize::from(by).checked_sub(1).and_then(|by| run.clients.get(by));
         me.is_some_and(is_reading)
     };
-    let struck = places_of_struck(&run.bus);
+    let removed = places_of_removed(&run.bus);
     let Bus { processes, chains, held, .. } = &mut run.bus;
     for (i, chain) in chains.iter_mut().enumerate() {
         let lives = |reader: &&Reader| processes[usize::from(reader.by)].life == Life::Lives;
         // Messages by reference in the broker's pending batch are not visible to any receiver yet.
-        let is_lent = |by| by_ref && by == BROKER && i > 0;
-        let place = |r: &Reader| if is_lent(r.by) { r.cursor } else { r.place.position };
+        let is_by_ref = |by| by_ref && by == BROKER && i > 0;
+        let place = |r: &Reader| if is_by_ref(r.by) { r.cursor } else { r.place.position };
         let readers = chain.readers.iter().filter(lives).map(place);
-        let lent = held.iter().filter(|held| usize::from(held.from) == i);
-        let struck = struck.iter().filter(|(id, _)| usize::from(*id) == i);
-        let kept = lent.map(|held| held.position).chain(struck.map(|(_, position)| *position));
+        let referenced = held.iter().filter(|held| usize::from(held.from) == i);
+        let removed = removed.iter().filter(|(id, _)| usize::from(*id) == i);
+        let kept =
+            referenced.map(|held| held.position).chain(removed.map(|(_, position)| *position));
         let first = readers.chain(kept).min();
         let first = first.unwrap_or(chain.tail.position);
         for page in &mut chain.pages {
@@ -151,18 +152,18 @@ pub fn settle(setup: &Setup, run: &mut Run) {
 }
 
 /// Returns where removed receivers read while nothing has changed there: chain and position.
-fn places_of_struck(bus: &Bus) -> SmallVec<[(Id, u32); 2]> {
+fn places_of_removed(bus: &Bus) -> SmallVec<[(Id, u32); 2]> {
     let mut places = SmallVec::new();
-    for struck in &bus.struck {
-        let place = struck.reader.place;
+    for removed in &bus.removed {
+        let place = removed.reader.place;
         if bus.chain(BROADCAST).word(place).is_some() {
             places.push((BROADCAST, place.position));
         }
-        let lent = struck.lent.and_then(|(of, page, at)| {
+        let reference = removed.reference.and_then(|(of, page, at)| {
             let (base, _) = bus.chain(of).page(page)?.header?;
             Some((of, base + u32::from(at)))
         });
-        places.extend(lent);
+        places.extend(reference);
     }
     places
 }
@@ -187,10 +188,10 @@ fn settle_foreign_pages(run: &mut Run) {
         }
         if let Some(page) = &mut foreign_page.rest {
             for (unit, word) in page.words.iter_mut().enumerate() {
-                let is_lent = |held: &Held| {
+                let is_by_ref = |held: &Held| {
                     held.foreign_page == foreign_page.id && usize::from(held.at) == unit
                 };
-                if !held.iter().any(is_lent) {
+                if !held.iter().any(is_by_ref) {
                     *word = Word::Other;
                 }
             }

@@ -22,24 +22,24 @@ pub fn harm(bus: &Bus) -> Option<Violation> {
             return violation(8, "a page was taken back that receivers have still to read");
         }
         let Held { from, number, foreign_page, at, .. } = *held;
-        if !bus.stands(Word::Lent { from, number, units: 0, foreign_page, at }) {
-            return violation(8, "a page was written again of which a message is lent");
+        if !bus.stands(Word::Reference { from, number, units: 0, foreign_page, at }) {
+            return violation(8, "a page was written again to which a message refers");
         }
     }
-    for struck in &bus.struck {
-        if struck.is_deceived {
-            return violation(8, "a struck receiver takes bytes for a message that were not sent");
+    for removed in &bus.removed {
+        if removed.is_deceived {
+            return violation(8, "a removed receiver takes bytes for a message that were not sent");
         }
-        if struck.reader.has_in_hand && !bus.is_as_found(struck) {
-            return violation(8, "a page was written again that a struck receiver reads in place");
+        if removed.reader.has_in_hand && !bus.is_as_found(removed) {
+            return violation(8, "a page was written again that a removed receiver reads in place");
         }
-        if struck.kept.max(struck.kept_lent) > bus.sizes.budget {
-            return violation(6, "a struck receiver keeps more than a budget");
+        if removed.kept.max(removed.kept_foreign) > bus.sizes.budget {
+            return violation(6, "a removed receiver keeps more than a budget");
         }
     }
     if bus.foreign_pages.iter().map(|foreign_page| foreign_page.len).sum::<u32>() > bus.sizes.budget
     {
-        return violation(6, "more is lent than the budget");
+        return violation(6, "foreign pages exceed the budget");
     }
     for id in bus.ids().filter(|id| !bus.process(*id).is_hostile) {
         let chain = bus.chain(id);
@@ -65,16 +65,19 @@ pub fn harm(bus: &Bus) -> Option<Violation> {
                 continue;
             }
             match word {
-                Word::Message { .. } | Word::Lent { .. } => {
+                Word::Message { .. } | Word::Reference { .. } => {
                     if chain.message(reader.next) != word.message() {
                         return violation(2, "a reader finds another message than the others");
                     }
-                    if let Word::Lent { foreign_page, .. } = word
+                    if let Word::Reference { foreign_page, .. } = word
                         && !bus
                             .foreign_page(foreign_page)
                             .is_some_and(|foreign_page| foreign_page.sent.has(reader.by))
                     {
-                        return violation(3, "a reader is lent a page that it does not have");
+                        return violation(
+                            3,
+                            "a message refers to a page that its reader does not have",
+                        );
                     }
                 }
                 Word::EndOfPage { next } => {
@@ -104,8 +107,8 @@ pub fn unmet(bus: &Bus) -> Option<Violation> {
             return violation(7, "a page is held that its owner has let go of");
         }
     }
-    if !bus.struck.is_empty() {
-        return violation(10, "it was struck, and does not end");
+    if !bus.removed.is_empty() {
+        return violation(10, "it was removed, and does not end");
     }
     for id in bus.ids().filter(|id| !bus.process(*id).is_hostile) {
         let chain = bus.chain(id);

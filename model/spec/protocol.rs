@@ -41,8 +41,8 @@ pub enum Action {
     EndMembership {
         by: Id,
     },
-    /// The sender removes a receiver: it is gone, at fault, or was disconnected.
-    Strike {
+    /// The sender removal a receiver: it is gone, at fault, or was disconnected.
+    RemoveReceiver {
         by: Id,
     },
     /// Retires pages that begin before this position: in the broker's own chain, or, by the retired
@@ -255,16 +255,16 @@ impl Bus {
                 self.connect(action, rules)
             }
             EndMembership { .. }
-            | Strike { .. }
+            | RemoveReceiver { .. }
             | Retire { .. }
             | LearnRetired { .. }
-            | HandOut { .. } => self.strike(action, rules),
+            | HandOut { .. } => self.remove(action, rules),
             Make { .. } | Send { .. } => self.pool(action, rules),
             Forget { chain: BROADCAST, page } if self.foreign_page(page).is_some() => {
-                self.lend(action, rules)
+                self.refer(action, rules)
             }
             Forget { .. } => self.pool(action, rules),
-            Adopt { .. } | Borrow { .. } | Take { .. } => self.lend(action, rules),
+            Adopt { .. } | Borrow { .. } | Take { .. } => self.refer(action, rules),
             Learn { .. }
             | Reset { .. }
             | Write { .. }
@@ -344,7 +344,7 @@ impl Bus {
                     rung_by,
                     ..Process::default()
                 };
-                self.struck.retain(|struck| struck.reader.by != process);
+                self.removed.retain(|removed| removed.reader.by != process);
                 // The connection of a removed client had ended before.
                 let is_news = |id: &Id| (*id == BROKER) != (process == BROKER) && !is_removed;
                 for id in self.ids().filter(is_news) {

@@ -23,8 +23,8 @@ pub enum Reads {
 
 impl Run {
     /// Returns whether the broker may remove this client at any time, or has removed it.
-    pub fn may_be_struck(&self, id: Id) -> bool {
-        self.strikes.is_some() && usize::from(id) == self.clients.len()
+    pub fn may_be_removed(&self, id: Id) -> bool {
+        self.removal.is_some() && usize::from(id) == self.clients.len()
     }
 }
 
@@ -37,7 +37,7 @@ impl Client {
     /// Returns whether it was removed and is where it detects that. Nothing comes through its
     /// socket any more.
     pub fn is_told(hand: &Hand, id: Id) -> bool {
-        hand.bus().struck(id).is_some() && !hand.is_broken(Break::StruckUntold)
+        hand.bus().removed(id).is_some() && !hand.is_broken(Break::RemovedUnannounced)
     }
 
     /// The step after its removal, where it does not read: it ends, or first reads on.
@@ -69,10 +69,10 @@ impl Client {
         match hand.look(BROADCAST, id) {
             Word::Zero if self.is_closed => self.ends(hand, id),
             Word::Zero => self.pc = Pc::Drowsy,
-            Word::Message { .. } | Word::Lent { .. } => self.pc = Pc::Found,
+            Word::Message { .. } | Word::Reference { .. } => self.pc = Pc::Found,
             Word::EndOfPage { next } => {
-                let struck = hand.bus().struck(id);
-                match struck.is_none_or(|struck| hand.bus().next_page(struck, next).is_some()) {
+                let removed = hand.bus().removed(id);
+                match removed.is_none_or(|removed| hand.bus().next_page(removed, next).is_some()) {
                     true => self.follow(hand, id),
                     false => self.ends(hand, id),
                 }
@@ -84,7 +84,7 @@ impl Client {
 
     /// The next step with a message that it has found.
     pub fn read(&mut self, hand: &mut Hand, id: Id) {
-        let in_place = hand.setup.strikes == Some(Reads::InPlace);
+        let in_place = hand.setup.removal == Some(Reads::InPlace);
         match self.pc {
             Pc::Found if !in_place => {
                 self.reads_bytes(hand, id);
@@ -100,10 +100,10 @@ impl Client {
             _ => {
                 let is_taken = in_place
                     || Self::is_member(hand, id)
-                    || hand.is_broken(Break::ChangedCopyTaken)
+                    || hand.is_broken(Break::ChangedCopyConsumed)
                     || hand.is_broken(Break::MemberReadBeforeCopy);
                 if !is_taken {
-                    let is_changed = hand.bus().struck(id).is_some_and(|it| it.is_changed);
+                    let is_changed = hand.bus().removed(id).is_some_and(|it| it.is_changed);
                     hand.run.discarded |= is_changed;
                     return self.ends(hand, id);
                 }
@@ -119,11 +119,11 @@ impl Client {
     fn reads_bytes(&self, hand: &mut Hand, id: Id) {
         let bus = hand.bus();
         let Some(Reader { place, found: Some(found), .. }) = bus.receiver(id) else { return };
-        if let Word::Lent { foreign_page, at, .. } = *found {
-            let lent = bus
+        if let Word::Reference { foreign_page, at, .. } = *found {
+            let reference = bus
                 .foreign_page(foreign_page)
                 .map(|foreign_page| (foreign_page.of, foreign_page.page));
-            let (of, page) = lent.unwrap_or_default();
+            let (of, page) = reference.unwrap_or_default();
             return hand.act(Borrow { by: id, of, page, at: at.into() });
         }
         let (chain, page) = (BROADCAST, place.page);

@@ -1,4 +1,4 @@
-//! How the broker removes a live receiver: it no longer waits for it, or has found a fault that
+//! How the broker removal a live receiver: it no longer waits for it, or has found a fault that
 //! this model leaves out.
 
 use crate::broker::{Broker, Pc};
@@ -12,19 +12,19 @@ pub fn may_strike(setup: &Setup, run: &Run) -> bool {
     let last = setup.scripts.len() as Id;
     let is_there = run.bus.lives(last) && run.bus.chain(BROADCAST).reader(last).is_some();
     let pc = run.broker.pc;
-    run.strikes_left > 0 && is_there && matches!(pc, Pc::Draining | Pc::Taking(_) | Pc::Asleep)
+    run.removals_left > 0 && is_there && matches!(pc, Pc::Draining | Pc::Taking(_) | Pc::Asleep)
 }
 
 /// Removes the last client, which lives.
-pub fn strike(hand: &mut Hand) {
+pub fn remove(hand: &mut Hand) {
     let mut me = hand.run.broker;
-    hand.run.strikes_left -= 1;
-    me.strike(hand, hand.setup.scripts.len() as Id);
+    hand.run.removals_left -= 1;
+    me.remove(hand, hand.setup.scripts.len() as Id);
     hand.run.broker = me;
 }
 
 impl Broker {
-    fn strike(&mut self, hand: &mut Hand, id: Id) {
+    fn remove(&mut self, hand: &mut Hand, id: Id) {
         if self.pc == Pc::Asleep {
             hand.act(Wake { by: BROKER });
             self.pc = Pc::Waking;
@@ -34,8 +34,8 @@ impl Broker {
             hand.act(EndMembership { by: id });
         }
         let left = hand.bus().chain(BROADCAST).reader(id).map_or(0, |reader| reader.cursor);
-        hand.act(Strike { by: id });
-        if hand.is_broken(Break::StruckUntold) {
+        hand.act(RemoveReceiver { by: id });
+        if hand.is_broken(Break::RemovedUnannounced) {
             hand.run.bus.process_mut(id).bell = false;
         }
         let chain = hand.bus().chain(BROADCAST);
@@ -48,18 +48,18 @@ impl Broker {
         hand.act(Retire { chain: BROADCAST, to });
         let is_late = hand.is_broken(Break::RetiredAfterCursor);
         if !is_late && !hand.is_broken(Break::LentNotRetired) {
-            Self::retire_lent(hand, left);
+            Self::retire_foreign(hand, left);
         }
     }
 
     /// Tells clients which of their pages a removed receiver may be reading. The receiver has left
     /// everything before `left`.
-    fn retire_lent(hand: &mut Hand, left: u32) {
+    fn retire_foreign(hand: &mut Hand, left: u32) {
         for chain in hand.bus().ids().skip(1) {
             let held = &hand.bus().held;
-            let is_lent = held.iter().any(|held| held.from == chain && held.until > left);
+            let is_by_ref = held.iter().any(|held| held.from == chain && held.until > left);
             let place = hand.bus().chain(chain).reader(BROKER).map(|reader| reader.place.position);
-            if let Some(to) = place.filter(|_| is_lent) {
+            if let Some(to) = place.filter(|_| is_by_ref) {
                 hand.act(Retire { chain, to });
             }
         }
@@ -67,8 +67,8 @@ impl Broker {
 
     /// The announcement of a broken broker: it covers only what it has released by now.
     pub fn retire_late(hand: &mut Hand) {
-        let has_struck = hand.bus().chain(BROADCAST).retired > 0;
-        for chain in hand.bus().ids().skip(1).filter(|_| has_struck) {
+        let has_removed = hand.bus().chain(BROADCAST).retired > 0;
+        for chain in hand.bus().ids().skip(1).filter(|_| has_removed) {
             let reader = hand.bus().chain(chain).reader(BROKER);
             if let Some(to) = reader.map(|reader| reader.place.position) {
                 hand.act(Retire { chain, to });

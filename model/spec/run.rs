@@ -63,12 +63,12 @@ breaks! {
     /// A late receiver is not sent the existing foreign pages.
     LentUnknownToLate,
     /// A receiver takes its copy without checking that it is a member.
-    ChangedCopyTaken,
+    ChangedCopyConsumed,
     /// A receiver checks that it is a member before it copies, and not after.
     MemberReadBeforeCopy,
     /// A receiver hands out what it has found without checking that it is a member.
     MemberUnreadInPlace,
-    /// The broker removes a receiver and leaves its member word unchanged.
+    /// The broker removal a receiver and leaves its member word unchanged.
     MemberNotCleared,
     /// The broker reuses its pages that a removed receiver reads in place.
     NotRetired,
@@ -87,7 +87,7 @@ breaks! {
     /// leave it.
     RetiredForEver,
     /// A removed receiver is not notified and does not check.
-    StruckUntold,
+    RemovedUnannounced,
 }
 
 /// The parameters of a model.
@@ -105,7 +105,7 @@ pub struct Setup {
     /// Number of faults of the last client.
     pub has_faults: u8,
     /// Whether the broker may remove the last client, which sends nothing, at any time, once.
-    pub strikes: Option<Reads>,
+    pub removal: Option<Reads>,
     /// Messages that the broker consumes from one client in a cycle.
     pub share: u8,
     /// Whether the broker may forward by reference.
@@ -125,8 +125,8 @@ pub struct Run {
     pub deaths_left: u8,
     pub faults_left: u8,
     /// Whether the last client may be removed, and was not removed yet.
-    pub strikes: Option<Reads>,
-    pub strikes_left: u8,
+    pub removal: Option<Reads>,
+    pub removals_left: u8,
     /// Whether a removed receiver has discarded a copy whose bytes had changed.
     pub discarded: bool,
     /// Whether a process died between the first byte of a message and its commit.
@@ -184,8 +184,8 @@ impl Hand<'_> {
     pub fn drop_retired(&mut self, id: Id, pen: Place) -> bool {
         let chain = self.bus().chain(id);
         let left = chain.left_by_all();
-        let is_struck = !self.bus().struck.is_empty() && self.is_broken(Break::RetiredForEver);
-        let retired = if is_struck { u32::MAX } else { chain.retired };
+        let is_removed = !self.bus().removed.is_empty() && self.is_broken(Break::RetiredForEver);
+        let retired = if is_removed { u32::MAX } else { chain.retired };
         let is_retired = |page: &&Page| page.header.is_some_and(|(base, _)| base < retired);
         let is_left = |page: &&Page| page.id != pen.page && page.end().is_some_and(|e| e <= left);
         let pages = chain.pages.iter().filter(is_retired).filter(is_left);
@@ -226,8 +226,8 @@ impl Hand<'_> {
             }
         }
         if id == BROADCAST && self.is_broken(Break::RetiredForEver) {
-            let struck = self.bus().struck.iter().map(|struck| struck.reader.by);
-            for to in struck.collect::<SmallVec<[Id; 1]>>() {
+            let removed = self.bus().removed.iter().map(|removed| removed.reader.by);
+            for to in removed.collect::<SmallVec<[Id; 1]>>() {
                 self.act(Action::Send { chain: id, page, to });
             }
         }
@@ -235,10 +235,10 @@ impl Hand<'_> {
 
     /// Reads the word at the reader's place. Finding something takes it.
     pub fn look(&mut self, chain: Id, by: Id) -> Word {
-        let struck = self.bus().struck(by).filter(|_| chain == BROADCAST);
-        if let Some(struck) = struck {
-            let found = self.bus().word_under(struck).unwrap_or(Word::Other);
-            let (page, at) = (struck.reader.place.page, struck.unit);
+        let removed = self.bus().removed(by).filter(|_| chain == BROADCAST);
+        if let Some(removed) = removed {
+            let found = self.bus().word_under(removed).unwrap_or(Word::Other);
+            let (page, at) = (removed.reader.place.page, removed.unit);
             self.act(Action::Look { chain, by, page, at, found });
             return found;
         }

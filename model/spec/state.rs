@@ -3,7 +3,7 @@
 //! Space is counted in *units*: the length of an end-of-page message. A model's page has four of
 //! them. In a trace of the real code 16 bytes are one unit.
 
-pub use crate::struck::Struck;
+pub use crate::removed::Removed;
 use smallvec::SmallVec;
 
 /// A process. 0 is the broker, or the only sender where there is no bus. The others are clients.
@@ -59,8 +59,8 @@ pub enum Word {
         next: u16,
     },
     /// A client's message by reference. Its payload lies in the client's own page, whose id in the
-    /// broadcast chain is `loan`, at unit `at`.
-    Lent {
+    /// broadcast chain is `foreign_page`, at unit `at`.
+    Reference {
         from: Id,
         number: u16,
         units: u16,
@@ -73,7 +73,7 @@ impl Word {
     /// Returns the sender and the number of a message.
     pub fn message(self) -> Option<(Id, u16)> {
         match self {
-            Word::Message { from, number, .. } | Word::Lent { from, number, .. } => {
+            Word::Message { from, number, .. } | Word::Reference { from, number, .. } => {
                 Some((from, number))
             }
             Word::Zero | Word::Other | Word::EndOfPage { .. } => None,
@@ -186,7 +186,7 @@ impl Chain {
     /// place of the next page.
     pub fn behind(&self, place: Place, word: Word, header: u32) -> Option<Place> {
         match word {
-            Word::Message { units, .. } | Word::Lent { units, .. } => {
+            Word::Message { units, .. } | Word::Reference { units, .. } => {
                 Some(Place { position: place.position + u32::from(units), ..place })
             }
             Word::EndOfPage { next } => {
@@ -314,14 +314,14 @@ pub struct Bus {
     /// In the order in which they were published.
     pub held: SmallVec<[Held; 1]>,
     /// Receivers that were removed and live.
-    pub struck: SmallVec<[Struck; 1]>,
+    pub removed: SmallVec<[Removed; 1]>,
 }
 
 impl Bus {
     pub fn new(sizes: Sizes) -> Self {
         let (processes, chains) = (SmallVec::new(), SmallVec::new());
-        let (foreign_pages, held, struck) = (SmallVec::new(), SmallVec::new(), SmallVec::new());
-        Bus { sizes, processes, chains, foreign_pages, held, struck }
+        let (foreign_pages, held, removed) = (SmallVec::new(), SmallVec::new(), SmallVec::new());
+        Bus { sizes, processes, chains, foreign_pages, held, removed }
     }
 
     /// Adds a process when it first appears.

@@ -286,7 +286,7 @@ impl Translator {
                 let [page, offset] = pair.unwrap_or_default();
                 // The specification records where the message is, and not its payload.
                 let at = position(offset).saturating_sub(head);
-                Word::Lent {
+                Word::Reference {
                     from: high(tag) as Id,
                     number: low(tag) as u16,
                     units: units(slot_len(SLOT_REF, is_extended).unwrap_or(0)) as u16,
@@ -313,7 +313,7 @@ impl Translator {
                 number: number as u16,
             }),
             Note::Ended { who } => self.act(Action::End { process: who }),
-            Note::Struck { who } => self.act(Action::Strike { by: who }),
+            Note::ReceiverRemoved { who } => self.act(Action::RemoveReceiver { by: who }),
             Note::Removed { client } => self.act(Action::Remove { client }),
             Note::Pool { chain, ref pages } => self.pool(chain, pages),
             Note::Adopted { page, client, of } => {

@@ -48,18 +48,19 @@ mod tests {
     #[test]
     fn lines_become_rows() {
         let row_of = |line: &str| row(line).unwrap().unwrap();
-        let model = row_of("model page_turn: exhaustive, 15 executions in 0.00 s");
-        assert_eq!(model.what, "model page_turn");
+        let model = row_of("model page_advance: exhaustive, 15 executions in 0.00 s");
+        assert_eq!(model.what, "model page_advance");
         assert_eq!(model.extent, "exhaustive, 15 executions in 0.00 s");
-        let mutant = row_of("mutant A as Relaxed   killed by page_turn   2 executions  0.1 s  why");
+        let mutant =
+            row_of("mutant A as Relaxed   killed by page_advance   2 executions  0.1 s  why");
         assert_eq!(mutant.what, "mutant A as Relaxed");
-        assert_eq!(mutant.extent, "killed by page_turn 2 executions");
+        assert_eq!(mutant.extent, "killed by page_advance 2 executions");
         assert_eq!(row_of("stat::number_of_executed_units: 42").extent, "42 inputs");
         assert_eq!(row("test p1_order ... ok"), None);
     }
 
     #[test]
     fn a_model_without_an_extent_is_an_error() {
-        assert!(row("model page_turn: passed in 1 s").unwrap().is_err());
+        assert!(row("model page_advance: passed in 1 s").unwrap().is_err());
     }
 }

@@ -63,7 +63,7 @@ impl<R: Runtime> Brokering<R> {
                 self.on_packet(packet);
             }
             let worked = self.cycle();
-            self.tell();
+            self.announce();
             if self.dead() {
                 return self.lie_dead();
             }
@@ -156,7 +156,7 @@ impl<R: Runtime> Brokering<R> {
         worked
     }
 
-    fn tell(&mut self) {
+    fn announce(&mut self) {
         if self.dead() {
             return;
         }
@@ -168,7 +168,7 @@ impl<R: Runtime> Brokering<R> {
                 }
                 mailbox.put(match announcement {
                     Announcement::Page(id) => {
-                        let page = self.core.page(id).expect("it is told of what is there");
+                        let page = self.core.page(id).expect("an announced page");
                         ToClient::Page { id, page: page.memory().clone() }
                     }
                     Announcement::Forget(id) => ToClient::Forget { id },
@@ -219,7 +219,7 @@ impl<R: Runtime> Brokering<R> {
             ToBroker::Ring => {}
             ToBroker::HangUp(client) => {
                 self.clients.remove(&client);
-                self.runtime.note(Note::Struck { who: who(client) });
+                self.runtime.note(Note::ReceiverRemoved { who: who(client) });
                 self.core.hung_up(client);
             }
         }

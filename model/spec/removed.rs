@@ -19,12 +19,12 @@ pub struct Mapped {
 
 /// A receiver of the broadcast chain that was removed, until its process has ended.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Struck {
+pub struct Removed {
     pub reader: Reader,
     /// Its unit within its page, which may be another page by now.
     pub unit: u32,
     /// Location of the message by reference that it has found: page and unit.
-    pub lent: Option<(Id, u16, u16)>,
+    pub reference: Option<(Id, u16, u16)>,
     pub reads_in_place: bool,
     /// State at its removal: its cursor, the position after the last message, and the messages by
     /// reference.
@@ -37,32 +37,32 @@ pub struct Struck {
     pub is_deceived: bool,
     /// Memory that only its own mapping keeps alive: of the broadcast chain, and of foreign pages.
     pub kept: u32,
-    pub kept_lent: u32,
+    pub kept_foreign: u32,
 }
 
 impl Bus {
-    pub fn struck(&self, by: Id) -> Option<&Struck> {
-        self.struck.iter().find(|struck| struck.reader.by == by)
+    pub fn removed(&self, by: Id) -> Option<&Removed> {
+        self.removed.iter().find(|removed| removed.reader.by == by)
     }
 
-    fn struck_mut(&mut self, by: Id) -> Option<&mut Struck> {
-        self.struck.iter_mut().find(|struck| struck.reader.by == by)
+    fn removed_mut(&mut self, by: Id) -> Option<&mut Removed> {
+        self.removed.iter_mut().find(|removed| removed.reader.by == by)
     }
 
     /// Returns the place of a receiver of the broadcast chain, counted by its sender or not.
     #[allow(dead_code, reason = "used by the model's programs")]
     pub fn receiver(&self, by: Id) -> Option<&Reader> {
         let counted = self.chain(BROADCAST).reader(by);
-        counted.or_else(|| self.struck(by).map(|struck| &struck.reader))
+        counted.or_else(|| self.removed(by).map(|removed| &removed.reader))
     }
 
-    pub fn strike(&mut self, action: Action, rules: Rules) -> Verdict {
+    pub fn remove(&mut self, action: Action, rules: Rules) -> Verdict {
         match action {
             Action::EndMembership { by } => self.process_mut(by).is_removed = true,
-            Action::Strike { by } => {
+            Action::RemoveReceiver { by } => {
                 let is_due =
                     !self.lives(by) || self.process(by).is_hostile || self.process(by).is_removed;
-                rules.demand(is_due, 3, "struck although it lives, is honest and a member")?;
+                rules.demand(is_due, 3, "removed although it lives, is correct and a member")?;
                 if self.lives(by) && !self.process(by).is_hostile {
                     self.let_read_on(by)?;
                 }
@@ -87,9 +87,9 @@ impl Bus {
             Action::HandOut { by } => {
                 let is_member = !self.process(by).is_removed;
                 rules.demand(is_member, 8, "it hands out what it found when it was no member")?;
-                let struck = self.struck.iter_mut().map(|struck| &mut struck.reader);
+                let removed = self.removed.iter_mut().map(|removed| &mut removed.reader);
                 let readers = self.chains[usize::from(BROADCAST)].readers.iter_mut();
-                let mut readers = readers.chain(struck);
+                let mut readers = readers.chain(removed);
                 there(readers.find(|reader| reader.by == by), "receiver")?.has_in_hand = true;
             }
             _ => unreachable!(),
@@ -114,8 +114,8 @@ impl Bus {
             len: foreign_page.len,
             is_in_use: is_behind(foreign_page),
         });
-        let struck = Struck {
-            lent: reader.found.and_then(|word| self.lent_at(word)),
+        let removed = Removed {
+            reference: reader.found.and_then(|word| self.reference_at(word)),
             unit,
             reads_in_place: self.process(by).reads_in_place,
             left,
@@ -124,10 +124,10 @@ impl Bus {
             is_changed: false,
             is_deceived: false,
             kept: 0,
-            kept_lent: 0,
+            kept_foreign: 0,
             reader,
         };
-        self.struck.push(struck);
+        self.removed.push(removed);
         let process = self.process_mut(by);
         (process.owed_rings, process.must_ring) = (Set::default(), Set::default());
         // Its connection has ended.
@@ -135,8 +135,8 @@ impl Bus {
         Ok(())
     }
 
-    fn lent_at(&self, word: Word) -> Option<(Id, u16, u16)> {
-        let Word::Lent { foreign_page, at, .. } = word else { return None };
+    fn reference_at(&self, word: Word) -> Option<(Id, u16, u16)> {
+        let Word::Reference { foreign_page, at, .. } = word else { return None };
         self.foreign_page(foreign_page).map(|foreign_page| (foreign_page.of, foreign_page.page, at))
     }
 
@@ -144,18 +144,18 @@ impl Bus {
     pub fn read_on(&mut self, action: Action, rules: Rules) -> Verdict {
         match action {
             Action::Look { by, found, .. } => {
-                let lent = self.lent_at(found);
-                let struck = there(self.struck_mut(by), "receiver")?;
-                struck.lent = lent;
-                struck.reader.found = Some(found).filter(|found| *found != Word::Zero);
+                let reference = self.reference_at(found);
+                let removed = there(self.removed_mut(by), "receiver")?;
+                removed.reference = reference;
+                removed.reader.found = Some(found).filter(|found| *found != Word::Zero);
                 if let (Word::Zero, Some(again)) = (found, &mut self.process_mut(by).second_look) {
                     again.empty.insert(BROADCAST);
                 }
             }
             Action::Read { by, .. } | Action::Borrow { by, .. } => {
-                let struck = there(self.struck(by), "receiver")?;
-                let is_changed = !self.is_as_found(struck);
-                there(self.struck_mut(by), "receiver")?.is_changed = is_changed;
+                let removed = there(self.removed(by), "receiver")?;
+                let is_changed = !self.is_as_found(removed);
+                there(self.removed_mut(by), "receiver")?.is_changed = is_changed;
             }
             Action::Pass { by, .. } => self.pass_on(by, rules)?,
             // No process reads its cursor.
@@ -168,79 +168,79 @@ impl Bus {
     fn pass_on(&mut self, by: Id, rules: Rules) -> Verdict {
         let header = self.sizes.header;
         let chain = self.chain(BROADCAST);
-        let struck = there(self.struck(by), "receiver")?;
-        let Reader { place, next, found, has_in_hand, .. } = struck.reader;
+        let removed = there(self.removed(by), "receiver")?;
+        let Reader { place, next, found, has_in_hand, .. } = removed.reader;
         let word = there(found, "message to pass")?;
         if let Word::EndOfPage { next: named } = word {
-            let follows = there(self.next_page(struck, named), "page that follows")?;
-            let struck = there(self.struck_mut(by), "receiver")?;
-            (struck.reader.place, struck.unit) = (follows, header);
+            let follows = there(self.next_page(removed, named), "page that follows")?;
+            let removed = there(self.removed_mut(by), "receiver")?;
+            (removed.reader.place, removed.unit) = (follows, header);
         } else {
             rules.demand(has_in_hand, 8, "a copy is taken by a receiver that is no member")?;
             let is_right = word.message().is_some() && word.message() == chain.message(next);
             let units = match word {
-                Word::Message { units, .. } | Word::Lent { units, .. } => u32::from(units),
+                Word::Message { units, .. } | Word::Reference { units, .. } => u32::from(units),
                 _ => 0,
             };
-            let struck = there(self.struck_mut(by), "receiver")?;
-            struck.is_deceived |= struck.is_changed || !is_right;
-            struck.reader.place = Place { position: place.position + units, ..place };
-            struck.unit += units;
-            struck.reader.next += 1;
+            let removed = there(self.removed_mut(by), "receiver")?;
+            removed.is_deceived |= removed.is_changed || !is_right;
+            removed.reader.place = Place { position: place.position + units, ..place };
+            removed.unit += units;
+            removed.reader.next += 1;
         }
-        let struck = there(self.struck_mut(by), "receiver")?;
-        (struck.reader.found, struck.reader.has_in_hand, struck.lent) = (None, false, None);
+        let removed = there(self.removed_mut(by), "receiver")?;
+        (removed.reader.found, removed.reader.has_in_hand, removed.reference) = (None, false, None);
         self.forget_what_all_have(BROADCAST);
         Ok(())
     }
 
     /// Returns the place after an end of a page, if the header there continues the page that it has
     /// read.
-    pub fn next_page(&self, struck: &Struck, named: u16) -> Option<Place> {
+    pub fn next_page(&self, removed: &Removed, named: u16) -> Option<Place> {
         let chain = self.chain(BROADCAST);
-        let Reader { place, by, next, .. } = struck.reader;
+        let Reader { place, by, next, .. } = removed.reader;
         let page = chain.page(named).filter(|page| page.sent.has(by))?;
         let (base, first) = page.header?;
         let len = chain.page(place.page)?.len;
-        let follows = base == place.position - struck.unit + len && first == next;
+        let follows = base == place.position - removed.unit + len && first == next;
         follows.then_some(Place { page: named, position: base + self.sizes.header })
     }
 
     /// Returns the word at the place of a removed receiver. A page that its owner has dropped stays
     /// unchanged.
     #[allow(dead_code, reason = "used by the model's programs")]
-    pub fn word_under(&self, struck: &Struck) -> Option<Word> {
-        let page = self.chain(BROADCAST).page(struck.reader.place.page)?;
-        page.words.get(struck.unit as usize).copied()
+    pub fn word_under(&self, removed: &Removed) -> Option<Word> {
+        let page = self.chain(BROADCAST).page(removed.reader.place.page)?;
+        page.words.get(removed.unit as usize).copied()
     }
 
     /// Returns whether the message that a removed receiver has found is unchanged.
-    pub fn is_as_found(&self, struck: &Struck) -> bool {
-        let Some(found) = struck.reader.found else { return true };
-        let page = self.chain(BROADCAST).page(struck.reader.place.page);
-        let word = page.and_then(|page| page.words.get(struck.unit as usize));
+    pub fn is_as_found(&self, removed: &Removed) -> bool {
+        let Some(found) = removed.reader.found else { return true };
+        let page = self.chain(BROADCAST).page(removed.reader.place.page);
+        let word = page.and_then(|page| page.words.get(removed.unit as usize));
         let is_there = word.is_none_or(|word| *word == found);
-        let lent = struck.lent.and_then(|(of, page, at)| {
+        let reference = removed.reference.and_then(|(of, page, at)| {
             self.chain(of).page(page)?.words.get(usize::from(at)).copied()
         });
-        is_there && lent.is_none_or(|word| word.message() == found.message())
+        is_there && reference.is_none_or(|word| word.message() == found.message())
     }
 
     /// Returns whether a removed receiver may read a page in place that is reused.
     pub fn is_retired(&self, owner: Id, page: &Page) -> bool {
         // A receiver that had left everything hands out nothing any more.
-        let may_read = |struck: &&Struck| struck.reads_in_place && struck.left < struck.until;
-        self.struck.iter().filter(may_read).any(|struck| {
-            let is_used = |(base, end)| base < struck.until && end > struck.left;
+        let may_read = |removed: &&Removed| removed.reads_in_place && removed.left < removed.until;
+        self.removed.iter().filter(may_read).any(|removed| {
+            let is_used = |(base, end)| base < removed.until && end > removed.left;
             let range = page.header.map(|(base, _)| (base, base + page.len));
             let is_it = |it: &Mapped| (it.of, it.page) == (owner, page.id) && it.is_in_use;
-            owner == BROADCAST && range.is_some_and(is_used) || struck.mapped.iter().any(is_it)
+            owner == BROADCAST && range.is_some_and(is_used) || removed.mapped.iter().any(is_it)
         })
     }
 
     /// Returns whether the broker releases what a removed receiver may read in place without a
     /// retired word for its owner.
-    pub fn is_given_up_unsaid(&self, owner: Id, to: u32) -> bool {
+    pub fn is_released_unannounced(&self, owner: Id, to: u32) -> bool {
         let chain = self.chain(owner);
         let retired = chain.reader(BROKER).map_or(0, |reader| reader.retired);
         chain.pages.iter().any(|page| {
@@ -251,13 +251,14 @@ impl Bus {
 
     /// An owner has dropped a page. A process that has mapped it keeps it.
     pub fn keep_dropped(&mut self, owner: Id, page: &Page) {
-        for struck in &mut self.struck {
-            if owner == BROADCAST && page.sent.has(struck.reader.by) {
-                struck.kept += page.len;
+        for removed in &mut self.removed {
+            if owner == BROADCAST && page.sent.has(removed.reader.by) {
+                removed.kept += page.len;
             }
             let is_it = |it: &&Mapped| (it.of, it.page) == (owner, page.id);
-            struck.kept_lent += struck.mapped.iter().filter(is_it).map(|it| it.len).sum::<u32>();
-            struck.mapped.retain(|it| (it.of, it.page) != (owner, page.id));
+            removed.kept_foreign +=
+                removed.mapped.iter().filter(is_it).map(|it| it.len).sum::<u32>();
+            removed.mapped.retain(|it| (it.of, it.page) != (owner, page.id));
         }
     }
 }
