@@ -1,5 +1,5 @@
-//! What strangers send: descriptors, packets, greetings. Each is tried on a bus on which two
-//! honest clients exchange messages meanwhile and lose nothing (P12).
+//! Hostile input: descriptors, packets, handshakes. Two honest clients exchange messages on the bus
+//! during each case and lose nothing (P12).
 
 mod common;
 
@@ -82,7 +82,7 @@ fn truncating_sent_memory_kills_no_process() {
             rustix::fs::ftruncate(&descriptor, again).unwrap();
         }
     }
-    // What has the seals cannot be truncated, not even by its owner.
+    // Memory with the seals cannot be truncated, not even by its owner.
     let raw = Raw::join(bus.path(), Roles::SEND);
     let (_, page) = raw.chain(&[(1, b"here")]);
     raw.page(0, &page);
@@ -132,7 +132,7 @@ fn another_version_is_refused_clearly_on_both_sides() {
 #[test]
 fn another_user_is_refused_clearly_on_both_sides() {
     let bus = Bus::new(small().access(PeerFilter::Users(vec![user() + 1])));
-    // Often, since the answer may come before or after the question.
+    // Repeated, because the answer may come before or after the question.
     for _ in 0..200 {
         let error = Client::connect(bus.path()).unwrap_err();
         assert!(matches!(error, ConnectError::Refused(Refusal::User)), "{error}");
@@ -272,12 +272,12 @@ fn a_message_above_the_limit_fails_before_any_write() {
 fn an_unread_connection_does_not_stop_the_bus() {
     // More pages than its socket has room for announcements.
     let bus = Bus::new(Broker::builder().page_len(4096).max_message_len(1000));
-    let deaf = Raw::join(bus.path(), Roles::RECEIVE);
-    deaf.start();
+    let silent = Raw::join(bus.path(), Roles::RECEIVE);
+    silent.start();
     let mut sender = Client::connect_sender(bus.path()).unwrap();
     while sender.send_timeout(1, &[7; 1000], std::time::Duration::from_millis(200)).is_ok() {}
-    bus.logs(&format!("client {} (process {}) has not received", deaf.id, std::process::id()));
-    bus.disconnects(deaf.id, "the client has not read its connection for 10 s");
+    bus.logs(&format!("client {} (process {}) has not received", silent.id, std::process::id()));
+    bus.disconnects(silent.id, "the client has not read its connection for 10 s");
     sender.send_timeout(1, b"the bus goes on", TIMEOUT).unwrap();
     assert!(sender.flush_timeout(TIMEOUT).unwrap());
 }

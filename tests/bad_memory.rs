@@ -42,7 +42,7 @@ fn header(page: &Region, id: u32, owner: u32, base: u64, first: u64) {
 type Words = &'static [(usize, u64)];
 
 /// Turns the correct value into an invalid one.
-type Lie = fn(u64) -> u64;
+type Invalid = fn(u64) -> u64;
 
 /// Writes an invalid value into a region.
 type Writes = fn(&Region);
@@ -183,15 +183,15 @@ fn an_invalid_control_region_is_logged() {
 fn an_invalid_cursor_is_logged_and_delays_no_other_client() {
     let bus = bus();
     let honest = Honest::pair(&bus);
-    let rows: [(Lie, &str); 4] = [
+    let rows: [(Invalid, &str); 4] = [
         (|start| start - 16, "after it had been at"),
         (|_| 1, "cursor at position 1, after it had been at"),
         (|start| start + (1 << 40), "nothing is sent beyond"),
         (|_| u64::MAX, "cursor at position 18446744073709551615, nothing is sent beyond"),
     ];
-    for (lie, fault) in rows {
+    for (invalid, fault) in rows {
         let raw = Raw::join(bus.path(), Roles::RECEIVE);
-        raw.cursor(lie(raw.start().position));
+        raw.cursor(invalid(raw.start().position));
         bus.disconnects(raw.id, fault);
         raw.is_disconnected();
         honest.go_on(50);
@@ -209,7 +209,7 @@ fn a_client_that_dies_within_a_message_loses_only_that_one() {
     raw.page(0, &page);
     let claim = sender.claim(Envelope::tagged(4), 1000).unwrap();
     claim.write_all(&[4; 1000]);
-    // All of it is there, but for the commit word.
+    // The whole message is there, except for the commit word.
     let id = raw.id;
     drop(raw);
     bus.has_left(id);
@@ -309,12 +309,12 @@ fn a_client_reports_the_fault_of_its_broker() {
     let place = common::bus::Place::new();
     let limits = (&Limits::default()).into();
     let welcome = Packet::Welcome { version: VERSION, client: 1, cursor: 0, broker: 0, limits };
-    let lies: [(Packet, Writes, &str); 3] = [
+    let faults: [(Packet, Writes, &str); 3] = [
         (welcome, |_| {}, "control region: the magic number is 0x0"),
         (welcome, |r| r.write_words(0, [CONTROL_MAGIC, 9]), "control region: the version is 0x9"),
         (Packet::Ring, |_| {}, "packet of kind 1 instead of a welcome"),
     ];
-    for (packet, write, fault) in lies {
+    for (packet, write, fault) in faults {
         let accept = common::raw::RawSocket::listen(&place.path());
         let path = place.path();
         let client = std::thread::spawn(move || llmp::Client::connect(path));

@@ -36,7 +36,7 @@ fn hear(receiver: &mut Client, number: u32) {
 }
 
 /// Sends messages that two clients receive at once. Returns the number of messages by reference.
-fn lent(bus: Bus, count: u32) -> u64 {
+fn by_ref(bus: Bus, count: u32) -> u64 {
     let mut sender = sender(&bus);
     let mut receivers = [bus.connect(), bus.connect()];
     for number in 0..count {
@@ -52,16 +52,16 @@ fn lent(bus: Bus, count: u32) -> u64 {
 #[test]
 fn long_messages_pass_by_reference_and_arrive_whole() {
     // A message passes by reference only if all receivers have its page. The first one is copied.
-    let lent = lent(Bus::new(Broker::builder()), 200);
-    assert!(lent > 150, "{lent} were lent");
+    let by_ref = by_ref(Bus::new(Broker::builder()), 200);
+    assert!(by_ref > 150, "{by_ref} by reference");
 }
 
 #[test]
 fn a_hook_or_a_high_threshold_disables_references() {
     let hook = |_: &Message<'_>| Verdict::Forward;
-    assert_eq!(lent(Bus::new(Broker::builder().hook(hook)), 20), 0);
-    assert_eq!(lent(Bus::new(Broker::builder().zero_copy_threshold(usize::MAX)), 20), 0);
-    assert_eq!(lent(Bus::new(Broker::builder().zero_copy_threshold(LEN + 1)), 20), 0);
+    assert_eq!(by_ref(Bus::new(Broker::builder().hook(hook)), 20), 0);
+    assert_eq!(by_ref(Bus::new(Broker::builder().zero_copy_threshold(usize::MAX)), 20), 0);
+    assert_eq!(by_ref(Bus::new(Broker::builder().zero_copy_threshold(LEN + 1)), 20), 0);
 }
 
 // P9
@@ -140,5 +140,5 @@ fn pages_of_a_dead_sender_are_read_and_then_released() {
         // The control regions and first pages of the two remaining clients.
         holdings(broker.pid()).foreign.0 == 4
     });
-    assert!(foreign > 4, "nothing was lent of the dead");
+    assert!(foreign > 4, "no message referred to its pages");
 }

@@ -209,7 +209,7 @@ proptest! {
                     let payload: Vec<u8> = (0..len).map(|i| (i as u32 ^ number) as u8).collect();
                     match chain.append(envelope, &payload, true) {
                         Ok(()) => run.push_back((envelope, payload)),
-                        // Only if something is left to be taken or published.
+                        // Only if something is left to consume or publish.
                         Err(blocked) => {
                             prop_assert_eq!(blocked, Blocked::Full);
                             prop_assert!(!run.is_empty() || !published.is_empty() || !chain.sender.is_consumed());

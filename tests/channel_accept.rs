@@ -66,7 +66,7 @@ fn silent_processes_hold_up_no_sender() {
     sender.join().unwrap().unwrap();
 }
 
-/// Whether the other side has hung up, or has said something.
+/// Returns whether the other side has hung up or has sent something.
 fn has_ended(socket: &RawSocket) -> bool {
     let mut fds = [PollFd::new(&socket.0, PollFlags::IN)];
     poll(&mut fds, Some(&Timespec::default())).unwrap() > 0

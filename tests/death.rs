@@ -15,7 +15,7 @@ fn child() {
     common::roles::play();
 }
 
-/// How many messages a killed sender has reported as sent.
+/// Returns how many messages a killed sender has reported as sent.
 fn reported(sender: &mut Child) -> u32 {
     let sent = |line: &String| line.strip_prefix("sent ")?.parse::<u32>().ok();
     sender.last_words().iter().filter_map(sent).max().map_or(0, |last| last + 1)

@@ -41,7 +41,7 @@ fn promises() -> Vec<u32> {
     numbers
 }
 
-/// Whether `text` cites a promise: as `P7` or, in a test's name, as `p7_`.
+/// Returns whether `text` cites a promise: as `P7` or, in a test's name, as `p7_`.
 fn cites(text: &str, promise: u32) -> bool {
     let ends = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_digit());
     let starts = |before: &str| !before.ends_with(|c: char| c.is_alphanumeric());

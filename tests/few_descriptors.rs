@@ -1,4 +1,4 @@
-//! Clients and channels in a process whose descriptors are used up when a page comes.
+//! Clients and channels in a process without free descriptors when a page arrives.
 
 mod common;
 
@@ -42,8 +42,8 @@ fn starved_client(path: &str, polls: bool) {
     let mut client = Client::connect_receiver(path).unwrap();
     let _files = use_up();
     say("starved");
-    // By now there are pages whose descriptors can't be received, and the event loop of the other
-    // client has asked for none of its own yet.
+    // Now there are pages whose descriptors can't be received. The event loop of the other client
+    // has not requested its own yet.
     told();
     for tag in 0..MANY {
         let message = match polls {

@@ -52,10 +52,10 @@ fn send_all(sender: &mut Client, reader: &mut Client) {
 fn a_receiver_that_refuses_announcements_is_removed() {
     let bus = bus();
     let (mut sender, mut reader) = pair(&bus);
-    let deaf = Client::builder().receive_only().connect(bus.path()).unwrap();
-    shutdown(connection_of(&deaf), Shutdown::Read).unwrap();
+    let half_shut = Client::builder().receive_only().connect(bus.path()).unwrap();
+    shutdown(connection_of(&half_shut), Shutdown::Read).unwrap();
     send_all(&mut sender, &mut reader);
-    bus.has_left(deaf.id().0);
+    bus.has_left(half_shut.id().0);
 }
 
 // P9, P12
@@ -77,10 +77,11 @@ fn a_receiver_that_refuses_rings_is_removed() {
 fn messages_of_a_removed_receiver_arrive() {
     let bus = bus();
     let (mut sender, mut reader) = pair(&bus);
-    let mut deaf = bus.connect();
+    let mut half_shut = bus.connect();
     // Before the broker can notice. After a removal, it discards what the client sends.
-    let last = (0..40).take_while(|tag| deaf.try_send(*tag, &[9; LEN]).is_ok()).last().unwrap();
-    shutdown(connection_of(&deaf), Shutdown::Read).unwrap();
+    let last =
+        (0..40).take_while(|tag| half_shut.try_send(*tag, &[9; LEN]).is_ok()).last().unwrap();
+    shutdown(connection_of(&half_shut), Shutdown::Read).unwrap();
     // The bus continues until the broker has noticed.
     let (mut next, deadline) = (0, Instant::now() + TIMEOUT);
     for number in 0.. {
@@ -88,7 +89,7 @@ fn messages_of_a_removed_receiver_arrive() {
         let sent = sender.try_send(1000 + number, &[7; LEN]);
         assert!(matches!(sent, Ok(()) | Err(SendError::Full { .. })), "{sent:?}");
         while let Some(message) = reader.try_recv().unwrap() {
-            if message.sender == deaf.id() {
+            if message.sender == half_shut.id() {
                 assert_eq!(message.tag.0, next);
                 next += 1;
             }
@@ -97,7 +98,7 @@ fn messages_of_a_removed_receiver_arrive() {
             break;
         }
     }
-    bus.has_left(deaf.id().0);
+    bus.has_left(half_shut.id().0);
 }
 
 // P5

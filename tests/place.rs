@@ -61,7 +61,7 @@ fn forking_broker(path: &str, drops: bool) {
 /// Tries to become the broker.
 fn attempt(path: &str) {
     match Broker::bind(path) {
-        Ok(_) => say("holder nobody"),
+        Ok(_) => say("holder none"),
         Err(BindError::InUse { process, .. }) => say(format_args!("holder {process:?}")),
         Err(error) => say(format_args!("error {error}")),
     }
@@ -157,14 +157,14 @@ fn a_second_broker_of_a_process_leaves_the_first_ones_lock() {
         assert!(matches!(Receiver::listen(place.path()), Err(BindError::InUse { .. })));
         assert_eq!(holder(&place), format!("{:?}", Some(own)));
     }
-    // The file says so, too.
+    // The file names it, too.
     let content = std::fs::read(lock_of(&place)).unwrap();
     assert_eq!((content.len(), &content[..8]), (4096, &b"LLMPlock"[..]));
     assert_eq!(content[16..20], own.to_le_bytes());
     assert!(content[24..32] != [0; 8]);
     drop(first);
     assert!(!lock_of(&place).exists());
-    assert_eq!(holder(&place), "nobody");
+    assert_eq!(holder(&place), "none");
 }
 
 // P7
@@ -220,7 +220,7 @@ fn a_file_system_without_locks_or_room_is_an_error_that_says_so() {
         );
         assert!(is_lock && !place.path().exists());
     }
-    // Where nothing can be allocated in advance, it is written.
+    // Without support for allocation in advance, the file is written.
     let broker = kernel::refusing(libc::SYS_fallocate, libc::EOPNOTSUPP, || {
         Receiver::listen(place.path()).map(drop)
     });

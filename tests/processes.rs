@@ -91,7 +91,7 @@ fn a_child_inherits_no_descriptor_and_no_writable_mapping() {
     for trace in ["memfd", "socket:", "eventpoll", "eventfd", "bus.sock"] {
         assert!(!seen.contains(trace), "{trace} was inherited: {seen}");
     }
-    // What a fork without an exec would inherit.
+    // A fork without an exec would inherit these.
     let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
     let mut ours = false;
     let mut found = 0;

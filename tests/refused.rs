@@ -44,7 +44,7 @@ fn a_failed_ring_is_sent_by_the_next_call() {
             sender.try_send(1, b"first").unwrap();
             sender
         });
-        assert!(received.recv_timeout(WHILE).is_err(), "nobody has rung");
+        assert!(received.recv_timeout(WHILE).is_err(), "the receiver was rung");
         call(&mut sender);
         assert_eq!(received.recv_timeout(TIMEOUT).unwrap(), b"first");
     }
@@ -57,7 +57,7 @@ fn a_failed_ring_is_sent_by_a_sender_that_finds_no_room() {
     // From now on the chain has all its pages, and the receiver knows them.
     fill(&mut sender);
     while receiver.try_recv().unwrap().is_some() {
-        // A receiver that never prepares to sleep polls, and finds what comes without a ring.
+        // A receiver that never prepares to sleep polls, and finds messages without a ring.
         receiver.prepare_wait();
     }
     let received = sleeper(receiver);
@@ -65,7 +65,7 @@ fn a_failed_ring_is_sent_by_a_sender_that_finds_no_room() {
         fill(&mut sender);
         sender
     });
-    assert!(received.recv_timeout(WHILE).is_err(), "nobody has rung");
+    assert!(received.recv_timeout(WHILE).is_err(), "the receiver was rung");
     assert!(matches!(sender.try_send(1, &[7; 4096]), Err(SendError::Full { .. })));
     assert_eq!(received.recv_timeout(TIMEOUT).unwrap(), [7; 4096]);
 }
@@ -123,7 +123,7 @@ fn a_flush_with_a_failed_ring_retries_without_spinning() {
         let begin = Instant::now();
         sender.try_send(1, b"unheard").unwrap();
         idling(|| sender.flush()).unwrap_or_else(|e| panic!("it takes it when it wakes up: {e}"));
-        assert!(begin.elapsed() > WHILE, "somebody has rung");
+        assert!(begin.elapsed() > WHILE, "the receiver was rung");
     });
     waiting.join().unwrap();
 }

@@ -76,7 +76,7 @@ fn promise() -> TrustPeers {
     unsafe { TrustPeers::assume() }
 }
 
-/// Ends a client's connection behind its back.
+/// Ends a client's connection without its knowledge.
 fn shut_down(connection: &OwnedFd) {
     rustix::net::shutdown(connection, rustix::net::Shutdown::Both).unwrap();
 }
@@ -88,7 +88,7 @@ fn a_borrowed_payload_stays_when_its_receiver_is_removed() {
         let bus = Bus::new(by_reference);
         let mut sender = Client::builder().send_only().connect(&bus.path).unwrap();
         let mut reader = bus.client().connect(&bus.path).unwrap();
-        // So that pages are known and can be passed by reference.
+        // So that pages are announced and messages can pass by reference.
         bus.send(&mut sender, &mut reader, 0..100);
         let mut borrower = bus.client().borrow_payloads(promise()).connect(&bus.path).unwrap();
         let connection = connection_of(&borrower);
@@ -142,7 +142,7 @@ fn a_process_that_may_keep_pages_may_not_borrow_again() {
     let mut sender = Client::builder().send_only().connect(&bus.path).unwrap();
     let mut reader = bus.client().connect(&bus.path).unwrap();
     let borrow = || bus.client().borrow_payloads(promise()).connect(&bus.path);
-    // One that leaves in order has said that it reads no further.
+    // A receiver that leaves in order has announced that it reads no further.
     for _ in 0..8 {
         let mut borrower = borrow().unwrap();
         bus.send(&mut sender, &mut reader, 0..1);
@@ -176,7 +176,7 @@ fn a_removed_borrower_gets_no_later_message() {
         let mut borrower = bus.client().borrow_payloads(promise()).connect(&bus.path).unwrap();
         bus.send(&mut sender, &mut reader, 100..101);
         assert_eq!(borrower.recv().unwrap().payload, payload(100));
-        // It has left everything, and says so.
+        // It has left everything, and announces that.
         for _ in 0..200 {
             assert!(borrower.try_recv().unwrap().is_none());
         }

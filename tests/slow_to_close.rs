@@ -28,15 +28,15 @@ fn child() {
     common::roles::play();
 }
 
-/// How long a close of a [`Slow`] blocks.
+/// Duration of a close of a [`Slow`].
 const LINGER: Duration = Duration::from_secs(30);
-/// How long the close lasts that does not end: `LLMP_CLOSE_SECONDS=600` for ten minutes.
+/// Duration of the longest close: `LLMP_CLOSE_SECONDS=600` for ten minutes.
 fn never_ends() -> Duration {
     let seconds = std::env::var("LLMP_CLOSE_SECONDS").ok().and_then(|s| s.parse().ok());
     Duration::from_secs(seconds.unwrap_or(0))
 }
 
-/// How long a message may take on a bus that goes on.
+/// Longest delay of a message on a working bus.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// TCP connections whose other sides never read.
@@ -112,7 +112,7 @@ impl Bus {
         bus
     }
 
-    /// A message comes through at once, and the broker has no more than one thread more.
+    /// A message arrives at once, and the broker has at most one more thread.
     #[track_caller]
     fn exchange(&mut self) {
         let began = Instant::now();
@@ -141,7 +141,7 @@ impl Bus {
         stranger
     }
 
-    /// Everything that strangers have sent is closed.
+    /// All descriptors of strangers are closed.
     #[track_caller]
     fn all_is_closed(&mut self) {
         // It may have a few pages more.
@@ -185,7 +185,7 @@ fn a_descriptor_that_is_slow_to_close_delays_no_client() {
             among(&mut net, count, slow)(&joined.socket, bytes);
             bus.broker.go_on();
             bus.go_on(Duration::from_millis(200));
-            assert!(joined.socket.bye().is_some() || bytes.is_empty(), "it was not expelled");
+            assert!(joined.socket.bye().is_some() || bytes.is_empty(), "it was not disconnected");
         }
     }
     bus.all_is_closed();
@@ -245,9 +245,9 @@ fn an_endless_close_delays_only_newcomers() {
     }
     wait_until("the queue is full", || descriptor_count(pid) >= before + 256);
     let full = descriptor_count(pid);
-    // Of what comes now, nothing is taken.
+    // The broker reads nothing that arrives now.
     joined.socket.send_bytes(b"?", &[reader.as_fd(); 253]);
-    assert!(joined.socket.bye().is_some(), "it was not expelled");
+    assert!(joined.socket.bye().is_some(), "it was not disconnected");
     bus.go_on(never_ends());
     let newcomer = std::thread::spawn({
         let path = bus.place.path();
@@ -269,7 +269,7 @@ fn an_endless_close_delays_only_newcomers() {
     bus.all_is_closed();
 }
 
-/// How many descriptors of a process are pipes.
+/// Returns how many descriptors of a process are pipes.
 fn pipes_of(pid: i32) -> usize {
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
     let links = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
@@ -304,7 +304,7 @@ fn newcomers_are_let_in_while_255_descriptors_wait_not_with_256() {
     let send = |count| {
         let stranger = bus.stranger();
         assert!(stranger.send_bytes(b"?", &vec![reader.as_fd(); count]));
-        // By then, what it has sent waits.
+        // By then, its packets wait in the socket.
         assert!(stranger.next().is_none());
     };
     send(253);
@@ -316,7 +316,7 @@ fn newcomers_are_let_in_while_255_descriptors_wait_not_with_256() {
     let pid = bus.broker.pid();
     let before = pipes_of(pid);
     joined.socket.send_bytes(b"?", &[reader.as_fd(); 253]);
-    assert!(joined.socket.bye().is_some(), "it was not expelled");
+    assert!(joined.socket.bye().is_some(), "it was not disconnected");
     let newcomer = std::thread::spawn({
         let path = bus.place.path();
         move || Client::connect(path).map(drop)

@@ -210,7 +210,7 @@ fn a_forgotten_or_unwound_batch_publishes_nothing() {
         leave(&mut sender, &long);
         assert_eq!(receiver.recv().unwrap().tag.0, 2);
         assert!(receiver.try_recv().unwrap().is_none(), "never published");
-        // It says what it has taken.
+        // It publishes its cursor.
         receiver.prepare_wait();
         assert!(sender.flush_timeout(std::time::Duration::from_secs(20)).unwrap());
         leave(&mut sender, &long);

@@ -1,10 +1,10 @@
-//! P10 on the real kernel and the real processors: a process that sleeps is woken, whatever threads
-//! come and go beside it.
+//! P10 on the real kernel and the real processors: a sleeping process is woken, although other
+//! threads start and end beside it.
 //!
-//! Models assume that the kernel does what it says. Publishers once left out their fence and relied
-//! on a barrier of the kernel's (`membarrier(2)`), which does not reach a processor on which a thread
-//! of the process has ended. So these tests let threads end there. `LLMP_WAKEUPS_SECONDS` makes each
-//! of them run longer than the default.
+//! Models assume a correct kernel. An earlier version left out the publisher's fence and relied on
+//! a barrier of the kernel's (`membarrier(2)`), which does not reach a processor on which a thread
+//! of the process has ended. So these tests let threads end there. `LLMP_WAKEUPS_SECONDS` makes
+//! each of them run longer than the default.
 
 mod common;
 
@@ -50,11 +50,11 @@ fn processors() -> Option<[usize; 2]> {
     found.get(..2).map(|two| [two[0], two[1]])
 }
 
-/// Runs `work` in a thread until it returns. It says now and then that it has got on.
+/// Runs `work` in a thread until it returns. `work` reports progress now and then.
 ///
 /// # Panics
 ///
-/// If it does not say so for [`STALL`]; then the panic says what each thread waits for.
+/// If it reports none for [`STALL`]. The message names what each thread waits for.
 fn watched(work: impl FnOnce(&dyn Fn()) + Send + 'static) {
     let (got_on, progress) = channel();
     let worker = std::thread::spawn(move || work(&|| got_on.send(()).unwrap_or_default()));
@@ -165,10 +165,10 @@ fn a_process_with_changing_threads_wakes_its_receiver() {
     });
 }
 
-/// A sleeper and a publisher of one word that meet as closely as they can: many stores fall into the
-/// moment in which the sleeper takes its flag back. A sleep that is not bounded never ends here, within
-/// a second; so did one behind the kernel's barrier, since a thread has ended on the publisher's
-/// processor.
+/// A sleeper and a publisher of one word that run as closely as possible: many stores fall into the
+/// moment in which the sleeper clears its flag. An unbounded sleep never ends here, within a
+/// second. A sleep that relied on the kernel's barrier did not end either, since a thread has ended
+/// on the publisher's processor.
 // P10
 #[test]
 fn a_store_without_a_fence_is_found_by_a_bounded_sleep() {

@@ -18,7 +18,7 @@ pub struct Played {
 }
 
 impl Played {
-    /// Whether the result says this of itself.
+    /// Returns whether the result has this flag.
     pub fn is(&self, name: &str) -> bool {
         self.result.get(name).and_then(Value::as_bool) == Some(true)
     }
@@ -75,7 +75,7 @@ impl Children {
         Ok(Instant::now())
     }
 
-    /// What came of all roles.
+    /// Returns the results of all roles.
     pub fn results(&mut self) -> Result<Vec<Played>> {
         let mut all = Vec::new();
         for _ in 0..self.children.len() {
@@ -153,7 +153,7 @@ impl Children {
                 let threads: String = processes.map(threads).collect();
                 bail!("no process has said anything for {:?}\n{threads}", watchdog::longest_step())
             }
-            Err(RecvTimeoutError::Disconnected) => bail!("everybody is gone"),
+            Err(RecvTimeoutError::Disconnected) => bail!("all processes have ended"),
         }
     }
 }
@@ -161,7 +161,7 @@ impl Children {
 impl Drop for Children {
     fn drop(&mut self) {
         for (child, _) in &mut self.children {
-            // It may be gone already.
+            // It may have ended already.
             let _ = child.kill();
             let _ = child.wait();
         }

@@ -14,7 +14,7 @@ impl Ticks {
         Ticks { started: Instant::now(), first: ticks() }
     }
 
-    /// Nanoseconds a tick, as far as it is known by now.
+    /// Nanoseconds a tick, as far as known.
     pub fn tick_ns(&self) -> f64 {
         let count = ticks().wrapping_sub(self.first).max(1);
         self.started.elapsed().as_nanos() as f64 / count as f64

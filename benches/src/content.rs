@@ -1,9 +1,9 @@
-//! What messages contain, and how a receiver finds out that one is missing, came twice or changed.
+//! The content of messages, and how a receiver detects a lost, repeated or changed one.
 //!
 //! A message begins with a word that names its sender and its number. Its other bytes are one of a
-//! few windows into random bytes, chosen by the number; a receiver that reads every byte compares
-//! their checksum with that of the window. So the bytes of a stale slot or of a torn copy are
-//! noticed, and a sender need not write every byte anew, which would measure the sender's memory.
+//! few windows into random bytes, chosen by the number. A receiver that reads every byte compares
+//! their checksum with that of the window. So it detects the bytes of a stale slot or of a torn
+//! copy. A sender need not write every byte anew, which would measure the sender's memory.
 
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +38,7 @@ pub struct Content {
     len: usize,
     head: u64,
     number: u64,
-    /// What the last message's first word hides of the random bytes, and where.
+    /// The random bytes under the last message's first word, and their place.
     hidden: ([u8; LEAST], usize),
     sabotage: Option<Sabotage>,
     spoilt: u64,
@@ -56,7 +56,7 @@ impl Content {
         Content { bytes, start, len, head, number: 0, hidden, sabotage, spoilt }
     }
 
-    /// How many messages there were so far.
+    /// Returns the number of messages so far.
     pub fn count(&self) -> u64 {
         self.number
     }
@@ -116,7 +116,7 @@ impl Content {
         match self.sabotage {
             Some(Sabotage::Drop) => self.number += 1,
             Some(Sabotage::Repeat) => self.number -= 1,
-            // Only seen where every byte is read, and not in a message without other bytes.
+            // Detected only where every byte is read, and not in a message without other bytes.
             Some(Sabotage::Corrupt) => {
                 let last = self.start + window(self.number) + self.len - 1;
                 self.bytes[last] ^= 0x10;
@@ -167,22 +167,22 @@ impl Check {
         }
     }
 
-    /// How many messages have been looked at.
+    /// Returns the number of verified messages.
     pub fn messages(&self) -> u64 {
         self.messages
     }
 
-    /// How many messages of a sender have been looked at.
+    /// Returns the number of verified messages of a sender.
     pub fn messages_of(&self, sender: usize) -> u64 {
         self.next.get(sender).copied().unwrap_or(0)
     }
 
-    /// Whether a sender has sent its last message.
+    /// Returns whether a sender has sent its last message.
     pub fn has_ended(&self, sender: usize) -> bool {
         self.ended.get(sender).copied().unwrap_or(false)
     }
 
-    /// Looks at a message. Returns whether it is its sender's last one.
+    /// Verifies a message. Returns whether it is its sender's last one.
     #[inline]
     pub fn look(&mut self, message: &[u8]) -> Result<bool, Wrong> {
         let Some(head) = message.first_chunk().filter(|_| message.len() == self.len) else {
@@ -226,7 +226,7 @@ impl std::fmt::Display for Wrong {
             Wrong::Length => "a message of another length than was sent",
             Wrong::Missing => "a message is missing",
             Wrong::Again => "a message has come before",
-            Wrong::Sender => "a message of a sender who does not exist",
+            Wrong::Sender => "a message of an unknown sender",
             Wrong::Bytes => "a message has other bytes than were sent",
         })
     }

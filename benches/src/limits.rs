@@ -24,7 +24,7 @@ const LINE: usize = 64;
 /// Longer messages are fetched ahead, so that only the copy remains.
 const SHORT: usize = 4096;
 
-/// What the machine can do, as measured in the same run.
+/// The speed of the machine, as measured in the same run.
 pub struct Limits<'a> {
     measured: &'a [Measured],
     placement: Placement,
@@ -36,7 +36,7 @@ impl<'a> Limits<'a> {
         Limits { measured, placement }
     }
 
-    /// How many times its limit a cell takes.
+    /// Returns the ratio of a cell to its limit.
     pub fn factor(&self, cell: &Measured) -> Option<f64> {
         let median = |figure| cell.median(self.placement, figure);
         let case = cell.cell.case.as_str();

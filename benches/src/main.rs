@@ -61,15 +61,15 @@ enum Command {
     Memory(Options),
     /// From connecting to the first message.
     Join(Options),
-    /// How the cost grows with clients, sleepers and buses.
+    /// The growth of the cost with clients, sleepers and buses.
     Growth(Options),
     /// The speed of the machine.
     Hardware(Options),
     /// The cost of the memory abstraction compared with the protocol written by hand.
     Abstraction,
-    /// How the length of a page changes a channel's speed.
+    /// The effect of a page's length on a channel's speed.
     Pool,
-    /// How many instructions an operation takes; fails when that has changed. Needs valgrind.
+    /// The number of instructions of an operation. Fails when that has changed. Needs valgrind.
     Instructions {
         /// Writes the record instead of comparing with it.
         #[arg(long)]
@@ -78,7 +78,8 @@ enum Command {
     /// Performs an operation whose instructions are counted.
     #[command(hide = true)]
     Operation { name: String, times: usize },
-    /// Which targets are met, from the results.json of a run or of several, as a table in Markdown.
+    /// The verdict on all targets, from the results.json of one or several runs, as a table in
+    /// Markdown.
     Verdict {
         #[arg(required = true)]
         results: Vec<PathBuf>,

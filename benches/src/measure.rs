@@ -52,7 +52,7 @@ pub struct Cell {
     pub peer: &'static str,
     /// Length of the messages in bytes, where there is one.
     pub len: Option<usize>,
-    /// Whether it is the same wherever the processors lie.
+    /// Whether the placement of the processors has no effect.
     anywhere: bool,
     measure: Measure,
 }
@@ -141,7 +141,7 @@ impl Run<'_> {
     }
 }
 
-/// What came of one run.
+/// The result of one run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Sample {
     /// Round trip of two cache lines before and after the run.
@@ -158,7 +158,7 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// How many runs had this placement.
+    /// The number of runs with this placement.
     pub fn count(&self, placement: Placement) -> usize {
         self.samples.iter().filter(|sample| sample.placement == Some(placement)).count()
     }
@@ -178,7 +178,7 @@ pub fn measure(plan: &Plan, cells: Vec<Cell>) -> Result<Vec<Measured>> {
         let (workload, case) = (group[0].cell.workload, group[0].cell.case.clone());
         for run in 0..2 * plan.runs {
             for i in 0..group.len() {
-                // Each begins once, so that none always follows the same one.
+                // Each begins once, so that no peer always follows the same one.
                 let at = (i + run) % group.len();
                 let measured = &mut group[at];
                 let repeats = started.elapsed() < REPEATS_END && is_short_of_runs(plan, measured);
@@ -199,7 +199,7 @@ pub fn measure(plan: &Plan, cells: Vec<Cell>) -> Result<Vec<Measured>> {
     Ok(all)
 }
 
-/// Whether too few runs had the placement that most of them had.
+/// Returns whether too few runs had the most frequent placement.
 fn is_short_of_runs(plan: &Plan, measured: &Measured) -> bool {
     let counts = Placement::ALL.map(|placement| measured.count(placement));
     counts.into_iter().max().unwrap_or(0) < plan.runs

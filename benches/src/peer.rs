@@ -13,7 +13,7 @@ pub enum Waiting {
     Poll,
     /// Yields, then polls again.
     Yield,
-    /// By the peer's own means, inside its calls.
+    /// Sleeps by the peer's own means, inside its calls.
     Sleep,
 }
 
@@ -27,7 +27,7 @@ impl Waiting {
     }
 }
 
-/// What both ends of a connection know.
+/// The settings that both ends of a connection know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Setup {
     /// Length of every message in bytes.
@@ -37,7 +37,7 @@ pub struct Setup {
     pub borrow: bool,
     /// A client of a bus gets its own messages back.
     pub own: bool,
-    /// How many messages must fit, if that matters.
+    /// Number of messages that must fit, if that matters.
     pub ring_messages: Option<usize>,
     pub room: Room,
 }
@@ -77,7 +77,7 @@ impl Setup {
         }
     }
 
-    /// How many messages such a ring holds.
+    /// Returns the number of messages in such a ring.
     pub fn ring_messages(&self) -> usize {
         self.ring_messages.unwrap_or(self.ring_len() / self.len)
     }
@@ -90,7 +90,7 @@ pub struct Place {
     pub name: String,
 }
 
-/// How long one end waits for the other to appear.
+/// Longest wait of one end for the other.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Place {
@@ -123,7 +123,7 @@ impl Place {
         // Before the measurement, so that a pause does no harm.
         while !path.exists() {
             if Instant::now() > deadline {
-                bail!("nobody has announced {}", path.display());
+                bail!("no process has announced {}", path.display());
             }
             std::thread::sleep(Duration::from_micros(500));
         }
@@ -135,7 +135,7 @@ impl Place {
 pub trait Peer: 'static {
     type Sender: Sender + 'static;
     type Receiver: Receiver + 'static;
-    /// Makes the receiving end. It announces the place as soon as a sender can come.
+    /// Makes the receiving end. It announces the place as soon as a sender can connect.
     fn receiver(place: &Place, setup: &Setup) -> Result<Self::Receiver>;
     /// Makes the sending end once the place is announced.
     fn sender(place: &Place, setup: &Setup) -> Result<Self::Sender>;

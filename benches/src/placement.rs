@@ -1,9 +1,8 @@
-//! Where the two processors lie, as far as the time shows that a cache line takes between them.
+//! The placement of the two processors, as far as the time for a cache line between them shows it.
 //!
-//! The processors of a virtual machine are moved about: sometimes they are two threads of one
-//! core, mostly two cores, sometimes far apart, and speeds differ up to tenfold between these. So
-//! the round trip of two lines is measured before and after each run, and only runs of the same
-//! placement are compared.
+//! The processors of a virtual machine move: sometimes they are two threads of one core, mostly two
+//! cores, sometimes far apart. Speeds differ up to tenfold between these. So the round trip of two
+//! lines is measured before and after each run, and only runs of the same placement are compared.
 
 use anyhow::{Context, Result};
 use rustix::thread::CpuSet;

@@ -1,4 +1,4 @@
-//! Which plots there are, and the lines in them.
+//! The plots and their lines.
 
 mod svg;
 
@@ -32,7 +32,7 @@ pub fn write(dir: &Path, results: &Results) -> std::io::Result<()> {
         ("ping-pong-sleeping.svg", latencies(results, "sleeping")),
         ("ping-pong-late.svg", latencies(results, "sleeping, late answers")),
         ("bus-clients.svg", clients(results)),
-        ("broker-turn.svg", turns(results)),
+        ("broker-turn.svg", cycles(results)),
     ];
     plots.retain(|(_, plot)| plot.is_worth_it());
     plots.into_iter().try_for_each(|(file, plot)| std::fs::write(dir.join(file), plot.svg()))
@@ -83,7 +83,7 @@ fn sizes(results: &Results, case: &str, (figure, vertical): (&str, &str)) -> Plo
     }
 }
 
-/// Which part of the round trips took how long.
+/// The distribution of the round trips.
 fn latencies(results: &Results, case: &str) -> Plot {
     let place = |part: f64| -(1.0 - part).log10();
     let shown = [(0.1, "10 %"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %")];
@@ -95,7 +95,7 @@ fn latencies(results: &Results, case: &str) -> Plot {
     };
     Plot {
         title: format!("64 B there and back, {case}"),
-        horizontal: "so many round trips were at least as quick".into(),
+        horizontal: "part of the round trips that were at least as fast".into(),
         vertical: "round trip in ns".into(),
         marks: shown.into_iter().map(|(part, text)| (place(part), text.into())).collect(),
         lines: cells.iter().map(line).filter(|line| !line.points.is_empty()).collect(),
@@ -126,9 +126,9 @@ fn clients(results: &Results) -> Plot {
 }
 
 /// The cost of a broker's cycle by the number of clients.
-fn turns(results: &Results) -> Plot {
+fn cycles(results: &Results) -> Plot {
     let cells: Vec<&Cell> =
-        results.of(growth::NAME).filter(|cell| cell.case.starts_with("a turn")).collect();
+        results.of(growth::NAME).filter(|cell| cell.case.starts_with("a cycle")).collect();
     let place = |clients: u32| f64::from(clients).log2();
     let line = |(name, figure, colour): (&str, &str, &'static str)| {
         let points =
@@ -136,11 +136,13 @@ fn turns(results: &Results) -> Plot {
         let style = Style { colour, thick: true, dashed: false };
         Line { name: name.into(), style, points: points.collect() }
     };
-    let lines =
-        [("nobody sends", "ns_idle", COLOURS[0]), ("one sends 64 B", "ns_one_sends", COLOURS[2])];
+    let lines = [
+        ("no client sends", "ns_idle", COLOURS[0]),
+        ("one sends 64 B", "ns_one_sends", COLOURS[2]),
+    ];
     let counts = cells.iter().filter_map(|cell| first_number(cell));
     Plot {
-        title: "A turn of the broker".into(),
+        title: "A cycle of the broker".into(),
         horizontal: "clients".into(),
         vertical: "ns".into(),
         marks: counts.map(|count| (place(count), count.to_string())).collect(),
@@ -149,7 +151,7 @@ fn turns(results: &Results) -> Plot {
     }
 }
 
-/// How many clients a case names.
+/// Returns the number of clients in the name of a case.
 fn first_number(cell: &Cell) -> Option<u32> {
     cell.case.split(' ').find_map(|word| word.parse().ok())
 }

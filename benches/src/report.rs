@@ -129,7 +129,7 @@ pub fn json(measured: &[Measured], machine: Value) -> Value {
     json!({ "machine": machine, "cells": cells })
 }
 
-/// What can be said of the machine.
+/// Returns a description of the machine.
 pub fn machine() -> Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {

@@ -1,4 +1,4 @@
-//! What was measured, as `results.json` says it.
+//! The measurements in `results.json`.
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -19,7 +19,7 @@ pub struct Cell {
     pub len: Option<usize>,
     /// Of the counted runs.
     pub placement: String,
-    /// How many times its limit it takes.
+    /// The ratio to its limit.
     pub times_limit: Option<f64>,
     figures: BTreeMap<String, Figure>,
 }
@@ -49,7 +49,7 @@ impl Results {
         self.cells.iter().filter(move |cell| cell.workload == workload)
     }
 
-    /// All peers of one case: their medians are of the same placement.
+    /// Returns all peers of one case. Their medians are of the same placement.
     pub fn peers<'a>(&'a self, workload: &str, case: &str) -> Vec<&'a Cell> {
         let of_case = |cell: &&Cell| cell.workload == workload && cell.case == case;
         self.cells.iter().filter(of_case).collect()

@@ -14,7 +14,7 @@ use std::fmt::Display;
 use std::io::BufRead;
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
 
-/// What a role is to do.
+/// The task of a role.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Role {
     pub part: Part,
@@ -67,7 +67,7 @@ pub enum Part {
     },
 }
 
-/// How a stream is sent.
+/// The way in which a stream is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Manner {
     OneByOne,
@@ -77,7 +77,7 @@ pub enum Manner {
     InPlace,
 }
 
-/// What the threads of one process need to act as one.
+/// Lets the threads of one process act as one.
 struct Together {
     barrier: Barrier,
     results: Mutex<Vec<Value>>,
@@ -129,7 +129,7 @@ pub fn play(roles: &str, act: fn(&Role, &Start) -> Result<()>) -> Result<()> {
     say_and_hear(&format!("results {}", Value::Array(results)));
     together.barrier.wait();
     for thread in threads {
-        // It has failed already, if it has.
+        // A role that failed has ended the process already.
         let _ = thread.join();
     }
     Ok(())

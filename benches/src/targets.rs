@@ -1,4 +1,4 @@
-//! How fast this library is to be: every cell of the verdict, and what it has to reach.
+//! The targets of this library's speed: every cell of the verdict, and its bound.
 
 use crate::peers::PEERS;
 use crate::report::number;
@@ -35,7 +35,7 @@ impl Rivals {
     }
 }
 
-/// Whether more of a figure is better.
+/// A figure, of which more is better (a rate) or less (a cost).
 #[derive(Clone, Copy)]
 enum Figure {
     Rate(&'static str),
@@ -49,7 +49,7 @@ impl Figure {
         }
     }
 
-    /// How many times better ours is than theirs.
+    /// Returns the ratio of ours to theirs, above 1 if ours is better.
     fn ratio(self, ours: f64, theirs: f64) -> f64 {
         match self {
             Figure::Rate(_) => ours / theirs,
@@ -171,14 +171,14 @@ impl Table<'_> {
     }
 
     fn broker(&self) -> Vec<Row> {
-        let case = |clients| format!("a turn of the broker, {clients} clients");
+        let case = |clients| format!("a cycle of the broker, {clients} clients");
         let per_client = |clients| {
             let cell = self.results.cell(growth::NAME, &case(clients), OURS[0])?;
             cell.median("ns_idle_per_client")
         };
         let linear = per_client(500).zip(per_client(100)).map(|(many, few)| many / few);
         let cell = self.results.cell(growth::NAME, &case(500), OURS[0]);
-        let text = "a turn of the broker, a client of 500".into();
+        let text = "a cycle of the broker, a client of 500".into();
         vec![
             self.value(growth::NAME, &case(500), "ns_idle", "ns", 5000.0),
             row(text, "a client of 100", Bound::AtMost(LINEAR), [linear, None], cell),
@@ -205,7 +205,7 @@ impl Table<'_> {
         let ours = |name| figure.of(self.results.cell(workload, case, name)?);
         let ratios = OURS.map(|name| Some(figure.ratio(ours(name)?, best?.0)));
         let against =
-            best.map_or("nobody".into(), |(value, peer)| format!("{peer}, {}", number(value)));
+            best.map_or("no peer".into(), |(value, peer)| format!("{peer}, {}", number(value)));
         row(format!("{workload}, {case}"), &against, bound, ratios, cells.first().copied())
     }
 

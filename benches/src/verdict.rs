@@ -1,19 +1,19 @@
-//! Whether this library is as fast as it is to be: ratios of medians within one run, beside their
-//! targets, as a table in Markdown.
+//! The verdict on this library's speed: ratios of medians within one run, beside their targets, as
+//! a table in Markdown.
 //!
-//! It judges nothing by its exit status, as times on shared machines are no reason to fail.
+//! The exit status depends on no figure, because times on shared machines are no reason to fail.
 
 use crate::report::number;
 use crate::results::Results;
 use crate::targets;
 use std::fmt::Write as _;
 
-/// What a ratio has to be.
+/// The bound of a ratio.
 #[derive(Clone, Copy)]
 pub enum Bound {
     AtLeast(f64),
     AtMost(f64),
-    /// Reported beside the others.
+    /// Reported without a bound.
     None,
 }
 

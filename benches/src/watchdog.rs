@@ -1,4 +1,4 @@
-//! Ends a run that makes no progress, and says what each thread was waiting for.
+//! Ends a run that makes no progress, and reports what each thread waits for.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ const STALL: Duration = Duration::from_secs(30);
 static STEPS: AtomicU64 = AtomicU64::new(0);
 static LONGEST_STEP: OnceLock<Duration> = OnceLock::new();
 
-/// How long a step may take.
+/// Returns the longest time of a step.
 pub fn longest_step() -> Duration {
     LONGEST_STEP.get().copied().unwrap_or(STALL)
 }
@@ -26,7 +26,8 @@ pub fn step() {
 pub fn start(seconds: f64) {
     LONGEST_STEP.get_or_init(|| STALL + Duration::from_secs_f64(seconds));
     std::thread::spawn(|| {
-        // A process that waits for its children says more about them, and says it before.
+        // A process that waits for its children reports more about them. Its own timeout comes
+        // first.
         let limit = longest_step() + Duration::from_secs(5);
         let (mut seen, mut since) = (0, Instant::now());
         loop {
@@ -43,7 +44,7 @@ pub fn start(seconds: f64) {
     });
 }
 
-/// What each thread of a process does: its name, its state, and the system call in which it is.
+/// Returns the name of each thread of a process, its state, and its current system call.
 pub fn threads(pid: u32) -> String {
     let read = |task: &Path, file| fs::read_to_string(task.join(file)).unwrap_or_default();
     let describe = |task: &Path| {

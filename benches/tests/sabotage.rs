@@ -1,9 +1,9 @@
-//! A benchmark that does not notice a lost or changed message measures nothing: each workload that
+//! A benchmark that does not notice a lost or changed message measures nothing. Each workload that
 //! verifies contents must fail when a sender spoils one, and pass when none does.
 
 use std::process::Command;
 
-/// Runs a workload with two of its peers; what it says when it fails.
+/// Runs a workload with two of its peers. Returns its error when it fails.
 fn run(arguments: &[&str], sabotage: Option<&str>) -> Result<(), String> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_llmp-bench"));
     command.args(arguments).args(["--quick", "--runs=1"]);

@@ -68,7 +68,7 @@ fn an_empty_directory_is_no_mistake() {
     assert_eq!(row(&table(dir.path()), "files"), "0");
 }
 
-/// A demo that goes on until it is ended.
+/// A demo that runs until it is ended.
 struct Endless {
     demo: Process,
     stderr: BufReader<ChildStderr>,
@@ -82,7 +82,7 @@ struct Endless {
 impl Endless {
     fn start() -> Self {
         let files = tempfile::tempdir().unwrap();
-        // It takes no room on the disk and hours to read.
+        // A file that takes no room on the disk and hours to read.
         File::create(files.path().join("huge")).unwrap().set_len(1 << 43).unwrap();
         let home = tempfile::tempdir().unwrap();
         let mut command = llmp(&["demo"]);
@@ -97,8 +97,8 @@ impl Endless {
         Endless { demo, stderr, ids, home, _files: files }
     }
 
-    /// Waits until no process of the demo is left: each holds its standard error. Returns what
-    /// they have said there, and the demo's status.
+    /// Waits until no process of the demo is left: each holds its standard error. Returns their
+    /// output there, and the demo's status.
     fn end(self) -> (String, Option<i32>) {
         let Endless { demo, mut stderr, home, .. } = self;
         let (sender, receiver) = channel();

@@ -1,11 +1,11 @@
-//! What a user reads when something is wrong: what it is, and a command that mends it.
+//! The text for a user when something is wrong: the cause, and a command that mends it.
 
 use crate::{Bus, Process, broker, llmp, only_line};
 use std::io::BufRead;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-/// What `llmp broker` says of a path at which it can't listen.
+/// Returns the error of `llmp broker` for a path at which it can't listen.
 fn refused(path: &str) -> String {
     only_line(&Process::start(&mut llmp(&["broker", path])).output(), 2)
 }
@@ -136,7 +136,7 @@ fn holds_up(options: &[&str], chunk: &str) {
     bus.stderr.read_line(&mut line).unwrap();
     let named = line.contains(&format!("(process {pid})")) && line.contains("holds up the bus");
     assert!(named, "{line}");
-    // The sender says so, too.
+    // The sender reports that, too.
     let said = std::io::BufReader::new(sending.child().stderr.take().unwrap()).lines();
     let named = said.map(Result::unwrap).find(|line| line.contains("has held up the bus")).unwrap();
     assert!(named.contains("waits for room: client "), "{named}");
@@ -243,7 +243,7 @@ fn a_stopped_broker_with_a_full_queue_is_reported_in_time() {
         }
     }
     let began = Instant::now();
-    // It holds its place, though it does not answer.
+    // It holds its place, although it does not answer.
     assert!(refused(&bus.path).contains("there is already a broker"));
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     let line = only_line(&Process::start(&mut llmp(&["recv", &bus.path])).output(), 3);

@@ -1,4 +1,4 @@
-//! How things end: in order, by a signal, by a crash, by a closed or full output.
+//! How processes end: in order, by a signal, by a crash, by a closed or full output.
 
 use crate::{Bus, Process, broker, llmp, noise, only_line};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
@@ -46,8 +46,8 @@ fn a_killed_broker_is_an_error_and_its_socket_no_obstacle() {
     assert!(line.contains("died or was killed"), "{line}");
     bus.broker.child().wait().unwrap();
     assert!(std::path::Path::new(&bus.path).exists());
-    let nobody = bus.recv(&[]).output();
-    assert!(only_line(&nobody, 2).contains("llmp broker"));
+    let without_broker = bus.recv(&[]).output();
+    assert!(only_line(&without_broker, 2).contains("llmp broker"));
 
     (bus.broker, bus.stderr) = broker(&bus.path, &[]);
     drop(connected(&bus));
@@ -189,7 +189,7 @@ fn a_broker_without_descriptors_resumes_when_some_are_free() {
     // Only the closed connections of the strangers free a descriptor.
     let deadline = Instant::now() + Duration::from_secs(20);
     while taken.load(Ordering::Relaxed) == before {
-        assert!(Instant::now() < deadline, "the broker is deaf");
+        assert!(Instant::now() < deadline, "the broker does not read its sockets");
         std::thread::yield_now();
     }
     for _ in 0..messages {

@@ -48,7 +48,7 @@ fn a_receiver_and_a_sender_that_start_together_lose_nothing() {
     }
 }
 
-/// What a raw receiver writes when this is sent.
+/// Returns the output of a raw receiver for this input.
 fn restored(bus: &mut Bus, file: &Path, options: &[&str]) -> Vec<u8> {
     let path = bus.dir.path().join("restored");
     let mut command = llmp(&["recv", &bus.path, "--format", "raw"]);

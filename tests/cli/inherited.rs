@@ -1,5 +1,5 @@
-//! What a command inherits: signals that are ignored or blocked, limits, streams that are closed,
-//! non-blocking or unread.
+//! The state that a command inherits: ignored or blocked signals, limits, and streams that are
+//! closed, non-blocking or unread.
 
 use crate::{Bus, Process, broker, only_line};
 use rustix::process::{Pid, Signal, kill_process};
@@ -74,7 +74,8 @@ fn a_limit_on_file_sizes_is_an_error_that_says_so() {
     let line = only_line(&Process::start(&mut shell(script, &[&bus.path])).output(), 1);
     assert!(line.contains("ulimit -f"), "{line}");
 
-    // Of a file that receives, too: what does not fit is an error and no silent death.
+    // The same for the output of a receiver: a file above the limit is an error and no silent
+    // death.
     let out = bus.dir.path().join("out");
     let script = "ulimit -f 16; exec \"$0\" recv \"$1\" > \"$2\"";
     let receiver = Process::start(&mut shell(script, &[&bus.path, out.to_str().unwrap()]));
@@ -192,7 +193,7 @@ fn receiver_id(receiver: &mut Process) -> u32 {
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !holds() {
-        assert!(Instant::now() < deadline, "in vain: {what}");
+        assert!(Instant::now() < deadline, "timed out: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -45,7 +45,7 @@ fn reconnecting_commands_lose_nothing_between_two_brokers() {
         Process::start(llmp(&["send", &bus.path, "--lines", "--reconnect"]).stdin(Stdio::piped()));
     let mut stdout = BufReader::new(receiver.child().stdout.take().unwrap());
     let mut heard: Vec<String> = Vec::new();
-    // A message that the first broker may not have taken may come twice, and nothing is lost.
+    // A message that the first broker may not have consumed may arrive twice, and none is lost.
     let mut hear_until = |word: &str| {
         while heard.last().is_none_or(|last| last != word) {
             let mut line = String::new();

@@ -117,7 +117,7 @@ impl Bus {
         path
     }
 
-    /// Ends the broker in order and returns what it says at last.
+    /// Stops the broker and returns its last output.
     fn end(&mut self) -> String {
         self.broker.signal(Signal::TERM);
         assert_eq!(self.broker.child().wait().unwrap().code(), Some(0));
@@ -137,7 +137,7 @@ fn broker(path: &str, options: &[&str]) -> (Process, BufReader<ChildStderr>) {
     (broker, stderr)
 }
 
-/// The one line that a command says when it fails.
+/// Returns the only line that a failing command prints.
 fn only_line(output: &Output, status: i32) -> String {
     let text = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(output.status.code(), Some(status), "{text}");

@@ -57,9 +57,9 @@ fn a_refused_client_prints_the_reason() {
     let file = bus.file("input", b"x\n");
     let mut first = bus.send(&file, &[]);
     let mut stderr = std::io::BufReader::new(first.child().stderr.take().unwrap());
-    // It is connected when it says that it waits.
+    // It is connected when it reports that it waits.
     std::io::BufRead::read_line(&mut stderr, &mut String::new()).unwrap();
-    // Sometimes it is refused before it has said anything, sometimes after.
+    // It may be refused before or after its first packet.
     for _ in 0..20 {
         let line = mistake(&["recv", &bus.path], 2);
         assert!(line.contains("refused"), "{line}");
@@ -71,7 +71,7 @@ fn messages_above_the_limit_are_said_with_their_place() {
     let bus = Bus::with(&["--page-len", "4KiB", "--max-message-len", "1000"]);
     let line = [&[b'x'; 1000][..], b"\n"].concat();
     let file = bus.file("input", &[&line[..], b"x", &line].concat());
-    // It stays, so that the sender has nothing to say about receivers.
+    // This receiver stays, so that the sender reports nothing about receivers.
     let mut receiver = llmp::Client::connect_receiver(bus.path.as_str()).unwrap();
     let said = only_line(&bus.send(&file, &["--lines"]).output(), 1);
     assert!(said.contains("line 2 of standard input is above the limit of 1000 bytes"), "{said}");

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What a second broker says.
+/// The error of a second broker.
 fn refused(path: &str) -> String {
     only_line(&Process::start(&mut llmp(&["broker", path])).output(), 2)
 }
@@ -62,11 +62,11 @@ fn a_killed_broker_leaves_nothing_that_blocks_the_next_one() {
 fn of_brokers_that_start_at_the_same_time_one_serves_the_bus() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bus.sock").to_str().unwrap().to_owned();
-    // The first round finds nothing, the others what a killed broker has left.
+    // The first round finds nothing. The others find the files of a killed broker.
     for _ in 0..4 {
         let mut starts: Vec<_> =
             (0..20).map(|_| Process::start(&mut llmp(&["broker", &path]))).collect();
-        // A broker that serves says so; the others end.
+        // A broker that serves reports that. The others end.
         let mut lines = Vec::new();
         for start in &mut starts {
             let mut stderr = BufReader::new(start.child().stderr.take().unwrap());
@@ -162,7 +162,7 @@ fn a_broker_that_lost_its_place_only_keeps_its_clients() {
     let mut old = llmp::Client::connect(first.path.as_str()).unwrap();
     let mut peer = llmp::Client::connect(first.path.as_str()).unwrap();
     first.broker.signal(Signal::STOP);
-    // It can't make the lock file anew.
+    // It can't make a new lock file.
     fs::remove_file(lock_of(&first.path)).unwrap();
     let (second, mut second_stderr) = broker(&first.path, &[]);
     let mut new = llmp::Client::connect(first.path.as_str()).unwrap();
@@ -251,7 +251,7 @@ fn an_object_at_the_lock_files_path_is_named_and_left_alone() {
             false => fs::remove_file(&lock).unwrap(),
         }
     }
-    // An empty file will do, but not as it is for other users: they could lock it.
+    // An empty file is accepted, but not with the access of other users, who could lock it.
     fs::write(&lock, "").unwrap();
     fs::set_permissions(&lock, PermissionsExt::from_mode(0o666)).unwrap();
     let (ends, _stderr) = broker(&path, &[]);
@@ -261,7 +261,7 @@ fn an_object_at_the_lock_files_path_is_named_and_left_alone() {
     assert!(!is_there(&lock));
 }
 
-/// Whether this process may act for other users.
+/// Returns whether this process may act for other users.
 fn is_root() -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read};
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Fills it up. It is blocking before and after.
+/// Fills the pipe. It is blocking before and after.
 fn fill(pipe: &PipeWriter) {
     let flags = fcntl_getfl(pipe).unwrap();
     assert!(!flags.contains(OFlags::NONBLOCK));
@@ -96,7 +96,7 @@ fn a_broker_with_an_unread_log_serves_its_clients_and_ends() {
     assert_eq!(broker.output().status.code(), Some(0));
 }
 
-/// How many bytes the pipe holds.
+/// Returns the number of bytes in the pipe.
 fn fill_len(reader: &BufReader<PipeReader>) -> usize {
     rustix::io::ioctl_fionread(reader.get_ref()).unwrap() as usize
 }

@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
-/// Which role, and what for, one word a line.
+/// The role and its arguments, one a line.
 pub const ROLE: &str = "LLMP_TEST_ROLE";
 
 pub struct Child {
@@ -34,7 +34,7 @@ impl Child {
         let (sender, lines) = channel();
         std::thread::spawn(move || {
             for line in out.lines().map_while(Result::ok) {
-                // The test harness says something, too.
+                // The test harness prints lines, too.
                 if let Some((_, said)) = line.split_once('@')
                     && sender.send(said.to_owned()).is_err()
                 {
@@ -45,7 +45,7 @@ impl Child {
         Child { process, lines, unheard: Vec::new() }
     }
 
-    /// Waits until it says a line that begins with `beginning`; returns the rest of the line.
+    /// Waits until it prints a line that begins with `beginning`. Returns the rest of the line.
     #[track_caller]
     pub fn says(&mut self, beginning: &str) -> String {
         if let Some(i) = self.unheard.iter().position(|line| line.starts_with(beginning)) {
@@ -62,7 +62,7 @@ impl Child {
         }
     }
 
-    /// The next line that it says; `None` when it is gone.
+    /// Returns the next line that it prints, or `None` when it has ended.
     #[track_caller]
     pub fn line(&mut self) -> Option<String> {
         if !self.unheard.is_empty() {
@@ -75,7 +75,7 @@ impl Child {
         }
     }
 
-    /// A number that it says behind `beginning`.
+    /// Returns the number that it prints after `beginning`.
     #[track_caller]
     pub fn says_number(&mut self, beginning: &str) -> u32 {
         self.says(beginning).parse().unwrap()
@@ -105,7 +105,7 @@ impl Child {
         Pid::from_raw(self.pid()).unwrap()
     }
 
-    /// Kills it with `SIGKILL` and waits until it is gone.
+    /// Kills it with `SIGKILL` and waits until it has ended.
     pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
@@ -131,7 +131,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // It may be gone already.
+        // It may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

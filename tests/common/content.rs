@@ -17,7 +17,7 @@ pub const END: u32 = 3 << 28;
 const KIND: u32 = 0xf << 28;
 
 const PAGE: usize = llmp::Limits::PAGE_LEN;
-/// What a page holds besides one message without an origin.
+/// The room for one message without an origin in a page of this length.
 const AROUND: usize = 64 + 16 + 16;
 const LENS: &[usize] = &[
     0,
@@ -58,7 +58,7 @@ pub fn random(state: &mut u64) -> u64 {
     z ^ z >> 31
 }
 
-/// A seed that is new every time. It is printed when the test fails.
+/// Returns a new seed each time. It is printed when the test fails.
 pub fn seed() -> u64 {
     let mut seed = [0; 8];
     rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty()).unwrap();

@@ -1,5 +1,5 @@
-//! Two honest clients that exchange messages as long as something is tried on their bus, lose
-//! nothing (P3), and write down what strangers say.
+//! Two honest clients that exchange messages while a test attacks their bus. They lose nothing (P3)
+//! and record the messages of strangers.
 
 use super::TIMEOUT;
 use super::bus::Bus;
@@ -16,7 +16,7 @@ pub struct Honest {
     threads: Vec<JoinHandle<Vec<Stranger>>>,
 }
 
-/// What a stranger said: its id, the tag, the payload.
+/// A message of a stranger: its id, the tag, the payload.
 pub type Stranger = (u32, u32, Vec<u8>);
 
 impl Honest {

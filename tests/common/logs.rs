@@ -28,7 +28,7 @@ impl log::Log for Logs {
 }
 
 pub fn install() {
-    // The first test that comes along does it for all.
+    // The first test installs it for all.
     if log::set_logger(&LOGS).is_ok() {
         log::set_max_level(log::LevelFilter::Info);
     }

@@ -1,4 +1,4 @@
-//! What the tests with real processes and hostile peers share.
+//! The parts that tests with real processes and hostile peers share.
 #![allow(dead_code, reason = "every test program uses a part of it")]
 
 pub mod bus;
@@ -14,5 +14,5 @@ pub mod roles;
 
 use std::time::Duration;
 
-/// How long a test waits for an event before it fails.
+/// Longest wait of a test for an event before it fails.
 pub const TIMEOUT: Duration = Duration::from_secs(20);

@@ -1,10 +1,10 @@
-//! What the kernel says about a process.
+//! The kernel's view of a process.
 
 use super::TIMEOUT;
 use std::fs;
 use std::time::Instant;
 
-/// What a process holds of the bus.
+/// The bus's resources in a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holdings {
     pub sockets: usize,
@@ -44,7 +44,7 @@ pub fn maps(pid: i32) -> String {
     fs::read_to_string(format!("/proc/{pid}/maps")).unwrap()
 }
 
-/// What each thread of a process does: its name, its state, and the system call in which it is.
+/// Returns the name of each thread of a process, its state, and its current system call.
 pub fn threads(pid: i32) -> String {
     let read =
         |task: &std::path::Path, file| fs::read_to_string(task.join(file)).unwrap_or_default();
@@ -59,19 +59,19 @@ pub fn threads(pid: i32) -> String {
         .collect()
 }
 
-/// How many threads a process has.
+/// Returns the number of threads of a process.
 pub fn thread_count(pid: i32) -> usize {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let count = status.lines().find_map(|line| line.strip_prefix("Threads:")).unwrap();
     count.trim().parse().unwrap()
 }
 
-/// How many descriptors a process has.
+/// Returns the number of descriptors of a process.
 pub fn descriptor_count(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
-/// The fields of `/proc/PID/stat` behind the name: the first is the state.
+/// Returns the fields of `/proc/PID/stat` after the name. The first is the state.
 fn stat(pid: i32) -> Vec<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let (_, fields) = stat.rsplit_once(") ").unwrap();
@@ -101,7 +101,7 @@ pub fn wait_asleep(pid: i32) {
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + TIMEOUT;
     while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        assert!(Instant::now() < deadline, "timed out before {what}");
         std::thread::yield_now();
     }
 }
@@ -121,8 +121,8 @@ pub fn activity(pid: i32) -> (u64, u64) {
     (ticks, switches)
 }
 
-/// System V segments that one of these processes has made. There is nothing else that could be
-/// left behind: all other shared memory is in memfds.
+/// Returns the System V segments that one of these processes has made. Nothing else could be left
+/// over, because all other shared memory is in memfds.
 pub fn left_behind(pids: &[i32]) -> Vec<String> {
     let segments = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
     let creator = |line: &&str| line.split_whitespace().nth(4).and_then(|pid| pid.parse().ok());

@@ -1,5 +1,5 @@
-//! A client that keeps no promise: it says on the socket what it likes and writes what it likes
-//! into memory of its own. No more than any process could do.
+//! A client that breaks the protocol. It sends any packet and writes anything into its own memory,
+//! but nothing more than any process could.
 
 use super::TIMEOUT;
 use super::regions::shared;
@@ -70,7 +70,7 @@ impl RawSocket {
             let flags = RecvFlags::CMSG_CLOEXEC;
             let received = rustix::net::recvmsg(&self.0, &mut parts, &mut control, flags);
             let received = match received {
-                // What it did not read any more; what it had said before comes next.
+                // The peer did not read this any more. Its earlier packets come next.
                 Err(rustix::io::Errno::CONNRESET) => continue,
                 received => received.expect("an answer in time").bytes,
             };
@@ -105,7 +105,7 @@ fn unix_socket() -> OwnedFd {
     rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None).unwrap()
 }
 
-/// A client by hand: it has its place on the bus, and anything may come next.
+/// A client by hand. It has its place on the bus, and the test sends its next packets.
 pub struct Raw {
     pub socket: RawSocket,
     pub id: u32,

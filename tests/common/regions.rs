@@ -10,7 +10,7 @@ use llmp::core::memory::Region;
 /// A test that writes past the protocol, as a hostile peer does, does so in one thread, or with
 /// words of which each is atomic.
 pub fn heap(len: usize) -> Region {
-    // SAFETY: said above.
+    // SAFETY: see above.
     unsafe { Region::new_heap(len) }
 }
 

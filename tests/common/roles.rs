@@ -1,4 +1,4 @@
-//! What child processes do. Each role says what it sees by lines that begin with `@`.
+//! The roles of child processes. Each role reports by lines that begin with `@`.
 
 use super::TIMEOUT;
 use super::child::ROLE;
@@ -22,7 +22,7 @@ pub fn told() -> String {
     line.trim().to_owned()
 }
 
-/// Plays the role that this process was started for, if it is a child at all.
+/// Plays the role that this process was started for, if it is a child.
 pub fn play() {
     let Ok(words) = std::env::var(ROLE) else { return };
     // Whatever becomes of the test, its children don't outlive it.
@@ -99,7 +99,7 @@ pub fn pin(cpu: usize) {
     rustix::thread::sched_setaffinity(None, &set).unwrap();
 }
 
-/// Serves the bus on this processor, on which other threads of this process come and go.
+/// Serves the bus on this processor, on which other threads of this process start and end.
 fn restless_broker(path: &str, cpu: usize, limits: &str) {
     pin(cpu);
     std::thread::spawn(|| {
@@ -131,7 +131,7 @@ fn exchange(path: &str, count: u32) {
             heard = hear(&message);
         }
     }
-    // All of it may have come in already.
+    // Everything may have arrived already.
     while heard < 3 * count {
         heard = hear(&client.recv_timeout(TIMEOUT).unwrap().expect("a message"));
     }
@@ -140,7 +140,7 @@ fn exchange(path: &str, count: u32) {
     told();
 }
 
-/// Sends until it is killed, and says the number of each message that is sent.
+/// Sends until it is killed, and prints the number of each sent message.
 fn sender(path: &str, how: &str) {
     let builder = Client::builder();
     let mut client = match how {

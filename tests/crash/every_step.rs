@@ -136,7 +136,7 @@ pub fn at_every_step(name: &str, expected: &[&str], mut die: impl FnMut(&Step) -
     ));
     let is_missing = |kind: &&&str| !kinds.iter().any(|known| known == **kind);
     let missing: Vec<_> = expected.iter().filter(is_missing).collect();
-    assert!(missing.is_empty(), "nobody died before {missing:?}, but before {kinds:?}");
+    assert!(missing.is_empty(), "no victim died before {missing:?}, but before {kinds:?}");
 }
 
 /// Prints a line that the test harness does not swallow.

@@ -273,7 +273,7 @@ fn a_connection_survives_in_a_child_after_its_parent_ends() {
     let mut receiver = place.connect();
     let mut parent = place.child("handed-over", &[]);
     let id = parent.says_number("id");
-    // To wait for a process closes its input.
+    // Waiting for a process closes its input.
     let mut child = parent.take_stdin();
     parent.kill();
     // Otherwise the broker would have been notified before.

@@ -105,12 +105,12 @@ impl Handles {
     }
 }
 
-/// What descriptors that are shared with children say: which ones an epoll watches, and for what, and
-/// whether an eventfd was written.
+/// The state of descriptors that are shared with children: the descriptors and events of an epoll,
+/// and whether an eventfd was written.
 pub fn of_the_kernel() -> Vec<String> {
     let mut lines = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fdinfo").unwrap() {
-        // The descriptor of this directory is gone by then.
+        // The descriptor of this directory is closed by then.
         let info = std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
         let telling = |line: &&str| line.starts_with("tfd:") || line.starts_with("eventfd-count:");
         lines.extend(info.lines().filter(telling).map(str::to_owned));

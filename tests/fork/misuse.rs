@@ -13,7 +13,7 @@ fn soon() -> Instant {
 
 const MS: Duration = Duration::from_millis(1);
 
-/// What can be done with handles. Each is the first that a child does.
+/// The operations on handles. Each is the first that a child performs.
 const OPERATIONS: &[fn(&mut Handles)] = &[
     |h| is_forked(h.a.try_send(1, b"")),
     |h| is_forked(h.a.try_send(1, &[1; 1 << 20])),
@@ -65,7 +65,7 @@ pub const RUN_ELSEWHERE: &str =
 pub fn answers(path: &Path, way: &str) {
     let mut handles = Handles::new(path);
     let before = of_the_kernel();
-    // Messages that have come, and a client that says that it sleeps.
+    // Messages that have arrived, and a client with a parked receiver.
     handles.send();
     while handles.receiver.prepare_wait() != Wait::Ready {}
     for operation in OPERATIONS {
@@ -97,10 +97,10 @@ pub fn drops(path: &Path, way: &str) {
     let before = of_the_kernel();
     let written = written();
     assert!(written.len() >= 12, "{written:?}");
-    // They need not be touched before, and then they have not seen that they are forked.
+    // Some handles were not used since the fork, so they have not detected it.
     in_child(way, || drop(handles.take()));
     in_child(way, || {
-        // Of lengths that the allocator maps each apart, where there is a hole.
+        // The allocator maps each of these lengths separately, where there is a hole.
         let memory: Vec<_> = (0..100).map(|i| vec![i; 130 << 10]).collect();
         let is_within = |v: &&Vec<u8>| {
             let at = v.as_ptr().addr();

@@ -21,7 +21,7 @@ pub fn inbox(path: &Path) {
         other.send(number, b"").unwrap();
     }
     other.flush().unwrap();
-    // While it waits for room, it takes in what has come.
+    // While it waits for room, it receives.
     let full = loop {
         if let Err(error) = client.send_timeout(9, &[9; 1 << 20], Duration::from_millis(20)) {
             break error;
@@ -127,7 +127,7 @@ pub fn generations(path: &Path) {
                 is_forked(child.try_send(0, b""));
                 let mut grandchild = Client::connect(path).unwrap();
                 grandchild.send(COUNT + 1, b"grandchild").unwrap();
-                // It leaves without a drop: what it has committed arrives.
+                // It exits without a drop. Its committed messages arrive.
                 std::mem::forget(grandchild);
             });
         });
@@ -205,7 +205,7 @@ pub fn programs(path: &Path) {
     let mut handles = Handles::new(path);
     let before = of_the_kernel();
     for _ in 0..3 {
-        // By `vfork`, or what does the same.
+        // By `vfork` or an equivalent.
         assert!(Command::new("true").status().unwrap().success());
         handles.exchange();
         let mut command = Command::new("true");

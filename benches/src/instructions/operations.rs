@@ -1,5 +1,5 @@
-//! The operations whose instructions are counted. Each prepares the same, however often it is
-//! performed then, and stays within its first page.
+//! The operations whose instructions are counted. Each has the same preparation for any number of
+//! repetitions, and stays within its first page.
 
 use crate::peers::llmp::promise;
 use crate::regions::heap;
@@ -18,7 +18,7 @@ pub struct Operation {
     pub name: &'static str,
     /// Performs it this many times.
     pub perform: fn(usize) -> Result<()>,
-    /// How often it is done in the two runs that are compared.
+    /// Repetitions in the two runs that are compared.
     pub times: [usize; 2],
 }
 
@@ -30,11 +30,15 @@ pub const OPERATIONS: &[Operation] = &[
     Operation { name: "receive 1 KiB", perform: |n| receive(1024, false, n), times: [100, 200] },
     Operation { name: "borrow 64 B", perform: |n| receive(64, true, n), times: [1000, 2500] },
     Operation { name: "borrow 1 KiB", perform: |n| receive(1024, true, n), times: [100, 200] },
-    Operation { name: "look at an empty chain", perform: look, times: [1024, 2048] },
+    Operation { name: "poll an empty chain", perform: poll_empty, times: [1024, 2048] },
     Operation { name: "forward 64 B of 3 clients", perform: forward, times: [SHARE, 3 * SHARE] },
-    Operation { name: "turn by 1 of 2 idle clients", perform: |n| idle(2, n), times: [200, 2200] },
     Operation {
-        name: "turn by 1 of 500 idle clients",
+        name: "cycle with 1 of 2 idle clients",
+        perform: |n| idle(2, n),
+        times: [200, 2200],
+    },
+    Operation {
+        name: "cycle with 1 of 500 idle clients",
         perform: |n| idle(500, n),
         times: [1000, 2500],
     },
@@ -87,10 +91,10 @@ fn receive(len: usize, borrow: bool, times: usize) -> Result<()> {
 }
 
 /// A receiver that polls and finds nothing; its looks at the connection are part of it.
-fn look(times: usize) -> Result<()> {
+fn poll_empty(times: usize) -> Result<()> {
     let (_sender, mut receiver) = llmp::channel()?;
     for _ in 0..times {
-        ensure!(receiver.try_recv()?.is_none(), "nobody has sent anything");
+        ensure!(receiver.try_recv()?.is_none(), "no message was sent");
     }
     Ok(())
 }
@@ -145,7 +149,7 @@ fn forward(times: usize) -> Result<()> {
 fn idle(clients: usize, times: usize) -> Result<()> {
     let mut bus = Bus::new(clients)?;
     for _ in 0..times / clients {
-        ensure!(black_box(bus.core.cycle()).consumed == 0, "nobody has sent anything");
+        ensure!(black_box(bus.core.cycle()).consumed == 0, "no message was sent");
     }
     Ok(())
 }

@@ -25,7 +25,7 @@ pub trait Bus {
 pub trait Client {
     /// Sends a message if there is room. With `Waiting::Sleep`, a peer may wait for room in here.
     fn try_send(&mut self, message: &[u8]) -> Result<bool>;
-    /// Takes a message if there is one and shows it. Own messages may come back.
+    /// Receives a message if there is one and shows it. Own messages may come back.
     fn try_recv<R>(&mut self, look: impl FnMut(&[u8]) -> R) -> Result<Option<R>>;
     /// Sleeps, by the peer's own means, until there may be a message.
     fn sleep(&mut self) -> Result<()>;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use std::marker::PhantomData;
 
-/// What travels.
+/// A message in the channel.
 pub trait Parcel: Send + 'static {
     fn pack(message: &[u8]) -> Result<Self>
     where

@@ -29,7 +29,7 @@ pub fn open(
     let mut payloads = node
         .service_builder(&name)
         .publish_subscribe::<[u8]>()
-        // By default the oldest are dropped, and nothing may be lost here.
+        // By default the oldest are dropped. No message may be lost here.
         .enable_safe_overflow(false);
     if setup.room != Room::Default {
         payloads = payloads

@@ -6,7 +6,7 @@ use ipmpsc::{Receiver, Sender, SharedRingBuffer};
 use serde_bytes::Bytes;
 use std::time::Duration;
 
-/// What serialisation and the ring's own bookkeeping add to a message, in bytes.
+/// Bytes that serialisation and the ring's own bookkeeping add to a message.
 const OVERHEAD: usize = 64;
 
 pub struct Ring;

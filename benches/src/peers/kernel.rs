@@ -13,7 +13,7 @@ use rustix::net::{
 use rustix::pipe::fcntl_setpipe_size;
 use std::os::fd::OwnedFd;
 
-/// What a process may ask for without privileges.
+/// The largest buffer for a process without privileges.
 const PIPE_LEN: usize = 1 << 20;
 const READ_LEN: usize = 256 * 1024;
 
@@ -23,7 +23,7 @@ pub struct Descriptor {
     len: usize,
     sleeps: bool,
     buffer: Vec<u8>,
-    /// What has been read and not been shown yet.
+    /// Bytes that were read and not shown yet.
     unread: std::ops::Range<usize>,
 }
 

@@ -10,15 +10,15 @@ use ll_mp::{LlmpReceiver, LlmpSender, Tag};
 use shmem_providers::{ShMemProvider, StdShMem, StdShMemProvider};
 
 pub const TAG: Tag = Tag(1);
-/// How far a sender may be ahead, in bytes; its pages have 1 MiB, and it may have three.
+/// Bytes that a sender may be ahead. Its pages have 1 MiB, and it may have three.
 const AHEAD: usize = 1 << 20;
-/// What each message takes beside its payload, in bytes.
+/// Bytes of each message beside its payload.
 const OVERHEAD: usize = 128;
 
 pub type ChainWriter = LlmpSender<StdShMem, StdShMemProvider>;
 pub type ChainReader = LlmpReceiver<StdShMem, StdShMemProvider>;
 
-/// How many messages may be on their way.
+/// Number of messages that may be in flight.
 pub fn window(setup: &Setup) -> u64 {
     (AHEAD / (setup.len + OVERHEAD)).max(2) as u64
 }
@@ -29,7 +29,7 @@ pub struct Sending {
     chain: ChainWriter,
     taken: ChainReader,
     window: u64,
-    /// How many more may be sent.
+    /// Number of messages that may still be sent.
     credit: u64,
 }
 

@@ -12,7 +12,7 @@ pub type Client = LlmpClient<StdShMem, StdShMemProvider>;
 /// Serves until it is stopped. As shipped, a broker sleeps 5 ms between two cycles. This one yields
 /// instead.
 pub fn serve(place: &Place, stop: &AtomicBool) -> Result<()> {
-    // It wants a number; this one is free.
+    // It needs a number. This one is free.
     let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
     let mut broker = LlmpBroker::create_attach_to_tcp(StdShMemProvider::new()?, (), port)?;
     place.announce(&port.to_string())?;

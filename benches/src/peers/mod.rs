@@ -15,7 +15,7 @@ pub mod shmem_ipc;
 
 use crate::peer::Waiting;
 
-/// What a peer is and can.
+/// The name and abilities of a peer.
 pub struct Info {
     pub name: &'static str,
     /// Both ends live in one process: an upper bound.
@@ -26,7 +26,7 @@ pub struct Info {
     pub in_place: bool,
     pub polls: bool,
     pub sleeps: bool,
-    /// How it waits when it is to move as much as it can.
+    /// How it waits at full throughput.
     pub stream: Waiting,
     /// The longest message in bytes.
     pub max_len: usize,

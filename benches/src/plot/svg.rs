@@ -9,7 +9,7 @@ const LEFT: f64 = 78.0;
 const RIGHT: f64 = 160.0;
 const TOP: f64 = 48.0;
 const BOTTOM: f64 = 68.0;
-/// What a mark of the horizontal axis takes.
+/// Room for a mark of the horizontal axis.
 const MARK_WIDTH: f64 = 44.0;
 const LEGEND_STEP: f64 = 19.0;
 /// With fewer powers of ten on the axis, 2 and 5 are marked between them.
@@ -22,7 +22,7 @@ pub struct Plot {
     /// Where the marks of the horizontal axis are, and what they say.
     pub marks: Vec<(f64, String)>,
     pub lines: Vec<Line>,
-    /// What dashes mean, if a line has them.
+    /// The meaning of dashes, if a line has them.
     pub dashes: &'static str,
 }
 
@@ -45,7 +45,7 @@ impl Line {
     }
 }
 
-/// From values to places on the paper.
+/// Maps values to places on the paper.
 struct Scale {
     x: (f64, f64),
     /// Logarithms.
@@ -94,7 +94,7 @@ fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
 }
 
 impl Plot {
-    /// Whether there is a line to be seen.
+    /// Returns whether there is a visible line.
     pub fn is_worth_it(&self) -> bool {
         self.lines.iter().any(|line| line.points.len() > 1)
     }

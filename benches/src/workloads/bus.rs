@@ -65,7 +65,8 @@ impl Case {
         self.clients == 3 && self.len != 64 && self.waiting != Waiting::Poll
     }
 
-    /// How the cost grows with the clients, and what polling does, the head shows alone.
+    /// Only the case that reads heads shows how the cost grows with the clients, and the effect of
+    /// polling.
     fn has_every_byte(&self) -> bool {
         [3, 16].contains(&self.clients) && self.waiting != Waiting::Poll
     }
@@ -102,7 +103,7 @@ pub fn cells(plan: &Plan) -> Vec<Cell> {
     cells
 }
 
-/// What the clients of one bus know.
+/// The settings of the clients of one bus.
 pub fn setup(peer: &str, clients: usize, len: usize, waiting: Waiting) -> Setup {
     Setup {
         waiting,
@@ -177,7 +178,7 @@ fn client<B: Bus>(
 ) -> Result<()> {
     let (len, waiting) = (role.setup.len, role.setup.waiting);
     let window = window(len);
-    // Only one sender does wrong.
+    // Only one sender makes an error.
     let mut content = Content::new(len, index, role.sabotage.filter(|_| index == 0));
     let mut check = Check::new(len, clients, every_byte);
     let mut client = B::client(&role.place, &role.setup, index, clients)?;

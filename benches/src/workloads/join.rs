@@ -38,7 +38,7 @@ pub fn cells(_: &Plan) -> Vec<Cell> {
                 }
                 let played = run.play(&processes)?;
                 let joiner = played.iter().find(|played| played.part != Part::Broker);
-                let joiner = joiner.context("nobody has joined")?;
+                let joiner = joiner.context("no client has joined")?;
                 let mut figures = all_figures(joiner)?;
                 figures.retain(|(name, _)| ["ns_p50", "ns_p99"].contains(name));
                 figures.push(("ns_all", joiner.number("ns_all")?));

@@ -43,7 +43,7 @@ fn cell(case: String, peer: &'static Info, bytes: u64, room: Room) -> Cell {
         let before = shared_kib()?;
         let (played, peak) = run.play_watching(&[vec![sender], vec![receiver]], shared_kib)?;
         let receiver = played.iter().find(|p| p.part == Part::MemoryReceiver { bytes });
-        let receiver = receiver.context("nobody has received")?;
+        let receiver = receiver.context("no role has received")?;
         let shared = |kib: f64| (kib - before as f64).max(0.0) / 1024.0;
         let resident = |name: &str| -> Result<f64> {
             let kib: f64 = played.iter().map(|p| p.number(name)).sum::<Result<f64>>()?;
@@ -88,7 +88,7 @@ pub fn act(role: &Role, start: &Start) -> Result<()> {
     }
 }
 
-/// What an end sees of the memory, in KiB.
+/// The memory that one end sees, in KiB.
 struct Seen {
     shared: u64,
     resident: u64,

@@ -45,7 +45,7 @@ pub fn cells(_: &Plan) -> Vec<Cell> {
                 let pong = run.role(Part::Pong { late }, peer, &place, &setup, 1);
                 let played = run.play_pair(peer, ping, pong)?;
                 let played = played.iter().find(|played| played.part == Part::Ping { late });
-                super::all_figures(played.context("nobody has measured")?)
+                super::all_figures(played.context("no role has measured")?)
             });
             cells.push(cell.len(LEN));
         }

@@ -24,7 +24,7 @@ const ROUNDS: usize = 100;
 const PAYLOAD: [u8; 64] = [0x5a; 64];
 
 pub fn cell(clients: usize) -> Cell {
-    let case = format!("a turn of the broker, {clients} clients");
+    let case = format!("a cycle of the broker, {clients} clients");
     Cell::new(super::growth::NAME, case, "llmp", move |_| {
         let on = cpus()?[0];
         let turning = std::thread::spawn(move || {
@@ -64,7 +64,7 @@ fn middle(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
         }
         times.push(begun.elapsed().as_nanos() as f64 / f64::from(TURNS));
     }
-    Ok(Spread::of(times).context("no turn was timed")?.median)
+    Ok(Spread::of(times).context("no cycle was timed")?.median)
 }
 
 /// A bus whose clients are awake and receive nothing. Only the last one ever sends.

@@ -36,7 +36,7 @@ pub fn cells(plan: &Plan) -> Vec<Cell> {
                 let mut figures = vec![("cpu_percent", used / seconds / 1e7)];
                 if per_second > 0 {
                     let receiver = played.iter().find(|p| p.part == Part::RateReceiver);
-                    figures.extend(all_figures(receiver.context("nobody has received")?)?);
+                    figures.extend(all_figures(receiver.context("no role has received")?)?);
                 }
                 Ok(figures)
             }));

@@ -30,11 +30,11 @@ const SETTLE: Duration = Duration::from_millis(2);
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub fn cells(sleepers: usize, rounds: usize) -> [Cell; 2] {
-    let case = format!("waking {sleepers} who sleep");
+    let case = format!("waking {sleepers} sleeper{}", if sleepers == 1 { "" } else { "s" });
     let cell = |peer, prepare: fn(PathBuf, usize, usize) -> Result<Bell>| {
         Cell::new(NAME, case.clone(), peer, move |run: &Run| {
             let path = run.place("bus").path("bus");
-            // On a thread of its own, since all that it starts stays where it is.
+            // On a thread of its own, because the threads that it starts stay on its processor.
             let measuring = std::thread::spawn(move || {
                 allow_many_descriptors()?;
                 let [ringing, sleeping] = cpus()?;
@@ -53,7 +53,7 @@ type Sleeper = Box<dyn FnMut(&dyn Fn()) -> Result<u64> + Send>;
 struct Bell {
     sleepers: Vec<Sleeper>,
     /// Lets the ringing thread ring.
-    strike: Box<dyn FnMut() -> Result<()>>,
+    ring: Box<dyn FnMut() -> Result<()>>,
     ringer: Pid,
     /// Ends the ringing thread.
     end: Box<dyn FnOnce() -> Result<()>>,
@@ -95,7 +95,7 @@ impl Bell {
             said.last.store(0, Ordering::Relaxed);
             let used_before = on_processor_ns(self.ringer);
             let begun = monotonic_ns();
-            (self.strike)()?;
+            (self.ring)()?;
             wait_for(&said.awake, round * count)?;
             // Now the ringing thread sleeps again.
             std::thread::sleep(SETTLE);
@@ -116,14 +116,14 @@ fn wait_for(said: &AtomicUsize, count: usize) -> Result<()> {
     let deadline = Instant::now() + TIMEOUT;
     while said.load(Ordering::Acquire) < count {
         if Instant::now() > deadline {
-            bail!("not everybody sleeps and wakes as told");
+            bail!("not all sleepers sleep and wake in turn");
         }
         std::thread::park_timeout(Duration::from_millis(5));
     }
     Ok(())
 }
 
-/// How long a thread of this process has had a processor so far, if the kernel counts that. It is
+/// Returns the processor time of a thread of this process so far, if the kernel counts that. It is
 /// exact while the thread sleeps.
 fn on_processor_ns(thread: Pid) -> Option<u64> {
     let path = format!("/proc/self/task/{}/schedstat", thread.as_raw_nonzero());
@@ -157,7 +157,7 @@ fn bus(path: PathBuf, sleepers: usize, cpu: usize) -> Result<Bell> {
     });
     let sleepers = sleepers.collect::<Result<_>>()?;
     let mut sender = llmp::Client::builder().send_only().connect(&path)?;
-    let strike = move || {
+    let ring = move || {
         let mut batch = sender.batch();
         for _ in 0..BATCH {
             batch.send(1, &PAYLOAD)?;
@@ -169,7 +169,7 @@ fn bus(path: PathBuf, sleepers: usize, cpu: usize) -> Result<Bell> {
         stop.stop();
         join(thread)
     };
-    Ok(Bell { sleepers, strike: Box::new(strike), ringer, end: Box::new(end) })
+    Ok(Bell { sleepers, ring: Box::new(ring), ringer, end: Box::new(end) })
 }
 
 fn sleeping_client(mut client: llmp::Client) -> Sleeper {
@@ -214,7 +214,7 @@ fn sockets(_: PathBuf, sleepers: usize, cpu: usize) -> Result<Bell> {
     })?;
     let bell = Arc::new(bell);
     let last = bell.clone();
-    let strike = move || {
+    let ring = move || {
         write(&bell, &[0])?;
         Ok(())
     };
@@ -222,5 +222,5 @@ fn sockets(_: PathBuf, sleepers: usize, cpu: usize) -> Result<Bell> {
         rustix::net::shutdown(&last, rustix::net::Shutdown::Both)?;
         join(thread)
     };
-    Ok(Bell { sleepers: all, strike: Box::new(strike), ringer, end: Box::new(end) })
+    Ok(Bell { sleepers: all, ring: Box::new(ring), ringer, end: Box::new(end) })
 }
