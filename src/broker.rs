@@ -212,6 +212,19 @@ pub struct BrokerStats {
     pub shared_bytes_peak: u64,
 }
 
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Broker")
+            .field("id", &self.id)
+            .field("path", &self.path())
+            .field("access", &self.access)
+            .field("max_clients", &self.max_clients)
+            .field("connections", &self.connections.len())
+            .field("core", &self.core)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Broker {
     /// Makes a bus with this name or path, with the default settings.
     ///

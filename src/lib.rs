@@ -42,6 +42,7 @@
 //! * `verify` is the command that runs all of these.
 
 #![cfg_attr(not(feature = "std"), no_std)]
+#![warn(missing_debug_implementations)]
 
 extern crate alloc;
 

@@ -38,6 +38,53 @@ impl Drop for Bus {
     }
 }
 
+/// Compiles only if the types keep their auto traits.
+const _: () = {
+    const fn send<T: Send + Unpin>() {}
+    const fn send_and_sync<T: Send + Sync + Unpin>() {}
+    // Handles move to another thread. Methods that need `&mut` exclude two threads at once.
+    send::<Broker>();
+    send::<llmp::BrokerBuilder>();
+    send_and_sync::<Client>();
+    send_and_sync::<llmp::ClientBuilder>();
+    send_and_sync::<llmp::Sender>();
+    send_and_sync::<llmp::Receiver>();
+    send_and_sync::<llmp::Listener>();
+    send_and_sync::<llmp::StopHandle>();
+    send_and_sync::<llmp::Batch<'static>>();
+    send_and_sync::<llmp::Message<'static>>();
+    send_and_sync::<llmp::Envelope>();
+    send_and_sync::<llmp::Verdict>();
+    send_and_sync::<llmp::BusAddr>();
+    send_and_sync::<llmp::PeerFilter>();
+    send_and_sync::<llmp::Limits>();
+    send_and_sync::<llmp::Stats>();
+    send_and_sync::<llmp::BrokerStats>();
+    send_and_sync::<llmp::Wait>();
+    send_and_sync::<llmp::TrustPeers>();
+    send_and_sync::<llmp::HeldUp>();
+    send_and_sync::<llmp::BindError>();
+    send_and_sync::<llmp::ConnectError>();
+    send_and_sync::<SendError>();
+    send_and_sync::<RecvError>();
+    send_and_sync::<llmp::WaitError>();
+    send_and_sync::<Disconnected>();
+    send_and_sync::<llmp::Fault>();
+};
+
+#[test]
+fn debug_output_names_the_settings_and_no_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder =
+        Broker::builder().max_clients(3).hook(|_: &llmp::Message<'_>| llmp::Verdict::Forward);
+    let text = format!("{builder:?}");
+    assert!(text.contains("max_clients: Some(3)") && text.contains("hook: true"), "{text}");
+    let broker = builder.bind(dir.path().join("bus")).unwrap();
+    let text = format!("{broker:?}");
+    assert!(text.contains("/bus\"") && text.contains("connections: 0"), "{text}");
+    assert!(text.len() < 1000, "{text}");
+}
+
 #[test]
 fn every_client_receives_the_others_messages_in_one_order() {
     let bus = Bus::new(Broker::builder());

@@ -56,6 +56,21 @@ pub struct BrokerBuilder {
     hook: Option<Box<dyn Hook>>,
 }
 
+impl std::fmt::Debug for BrokerBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BrokerBuilder")
+            .field("page_len", &self.page_len)
+            .field("max_message_len", &self.max_message_len)
+            .field("budget", &self.budget)
+            .field("max_clients", &self.max_clients)
+            .field("access", &self.access)
+            .field("quota", &self.quota)
+            .field("zero_copy_threshold", &self.zero_copy_threshold)
+            .field("hook", &self.hook.is_some())
+            .finish()
+    }
+}
+
 impl BrokerBuilder {
     /// Sets the length of an ordinary page in bytes, rounded up to a multiple of 4096. The default
     /// is 256 KiB.

@@ -134,6 +134,18 @@ enum Drain {
     Done,
 }
 
+impl<M> core::fmt::Debug for Core<M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Core")
+            .field("limits", &self.limits)
+            .field("quota", &self.quota)
+            .field("members", &self.members.len())
+            .field("hook", &self.hook.is_some())
+            .field("zero_copy_threshold", &self.zero_copy_threshold)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<M: Memory> Core<M> {
     /// Returns a broker with `cursors` cursors in its control region, one for every client that it
     /// admits. The broadcast chain begins in `first`.

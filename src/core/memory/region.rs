@@ -246,7 +246,7 @@ impl Region {
 }
 
 /// A part of a [`Region`]. Its bounds were checked when it was created.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct RegionPart<'a> {
     /// Start of `len` readable bytes that live as long as the region. Both are multiples of 8.
     start: NonNull<u8>,
