@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 /// assert_eq!(BusAddr::from("./logs.sock"), BusAddr::Path("./logs.sock".into()));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BusAddr {
     /// A name. The socket is in `$XDG_RUNTIME_DIR/llmp/`, or else in a directory of the user's own
     /// below the directory for temporary files.

@@ -19,6 +19,7 @@ use std::time::Duration;
     path.as_os_str().len(),
     path.display()
 )]
+#[non_exhaustive]
 pub struct PathTooLong {
     /// The socket's path.
     pub path: PathBuf,

@@ -277,7 +277,7 @@ fn a_dead_chain_of_endless_pages_ends() {
     let limits = Limits::new(PAGE, 1000, 32 << 10).unwrap();
     let control = heap(control_len(1));
     let mut core = Core::new(limits, control, 1, heap(PAGE));
-    core.set_quota(Quota { messages: 1, bytes: 1 });
+    core.set_quota(Quota::new(1, 1));
     let client = core.reserve(Roles::SEND).unwrap().client;
     let own = heap(control_len(1));
     Control::create(own.clone(), 1);

@@ -8,7 +8,7 @@ use llmp::core::chain::{Blocked, ChainReader, ChainWriter, Event, Refused};
 use llmp::core::control::Control;
 use llmp::core::layout::control_len;
 use llmp::core::memory::Region;
-use llmp::{ClientId, Envelope, Fault, Flags, Limits, Origin, Tag};
+use llmp::{ClientId, Envelope, Fault, Flags, Limits, Origin};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use regions::heap;
@@ -131,7 +131,7 @@ fn step() -> impl Strategy<Value = Step> {
 #[test]
 fn p1_a_message_written_in_place_arrives_and_is_counted() {
     let mut chain = Chain::new(small());
-    let envelope = Envelope { sender: ClientId(3), ..Envelope::tagged(9u32) };
+    let envelope = Envelope::tagged(9u32).with_sender(ClientId(3));
     for text in [&b"first"[..], b"second"] {
         let mut claim = chain.sender.claim(envelope, text.len()).unwrap();
         claim.payload().copy_from_slice(text);
@@ -199,13 +199,11 @@ proptest! {
             match step {
                 Step::Append { len, origin } => {
                     number += 1;
-                    let origin = origin.then_some(Origin { broker: 5, id: number.into() });
-                    let envelope = Envelope {
-                        tag: Tag(number),
-                        flags: Flags(number as u16),
-                        sender: ClientId(3),
-                        origin,
-                    };
+                    let origin = origin.then(|| Origin::new(5, number.into()));
+                    let envelope = Envelope::tagged(number)
+                        .with_flags(Flags(number as u16))
+                        .with_sender(ClientId(3))
+                        .with_origin(origin);
                     let payload: Vec<u8> = (0..len).map(|i| (i as u32 ^ number) as u8).collect();
                     match chain.append(envelope, &payload, true) {
                         Ok(()) => run.push_back((envelope, payload)),

@@ -67,8 +67,7 @@ impl<W: World> Bus<W> {
         let control = world.honest(heap(cursor_offset(CLIENTS)));
         let first = world.honest(heap(PAGE_LEN));
         let mut core = Core::new(limits, control, CLIENTS, first);
-        let budget =
-            Quota { messages: 1 + input.below(16), bytes: 1 + input.half() as usize % 2000 };
+        let budget = Quota::new(1 + input.below(16), 1 + input.half() as usize % 2000);
         core.set_quota(budget);
         let kinds = [Hooking::None, Hooking::Forward, Hooking::Replace, Hooking::Drop];
         let kind = input.below(16);

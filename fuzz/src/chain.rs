@@ -8,7 +8,7 @@ use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, 
 use llmp::core::control::Control;
 use llmp::core::layout::control_len;
 use llmp::core::memory::{Memory, Region};
-use llmp::{ClientId, Envelope, Flags, Limits, Origin, Slot, Tag};
+use llmp::{ClientId, Envelope, Flags, Limits, Origin, Slot};
 
 pub const PAGE_LEN: usize = 256;
 pub const MAX_MESSAGE_LEN: usize = 400;
@@ -37,12 +37,10 @@ impl Sent {
         let kind = input.byte();
         let is = |bit: u8| kind & bit != 0;
         let id = number as u64;
-        let envelope = Envelope {
-            tag: Tag(if is(4) { u32::MAX } else { number as u32 }),
-            flags: Flags(if is(2) { u16::MAX } else { 0 }),
-            sender: ClientId(u32::from(kind) << 20),
-            origin: is(1).then_some(Origin { broker: u64::MAX - id, id }),
-        };
+        let envelope = Envelope::tagged(if is(4) { u32::MAX } else { number as u32 })
+            .with_flags(Flags(if is(2) { u16::MAX } else { 0 }))
+            .with_sender(ClientId(u32::from(kind) << 20))
+            .with_origin(is(1).then(|| Origin::new(u64::MAX - id, id)));
         Sent { envelope, payload: (0..len).map(|i| (i * 7 + number) as u8).collect() }
     }
 

@@ -6,7 +6,7 @@ use super::program::arguments::{self, Command, Format, Instead, Program};
 use super::program::lines::{Lines, Oversize, Piece};
 use super::program::{format, values};
 use super::seen::Seen;
-use llmp::{BusAddr, ClientId, Flags, Message, PeerFilter, Tag};
+use llmp::{BusAddr, ClientId, Envelope, Flags, Message, PeerFilter};
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
@@ -86,6 +86,7 @@ fn named(bus: &BusAddr) {
             let is_plain = !name.is_empty() && !name.starts_with('.');
             assert!(is_plain && !has_slash(name.as_bytes()), "{name:?}");
         }
+        other => panic!("{other:?}"),
     }
 }
 
@@ -167,14 +168,10 @@ fn lines(input: &mut Input, seen: &mut Seen) {
 
 /// What is written can be read back.
 fn written(input: &mut Input, seen: &mut Seen) {
-    let message = Message {
-        tag: Tag(input.half().into()),
-        flags: Flags(input.half()),
-        sender: ClientId(u32::MAX - u32::from(input.byte())),
-        id: input.word(),
-        origin: None,
-        payload: input.rest(),
-    };
+    let envelope = Envelope::tagged(u32::from(input.half()))
+        .with_flags(Flags(input.half()))
+        .with_sender(ClientId(u32::MAX - u32::from(input.byte())));
+    let message = Message::new(envelope, input.word(), input.rest());
     let write = |format| {
         let mut out = Vec::new();
         format::write(&mut out, format, &message).expect("memory can be written");

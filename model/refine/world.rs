@@ -11,7 +11,7 @@ use llmp::core::layout::{PAGE_HEADER, PAGE_ID, cursor_offset, high, low};
 use llmp::core::link::{Interest, Link};
 use llmp::core::memory::Memory;
 use llmp::core::wire::Roles;
-use llmp::{ClientId, Envelope, Limits, Origin, Tag};
+use llmp::{ClientId, Envelope, Limits, Origin};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 const BROKER: Who = 0;
@@ -85,7 +85,7 @@ impl<R: Runtime> World<R> {
         runtime.is_control(&control, BROKER);
         let own = |memory: &R::Memory| Crashing::new(memory.clone(), crash_budget.clone());
         let mut core = Core::new(limits(), own(&control), PLACES, own(&first));
-        core.set_quota(Quota { messages: 3, bytes: 200 });
+        core.set_quota(Quota::new(3, 200));
         core.set_zero_copy_threshold(zero_copy_threshold.unwrap_or(usize::MAX));
         World {
             runtime: runtime.clone(),
@@ -224,8 +224,8 @@ impl<R: Runtime> World<R> {
         loop {
             let client = &mut self.clients[nth];
             let number = client.next;
-            let origin = origin.then_some(Origin { broker: 7, id: number.into() });
-            let envelope = Envelope { tag: Tag(number), origin, ..Envelope::default() };
+            let origin = origin.then(|| Origin::new(7, number.into()));
+            let envelope = Envelope::tagged(number).with_origin(origin);
             match client.link.outbound_mut().unwrap().claim(envelope, len) {
                 Ok(claim) => {
                     claim.write_all(&payload(client.id, number, len));

@@ -5,7 +5,7 @@ use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, 
 use llmp::core::control::Control;
 use llmp::core::layout::{PAGE_HEADER, SLOT_HEADER, control_len, slot_len};
 use llmp::core::memory::Memory;
-use llmp::{ClientId, Envelope, Flags, Limits, Tag};
+use llmp::{ClientId, Envelope, Flags, Limits};
 
 /// Payload of a model's message in bytes: one word, so that loom has little to track.
 pub const PAYLOAD: usize = 8;
@@ -42,12 +42,7 @@ pub fn payload(number: u64) -> [u8; PAYLOAD] {
 }
 
 pub fn envelope(number: u64) -> Envelope {
-    Envelope {
-        tag: Tag(number as u32),
-        flags: Flags(number as u16),
-        sender: ClientId(7),
-        origin: None,
-    }
+    Envelope::tagged(number as u32).with_flags(Flags(number as u16)).with_sender(ClientId(7))
 }
 
 /// The result of a step.

@@ -115,6 +115,7 @@ impl Fault {
 
 /// Why a received descriptor is not accepted as a region.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidMemfd {
     /// The descriptor has another type.
     #[error("the descriptor is not a memfd")]

@@ -35,6 +35,7 @@ impl core::fmt::Display for ClientId {
 /// Where a message first entered a bus. Messages that cross a bridge, or that are offered to a
 /// second broker, carry it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Origin {
     /// The id of that broker.
     pub broker: u64,
@@ -42,11 +43,19 @@ pub struct Origin {
     pub id: u64,
 }
 
+impl Origin {
+    /// Returns the origin of the message with the number `id` at the broker `broker`.
+    pub fn new(broker: u64, id: u64) -> Self {
+        Origin { broker, id }
+    }
+}
+
 /// A received message.
 ///
 /// The payload is a copy. With [`TrustPeers`](crate::core::memory::TrustPeers) it lies in the sender's
 /// page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Message<'a> {
     /// The application's kind of message.
     pub tag: Tag,
@@ -63,8 +72,45 @@ pub struct Message<'a> {
     pub payload: &'a [u8],
 }
 
+impl<'a> Message<'a> {
+    /// Returns a message with these parts, for example to test a [`Hook`](crate::Hook).
+    ///
+    /// ```
+    /// use llmp::{Envelope, Hook, Message, Verdict};
+    ///
+    /// let mut hook = |message: &Message<'_>| match message.payload {
+    ///     b"" => Verdict::Drop,
+    ///     _ => Verdict::Forward,
+    /// };
+    /// let empty = Message::new(Envelope::tagged(7), 0, b"");
+    /// assert_eq!(hook.on_message(&empty), Verdict::Drop);
+    /// ```
+    pub fn new(envelope: Envelope, id: u64, payload: &'a [u8]) -> Self {
+        let Envelope { tag, flags, sender, origin } = envelope;
+        Message { tag, flags, sender, id, origin, payload }
+    }
+
+    /// Returns the header fields of the message.
+    pub fn envelope(&self) -> Envelope {
+        let Message { tag, flags, sender, origin, .. } = *self;
+        Envelope { tag, flags, sender, origin }
+    }
+}
+
 /// The header fields of a message to send.
+///
+/// ```
+/// use llmp::{Envelope, Flags, Origin};
+///
+/// let (mut sender, mut receiver) = llmp::channel()?;
+/// let envelope = Envelope::tagged(7).with_flags(Flags(1)).with_origin(Origin::new(5, 42));
+/// sender.send_envelope(envelope, b"hello")?;
+/// let message = receiver.recv()?;
+/// assert_eq!((message.flags, message.origin), (Flags(1), Some(Origin::new(5, 42))));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Envelope {
     /// The application's kind of message.
     pub tag: Tag,
@@ -80,6 +126,34 @@ impl Envelope {
     /// Returns an envelope with this tag and default values.
     pub fn tagged(tag: impl Into<Tag>) -> Self {
         Envelope { tag: tag.into(), ..Envelope::default() }
+    }
+
+    /// Sets the tag.
+    #[must_use]
+    pub fn with_tag(mut self, tag: impl Into<Tag>) -> Self {
+        self.tag = tag.into();
+        self
+    }
+
+    /// Sets the application's bits.
+    #[must_use]
+    pub fn with_flags(mut self, flags: Flags) -> Self {
+        self.flags = flags;
+        self
+    }
+
+    /// Sets the sending client. Sending overwrites this field with the client's own id.
+    #[must_use]
+    pub fn with_sender(mut self, sender: ClientId) -> Self {
+        self.sender = sender;
+        self
+    }
+
+    /// Sets where the message first entered a bus. `None` stands for no origin.
+    #[must_use]
+    pub fn with_origin(mut self, origin: impl Into<Option<Origin>>) -> Self {
+        self.origin = origin.into();
+        self
     }
 
     /// Returns the commit word of a message with this envelope.

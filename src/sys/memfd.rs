@@ -22,6 +22,7 @@ const SEALS: SealFlags =
 /// Why a region of our own could not be created.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {step} {len} bytes of shared memory: {source}")]
+#[non_exhaustive]
 pub struct RegionError {
     /// The step that failed.
     pub step: &'static str,

@@ -31,8 +31,8 @@ impl Hooking {
     pub fn passes(self, sent: &Sent) -> bool {
         match self.verdict(sent.envelope.flags, &sent.payload) {
             Verdict::Forward => true,
-            Verdict::Drop => false,
             Verdict::Replace(payload) => payload.len() <= MAX_MESSAGE_LEN,
+            _ => false,
         }
     }
 }

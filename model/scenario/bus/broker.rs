@@ -42,7 +42,7 @@ impl<R: Runtime> Brokering<R> {
         let mortal =
             |memory: &R::Memory| Crashing::new(runtime.seen_by(memory, BROKER), life.clone());
         let mut core = Core::new(limits(), mortal(&control), clients, mortal(&first));
-        core.set_quota(Quota { messages: 3, bytes: 200 });
+        core.set_quota(Quota::new(3, 200));
         core.set_zero_copy_threshold(zero_copy_threshold);
         Brokering {
             runtime: runtime.clone(),

@@ -58,11 +58,12 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use llmp::{ClientId, Flags, Tag};
+    use llmp::{ClientId, Envelope, Flags, Tag};
 
     fn written(format: Format, payload: &[u8]) -> Vec<u8> {
         let (tag, flags, sender) = (Tag(7), Flags(5), ClientId(3));
-        let message = Message { tag, flags, sender, id: 9, origin: None, payload };
+        let envelope = Envelope::tagged(tag).with_flags(flags).with_sender(sender);
+        let message = Message::new(envelope, 9, payload);
         let mut out = Vec::new();
         write(&mut out, format, &message).unwrap();
         out

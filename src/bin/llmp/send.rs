@@ -6,7 +6,7 @@ use crate::interrupt::Interrupt;
 use crate::lines::{Lines, Oversize, Piece};
 use crate::status::Status;
 use crate::values::{END_OF_TRANSFER, connect_error, is_closed};
-use llmp::{Client, Disconnected, Envelope, SendError, Tag, WaitError};
+use llmp::{Client, Disconnected, Envelope, SendError, WaitError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -48,7 +48,7 @@ pub fn run(arguments: arguments::Send) -> Result<(), Failure> {
     // Checked before the receivers see the end of the transfer and leave.
     sending.check_receivers()?;
     if arguments.eof {
-        sending.send(Envelope { flags: END_OF_TRANSFER, ..Envelope::default() }, b"")?;
+        sending.send(Envelope::default().with_flags(END_OF_TRANSFER), b"")?;
         sending.flush()?;
     }
     if complete { Ok(()) } else { Err(Failure::silent(1)) }
@@ -245,7 +245,7 @@ impl Sending<'_> {
 
     /// Sends a message. Waits for room and prints the reason.
     fn send(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), Failure> {
-        let envelope = Envelope { tag: Tag(self.arguments.tag), ..envelope };
+        let envelope = envelope.with_tag(self.arguments.tag);
         if self.arguments.reconnect {
             self.kept.push_back((envelope, payload.to_vec()));
             self.kept_len += payload.len() + size_of::<(Envelope, Vec<u8>)>();

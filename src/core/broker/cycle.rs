@@ -19,11 +19,24 @@ use alloc::vec::Vec;
 
 /// How much the broker consumes from one client in a cycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Quota {
     /// Messages and page rollovers. At least 1.
     pub messages: usize,
     /// Payload bytes, at least 1. The message that exceeds them is still consumed.
     pub bytes: usize,
+}
+
+impl Quota {
+    /// Returns a quota of this many messages and payload bytes.
+    ///
+    /// ```
+    /// let builder = llmp::Broker::builder().quota(llmp::Quota::new(64, 64 * 1024));
+    /// # let _ = builder;
+    /// ```
+    pub fn new(messages: usize, bytes: usize) -> Self {
+        Quota { messages, bytes }
+    }
 }
 
 impl Default for Quota {

@@ -17,6 +17,7 @@ impl<F: FnMut(&Message<'_>) -> Verdict + Send> Hook for F {
 
 /// What happens to a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verdict {
     /// The broker forwards it to all receivers.
     Forward,

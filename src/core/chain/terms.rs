@@ -49,6 +49,7 @@ pub enum Refused {
 
 /// Counters of a chain, kept by its writer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stats {
     /// Messages written.
     pub messages: u64,

@@ -127,7 +127,7 @@ impl Incoming {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use llmp::{Flags, Tag};
+    use llmp::Envelope;
 
     /// Returns a file of two pieces, as its sender sends it.
     fn file() -> Vec<(u32, Vec<u8>)> {
@@ -151,8 +151,8 @@ mod tests {
         let mut incoming = Incoming::default();
         let mut wrong = Vec::new();
         for (id, (tag, payload)) in messages.iter().enumerate() {
-            let (sender, tag, flags, id) = (ClientId(1), Tag(*tag), Flags(0), id as u64);
-            let message = Message { tag, flags, sender, id, origin: None, payload };
+            let envelope = Envelope::tagged(*tag).with_sender(ClientId(1));
+            let message = Message::new(envelope, id as u64, payload);
             wrong.extend(incoming.take(&message));
         }
         (incoming.received(), wrong, incoming.done())
