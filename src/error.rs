@@ -1,5 +1,9 @@
 //! The errors of the public interface. Their texts say what to do next.
 
+mod kind;
+
+pub use self::kind::ErrorKind;
+
 use crate::bus_addr::quoted;
 use crate::core::fault::Fault;
 use crate::core::limits::LimitsError;

@@ -107,8 +107,8 @@ pub use self::{
     channel::{Listener, Receiver, Sender, channel},
     client::{Batch, Client, ClientBuilder, Wait},
     error::{
-        BindError, BusError, ConnectError, Disconnected, HeldUp, PathTooLong, RecvError, SendError,
-        WaitError,
+        BindError, BusError, ConnectError, Disconnected, ErrorKind, HeldUp, PathTooLong, RecvError,
+        SendError, WaitError,
     },
     peer_filter::PeerFilter,
     sys::lock::LockError,
@@ -134,6 +134,11 @@ struct Readme;
 #[cfg(all(doctest, feature = "std"))]
 #[doc = include_str!("../docs/guide.md")]
 struct Guide;
+
+/// Runs the examples of the list of errors as tests.
+#[cfg(all(doctest, feature = "std"))]
+#[doc = include_str!("../docs/errors.md")]
+struct Errors;
 
 /// Runs the examples of the first page as tests.
 #[cfg(all(doctest, feature = "std"))]
