@@ -160,9 +160,9 @@ fn defaults_named_in_texts_are_those_of_the_code() {
     };
     let [by_ref, page, message, budget] = [
         llmp::core::broker::ZERO_COPY_THRESHOLD,
-        Limits::PAGE_LEN,
-        Limits::MAX_MESSAGE_LEN,
-        Limits::BUDGET,
+        Limits::DEFAULT_PAGE_LEN,
+        Limits::DEFAULT_MAX_MESSAGE_LEN,
+        Limits::DEFAULT_BUDGET,
     ]
     .map(size);
     let named = [

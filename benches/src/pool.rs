@@ -40,7 +40,7 @@ pub fn run() {
 fn round(len: usize, page_len: usize) -> f64 {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("channel");
-    let budget = Limits::BUDGET.max(Limits::least_budget(page_len, 1 << 16));
+    let budget = Limits::DEFAULT_BUDGET.max(Limits::least_budget(page_len, 1 << 16));
     let limits = Limits::new(page_len, 1 << 16, budget).unwrap();
     let listener = Receiver::listen_with(&path, limits).unwrap();
     let sender = std::thread::spawn(move || {

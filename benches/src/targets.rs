@@ -13,7 +13,7 @@ const LINEAR: f64 = 1.5;
 const FLAT: f64 = 1.05;
 /// A percentage of one processor's time that counts as zero.
 const NO_TIME: f64 = 0.1;
-const BUDGET_MIB: f64 = llmp::Limits::BUDGET as f64 / (1 << 20) as f64;
+const BUDGET_MIB: f64 = llmp::Limits::DEFAULT_BUDGET as f64 / (1 << 20) as f64;
 
 /// The peers that a figure is compared with.
 #[derive(Clone, Copy)]

@@ -227,13 +227,13 @@ impl BrokerBuilder {
     /// Returns the limits of the bus and the most clients whose pages this process may map. If the
     /// page length was not set, it grows with the number of clients that was set.
     fn limits(&self) -> Result<(Limits, usize), BindError> {
-        let max_message_len = self.max_message_len.unwrap_or(Limits::MAX_MESSAGE_LEN);
+        let max_message_len = self.max_message_len.unwrap_or(Limits::DEFAULT_MAX_MESSAGE_LEN);
         let maps = mappings();
-        let mut page_len = self.page_len.unwrap_or(Limits::PAGE_LEN);
+        let mut page_len = self.page_len.unwrap_or(Limits::DEFAULT_PAGE_LEN);
         loop {
             let rounded = page_len.min(1 << 31).next_multiple_of(os_page());
             let least = Limits::least_budget(rounded, max_message_len);
-            let budget = self.budget.unwrap_or(Limits::BUDGET.max(least));
+            let budget = self.budget.unwrap_or(Limits::DEFAULT_BUDGET.max(least));
             let limits = Limits::new(page_len, max_message_len, budget)?.in_pages_of(os_page())?;
             // Each client's control region takes one mapping more.
             let pages = limits.most_pages() + 1;
@@ -301,9 +301,11 @@ mod tests {
         assert!(refused.contains("vm.max_map_count"), "{refused}");
         // A page length that was not set is doubled.
         let (limits, _) = with(1).limits().unwrap();
-        assert_eq!(limits.page_len(), Limits::PAGE_LEN);
+        assert_eq!(limits.page_len(), Limits::DEFAULT_PAGE_LEN);
         let most = half / (limits.most_pages() + 1);
-        for (clients, page_len) in [(most, Limits::PAGE_LEN), (most + 1, 2 * Limits::PAGE_LEN)] {
+        for (clients, page_len) in
+            [(most, Limits::DEFAULT_PAGE_LEN), (most + 1, 2 * Limits::DEFAULT_PAGE_LEN)]
+        {
             let (limits, found) = with(clients).limits().unwrap();
             assert_eq!((limits.page_len(), found), (page_len, clients));
         }

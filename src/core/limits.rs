@@ -3,6 +3,14 @@
 use crate::core::layout::{PAGE_HEADER, SLOT_ALIGN, SLOT_HEADER, slot_len};
 
 /// The limits of one chain, in bytes. A broker sets them for its bus and sends them to its clients.
+///
+/// ```
+/// use llmp::Limits;
+///
+/// let limits = Limits::new(Limits::DEFAULT_PAGE_LEN, 1 << 20, Limits::DEFAULT_BUDGET)?;
+/// assert_eq!((limits.max_message_len(), limits.budget()), (1 << 20, 8 << 20));
+/// # Ok::<(), llmp::LimitsError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     page_len: usize,
@@ -66,11 +74,11 @@ impl Limits {
     }
 
     /// Default page length in bytes.
-    pub const PAGE_LEN: usize = 256 * 1024;
+    pub const DEFAULT_PAGE_LEN: usize = 256 * 1024;
     /// Default budget of a chain in bytes.
-    pub const BUDGET: usize = 8 * 1024 * 1024;
+    pub const DEFAULT_BUDGET: usize = 8 * 1024 * 1024;
     /// Default message limit in bytes: the default budget has room for such messages.
-    pub const MAX_MESSAGE_LEN: usize = 3 * 1024 * 1024;
+    pub const DEFAULT_MAX_MESSAGE_LEN: usize = 3 * 1024 * 1024;
 
     const MIN_PAGE_LEN: usize = PAGE_HEADER + 2 * SLOT_HEADER;
     /// Upper bound of a page length in bytes. Each client allocates a page of the length that its
@@ -176,9 +184,9 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            page_len: Self::PAGE_LEN,
-            max_message_len: Self::MAX_MESSAGE_LEN,
-            budget: Self::BUDGET,
+            page_len: Self::DEFAULT_PAGE_LEN,
+            max_message_len: Self::DEFAULT_MAX_MESSAGE_LEN,
+            budget: Self::DEFAULT_BUDGET,
         }
     }
 }

@@ -25,7 +25,7 @@ fn row(table: &str, name: &str) -> String {
     row.split_whitespace().next().unwrap().to_owned()
 }
 
-const BIG: usize = llmp::Limits::BUDGET * 3 / 2;
+const BIG: usize = llmp::Limits::DEFAULT_BUDGET * 3 / 2;
 
 #[test]
 fn every_kind_of_file_arrives_whole() {

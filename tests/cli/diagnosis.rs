@@ -183,7 +183,7 @@ fn more_clients_than_mappings_are_refused_or_get_longer_pages() {
     let most = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap();
     let most: usize = most.trim().parse().unwrap();
     assert!(1000 * pages <= most / 2, "{pages} pages of {limits:?}");
-    assert!(limits.page_len() > llmp::Limits::PAGE_LEN);
+    assert!(limits.page_len() > llmp::Limits::DEFAULT_PAGE_LEN);
 }
 
 #[test]

@@ -16,8 +16,8 @@ pub const STEADY: u32 = 4 << 28;
 pub const END: u32 = 3 << 28;
 const KIND: u32 = 0xf << 28;
 
-const PAGE: usize = llmp::Limits::PAGE_LEN;
-/// The room for one message without an origin in a page of this length.
+const PAGE: usize = llmp::Limits::DEFAULT_PAGE_LEN;
+/// What a page holds besides one message without an origin.
 const AROUND: usize = 64 + 16 + 16;
 const LENS: &[usize] = &[
     0,

@@ -79,7 +79,7 @@ fn receive(len: usize, borrow: bool, times: usize) -> Result<()> {
         receiver.borrow_payloads(promise());
     }
     let payload = vec![0x5a; len];
-    for _ in 0..Limits::PAGE_LEN / (len + 32) {
+    for _ in 0..Limits::DEFAULT_PAGE_LEN / (len + 32) {
         sender.try_send(TAG, &payload)?;
     }
     ensure!(sender.stats().rollovers == 0, "it has left its first page");
@@ -107,7 +107,7 @@ struct Bus {
 
 impl Bus {
     fn new(clients: usize) -> Result<Self> {
-        let (limits, page_len) = (Limits::default(), Limits::PAGE_LEN);
+        let (limits, page_len) = (Limits::default(), Limits::DEFAULT_PAGE_LEN);
         let control = heap(control_len(clients));
         let mut core = Core::new(limits, control, clients, heap(page_len));
         let clients = (0..clients).map(|_| {

@@ -81,15 +81,15 @@ pub struct Broker {
     pub place: Place,
     /// Length of an ordinary page.
     #[arg(long, value_name = "BYTES", value_parser = values::size,
-        help = default("Set the length of an ordinary page", Limits::PAGE_LEN))]
+        help = default("Set the length of an ordinary page", Limits::DEFAULT_PAGE_LEN))]
     pub page_len: Option<usize>,
     /// The longest message.
     #[arg(long, value_name = "BYTES", value_parser = values::size,
-        help = default("Set the longest message", Limits::MAX_MESSAGE_LEN))]
+        help = default("Set the longest message", Limits::DEFAULT_MAX_MESSAGE_LEN))]
     pub max_message_len: Option<usize>,
     /// The most shared memory of each chain.
     #[arg(long, value_name = "BYTES", value_parser = values::size,
-        help = default("Limit the shared memory of each chain; at least twice the longest message", Limits::BUDGET))]
+        help = default("Limit the shared memory of each chain; at least twice the longest message", Limits::DEFAULT_BUDGET))]
     pub chain_budget: Option<usize>,
     /// The length from which messages are passed by reference.
     #[arg(long, value_name = "BYTES", value_parser = values::size,
