@@ -438,7 +438,7 @@ impl Client {
             // The caller's next call reports a broken connection.
             let Ok(Some(slot)) = self.next() else { return };
             let Some(inbound) = self.connection.link.inbound_mut() else { return };
-            let (envelope, id) = (inbound.envelope(&slot), inbound.next_message());
+            let (envelope, seq) = (inbound.envelope(&slot), inbound.next_message());
             let mut payload = vec![0; slot.payload_len()];
             inbound.read(&slot, &mut payload);
             if !inbound.is_whole() {
@@ -447,7 +447,7 @@ impl Client {
             }
             inbound.advance(&slot);
             self.inbox.bytes += Inbox::cost(&payload);
-            self.inbox.messages.push_back((envelope, id, payload));
+            self.inbox.messages.push_back((envelope, seq, payload));
         }
     }
 
@@ -541,7 +541,7 @@ impl Client {
             return Err(self.connection.removed().into());
         }
         let inbound = self.connection.link.inbound_mut().ok_or(RecvError::SendOnly)?;
-        let id = inbound.next_message();
+        let seq = inbound.next_message();
         inbound.advance(slot);
         let payload = match self.trusted {
             // The page stays valid until the next call moves the cursor, which needs `&mut self`.
@@ -552,16 +552,16 @@ impl Client {
             None => &self.buffer[..len],
         };
         let Envelope { tag, flags, sender, origin } = envelope;
-        Ok(Message { tag, flags, sender, id, origin, payload })
+        Ok(Message { tag, flags, sender, seq, origin, payload })
     }
 
     #[cold]
     fn pop_inbox(&mut self) -> Option<Message<'_>> {
-        let (envelope, id, payload) = self.inbox.messages.pop_front()?;
+        let (envelope, seq, payload) = self.inbox.messages.pop_front()?;
         self.inbox.bytes -= Inbox::cost(&payload);
         self.buffer = payload;
         let Envelope { tag, flags, sender, origin } = envelope;
-        Some(Message { tag, flags, sender, id, origin, payload: &self.buffer })
+        Some(Message { tag, flags, sender, seq, origin, payload: &self.buffer })
     }
 
     /// Returns the next message and waits for it if there is none.

@@ -100,7 +100,7 @@ fn every_client_receives_the_others_messages_in_one_order() {
     let mut next = [0u32; 3];
     while next[1] < 1000 || next[2] < 1000 || next[0] == 0 {
         let message = all.recv_timeout(TIMEOUT).unwrap().expect("a message");
-        order.push((message.id, message.sender, message.payload.to_vec()));
+        order.push((message.seq, message.sender, message.payload.to_vec()));
         if message.tag.0 == 3 {
             assert_eq!(message.sender, all.id());
             next[0] = 1;
@@ -112,9 +112,12 @@ fn every_client_receives_the_others_messages_in_one_order() {
     }
     for client in [&mut a, &mut b] {
         let own = client.id();
-        for (id, sender, payload) in order.iter().filter(|(_, sender, _)| *sender != own) {
+        for (seq, sender, payload) in order.iter().filter(|(_, sender, _)| *sender != own) {
             let message = client.recv_timeout(TIMEOUT).unwrap().expect("a message");
-            assert_eq!((&message.id, &message.sender, message.payload), (id, sender, &payload[..]));
+            assert_eq!(
+                (&message.seq, &message.sender, message.payload),
+                (seq, sender, &payload[..])
+            );
         }
         assert!(client.try_recv().unwrap().is_none());
     }

@@ -184,7 +184,7 @@ fn written(input: &mut Input, seen: &mut Seen) {
     assert!(newlines == 1 && json.ends_with(b"\n"), "an object is one line");
     let object: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
     let numbers = [
-        ("id", message.id),
+        ("id", message.seq),
         ("sender", message.sender.0.into()),
         ("tag", message.tag.0.into()),
         ("flags", message.flags.0.into()),

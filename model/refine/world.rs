@@ -293,7 +293,7 @@ impl<R: Runtime> World<R> {
                     inbound.read(&slot, &mut copy);
                     let (sender, number) = (envelope.sender.0 as Who, envelope.tag.0);
                     assert_eq!(copy, payload(sender, number, copy.len()), "torn or mixed up");
-                    let origin = envelope.origin.map(|origin| origin.id);
+                    let origin = envelope.origin.map(|origin| origin.seq);
                     assert!(origin.is_none_or(|id| id == u64::from(number)));
                     inbound.advance(&slot);
                     self.reached.delivered += 1;

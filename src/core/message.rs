@@ -40,13 +40,13 @@ pub struct Origin {
     /// The id of that broker.
     pub broker: u64,
     /// The message's number there.
-    pub id: u64,
+    pub seq: u64,
 }
 
 impl Origin {
-    /// Returns the origin of the message with the number `id` at the broker `broker`.
-    pub fn new(broker: u64, id: u64) -> Self {
-        Origin { broker, id }
+    /// Returns the origin of the message with the number `seq` at the broker `broker`.
+    pub fn new(broker: u64, seq: u64) -> Self {
+        Origin { broker, seq }
     }
 }
 
@@ -65,7 +65,7 @@ pub struct Message<'a> {
     pub sender: ClientId,
     /// Number of the message in the chain that it was received from. On a bus this is its position
     /// in the one order that all clients see.
-    pub id: u64,
+    pub seq: u64,
     /// Where the message first entered a bus, if it carries that.
     pub origin: Option<Origin>,
     /// The payload.
@@ -85,9 +85,9 @@ impl<'a> Message<'a> {
     /// let empty = Message::new(Envelope::tagged(7), 0, b"");
     /// assert_eq!(hook.on_message(&empty), Verdict::Drop);
     /// ```
-    pub fn new(envelope: Envelope, id: u64, payload: &'a [u8]) -> Self {
+    pub fn new(envelope: Envelope, seq: u64, payload: &'a [u8]) -> Self {
         let Envelope { tag, flags, sender, origin } = envelope;
-        Message { tag, flags, sender, id, origin, payload }
+        Message { tag, flags, sender, seq, origin, payload }
     }
 
     /// Returns the header fields of the message.
@@ -357,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_valid_header_round_trips() {
-        let origin = Some(Origin { broker: 1, id: 2 });
+        let origin = Some(Origin { broker: 1, seq: 2 });
         let envelope = Envelope { tag: Tag(7), flags: Flags(0xbeef), sender: ClientId(9), origin };
         let commit = envelope.commit_word(100, KIND_MESSAGE);
         let Ok(Header::Message(slot)) = validate(commit, envelope.tag_word()) else {

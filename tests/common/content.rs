@@ -110,8 +110,8 @@ impl Ear {
     /// Takes one message: whole, in its sender's order, and with the next number on the bus.
     pub fn hear(&mut self, message: &Message<'_>) {
         check(message);
-        let id = self.id.get_or_insert(message.id);
-        assert_eq!(message.id, *id, "a gap on the bus");
+        let id = self.id.get_or_insert(message.seq);
+        assert_eq!(message.seq, *id, "a gap on the bus");
         *id += 1;
         let next = self.next.entry(message.sender.0).or_default();
         if message.tag.0 & KIND != END {

@@ -122,7 +122,7 @@ fn exchange(path: &str, count: u32) {
     let mut heard = 0;
     let mut hear = |message: &Message<'_>| {
         ear.hear(message);
-        (message.id, message.sender, message.tag).hash(&mut order);
+        (message.seq, message.sender, message.tag).hash(&mut order);
         ear.heard()
     };
     for number in 0..count {

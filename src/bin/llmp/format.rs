@@ -32,7 +32,7 @@ pub fn write(out: &mut impl Write, format: Format, message: &Message<'_>) -> io:
         Format::Json => {
             let payload = std::str::from_utf8(message.payload).ok();
             let object = Object {
-                id: message.id,
+                id: message.seq,
                 sender: message.sender.0,
                 tag: message.tag.0,
                 flags: message.flags.0,

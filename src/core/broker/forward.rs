@@ -44,7 +44,7 @@ pub(super) fn forward<M: Memory>(
             tag: envelope.tag,
             flags: envelope.flags,
             sender: client,
-            id: broadcast.next_message(),
+            seq: broadcast.next_message(),
             origin: envelope.origin,
             payload: &hooked.copy,
         };

@@ -39,8 +39,8 @@ impl<'a, M: Memory> Claim<'a, M> {
     ) -> Self {
         let slot = page.part(writing.at, slot_len + SLOT_HEADER, Intent::Write);
         let mut payload_at = SLOT_HEADER;
-        if let Some(Origin { broker, id }) = envelope.origin {
-            slot.write_words(payload_at, [broker, id]);
+        if let Some(Origin { broker, seq }) = envelope.origin {
+            slot.write_words(payload_at, [broker, seq]);
             payload_at += SLOT_EXTENSION;
         }
         // Relaxed: the publishing store of this batch comes after it

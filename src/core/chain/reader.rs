@@ -330,8 +330,8 @@ impl<M: Memory> ChainReader<M> {
     pub fn envelope(&self, slot: &Slot) -> Envelope {
         let mut envelope = slot.envelope();
         if slot.is_extended() {
-            let [broker, id] = self.page.read_words(slot.at + SLOT_HEADER);
-            envelope.origin = Some(Origin { broker, id });
+            let [broker, seq] = self.page.read_words(slot.at + SLOT_HEADER);
+            envelope.origin = Some(Origin { broker, seq });
         }
         envelope
     }
