@@ -349,6 +349,11 @@ impl Receiver {
         self.0.recv_timeout(timeout)
     }
 
+    /// Returns an iterator over the messages, with copied payloads, see [`Client::iter`].
+    pub fn iter(&mut self) -> crate::client::Messages<'_> {
+        self.0.iter()
+    }
+
     /// Waits until there is a message to receive or the deadline passes. Returns whether there is a
     /// message.
     ///

@@ -2,9 +2,11 @@
 
 mod batch;
 mod builder;
+mod iter;
 
 pub use batch::Batch;
 pub use builder::ClientBuilder;
+pub use iter::Messages;
 
 use crate::bus_addr::BusAddr;
 use crate::channel::{Receiver, Sender};
@@ -619,6 +621,26 @@ impl Client {
             Some(deadline) => self.recv_deadline(deadline),
             None => self.recv().map(Some),
         }
+    }
+
+    /// Returns an iterator over the messages, with copied payloads. It waits for each message and
+    /// ends with the connection.
+    ///
+    /// After an orderly end ([`Disconnected::Closed`]) it returns `None`. Any other end is returned
+    /// as an error first.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (mut sender, mut receiver) = llmp::channel()?;
+    /// sender.send(1, b"one")?;
+    /// sender.send(2, b"two")?;
+    /// drop(sender);
+    /// let messages = receiver.iter().collect::<Result<Vec<_>, _>>()?;
+    /// assert_eq!(messages[1].payload, b"two");
+    /// # Ok(()) }
+    /// ```
+    pub fn iter(&mut self) -> Messages<'_> {
+        Messages::new(self)
     }
 
     /// Waits until there is a message to receive or the deadline passes. Returns whether there is a

@@ -21,5 +21,6 @@ pub(crate) mod limits;
 pub mod link;
 pub mod memory;
 pub(crate) mod message;
+pub(crate) mod message_buf;
 pub mod order;
 pub mod wire;

@@ -98,6 +98,7 @@ pub use core::fault::{Fault, InvalidMemfd};
 pub use core::limits::{Limits, LimitsError};
 pub use core::memory::TrustPeers;
 pub use core::message::{ClientId, Envelope, Flags, Message, Origin, Slot, Tag};
+pub use core::message_buf::MessageBuf;
 pub use core::wire::Refusal;
 
 #[cfg(feature = "std")]
@@ -105,7 +106,7 @@ pub use self::{
     broker::{Broker, BrokerBuilder, BrokerStats, StopHandle},
     bus_addr::BusAddr,
     channel::{Listener, Receiver, Sender, channel},
-    client::{Batch, Client, ClientBuilder, Wait},
+    client::{Batch, Client, ClientBuilder, Messages, Wait},
     error::{
         BindError, BusError, ConnectError, Disconnected, ErrorKind, HeldUp, PathTooLong, RecvError,
         SendError, WaitError,

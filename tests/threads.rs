@@ -52,6 +52,8 @@ const _: () = {
     send_and_sync::<llmp::Listener>();
     send_and_sync::<llmp::StopHandle>();
     send_and_sync::<llmp::Batch<'static>>();
+    send_and_sync::<llmp::Messages<'static>>();
+    send_and_sync::<llmp::MessageBuf>();
     send_and_sync::<llmp::Message<'static>>();
     send_and_sync::<llmp::Envelope>();
     send_and_sync::<llmp::Verdict>();
@@ -181,6 +183,35 @@ fn clients_receive_everything_before_the_end_of_the_broker() {
     assert_eq!(b.recv().unwrap().payload, b"last words");
     assert_eq!(b.recv().unwrap_err(), RecvError::Disconnected(Disconnected::Closed));
     assert!(matches!(b.send(1, b"x"), Err(SendError::Disconnected(Disconnected::Closed))));
+}
+
+#[test]
+fn an_iterator_ends_with_the_bus_after_every_message() {
+    let mut bus = Bus::new(Broker::builder());
+    let mut sender = Client::connect_sender(&bus.path).unwrap();
+    let mut receiver = Client::connect_receiver(&bus.path).unwrap();
+    for i in 0..1000u32 {
+        sender.send(i, &i.to_le_bytes()).unwrap();
+    }
+    sender.flush().unwrap();
+    bus.end();
+    let mut messages = receiver.iter();
+    let all: Vec<_> = messages.by_ref().map(Result::unwrap).collect();
+    assert!(messages.next().is_none());
+    assert_eq!(all.len(), 1000);
+    for (message, i) in all.iter().zip(0u32..) {
+        assert_eq!(message.payload, i.to_le_bytes());
+        assert_eq!((message.seq, message.sender), (all[0].seq + u64::from(i), sender.id()));
+    }
+}
+
+#[test]
+fn an_iterator_returns_an_end_that_is_not_orderly_once() {
+    let bus = Bus::new(Broker::builder());
+    let mut client = Client::builder().send_only().connect(&bus.path).unwrap();
+    let mut messages = client.iter();
+    assert_eq!(messages.next(), Some(Err(RecvError::SendOnly)));
+    assert_eq!(messages.next(), None);
 }
 
 #[test]

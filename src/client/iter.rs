@@ -1,0 +1,37 @@
+//! Iteration over received messages.
+
+use super::Client;
+use crate::core::message_buf::MessageBuf;
+use crate::error::{Disconnected, RecvError};
+use std::iter::FusedIterator;
+
+/// Iterates over the messages that a client receives, see [`Client::iter`].
+#[derive(Debug)]
+pub struct Messages<'a> {
+    client: &'a mut Client,
+    has_ended: bool,
+}
+
+impl<'a> Messages<'a> {
+    pub(super) fn new(client: &'a mut Client) -> Self {
+        Messages { client, has_ended: false }
+    }
+}
+
+impl Iterator for Messages<'_> {
+    type Item = Result<MessageBuf, RecvError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.has_ended {
+            return None;
+        }
+        let received = self.client.recv().map(MessageBuf::from);
+        self.has_ended = received.is_err();
+        match received {
+            Err(RecvError::Disconnected(Disconnected::Closed)) => None,
+            received => Some(received),
+        }
+    }
+}
+
+impl FusedIterator for Messages<'_> {}
