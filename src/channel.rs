@@ -142,6 +142,33 @@ impl Sender {
         self.0.send_with(envelope, len, fill)
     }
 
+    /// Claims room for a message that is written in place, see [`Client::claim`].
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SendError`]. Nothing is claimed then.
+    pub fn claim(
+        &mut self,
+        envelope: Envelope,
+        len: usize,
+    ) -> Result<crate::client::Claim<'_>, SendError> {
+        self.0.claim(envelope, len)
+    }
+
+    /// Claims room for a message if there is room. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SendError::Full`] if there is no room, or another [`SendError`]. Nothing is claimed
+    /// then.
+    pub fn try_claim(
+        &mut self,
+        envelope: Envelope,
+        len: usize,
+    ) -> Result<crate::client::Claim<'_>, SendError> {
+        self.0.try_claim(envelope, len)
+    }
+
     /// Sends a message and waits for room until the deadline.
     ///
     /// # Errors

@@ -2,10 +2,12 @@
 
 mod batch;
 mod builder;
+mod claim;
 mod iter;
 
 pub use batch::Batch;
 pub use builder::ClientBuilder;
+pub use claim::Claim;
 pub use iter::Messages;
 
 use crate::bus_addr::BusAddr;
@@ -370,40 +372,38 @@ impl Client {
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
     ) -> Result<Result<(), E>, SendError> {
-        let envelope = Envelope { sender: self.connection.id, ..envelope };
-        let mut fill = Some(fill);
+        let mut claim = self.claim(envelope, len)?;
+        if let Err(error) = fill(claim.payload_mut()) {
+            return Ok(Err(error));
+        }
+        claim.commit().map(Ok)
+    }
+
+    /// Claims room for a message of `len` bytes, to write it in place and without a copy. Waits for
+    /// room like [`send`](Client::send). See [`Claim`] for an example.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SendError`]. Nothing is claimed then.
+    pub fn claim(&mut self, envelope: Envelope, len: usize) -> Result<Claim<'_>, SendError> {
         loop {
-            // If `fill` panics, the next operation discards the unfinished message.
-            self.connection.begin();
-            let mut filled = Ok(());
-            let owner = self.connection.owner();
-            let room = self.connection.with_room(|link| {
-                let Some(outbound) = link.outbound_mut() else { return Ok(()) };
-                let mut claim = outbound.claim(envelope, len)?;
-                if let Some(fill) = fill.take() {
-                    filled = fill(claim.payload());
-                }
-                // `fill` may have forked.
-                if filled.is_ok() && owner.is_here() {
-                    claim.commit();
-                }
-                Ok(())
-            });
-            match room {
-                Ok(()) => {
-                    self.connection.finish();
-                    self.connection.check_owner()?;
-                    return Ok(filled);
-                }
-                Err(error) => {
-                    self.connection.discard_unfinished();
-                    match error {
-                        SendError::Full { .. } => self.wait_for_room(&envelope, len, None)?,
-                        error => return Err(error),
-                    }
-                }
+            match Claim::reserve(self, envelope, len) {
+                Err(SendError::Full { .. }) => self.wait_for_room(&envelope, len, None)?,
+                Err(error) => return Err(error),
+                Ok(()) => return Ok(Claim::reserved(self, envelope, len)),
             }
         }
+    }
+
+    /// Claims room for a message if there is room. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SendError::Full`] if there is no room, or another [`SendError`]. Nothing is claimed
+    /// then.
+    pub fn try_claim(&mut self, envelope: Envelope, len: usize) -> Result<Claim<'_>, SendError> {
+        Claim::reserve(self, envelope, len)?;
+        Ok(Claim::reserved(self, envelope, len))
     }
 
     /// Begins a batch. All its messages become visible at once, by one store, with one wake-up.

@@ -106,7 +106,7 @@ pub use self::{
     broker::{Broker, BrokerBuilder, BrokerStats, StopHandle},
     bus_addr::BusAddr,
     channel::{Listener, Receiver, Sender, channel},
-    client::{Batch, Client, ClientBuilder, Messages, Wait},
+    client::{Batch, Claim, Client, ClientBuilder, Messages, Wait},
     error::{
         BindError, BusError, ConnectError, Disconnected, ErrorKind, HeldUp, PathTooLong, RecvError,
         SendError, WaitError,

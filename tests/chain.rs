@@ -32,8 +32,19 @@ impl Chain {
 
     /// Makes a claim, giving the chain the page that it needs.
     fn append(&mut self, envelope: Envelope, payload: &[u8], commit: bool) -> Result<(), Blocked> {
+        self.append_part(envelope, payload, payload.len(), commit)
+    }
+
+    /// Claims room for the whole payload, writes it, and keeps `kept` bytes.
+    fn append_part(
+        &mut self,
+        envelope: Envelope,
+        payload: &[u8],
+        kept: usize,
+        commit: bool,
+    ) -> Result<(), Blocked> {
         loop {
-            let claim = match self.sender.claim(envelope, payload.len()) {
+            let mut claim = match self.sender.claim(envelope, payload.len()) {
                 Ok(claim) => claim,
                 Err(Refused::Blocked(Blocked::NeedPage(len))) => {
                     self.add_page(len);
@@ -43,6 +54,7 @@ impl Chain {
                 Err(refused) => panic!("{refused:?}"),
             };
             claim.write_all(payload);
+            claim.truncate(kept);
             if commit {
                 claim.commit();
             }
@@ -109,7 +121,7 @@ fn a_claim_dropped_after_a_page_advance_shows_no_old_bytes() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Append { len: usize, origin: bool },
+    Append { len: usize, kept: usize, origin: bool },
     DropClaim { len: usize },
     Publish,
     Abort,
@@ -120,7 +132,10 @@ fn step() -> impl Strategy<Value = Step> {
     // Around the boundaries of words, slots, ordinary and larger pages.
     let len = prop_oneof![0..20usize, 76..100usize, 284..=300usize];
     prop_oneof![
-        4 => (len.clone(), any::<bool>()).prop_map(|(len, origin)| Step::Append { len, origin }),
+        4 => (len.clone(), any::<bool>())
+            .prop_map(|(len, origin)| Step::Append { len, kept: len, origin }),
+        2 => (len.clone(), len.clone(), any::<bool>())
+            .prop_map(|(len, kept, origin)| Step::Append { len, kept, origin }),
         1 => len.prop_map(|len| Step::DropClaim { len }),
         3 => Just(Step::Publish),
         1 => Just(Step::Abort),
@@ -197,17 +212,20 @@ proptest! {
         let mut number = 0u32;
         for step in steps {
             match step {
-                Step::Append { len, origin } => {
+                Step::Append { len, kept, origin } => {
                     number += 1;
                     let origin = origin.then(|| Origin::new(5, number.into()));
                     let envelope = Envelope::tagged(number)
                         .with_flags(Flags(number as u16))
                         .with_sender(ClientId(3))
                         .with_origin(origin);
-                    let payload: Vec<u8> = (0..len).map(|i| (i as u32 ^ number) as u8).collect();
-                    match chain.append(envelope, &payload, true) {
-                        Ok(()) => run.push_back((envelope, payload)),
-                        // Only if something is left to consume or publish.
+                    let mut payload: Vec<u8> = (0..len).map(|i| (i as u32 ^ number) as u8).collect();
+                    match chain.append_part(envelope, &payload, kept, true) {
+                        Ok(()) => {
+                            payload.truncate(kept);
+                            run.push_back((envelope, payload));
+                        }
+                        // Only if something is left to be taken or published.
                         Err(blocked) => {
                             prop_assert_eq!(blocked, Blocked::Full);
                             prop_assert!(!run.is_empty() || !published.is_empty() || !chain.sender.is_consumed());

@@ -52,6 +52,7 @@ const _: () = {
     send_and_sync::<llmp::Listener>();
     send_and_sync::<llmp::StopHandle>();
     send_and_sync::<llmp::Batch<'static>>();
+    send_and_sync::<llmp::Claim<'static>>();
     send_and_sync::<llmp::Messages<'static>>();
     send_and_sync::<llmp::MessageBuf>();
     send_and_sync::<llmp::Message<'static>>();
@@ -257,12 +258,49 @@ fn a_busy_client_reports_the_orderly_end() {
     assert_eq!(b.recv().unwrap_err(), RecvError::Disconnected(Disconnected::Closed));
 }
 
+// P1
+#[test]
+fn a_claim_that_was_shortened_is_followed_by_the_next_message() {
+    let (mut sender, mut receiver) = llmp::channel().unwrap();
+    // Over many page rollovers.
+    for i in 0..2000usize {
+        let (len, kept) = (i * 37 % 3000, i * 11 % 3000);
+        let mut claim = sender.claim(llmp::Envelope::tagged(i as u32), len).unwrap();
+        claim.payload_mut().fill(0xee);
+        claim.truncate(kept);
+        let kept = kept.min(len);
+        assert_eq!((claim.len(), claim.payload_mut().len()), (kept, kept));
+        claim.payload_mut().fill(i as u8);
+        claim.commit().unwrap();
+        sender.send(7, &[7; 40]).unwrap();
+        let message = receiver.try_recv().unwrap().expect("the claim");
+        assert_eq!((message.tag.0, message.payload), (i as u32, &vec![i as u8; kept][..]));
+        assert_eq!(receiver.try_recv().unwrap().expect("the next").payload, [7; 40]);
+        assert!(receiver.try_recv().unwrap().is_none());
+    }
+    assert!(sender.stats().rollovers > 5);
+}
+
+#[test]
+fn a_claim_is_refused_like_a_message() {
+    let (mut sender, mut receiver) = llmp::channel().unwrap();
+    let max = sender.limits().max_message_len();
+    let envelope = llmp::Envelope::tagged(1u32);
+    assert!(matches!(sender.claim(envelope, max + 1), Err(SendError::TooLong { .. })));
+    while sender.try_send(1, &[1; 4096]).is_ok() {}
+    assert!(matches!(sender.try_claim(envelope, 4096), Err(SendError::Full { .. })));
+    while receiver.try_recv().unwrap().is_some() {}
+    receiver.prepare_wait();
+    sender.claim(envelope, 4096).unwrap().commit().unwrap();
+    assert_eq!(receiver.recv().unwrap().payload.len(), 4096);
+}
+
 // P3
 #[test]
 fn a_forgotten_or_unwound_batch_publishes_nothing() {
     let long = [7; 200_000];
     type Leave = fn(&mut llmp::Sender, &[u8]);
-    let leave: [Leave; 3] = [
+    let leave: [Leave; 5] = [
         |sender, _| {
             let mut batch = sender.batch();
             batch.send(1, b"never").unwrap();
@@ -275,6 +313,16 @@ fn a_forgotten_or_unwound_batch_publishes_nothing() {
                 batch.send(1, long).unwrap();
             }
             std::mem::forget(batch);
+        },
+        |sender, long| {
+            let mut claim = sender.claim(llmp::Envelope::tagged(1u32), long.len()).unwrap();
+            claim.payload_mut().fill(1);
+            std::mem::forget(claim);
+        },
+        |sender, long| {
+            let mut claim = sender.try_claim(llmp::Envelope::tagged(1u32), long.len()).unwrap();
+            claim.payload_mut().fill(1);
+            claim.truncate(9);
         },
         |sender, long| {
             let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

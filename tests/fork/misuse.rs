@@ -24,6 +24,8 @@ const OPERATIONS: &[fn(&mut Handles)] = &[
     |h| is_forked(h.a.send_envelope(Envelope::tagged(1), b"")),
     |h| is_forked(h.a.send_envelope_timeout(Envelope::tagged(1), b"", MS)),
     |h| is_forked(h.a.send_with(Envelope::tagged(1), 1, |_| -> Result<(), ()> { panic!("it is") })),
+    |h| is_forked(h.a.claim(Envelope::tagged(1), 1).map(drop)),
+    |h| is_forked(h.a.try_claim(Envelope::tagged(1), 1).map(drop)),
     |h| is_forked(h.a.batch().send(1, b"")),
     |h| h.a.batch().commit(),
     |h| is_forked(h.a.flush()),

@@ -67,6 +67,17 @@ pub fn guards(path: &Path) {
             assert_eq!(receiver.recv().unwrap().tag.0, 1);
             assert_eq!(receiver.recv().unwrap().tag.0, 2);
         }
+        // A claim: a child writes to memory of its own.
+        let mut claim = Some(sender.claim(Envelope::tagged(3), 300).unwrap());
+        claim.as_mut().unwrap().payload_mut().fill(3);
+        in_child(way, || {
+            let mut claim = claim.take().unwrap();
+            claim.payload_mut().fill(4);
+            is_forked(claim.commit());
+        });
+        claim.unwrap().commit().unwrap();
+        assert_eq!(receiver.recv().unwrap().payload, [3; 300]);
+        assert!(receiver.try_recv().unwrap().is_none());
         // A message that is filled in place. After a bare `clone`, a child has no such place.
         let mut child = None;
         let sent = sender.send_with(Envelope::tagged(3), 300, |place| {

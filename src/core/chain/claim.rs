@@ -72,6 +72,22 @@ impl<'a, M: Memory> Claim<'a, M> {
         self.slot.write_words(self.payload_at, [halves(page, 0), offset as u64]);
     }
 
+    /// Shortens the message to `len` bytes. Does nothing if it is not longer.
+    ///
+    /// A receiver computes the end of a slot from the length of its payload, so the slot shrinks with
+    /// the payload. The next slot begins at the new end. Bytes of the payload may lie there, so its
+    /// commit word is cleared.
+    pub fn truncate(&mut self, len: usize) {
+        debug_assert_eq!(high(self.commit) as u8, KIND_MESSAGE, "a reference has a fixed length");
+        let is_extended = self.payload_at > SLOT_HEADER;
+        // A shorter message has a length that fits.
+        let Some(slot_len) = slot_len(len, is_extended).filter(|_| len < self.len) else { return };
+        (self.len, self.slot_len) = (len, slot_len);
+        self.commit = halves(len as u32, high(self.commit));
+        // Relaxed: the publishing store of this batch comes after it
+        self.slot.store(slot_len + SLOT_COMMIT, 0, Site::CommitClear);
+    }
+
     /// Adds the message to the pending batch. [`ChainWriter::publish`](super::ChainWriter::publish)
     /// makes it visible.
     #[inline(always)]
@@ -97,20 +113,65 @@ impl<'a, M: Memory> Claim<'a, M> {
     }
 }
 
-impl Claim<'_, crate::core::memory::Region> {
+impl<'a> Claim<'a, crate::core::memory::Region> {
     /// Returns the payload's bytes to be written in place. Their initial values are unspecified.
     #[allow(unsafe_code)]
     pub fn payload(&mut self) -> &mut [u8] {
         let (at, len) = (self.payload_at, self.len);
         // SAFETY: the slot lies beyond the tail, where no receiver reads. The claim borrows the
-        // writer exclusively. One writer alone writes the region: that is the contract of
-        // `Region::new_heap`, which the crate keeps.
+        // writer exclusively, and the slice borrows the claim. One writer alone writes the region:
+        // that is the contract of `Region::new_heap`, which the crate keeps.
         unsafe { self.slot.bytes_mut(at, len) }
+    }
+
+    /// Returns the same bytes and drops the claim. A claim of the same length, made next, has the
+    /// same place.
+    #[allow(unsafe_code)]
+    pub(crate) fn into_payload(self) -> &'a mut [u8] {
+        // SAFETY: as for `payload`. The slice keeps the borrow of the writer, so the place cannot
+        // be claimed again while the slice exists.
+        unsafe { self.slot.bytes_mut(self.payload_at, self.len) }
     }
 }
 
 impl<M: Memory> core::fmt::Debug for Claim<'_, M> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Claim").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::core::chain::ChainWriter;
+    use crate::core::layout::*;
+    use crate::core::limits::Limits;
+    use crate::core::memory::{Memory, Region};
+    use crate::core::message::{Envelope, Origin};
+    use crate::core::order::Site;
+
+    #[test]
+    fn truncate_moves_the_next_slot_and_clears_its_commit_word() {
+        let limits = Limits::new(512, 300, 4096).unwrap();
+        for origin in [None, Some(Origin::new(1, 2))] {
+            for kept in [0, 1, 15, 16, 17, 100, 199, 200, 201, 300] {
+                let page = Region::heap(512);
+                let mut writer = ChainWriter::new(1, limits, page.clone());
+                let envelope = Envelope::tagged(7).with_origin(origin);
+                let mut claim = writer.claim(envelope, 200).unwrap();
+                claim.payload().fill(0xee);
+                claim.truncate(kept);
+                let len = kept.min(200);
+                assert_eq!(claim.payload(), vec![0xee; len]);
+                claim.commit();
+                writer.publish();
+                let end = PAGE_HEADER + slot_len(len, origin.is_some()).unwrap();
+                assert_eq!(writer.position(), end as u64, "{len}");
+                assert_eq!(writer.stats().payload_bytes, len as u64);
+                let word = |at| page.load(at + SLOT_COMMIT, Site::CommitRead);
+                assert_eq!(word(end), 0, "{len}: payload where the next commit word is");
+                let expected = envelope.commit_word(len as u32, KIND_MESSAGE);
+                assert_eq!(word(PAGE_HEADER), expected, "{len}");
+            }
+        }
     }
 }

@@ -303,10 +303,10 @@ impl<'a> RegionPart<'a> {
     ///
     /// # Safety
     ///
-    /// `at` and `len` lie in a part of the region that is not published, and no other slice into it
-    /// exists.
+    /// `at` and `len` lie in a part of the region that is not published. While the slice exists, no
+    /// other slice into it does.
     #[inline]
-    pub(crate) unsafe fn bytes_mut(&mut self, at: usize, len: usize) -> &mut [u8] {
+    pub(crate) unsafe fn bytes_mut(self, at: usize, len: usize) -> &'a mut [u8] {
         effect("write in place");
         let start = self.at(at, len, self.writable_len);
         // SAFETY: `len` writable bytes that live as long as the region, and the caller's promise.
