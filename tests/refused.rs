@@ -33,7 +33,7 @@ fn a_failed_ring_is_sent_by_the_next_call() {
         |sender| sender.flush().unwrap(),
         |sender| {
             let mut batch = sender.batch();
-            batch.send(1, b"second").unwrap();
+            batch.try_send(1, b"second").unwrap();
             batch.commit();
         },
     ];

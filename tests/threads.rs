@@ -220,14 +220,14 @@ fn a_batch_is_visible_at_once_or_never() {
     let (mut sender, mut receiver) = llmp::channel().unwrap();
     let mut batch = sender.batch();
     for i in 0..100_000u32 {
-        batch.send(i, &[i as u8; 10]).unwrap();
+        batch.try_send(i, &[i as u8; 10]).unwrap();
     }
     assert!(receiver.try_recv().unwrap().is_none());
     drop(batch);
     assert!(receiver.try_recv().unwrap().is_none());
     let mut batch = sender.batch();
     for i in 0..100_000u32 {
-        batch.send(i, &[i as u8; 11]).unwrap();
+        batch.try_send(i, &[i as u8; 11]).unwrap();
     }
     batch.commit();
     for i in 0..100_000u32 {
@@ -303,14 +303,14 @@ fn a_forgotten_or_unwound_batch_publishes_nothing() {
     let leave: [Leave; 5] = [
         |sender, _| {
             let mut batch = sender.batch();
-            batch.send(1, b"never").unwrap();
+            batch.try_send(1, b"never").unwrap();
             std::mem::forget(batch);
         },
         // Across a page advance.
         |sender, long| {
             let mut batch = sender.batch();
             for _ in 0..3 {
-                batch.send(1, long).unwrap();
+                batch.try_send(1, long).unwrap();
             }
             std::mem::forget(batch);
         },
@@ -346,7 +346,7 @@ fn a_forgotten_or_unwound_batch_publishes_nothing() {
         sender.send(3, &long).unwrap();
         leave(&mut sender, &long);
         let mut batch = sender.batch();
-        batch.send(4, &long).unwrap();
+        batch.try_send(4, &long).unwrap();
         batch.commit();
         for tag in [3, 4] {
             let message = receiver.recv().unwrap();

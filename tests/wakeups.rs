@@ -79,7 +79,7 @@ fn exchange(sender: &mut Client, receiver: &mut Client, batches: u64) {
     for _ in 0..batches {
         let mut batch = sender.batch();
         for number in 0..BATCH {
-            batch.send(number, &[7; 64]).unwrap();
+            batch.try_send(number, &[7; 64]).unwrap();
         }
         batch.commit();
         random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);

@@ -10,8 +10,8 @@ use crate::error::SendError;
 /// ```
 /// let (mut sender, mut receiver) = llmp::channel()?;
 /// let mut batch = sender.batch();
-/// batch.send(1, b"one")?;
-/// batch.send(2, b"two")?;
+/// batch.try_send(1, b"one")?;
+/// batch.try_send(2, b"two")?;
 /// batch.commit();
 /// assert_eq!(receiver.recv()?.payload, b"one");
 /// assert_eq!(receiver.recv()?.payload, b"two");
@@ -36,8 +36,35 @@ impl<'a> Batch<'a> {
     /// added then, and the earlier messages stay in the batch. Commit or drop the batch, and
     /// receive, before the next attempt.
     #[inline]
-    pub fn send(&mut self, tag: impl Into<Tag>, payload: &[u8]) -> Result<(), SendError> {
-        let envelope = Envelope { sender: self.client.connection.id, ..Envelope::tagged(tag) };
+    pub fn try_send(&mut self, tag: impl Into<Tag>, payload: &[u8]) -> Result<(), SendError> {
+        self.try_send_envelope(Envelope::tagged(tag), payload)
+    }
+
+    /// Adds a message with flags or an origin to the batch, like [`try_send`](Batch::try_send).
+    ///
+    /// ```
+    /// use llmp::{Envelope, Flags};
+    ///
+    /// let (mut sender, mut receiver) = llmp::channel()?;
+    /// let mut batch = sender.batch();
+    /// batch.try_send(1, b"part")?;
+    /// batch.try_send_envelope(Envelope::tagged(1).with_flags(Flags(1)), b"last part")?;
+    /// batch.commit();
+    /// assert_eq!(receiver.recv()?.flags, Flags(0));
+    /// assert_eq!(receiver.recv()?.flags, Flags(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`try_send`](Batch::try_send).
+    #[inline(always)]
+    pub fn try_send_envelope(
+        &mut self,
+        envelope: Envelope,
+        payload: &[u8],
+    ) -> Result<(), SendError> {
+        let envelope = Envelope { sender: self.client.connection.id, ..envelope };
         self.client.connection.append(envelope, payload)
     }
 

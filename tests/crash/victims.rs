@@ -85,7 +85,7 @@ fn send_at_once(client: &mut Client, tags: &[u32]) -> bool {
     let id = client.id().0;
     let mut batch = client.batch();
     for tag in tags {
-        match batch.send(*tag, &payload(id, *tag)) {
+        match batch.try_send(*tag, &payload(id, *tag)) {
             Err(SendError::Full { .. }) => return false,
             sent => sent.unwrap(),
         }
@@ -128,7 +128,7 @@ fn channel_sender(path: &str) {
     sender.flush().unwrap();
     let mut batch = sender.batch();
     for number in SINGLE..SINGLE + BATCH {
-        batch.send(STEADY | number, &payload(1, STEADY | number)).unwrap();
+        batch.try_send(STEADY | number, &payload(1, STEADY | number)).unwrap();
     }
     batch.commit();
     say(format_args!("sent {}", SINGLE + BATCH));

@@ -26,7 +26,7 @@ const OPERATIONS: &[fn(&mut Handles)] = &[
     |h| is_forked(h.a.send_with(Envelope::tagged(1), 1, |_| -> Result<(), ()> { panic!("it is") })),
     |h| is_forked(h.a.claim(Envelope::tagged(1), 1).map(drop)),
     |h| is_forked(h.a.try_claim(Envelope::tagged(1), 1).map(drop)),
-    |h| is_forked(h.a.batch().send(1, b"")),
+    |h| is_forked(h.a.batch().try_send(1, b"")),
     |h| h.a.batch().commit(),
     |h| is_forked(h.a.flush()),
     |h| is_forked(h.a.flush_timeout(MS)),

@@ -52,17 +52,17 @@ pub fn guards(path: &Path) {
     let ends: [End; 4] = [
         |batch| batch.commit(),
         |batch| drop(batch),
-        |mut batch| is_forked(batch.send(9, b"")),
+        |mut batch| is_forked(batch.try_send(9, b"")),
         |batch| std::mem::forget(batch),
     ];
     for way in ["fork", "clone"] {
         for end in ends {
             let mut batch = Some(sender.batch());
-            batch.as_mut().unwrap().send(1, &[1; 100]).unwrap();
+            batch.as_mut().unwrap().try_send(1, &[1; 100]).unwrap();
             in_child(way, || end(batch.take().unwrap()));
             assert!(receiver.try_recv().unwrap().is_none(), "a child has committed it");
             let mut batch = batch.unwrap();
-            batch.send(2, &[2; 100]).unwrap();
+            batch.try_send(2, &[2; 100]).unwrap();
             batch.commit();
             assert_eq!(receiver.recv().unwrap().tag.0, 1);
             assert_eq!(receiver.recv().unwrap().tag.0, 2);

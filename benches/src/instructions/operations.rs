@@ -65,7 +65,7 @@ fn batches(times: usize) -> Result<()> {
     for _ in 0..times / BATCH {
         let mut batch = sender.batch();
         for _ in 0..BATCH {
-            batch.send(TAG, black_box(&payload))?;
+            batch.try_send(TAG, black_box(&payload))?;
         }
         batch.commit();
     }

@@ -70,7 +70,7 @@ impl crate::peer::Sender for Sending {
     fn try_send_batch(&mut self, content: &mut Content, count: usize) -> Result<usize> {
         let mut batch = self.sender.batch();
         for sent in 0..count {
-            match batch.send(TAG, content.message()) {
+            match batch.try_send(TAG, content.message()) {
                 Ok(()) => {}
                 Err(SendError::Full { .. }) => {
                     content.take_back();

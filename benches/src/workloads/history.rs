@@ -44,7 +44,7 @@ fn measure(path: PathBuf, messages: u64) -> Result<Figures> {
         let begun = Instant::now();
         let mut batch = sender.batch();
         for _ in 0..BATCH {
-            batch.send(1, &PAYLOAD)?;
+            batch.try_send(1, &PAYLOAD)?;
         }
         batch.commit();
         for _ in 0..BATCH {

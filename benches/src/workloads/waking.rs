@@ -160,7 +160,7 @@ fn bus(path: PathBuf, sleepers: usize, cpu: usize) -> Result<Bell> {
     let ring = move || {
         let mut batch = sender.batch();
         for _ in 0..BATCH {
-            batch.send(1, &PAYLOAD)?;
+            batch.try_send(1, &PAYLOAD)?;
         }
         batch.commit();
         Ok(())
