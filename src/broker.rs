@@ -10,6 +10,7 @@ pub(crate) mod tests;
 pub use self::builder::BrokerBuilder;
 use self::client::{ClientConnection, Phase, Progress, Stuck};
 use crate::bus_addr::BusAddr;
+use crate::client::Wait;
 use crate::connection::RETRY_INTERVAL;
 use crate::core::broker::{Action, Core};
 use crate::core::chain::Blocked;
@@ -35,7 +36,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Display;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -140,6 +141,9 @@ pub struct Broker {
     /// Processes that may still read pages in place.
     retired: retired::Retired,
     allowance: allowance::Allowance,
+    /// Whether the parked word is set, so that clients ring.
+    parked: bool,
+    sleep_bound: SleepBound,
     report: BrokerStats,
 }
 
@@ -258,8 +262,8 @@ impl Broker {
     /// child of the process that bound the broker. No action of a client ends a broker.
     pub fn run(mut self) -> io::Result<BrokerStats> {
         self.check_owner()?;
+        self.wake();
         let mut spin = SpinPolicy::new(SPINS, YIELDS);
-        let mut sleep_bound = SleepBound::new();
         let mut busy = 0;
         while !self.stop.is_asked() {
             let worked = self.cycle();
@@ -275,22 +279,12 @@ impl Broker {
             if spin.again() {
                 continue;
             }
-            let parked = self.core.park();
-            let retry = self.send_pending.then_some(RETRY_INTERVAL);
-            let timeout = match parked {
-                // The timeout is absent or growing, so an idle bus uses no processor time (P11).
-                true => {
-                    let bound = sleep_bound.at_most(self.core.first_bounded_sleep());
-                    retry.into_iter().chain(bound).min()
-                }
-                // Work is pending but blocked; poll the sockets without waiting.
-                false => retry.or(Some(Duration::ZERO)),
+            let timeout = match self.prepare_wait() {
+                Wait::Ready => Some(Duration::ZERO),
+                Wait::Readable { timeout } => timeout,
             };
-            self.report_hold_up(Instant::now());
-            self.poll_sockets(self.bounded(timeout))?;
-            if parked {
-                self.core.unpark();
-            }
+            self.poll_sockets(timeout)?;
+            self.wake();
         }
         self.shut_down();
         self.check_owner()?;
@@ -299,6 +293,97 @@ impl Broker {
         let control_len = self.core.control().region_len() as u64;
         self.report.shared_bytes_peak = self.report.broadcast.page_bytes_peak + control_len;
         Ok(self.report)
+    }
+
+    /// Serves the bus once, for a loop of the caller. Forwards what is there. If there is nothing,
+    /// waits for work for at most `timeout`, and forwards what has come. `None` means no limit.
+    /// Returns whether there was work; more may be left then.
+    ///
+    /// The loop ends when the broker [is stopping](Broker::is_stopping). [`run`](Broker::run) then
+    /// ends the bus in order, and returns at once.
+    ///
+    /// A thread that serves several brokers, or waits for other descriptors too, calls
+    /// [`prepare_wait`](Broker::prepare_wait) on each broker. It waits for their descriptors
+    /// ([`AsFd`]) and calls `poll_once` with a timeout of zero.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let bus = dir.path().join("bus");
+    /// let mut broker = llmp::Broker::bind(&bus)?;
+    /// let stop = broker.stop_handle();
+    /// let clients = std::thread::spawn(move || {
+    ///     let mut receiver = llmp::Client::connect_receiver(&bus).unwrap();
+    ///     llmp::Client::connect_sender(&bus).unwrap().send(1, b"hello").unwrap();
+    ///     assert_eq!(receiver.recv().unwrap().payload, b"hello");
+    ///     stop.stop();
+    /// });
+    /// while !broker.is_stopping() {
+    ///     broker.poll_once(None)?;
+    /// }
+    /// assert_eq!(broker.run()?.broadcast.messages, 1);
+    /// # clients.join().unwrap();
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`run`](Broker::run).
+    pub fn poll_once(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
+        self.check_owner()?;
+        self.wake();
+        self.poll_sockets(Some(Duration::ZERO))?;
+        let worked = self.cycle();
+        self.check_owner()?;
+        if worked || timeout == Some(Duration::ZERO) {
+            return Ok(worked);
+        }
+        let Wait::Readable { timeout: bound } = self.prepare_wait() else { return Ok(false) };
+        self.poll_sockets(timeout.into_iter().chain(bound).min())?;
+        self.wake();
+        let worked = self.cycle();
+        self.check_owner()?;
+        Ok(worked)
+    }
+
+    /// Prepares a wait in a loop of the caller. From now on the descriptor ([`AsFd`]) becomes
+    /// readable when there is work. The next [`poll_once`](Broker::poll_once) ends that, and the
+    /// loop calls it after each wait, also after one that has timed out.
+    ///
+    /// Returns [`Wait::Ready`] if there is work now, if the broker is stopping, and in a forked
+    /// child.
+    pub fn prepare_wait(&mut self) -> Wait {
+        if !self.owner.is_here() || self.stop.is_asked() {
+            return Wait::Ready;
+        }
+        // Parking anew looks for work that has come since.
+        self.wake();
+        self.parked = self.core.park();
+        let retry = self.send_pending.then_some(RETRY_INTERVAL);
+        let timeout = match self.parked {
+            // The timeout is absent or growing, so an idle bus uses no processor time (P11).
+            true => {
+                let bound = self.sleep_bound.at_most(self.core.first_bounded_sleep());
+                retry.into_iter().chain(bound).min()
+            }
+            // Work is pending but blocked; the sockets are polled without waiting.
+            false if retry.is_none() => return Wait::Ready,
+            false => retry,
+        };
+        self.report_hold_up(Instant::now());
+        Wait::Readable { timeout: self.bounded(timeout) }
+    }
+
+    /// Returns whether the broker was told to [stop](StopHandle::stop).
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_asked()
+    }
+
+    /// Ends what [`prepare_wait`](Broker::prepare_wait) has begun.
+    fn wake(&mut self) {
+        if std::mem::take(&mut self.parked) {
+            self.core.unpark();
+        }
     }
 
     /// Returns an error in a forked child.
@@ -1145,6 +1230,20 @@ impl Broker {
                 return;
             }
         }
+    }
+}
+
+impl AsFd for Broker {
+    /// Returns the descriptor for an event loop, which stays the same. After
+    /// [`prepare_wait`](Broker::prepare_wait) it becomes readable when there is work.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+impl AsRawFd for Broker {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 

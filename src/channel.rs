@@ -28,7 +28,7 @@ use crate::sys::memfd::ReceivedFd;
 use crate::sys::system::os_page;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -202,6 +202,20 @@ impl Sender {
     /// Returns this client's id on the bus, or 1 in a channel.
     pub fn id(&self) -> ClientId {
         self.0.id()
+    }
+
+    /// Returns why the connection ended, or `None` while it is open.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (mut sender, receiver) = llmp::channel()?;
+    /// assert_eq!(sender.ended(), None);
+    /// drop(receiver);
+    /// assert_eq!(sender.ended(), Some(llmp::Disconnected::Closed));
+    /// # Ok(()) }
+    /// ```
+    pub fn ended(&mut self) -> Option<Disconnected> {
+        self.0.ended()
     }
 
     /// Returns the number of clients that receive now, or `None` in a channel.
@@ -405,9 +419,43 @@ impl Receiver {
     }
 }
 
+impl AsFd for Sender {
+    /// Returns a descriptor that becomes readable when the connection or the peer's process ends.
+    /// Packets of the peer make it readable, too. [`ended`](Sender::ended) reads them.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl AsFd for Receiver {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+impl AsFd for Listener {
+    /// Returns the listening socket. It becomes readable when a sender connects.
+    /// [`accept`](Listener::accept) then waits until that sender has joined.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bound.listener.as_fd()
+    }
+}
+
+impl AsRawFd for Sender {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+impl AsRawFd for Receiver {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 

@@ -27,7 +27,7 @@ use crate::peer_filter::PeerFilter;
 use crate::socket::Socket;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 /// Messages and payload bytes moved to the inbox before the next check for room. Other clients may
@@ -828,10 +828,12 @@ impl Client {
     }
 }
 
-/// Tells an event loop how to wait, see [`Client::prepare_wait`].
+/// Tells an event loop how to wait, see [`Client::prepare_wait`] and
+/// [`Broker::prepare_wait`](crate::Broker::prepare_wait).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// Do not wait. There is a message, or the connection has ended.
+    /// Do not wait. There is a message, or the connection has ended. A broker has work, or is
+    /// stopping.
     Ready,
     /// Wait until [`as_fd`](AsFd::as_fd) is readable.
     Readable {
@@ -857,6 +859,12 @@ impl AsFd for Client {
     /// call creates the descriptor, and it stays the same.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.connection.watched()
+    }
+}
+
+impl AsRawFd for Client {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 

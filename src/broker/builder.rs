@@ -14,6 +14,7 @@ use crate::error::BindError;
 use crate::handshake::control_region;
 use crate::peer_filter::PeerFilter;
 use crate::place::{Bound, Watch};
+use crate::sleep_bound::SleepBound;
 use crate::sys::fork::Owner;
 use crate::sys::socket::MAX_DESCRIPTORS;
 use crate::sys::system::os_page;
@@ -218,6 +219,8 @@ impl BrokerBuilder {
             unread_again: None,
             retired: Default::default(),
             allowance: Default::default(),
+            parked: false,
+            sleep_bound: SleepBound::new(),
             report: BrokerStats::default(),
         })
     }

@@ -56,6 +56,11 @@ const OPERATIONS: &[fn(&mut Handles)] = &[
     },
     |h| h.stop.stop(),
     |h| {
+        let broker = h.broker.as_mut().unwrap();
+        assert_eq!(broker.prepare_wait(), Wait::Ready);
+        assert_eq!(broker.poll_once(None).unwrap_err().to_string(), RUN_ELSEWHERE);
+    },
+    |h| {
         let error = h.broker.take().unwrap().run().unwrap_err().to_string();
         assert_eq!(error, RUN_ELSEWHERE);
     },
