@@ -7,7 +7,7 @@
 //! Read in this order. [`layout`]: the bytes. [`memory`]: the only door to shared memory.
 //! [`order`]: every memory ordering by name. [`chain`]: the writer and the reader of a chain.
 //! [`control`]: cursors, and how to sleep without losing a wake-up. [`link`]: a pair of chains.
-//! [`wire`]: the packets. [`broker`]: the broker without sockets.
+//! [`wire`]: the packets. [`broker`]: the broker without sockets. [`handshake`]: how a client joins.
 
 #![cfg_attr(not(feature = "std"), allow(dead_code, reason = "the library uses them"))]
 
@@ -16,6 +16,7 @@ pub mod chain;
 pub mod control;
 pub mod failpoint;
 pub(crate) mod fault;
+pub mod handshake;
 pub mod layout;
 pub(crate) mod limits;
 pub mod link;

@@ -24,8 +24,8 @@ mod writer;
 mod writing;
 
 pub use claim::Claim;
-pub(crate) use reader::Peek;
 pub use reader::{ChainReader, Event};
+pub(crate) use reader::{Peek, admit_page};
 pub use terms::{Announcement, Blocked, Refused, Start, Stats};
 pub use writer::ChainWriter;
 

@@ -409,19 +409,11 @@ impl<M: Memory> ChainReader<M> {
     ///
     /// A [`Fault`] if it was sent before or exceeds the chain's budget.
     pub fn add_page(&mut self, id: u32, memory: M) -> Result<(), Fault> {
-        if self.pages.iter().any(|(known, _)| *known == id) {
-            return Err(Fault::PageTwice { page: id });
-        }
-        let found = self.pages_len() + memory.region_len();
         let budget = match self.owner {
             super::BROKER => self.limits.broadcast_receiver_budget(),
             _ => self.limits.receiver_budget(),
         };
-        if found > budget {
-            return Err(Fault::OverBudget { found, budget });
-        }
-        self.pages.push((id, memory));
-        Ok(())
+        admit_page(&mut self.pages, id, memory, budget)
     }
 
     /// Drops a page that the sender will not name again.
@@ -447,7 +439,7 @@ impl<M: Memory> ChainReader<M> {
 
     /// Returns the bytes of shared memory in the pages that the sender has sent.
     pub fn pages_len(&self) -> usize {
-        self.pages.iter().map(|(_, page)| page.region_len()).sum()
+        pages_len(&self.pages)
     }
 
     /// Returns the position of the next message.
@@ -469,6 +461,32 @@ impl<M: Memory> ChainReader<M> {
     pub fn next_message(&self) -> u64 {
         self.next_message
     }
+}
+
+/// Adds a page to the pages of a chain, which together have at most `budget` bytes.
+///
+/// # Errors
+///
+/// A [`Fault`] if it was sent before or exceeds the budget.
+pub(crate) fn admit_page<M: Memory>(
+    pages: &mut Vec<(u32, M)>,
+    id: u32,
+    memory: M,
+    budget: usize,
+) -> Result<(), Fault> {
+    if pages.iter().any(|(known, _)| *known == id) {
+        return Err(Fault::PageTwice { page: id });
+    }
+    let found = pages_len(pages) + memory.region_len();
+    if found > budget {
+        return Err(Fault::OverBudget { found, budget });
+    }
+    pages.push((id, memory));
+    Ok(())
+}
+
+fn pages_len<M: Memory>(pages: &[(u32, M)]) -> usize {
+    pages.iter().map(|(_, page)| page.region_len()).sum()
 }
 
 #[cfg(test)]
