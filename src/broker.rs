@@ -8,7 +8,7 @@ mod retired;
 pub(crate) mod tests;
 
 pub use self::builder::BrokerBuilder;
-use self::client::{ClientConnection, Phase, Progress, Stuck};
+use self::client::{ClientConnection, Progress, Stuck};
 use crate::bus_addr::BusAddr;
 use crate::client::Wait;
 use crate::connection::RETRY_INTERVAL;
@@ -16,6 +16,7 @@ use crate::core::broker::{Action, Core};
 use crate::core::chain::Blocked;
 use crate::core::failpoint::{effect, observation};
 use crate::core::fault::Fault;
+use crate::core::handshake::{Phase, Rejected};
 use crate::core::memory::{Memory, Region};
 use crate::core::message::ClientId;
 use crate::core::wire::{ByeReason, Packet, Refusal, Roles, WireError};
@@ -563,10 +564,10 @@ impl Broker {
         }
         let most = counts.values().max_by_key(|(count, oldest)| (*count, Reverse(*oldest)));
         let Some(&(_, oldest)) = most else { return false };
-        if let Some(ClientConnection { phase: Phase::Fresh, socket, .. }) =
-            self.connections.get(&oldest)
+        if let Some(connection) = self.connections.get(&oldest)
+            && connection.accepting.phase == Phase::Fresh
         {
-            socket.send(&Packet::Refused(Refusal::Crowded), None);
+            connection.socket.send(&Packet::Refused(Refusal::Crowded), None);
         }
         self.drop_joining(oldest, "holds a place without joining");
         true
@@ -925,7 +926,7 @@ impl Broker {
             return Outcome::Stuck;
         }
         let mut outcome = Outcome::Packet;
-        let received = match connection.phase {
+        let received = match connection.accepting.phase {
             Phase::Fresh => {
                 let (received, sender) = connection.socket.receive_first(!is_roomy);
                 if sender.is_some_and(|sender| !self.meet(token, sender)) {
@@ -1101,7 +1102,7 @@ impl Broker {
     ) -> Result<(), Fault> {
         let Some(connection) = self.connections.get_mut(&token) else { return Ok(()) };
         let roles = Roles::SEND.and(Roles::RECEIVE).and(Roles::TRACK).and(Roles::IN_PLACE);
-        match connection.phase {
+        match connection.accepting.phase {
             Phase::Fresh => {
                 let in_place =
                     matches!(packet, Packet::Hello { roles, .. } if roles.has(Roles::IN_PLACE));
@@ -1109,20 +1110,22 @@ impl Broker {
                 let (user, now) = (connection.user, Instant::now());
                 let greeted = match () {
                     () if in_place && !self.retired.admits(connection.process) => {
-                        Err(Refusal::InPlace)
+                        Err(Refusal::InPlace.into())
                     }
-                    () if is_greeting && !self.core.has_ids() => Err(Refusal::NoIds),
+                    () if is_greeting && !self.core.has_ids() => Err(Refusal::NoIds.into()),
                     () if is_greeting && !self.allowance.admits(user, now) => {
-                        Err(Refusal::TooOften)
+                        Err(Refusal::TooOften.into())
                     }
-                    () => connection.greet(packet, roles, self.id, &mut self.core)?,
+                    () => connection.greet(packet, roles, self.id, &mut self.core),
                 };
                 match greeted {
-                    Ok(client) => {
-                        self.tokens.insert(client, token);
+                    Ok(()) => {
+                        let client = connection.client();
+                        self.tokens.extend(client.map(|client| (client, token)));
                         self.announce(token);
                     }
-                    Err(refusal) => {
+                    Err(Rejected::Fault(fault)) => return Err(fault),
+                    Err(Rejected::Refused(refusal)) => {
                         self.joining.remove(&token);
                         if let Some(connection) = self.take_connection(token) {
                             let ClientConnection { user, process, .. } = connection;

@@ -3,13 +3,10 @@
 
 use crate::bus_addr::BusAddr;
 use crate::client::{Client, open};
-use crate::connection::{Connection, map_page};
-use crate::core::chain::{ChainReader, FIRST_PAGE, Start, Stats};
-use crate::core::control::Control;
-use crate::core::fault::Fault;
-use crate::core::layout::{PAGE_HEADER, VERSION};
+use crate::connection::Connection;
+use crate::core::chain::Stats;
+use crate::core::handshake::{Receiving, Rejected};
 use crate::core::limits::Limits;
-use crate::core::link::Link;
 use crate::core::memory::Region;
 use crate::core::message::{ClientId, Envelope, Message, Tag};
 use crate::core::wire::{Packet, Refusal, Roles};
@@ -17,8 +14,7 @@ use crate::error::{
     BindError, ConnectError, Disconnected, HeldUp, RecvError, SendError, WaitError,
 };
 use crate::handshake::{
-    Greeted, HANDSHAKE_TIMEOUT, HelloError, await_credentials, check_hello, control_region, fault,
-    map_control, send, understand,
+    HANDSHAKE_TIMEOUT, Handshake, attach, await_credentials, control_region, send, understand,
 };
 use crate::peer_filter::PeerFilter;
 use crate::place::Bound;
@@ -49,9 +45,9 @@ pub fn channel() -> Result<(Sender, Receiver), ConnectError> {
     let step = "make a pair of sockets";
     let pair = Socket::pair().map_err(|source| ConnectError::System { step, source })?;
     // Both sides are in one thread, so their steps alternate.
-    let greeted = Greeted::hello(pair.0, Roles::SEND, &PeerFilter::Everybody)?;
+    let greeted = Handshake::hello(pair.0, Roles::SEND)?;
     let welcoming = Welcoming::new(pair.1, Limits::default(), PeerFilter::Everybody)?.greet()?;
-    let joined = greeted.join()?;
+    let joined = greeted.join(&PeerFilter::Everybody)?;
     let receiver = welcoming.finish()?;
     let (connection, broker) = joined.start()?;
     Ok((Sender::at(connection, broker), Receiver::at(receiver)))
@@ -98,7 +94,7 @@ impl Sender {
     }
 
     fn handshake(socket: Socket, access: &PeerFilter) -> Result<Self, ConnectError> {
-        let (connection, broker) = Greeted::hello(socket, Roles::SEND, access)?.join()?.start()?;
+        let (connection, broker) = Handshake::hello(socket, Roles::SEND)?.join(access)?.start()?;
         Ok(Self::at(connection, broker))
     }
 
@@ -557,28 +553,15 @@ fn system(step: &'static str) -> impl FnOnce(io::Error) -> ConnectError {
     move |source| ConnectError::System { step, source }
 }
 
-/// The id of a channel's only client.
-const CLIENT: u32 = 1;
-
-/// The accepting side of the handshake.
+/// The connection of a sender that has not joined.
 #[derive(Debug)]
 struct Welcoming {
     socket: Socket,
     limits: Limits,
     access: PeerFilter,
     deadline: Instant,
-    step: Step,
-}
-
-/// The packet that the accepting side expects.
-#[derive(Debug)]
-enum Step {
-    /// The sender's `Hello`.
-    Hello,
-    /// The sender's `Join`, with its control region.
-    Join { ours: Control<Region> },
-    /// The sender's first page.
-    Page { ours: Control<Region>, peer: Control<Region> },
+    /// Our end, once the sender was welcomed.
+    receiving: Option<Receiving<Region>>,
 }
 
 /// The state of the handshake after a packet.
@@ -591,7 +574,7 @@ impl Welcoming {
     fn new(mut socket: Socket, limits: Limits, access: PeerFilter) -> Result<Self, ConnectError> {
         await_credentials(&mut socket)?;
         let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
-        Ok(Welcoming { socket, limits, access, deadline, step: Step::Hello })
+        Ok(Welcoming { socket, limits, access, deadline, receiving: None })
     }
 
     /// Returns the next packet, if it has arrived. Accepts the first one only from a user that is
@@ -599,8 +582,8 @@ impl Welcoming {
     fn next(&mut self) -> Result<Option<(Packet, Option<ReceivedFd>)>, ConnectError> {
         // Checked before the receive, so that packets from before the peer's death still count.
         let has_died = self.socket.peer().has_died();
-        let received = match self.step {
-            Step::Hello => {
+        let received = match self.receiving {
+            None => {
                 let (received, sender) = self.socket.receive_first(false);
                 if let Some(sender) = sender.filter(|sender| !self.access.admits(*sender)) {
                     send(&self.socket, &Packet::Refused(Refusal::User), None)?;
@@ -608,7 +591,7 @@ impl Welcoming {
                 }
                 received
             }
-            _ => self.socket.receive(),
+            Some(_) => self.socket.receive(),
         };
         match understand(received)? {
             None if has_died => Err(Disconnected::PeerDied.into()),
@@ -651,64 +634,38 @@ impl Welcoming {
 
     /// Handles the next packet and answers it.
     fn take(
-        self,
+        mut self,
         packet: Packet,
-        descriptor: Option<ReceivedFd>,
+        mut descriptor: Option<ReceivedFd>,
     ) -> Result<Progress, ConnectError> {
-        let Welcoming { socket, limits, access, deadline, step } = self;
-        let step = match (step, packet, descriptor) {
-            (Step::Hello, packet, _) => Step::Join { ours: welcome(&socket, packet, &limits)? },
-            (Step::Join { ours }, Packet::Join, Some(mut descriptor)) => {
-                let peer = map_control(&mut descriptor).map_err(Disconnected::from)?;
-                Step::Page { ours, peer: Control::check(peer, 0).map_err(Disconnected::from)? }
-            }
-            (Step::Join { .. }, packet, _) => {
-                return Err(fault(packet.unexpected("instead of a join")));
-            }
-            (Step::Page { ours, peer }, Packet::Page { id: FIRST_PAGE }, Some(mut descriptor)) => {
-                let page = map_page(&mut descriptor, &limits).map_err(Disconnected::from)?;
-                let inbound = ChainReader::from_beginning(limits, CLIENT, page, ours.clone(), 0);
-                let inbound = inbound.map_err(Disconnected::from)?;
-                let start = Start { page: FIRST_PAGE, position: PAGE_HEADER as u64, message: 0 };
-                send(&socket, &Packet::Start(start), None)?;
-                let link = Link::new(ours, peer, None, Some(inbound));
-                let connection = Connection::new(socket, link, limits, ClientId(0));
-                return Ok(Progress::Joined(Box::new(connection)));
-            }
-            (Step::Page { .. }, Packet::Page { id }, _) => {
-                let fault = Fault::UnknownPage { page: FIRST_PAGE, at: 0, next: id };
-                return Err(Disconnected::from(fault).into());
-            }
-            (Step::Page { .. }, packet, _) => {
-                return Err(fault(packet.unexpected("instead of the first page")));
-            }
+        let Some(receiving) = &mut self.receiving else {
+            self.receiving = Some(welcome(&self.socket, &packet, self.limits)?);
+            return Ok(Progress::Waits(Box::new(self)));
         };
-        Ok(Progress::Waits(Box::new(Welcoming { socket, limits, access, deadline, step })))
+        let taken = receiving.take(packet, attach(packet, &mut descriptor));
+        let Some((link, start)) = taken.map_err(Disconnected::from)? else {
+            return Ok(Progress::Waits(Box::new(self)));
+        };
+        send(&self.socket, &start, None)?;
+        let connection = Connection::new(self.socket, link, self.limits, ClientId(0));
+        Ok(Progress::Joined(Box::new(connection)))
     }
 }
 
-/// Answers a `Hello`. Returns our control region, which was sent to the sender.
+/// Answers a `Hello`.
 fn welcome(
     socket: &Socket,
-    packet: Packet,
-    limits: &Limits,
-) -> Result<Control<Region>, ConnectError> {
-    let refuse = |refusal: Refusal| -> Result<_, ConnectError> {
+    hello: &Packet,
+    limits: Limits,
+) -> Result<Receiving<Region>, ConnectError> {
+    let checked = Receiving::<Region>::hello(hello);
+    if let Err(Rejected::Refused(refusal)) = checked {
         send(socket, &Packet::Refused(refusal), None)?;
-        Err(refusal.into())
-    };
-    match check_hello(packet, Roles::SEND) {
-        Ok(Roles::SEND) => {}
-        Ok(_) => return refuse(Refusal::Roles),
-        Err(HelloError::Refused(refusal)) => return refuse(refusal),
-        Err(HelloError::Wire(error)) => return Err(fault(error)),
     }
-    let control = Control::create(control_region(1)?, 1);
-    control.give_place(0, CLIENT);
-    let (version, limits) = (VERSION, limits.into());
-    let welcome = Packet::Welcome { version, client: CLIENT, cursor: 0, broker: 0, limits };
-    send(socket, &welcome, Some(control.memory()))?;
-    Ok(control)
+    checked?;
+    let (receiving, welcome) = Receiving::welcome(control_region(1)?, limits);
+    send(socket, &welcome, Some(receiving.control()))?;
+    Ok(receiving)
 }
 
 #[cfg(test)]

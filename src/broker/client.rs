@@ -5,27 +5,17 @@ use crate::core::broker::Core;
 use crate::core::chain::Announcement;
 use crate::core::failpoint::effect;
 use crate::core::fault::Fault;
+use crate::core::handshake::{Accepting, Phase, Rejected};
 use crate::core::memory::Region;
 use crate::core::message::ClientId;
-use crate::core::wire::{Packet, Refusal, Roles};
-use crate::handshake::{HelloError, check_hello, map_control};
+use crate::core::wire::{Packet, Roles};
+use crate::handshake::attach;
 use crate::lost::Again;
 use crate::socket::{Credentials, Sent, Socket};
 use crate::sys::memfd::ReceivedFd;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
-
-/// The state of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// No packet has arrived.
-    Fresh,
-    /// `Welcome` was sent or is pending.
-    Greeted(ClientId),
-    /// The client has joined the bus.
-    Joined(ClientId),
-}
 
 /// The result of sending a client its announcements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +56,7 @@ pub(super) enum Stuck {
 #[derive(Debug)]
 pub(super) struct ClientConnection {
     pub socket: Socket,
-    pub phase: Phase,
-    roles: Roles,
+    pub accepting: Accepting,
     /// The next handshake packet until it is sent: `Welcome`, then `Start`.
     step: Option<Packet>,
     /// The receiver count that was last sent.
@@ -100,8 +89,7 @@ impl ClientConnection {
             user: peer.user,
             began: Instant::now(),
             socket,
-            phase: Phase::Fresh,
-            roles: Roles(0),
+            accepting: Accepting::default(),
             step: None,
             receiver_count: None,
             full_since: None,
@@ -114,10 +102,7 @@ impl ClientConnection {
     }
 
     pub fn client(&self) -> Option<ClientId> {
-        match self.phase {
-            Phase::Fresh => None,
-            Phase::Greeted(client) | Phase::Joined(client) => Some(client),
-        }
+        self.accepting.client()
     }
 
     /// Handles the first packet, which holds the protocol version and the roles.
@@ -127,23 +112,9 @@ impl ClientConnection {
         offered: Roles,
         broker: u64,
         core: &mut Core<Region>,
-    ) -> Result<Result<ClientId, Refusal>, Fault> {
-        self.roles = match check_hello(packet, offered) {
-            Ok(roles) => roles,
-            Err(HelloError::Refused(refusal)) => return Ok(Err(refusal)),
-            Err(HelloError::Wire(error)) => return Err(error.into()),
-        };
-        let Some(reserved) = core.reserve(self.roles) else { return Ok(Err(Refusal::Crowded)) };
-        let welcome = Packet::Welcome {
-            version: crate::core::layout::VERSION,
-            client: reserved.client.0,
-            cursor: reserved.cursor as u32,
-            broker,
-            limits: core.limits().into(),
-        };
-        self.step = Some(welcome);
-        self.phase = Phase::Greeted(reserved.client);
-        Ok(Ok(reserved.client))
+    ) -> Result<(), Rejected> {
+        self.step = Some(self.accepting.greet(packet, offered, broker, core)?);
+        Ok(())
     }
 
     /// Handles the second packet, which holds the control region.
@@ -154,12 +125,9 @@ impl ClientConnection {
         descriptor: &mut Option<ReceivedFd>,
         core: &mut Core<Region>,
     ) -> Result<(), Fault> {
-        let (Packet::Join, Some(descriptor)) = (packet, descriptor) else {
-            return Err(packet.unexpected("instead of a join").into());
-        };
-        self.step = Some(Packet::Start(core.join(client, map_control(descriptor)?)?));
-        self.phase = Phase::Joined(client);
-        if !self.roles.has(Roles::SEND) {
+        let attach = attach(packet, descriptor);
+        self.step = Some(self.accepting.join(client, packet, attach, core)?);
+        if !self.accepting.roles.has(Roles::SEND) {
             // A client that does not send has no pages.
             self.socket.refuse_descriptors();
         }
@@ -180,11 +148,11 @@ impl ClientConnection {
             // A hang-up follows a `Bye`.
             (Packet::Ring, _) => Ok(()),
             (Packet::Bye(_), _) => {
-                self.roles = self.roles.without(Roles::IN_PLACE);
+                self.accepting.roles = self.accepting.roles.without(Roles::IN_PLACE);
                 core.reads_no_further(client);
                 Ok(())
             }
-            (Packet::Page { id }, Some(descriptor)) if self.roles.has(Roles::SEND) => {
+            (Packet::Page { id }, Some(descriptor)) if self.accepting.roles.has(Roles::SEND) => {
                 let map = if may_share { map_page_to_share } else { map_page };
                 core.page_arrived(client, id, map(descriptor, core.limits())?)?;
                 if may_share {
@@ -193,7 +161,7 @@ impl ClientConnection {
                 Ok(())
             }
             (Packet::Forget { id }, _) => core.page_forgotten(client, id),
-            (Packet::Again { id }, _) if self.roles.has(Roles::RECEIVE) => {
+            (Packet::Again { id }, _) if self.accepting.roles.has(Roles::RECEIVE) => {
                 // A missing page's `Forget` precedes or follows this request.
                 if core.page(id).is_some() {
                     self.again.ask(id);
@@ -211,7 +179,7 @@ impl ClientConnection {
     /// At most `max_in_flight` descriptors wait in the socket. The kernel counts the descriptors of
     /// all sockets together, and beyond a limit it accepts no more for any socket.
     pub fn announce(&mut self, core: &mut Core<Region>, max_in_flight: usize) -> Progress {
-        let Some(client) = self.client() else { return Progress::All };
+        let Some(client) = self.accepting.client() else { return Progress::All };
         while let Some(announcement) =
             self.again.announcement().or_else(|| core.announcement(client))
         {
@@ -258,12 +226,13 @@ impl ClientConnection {
     /// Returns whether the client's process may still be reading pages in place.
     pub fn reads_in_place(&self) -> bool {
         let reads = Roles::IN_PLACE.and(Roles::RECEIVE);
-        self.roles.has(reads) && matches!(self.phase, Phase::Joined(_))
+        self.accepting.roles.has(reads) && matches!(self.accepting.phase, Phase::Joined(_))
     }
 
     /// Returns whether the client tracks the receiver count and was last sent another number.
     pub fn misses(&self, receivers: usize) -> bool {
-        let is_watching = self.roles.has(Roles::TRACK) && matches!(self.phase, Phase::Joined(_));
+        let is_watching = self.accepting.roles.has(Roles::TRACK)
+            && matches!(self.accepting.phase, Phase::Joined(_));
         is_watching && self.receiver_count != Some(receivers)
     }
 

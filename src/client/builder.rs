@@ -6,7 +6,7 @@ use crate::channel::{Receiver, Sender};
 use crate::core::memory::TrustPeers;
 use crate::core::wire::Roles;
 use crate::error::{ConnectError, Disconnected};
-use crate::handshake::Greeted;
+use crate::handshake::Handshake;
 use crate::peer_filter::PeerFilter;
 use std::time::{Duration, Instant};
 
@@ -125,7 +125,7 @@ impl ClientBuilder {
         let (connection, broker) = loop {
             let waits = self.wait.is_some_and(|wait| began.elapsed() < wait);
             let connection = open(&bus, &self.access, waits).and_then(|socket| {
-                Greeted::hello(socket, self.roles, &self.access)?.join()?.start()
+                Handshake::hello(socket, self.roles)?.join(&self.access)?.start()
             });
             match connection {
                 // The broker may have ended during the handshake.
