@@ -1,18 +1,26 @@
 //! The broker: production's [`Core`], with mailboxes for sockets.
 
-use super::{BROKER, ToBroker, ToClient, limits, who};
+use super::{BROKER, ToBroker, ToClient, Token, limits, who};
 use crate::scenario::doubles::{CrashBudget, Crashing};
 use crate::scenario::{Mailbox, Note, Runtime};
 use llmp::ClientId;
 use llmp::core::broker::{Action, Core, Quota};
 use llmp::core::chain::{Announcement, Blocked, Start, Stats};
+use llmp::core::handshake::{Accepting, Attach, Phase};
 use llmp::core::layout::{PAGE_HEADER, cursor_offset};
 use llmp::core::memory::Memory;
-use llmp::core::wire::Roles;
-use std::collections::BTreeMap;
+use llmp::core::wire::{ByeReason, Packet, Roles};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// A client's mailbox, and its start position until that was sent.
-type Link<R> = (<R as Runtime>::Mailbox<ToClient<R>>, Option<Start>);
+/// A client's connection.
+struct Connection<R: Runtime> {
+    mailbox: R::Mailbox<ToClient<R>>,
+    accepting: Accepting,
+    /// The next packet of the handshake, until it is sent.
+    reply: Option<Packet>,
+    /// Index of the cursor for its chain, once it has one.
+    cursor: usize,
+}
 
 pub(super) struct Brokering<R: Runtime> {
     runtime: R,
@@ -23,7 +31,9 @@ pub(super) struct Brokering<R: Runtime> {
     /// Upper bound of the ids of announced pages of the broadcast chain.
     last_page: u32,
     inbox: R::Mailbox<ToBroker<R>>,
-    clients: BTreeMap<ClientId, Link<R>>,
+    clients: BTreeMap<Token, Connection<R>>,
+    /// Clients that have an id and have not joined. Others may get the same ids.
+    greeted: BTreeSet<ClientId>,
     stopping: bool,
 }
 
@@ -52,6 +62,7 @@ impl<R: Runtime> Brokering<R> {
             last_page: 0,
             inbox,
             clients: BTreeMap::new(),
+            greeted: BTreeSet::new(),
             stopping: false,
         }
     }
@@ -62,8 +73,8 @@ impl<R: Runtime> Brokering<R> {
             while let Some(packet) = self.inbox.take() {
                 self.on_packet(packet);
             }
-            let worked = self.cycle();
-            self.announce();
+            let mut worked = self.cycle();
+            worked |= self.tell();
             if self.dead() {
                 return self.lie_dead();
             }
@@ -79,10 +90,11 @@ impl<R: Runtime> Brokering<R> {
                 self.on_packet(packet);
             }
         }
-        for (mailbox, _) in self.clients.values() {
-            mailbox.put(ToClient::Bye);
+        for client in self.clients.values() {
+            client.mailbox.put(ToClient::Packet(Packet::Bye(ByeReason::Closed), None));
         }
-        (self.core.stats(), self.clients.into_keys().collect())
+        let members = self.clients.values().filter_map(|client| client.accepting.client());
+        (self.core.stats(), members.collect())
     }
 
     /// Returns a region as the broker sees it while it lives.
@@ -97,8 +109,8 @@ impl<R: Runtime> Brokering<R> {
     /// The kernel's part: ends all connections, later ones included.
     fn lie_dead(mut self) -> (Stats, Vec<ClientId>) {
         self.runtime.note(Note::Ended { who: BROKER });
-        for (mailbox, _) in self.clients.values() {
-            mailbox.put(ToClient::HangUp);
+        for client in self.clients.values() {
+            client.mailbox.put(ToClient::HangUp);
         }
         while !self.stopping {
             match self.inbox.wait() {
@@ -126,10 +138,14 @@ impl<R: Runtime> Brokering<R> {
             worked = true;
         }
         let actions = self.core.take_actions();
-        // They are removed already, whatever happens before the action is processed.
+        // They are removed already, whatever happens before the action is processed. Their ids may be
+        // given again.
         for action in &actions {
             if let Action::Remove(client, _) = action {
-                self.runtime.note(Note::Removed { client: who(*client) });
+                self.clients.retain(|_, it| it.accepting.client() != Some(*client));
+                if !self.greeted.remove(client) {
+                    self.runtime.note(Note::Removed { client: who(*client) });
+                }
             }
         }
         for action in actions {
@@ -137,8 +153,9 @@ impl<R: Runtime> Brokering<R> {
             match action {
                 Action::Ring(client) => {
                     self.runtime.note(Note::Rings { by: BROKER, to: who(client) });
-                    if let Some((mailbox, _)) = self.clients.get(&client) {
-                        mailbox.put(ToClient::Ring);
+                    let mut clients = self.clients.values();
+                    if let Some(it) = clients.find(|it| it.accepting.client() == Some(client)) {
+                        it.mailbox.put(ToClient::Packet(Packet::Ring, None));
                     }
                 }
                 Action::Drain(client) => {
@@ -149,36 +166,47 @@ impl<R: Runtime> Brokering<R> {
                 }
                 Action::Remove(client, fault) => {
                     assert_eq!(fault, None, "client {client} is honest");
-                    self.clients.remove(&client);
                 }
             }
         }
         worked
     }
 
-    fn announce(&mut self) {
+    /// Sends what is pending. Returns whether more is pending.
+    fn tell(&mut self) -> bool {
         if self.dead() {
-            return;
+            return false;
         }
-        for (client, (mailbox, start)) in &mut self.clients {
-            while let Some(announcement) = self.core.announcement(*client) {
-                if let Announcement::Page(page) = announcement {
-                    self.last_page = self.last_page.max(page);
-                    self.runtime.note(Note::Sent { chain: BROKER, page, to: who(*client) });
-                }
-                mailbox.put(match announcement {
+        let mut is_behind = false;
+        for connection in self.clients.values_mut() {
+            let Some(client) = connection.accepting.client() else { continue };
+            let put = |packet, region| connection.mailbox.put(ToClient::Packet(packet, region));
+            // The socket of a client that joins has room for one page, so the bus goes on meanwhile.
+            let is_joining = matches!(connection.reply, Some(Packet::Start(_)));
+            while let Some(announcement) = self.core.announcement(client) {
+                match announcement {
                     Announcement::Page(id) => {
-                        let page = self.core.page(id).expect("an announced page");
-                        ToClient::Page { id, page: page.memory().clone() }
+                        self.last_page = self.last_page.max(id);
+                        self.runtime.note(Note::Sent { chain: BROKER, page: id, to: who(client) });
+                        let page = self.core.page(id).expect("it is told of what is there");
+                        put(Packet::Page { id }, Some(page.memory().clone()));
                     }
-                    Announcement::Forget(id) => ToClient::Forget { id },
-                });
-                self.core.mark_sent(*client);
+                    Announcement::Forget(id) => put(Packet::Forget { id }, None),
+                }
+                self.core.mark_sent(client);
+                if is_joining {
+                    break;
+                }
             }
-            if let Some(start) = start.take() {
-                mailbox.put(ToClient::Start(start));
+            if is_joining && self.core.announcement(client).is_some() {
+                is_behind = true;
+                continue;
+            }
+            if let Some(reply) = connection.reply.take() {
+                put(reply, (reply.descriptors() > 0).then(|| self.control.clone()));
             }
         }
+        is_behind
     }
 
     fn on_packet(&mut self, packet: ToBroker<R>) {
@@ -186,42 +214,70 @@ impl<R: Runtime> Brokering<R> {
             ToBroker::Connect { mailbox, .. } if self.dead() => mailbox.put(ToClient::HangUp),
             ToBroker::Stop => self.stopping = true,
             _ if self.dead() => {}
-            ToBroker::Connect { control, mailbox } => {
-                let roles = Roles::SEND.and(Roles::RECEIVE);
-                let reserved = self.core.reserve(roles).expect("a place for everybody");
-                if self.dead() {
-                    return mailbox.put(ToClient::HangUp);
-                }
-                let ours = self.control.clone();
-                let (client, cursor) = (reserved.client, reserved.cursor);
-                self.runtime.note(Note::Born { who: who(client) });
-                self.runtime.note(Note::Cursor { slot: cursor, client: who(client) });
-                self.runtime.is_control(&control, who(client));
-                let control = self.mortal(&control);
-                mailbox.put(ToClient::Welcome { client, cursor, control: ours });
-                let start = self.core.join(client, control).unwrap();
-                let Start { page, position, message: number } = start;
-                let (chain, by) = (BROKER, who(client));
-                self.runtime.note(Note::Admitted { chain, by, page, position, number });
-                self.clients.insert(client, (mailbox, Some(start)));
+            ToBroker::Connect { token, mailbox } => {
+                let accepting = Accepting::default();
+                self.clients
+                    .insert(token, Connection { mailbox, accepting, reply: None, cursor: 0 });
             }
-            ToBroker::Page { client, id, page } => {
+            ToBroker::Packet { token, packet, region } => self.take(token, packet, region),
+            ToBroker::HangUp(token) => {
+                let connection = self.clients.remove(&token);
+                let Some(client) = connection.and_then(|it| it.accepting.client()) else { return };
+                if !self.greeted.contains(&client) {
+                    self.runtime.note(Note::Struck { who: who(client) });
+                }
+                self.core.hung_up(client);
+            }
+        }
+    }
+
+    /// Takes a packet of a client. As in production, its handshake decides what may come.
+    fn take(&mut self, token: Token, packet: Packet, region: Option<R::Memory>) {
+        let Some(connection) = self.clients.get_mut(&token) else { return };
+        let region = region.as_ref();
+        let mortal = |memory: &R::Memory| {
+            Crashing::new(self.runtime.seen_by(memory, BROKER), self.life.clone())
+        };
+        match (connection.accepting.phase, packet) {
+            (Phase::Fresh, packet) => {
+                let offered = Roles::SEND.and(Roles::RECEIVE);
+                let greeted = connection.accepting.greet(packet, offered, 1, &mut self.core);
+                let welcome = greeted.expect("a place for everybody");
+                if let Packet::Welcome { cursor, .. } = welcome {
+                    connection.cursor = cursor as usize;
+                }
+                connection.reply = Some(welcome);
+                self.greeted.extend(connection.accepting.client());
+            }
+            (Phase::Greeted(client), packet) => {
+                let control = region.expect("a control region");
+                self.runtime.note(Note::Cursor { slot: connection.cursor, client: who(client) });
+                self.runtime.is_control(control, who(client));
+                self.greeted.remove(&client);
+                let attach = |_: Attach<'_>| Ok(mortal(control));
+                let joined = connection.accepting.join(client, packet, attach, &mut self.core);
+                let start = joined.expect("the client is honest");
+                connection.reply = Some(start);
+                if let Packet::Start(Start { page, position, message: number }) = start {
+                    let (chain, by) = (BROKER, who(client));
+                    self.runtime.note(Note::Admitted { chain, by, page, position, number });
+                }
+            }
+            (Phase::Joined(client), Packet::Page { id }) => {
                 if id == 0 {
                     let (chain, page, position) = (who(client), 0, PAGE_HEADER as u64);
                     let start = Note::Admitted { chain, by: BROKER, page, position, number: 0 };
                     self.runtime.note(start);
                 }
-                let page = self.mortal(&page);
+                let page = mortal(region.expect("a page"));
                 self.core.page_arrived(client, id, page).unwrap();
                 self.core.may_share(client, id);
             }
-            ToBroker::Forget { client, id } => self.core.page_forgotten(client, id).unwrap(),
-            ToBroker::Ring => {}
-            ToBroker::HangUp(client) => {
-                self.clients.remove(&client);
-                self.runtime.note(Note::ReceiverRemoved { who: who(client) });
-                self.core.hung_up(client);
+            (Phase::Joined(client), Packet::Forget { id }) => {
+                self.core.page_forgotten(client, id).unwrap();
             }
+            (Phase::Joined(_), Packet::Ring) => {}
+            (_, packet) => panic!("{packet:?} from an honest client"),
         }
     }
 }

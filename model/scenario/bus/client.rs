@@ -1,18 +1,20 @@
 //! A client: production's [`Link`], with mailboxes for sockets.
 
-use super::{BROKER, Dead, Life, Script, ToBroker, ToClient, limits, payload, who};
+use super::{BROKER, Dead, Life, Script, ToBroker, ToClient, Token, payload, who};
 use crate::scenario::doubles::{CrashBudget, Crashing};
 use crate::scenario::{Mailbox, Note, Runtime};
-use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
-use llmp::core::control::Control;
-use llmp::core::layout::{CONTROL_CONSUMED, cursor_offset};
+use llmp::core::chain::{Announcement, Blocked, ChainWriter, Event, Refused};
+use llmp::core::handshake::{Attach, Connecting};
+use llmp::core::layout::{CONTROL_CONSUMED, SLOT_ALIGN, cursor_offset};
 use llmp::core::link::{Interest, Link};
 use llmp::core::memory::Memory;
 use llmp::core::order::Site;
-use llmp::{Envelope, Tag};
+use llmp::core::wire::{Packet, Roles};
+use llmp::{ClientId, Envelope, Tag};
 
 pub(super) struct Clienting<R: Runtime> {
     runtime: R,
+    token: Token,
     to_broker: R::Mailbox<ToBroker<R>>,
     mailbox: R::Mailbox<ToClient<R>>,
     crash_budget: CrashBudget,
@@ -33,56 +35,67 @@ impl<R: Runtime> Clienting<R> {
     pub fn connect(
         runtime: &R,
         script: Script,
+        token: Token,
         to_broker: R::Mailbox<ToBroker<R>>,
     ) -> Result<Self, Dead> {
         let crash_budget =
             script.dies_after.map_or(CrashBudget::endless(), CrashBudget::ends_after);
-        let mailbox = runtime.mailbox::<ToClient<R>>();
-        let memory = crate::scenario::chain::control_memory(runtime);
-        Control::create(Crashing::new(memory.clone(), crash_budget.clone()), 1);
         if crash_budget.is_over() {
             return Err(Dead::Client);
         }
-        to_broker.put(ToBroker::Connect { control: memory.clone(), mailbox: mailbox.clone() });
-        let (client, cursor, control) = match mailbox.wait() {
-            ToClient::Welcome { client, cursor, control } => (client, cursor, control),
+        let mailbox = runtime.mailbox::<ToClient<R>>();
+        let put = |packet, region| to_broker.put(ToBroker::Packet { token, packet, region });
+        to_broker.put(ToBroker::Connect { token, mailbox: mailbox.clone() });
+        // A model's regions have any length.
+        let connecting = Connecting::new(Roles::SEND.and(Roles::RECEIVE), SLOT_ALIGN);
+        put(connecting.hello(), None);
+        let (packet, control) = match mailbox.wait() {
+            ToClient::Packet(packet, region) => (packet, region.expect("a control region")),
             ToClient::HangUp => return Err(Dead::Broker),
-            _ => panic!("no welcome"),
         };
+        let Packet::Welcome { client, cursor, .. } = packet else { panic!("no welcome") };
+        let (client, cursor) = (ClientId(client), cursor as usize);
         // From here on it has a name in a recorded run.
         let mortal = |memory: &R::Memory| {
             Crashing::new(runtime.seen_by(memory, who(client)), crash_budget.clone())
         };
-        let own = Control::check(mortal(&memory), 0).unwrap();
-        let first = runtime.memory(limits().page_len());
-        let sender = ChainWriter::new(client.0, limits(), mortal(&first));
+        let welcomed = connecting.take(packet, |_| Ok(mortal(&control))).unwrap();
+        let memory = crate::scenario::chain::control_memory(runtime);
+        let mut joining = welcomed.join(mortal(&memory));
         if crash_budget.is_over() {
-            runtime.note(Note::Ended { who: who(client) });
-            to_broker.put(ToBroker::HangUp(client));
+            to_broker.put(ToBroker::HangUp(token));
             return Err(Dead::Client);
         }
-        to_broker.put(ToBroker::Page { client, id: 0, page: first.clone() });
-        let mut pages = Vec::new();
-        let start = loop {
-            match mailbox.wait() {
-                ToClient::Page { id, page } => pages.push((id, mortal(&page))),
-                ToClient::Start(start) => break start,
-                ToClient::Ring => {}
-                ToClient::HangUp => {
-                    runtime.note(Note::Ended { who: who(client) });
-                    return Err(Dead::Broker);
-                }
-                _ => panic!("unexpected before the start"),
+        // Its id is its own from here on.
+        runtime.note(Note::Born { who: who(client) });
+        put(Packet::Join, Some(memory));
+        let first = runtime.memory(joining.first_page_len().expect("it sends"));
+        let packet = joining.begin_chain(mortal(&first));
+        if crash_budget.is_over() {
+            runtime.note(Note::Ended { who: who(client) });
+            to_broker.put(ToBroker::HangUp(token));
+            return Err(Dead::Client);
+        }
+        put(packet, Some(first.clone()));
+        let mut forgets = 0;
+        let (joined, start) = loop {
+            let ToClient::Packet(packet, region) = mailbox.wait() else {
+                runtime.note(Note::Ended { who: who(client) });
+                return Err(Dead::Broker);
+            };
+            forgets += u64::from(matches!(packet, Packet::Forget { .. }));
+            let attach = |_: Attach<'_>| Ok(mortal(&region.expect("a page")));
+            let joined = joining.take(packet, attach).expect("the broker is honest");
+            if let (Some(joined), Packet::Start(start)) = (joined, packet) {
+                break (joined, start);
             }
         };
-        let peer = Control::check(mortal(&control), cursor).unwrap();
-        let inbound = ChainReader::new(limits(), 0, pages, start, own.clone(), 0).unwrap();
-        let mut link = Link::new(own, peer, Some((sender, cursor)), Some(inbound));
-        link.mark_sent();
+        let link = joined.link;
         let life = Life {
             id: client,
             script,
             start,
+            forgets,
             committed: 0,
             consumed: 0,
             died: false,
@@ -90,6 +103,7 @@ impl<R: Runtime> Clienting<R> {
         };
         Ok(Clienting {
             runtime: runtime.clone(),
+            token,
             to_broker,
             mailbox,
             crash_budget,
@@ -131,7 +145,7 @@ impl<R: Runtime> Clienting<R> {
         if self.dead() || self.life.script.leaves {
             self.life.died = self.dead();
             self.runtime.note(Note::Ended { who: who(self.life.id) });
-            self.to_broker.put(ToBroker::HangUp(self.life.id));
+            self.to_broker.put(ToBroker::HangUp(self.token));
         }
     }
 
@@ -146,7 +160,7 @@ impl<R: Runtime> Clienting<R> {
             if self.dead() {
                 self.life.died = true;
                 self.runtime.note(Note::Ended { who: who(self.life.id) });
-                self.to_broker.put(ToBroker::HangUp(self.life.id));
+                self.to_broker.put(ToBroker::HangUp(self.token));
             }
         }
         let (control, at) = &self.cursor;
@@ -161,6 +175,10 @@ impl<R: Runtime> Clienting<R> {
         Crashing::new(self.runtime.seen_by(memory, who(self.life.id)), self.crash_budget.clone())
     }
 
+    fn put(&self, packet: Packet, region: Option<R::Memory>) {
+        self.to_broker.put(ToBroker::Packet { token: self.token, packet, region });
+    }
+
     fn dead(&self) -> bool {
         self.crash_budget.is_over()
     }
@@ -168,7 +186,7 @@ impl<R: Runtime> Clienting<R> {
     fn ring(&self, must_ring: bool) {
         if must_ring && !self.dead() {
             self.runtime.note(Note::Rings { by: who(self.life.id), to: BROKER });
-            self.to_broker.put(ToBroker::Ring);
+            self.put(Packet::Ring, None);
         }
     }
 
@@ -188,13 +206,13 @@ impl<R: Runtime> Clienting<R> {
                 if let Announcement::Page(page) = announcement {
                     self.runtime.note(Note::Sent { chain: who(client), page, to: BROKER });
                 }
-                self.to_broker.put(match announcement {
+                match announcement {
                     Announcement::Page(id) => {
                         let region = self.regions.iter().find(|(known, _)| *known == id);
-                        ToBroker::Page { client, id, page: region.unwrap().1.clone() }
+                        self.put(Packet::Page { id }, Some(region.unwrap().1.clone()));
                     }
-                    Announcement::Forget(id) => ToBroker::Forget { client, id },
-                });
+                    Announcement::Forget(id) => self.put(Packet::Forget { id }, None),
+                }
             }
             self.link.mark_sent();
         }
@@ -250,17 +268,21 @@ impl<R: Runtime> Clienting<R> {
     }
 
     fn on_packet(&mut self, packet: ToClient<R>) {
+        let ToClient::Packet(packet, region) = packet else {
+            self.closed = true;
+            return;
+        };
         match packet {
-            ToClient::Page { id, page } => {
-                let page = self.mortal(&page);
+            Packet::Page { id } => {
+                let page = self.mortal(&region.expect("a page"));
                 self.link.inbound_mut().unwrap().add_page(id, page).unwrap();
             }
-            ToClient::Forget { id } => {
+            Packet::Forget { id } => {
                 self.link.inbound_mut().unwrap().forget_page(id).unwrap();
             }
-            ToClient::Ring => {}
-            ToClient::Bye | ToClient::HangUp => self.closed = true,
-            ToClient::Welcome { .. } | ToClient::Start(_) => panic!("unexpected after the start"),
+            Packet::Ring => {}
+            Packet::Bye(_) => self.closed = true,
+            packet => panic!("{packet:?} after the start"),
         }
     }
 }

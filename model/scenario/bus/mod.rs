@@ -1,7 +1,7 @@
 //! A whole bus: a broker and its clients, which join, send, receive, sleep, leave and die.
 //!
-//! The broker's [`Core`] and the clients' [`Link`]s are production's. This module replaces sockets
-//! and descriptors by mailboxes of packets.
+//! The handshake, the broker's [`Core`] and the clients' [`Link`]s are production's. This module
+//! replaces sockets by mailboxes of packets, and a packet's descriptor by its region.
 
 mod broker;
 mod client;
@@ -11,6 +11,7 @@ use self::client::Clienting;
 use crate::scenario::doubles::CrashBudget;
 use crate::scenario::{Mailbox, Note, Runtime, Who};
 use llmp::core::chain::{Start, Stats};
+use llmp::core::wire::Packet;
 use llmp::{ClientId, Limits};
 use std::collections::BTreeMap;
 
@@ -39,6 +40,8 @@ pub struct Life {
     script: Script,
     /// Where it began to receive.
     start: Start,
+    /// Pages that the broker took back before the client began to receive.
+    forgets: u64,
     /// Messages that it had certainly committed, and how many of them the broker had consumed when
     /// the client ended.
     committed: u64,
@@ -56,31 +59,18 @@ enum Dead {
     Broker,
 }
 
+/// The number of a connection, which the broker knows before the client has an id.
+type Token = usize;
+
 enum ToBroker<R: Runtime> {
-    Connect { control: R::Memory, mailbox: R::Mailbox<ToClient<R>> },
-    Page { client: ClientId, id: u32, page: R::Memory },
-    Forget { client: ClientId, id: u32 },
-    Ring,
-    HangUp(ClientId),
+    Connect { token: Token, mailbox: R::Mailbox<ToClient<R>> },
+    Packet { token: Token, packet: Packet, region: Option<R::Memory> },
+    HangUp(Token),
     Stop,
 }
 
 enum ToClient<R: Runtime> {
-    Welcome {
-        client: ClientId,
-        cursor: usize,
-        control: R::Memory,
-    },
-    Page {
-        id: u32,
-        page: R::Memory,
-    },
-    Forget {
-        id: u32,
-    },
-    Start(Start),
-    Ring,
-    Bye,
+    Packet(Packet, Option<R::Memory>),
     /// The broker is dead.
     HangUp,
 }
@@ -105,6 +95,8 @@ pub struct Outcome {
     pub stats: Stats,
     /// Whether a process died.
     pub died: bool,
+    /// Pages that were taken back while a client joined.
+    pub forgets: u64,
 }
 
 /// Runs a bus to its end and checks what all clients have seen. The broker dies at the end of
@@ -131,11 +123,12 @@ pub fn run_by_ref<R: Runtime>(
     let done = runtime.mailbox::<()>();
     let clients: Vec<_> = scripts
         .iter()
-        .map(|script| {
+        .enumerate()
+        .map(|(token, script)| {
             let (runtime, script) = (runtime.clone(), *script);
             let (to_broker, done) = (to_broker.clone(), done.clone());
             runtime.clone().spawn(move || {
-                let client = Clienting::connect(&runtime, script, to_broker);
+                let client = Clienting::connect(&runtime, script, token, to_broker);
                 let client = client.map(|mut client| {
                     client.play();
                     client
@@ -166,7 +159,8 @@ pub fn run_by_ref<R: Runtime>(
     // A client that never joined has seen nothing.
     let lives: Vec<Life> = lives.into_iter().flatten().collect();
     check(&lives, broker_died);
-    Outcome { stats, died }
+    let forgets = lives.iter().map(|life| life.forgets).sum();
+    Outcome { stats, died, forgets }
 }
 
 /// The oracle: checks what the clients have seen. [P1 P2 P3 P4 P5]
