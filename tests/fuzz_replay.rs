@@ -172,6 +172,11 @@ const SOMETIMES: &[&str] = &[
     "read by reference",
     "refused",
     "reuse",
+    "states joined a broker",
+    "states joined a channel",
+    "states joined a client",
+    "states received a sender",
+    "states refused",
     "too long",
 ];
 

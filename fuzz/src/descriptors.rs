@@ -54,13 +54,10 @@ impl Sendable {
 
     fn of_kind(kind: u8, input: &mut Input, owner: u32) -> Sendable {
         let open = |path, flags| rustix::fs::openat(CWD, path, flags | OFlags::CLOEXEC, Mode::RUSR);
+        if let Some(region) = region(kind, input, owner) {
+            return Self::Region(region);
+        }
         let fd = match kind {
-            CONTROL => return Self::Region(control()),
-            PAGE => return Self::Region(page(limits(), input, owner)),
-            ORDINARY_PAGE => return Self::Region(page(Limits::default(), input, owner)),
-            2 => return Self::Region(bytes(control(), input)),
-            3 => return Self::Region(bytes(page(limits(), input, owner), input)),
-            4 => return Self::Region(shared(OS_PAGE * (1 + input.below(4)))),
             5 => {
                 let memfd = rustix::fs::memfd_create("llmp-fuzz", MemfdFlags::CLOEXEC);
                 memfd.and_then(|fd| rustix::fs::ftruncate(&fd, OS_PAGE as u64).map(|()| fd))
@@ -78,6 +75,19 @@ impl Sendable {
         };
         Self::Fd(fd.expect("the kernel has one"))
     }
+}
+
+/// Returns the region of a descriptor of this kind, if it is one.
+pub fn region(kind: u8, input: &mut Input, owner: u32) -> Option<Region> {
+    Some(match kind {
+        CONTROL => control(),
+        PAGE => page(limits(), input, owner),
+        ORDINARY_PAGE => page(Limits::default(), input, owner),
+        2 => bytes(control(), input),
+        3 => bytes(page(limits(), input, owner), input),
+        4 => shared(OS_PAGE * (1 + input.below(4))),
+        _ => return None,
+    })
 }
 
 impl AsFd for Sendable {

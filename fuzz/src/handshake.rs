@@ -5,6 +5,7 @@
 
 use super::descriptors::{self, KeepSlow};
 use super::input::Input;
+use super::joining;
 use super::packets::{decode, drain, pair, send_all, socket};
 use super::seen::Seen;
 use llmp::{
@@ -95,6 +96,7 @@ impl Bus {
             Ok(()) => seen.mark("decoded"),
             Err(error) => seen.fault(&error.into()),
         }
+        joining::run(bytes, &mut seen);
         let (before, began) = (entries("/proc/self/fd"), Instant::now());
         let mut input = Input::new(bytes);
         let keep_slow = match input.below(4) as u8 {

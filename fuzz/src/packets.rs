@@ -31,7 +31,7 @@ const KINDS: usize = 13;
 
 /// Longest page in bytes. A client allocates a page of the length in its welcome, and up to 2 GiB
 /// are valid. A fuzzer lacks memory for that.
-const LONGEST_PAGE: u64 = 1 << 16;
+pub const LONGEST_PAGE: u64 = 1 << 16;
 
 pub fn socket() -> OwnedFd {
     let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
@@ -76,7 +76,7 @@ pub fn send_all(socket: &OwnedFd, input: &mut Input, owner: u32) -> Vec<KeepSlow
     keep_slow
 }
 
-fn packet(input: &mut Input) -> Vec<u8> {
+pub fn packet(input: &mut Input) -> Vec<u8> {
     let packet = match input.below(KINDS) as u8 {
         RING => Packet::Ring,
         HELLO => Packet::Hello {

@@ -137,6 +137,10 @@ pub fn seeds() -> Seeds {
         ("channel_receiver", session(CHANNEL_RECEIVER).welcome().start(0, first).bare(RING)),
         ("channel_receiver_ends", session(CHANNEL_RECEIVER).welcome().packet(BYE, 0)),
         (
+            "channel_receiver_with_a_page",
+            session(CHANNEL_RECEIVER).welcome().page(0).start(0, first),
+        ),
+        (
             "channel_sender",
             session(CHANNEL_SENDER)
                 .hello(SEND)
