@@ -17,8 +17,6 @@ pub mod handshake;
 pub mod hostile;
 pub mod input;
 pub mod joining;
-pub mod lender;
-pub mod lies;
 pub mod live_bus;
 pub mod live_page;
 pub mod packets;

@@ -32,7 +32,7 @@ use std::time::Instant;
 struct Reached {
     rollovers: AtomicU64,
     reuses: AtomicU64,
-    lent: AtomicU64,
+    by_ref: AtomicU64,
     forgets: AtomicU64,
 }
 
@@ -127,7 +127,7 @@ fn explore_bus(name: &str, iterations: usize, scripts: &'static [Script]) {
 }
 
 /// Returns how many pages were taken back while a client joined.
-fn explore_lending_bus(
+fn explore_by_ref_bus(
     name: &str,
     iterations: usize,
     zero_copy_threshold: usize,
@@ -139,14 +139,18 @@ fn explore_lending_bus(
         let outcome = run_by_ref(&Shuttle, scripts, CrashBudget::endless(), zero_copy_threshold);
         let stats = outcome.stats;
         counts.forgets.fetch_add(outcome.forgets, Ordering::Relaxed);
-        counts.lent.fetch_add(stats.by_ref, Ordering::Relaxed);
+        counts.by_ref.fetch_add(stats.by_ref, Ordering::Relaxed);
         counts.rollovers.fetch_add(stats.rollovers, Ordering::Relaxed);
         counts.reuses.fetch_add(stats.reuses, Ordering::Relaxed);
     });
     let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
     assert!(count(&reached.rollovers) > 0, "no page was ever turned");
     assert!(count(&reached.reuses) > 0, "no page was ever written again");
-    assert_eq!(count(&reached.lent) > 0, zero_copy_threshold < usize::MAX, "lent, or not");
+    assert_eq!(
+        count(&reached.by_ref) > 0,
+        zero_copy_threshold < usize::MAX,
+        "by reference, or not"
+    );
     count(&reached.forgets)
 }
 
@@ -214,8 +218,8 @@ fn p1_p2_p3_p8_a_bus_by_reference() {
         ZERO_COPY_THRESHOLD,
         &[SENDS_MORE, SENDS_MORE, SENDS_MORE],
     );
-    let (name, scripts) = ("lending_bus_with_leavers", LEND_AND_LEAVE);
-    let forgets = explore_lending_bus(name, 4000, ZERO_COPY_THRESHOLD, scripts);
+    let (name, scripts) = ("by_ref_bus_with_leavers", REFER_AND_LEAVE);
+    let forgets = explore_by_ref_bus(name, 4000, ZERO_COPY_THRESHOLD, scripts);
     assert!(forgets > 0, "no page was ever taken back while a client joined");
 }
 

@@ -224,7 +224,7 @@ impl<R: Runtime> Brokering<R> {
                 let connection = self.clients.remove(&token);
                 let Some(client) = connection.and_then(|it| it.accepting.client()) else { return };
                 if !self.greeted.contains(&client) {
-                    self.runtime.note(Note::Struck { who: who(client) });
+                    self.runtime.note(Note::ReceiverRemoved { who: who(client) });
                 }
                 self.core.hung_up(client);
             }
