@@ -17,6 +17,7 @@ use crate::core::chain::Blocked;
 use crate::core::failpoint::{effect, observation};
 use crate::core::fault::Fault;
 use crate::core::handshake::{Phase, Rejected};
+use crate::core::layout::VERSION;
 use crate::core::memory::{Memory, Region};
 use crate::core::message::ClientId;
 use crate::core::wire::{ByeReason, Packet, Refusal, Roles, WireError};
@@ -339,9 +340,15 @@ impl Broker {
         if worked || timeout == Some(Duration::ZERO) {
             return Ok(worked);
         }
-        let Wait::Readable { timeout: bound } = self.prepare_wait() else { return Ok(false) };
-        self.poll_sockets(timeout.into_iter().chain(bound).min())?;
-        self.wake();
+        match self.prepare_wait() {
+            Wait::Readable { timeout: bound } => {
+                self.poll_sockets(timeout.into_iter().chain(bound).min())?;
+                self.wake();
+            }
+            Wait::Ready if self.stop.is_asked() => return Ok(false),
+            // A message came meanwhile.
+            Wait::Ready => {}
+        }
         let worked = self.cycle();
         self.check_owner()?;
         Ok(worked)
@@ -1104,9 +1111,13 @@ impl Broker {
         let roles = Roles::SEND.and(Roles::RECEIVE).and(Roles::TRACK).and(Roles::IN_PLACE);
         match connection.accepting.phase {
             Phase::Fresh => {
-                let in_place =
-                    matches!(packet, Packet::Hello { roles, .. } if roles.has(Roles::IN_PLACE));
-                let is_greeting = matches!(packet, Packet::Hello { .. });
+                // Another version is refused as such, whatever else would refuse the client.
+                let hello = match packet {
+                    Packet::Hello { version: VERSION, roles, .. } => Some(roles),
+                    _ => None,
+                };
+                let in_place = hello.is_some_and(|roles| roles.has(Roles::IN_PLACE));
+                let is_greeting = hello.is_some();
                 let (user, now) = (connection.user, Instant::now());
                 let greeted = match () {
                     () if in_place && !self.retired.admits(connection.process) => {

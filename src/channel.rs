@@ -429,14 +429,6 @@ impl AsFd for Receiver {
     }
 }
 
-impl AsFd for Listener {
-    /// Returns the listening socket. It becomes readable when a sender connects.
-    /// [`accept`](Listener::accept) then waits until that sender has joined.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.bound.listener.as_fd()
-    }
-}
-
 impl AsRawFd for Sender {
     fn as_raw_fd(&self) -> RawFd {
         self.as_fd().as_raw_fd()
@@ -444,12 +436,6 @@ impl AsRawFd for Sender {
 }
 
 impl AsRawFd for Receiver {
-    fn as_raw_fd(&self) -> RawFd {
-        self.as_fd().as_raw_fd()
-    }
-}
-
-impl AsRawFd for Listener {
     fn as_raw_fd(&self) -> RawFd {
         self.as_fd().as_raw_fd()
     }

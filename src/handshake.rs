@@ -4,7 +4,7 @@
 
 use crate::connection::{Connection, RETRY_INTERVAL, map_page};
 use crate::core::fault::Fault;
-use crate::core::handshake::{Attach, Connecting, Joining, Rejected};
+use crate::core::handshake::{Attach, Connecting, Joined, Joining, Rejected};
 use crate::core::layout::control_len;
 use crate::core::memory::Region;
 use crate::core::wire::{ByeReason, Packet, Roles, WireError};
@@ -79,38 +79,64 @@ impl Handshake<Connecting> {
         }
         let mut state = welcomed.join(control_region(1)?);
         send(&socket, &Packet::Join, Some(state.control()))?;
-        if let Some(len) = state.first_page_len() {
-            let page = Region::shared("llmp-page", len)?;
-            let packet = state.begin_chain(page.clone());
-            // If the peer has hung up, the next answer may hold the reason.
-            while matches!(socket.send(&packet, page.descriptor()), Sent::NotNow | Sent::NoMemory) {
-                if Instant::now() >= deadline {
-                    return Err(ConnectError::Silent { seconds: HANDSHAKE_TIMEOUT.as_secs() });
-                }
-                // A fresh socket can't be full, so this is a transient kernel shortage.
-                std::thread::sleep(RETRY_INTERVAL);
-            }
-        }
+        let begun = begin_chain(&socket, deadline, &mut state);
+        begun.inspect_err(|_| leave(&socket))?;
         Ok(Handshake { socket, deadline, state })
     }
+}
+
+/// Sends the first page, if the client sends.
+fn begin_chain(
+    socket: &Socket,
+    deadline: Instant,
+    state: &mut Joining<Region>,
+) -> Result<(), ConnectError> {
+    let Some(len) = state.first_page_len() else { return Ok(()) };
+    let page = Region::shared("llmp-page", len)?;
+    let packet = state.begin_chain(page.clone());
+    // If the peer has hung up, the next answer may hold the reason.
+    while matches!(socket.send(&packet, page.descriptor()), Sent::NotNow | Sent::NoMemory) {
+        if Instant::now() >= deadline {
+            return Err(ConnectError::Silent { seconds: HANDSHAKE_TIMEOUT.as_secs() });
+        }
+        // A fresh socket can't be full, so this is a transient kernel shortage.
+        std::thread::sleep(RETRY_INTERVAL);
+    }
+    Ok(())
+}
+
+/// Ends a connection after `Join` was sent. Without `Bye`, a broker must assume that the client reads on
+/// in its pages.
+fn leave(socket: &Socket) {
+    socket.send(&Packet::Bye(ByeReason::Closed), None);
 }
 
 impl Handshake<Joining<Region>> {
     /// Performs the last step and returns the connection and the other side's id.
     pub fn start(self) -> Result<(Connection, u64), ConnectError> {
-        let Handshake { mut socket, deadline, mut state } = self;
-        let joined = loop {
-            let (packet, mut descriptor) = answer(&mut socket, deadline)?;
-            match state.take(packet, attach(packet, &mut descriptor)) {
-                Ok(None) => {}
-                Ok(Some(joined)) => break joined,
-                Err(Fault::Removed) => return Err(Disconnected::Removed.into()),
-                Err(fault) => return Err(Disconnected::from(fault).into()),
-            }
-        };
+        let Handshake { mut socket, deadline, state } = self;
+        let joined = await_start(&mut socket, deadline, state);
+        let joined = joined.inspect_err(|_| leave(&socket))?;
         let mut connection = Connection::new(socket, joined.link, joined.limits, joined.client);
         connection.receivers = joined.receivers;
         Ok((connection, joined.broker))
+    }
+}
+
+/// Takes what the broker sends until it has sent where to start.
+fn await_start(
+    socket: &mut Socket,
+    deadline: Instant,
+    mut state: Joining<Region>,
+) -> Result<Joined<Region>, ConnectError> {
+    loop {
+        let (packet, mut descriptor) = answer(socket, deadline)?;
+        match state.take(packet, attach(packet, &mut descriptor)) {
+            Ok(None) => {}
+            Ok(Some(joined)) => return Ok(joined),
+            Err(Fault::Removed) => return Err(Disconnected::Removed.into()),
+            Err(fault) => return Err(Disconnected::from(fault).into()),
+        }
     }
 }
 

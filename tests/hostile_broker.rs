@@ -8,7 +8,7 @@ use llmp::core::control::Control;
 use llmp::core::layout::{PAGE_HEADER, VERSION, control_len, cursor_offset};
 use llmp::core::memory::{Memory, Region};
 use llmp::core::order::Site;
-use llmp::core::wire::{MAX_PACKET, Packet, RawLimits, Refusal};
+use llmp::core::wire::{ByeReason, MAX_PACKET, Packet, RawLimits, Refusal, Roles};
 use llmp::{
     Broker, Client, ConnectError, Disconnected, Envelope, Fault, Limits, SendError, Sender,
 };
@@ -71,6 +71,35 @@ fn welcomed(socket: &OwnedFd, budget: u64) -> Region {
 }
 
 const START: Packet = Packet::Start(Start { page: 0, position: PAGE_HEADER as u64, message: 0 });
+
+// P8: a client that reads in place and says `Bye` reads no further.
+#[test]
+fn a_client_whose_start_is_invalid_says_bye() {
+    let dir = tempfile::tempdir().unwrap();
+    let (broker, client) = welcome(&dir.path().join("bus"), 64 * 4096);
+    // Instead of a start.
+    say(&broker, Packet::Hello { version: VERSION, roles: Roles::SEND });
+    assert!(matches!(client.join().unwrap(), Err(ConnectError::Disconnected(_))));
+    let mut last = 0;
+    loop {
+        let mut bytes = [0; MAX_PACKET];
+        match rustix::net::recv(&broker, &mut bytes, RecvFlags::empty()) {
+            Ok((_, 0)) | Err(_) => break,
+            Ok((_, len)) => last = packet_kind(&bytes[..len]),
+        }
+    }
+    assert_eq!(last, packet_kind(&encoded(Packet::Bye(ByeReason::Closed))));
+}
+
+fn encoded(packet: Packet) -> Vec<u8> {
+    let mut bytes = [0; MAX_PACKET];
+    let len = packet.encode(&mut bytes);
+    bytes[..len].to_vec()
+}
+
+fn packet_kind(bytes: &[u8]) -> u8 {
+    bytes[0]
+}
 
 #[test]
 fn a_client_above_the_limit_gets_the_reason() {

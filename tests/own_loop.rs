@@ -1,6 +1,6 @@
-//! Brokers, listeners and senders in an event loop of the caller.
+//! Brokers and senders in an event loop of the caller.
 
-use llmp::{Broker, Client, Receiver, Sender, StopHandle, Wait};
+use llmp::{Broker, Client, StopHandle, Wait};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
@@ -118,19 +118,6 @@ fn an_idle_broker_in_a_loop_of_the_caller_is_not_woken() {
         sleeps += 1;
     }
     assert!(sleeps < 50, "{sleeps} sleeps of an idle broker");
-}
-
-#[test]
-fn a_listener_is_readable_when_a_sender_connects() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("channel");
-    let listener = Receiver::listen(&path).unwrap();
-    assert_eq!(readable(&[&listener], Some(Duration::ZERO)), [false]);
-    let sending = std::thread::spawn(move || Sender::connect(path).unwrap().send(1, b"hello"));
-    assert_eq!(readable(&[&listener], Some(TIMEOUT)), [true]);
-    let mut receiver = listener.accept().unwrap();
-    assert_eq!(receiver.recv().unwrap().payload, b"hello");
-    sending.join().unwrap().unwrap();
 }
 
 #[test]
