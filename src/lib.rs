@@ -54,7 +54,7 @@ compile_error!(
     "the feature `std` needs Linux: sealed memfds, SOCK_SEQPACKET, pidfds; without it, the protocol is there alone"
 );
 
-// The floors of the house: each uses those above it in this file, and none below.
+// The floors, the lowest first: `core`, `sys`, the library. Imports run downwards only.
 
 #[doc(hidden)]
 pub mod core;
@@ -121,7 +121,7 @@ pub use self::{
 #[doc(hidden)]
 pub use sys::memfd::ReceivedFd;
 
-/// Failpoints for the tests of death at every step, see `tests/crash.rs`.
+/// Failpoints for the tests of death at every step, see `tests/crash`.
 #[cfg(feature = "crash")]
 #[doc(hidden)]
 pub use core::failpoint as crash;

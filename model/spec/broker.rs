@@ -1,4 +1,4 @@
-//! The steps of the broker, one at a time: `broker::core::Core` with its sockets.
+//! The steps of the broker, one at a time: `core::broker::Core` with its sockets.
 //!
 //! Steps are defined as in [`client`](crate::client). No process sees an append to the pending
 //! batch, so it belongs to the step that found the message.

@@ -73,8 +73,9 @@ impl std::fmt::Debug for BrokerBuilder {
 }
 
 impl BrokerBuilder {
-    /// Sets the length of an ordinary page in bytes, rounded up to a multiple of 4096. The default
-    /// is 256 KiB.
+    /// Sets the length of an ordinary page in bytes: a multiple of 16, at least 96 and at most
+    /// 64 MiB. The broker rounds it up to the kernel's page size. On most machines it is thus
+    /// rounded up to a multiple of 4096. The default is 256 KiB.
     #[must_use]
     pub fn page_len(mut self, bytes: usize) -> Self {
         self.page_len = Some(bytes);
@@ -98,7 +99,8 @@ impl BrokerBuilder {
 
     /// Sets the most clients at a time: 1024 by default, at most 100,000. The broker admits fewer
     /// if its process cannot open two descriptors for each client (`ulimit -n`). By default it also
-    /// admits fewer if its process cannot map their pages (`vm.max_map_count`).
+    /// admits fewer if its process cannot map their pages (`vm.max_map_count`). If the number is
+    /// set, [`bind`](BrokerBuilder::bind) makes pages longer instead, or returns an error.
     #[must_use]
     pub fn max_clients(mut self, clients: usize) -> Self {
         self.max_clients = Some(clients);
