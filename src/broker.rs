@@ -756,10 +756,10 @@ impl Broker {
     fn announce(&mut self, token: u64) {
         let share = (self.max_in_flight / self.connections.len().max(1)).max(1);
         let Some(connection) = self.connections.get_mut(&token) else { return };
-        let told = connection.announce(&mut self.core, share);
-        connection.note(told, &self.epoll, token);
-        self.send_pending |= told == Progress::NoMemory;
-        if told == Progress::Unread && self.unread_again.is_none() {
+        let progress = connection.announce(&mut self.core, share);
+        connection.note(progress, &self.epoll, token);
+        self.send_pending |= progress == Progress::NoMemory;
+        if progress == Progress::Unread && self.unread_again.is_none() {
             self.unread_again = Some((Instant::now() + UNREAD_AGAIN, UNREAD_AGAIN));
         }
     }

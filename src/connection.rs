@@ -292,7 +292,7 @@ impl Connection {
                 Err(_) => {}
             }
         }
-        let told = self.announce_pages()?;
+        let all_sent = self.announce_pages()?;
         if blocked == Blocked::Full {
             // Callers that only use `try_send` detect a disconnect here.
             self.pump();
@@ -300,7 +300,7 @@ impl Connection {
                 return Err(ended.clone().into());
             }
         }
-        if blocked == Blocked::Full || !told { Err(self.full()) } else { Ok(()) }
+        if blocked == Blocked::Full || !all_sent { Err(self.full()) } else { Ok(()) }
     }
 
     /// Returns [`SendError::Full`] with the receiver that holds up the bus, if the broker has named

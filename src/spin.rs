@@ -5,9 +5,9 @@
 //! after a few failures and retries it now and then.
 
 /// Failed spins in a row before spinning is suspended.
-const VAIN: u32 = 4;
+const MAX_FAILED: u32 = 4;
 /// While suspended, spinning is retried at every 64th wait.
-const AGAIN: u32 = 64;
+const RETRY_EVERY: u32 = 64;
 
 /// Decides whether to spin or to sleep.
 #[derive(Debug)]
@@ -17,39 +17,39 @@ pub(crate) struct SpinPolicy {
     spins: u32,
     yields: u32,
     /// Polls since the last sleep or the last success.
-    looked: u32,
+    polls: u32,
     /// Sleeps since a poll last succeeded.
-    vain: u32,
+    failed: u32,
 }
 
 impl SpinPolicy {
     pub fn new(spins: u32, yields: u32) -> Self {
-        SpinPolicy { spins, yields, looked: 0, vain: 0 }
+        SpinPolicy { spins, yields, polls: 0, failed: 0 }
     }
 
     /// Called after an empty poll. Pauses and returns true if another poll is due. Returns false if
     /// it is time to sleep.
     pub fn again(&mut self) -> bool {
-        let pays = self.vain < VAIN || self.vain.is_multiple_of(AGAIN);
-        if !pays || self.looked == self.spins + self.yields {
-            self.vain = self.vain.wrapping_add(1);
-            self.looked = 0;
+        let pays = self.failed < MAX_FAILED || self.failed.is_multiple_of(RETRY_EVERY);
+        if !pays || self.polls == self.spins + self.yields {
+            self.failed = self.failed.wrapping_add(1);
+            self.polls = 0;
             return false;
         }
-        if self.looked < self.spins {
+        if self.polls < self.spins {
             std::hint::spin_loop()
         } else {
             std::thread::yield_now()
         }
-        self.looked += 1;
+        self.polls += 1;
         true
     }
 
     /// Called after a successful poll.
     pub fn found(&mut self) {
-        if self.looked > 0 {
-            self.vain = 0;
-            self.looked = 0;
+        if self.polls > 0 {
+            self.failed = 0;
+            self.polls = 0;
         }
     }
 }
@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn a_successful_spin_resumes_spinning() {
         let mut spin = SpinPolicy::new(3, 2);
-        for _ in 0..AGAIN {
+        for _ in 0..RETRY_EVERY {
             observation(&mut spin);
         }
         // Found at once, so this says nothing about spinning.

@@ -238,14 +238,14 @@ impl ClientConnection {
 
     /// Records the result of sending announcements. Watches a full socket for room and stops
     /// watching afterwards.
-    pub fn note(&mut self, told: Progress, epoll: &OwnedFd, token: u64) {
-        match told {
+    pub fn note(&mut self, progress: Progress, epoll: &OwnedFd, token: u64) {
+        match progress {
             Progress::NotNow | Progress::Unread => {
                 self.full_since.get_or_insert_with(Instant::now);
             }
             Progress::All | Progress::NoMemory | Progress::HungUp => self.full_since = None,
         }
-        let writable = told == Progress::NotNow;
+        let writable = progress == Progress::NotNow;
         if self.is_watched != writable && self.stuck.is_none() {
             self.watch(writable, epoll, token);
         }

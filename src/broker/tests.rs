@@ -82,7 +82,7 @@ fn rings_and_pages_for_which_there_was_no_memory_are_sent_later() {
 }
 
 #[test]
-fn who_could_not_be_welcomed_for_want_of_memory_is_welcomed_later() {
+fn a_welcome_without_memory_is_sent_later() {
     let place = tempfile::tempdir().unwrap();
     let mut broker = Broker::bind(place.path().join("bus")).unwrap();
     let client = connecting(&broker, Client::builder());
@@ -98,7 +98,7 @@ fn who_could_not_be_welcomed_for_want_of_memory_is_welcomed_later() {
 }
 
 #[test]
-fn a_broker_that_ends_without_memory_for_its_rings_does_not_burn_the_processor() {
+fn a_broker_that_ends_without_memory_does_not_spin() {
     let place = tempfile::tempdir().unwrap();
     let builder =
         Broker::builder().chain_budget(64 * 1024).max_message_len(4096).page_len(16 * 1024);
@@ -120,7 +120,7 @@ fn a_broker_that_ends_without_memory_for_its_rings_does_not_burn_the_processor()
 }
 
 #[test]
-fn who_watches_is_told_the_last_number_whatever_has_happened_within_one_look() {
+fn a_client_gets_the_last_receiver_count() {
     let place = tempfile::tempdir().unwrap();
     let mut broker = Broker::bind(place.path().join("bus")).unwrap();
     let leaving = client(&mut broker);
@@ -255,7 +255,7 @@ fn a_page_that_can_not_be_mapped_waits_until_there_is_room() {
 
 // P4, P7
 #[test]
-fn what_a_dead_client_left_is_taken_once_there_is_room() {
+fn the_messages_of_a_dead_client_wait_for_room() {
     let place = tempfile::tempdir().unwrap();
     let builder = Broker::builder().page_len(4096).max_message_len(1000).chain_budget(16 * 4096);
     let mut broker = builder.bind(place.path().join("bus")).unwrap();
@@ -290,7 +290,7 @@ fn what_a_dead_client_left_is_taken_once_there_is_room() {
 
 // P12
 #[test]
-fn a_client_whose_region_can_not_be_mapped_joins_when_there_is_room() {
+fn a_client_joins_once_its_region_can_be_mapped() {
     let place = tempfile::tempdir().unwrap();
     let mut broker = Broker::bind(place.path().join("bus")).unwrap();
     let client = connecting(&broker, Client::builder());

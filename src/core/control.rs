@@ -50,7 +50,7 @@ pub struct Control<M> {
     /// Number of times that the owner has parked. The parked word holds it during a sleep.
     sleeps: u64,
     /// The value of `sleeps` at the owner's last page rollover.
-    sleeps_at_turn: u64,
+    sleeps_at_rollover: u64,
     /// Whether the polling flag is set in the parked word.
     is_polling: bool,
     /// Whether the owner may set the polling flag.
@@ -150,7 +150,7 @@ impl<M: Memory> Control<M> {
         Control {
             memory,
             sleeps: 0,
-            sleeps_at_turn: 0,
+            sleeps_at_rollover: 0,
             is_polling: false,
             may_poll: true,
             first_bounded: 0,
@@ -263,7 +263,7 @@ impl<M: Memory> Control<M> {
     /// Records that the owner has reached the end of a page. If it has not slept in that page, it
     /// reads a stream and starts to [poll](crate::core::control#polling).
     pub fn page_advanced(&mut self) {
-        let sleeps_before = core::mem::replace(&mut self.sleeps_at_turn, self.sleeps);
+        let sleeps_before = core::mem::replace(&mut self.sleeps_at_rollover, self.sleeps);
         if sleeps_before == self.sleeps && self.may_poll && !self.is_polling {
             self.poll();
         }
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_of_a_whole_page_polls_and_bounds_its_sleeps_from_then_on() {
+    fn a_reader_of_a_whole_page_polls_and_then_bounds_its_sleeps() {
         let memory = Region::heap(control_len(1));
         let mut owner = Control::create(memory.clone(), 1);
         let mut doorbell = Doorbell::new(Control::check(memory.clone(), 0).unwrap());

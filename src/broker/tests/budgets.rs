@@ -105,7 +105,7 @@ fn a_connection_has_ten_seconds_to_join() {
 
 // P12
 #[test]
-fn what_finds_no_memory_is_tried_every_10_ms_and_for_10_s() {
+fn a_lack_of_memory_is_retried_every_10_ms_for_10_s() {
     let bound = bound("address space, memory and memory maps for what clients send");
     assert!(bound.starts_with("the broker tries again every 10 ms; "));
     let ten_ms = Duration::from_millis(10);

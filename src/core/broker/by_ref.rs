@@ -35,7 +35,7 @@ pub(super) struct ByRef {
     /// Messages by reference that are consumed and not released, oldest first.
     held: VecDeque<Held>,
     /// A page that had a long message and that is not a foreign page yet.
-    interest: Option<u32>,
+    wanted_page: Option<u32>,
 }
 
 /// A client's page with both of its ids.
@@ -84,20 +84,18 @@ impl ByRef {
         slot: &Slot,
     ) -> Option<Result<(), Refused>> {
         let page = inbound.page_id();
-        let Some(foreign_pages) =
-            self.foreign_pages.iter().find(|foreign_pages| foreign_pages.page == page)
-        else {
-            self.interest = Some(page).filter(|page| self.shareable_pages.contains(page));
+        let Some(foreign) = self.foreign_pages.iter().find(|foreign| foreign.page == page) else {
+            self.wanted_page = Some(page).filter(|page| self.shareable_pages.contains(page));
             return None;
         };
-        if !broadcast.can_refer_to(foreign_pages.id) {
+        if !broadcast.can_refer_to(foreign.id) {
             return None;
         }
         let mut envelope = inbound.envelope(slot);
         // The client's own claim is ignored: the broker knows the owner of the chain (P12).
         envelope.sender = client;
         let (_, offset) = inbound.payload(slot);
-        let sent = broadcast.send_ref(envelope, slot.payload_len(), foreign_pages.id, offset);
+        let sent = broadcast.send_ref(envelope, slot.payload_len(), foreign.id, offset);
         Some(sent.map(|until| self.held.push_back(Held { at: inbound.position(), until })))
     }
 
@@ -109,7 +107,7 @@ impl ByRef {
 
     fn forget(&mut self, page: u32) -> Option<u32> {
         self.shareable_pages.retain(|id| *id != page);
-        let i = self.foreign_pages.iter().position(|foreign_pages| foreign_pages.page == page)?;
+        let i = self.foreign_pages.iter().position(|foreign| foreign.page == page)?;
         Some(self.foreign_pages.swap_remove(i).id)
     }
 }
@@ -145,8 +143,7 @@ impl<M: Memory> Core<M> {
 
     /// Drops all pages of a removed client.
     pub(super) fn withdraw(&mut self, member: &Member<M>) {
-        self.withdrawn
-            .extend(member.by_ref.foreign_pages.iter().map(|foreign_pages| foreign_pages.id));
+        self.withdrawn.extend(member.by_ref.foreign_pages.iter().map(|foreign| foreign.id));
     }
 
     fn has_refs(&self) -> bool {
@@ -192,7 +189,7 @@ impl<M: Memory> Core<M> {
             return;
         }
         for i in 0..self.members.len() {
-            let Some(page) = self.members[i].by_ref.interest.take() else { continue };
+            let Some(page) = self.members[i].by_ref.wanted_page.take() else { continue };
             let inbound = self.members[i].inbound.as_ref();
             let Some(memory) = inbound.and_then(|inbound| inbound.page(page)).cloned() else {
                 continue;
@@ -207,16 +204,15 @@ impl<M: Memory> Core<M> {
     /// has referred for a whole budget of sent bytes. Without that condition, clients whose pages
     /// together exceed the budget would replace each other's pages at every page rollover.
     fn add_foreign_page(&mut self, memory: M) -> Option<u32> {
-        let foreign_pages = self.broadcast.add_foreign_page(memory.clone());
-        if foreign_pages.is_some() {
-            return foreign_pages;
+        let added = self.broadcast.add_foreign_page(memory.clone());
+        if added.is_some() {
+            return added;
         }
         let passed = self.broadcast.passed();
         let long_ago = passed.saturating_sub(self.limits.budget() as u64);
         let is_idle = |page: &mut ForeignPage| self.broadcast.is_released(page.id, long_ago);
         let mut members = self.members.iter_mut().map(|member| &mut member.by_ref.foreign_pages);
-        let idle =
-            members.find_map(|foreign_pages| foreign_pages.extract_if(.., is_idle).next())?;
+        let idle = members.find_map(|pages| pages.extract_if(.., is_idle).next())?;
         self.broadcast.forget_foreign_page(idle.id);
         self.broadcast.add_foreign_page(memory)
     }

@@ -271,7 +271,7 @@ fn each_client_has_its_share_of_each_turn_whoever_comes_first() {
 }
 
 #[test]
-fn who_only_sends_is_not_rung_for_what_is_sent_on() {
+fn a_client_that_only_sends_is_not_rung_for_broadcasts() {
     let mut core = core();
     let mut sending = Sending::join(&mut core);
     let mut sleeper = |roles| {

@@ -139,7 +139,7 @@ fn a_welcome_that_does_not_fit_ends_the_handshake() {
 }
 
 #[test]
-fn a_page_before_the_start_is_admitted_once_and_within_the_budget() {
+fn a_page_before_the_start_is_admitted_once_within_budget() {
     let mut core = core();
     let (_, mut joining, start) = joining(BOTH, &mut core);
     let mut again = |id, len| joining.take(Packet::Page { id }, attach(&Region::heap(len))).err();

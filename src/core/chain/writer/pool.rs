@@ -83,8 +83,8 @@ impl<M: Memory> ChainWriter<M> {
             return Err(Blocked::Full);
         }
         let least = PAGE_HEADER + slot_len + SLOT_HEADER;
-        let interest = self.limits.page_for(slot_len);
-        let is_growing = self.pages_len + interest <= self.reuse_distance;
+        let page_len = self.limits.page_for(slot_len);
+        let is_growing = self.pages_len + page_len <= self.reuse_distance;
         let fits = |page: &Page<M>| page.memory.region_len() >= least && !(is_growing && page.used);
         if let Some(i) = self.free.iter().position(|page| fits(page) && page.unannounced == 0) {
             return Ok(i);
@@ -95,17 +95,17 @@ impl<M: Memory> ChainWriter<M> {
         let free_len: usize = self.free.iter().map(|page| page.memory.region_len()).sum();
         // Never beyond the budget (P6). Free pages that are too small for this message may be
         // dropped to make room for a larger one.
-        let fits = self.pages_len - free_len + interest <= self.limits.budget();
+        let fits = self.pages_len - free_len + page_len <= self.limits.budget();
         // Ids are never reused, so they can run out.
         let has_id = self.next_page < u32::MAX;
-        Err(if fits && has_id { Blocked::NeedPage(interest) } else { Blocked::Full })
+        Err(if fits && has_id { Blocked::NeedPage(page_len) } else { Blocked::Full })
     }
 
     /// Takes a free page to advance into.
     pub(super) fn take_free(&mut self, slot_len: usize) -> Result<Page<M>, Blocked> {
         let found = self.room(slot_len);
-        if let Err(Blocked::NeedPage(interest)) = found {
-            while self.pages_len + interest > self.limits.budget() {
+        if let Err(Blocked::NeedPage(page_len)) = found {
+            while self.pages_len + page_len > self.limits.budget() {
                 let Some(page) = self.free.pop_front() else { break };
                 self.forget(&page);
             }
