@@ -24,4 +24,5 @@ pub mod memory;
 pub(crate) mod message;
 pub(crate) mod message_buf;
 pub mod order;
+pub mod parking;
 pub mod wire;

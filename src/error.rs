@@ -317,9 +317,6 @@ pub enum SendError {
     /// Shared memory can't be made.
     #[error(transparent)]
     Memory(#[from] RegionError),
-    /// The client connected to receive only.
-    #[error("this client connected to receive only")]
-    ReceiveOnly,
 }
 
 /// Why a client can't wait for receivers.
@@ -343,7 +340,4 @@ pub enum RecvError {
     /// The connection has ended, and all messages that arrived were received.
     #[error(transparent)]
     Disconnected(#[from] Disconnected),
-    /// The client connected to send only.
-    #[error("this client connected to send only")]
-    SendOnly,
 }

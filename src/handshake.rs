@@ -2,17 +2,19 @@
 //!
 //! [`core::handshake`]: crate::core::handshake
 
-use crate::connection::{Connection, RETRY_INTERVAL, map_page};
+use crate::bus_addr::BusAddr;
+use crate::connection::{Connection, Halves, map_page};
 use crate::core::fault::Fault;
 use crate::core::handshake::{Attach, Connecting, Joined, Joining, Rejected};
 use crate::core::layout::control_len;
 use crate::core::memory::Region;
 use crate::core::wire::{ByeReason, Packet, Roles, WireError};
-use crate::error::{ConnectError, Disconnected};
+use crate::error::{ConnectError, Disconnected, PathTooLong};
 use crate::peer_filter::PeerFilter;
 use crate::socket::{Credentials, Received, Sent, Socket};
 use crate::sys::memfd::{ReceivedFd, RegionError};
 use crate::sys::system::os_page;
+use crate::wait::RETRY_INTERVAL;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,36 @@ pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest accepted control region. It has room for far more cursors than a process has
 /// descriptors.
 const MAX_CONTROL_LEN: usize = 1 << 26;
+
+/// Connects to the socket of a bus and checks which user listens there.
+///
+/// If the bus is missing and the client does not wait for it, other directories are searched too.
+pub(crate) fn open(
+    bus: &BusAddr,
+    access: &PeerFilter,
+    waits: bool,
+) -> Result<Socket, ConnectError> {
+    let path = bus.socket_path()?;
+    PathTooLong::check(&path)?;
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+    let socket = Socket::connect(&path, deadline).map_err(|source| match source.kind() {
+        io::ErrorKind::WouldBlock => ConnectError::Silent { seconds: HANDSHAKE_TIMEOUT.as_secs() },
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            let elsewhere = match bus {
+                BusAddr::Name(name) if !waits => crate::place::elsewhere(name, &path),
+                _ => None,
+            };
+            ConnectError::NoBus { bus: bus.to_string(), path: path.clone(), elsewhere }
+        }
+        _ => ConnectError::Socket { path: path.clone(), source },
+    })?;
+    let peer = socket.credentials();
+    let peer = peer.map_err(|source| ConnectError::System { step: "ask who listens", source })?;
+    if !access.admits(peer) {
+        return Err(ConnectError::Stranger { user: peer.user });
+    }
+    Ok(socket)
+}
 
 /// Makes a region for `cursors` cursors of our own.
 pub(crate) fn control_region(cursors: usize) -> Result<Region, RegionError> {
@@ -112,14 +144,15 @@ fn leave(socket: &Socket) {
 }
 
 impl Handshake<Joining<Region>> {
-    /// Performs the last step and returns the connection and the other side's id.
-    pub fn start(self) -> Result<(Connection, u64), ConnectError> {
+    /// Performs the last step and returns the halves of the connection.
+    pub fn start(self) -> Result<Halves, ConnectError> {
         let Handshake { mut socket, deadline, state } = self;
         let joined = await_start(&mut socket, deadline, state);
         let joined = joined.inspect_err(|_| leave(&socket))?;
-        let mut connection = Connection::new(socket, joined.link, joined.limits, joined.client);
-        connection.receivers = joined.receivers;
-        Ok((connection, joined.broker))
+        let Joined { client, broker, limits, link, receivers } = joined;
+        let halves = Connection::halves(socket, link, limits, client, broker);
+        halves.connection.lock()?.state.receivers = receivers;
+        Ok(halves)
     }
 }
 
@@ -197,7 +230,7 @@ fn answer_by(
             None if has_died => return Err(Disconnected::PeerDied.into()),
             None => {}
         }
-        let waited = socket.wait(false, Some(deadline));
+        let waited = socket.wait(false, None, Some(deadline));
         let waited =
             waited.map_err(|source| ConnectError::System { step: "wait for the bus", source })?;
         if !waited {

@@ -85,11 +85,13 @@ mod peer_filter;
 #[cfg(feature = "std")]
 mod place;
 #[cfg(feature = "std")]
-mod sleep_bound;
+mod receiver;
+#[cfg(feature = "std")]
+mod sender;
 #[cfg(feature = "std")]
 mod socket;
 #[cfg(feature = "std")]
-mod spin;
+mod wait;
 
 pub use core::broker::Quota;
 pub use core::broker::hook::{Hook, Verdict};
@@ -105,15 +107,18 @@ pub use core::wire::Refusal;
 pub use self::{
     broker::{Broker, BrokerBuilder, BrokerStats, StopHandle},
     bus_addr::BusAddr,
-    channel::{Listener, Receiver, Sender, channel},
-    client::{Batch, Claim, Client, ClientBuilder, Messages, Wait},
+    channel::{Listener, channel},
+    client::{Client, ClientBuilder},
     error::{
         BindError, BusError, ConnectError, Disconnected, ErrorKind, HeldUp, PathTooLong, RecvError,
         SendError, WaitError,
     },
     peer_filter::PeerFilter,
+    receiver::{Messages, Receiver},
+    sender::{Batch, Claim, Sender},
     sys::lock::LockError,
     sys::memfd::RegionError,
+    wait::Wait,
 };
 
 /// For the fuzzer of descriptors.

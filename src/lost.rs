@@ -11,9 +11,9 @@
 //!     |---------------------------------------->|  mapped, a new reserve is taken
 //! ```
 
-use crate::connection::RETRY_INTERVAL;
 use crate::core::chain::Announcement;
 use crate::core::failpoint::effect;
+use crate::wait::RETRY_INTERVAL;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::time::Instant;

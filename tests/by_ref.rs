@@ -7,7 +7,7 @@ use common::bus::{Bus, Place};
 use common::content::{END, Ear};
 use common::proc::{holdings, wait_until};
 use llmp::core::broker::hook::Verdict;
-use llmp::{Broker, Client, Message, SendError};
+use llmp::{Broker, Client, Message, SendError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,8 @@ fn payload(number: u32) -> Vec<u8> {
 
 /// Connects a client that only sends. A client that also receives would hold messages by reference
 /// until it has received them.
-fn sender(bus: &Bus) -> Client {
-    Client::builder().send_only().connect(bus.path()).unwrap()
+fn sender(bus: &Bus) -> Sender {
+    Client::connect_sender(bus.path()).unwrap()
 }
 
 fn hear(receiver: &mut Client, number: u32) {

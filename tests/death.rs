@@ -249,14 +249,26 @@ fn a_sender_that_waits_for_room_notices_its_killed_receiver() {
     }
 }
 
+#[test]
+fn an_iterator_returns_an_end_that_is_not_orderly_once() {
+    let place = Place::new();
+    let mut broker = place.broker(&[]);
+    let mut receiver = Client::connect_receiver(place.path()).unwrap();
+    let mut messages = receiver.iter();
+    broker.kill();
+    let died = RecvError::Disconnected(Disconnected::PeerDied);
+    assert_eq!(messages.next(), Some(Err(died)));
+    assert_eq!(messages.next(), None);
+}
+
 // P4, P7: its connections and ids come and go while others stay.
 #[test]
 fn clients_killed_while_they_wait_leave_no_trace_in_the_broker() {
     let place = Place::new();
     let mut broker = place.broker(&[]);
     // It has no chain of its own, whose first page the broker might admit later.
-    let watcher = Client::builder().track_receivers().receive_only();
-    let mut watcher = watcher.connect(place.path()).unwrap();
+    let watcher = Client::builder().track_receivers();
+    let mut watcher = watcher.connect_receiver(place.path()).unwrap();
     assert!(watcher.wait_for_receivers(1, None).unwrap());
     let before = holdings(broker.pid());
     for _ in 0..5 {

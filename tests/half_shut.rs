@@ -12,7 +12,7 @@ use llmp::core::layout::{CONTROL_PARKED, VERSION};
 use llmp::core::memory::Memory;
 use llmp::core::order::Site;
 use llmp::core::wire::Packet;
-use llmp::{Broker, Client, Disconnected, Limits, SendError};
+use llmp::{Broker, Client, Disconnected, Limits, SendError, Sender};
 use rustix::net::{Shutdown, shutdown};
 use std::time::{Duration, Instant};
 
@@ -32,11 +32,11 @@ fn bus() -> Bus {
     Bus::new(builder.chain_budget(64 * 1024).zero_copy_threshold(usize::MAX))
 }
 
-fn pair(bus: &Bus) -> (Client, Client) {
-    (Client::builder().send_only().connect(bus.path()).unwrap(), bus.connect())
+fn pair(bus: &Bus) -> (Sender, Client) {
+    (Client::connect_sender(bus.path()).unwrap(), bus.connect())
 }
 
-fn send_all(sender: &mut Client, reader: &mut Client) {
+fn send_all(sender: &mut Sender, reader: &mut Client) {
     let deadline = Instant::now() + TIMEOUT;
     for number in 0..MANY as u32 {
         while let Err(error) = sender.try_send(number, &[7; LEN]) {
@@ -52,7 +52,7 @@ fn send_all(sender: &mut Client, reader: &mut Client) {
 fn a_receiver_that_refuses_announcements_is_removed() {
     let bus = bus();
     let (mut sender, mut reader) = pair(&bus);
-    let half_shut = Client::builder().receive_only().connect(bus.path()).unwrap();
+    let half_shut = Client::connect_receiver(bus.path()).unwrap();
     shutdown(connection_of(&half_shut), Shutdown::Read).unwrap();
     send_all(&mut sender, &mut reader);
     bus.has_left(half_shut.id().0);
@@ -63,7 +63,7 @@ fn a_receiver_that_refuses_announcements_is_removed() {
 fn a_receiver_that_refuses_rings_is_removed() {
     let bus = bus();
     let (mut sender, mut reader) = pair(&bus);
-    let mut slow = Client::builder().receive_only().connect(bus.path()).unwrap();
+    let mut slow = Client::connect_receiver(bus.path()).unwrap();
     // As much as there is room for, so that the broadcast chain makes all its pages.
     while sender.send_timeout(1, &[7; LEN], Duration::from_millis(200)).is_ok() {}
     while slow.recv_timeout(Duration::from_millis(200)).unwrap().is_some() {}

@@ -133,7 +133,7 @@ fn a_send_only_client_reports_the_orderly_end_of_its_broker() {
     let broker = Broker::builder().page_len(4096).max_message_len(100).bind(&path).unwrap();
     let stop = broker.stop_handle();
     let thread = std::thread::spawn(move || broker.run());
-    let mut client = Client::builder().send_only().connect(&path).unwrap();
+    let mut client = Client::connect_sender(&path).unwrap();
     stop.stop();
     thread.join().unwrap().unwrap();
     // No process consumes anything. The client needs another page and finds the connection closed.

@@ -11,8 +11,8 @@ fn pages_smaller_than_the_kernels_stay_within_the_budget() {
     let broker = builder.bind(&path).unwrap();
     let stop = broker.stop_handle();
     let thread = std::thread::spawn(move || broker.run());
-    let mut sender = Client::builder().send_only().connect(&path).unwrap();
-    let mut receiver = Client::builder().receive_only().connect(&path).unwrap();
+    let mut sender = Client::connect_sender(&path).unwrap();
+    let mut receiver = Client::connect_receiver(&path).unwrap();
     let patience = Duration::from_secs(20);
     for i in 0..10_000u32 {
         sender.send(i, &[1; 16]).unwrap();

@@ -207,7 +207,7 @@ fn a_stopped_receiver_that_is_killed_frees_the_bus() {
 
 /// Sends until the bus stands still: the broker sleeps, the other receiver has received everything
 /// available, and there is no room.
-fn fill(sender: &mut Client, other: &mut Client, ear: &mut Ear, broker: i32) -> u32 {
+fn fill(sender: &mut llmp::Sender, other: &mut Client, ear: &mut Ear, broker: i32) -> u32 {
     let mut number = 0;
     let deadline = Instant::now() + TIMEOUT;
     loop {

@@ -6,7 +6,8 @@ mod connection;
 use connection::connection_of;
 use llmp::core::memory::TrustPeers;
 use llmp::{
-    Broker, BrokerBuilder, Client, ClientBuilder, ConnectError, Disconnected, RecvError, SendError,
+    Broker, BrokerBuilder, Client, ConnectError, Disconnected, Receiver, RecvError, SendError,
+    Sender,
 };
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -37,12 +38,8 @@ impl Bus {
         Bus { path, stop, thread, _dir: dir }
     }
 
-    fn client(&self) -> ClientBuilder {
-        Client::builder().receive_only()
-    }
-
     /// Sends the messages `numbers`, each filled with its number, to a receiver that consumes all.
-    fn send(&self, sender: &mut Client, reader: &mut Client, numbers: std::ops::Range<u32>) {
+    fn send(&self, sender: &mut Sender, reader: &mut Receiver, numbers: std::ops::Range<u32>) {
         let deadline = Instant::now() + TIMEOUT;
         for number in numbers {
             while let Err(error) = sender.try_send(number, &payload(number)) {
@@ -86,11 +83,12 @@ fn shut_down(connection: &OwnedFd) {
 fn a_borrowed_payload_stays_when_its_receiver_is_removed() {
     for by_reference in [false, true] {
         let bus = Bus::new(by_reference);
-        let mut sender = Client::builder().send_only().connect(&bus.path).unwrap();
-        let mut reader = bus.client().connect(&bus.path).unwrap();
+        let mut sender = Client::connect_sender(&bus.path).unwrap();
+        let mut reader = Client::connect_receiver(&bus.path).unwrap();
         // So that pages are announced and messages can pass by reference.
         bus.send(&mut sender, &mut reader, 0..100);
-        let mut borrower = bus.client().borrow_payloads(promise()).connect(&bus.path).unwrap();
+        let mut borrower =
+            Client::builder().borrow_payloads(promise()).connect_receiver(&bus.path).unwrap();
         let connection = connection_of(&borrower);
         bus.send(&mut sender, &mut reader, 100..108);
         for number in 100..107 {
@@ -111,10 +109,10 @@ fn a_borrowed_payload_stays_when_its_receiver_is_removed() {
 fn a_removed_receiver_gets_sent_bytes_or_an_error() {
     for by_reference in [false, true] {
         let bus = Bus::new(by_reference);
-        let mut sender = Client::builder().send_only().connect(&bus.path).unwrap();
-        let mut reader = bus.client().connect(&bus.path).unwrap();
+        let mut sender = Client::connect_sender(&bus.path).unwrap();
+        let mut reader = Client::connect_receiver(&bus.path).unwrap();
         bus.send(&mut sender, &mut reader, 0..100);
-        let mut removed = bus.client().connect(&bus.path).unwrap();
+        let mut removed = Client::connect_receiver(&bus.path).unwrap();
         let connection = connection_of(&removed);
         bus.send(&mut sender, &mut reader, 100..120);
         assert_eq!(removed.recv().unwrap().payload, payload(100));
@@ -139,9 +137,9 @@ fn a_removed_receiver_gets_sent_bytes_or_an_error() {
 #[test]
 fn a_process_that_may_keep_pages_may_not_borrow_again() {
     let bus = Bus::new(false);
-    let mut sender = Client::builder().send_only().connect(&bus.path).unwrap();
-    let mut reader = bus.client().connect(&bus.path).unwrap();
-    let borrow = || bus.client().borrow_payloads(promise()).connect(&bus.path);
+    let mut sender = Client::connect_sender(&bus.path).unwrap();
+    let mut reader = Client::connect_receiver(&bus.path).unwrap();
+    let borrow = || Client::builder().borrow_payloads(promise()).connect_receiver(&bus.path);
     // A receiver that leaves in order has announced that it reads no further.
     for _ in 0..8 {
         let mut borrower = borrow().unwrap();
@@ -162,7 +160,7 @@ fn a_process_that_may_keep_pages_may_not_borrow_again() {
     };
     assert!(matches!(refused, ConnectError::Refused(_)), "{refused}");
     assert!(refused.to_string().contains("connect without `borrow_payloads`"), "{refused}");
-    bus.client().connect(&bus.path).unwrap();
+    Client::connect_receiver(&bus.path).unwrap();
 }
 
 // P8
@@ -170,10 +168,11 @@ fn a_process_that_may_keep_pages_may_not_borrow_again() {
 fn a_removed_borrower_gets_no_later_message() {
     for by_reference in [false, true] {
         let bus = Bus::new(by_reference);
-        let mut sender = Client::builder().send_only().connect(&bus.path).unwrap();
-        let mut reader = bus.client().connect(&bus.path).unwrap();
+        let mut sender = Client::connect_sender(&bus.path).unwrap();
+        let mut reader = Client::connect_receiver(&bus.path).unwrap();
         bus.send(&mut sender, &mut reader, 0..100);
-        let mut borrower = bus.client().borrow_payloads(promise()).connect(&bus.path).unwrap();
+        let mut borrower =
+            Client::builder().borrow_payloads(promise()).connect_receiver(&bus.path).unwrap();
         bus.send(&mut sender, &mut reader, 100..101);
         assert_eq!(borrower.recv().unwrap().payload, payload(100));
         // It has left everything, and announces that.
@@ -211,8 +210,8 @@ fn a_removed_borrower_gets_no_later_message() {
 #[test]
 fn a_receiver_of_a_bus_borrows_only_if_its_broker_knows() {
     let bus = Bus::new(false);
-    let mut sender = Client::builder().send_only().connect(&bus.path).unwrap();
-    let mut reader = bus.client().connect(&bus.path).unwrap();
+    let mut sender = Client::connect_sender(&bus.path).unwrap();
+    let mut reader = Client::connect_receiver(&bus.path).unwrap();
     let mut receiver = Client::connect_receiver(&bus.path).unwrap();
     receiver.borrow_payloads(promise());
     bus.send(&mut sender, &mut reader, 0..1);

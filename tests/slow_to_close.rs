@@ -9,9 +9,9 @@ use common::bus::Place;
 use common::child::Child;
 use common::proc::{descriptor_count, thread_count, wait_until};
 use common::raw::{Raw, RawSocket, region};
-use llmp::Client;
 use llmp::core::layout::VERSION;
 use llmp::core::wire::{Packet, Roles};
+use llmp::{Client, Receiver, Sender};
 use rustix::io::Errno;
 use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -84,8 +84,8 @@ fn pair() -> (OwnedFd, OwnedFd) {
 struct Bus {
     place: Place,
     broker: Child,
-    sender: Client,
-    receiver: Client,
+    sender: Sender,
+    receiver: Receiver,
     threads: usize,
     descriptors: usize,
 }
@@ -100,7 +100,7 @@ impl Bus {
         let broker = place.broker(limits);
         let mut bus = Bus {
             sender: place.sender(),
-            receiver: Client::builder().receive_only().connect(place.path()).unwrap(),
+            receiver: Client::connect_receiver(place.path()).unwrap(),
             threads: thread_count(broker.pid()),
             descriptors: 0,
             broker,

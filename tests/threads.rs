@@ -207,15 +207,6 @@ fn an_iterator_ends_with_the_bus_after_every_message() {
 }
 
 #[test]
-fn an_iterator_returns_an_end_that_is_not_orderly_once() {
-    let bus = Bus::new(Broker::builder());
-    let mut client = Client::builder().send_only().connect(&bus.path).unwrap();
-    let mut messages = client.iter();
-    assert_eq!(messages.next(), Some(Err(RecvError::SendOnly)));
-    assert_eq!(messages.next(), None);
-}
-
-#[test]
 fn a_batch_is_visible_at_once_or_never() {
     let (mut sender, mut receiver) = llmp::channel().unwrap();
     let mut batch = sender.batch();

@@ -16,7 +16,7 @@ use llmp::core::control::{Control, Doorbell};
 use llmp::core::layout::control_len;
 use llmp::core::memory::Memory;
 use llmp::core::order::Site;
-use llmp::{Broker, Client, Tag, Wait};
+use llmp::{Broker, Client, Receiver, Sender, Tag, Wait};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -74,7 +74,7 @@ fn watched(work: impl FnOnce(&dyn Fn()) + Send + 'static) {
 
 /// Sends batches and receives them, in this thread alone. Between the two it does something else for
 /// a random time, so that it begins to sleep at the moment in which the broker publishes.
-fn exchange(sender: &mut Client, receiver: &mut Client, batches: u64) {
+fn exchange(sender: &mut Sender, receiver: &mut Receiver, batches: u64) {
     let mut random = 1u64;
     for _ in 0..batches {
         let mut batch = sender.batch();
@@ -96,8 +96,8 @@ fn exchange(sender: &mut Client, receiver: &mut Client, batches: u64) {
     }
 }
 
-/// As [`Client::recv`], but it does not spin before it sleeps.
-fn recv_in_own_loop(receiver: &mut Client) -> Tag {
+/// As [`Receiver::recv`], but it does not spin before it sleeps.
+fn recv_in_own_loop(receiver: &mut Receiver) -> Tag {
     loop {
         if let Some(message) = receiver.try_recv().unwrap() {
             return message.tag;
@@ -109,8 +109,8 @@ fn recv_in_own_loop(receiver: &mut Client) -> Tag {
     }
 }
 
-fn clients(place: &Place) -> (Client, Client) {
-    let receiver = Client::builder().receive_only().connect(place.path()).unwrap();
+fn clients(place: &Place) -> (Sender, Receiver) {
+    let receiver = Client::connect_receiver(place.path()).unwrap();
     (place.sender(), receiver)
 }
 

@@ -9,7 +9,8 @@ use super::joining;
 use super::packets::{decode, drain, pair, send_all, socket};
 use super::seen::Seen;
 use llmp::{
-    Broker, BrokerStats, Client, ConnectError, Disconnected, RecvError, SendError, StopHandle,
+    Broker, BrokerStats, Client, ConnectError, Disconnected, Receiver, RecvError, SendError,
+    Sender, StopHandle,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SocketAddrUnix;
@@ -34,8 +35,8 @@ pub struct Bus {
     path: PathBuf,
     stop: StopHandle,
     broker: Option<JoinHandle<std::io::Result<BrokerStats>>>,
-    sender: Client,
-    receiver: Client,
+    sender: Sender,
+    receiver: Receiver,
     said: u64,
     threads: usize,
     /// Whether the broker holds one descriptor of this process, as of one that may read pages in
@@ -65,8 +66,8 @@ impl Bus {
             .expect("a bus");
         let stop = broker.stop_handle();
         let broker = Some(std::thread::spawn(move || broker.run()));
-        let sender = Client::builder().send_only().connect(&path).expect("a sender");
-        let receiver = Client::builder().receive_only().connect(&path).expect("a receiver");
+        let sender = Client::connect_sender(&path).expect("a sender");
+        let receiver = Client::connect_receiver(&path).expect("a receiver");
         let false_broker = socket();
         let address = SocketAddrUnix::new(&false_path).expect("a short path");
         rustix::net::bind(&false_broker, &address).expect("a free path");
@@ -127,7 +128,7 @@ impl Bus {
 
     fn hostile_client(&mut self, input: &mut Input) -> Vec<KeepSlow> {
         // Ids are assigned in turn, so the next one is known.
-        let before = Client::builder().send_only().connect(&self.path).expect("a client").id();
+        let before = Client::connect_sender(&self.path).expect("a client").id();
         let socket = socket();
         let address = SocketAddrUnix::new(&self.path).expect("a short path");
         rustix::net::connect(&socket, &address).expect("the broker listens");

@@ -105,8 +105,8 @@ fn channel<R: Runtime>(
     let mut receiving = Link::new(receives, ours, None, Some(inbound));
     for link in [&mut sending, &mut receiving] {
         match polling {
-            Polling::Never => link.never_poll(),
-            Polling::Both => link.poll_from_now(),
+            Polling::Never => link.parking.never_poll(),
+            Polling::Both => link.parking.poll_from_now(),
         }
     }
     let bells = (runtime.mailbox::<Bell>(), runtime.mailbox::<Bell>());
@@ -175,7 +175,7 @@ impl<R: Runtime> End<R> {
 
     /// Returns whether the sleep that begins is bounded.
     fn is_bounded(&mut self) -> bool {
-        let first = self.link.first_bounded_sleep();
+        let first = self.link.parking.first_bounded_sleep();
         let is_first = std::mem::replace(&mut self.first_bounded, first) != first;
         match self.runtime.bounds() {
             Bounds::All => first.is_some(),

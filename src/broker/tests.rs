@@ -6,7 +6,8 @@ pub(crate) mod kernel;
 mod budgets;
 
 use super::*;
-use crate::{Client, ClientBuilder, Wait};
+use crate::{Client, ConnectError, Receiver, Sender, Wait};
+use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -28,17 +29,21 @@ fn serve(broker: &mut Broker) {
 
 /// A client that the broker has let in.
 fn client(broker: &mut Broker) -> Client {
-    let connecting = connecting(broker, Client::builder());
+    let connecting = connecting(broker, Client::connect);
     let_in(broker, connecting)
 }
 
 /// A client on its way in.
-fn connecting(broker: &Broker, client: ClientBuilder) -> JoinHandle<Client> {
+/// Connects in a thread of its own, because this one serves the bus.
+fn connecting<T: Send + 'static>(
+    broker: &Broker,
+    connect: impl FnOnce(PathBuf) -> Result<T, ConnectError> + Send + 'static,
+) -> JoinHandle<T> {
     let path = broker.path().to_owned();
-    thread::spawn(move || client.connect(path).unwrap())
+    thread::spawn(move || connect(path).unwrap())
 }
 
-fn let_in(broker: &mut Broker, connecting: JoinHandle<Client>) -> Client {
+fn let_in<T>(broker: &mut Broker, connecting: JoinHandle<T>) -> T {
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     while !connecting.is_finished() && Instant::now() < deadline {
         serve(broker);
@@ -85,7 +90,7 @@ fn rings_and_pages_for_which_there_was_no_memory_are_sent_later() {
 fn a_welcome_without_memory_is_sent_later() {
     let place = tempfile::tempdir().unwrap();
     let mut broker = Broker::bind(place.path().join("bus")).unwrap();
-    let client = connecting(&broker, Client::builder());
+    let client = connecting(&broker, Client::connect);
     let mut broker = kernel::refusing(libc::SYS_sendmsg, libc::ENOMEM, move || {
         let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
         while !broker.send_pending && Instant::now() < deadline {
@@ -124,7 +129,7 @@ fn a_client_gets_the_last_receiver_count() {
     let place = tempfile::tempdir().unwrap();
     let mut broker = Broker::bind(place.path().join("bus")).unwrap();
     let leaving = client(&mut broker);
-    let watching = connecting(&broker, Client::builder().track_receivers());
+    let watching = connecting(&broker, |path| Client::builder().track_receivers().connect(path));
     while broker.connections.len() < 2 {
         broker.poll_sockets(None).unwrap();
     }
@@ -293,7 +298,7 @@ fn the_messages_of_a_dead_client_wait_for_room() {
 fn a_client_joins_once_its_region_can_be_mapped() {
     let place = tempfile::tempdir().unwrap();
     let mut broker = Broker::bind(place.path().join("bus")).unwrap();
-    let client = connecting(&broker, Client::builder());
+    let client = connecting(&broker, Client::connect);
     let mut broker = kernel::refusing(libc::SYS_mmap, libc::ENOMEM, move || {
         is_stuck(&mut broker);
         broker

@@ -1,19 +1,23 @@
 //! The settings of a client.
 
-use super::{Client, open};
+use super::Client;
 use crate::bus_addr::BusAddr;
-use crate::channel::{Receiver, Sender};
+use crate::connection::Halves;
 use crate::core::memory::TrustPeers;
+use crate::core::message::ClientId;
 use crate::core::wire::Roles;
 use crate::error::{ConnectError, Disconnected};
-use crate::handshake::Handshake;
+use crate::handshake::{Handshake, open};
 use crate::peer_filter::PeerFilter;
+use crate::receiver::{Receiver, Settings};
+use crate::sender::Sender;
 use std::time::{Duration, Instant};
 
 /// Builds a [`Client`], a [`Sender`] or a [`Receiver`] of a bus. See [`Client::builder`] for an
 /// example.
 #[derive(Clone, Debug)]
 pub struct ClientBuilder {
+    /// The roles beside sending and receiving.
     roles: Roles,
     access: PeerFilter,
     own_messages: bool,
@@ -25,7 +29,7 @@ pub struct ClientBuilder {
 impl Default for ClientBuilder {
     fn default() -> Self {
         ClientBuilder {
-            roles: Roles::SEND.and(Roles::RECEIVE),
+            roles: Roles(0),
             access: PeerFilter::SameUser,
             own_messages: false,
             inbox_limit: 64 << 20,
@@ -39,20 +43,6 @@ impl Default for ClientBuilder {
 const BUS_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 impl ClientBuilder {
-    /// Sends only. The bus never waits for this client.
-    #[must_use]
-    pub fn send_only(mut self) -> Self {
-        self.roles = Roles(self.roles.0 & !Roles::RECEIVE.0 | Roles::SEND.0);
-        self
-    }
-
-    /// Receives only.
-    #[must_use]
-    pub fn receive_only(mut self) -> Self {
-        self.roles = Roles(self.roles.0 & !Roles::SEND.0 | Roles::RECEIVE.0);
-        self
-    }
-
     /// Announces the number of receiving clients to this client, see [`Client::receivers`].
     #[must_use]
     pub fn track_receivers(mut self) -> Self {
@@ -114,47 +104,31 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects to a bus.
+    /// Connects to a bus, to send and to receive.
     ///
     /// # Errors
     ///
     /// Returns [`ConnectError`] if the connection fails. Its text says what to do.
     pub fn connect(self, bus: impl Into<BusAddr>) -> Result<Client, ConnectError> {
-        let bus = bus.into();
-        let began = Instant::now();
-        let (connection, broker) = loop {
-            let waits = self.wait.is_some_and(|wait| began.elapsed() < wait);
-            let connection = open(&bus, &self.access, waits).and_then(|socket| {
-                Handshake::hello(socket, self.roles)?.join(&self.access)?.start()
-            });
-            match connection {
-                // The broker may have ended during the handshake.
-                Err(
-                    ConnectError::NoBus { .. }
-                    | ConnectError::Disconnected(Disconnected::Closed | Disconnected::PeerDied),
-                ) if waits => {
-                    std::thread::sleep(BUS_RETRY_INTERVAL);
-                }
-                connection => break connection?,
-            }
-        };
-        let mut client = Client::at(connection, broker);
-        client.own_messages = self.own_messages;
-        client.trusted = self.trusted;
-        client.inbox.limit = self.inbox_limit;
-        if self.roles.has(Roles::TRACK) {
-            client.set_tracks_receivers();
-        }
-        Ok(client)
+        let roles = self.roles.and(Roles::SEND).and(Roles::RECEIVE);
+        let Halves { connection, outbound, inbound } = self.join(&bus.into(), roles)?;
+        let settings = self.settings(connection.id);
+        let outbound = outbound.ok_or(Disconnected::ProtocolError)?;
+        let inbound = inbound.ok_or(Disconnected::ProtocolError)?;
+        let sender = Sender::new(connection.clone(), outbound).tracking(settings.tracks_receivers);
+        Ok(Client { sender, receiver: Receiver::new(connection, inbound, settings) })
     }
 
-    /// Connects to send only, see [`Client::connect_sender`].
+    /// Connects to send only, see [`Client::connect_sender`]. The bus never waits for a sender. The
+    /// sender always [tracks](ClientBuilder::track_receivers) the receiver count.
     ///
     /// # Errors
     ///
     /// Returns [`ConnectError`] if the connection fails. Its text says what to do.
     pub fn connect_sender(self, bus: impl Into<BusAddr>) -> Result<Sender, ConnectError> {
-        self.send_only().track_receivers().connect(bus).map(Sender)
+        let halves = self.join(&bus.into(), Roles::SEND.and(Roles::TRACK))?;
+        let (connection, outbound) = halves.sending()?;
+        Ok(Sender::new(connection, outbound).tracking(true))
     }
 
     /// Connects to receive only, see [`Client::connect_receiver`].
@@ -163,6 +137,36 @@ impl ClientBuilder {
     ///
     /// Returns [`ConnectError`] if the connection fails. Its text says what to do.
     pub fn connect_receiver(self, bus: impl Into<BusAddr>) -> Result<Receiver, ConnectError> {
-        self.receive_only().connect(bus).map(Receiver)
+        let halves = self.join(&bus.into(), self.roles.and(Roles::RECEIVE))?;
+        let (connection, inbound) = halves.receiving()?;
+        let settings = self.settings(connection.id);
+        Ok(Receiver::new(connection, inbound, settings))
+    }
+
+    fn settings(&self, id: ClientId) -> Settings {
+        Settings {
+            skipped: (!self.own_messages).then_some(id),
+            trusted: self.trusted,
+            tracks_receivers: self.roles.has(Roles::TRACK),
+            inbox_limit: self.inbox_limit,
+        }
+    }
+
+    /// Performs the handshake, again while the bus is missing and the client waits for it.
+    fn join(&self, bus: &BusAddr, roles: Roles) -> Result<Halves, ConnectError> {
+        let began = Instant::now();
+        loop {
+            let waits = self.wait.is_some_and(|wait| began.elapsed() < wait);
+            let joined = open(bus, &self.access, waits)
+                .and_then(|socket| Handshake::hello(socket, roles)?.join(&self.access)?.start());
+            match joined {
+                // The broker may have ended during the handshake.
+                Err(
+                    ConnectError::NoBus { .. }
+                    | ConnectError::Disconnected(Disconnected::Closed | Disconnected::PeerDied),
+                ) if waits => std::thread::sleep(BUS_RETRY_INTERVAL),
+                joined => return joined,
+            }
+        }
     }
 }

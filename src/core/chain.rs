@@ -25,7 +25,7 @@ mod writing;
 
 pub use claim::Claim;
 pub use reader::{ChainReader, Event};
-pub(crate) use reader::{Peek, admit_page};
+pub(crate) use reader::{Membership, Peek, admit_page};
 pub use terms::{Announcement, Blocked, Refused, Start, Stats};
 pub use writer::ChainWriter;
 

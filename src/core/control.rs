@@ -101,6 +101,17 @@ impl<M: Memory> Doorbell<M> {
         is_asleep && core::mem::replace(&mut self.rung, word) != word
     }
 
+    /// Returns whether the owner must be rung after one publish or release, with the fence that this
+    /// needs.
+    #[inline(always)]
+    pub fn must_ring_after_publish(&mut self) -> bool {
+        if self.is_polling() {
+            return false;
+        }
+        self.control.ring_fence();
+        self.must_ring()
+    }
+
     /// Records that the ring could not be sent, so that the next [`must_ring`](Doorbell::must_ring)
     /// asks again.
     pub fn not_rung(&mut self) {

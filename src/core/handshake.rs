@@ -17,7 +17,7 @@ use crate::core::control::Control;
 use crate::core::fault::Fault;
 use crate::core::layout::{PAGE_HEADER, VERSION};
 use crate::core::limits::Limits;
-use crate::core::link::Link;
+use crate::core::link::{Inbound, Link};
 use crate::core::memory::Memory;
 use crate::core::message::ClientId;
 use crate::core::order::Site;
@@ -213,7 +213,8 @@ impl<M: Memory> Joining<M> {
                 // The broker has removed us during the handshake and gone on.
                 _ => Fault::Removed,
             })?;
-            link.receive_from(receiver.in_place(peer.clone(), cursor, client.0));
+            let receiver = receiver.in_place(peer.clone(), cursor, client.0);
+            link.inbound = Some(Inbound::new(receiver, peer.clone()));
         }
         Ok(Joined { client, broker, limits, link, receivers: self.receivers })
     }

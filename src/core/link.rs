@@ -1,28 +1,20 @@
 //! One end of a connection: a chain that it sends, a chain that it receives, or both, and its
-//! control region. A client has one link. A channel has one at each end.
+//! control region. A client has both halves. A channel has one at each end.
 //!
-//! A link does no I/O. Its owner moves packets and descriptors, rings the doorbell when a method
-//! asks for it, and blocks only after [`park`](Link::park) has allowed it.
+//! These types do no I/O. Their owner moves packets and descriptors, rings the doorbell when a
+//! method asks for it, and blocks only after [`Parking::park`] has allowed it.
 
-use crate::core::chain::{ChainReader, ChainWriter, Event, Peek, Refused};
+use crate::core::chain::{Announcement, ChainReader, ChainWriter, Event, Peek, Refused};
 use crate::core::control::{Control, Doorbell};
 use crate::core::fault::Fault;
 use crate::core::memory::Memory;
 use crate::core::message::{Envelope, RawHeader, Slot};
+use crate::core::parking::{Half, Parking};
 
-/// One end of a connection.
-#[derive(Debug)]
-pub struct Link<M> {
-    control: Control<M>,
-    doorbell: Doorbell<M>,
-    outbound: Option<ChainWriter<M>>,
-    inbound: Option<ChainReader<M>>,
-}
-
-/// Id of the only receiver of a link's own chain.
+/// Id of the only receiver of an end's own chain.
 const PEER: u32 = 0;
 
-/// The events that a link wants to sleep for.
+/// The events that an end sleeps for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interest {
     /// A message can be received.
@@ -33,65 +25,80 @@ pub struct Interest {
     pub consumed: bool,
 }
 
-impl<M: Memory> Link<M> {
-    /// Returns a link with its own control region and its peer's. `outbound` is the chain that it
-    /// sends, with the index of that chain's cursor in the peer's region. The peer is admitted as
-    /// its only receiver.
-    pub fn new(
-        control: Control<M>,
-        peer: Control<M>,
-        outbound: Option<(ChainWriter<M>, usize)>,
-        inbound: Option<ChainReader<M>>,
-    ) -> Self {
-        let outbound = outbound.map(|(mut sender, cursor)| {
-            sender.admit_in_place(PEER, peer.clone(), cursor);
-            sender
-        });
-        Link { control, doorbell: Doorbell::new(peer), outbound, inbound }
-    }
+/// The sending half: our chain, and the doorbell of the peer that reads it.
+#[derive(Debug)]
+pub struct Outbound<M> {
+    /// The chain that we write.
+    pub chain: ChainWriter<M>,
+    doorbell: Doorbell<M>,
+}
 
-    /// Returns the chain that this end sends.
-    pub fn outbound(&self) -> Option<&ChainWriter<M>> {
-        self.outbound.as_ref()
-    }
-
-    /// Returns the chain that this end sends.
-    pub fn outbound_mut(&mut self) -> Option<&mut ChainWriter<M>> {
-        self.outbound.as_mut()
-    }
-
-    /// Returns the chain that this end receives.
-    pub fn inbound(&self) -> Option<&ChainReader<M>> {
-        self.inbound.as_ref()
-    }
-
-    /// Returns the chain that this end receives.
-    pub fn inbound_mut(&mut self) -> Option<&mut ChainReader<M>> {
-        self.inbound.as_mut()
-    }
-
-    /// Sets the chain that this end receives.
-    pub fn receive_from(&mut self, inbound: ChainReader<M>) {
-        self.inbound = Some(inbound);
+impl<M: Memory> Outbound<M> {
+    /// Admits the peer as the only receiver of our chain. `cursor` is the index of the chain's
+    /// cursor in the peer's control region.
+    pub fn new(mut chain: ChainWriter<M>, peer: Control<M>, cursor: usize) -> Self {
+        chain.admit_in_place(PEER, peer.clone(), cursor);
+        Outbound { chain, doorbell: Doorbell::new(peer) }
     }
 
     /// Sends one message. Returns whether the peer must be rung.
     ///
     /// # Errors
     ///
-    /// [`Refused`]; then nothing was written. A link without a chain of its own is always full.
+    /// [`Refused`]; then nothing was written.
     #[inline(always)]
     pub fn send(&mut self, envelope: Envelope, payload: &[u8]) -> Result<bool, Refused> {
-        let Some(outbound) = &mut self.outbound else {
-            return Err(Refused::Blocked(crate::core::chain::Blocked::Full));
-        };
-        outbound.send(envelope, payload)?;
-        Ok(self.must_ring())
+        self.chain.send(envelope, payload)?;
+        Ok(self.doorbell.must_ring_after_publish())
     }
 
     /// Publishes the appended messages. Returns whether the peer must be rung.
     pub fn publish(&mut self) -> bool {
-        self.outbound.as_mut().is_some_and(ChainWriter::publish) && self.must_ring()
+        self.chain.publish() && self.doorbell.must_ring_after_publish()
+    }
+
+    /// Returns whether an event in `interest` has happened.
+    pub(crate) fn is_ready(&mut self, interest: Interest) -> bool {
+        // Checking for room may reveal an invalid cursor; report it to the waiting sender.
+        let has_room = |chain: &mut ChainWriter<M>, len| chain.has_room(len) || chain.has_fault();
+        interest.room.is_some_and(|slot_len| has_room(&mut self.chain, slot_len))
+            || interest.consumed && self.chain.is_consumed()
+    }
+
+    /// Returns the next announcement of our pages that the peer must be sent, see
+    /// [`ChainWriter::announcement`].
+    pub fn announcement(&self) -> Option<Announcement> {
+        self.chain.announcement(PEER)
+    }
+
+    /// Records that the announcement was sent.
+    pub fn mark_sent(&mut self) {
+        self.chain.mark_sent(PEER);
+    }
+
+    /// Records that the peer could not be rung.
+    pub fn not_rung(&mut self) {
+        self.doorbell.not_rung();
+    }
+
+    /// Returns the peer's fault if its cursor was invalid.
+    pub fn take_fault(&mut self) -> Option<Fault> {
+        self.chain.take_fault().map(|(_, fault)| fault)
+    }
+}
+
+/// The receiving half: the peer's chain, and the doorbell of the peer that writes it.
+#[derive(Debug)]
+pub struct Inbound<M> {
+    /// The chain that we read.
+    pub chain: ChainReader<M>,
+    doorbell: Doorbell<M>,
+}
+
+impl<M: Memory> Inbound<M> {
+    /// Returns the half that receives `chain` from `peer`.
+    pub fn new(chain: ChainReader<M>, peer: Control<M>) -> Self {
+        Inbound { chain, doorbell: Doorbell::new(peer) }
     }
 
     /// Polls for a message. Also returns whether the peer must be rung, because it may be waiting
@@ -101,119 +108,183 @@ impl<M: Memory> Link<M> {
     ///
     /// The peer's [`Fault`].
     #[inline]
-    pub fn poll(&mut self) -> Result<(Event, bool), Fault> {
-        let Some(inbound) = &mut self.inbound else { return Ok((Event::Empty, false)) };
-        let must_release = inbound.must_release();
-        let event = inbound.poll()?;
+    pub fn poll(&mut self, parking: &mut Parking<M>) -> Result<(Event, bool), Fault> {
+        let must_release = self.chain.must_release();
+        let event = self.chain.poll()?;
         if event == Event::PageAdvanced {
-            self.control.page_advanced();
+            parking.page_advanced();
         }
         let ring = (must_release || event == Event::PageAdvanced) && self.release();
         Ok((event, ring))
     }
 
-    /// Returns what the receiving chain has at its position, without advancing.
+    /// Returns what the chain has at its position, without advancing.
     #[inline(always)]
-    pub(crate) fn peek(&self) -> Option<Peek> {
-        self.inbound.as_ref().map(ChainReader::peek)
+    pub(crate) fn peek(&self) -> Peek {
+        self.chain.peek()
     }
 
-    /// Returns the message that a [`peek`](Link::peek) left open, if it is a message by reference
+    /// Returns the message that a [`peek`](Inbound::peek) left open, if it is a message by reference
     /// that needs no other step first.
     pub(crate) fn peek_ref(&self, raw: RawHeader) -> Option<Slot> {
-        self.inbound.as_ref()?.peek_ref(raw)
+        self.chain.peek_ref(raw)
     }
 
     /// Releases what was received. Returns whether the peer must be rung.
     pub fn release(&mut self) -> bool {
-        self.inbound.as_mut().is_some_and(ChainReader::release) && self.must_ring()
-    }
-
-    /// Announces a sleep and checks again. Returns whether it may block until it is rung, and
-    /// whether the peer must be rung first. [`first_bounded_sleep`](Link::first_bounded_sleep) says
-    /// how long it may block.
-    pub fn park(&mut self, interest: Interest) -> (bool, bool) {
-        let has_released = self.inbound.as_mut().is_some_and(ChainReader::release);
-        self.control.park();
-        let ring = has_released && self.must_ring();
-        let may_sleep = !self.is_ready(interest);
-        if !may_sleep {
-            self.control.unpark();
-        }
-        (may_sleep, ring)
-    }
-
-    /// See [`Control::first_bounded_sleep`].
-    pub fn first_bounded_sleep(&self) -> Option<u64> {
-        self.control.first_bounded_sleep()
-    }
-
-    /// See [`Control::poll`].
-    pub fn poll_from_now(&mut self) {
-        self.control.poll();
-    }
-
-    /// See [`Control::never_poll`].
-    pub fn never_poll(&mut self) {
-        self.control.never_poll();
+        self.chain.release() && self.doorbell.must_ring_after_publish()
     }
 
     /// Records that the peer could not be rung.
     pub fn not_rung(&mut self) {
         self.doorbell.not_rung();
     }
+}
+
+/// The halves that a caller has in hand and may sleep for.
+#[derive(Debug)]
+pub struct Ends<'a, M> {
+    /// The sending half.
+    pub outbound: Option<&'a mut Outbound<M>>,
+    /// The receiving half.
+    pub inbound: Option<&'a mut Inbound<M>>,
+}
+
+impl<M: Memory> Ends<'_, M> {
+    /// Returns whether any of the events in `interest` has happened.
+    pub fn is_ready(&mut self, interest: Interest) -> bool {
+        interest.message && self.inbound.as_ref().is_some_and(|half| half.chain.has_message())
+            || self.outbound.as_mut().is_some_and(|half| half.is_ready(interest))
+    }
+
+    /// Releases what was received. Returns whether the cursor has moved.
+    pub(crate) fn release(&mut self) -> bool {
+        self.inbound.as_mut().is_some_and(|half| half.chain.release())
+    }
+
+    /// Records that the peer could not be rung after a release.
+    pub(crate) fn not_rung(&mut self) {
+        if let Some(half) = &mut self.inbound {
+            half.not_rung();
+        }
+    }
+
+    /// Returns whether the peer must be rung after a release.
+    pub(crate) fn must_ring(&mut self) -> bool {
+        self.inbound.as_mut().is_some_and(|half| half.doorbell.must_ring_after_publish())
+    }
+}
+
+/// Both halves with their parked word, for an owner with one thread.
+#[derive(Debug)]
+pub struct Link<M> {
+    /// The parked word.
+    pub parking: Parking<M>,
+    /// The sending half, unless this end only receives.
+    pub outbound: Option<Outbound<M>>,
+    /// The receiving half, unless this end only sends.
+    pub inbound: Option<Inbound<M>>,
+}
+
+impl<M: Memory> Link<M> {
+    /// Returns a link with its own control region and its peer's. `outbound` is the chain that it
+    /// sends, with the index of that chain's cursor in the peer's region.
+    pub fn new(
+        control: Control<M>,
+        peer: Control<M>,
+        outbound: Option<(ChainWriter<M>, usize)>,
+        inbound: Option<ChainReader<M>>,
+    ) -> Self {
+        let outbound = outbound.map(|(chain, cursor)| Outbound::new(chain, peer.clone(), cursor));
+        let inbound = inbound.map(|chain| Inbound::new(chain, peer));
+        Link { parking: Parking::new(control), outbound, inbound }
+    }
+
+    /// Returns the chain that this end sends.
+    pub fn outbound(&self) -> Option<&ChainWriter<M>> {
+        self.outbound.as_ref().map(|half| &half.chain)
+    }
+
+    /// Returns the chain that this end sends.
+    pub fn outbound_mut(&mut self) -> Option<&mut ChainWriter<M>> {
+        self.outbound.as_mut().map(|half| &mut half.chain)
+    }
+
+    /// Returns the chain that this end receives.
+    pub fn inbound(&self) -> Option<&ChainReader<M>> {
+        self.inbound.as_ref().map(|half| &half.chain)
+    }
+
+    /// Returns the chain that this end receives.
+    pub fn inbound_mut(&mut self) -> Option<&mut ChainReader<M>> {
+        self.inbound.as_mut().map(|half| &mut half.chain)
+    }
+
+    /// Sends one message. Returns whether the peer must be rung.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]; then nothing was written. A link without a chain of its own is always full.
+    pub fn send(&mut self, envelope: Envelope, payload: &[u8]) -> Result<bool, Refused> {
+        let full = Refused::Blocked(crate::core::chain::Blocked::Full);
+        self.outbound.as_mut().ok_or(full)?.send(envelope, payload)
+    }
+
+    /// Publishes the appended messages. Returns whether the peer must be rung.
+    pub fn publish(&mut self) -> bool {
+        self.outbound.as_mut().is_some_and(Outbound::publish)
+    }
+
+    /// See [`Inbound::poll`].
+    ///
+    /// # Errors
+    ///
+    /// The peer's [`Fault`].
+    pub fn poll(&mut self) -> Result<(Event, bool), Fault> {
+        let inbound = self.inbound.as_mut();
+        inbound.map_or(Ok((Event::Empty, false)), |half| half.poll(&mut self.parking))
+    }
+
+    /// Releases what was received. Returns whether the peer must be rung.
+    pub fn release(&mut self) -> bool {
+        self.inbound.as_mut().is_some_and(Inbound::release)
+    }
+
+    fn ends(&mut self) -> Ends<'_, M> {
+        Ends { outbound: self.outbound.as_mut(), inbound: self.inbound.as_mut() }
+    }
+
+    /// Announces a sleep and checks again, see [`Parking::park`].
+    pub fn park(&mut self, interest: Interest) -> (bool, bool) {
+        let mut ends = Ends { outbound: self.outbound.as_mut(), inbound: self.inbound.as_mut() };
+        self.parking.park(Half::Receiver, &mut ends, interest)
+    }
 
     /// Announces that this end is awake.
-    pub fn unpark(&self) {
-        self.control.unpark();
+    pub fn unpark(&mut self) {
+        self.parking.unpark(Half::Receiver);
     }
 
     /// Returns whether any of the events in `interest` has happened.
     pub fn is_ready(&mut self, interest: Interest) -> bool {
-        let message =
-            interest.message && self.inbound.as_ref().is_some_and(ChainReader::has_message);
-        message
-            || self.outbound.as_mut().is_some_and(|outbound| {
-                // Checking for room may reveal an invalid cursor; report it to the waiting sender.
-                interest
-                    .room
-                    .is_some_and(|slot_len| outbound.has_room(slot_len) || outbound.has_fault())
-                    || interest.consumed && outbound.is_consumed()
-            })
+        self.ends().is_ready(interest)
     }
 
-    /// Returns whether the peer must be rung after a publish.
-    #[inline(always)]
-    fn must_ring(&mut self) -> bool {
-        if self.doorbell.is_polling() {
-            return false;
-        }
-        self.control.ring_fence();
-        self.doorbell.must_ring()
-    }
-
-    /// Returns the next announcement of our pages that the peer must be sent, see
-    /// [`ChainWriter::announcement`].
-    pub fn announcement(&self) -> Option<crate::core::chain::Announcement> {
-        self.outbound.as_ref()?.announcement(PEER)
+    /// Returns the next announcement of our pages that the peer must be sent.
+    pub fn announcement(&self) -> Option<Announcement> {
+        self.outbound.as_ref()?.announcement()
     }
 
     /// Records that the announcement was sent.
     pub fn mark_sent(&mut self) {
-        if let Some(outbound) = &mut self.outbound {
-            outbound.mark_sent(PEER);
+        if let Some(half) = &mut self.outbound {
+            half.mark_sent();
         }
-    }
-
-    /// Returns whether the peer still waits for this end's cursor, see [`ChainReader::is_whole`].
-    #[inline(always)]
-    pub fn is_whole(&self) -> bool {
-        self.inbound.as_ref().is_none_or(ChainReader::is_whole)
     }
 
     /// Returns the peer's fault if its cursor was invalid.
     pub fn take_fault(&mut self) -> Option<Fault> {
-        self.outbound.as_mut()?.take_fault().map(|(_, fault)| fault)
+        self.outbound.as_mut()?.take_fault()
     }
 }
 
@@ -336,7 +407,7 @@ mod tests {
         assert_eq!(sending.take_fault(), None);
         let tail = sending.outbound().unwrap().tail();
         let cursor = crate::core::layout::cursor_offset(0);
-        receiving.control.memory().store(cursor, tail + 1, Site::CursorPublish);
+        receiving.parking.control().memory().store(cursor, tail + 1, Site::CursorPublish);
         assert!(
             sending.is_ready(Interest { room: Some(4096), ..Interest::default() }),
             "there is a fault"

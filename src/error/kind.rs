@@ -82,10 +82,6 @@ kinds! {
     Full = 402,
     /// The chain has no room, and the inbox is full.
     InboxFull = 403,
-    /// The client connected to receive only.
-    ReceiveOnly = 404,
-    /// The client connected to send only.
-    SendOnly = 405,
     /// The client does not track the receiver count.
     NotTracking = 406,
     /// Shared memory can't be made or mapped.
@@ -188,7 +184,6 @@ impl SendError {
             SendError::InboxFull { .. } => ErrorKind::InboxFull,
             SendError::Disconnected(ended) => ended.kind(),
             SendError::Memory(_) => ErrorKind::Memory,
-            SendError::ReceiveOnly => ErrorKind::ReceiveOnly,
         }
     }
 }
@@ -198,7 +193,6 @@ impl RecvError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             RecvError::Disconnected(ended) => ended.kind(),
-            RecvError::SendOnly => ErrorKind::SendOnly,
         }
     }
 }

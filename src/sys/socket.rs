@@ -349,7 +349,7 @@ impl<P: Protocol> Socket<P> {
                 received => return received,
             }
         }
-        let _ = self.wait(false, None);
+        let _ = self.wait(false, None, None);
         self.receive()
     }
 
@@ -421,19 +421,26 @@ impl<P: Protocol> Socket<P> {
     }
 
     /// Blocks until a packet can be received (or sent, if `writable`), the peer hangs up, its
-    /// process ends, or the deadline passes. Returns whether something happened before the
-    /// deadline.
-    pub fn wait(&self, writable: bool, deadline: Option<Instant>) -> io::Result<bool> {
-        let interest = if writable { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+    /// process ends, `other` is readable, or the deadline passes. Returns whether something happened
+    /// before the deadline.
+    pub fn wait(
+        &self,
+        writable: bool,
+        other: Option<BorrowedFd<'_>>,
+        deadline: Option<Instant>,
+    ) -> io::Result<bool> {
         if let Peer::Gone = self.peer {
             return Ok(true);
         }
+        let interest = if writable { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
         let socket = PollFd::new(self, interest);
-        match &self.peer {
-            Peer::Known(pidfd) => {
-                self.wait_for(&mut [socket, PollFd::new(pidfd, PollFlags::IN)], deadline)
+        let read = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        match (self.peer.pidfd(), other) {
+            (Some(pidfd), Some(other)) => {
+                self.wait_for(&mut [socket, read(pidfd), read(other)], deadline)
             }
-            Peer::Unknown | Peer::Gone => self.wait_for(&mut [socket], deadline),
+            (Some(fd), None) | (None, Some(fd)) => self.wait_for(&mut [socket, read(fd)], deadline),
+            (None, None) => self.wait_for(&mut [socket], deadline),
         }
     }
 

@@ -148,8 +148,8 @@ fn descriptors_of(process: u32) -> u64 {
 #[test]
 fn a_broker_without_descriptors_resumes_when_some_are_free() {
     let bus = Bus::new();
-    let mut sender = llmp::Client::builder().send_only().connect(bus.path.as_str()).unwrap();
-    let mut receiver = llmp::Client::builder().receive_only().connect(bus.path.as_str()).unwrap();
+    let mut sender = llmp::Client::connect_sender(bus.path.as_str()).unwrap();
+    let mut receiver = llmp::Client::connect_receiver(bus.path.as_str()).unwrap();
     let broker = bus.broker.0.as_ref().unwrap().id();
     let payload = noise(100 << 10);
     // Until the sender has all the pages that it needs if it waits for the broker each time.
@@ -212,7 +212,7 @@ fn a_broker_with_few_descriptors_admits_few_clients() {
     let mut line = String::new();
     stderr.read_line(&mut line).unwrap();
     assert!(line.contains("listens at"), "{line}");
-    let mut sender = llmp::Client::builder().send_only().connect(path.as_str()).unwrap();
+    let mut sender = llmp::Client::connect_sender(path.as_str()).unwrap();
     let mut receiver = llmp::Client::connect(path.as_str()).unwrap();
     // Silent connections give way to clients, and clients that have joined don't.
     let _strangers: Vec<_> = (0..100).map(|_| silent(&path)).collect();

@@ -58,8 +58,8 @@ fn a_broker_with_an_unread_log_serves_its_clients_and_ends() {
     let (reader, writer) = std::io::pipe().unwrap();
     fill(&writer);
     let mut broker = broker(&path, &writer);
-    let mut sender = llmp::Client::builder().send_only().connect(path.as_str()).unwrap();
-    let mut receiver = llmp::Client::builder().receive_only().connect(path.as_str()).unwrap();
+    let mut sender = llmp::Client::connect_sender(path.as_str()).unwrap();
+    let mut receiver = llmp::Client::connect_receiver(path.as_str()).unwrap();
     let mut exchange = || {
         sender.send(1, b"goes on").unwrap();
         let message = receiver.recv_timeout(TIMEOUT).unwrap();

@@ -45,8 +45,8 @@ impl Place {
         Client::connect(self.path()).unwrap()
     }
 
-    pub fn sender(&self) -> Client {
-        Client::builder().send_only().connect(self.path()).unwrap()
+    pub fn sender(&self) -> llmp::Sender {
+        Client::connect_sender(self.path()).unwrap()
     }
 }
 

@@ -1,11 +1,10 @@
 //! The socket behind a client's descriptor.
 
-use llmp::Client;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// The connection of a client of this process. Its descriptor watches that, and its peer's process.
-pub fn connection_of(client: &Client) -> OwnedFd {
+pub fn connection_of(client: &impl AsFd) -> OwnedFd {
     let watched = client.as_fd().as_raw_fd();
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{watched}")).unwrap();
     let numbers = info.lines().filter_map(|line| line.strip_prefix("tfd:"));

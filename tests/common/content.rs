@@ -2,7 +2,7 @@
 //! receiver can verify every byte. Tags count up, so that a gap shows.
 
 use super::TIMEOUT;
-use llmp::{Client, Message};
+use llmp::{Client, Message, Sender};
 use std::collections::HashMap;
 
 /// A kind of content: the tag's upper bits, which decide how long messages are.
@@ -87,9 +87,35 @@ pub fn payload(sender: u32, tag: u32) -> Vec<u8> {
 }
 
 /// Sends one message of a kind.
-pub fn send(client: &mut Client, kind: u32, number: u32) {
+pub fn send(client: &mut impl Sends, kind: u32, number: u32) {
     let tag = kind | number;
-    client.send(tag, &payload(client.id().0, tag)).unwrap();
+    client.send_tagged(tag, &payload(client.number(), tag));
+}
+
+/// A client with a chain of its own.
+pub trait Sends {
+    fn number(&self) -> u32;
+    fn send_tagged(&mut self, tag: u32, payload: &[u8]);
+}
+
+impl Sends for Client {
+    fn number(&self) -> u32 {
+        self.id().0
+    }
+
+    fn send_tagged(&mut self, tag: u32, payload: &[u8]) {
+        self.send(tag, payload).unwrap();
+    }
+}
+
+impl Sends for Sender {
+    fn number(&self) -> u32 {
+        self.id().0
+    }
+
+    fn send_tagged(&mut self, tag: u32, payload: &[u8]) {
+        self.send(tag, payload).unwrap();
+    }
 }
 
 /// Checks every byte of a message.

@@ -142,24 +142,34 @@ fn exchange(path: &str, count: u32) {
 
 /// Sends until it is killed, and prints the number of each sent message.
 fn sender(path: &str, how: &str) {
-    let builder = Client::builder();
-    let mut client = match how {
-        "only" => builder.send_only().connect(path).unwrap(),
-        _ => builder.connect(path).unwrap(),
+    let mut only = None;
+    let mut both = None;
+    let id = match how {
+        "only" => only.insert(Client::connect_sender(path).unwrap()).id().0,
+        _ => both.insert(Client::connect(path).unwrap()).id().0,
     };
-    say(format_args!("id {}", client.id()));
-    let id = client.id().0;
+    say(format_args!("id {id}"));
     let mut number = 0;
     loop {
         let tag = MEDIUM | number;
-        match client.send(tag, &payload(id, tag)) {
-            Ok(()) => {
+        let payload = payload(id, tag);
+        let sent = match (&mut only, &mut both) {
+            (Some(sender), _) => sender.send(tag, &payload),
+            (None, Some(client)) => client.send(tag, &payload),
+            (None, None) => unreachable!("it has connected"),
+        };
+        match (sent, &mut both) {
+            (Ok(()), _) => {
                 say(format_args!("sent {number}"));
                 number += 1;
             }
-            Err(SendError::InboxFull { .. }) => while client.try_recv().unwrap().is_some() {},
-            Err(SendError::Disconnected(ended)) => return say(format_args!("ended {ended:?}")),
-            Err(error) => panic!("{error}"),
+            (Err(SendError::InboxFull { .. }), Some(client)) => {
+                while client.try_recv().unwrap().is_some() {}
+            }
+            (Err(SendError::Disconnected(ended)), _) => {
+                return say(format_args!("ended {ended:?}"));
+            }
+            (Err(error), _) => panic!("{error}"),
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::common::raw::RawSocket;
 use crate::every_step::{
     End, Step, Victim, alone, at_every_step, wait_until_nothing_is_left, within_timeout,
 };
-use llmp::{Broker, Client, ClientBuilder, ConnectError, Disconnected, RecvError, SendError};
+use llmp::{Broker, Client, ConnectError, Disconnected, Receiver, RecvError, SendError};
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
@@ -30,8 +30,8 @@ struct Life {
 }
 
 /// A connection, or `None` if the broker died before it was made.
-fn connect(builder: ClientBuilder, path: &Path) -> Option<Client> {
-    match builder.connect(path) {
+fn connect<T>(connected: Result<T, ConnectError>) -> Option<T> {
+    match connected {
         Ok(client) => Some(client),
         Err(ConnectError::Disconnected(Disconnected::PeerDied) | ConnectError::NoBus { .. }) => {
             None
@@ -41,7 +41,7 @@ fn connect(builder: ClientBuilder, path: &Path) -> Option<Client> {
 }
 
 /// Receives everything up to the end. Every wait ends (P5).
-fn listen(mut client: Client, sender: u32) -> JoinHandle<(u32, Disconnected)> {
+fn listen(mut client: Receiver, sender: u32) -> JoinHandle<(u32, Disconnected)> {
     std::thread::spawn(move || {
         let mut ear = Ear::default();
         loop {
@@ -72,9 +72,9 @@ fn stranger(path: &Path) {
 fn live(path: &Path, tell: ChildStdin) -> Life {
     let mut life = Life::default();
     stranger(path);
-    let receiver = || connect(Client::builder().receive_only(), path);
-    let receivers: Vec<Client> = [receiver(), receiver()].into_iter().flatten().collect();
-    let Some(mut sender) = connect(Client::builder().send_only(), path) else {
+    let receiver = || connect(Client::connect_receiver(path));
+    let receivers: Vec<Receiver> = [receiver(), receiver()].into_iter().flatten().collect();
+    let Some(mut sender) = connect(Client::connect_sender(path)) else {
         return life;
     };
     let id = sender.id().0;

@@ -96,7 +96,7 @@ fn send_at_once(client: &mut Client, tags: &[u32]) -> bool {
 
 /// Receives, and leaves.
 fn receiver(path: &str) {
-    let mut client = Client::builder().receive_only().connect(path).unwrap();
+    let mut client = Client::connect_receiver(path).unwrap();
     say(format_args!("id {}", client.id()));
     for _ in 0..RECEIVES_ONLY {
         check(&client.recv().unwrap());

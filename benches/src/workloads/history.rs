@@ -38,8 +38,8 @@ fn measure(path: PathBuf, messages: u64) -> Result<Figures> {
         anyhow::Ok(broker.run()?)
     });
     pin(ours)?;
-    let mut sender = llmp::Client::builder().send_only().connect(&path)?;
-    let mut receiver = llmp::Client::builder().receive_only().connect(&path)?;
+    let mut sender = llmp::Client::connect_sender(&path)?;
+    let mut receiver = llmp::Client::connect_receiver(&path)?;
     let mut carry = || {
         let begun = Instant::now();
         let mut batch = sender.batch();
@@ -60,7 +60,7 @@ fn measure(path: PathBuf, messages: u64) -> Result<Figures> {
     let mut joined = Vec::new();
     for _ in 0..NEWCOMERS {
         let begun = Instant::now();
-        let mut newcomer = llmp::Client::builder().receive_only().connect(&path)?;
+        let mut newcomer = llmp::Client::connect_receiver(&path)?;
         carry()?;
         newcomer.recv()?;
         joined.push(begun.elapsed().as_nanos() as f64);

@@ -152,11 +152,11 @@ fn bus(path: PathBuf, sleepers: usize, cpu: usize) -> Result<Bell> {
     let stop = broker.stop_handle();
     let (ringer, thread) = ringer(cpu, move || Ok(broker.run().map(drop)?))?;
     let sleepers = (0..sleepers).map(|_| {
-        let client = llmp::Client::builder().receive_only().connect(&path)?;
+        let client = llmp::Client::connect_receiver(&path)?;
         Ok(sleeping_client(client))
     });
     let sleepers = sleepers.collect::<Result<_>>()?;
-    let mut sender = llmp::Client::builder().send_only().connect(&path)?;
+    let mut sender = llmp::Client::connect_sender(&path)?;
     let ring = move || {
         let mut batch = sender.batch();
         for _ in 0..BATCH {
@@ -172,7 +172,7 @@ fn bus(path: PathBuf, sleepers: usize, cpu: usize) -> Result<Bell> {
     Ok(Bell { sleepers, ring: Box::new(ring), ringer, end: Box::new(end) })
 }
 
-fn sleeping_client(mut client: llmp::Client) -> Sleeper {
+fn sleeping_client(mut client: llmp::Receiver) -> Sleeper {
     Box::new(move |about_to_sleep| {
         let wait = client.prepare_wait();
         about_to_sleep();

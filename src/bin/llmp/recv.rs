@@ -5,7 +5,7 @@ use crate::failure::{Failure, say};
 use crate::format;
 use crate::interrupt::Interrupt;
 use crate::values::{END_OF_TRANSFER, connect_error, is_closed};
-use llmp::{Client, Disconnected, RecvError, Wait};
+use llmp::{Disconnected, Receiver, RecvError, Wait};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::fs::File;
@@ -68,12 +68,12 @@ pub fn run(arguments: arguments::Recv) -> Result<(), Failure> {
     }
 }
 
-fn connect(arguments: &arguments::Recv, wait: Option<Duration>) -> Result<Client, Failure> {
-    let mut builder = Client::builder().receive_only().access(arguments.trust.access.clone());
+fn connect(arguments: &arguments::Recv, wait: Option<Duration>) -> Result<Receiver, Failure> {
+    let mut builder = Receiver::builder().access(arguments.trust.access.clone());
     if let Some(wait) = wait {
         builder = builder.wait_for_bus(wait);
     }
-    let client = builder.connect(&arguments.place.bus);
+    let client = builder.connect_receiver(&arguments.place.bus);
     client.map_err(|error| connect_error(error, wait.is_some()))
 }
 
@@ -104,7 +104,7 @@ struct Receiving {
 }
 
 impl Receiving {
-    fn receive(&mut self, arguments: &arguments::Recv, client: &mut Client) -> io::Result<End> {
+    fn receive(&mut self, arguments: &arguments::Recv, client: &mut Receiver) -> io::Result<End> {
         while self.left > 0 {
             if let Some(signal) = self.interrupt.signal() {
                 return Ok(End::Signal(signal));
@@ -149,7 +149,7 @@ impl Receiving {
     }
 
     /// Waits until a bus is there again. Meanwhile checks the deadline and the output.
-    fn reconnect(&self, arguments: &arguments::Recv) -> Result<Result<Client, End>, Failure> {
+    fn reconnect(&self, arguments: &arguments::Recv) -> Result<Result<Receiver, End>, Failure> {
         loop {
             match connect(arguments, Some(SLICE)) {
                 Err(failure) if failure.is_late() => {}
@@ -168,7 +168,7 @@ impl Receiving {
     }
 
     /// Waits until there is a message or another event, for at most `timeout`.
-    fn wait(&self, client: &Client, timeout: Option<Duration>) -> io::Result<()> {
+    fn wait(&self, client: &Receiver, timeout: Option<Duration>) -> io::Result<()> {
         // A time that exceeds the kernel's range means no limit.
         let timeout: Option<Timespec> = timeout.and_then(|timeout| timeout.try_into().ok());
         let mut fds = [

@@ -6,7 +6,7 @@ use crate::interrupt::Interrupt;
 use crate::lines::{Lines, Oversize, Piece};
 use crate::status::Status;
 use crate::values::{END_OF_TRANSFER, connect_error, is_closed};
-use llmp::{Client, Disconnected, Envelope, SendError, WaitError};
+use llmp::{Disconnected, Envelope, SendError, Sender, WaitError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -54,12 +54,13 @@ pub fn run(arguments: arguments::Send) -> Result<(), Failure> {
     if complete { Ok(()) } else { Err(Failure::silent(1)) }
 }
 
-fn connect(arguments: &arguments::Send, wait: Option<Duration>) -> Result<Client, Failure> {
-    let mut builder = Client::builder().send_only().track_receivers();
+fn connect(arguments: &arguments::Send, wait: Option<Duration>) -> Result<Sender, Failure> {
+    let mut builder = Sender::builder();
     if let Some(wait) = wait {
         builder = builder.wait_for_bus(wait);
     }
-    let client = builder.access(arguments.trust.access.clone()).connect(&arguments.place.bus);
+    let client =
+        builder.access(arguments.trust.access.clone()).connect_sender(&arguments.place.bus);
     client.map_err(|error| connect_error(error, wait.is_some()))
 }
 
@@ -69,7 +70,7 @@ fn cannot_read(name: &str, error: &io::Error) -> Failure {
 
 struct Sending<'a> {
     arguments: &'a arguments::Send,
-    client: Client,
+    client: Sender,
     interrupt: Interrupt,
     /// With `--reconnect`, the messages that the broker may not have forwarded, and their length.
     kept: VecDeque<(Envelope, Vec<u8>)>,

@@ -57,7 +57,7 @@ fn is_open(socket: &Socket) -> bool {
 }
 
 /// Sends `count` messages. The receiver consumes each before the next is sent.
-fn exchange(broker: &mut Broker, sender: &mut Client, receiver: &mut Client, count: u32) {
+fn exchange(broker: &mut Broker, sender: &mut Sender, receiver: &mut Receiver, count: u32) {
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     for tag in 0..count {
         sender.send(tag, &[7; 1000]).unwrap();
@@ -71,10 +71,10 @@ fn exchange(broker: &mut Broker, sender: &mut Client, receiver: &mut Client, cou
     }
 }
 
-fn pair(broker: &mut Broker) -> (Client, Client) {
-    let sender = connecting(broker, Client::builder().send_only());
+fn pair(broker: &mut Broker) -> (Sender, Receiver) {
+    let sender = connecting(broker, Client::connect_sender);
     let sender = let_in(broker, sender);
-    let receiver = connecting(broker, Client::builder().receive_only());
+    let receiver = connecting(broker, Client::connect_receiver);
     (sender, let_in(broker, receiver))
 }
 
@@ -161,7 +161,7 @@ fn a_receiver_that_holds_up_the_bus_is_rung_after_1_2_4_seconds() {
     let place = tempfile::tempdir().unwrap();
     let mut broker = bus(&place, |builder| builder.zero_copy_threshold(usize::MAX));
     let slow = join(&mut broker, Roles::RECEIVE);
-    let sender = connecting(&broker, Client::builder().send_only());
+    let sender = connecting(&broker, Client::connect_sender);
     let mut sender = let_in(&mut broker, sender);
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     while broker.held_up.is_none() {
@@ -182,7 +182,7 @@ fn a_receiver_that_holds_up_the_bus_is_rung_after_1_2_4_seconds() {
 
 /// A bus with two clients, and one that has taken nothing out of its socket: that holds `all` but
 /// `missing` of the descriptors for it.
-fn unread(place: &TempDir, missing: usize) -> (Broker, [Client; 2], Socket, usize) {
+fn unread(place: &TempDir, missing: usize) -> (Broker, (Sender, Receiver), Socket, usize) {
     let mut broker = bus(place, |builder| builder.zero_copy_threshold(usize::MAX));
     let (mut sender, mut receiver) = pair(&mut broker);
     exchange(&mut broker, &mut sender, &mut receiver, 60);
@@ -204,7 +204,7 @@ fn unread(place: &TempDir, missing: usize) -> (Broker, [Client; 2], Socket, usiz
         broker.max_in_flight = 3 * (all - missing) + 2;
         serve(&mut broker);
     }
-    (broker, [sender, receiver], unread, all)
+    (broker, (sender, receiver), unread, all)
 }
 
 fn last(broker: &mut Broker) -> &mut ClientConnection {

@@ -62,15 +62,31 @@ pub struct ChainReader<M> {
     consumed: u64,
     /// The entry in which the sender stores whether it waits for this reader. `None` if the sender
     /// has no such entry.
-    place: Option<Place<M>>,
+    place: Option<Membership<M>>,
 }
 
 /// A client's entry in the control region of a broker.
-#[derive(Debug)]
-struct Place<M> {
+#[derive(Clone, Debug)]
+pub(crate) struct Membership<M> {
     control: Control<M>,
     slot: usize,
     client: u32,
+}
+
+impl<M: Memory> Membership<M> {
+    /// Returns whether the broker waits for this client.
+    #[inline(always)]
+    fn is_member(&self) -> bool {
+        self.control.member(self.slot) == u64::from(self.client)
+    }
+
+    /// Returns whether everything that was read until now is whole.
+    #[inline(always)]
+    pub(crate) fn is_whole(&self) -> bool {
+        // pairs with ReuseFence
+        self.control.memory().fence(Site::CopyFence);
+        self.is_member()
+    }
 }
 
 /// The result of one step of a reader.
@@ -175,7 +191,7 @@ impl<M: Memory> ChainReader<M> {
     /// Returns the reader of a client that has the entry `slot` in the sender's control region.
     #[must_use]
     pub fn in_place(self, control: Control<M>, slot: usize, client: u32) -> Self {
-        ChainReader { place: Some(Place { control, slot, client }), ..self }
+        ChainReader { place: Some(Membership { control, slot, client }), ..self }
     }
 
     /// Returns whether the sender still waits for this reader. Call it after a message was found.
@@ -184,23 +200,19 @@ impl<M: Memory> ChainReader<M> {
     /// after the member word.
     #[inline(always)]
     pub fn is_member(&self) -> bool {
-        let Some(place) = &self.place else { return true };
-        place.control.member(place.slot) == u64::from(place.client)
+        self.place.as_ref().is_none_or(Membership::is_member)
     }
 
-    /// Returns whether this reader has an entry in its sender's control region.
-    pub(crate) fn has_place(&self) -> bool {
-        self.place.is_some()
+    /// Returns this reader's entry in its sender's control region, if it has one.
+    pub(crate) fn membership(&self) -> Option<&Membership<M>> {
+        self.place.as_ref()
     }
 
     /// Returns whether a payload that was just copied is whole. The sender writes a page again once
     /// all receivers that it waits for have left it, and it may no longer wait for this one.
     #[inline(always)]
     pub fn is_whole(&self) -> bool {
-        let Some(place) = &self.place else { return true };
-        // pairs with ReuseFence
-        self.page.fence(Site::CopyFence);
-        place.control.member(place.slot) == u64::from(place.client)
+        self.place.as_ref().is_none_or(Membership::is_whole)
     }
 
     /// Takes one step.
@@ -409,11 +421,16 @@ impl<M: Memory> ChainReader<M> {
     ///
     /// A [`Fault`] if it was sent before or exceeds the chain's budget.
     pub fn add_page(&mut self, id: u32, memory: M) -> Result<(), Fault> {
-        let budget = match self.owner {
+        let budget = self.budget();
+        admit_page(&mut self.pages, id, memory, budget)
+    }
+
+    /// Returns the most bytes that the sender's pages may have together.
+    pub(crate) fn budget(&self) -> usize {
+        match self.owner {
             super::BROKER => self.limits.broadcast_receiver_budget(),
             _ => self.limits.receiver_budget(),
-        };
-        admit_page(&mut self.pages, id, memory, budget)
+        }
     }
 
     /// Drops a page that the sender will not name again.

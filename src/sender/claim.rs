@@ -1,6 +1,6 @@
 //! Claims: messages that are written in place.
 
-use super::Client;
+use super::Sender;
 use crate::core::chain;
 use crate::core::memory::Region;
 use crate::core::message::Envelope;
@@ -25,7 +25,7 @@ use crate::error::SendError;
 /// ```
 #[derive(Debug)]
 pub struct Claim<'a> {
-    client: &'a mut Client,
+    sender: &'a mut Sender,
     envelope: Envelope,
     /// The claimed length in bytes.
     claimed: usize,
@@ -36,32 +36,28 @@ pub struct Claim<'a> {
 impl<'a> Claim<'a> {
     /// Claims room, if there is room now. [`reserved`](Claim::reserved) returns the claim.
     pub(super) fn reserve(
-        client: &mut Client,
+        sender: &mut Sender,
         envelope: Envelope,
         len: usize,
     ) -> Result<(), SendError> {
-        let connection = &mut client.connection;
         // If the claim is forgotten or unwound, the next operation discards it.
-        connection.begin();
-        let claimed = connection.with_room(|link| {
-            link.outbound_mut().map_or(Ok(()), |out| out.claim(envelope, len).map(drop))
-        });
+        sender.begin();
+        let claimed = sender.with_room(|outbound| outbound.chain.claim(envelope, len).map(drop));
         if claimed.is_err() {
-            connection.discard_unfinished();
+            sender.discard_unfinished();
         }
         claimed
     }
 
     /// Returns the claim that was [reserved](Claim::reserve) just before.
-    pub(super) fn reserved(client: &'a mut Client, envelope: Envelope, len: usize) -> Self {
-        let envelope = Envelope { sender: client.connection.id, ..envelope };
-        Claim { client, envelope, claimed: len, len }
+    pub(super) fn reserved(sender: &'a mut Sender, envelope: Envelope, len: usize) -> Self {
+        let envelope = Envelope { sender: sender.connection.id, ..envelope };
+        Claim { sender, envelope, claimed: len, len }
     }
 
-    /// Claims the same room again. It is free, because the client is borrowed since the first claim.
+    /// Claims the same room again. It is free, because the sender is borrowed since the first claim.
     fn again(&mut self) -> Option<chain::Claim<'_, Region>> {
-        let outbound = self.client.connection.link.outbound_mut()?;
-        let mut claim = outbound.claim(self.envelope, self.claimed).ok()?;
+        let mut claim = self.sender.outbound.chain.claim(self.envelope, self.claimed).ok()?;
         claim.truncate(self.len);
         Some(claim)
     }
@@ -71,9 +67,10 @@ impl<'a> Claim<'a> {
     /// In a forked child these bytes are the child's own, and it cannot commit them.
     pub fn payload_mut(&mut self) -> &mut [u8] {
         // The page is not mapped in a child.
-        if !self.client.connection.owner().is_here() {
-            self.client.buffer.resize(self.client.buffer.len().max(self.len), 0);
-            return &mut self.client.buffer[..self.len];
+        if !self.sender.connection.owner.is_here() {
+            let scratch = &mut self.sender.scratch;
+            scratch.resize(scratch.len().max(self.len), 0);
+            return &mut scratch[..self.len];
         }
         self.again().map_or(&mut [], chain::Claim::into_payload)
     }
@@ -93,17 +90,28 @@ impl<'a> Claim<'a> {
         self.len = self.len.min(len);
     }
 
+    /// Fills the payload and makes the message visible, unless `fill` fails.
+    pub(crate) fn fill<E>(
+        mut self,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<Result<(), E>, SendError> {
+        match fill(self.payload_mut()) {
+            Err(error) => Ok(Err(error)),
+            Ok(()) => self.commit().map(Ok),
+        }
+    }
+
     /// Makes the message visible.
     ///
     /// # Errors
     ///
     /// Returns [`SendError::Disconnected`] in a forked child. The message is not sent then.
     pub fn commit(mut self) -> Result<(), SendError> {
-        self.client.connection.check_owner()?;
+        self.sender.connection.check_owner()?;
         if let Some(claim) = self.again() {
             claim.commit();
         }
-        self.client.connection.finish();
+        self.sender.finish();
         Ok(())
     }
 }
@@ -111,6 +119,6 @@ impl<'a> Claim<'a> {
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         // Does nothing after a commit.
-        self.client.connection.discard_unfinished();
+        self.sender.discard_unfinished();
     }
 }

@@ -1,6 +1,6 @@
 //! Batches: messages that become visible together.
 
-use super::Client;
+use super::Sender;
 use crate::core::message::{Envelope, Tag};
 use crate::error::SendError;
 
@@ -19,13 +19,13 @@ use crate::error::SendError;
 /// ```
 #[derive(Debug)]
 pub struct Batch<'a> {
-    client: &'a mut Client,
+    sender: &'a mut Sender,
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(client: &'a mut Client) -> Self {
-        client.connection.begin();
-        Batch { client }
+    pub(super) fn new(sender: &'a mut Sender) -> Self {
+        sender.begin();
+        Batch { sender }
     }
 
     /// Adds a message to the batch. Never waits.
@@ -64,19 +64,18 @@ impl<'a> Batch<'a> {
         envelope: Envelope,
         payload: &[u8],
     ) -> Result<(), SendError> {
-        let envelope = Envelope { sender: self.client.connection.id, ..envelope };
-        self.client.connection.append(envelope, payload)
+        self.sender.append(envelope, payload)
     }
 
     /// Makes all messages of the batch visible. Does nothing in a forked child.
     pub fn commit(self) {
-        self.client.connection.finish();
+        self.sender.finish();
     }
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
         // Does nothing after a commit.
-        self.client.connection.discard_unfinished();
+        self.sender.discard_unfinished();
     }
 }

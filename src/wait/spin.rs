@@ -23,6 +23,16 @@ pub(crate) struct SpinPolicy {
 }
 
 impl SpinPolicy {
+    /// The policy of a client or a channel.
+    pub fn of_client() -> Self {
+        Self::new(200, 10)
+    }
+
+    /// The policy of a wait that does not spin.
+    pub fn none() -> Self {
+        Self::new(0, 0)
+    }
+
     pub fn new(spins: u32, yields: u32) -> Self {
         SpinPolicy { spins, yields, polls: 0, failed: 0 }
     }

@@ -1,20 +1,20 @@
 //! Iteration over received messages.
 
-use super::Client;
+use super::Receiver;
 use crate::core::message_buf::MessageBuf;
 use crate::error::{Disconnected, RecvError};
 use std::iter::FusedIterator;
 
-/// Iterates over the messages that a client receives, see [`Client::iter`].
+/// Iterates over the messages of a receiver, see [`Receiver::iter`].
 #[derive(Debug)]
 pub struct Messages<'a> {
-    client: &'a mut Client,
+    receiver: &'a mut Receiver,
     has_ended: bool,
 }
 
 impl<'a> Messages<'a> {
-    pub(super) fn new(client: &'a mut Client) -> Self {
-        Messages { client, has_ended: false }
+    pub(super) fn new(receiver: &'a mut Receiver) -> Self {
+        Messages { receiver, has_ended: false }
     }
 }
 
@@ -25,7 +25,7 @@ impl Iterator for Messages<'_> {
         if self.has_ended {
             return None;
         }
-        let received = self.client.recv().map(MessageBuf::from);
+        let received = self.receiver.recv().map(MessageBuf::from);
         self.has_ended = received.is_err();
         match received {
             Err(RecvError::Disconnected(Disconnected::Closed)) => None,

@@ -1,0 +1,258 @@
+//! The packets of a joined connection: reading them, and sending pages.
+
+use super::{HeldUpNews, Locked};
+use crate::core::chain::{Announcement, admit_page};
+use crate::core::fault::{Fault, InvalidMemfd};
+use crate::core::limits::Limits;
+use crate::core::link::{Inbound, Outbound};
+use crate::core::memory::Region;
+use crate::core::message::ClientId;
+use crate::core::parking::Half;
+use crate::core::wire::{ByeReason, Packet, WireError};
+use crate::error::Disconnected;
+use crate::socket::{Received, Sent, Socket};
+use crate::sys::memfd::ReceivedFd;
+use crate::sys::system::os_page;
+use std::time::{Duration, Instant};
+
+/// The most packets handled in one call. It bounds the work that a hostile peer can cause.
+const AT_ONCE: usize = 4096;
+
+/// The most pages that a peer can forget before the receiving half reads on.
+const FORGOTTEN: usize = 4096;
+
+/// Pages of the inbound chain that were read from the socket and that the receiving half has not
+/// taken.
+#[derive(Debug)]
+pub(super) struct Arrivals {
+    pages: Vec<(u32, Region)>,
+    forgotten: Vec<u32>,
+    /// The most bytes of these pages together.
+    budget: usize,
+}
+
+impl Arrivals {
+    pub fn new(budget: usize) -> Self {
+        Arrivals { pages: Vec::new(), forgotten: Vec::new(), budget }
+    }
+
+    fn forget(&mut self, id: u32) -> Result<(), Fault> {
+        match self.pages.iter().position(|(arrived, _)| *arrived == id) {
+            Some(i) => _ = self.pages.swap_remove(i),
+            // A chain has fewer pages.
+            None if self.forgotten.len() == FORGOTTEN => {
+                return Err(Fault::UnknownPage { page: 0, at: 0, next: id });
+            }
+            None => self.forgotten.push(id),
+        }
+        Ok(())
+    }
+}
+
+impl Locked<'_> {
+    /// Reads all packets from the socket. If there are none, checks whether the peer has died.
+    pub fn pump(&mut self, half: Half) {
+        if !self.drain(half) {
+            self.check_peer(half);
+        }
+    }
+
+    /// Reads all packets from the socket for `half`, which is awake from now on. Returns whether
+    /// there was one.
+    pub fn drain(&mut self, half: Half) -> bool {
+        self.unpark(half);
+        self.retry_ring();
+        let mut has_more = true;
+        for count in 0..AT_ONCE {
+            let received = self.connection.socket.receive();
+            if !self.on_received(received, half) {
+                has_more = count > 0;
+                break;
+            }
+        }
+        if !self.state.lost.is_empty() && self.state.ended.is_none() {
+            self.ask_again();
+        }
+        has_more
+    }
+
+    /// Ends a sleep of `half` with what the socket returned. A ring is the expected wake-up. After
+    /// any other packet more may follow. An empty socket may mean the peer's death.
+    pub fn wake(&mut self, half: Half, received: Received) {
+        self.unpark(half);
+        let is_ring = matches!(received, Received::Packet(Packet::Ring, _));
+        let is_nothing = matches!(received, Received::Nothing);
+        if self.on_received(received, half) && !is_ring {
+            self.pump(half);
+        } else if is_nothing {
+            self.check_peer(half);
+        }
+    }
+
+    /// Checks whether the peer's process has died while its child may keep the connection open.
+    /// Reads the packets that it sent before (P4, P5).
+    fn check_peer(&mut self, half: Half) {
+        if self.state.ended.is_none() && self.connection.socket.peer().has_died() {
+            self.drain(half);
+            self.hung_up();
+        }
+    }
+
+    /// Handles what the socket returned to `half`. Returns whether there may be more.
+    fn on_received(&mut self, received: Received, half: Half) -> bool {
+        if matches!(received, Received::Nothing) {
+            return false;
+        }
+        self.wake_other(half);
+        let fault = match received {
+            Received::Nothing => return false,
+            Received::HungUp => {
+                self.hung_up();
+                return false;
+            }
+            Received::Garbage(error) => error.into(),
+            Received::Lost(Packet::Page { id }) if self.state.arrivals.is_some() => {
+                match self.state.lost.lost(id) {
+                    true => return true,
+                    false => WireError::Cut.into(),
+                }
+            }
+            Received::Lost(_) => WireError::Cut.into(),
+            Received::Packet(packet, descriptor) => match self.on_packet(packet, descriptor) {
+                Ok(()) => return true,
+                Err(fault) => fault,
+            },
+        };
+        self.fail(fault);
+        false
+    }
+
+    fn on_packet(&mut self, packet: Packet, descriptor: Option<ReceivedFd>) -> Result<(), Fault> {
+        let state = &mut *self.state;
+        match (packet, descriptor, &mut state.arrivals) {
+            (Packet::Ring, ..) => {}
+            (Packet::Again { id }, ..) if state.sends => state.again.ask(id),
+            (Packet::Page { id }, Some(mut descriptor), Some(arrivals)) => {
+                let page = map_page(&mut descriptor, &self.connection.limits)?;
+                drop(descriptor);
+                admit_page(&mut arrivals.pages, id, page, arrivals.budget)?;
+                state.lost.found(id);
+            }
+            // No message refers to a lost page that is forgotten.
+            (Packet::Forget { id }, _, Some(_)) if state.lost.found(id) => {}
+            (Packet::Forget { id }, _, Some(arrivals)) => arrivals.forget(id)?,
+            (Packet::ReceiverCount { receivers }, ..) => state.receivers = Some(receivers),
+            (Packet::HeldUp { client, process, millis }, ..) => {
+                state.held_up = Some(HeldUpNews {
+                    client: ClientId(client),
+                    process: (process != 0).then_some(process),
+                    lasted: Duration::from_millis(millis),
+                    arrived: Instant::now(),
+                    tail: None,
+                });
+            }
+            (Packet::Bye(reason), ..) => {
+                self.end(match reason {
+                    ByeReason::Closed | ByeReason::Other(_) => Disconnected::Closed,
+                    ByeReason::Fault => Disconnected::ProtocolError,
+                });
+            }
+            (packet, ..) => return Err(packet.unexpected("from a peer that is joined").into()),
+        }
+        Ok(())
+    }
+
+    /// Gives the receiving half the pages that have arrived.
+    ///
+    /// # Errors
+    ///
+    /// The peer's [`Fault`].
+    pub fn take_arrivals(&mut self, inbound: &mut Inbound<Region>) -> Result<(), Fault> {
+        let Some(Arrivals { pages, forgotten, .. }) = &mut self.state.arrivals else {
+            return Ok(());
+        };
+        for id in forgotten.drain(..) {
+            inbound.chain.forget_page(id)?;
+        }
+        for (id, page) in pages.drain(..) {
+            inbound.chain.add_page(id, page)?;
+        }
+        Ok(())
+    }
+
+    /// Requests a page again whose descriptor was lost. A failed request is retried.
+    fn ask_again(&mut self) {
+        if let Some(id) = self.state.lost.due(Instant::now()) {
+            let sent = self.connection.socket.send(&Packet::Again { id }, None);
+            self.state.lost.asked(id, matches!(sent, Sent::Yes));
+        }
+    }
+
+    /// Returns the next announcement for the peer.
+    pub fn announcement(&self, outbound: &Outbound<Region>) -> Option<Announcement> {
+        self.state.again.announcement().or_else(|| outbound.announcement())
+    }
+
+    /// Sends the pending announcements of our pages.
+    pub fn send_announcements(&mut self, outbound: &mut Outbound<Region>) -> Sent {
+        while let Some(announcement) = self.announcement(outbound) {
+            let page = |id| outbound.chain.page(id);
+            match send_announcement(&self.connection.socket, announcement, page) {
+                Sent::Yes if self.state.again.mark_sent() => {}
+                Sent::Yes => outbound.mark_sent(),
+                other => return other,
+            }
+        }
+        Sent::Yes
+    }
+
+    /// Rings the peer. If the kernel has no memory, the next packet, poll or sleep retries it.
+    /// Returns whether the ring was sent.
+    #[cold]
+    pub fn ring(&mut self) -> bool {
+        self.state.ring_pending = !self.connection.socket.ring();
+        !self.state.ring_pending
+    }
+
+    /// Retries a ring for which the kernel had no memory.
+    pub fn retry_ring(&mut self) {
+        if self.state.ring_pending {
+            self.ring();
+        }
+    }
+}
+
+/// Sends one announcement of the page pool to a receiver.
+pub(crate) fn send_announcement<'a>(
+    socket: &Socket,
+    announcement: Announcement,
+    page: impl FnOnce(u32) -> Option<&'a Region>,
+) -> Sent {
+    match announcement {
+        Announcement::Forget(id) => socket.send(&Packet::Forget { id }, None),
+        Announcement::Page(id) => match page(id).and_then(Region::descriptor) {
+            Some(descriptor) => socket.send(&Packet::Page { id }, Some(descriptor)),
+            // The page was released before its announcement was sent.
+            None => Sent::Yes,
+        },
+    }
+}
+
+/// Maps a page that a peer has sent.
+pub(crate) fn map_page(descriptor: &mut ReceivedFd, limits: &Limits) -> Result<Region, Fault> {
+    let (min, max) = limits.page_bounds(os_page());
+    descriptor.try_map(min, max).map_err(invalid_memfd)
+}
+
+/// Maps a page that a peer has sent and that is forwarded to other clients.
+pub(crate) fn map_page_to_share(
+    descriptor: &mut ReceivedFd,
+    limits: &Limits,
+) -> Result<Region, Fault> {
+    let (min, max) = limits.page_bounds(os_page());
+    descriptor.try_map_to_share(min, max).map_err(invalid_memfd)
+}
+
+fn invalid_memfd(source: InvalidMemfd) -> Fault {
+    Fault::Descriptor { what: "a page", source }
+}

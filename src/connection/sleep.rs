@@ -1,0 +1,191 @@
+//! How a half of a connection sleeps, or both halves together.
+//!
+//! A half whose connection is its own blocks in one system call. Two halves in two threads wait for
+//! the same socket. Each one also waits for its *waker*, an eventfd that the other half writes when
+//! it reads a packet. [`Parking`](crate::core::parking::Parking) has the rules.
+
+use super::{Connection, Locked};
+use crate::core::failpoint::effect;
+use crate::core::link::{Ends, Interest};
+use crate::core::memory::Region;
+use crate::core::parking::Half;
+use crate::socket::Socket;
+use crate::wait::{self, RETRY_INTERVAL, Sleeper, SpinPolicy, Wait};
+use rustix::event::{EventfdFlags, epoll};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// The longest sleep in an event loop whose descriptor cannot report the peer's death.
+const PEER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A sleep of one half, or of both.
+#[derive(Debug)]
+pub(crate) struct Sleep<'a> {
+    pub connection: &'a Connection,
+    /// The half that sleeps. Both halves together sleep as the receiving one.
+    pub half: Half,
+    pub ends: Ends<'a, Region>,
+    pub interest: Interest,
+    /// Whether no other half can use the connection meanwhile.
+    pub is_alone: bool,
+    /// Whether announcements wait for room in the socket.
+    pub unsent: bool,
+    /// Whether announcements wait for the kernel's memory.
+    pub retry: bool,
+}
+
+impl Sleep<'_> {
+    /// Waits until part of the interest may be ready, the connection ends or the deadline passes.
+    pub fn wait(mut self, spin: &mut SpinPolicy, deadline: Option<Instant>) {
+        let Ok(locked) = self.connection.lock() else { return };
+        if locked.ended().is_some() {
+            return;
+        }
+        // Messages after a lost page are no reason to stay awake.
+        self.interest.message &= locked.state.lost.is_empty();
+        drop(locked);
+        // `block` returns no error.
+        let _ = wait::wait(&mut self, spin, deadline);
+    }
+}
+
+impl Sleeper for Sleep<'_> {
+    fn is_ready(&mut self) -> bool {
+        self.ends.is_ready(self.interest)
+    }
+
+    fn park(&mut self) -> Wait {
+        match self.connection.lock() {
+            Err(_) => Wait::Ready,
+            Ok(mut locked) => {
+                locked.retry_ring();
+                locked.park(self.half, &mut self.ends, self.interest, self.retry)
+            }
+        }
+    }
+
+    fn block(&mut self, at_most: Option<Duration>) -> io::Result<()> {
+        let Sleep { connection, half, is_alone, unsent, .. } = *self;
+        let socket = &connection.socket;
+        // Received without the lock, which no other half needs.
+        let received =
+            (is_alone && !unsent && at_most.is_none()).then(|| socket.receive_blocking());
+        if received.is_none() {
+            let until = at_most.map(|at_most| Instant::now() + at_most);
+            let waker = connection.waker(half).filter(|_| !is_alone);
+            // If `poll` itself fails (no memory), the caller polls again.
+            let _ = socket.wait(unsent, waker, until);
+        }
+        if let Ok(mut locked) = connection.lock() {
+            let received = received.unwrap_or_else(|| socket.receive());
+            locked.wake(half, received);
+        }
+        Ok(())
+    }
+}
+
+impl Locked<'_> {
+    /// Parks `half`, unless part of the interest is ready or the connection has ended. Returns how
+    /// long it may sleep.
+    pub fn park(
+        &mut self,
+        half: Half,
+        ends: &mut Ends<'_, Region>,
+        interest: Interest,
+        retry: bool,
+    ) -> Wait {
+        if self.ended().is_some() {
+            return Wait::Ready;
+        }
+        let (may_sleep, ring) = self.state.parking.park(half, ends, interest);
+        if ring && !self.ring() {
+            ends.not_rung();
+        }
+        match may_sleep {
+            false => Wait::Ready,
+            true => Wait::Readable { timeout: self.sleep_at_most(half, retry) },
+        }
+    }
+
+    /// Returns the longest sleep that may begin now. `None` means until the peer rings.
+    fn sleep_at_most(&mut self, half: Half, retry: bool) -> Option<Duration> {
+        let state = &mut *self.state;
+        let is_woken =
+            self.connection.wakers.get().is_none_or(|all| all[half as usize - 1].is_some());
+        let retry = retry || state.ring_pending || !state.lost.is_empty() || !is_woken;
+        let bound = state.sleep_bound.at_most(state.parking.first_bounded_sleep());
+        retry.then_some(RETRY_INTERVAL).into_iter().chain(bound).min()
+    }
+
+    /// Returns the longest sleep in an event loop, once the receiving half is parked.
+    pub fn watch_at_most(&mut self, timeout: Option<Duration>) -> Option<Duration> {
+        let check = match self.connection.watched.get() {
+            Some(Err(_)) => Some(PEER_CHECK_INTERVAL),
+            // The descriptor is the socket alone, which another half may empty.
+            Some(Ok(None)) if self.connection.wakers.get().is_some() => Some(RETRY_INTERVAL),
+            _ => None,
+        };
+        timeout.into_iter().chain(check).min()
+    }
+
+    /// Announces that `half` is awake.
+    pub fn unpark(&mut self, half: Half) {
+        if self.state.parking.is_parked(half) {
+            self.state.parking.unpark(half);
+            if let Some(waker) = self.connection.waker(half) {
+                // It is empty if the other half has read no packet.
+                let _ = rustix::io::read(waker, &mut [0; 8]);
+            }
+        }
+    }
+
+    /// Wakes the other half after a packet was read, if it is parked. The packet may be the only
+    /// ring for both.
+    pub fn wake_other(&mut self, half: Half) {
+        if self.state.parking.is_parked(half.other())
+            && let Some(waker) = self.connection.waker(half.other())
+        {
+            effect("wake the other half");
+            let _ = rustix::io::write(waker, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+impl Connection {
+    fn waker(&self, half: Half) -> Option<BorrowedFd<'_>> {
+        self.wakers.get()?[half as usize - 1].as_ref().map(AsFd::as_fd)
+    }
+}
+
+/// Makes the wakers of both halves. Without one, the half's sleeps are bounded.
+pub(super) fn wakers() -> [Option<OwnedFd>; 2] {
+    [(); 2].map(|()| {
+        effect("make a waker");
+        rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).ok()
+    })
+}
+
+/// Returns a descriptor that becomes readable when the connection, the peer's process or the waker
+/// does. Returns `None` if the connection's own descriptor is enough.
+pub(super) fn watch_all(socket: &Socket, waker: Option<&OwnedFd>) -> io::Result<Option<OwnedFd>> {
+    let both = socket.watch_with_peer()?;
+    let Some(waker) = waker else { return Ok(both) };
+    let all = match both {
+        Some(both) => both,
+        None => {
+            effect("make an epoll");
+            let all = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+            watch(&all, socket.as_fd())?;
+            all
+        }
+    };
+    watch(&all, waker.as_fd())?;
+    Ok(Some(all))
+}
+
+/// Adds a descriptor to an epoll.
+pub(super) fn watch(all: &OwnedFd, fd: BorrowedFd<'_>) -> io::Result<()> {
+    effect("watch");
+    Ok(epoll::add(all, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?)
+}

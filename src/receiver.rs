@@ -1,0 +1,704 @@
+//! The receiving half of a bus connection, or the receiving end of a channel.
+
+mod inbox;
+mod iter;
+
+pub use self::iter::Messages;
+
+use self::inbox::Inbox;
+use crate::backoff::CatchUpBackoff;
+use crate::bus_addr::BusAddr;
+use crate::channel::Listener;
+use crate::client::ClientBuilder;
+use crate::connection::{Connection, Locked, Sleep};
+use crate::core::chain::{Event, Peek};
+use crate::core::fault::Fault;
+use crate::core::limits::Limits;
+use crate::core::link::{Ends, Inbound, Interest};
+use crate::core::memory::{Region, TrustPeers};
+use crate::core::message::{ClientId, Envelope, Message, Slot};
+use crate::core::parking::Half;
+use crate::error::{BindError, ConnectError, Disconnected, RecvError, SendError, WaitError};
+use crate::sys::fork::Gate;
+use crate::wait::{SpinPolicy, Wait};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The cursor is published once per `EMPTY_POLLS` empty polls.
+const EMPTY_POLLS: u32 = 64;
+
+/// A busy-polling receiver reads its socket (a system call) at most this often.
+const SOCKET_READ_INTERVAL: Duration = Duration::from_millis(1);
+
+/// The most rollovers and own messages handled in one call. It bounds the work that a hostile peer
+/// can cause.
+const AT_ONCE: usize = 4096;
+
+/// Messages and payload bytes moved to the inbox before the next check for room. Other clients may
+/// send as fast as the inbox fills, while room exists already.
+const FILLED_AT_ONCE: usize = 256;
+const BYTES_FILLED_AT_ONCE: usize = 256 * 1024;
+
+/// Receives messages from a bus or through a channel.
+///
+/// A receiver is made by [`Client::connect_receiver`](crate::Client::connect_receiver),
+/// [`Client::into_split`](crate::Client::into_split), [`channel`](crate::channel()) or
+/// [`Receiver::listen`]. See [`Sender`](crate::Sender) for an example. It belongs to the process
+/// that made it, see [`Client`](crate::Client#forks).
+///
+/// A receiver that waits in its own event loop calls [`prepare_wait`](Receiver::prepare_wait) first.
+/// It then polls the descriptor ([`AsFd`]) for reading.
+#[derive(Debug)]
+pub struct Receiver {
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) inbound: Inbound<Region>,
+    /// Open while a peek at the chain is enough: the connection is open, and this half is not
+    /// parked.
+    peeks: Gate,
+    /// The id of the client whose messages are left out, if any.
+    skipped: Option<ClientId>,
+    trusted: Option<TrustPeers>,
+    /// Whether the broker announces the receiver count to this client.
+    tracks_receivers: bool,
+    inbox: Inbox,
+    buffer: Vec<u8>,
+    empty_polls: u32,
+    backoff: CatchUpBackoff,
+    /// Last time the socket was read while busy-polling.
+    last_read: Instant,
+    spin: SpinPolicy,
+}
+
+/// The settings of a receiver.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Settings {
+    pub skipped: Option<ClientId>,
+    pub trusted: Option<TrustPeers>,
+    pub tracks_receivers: bool,
+    pub inbox_limit: usize,
+}
+
+impl Receiver {
+    pub(crate) fn new(
+        connection: Arc<Connection>,
+        inbound: Inbound<Region>,
+        settings: Settings,
+    ) -> Self {
+        let Settings { skipped, trusted, tracks_receivers, inbox_limit } = settings;
+        Receiver {
+            peeks: Gate::of(connection.owner),
+            backoff: CatchUpBackoff::new(connection.limits.budget() as u64 / 4),
+            connection,
+            inbound,
+            skipped,
+            trusted,
+            tracks_receivers,
+            inbox: Inbox::new(inbox_limit),
+            buffer: Vec::new(),
+            empty_polls: 0,
+            last_read: Instant::now(),
+            spin: SpinPolicy::of_client(),
+        }
+    }
+
+    /// Returns a builder for a receiver of a bus with other settings, see
+    /// [`Sender::builder`](crate::Sender::builder).
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// Listens for the senders of channels at a name or path.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("channel");
+    /// let listener = llmp::Receiver::listen(&path)?;
+    /// let sending = std::thread::spawn(move || {
+    ///     let mut sender = llmp::Sender::connect(path).unwrap();
+    ///     sender.send(1, b"hello").unwrap();
+    /// });
+    /// let mut receiver = listener.accept()?;
+    /// assert_eq!(receiver.recv()?.payload, b"hello");
+    /// # sending.join().unwrap();
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns [`BindError`] if the place cannot be used. Its text says what to do.
+    pub fn listen(bus: impl Into<BusAddr>) -> Result<Listener, BindError> {
+        Listener::bind(&bus.into(), Limits::default())
+    }
+
+    /// Listens for the senders of channels at a name or path, with other limits.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`BindError`] if the place cannot be used. Its text says what to do.
+    pub fn listen_with(bus: impl Into<BusAddr>, limits: Limits) -> Result<Listener, BindError> {
+        Listener::bind(&bus.into(), limits)
+    }
+
+    /// Makes a channel over a connected `SOCK_SEQPACKET` socket. The other end must call
+    /// [`Sender::over`](crate::Sender::over) at the same time.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ConnectError`] if the other end does not complete the handshake of a sender.
+    pub fn over(socket: OwnedFd) -> Result<Self, ConnectError> {
+        crate::channel::receive_over(socket)
+    }
+
+    /// Returns later payloads without a copy, in the sender's pages. `promise` states that the
+    /// sender is trusted. Has no effect on a receiver of a bus, because its broker must know the
+    /// promise beforehand. Use
+    /// [`ClientBuilder::borrow_payloads`](crate::ClientBuilder::borrow_payloads) there.
+    pub fn borrow_payloads(&mut self, promise: TrustPeers) {
+        let is_channel = self.inbound.chain.membership().is_none();
+        self.trusted = self.trusted.or(is_channel.then_some(promise));
+    }
+
+    /// Returns this client's id on the bus, or 0 in a channel.
+    pub fn id(&self) -> ClientId {
+        self.connection.id
+    }
+
+    /// Returns the broker's id. A restarted broker has another id. It is 0 in a channel.
+    pub fn broker_id(&self) -> u64 {
+        self.connection.broker
+    }
+
+    /// Returns the limits of the bus or the channel.
+    pub fn limits(&self) -> &Limits {
+        &self.connection.limits
+    }
+
+    /// Returns the next message, or `None` if there is none now. Never waits.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (mut sender, mut receiver) = llmp::channel()?;
+    /// assert!(receiver.try_recv()?.is_none());
+    /// sender.send(1, b"hello")?;
+    /// assert_eq!(receiver.try_recv()?.unwrap().payload, b"hello");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns [`RecvError`] if no more messages can arrive.
+    #[inline(always)]
+    pub fn try_recv(&mut self) -> Result<Option<Message<'_>>, RecvError> {
+        match self.peek() {
+            Some(Peek::Message(slot)) if self.is_for_us(&slot) => self.take(&slot).map(Some),
+            Some(Peek::Nothing) => {
+                self.on_empty_poll();
+                Ok(None)
+            }
+            _ => self.try_recv_elsewhere(),
+        }
+    }
+
+    /// Returns the result of nearly every call: the next message or nothing. Returns `None` if
+    /// other work comes first.
+    #[inline(always)]
+    fn peek(&self) -> Option<Peek> {
+        match self.inbox.is_empty() && self.peeks.is_open() {
+            true => Some(self.inbound.peek()),
+            false => None,
+        }
+    }
+
+    #[inline(never)]
+    fn try_recv_elsewhere(&mut self) -> Result<Option<Message<'_>>, RecvError> {
+        // Peeks again. Passing the first result on would slow every other message down.
+        if let Some(Peek::Other(raw)) = self.peek()
+            && let Some(slot) = self.inbound.peek_ref(raw)
+            && self.is_for_us(&slot)
+        {
+            return self.take(&slot).map(Some);
+        }
+        self.connection.check_owner()?;
+        if !self.inbox.is_empty() {
+            return Ok(self.pop_inbox());
+        }
+        let Some(slot) = self.next()? else { return Ok(None) };
+        self.take(&slot).map(Some)
+    }
+
+    #[inline(always)]
+    fn is_for_us(&self, slot: &Slot) -> bool {
+        self.skipped != Some(slot.sender())
+    }
+
+    /// Consumes the message in `slot` and returns it.
+    #[inline(always)]
+    fn take(&mut self, slot: &Slot) -> Result<Message<'_>, RecvError> {
+        let chain = &mut self.inbound.chain;
+        let (envelope, len) = (chain.envelope(slot), slot.payload_len());
+        let is_kept = match self.trusted {
+            Some(_) => chain.is_member(),
+            None => {
+                // The buffer grows to the longest message, which the limits bound. It is not
+                // cleared between messages.
+                if self.buffer.len() < len {
+                    grow(&mut self.buffer, len);
+                }
+                chain.read(slot, self.buffer.get_mut(..len).unwrap_or_default());
+                chain.is_whole()
+            }
+        };
+        if !is_kept {
+            return Err(self.removed().into());
+        }
+        let chain = &mut self.inbound.chain;
+        let seq = chain.next_message();
+        chain.advance(slot);
+        let payload = match self.trusted {
+            // The page stays valid until the next call moves the cursor, which needs `&mut self`.
+            Some(promise) => {
+                let (page, at) = chain.payload(slot);
+                page.bytes(at, len, promise)
+            }
+            None => &self.buffer[..len],
+        };
+        let Envelope { tag, flags, sender, origin } = envelope;
+        Ok(Message { tag, flags, sender, seq, origin, payload })
+    }
+
+    #[cold]
+    fn pop_inbox(&mut self) -> Option<Message<'_>> {
+        let (envelope, seq, payload) = self.inbox.pop()?;
+        self.buffer = payload;
+        let Envelope { tag, flags, sender, origin } = envelope;
+        Some(Message { tag, flags, sender, seq, origin, payload: &self.buffer })
+    }
+
+    /// Returns the next message and waits for it if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`RecvError`] if no more messages can arrive. Messages that arrived before are
+    /// received first.
+    pub fn recv(&mut self) -> Result<Message<'_>, RecvError> {
+        if let Some(Peek::Message(slot)) = self.peek()
+            && self.is_for_us(&slot)
+        {
+            return self.take(&slot);
+        }
+        while !self.wait_for_message(None)? {}
+        // The message is missing in two cases. The broker removed a committed message, or it
+        // removed this client and reuses the page.
+        match self.inbound.chain.is_whole() {
+            false => Err(self.removed().into()),
+            true => self
+                .try_recv()?
+                .ok_or(RecvError::Disconnected(Disconnected::PeerFault(Fault::TakenBack))),
+        }
+    }
+
+    /// Returns the next message and waits for it until the deadline. Returns `None` if the deadline
+    /// passes.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`RecvError`] if no more messages can arrive.
+    pub fn recv_deadline(&mut self, deadline: Instant) -> Result<Option<Message<'_>>, RecvError> {
+        if self.wait_for_message(Some(deadline))? { self.try_recv() } else { Ok(None) }
+    }
+
+    /// Returns the next message and waits for it for at most `timeout`. Returns `None` if the time
+    /// passes.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// let (sender, mut receiver) = llmp::channel()?;
+    /// assert!(receiver.recv_timeout(Duration::from_millis(10))?.is_none());
+    /// # drop(sender);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns [`RecvError`] if no more messages can arrive.
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Message<'_>>, RecvError> {
+        // A timeout that overflows the clock means no deadline.
+        match Instant::now().checked_add(timeout) {
+            Some(deadline) => self.recv_deadline(deadline),
+            None => self.recv().map(Some),
+        }
+    }
+
+    /// Returns an iterator over the messages, with copied payloads. It waits for each message and
+    /// ends with the connection.
+    ///
+    /// After an orderly end ([`Disconnected::Closed`]) it returns `None`. Any other end is returned
+    /// as an error first.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (mut sender, mut receiver) = llmp::channel()?;
+    /// sender.send(1, b"one")?;
+    /// sender.send(2, b"two")?;
+    /// drop(sender);
+    /// let messages = receiver.iter().collect::<Result<Vec<_>, _>>()?;
+    /// assert_eq!(messages[1].payload, b"two");
+    /// # Ok(()) }
+    /// ```
+    pub fn iter(&mut self) -> Messages<'_> {
+        Messages::new(self)
+    }
+
+    /// Waits until there is a message to receive or the deadline passes. Returns whether there is a
+    /// message.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`RecvError`] if no more messages can arrive.
+    #[inline]
+    pub fn wait_for_message(&mut self, deadline: Option<Instant>) -> Result<bool, RecvError> {
+        self.connection.check_owner()?;
+        loop {
+            if !self.inbox.is_empty() || self.next()?.is_some() {
+                return Ok(true);
+            }
+            self.sleep(deadline);
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Ok(self.next()?.is_some());
+            }
+        }
+    }
+
+    fn sleep(&mut self, deadline: Option<Instant>) {
+        let sleep = Sleep {
+            connection: &self.connection,
+            half: Half::Receiver,
+            ends: Ends { outbound: None, inbound: Some(&mut self.inbound) },
+            interest: Interest { message: true, ..Interest::default() },
+            is_alone: self.connection.is_alone(),
+            unsent: false,
+            retry: false,
+        };
+        sleep.wait(&mut self.spin, deadline);
+        let _ = self.locked(|_, _| ());
+    }
+
+    /// Returns why the connection ended, or `None` while it is open. Messages that arrived before
+    /// the end can still be received.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (sender, mut receiver) = llmp::channel()?;
+    /// assert_eq!(receiver.ended(), None);
+    /// drop(sender);
+    /// assert_eq!(receiver.ended(), Some(llmp::Disconnected::Closed));
+    /// # Ok(()) }
+    /// ```
+    pub fn ended(&mut self) -> Option<Disconnected> {
+        let ended = self.connection.ended(Half::Receiver);
+        self.follow(ended.is_none());
+        ended
+    }
+
+    /// Returns the number of clients that receive now, see
+    /// [`Sender::receivers`](crate::Sender::receivers).
+    pub fn receivers(&mut self) -> Option<usize> {
+        self.connection.receivers(Half::Receiver, self.tracks_receivers)
+    }
+
+    /// Waits until at least `count` clients receive or the deadline passes, see
+    /// [`Sender::wait_for_receivers`](crate::Sender::wait_for_receivers).
+    ///
+    /// # Errors
+    ///
+    /// Returns [`WaitError::NotTracking`] if the client does not
+    /// [track](ClientBuilder::track_receivers) the count. Returns [`WaitError::Disconnected`] if
+    /// the connection ends first.
+    pub fn wait_for_receivers(
+        &mut self,
+        count: usize,
+        deadline: Option<Instant>,
+    ) -> Result<bool, WaitError> {
+        let tracks = self.tracks_receivers;
+        self.connection.wait_for_receivers(Half::Receiver, tracks, count, deadline)
+    }
+
+    /// Prepares a sleep in the caller's own event loop. Make it the last call before each sleep,
+    /// because every other call may consume the packet that ends the sleep.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use rustix::event::{PollFd, PollFlags, poll};
+    /// # let (mut sender, mut receiver) = llmp::channel()?;
+    /// # sender.send(1, b"hello")?;
+    /// loop {
+    ///     if let llmp::Wait::Readable { timeout } = receiver.prepare_wait() {
+    ///         let timeout = timeout.map(TryInto::try_into).transpose()?;
+    ///         poll(&mut [PollFd::new(&receiver, PollFlags::IN)], timeout.as_ref())?;
+    ///     }
+    ///     if let Some(message) = receiver.try_recv()? {
+    ///         assert_eq!(message.payload, b"hello");
+    ///         break;
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn prepare_wait(&mut self) -> Wait {
+        let has_message = !self.inbox.is_empty();
+        // No check for the peer's death is needed, because a dead peer makes the descriptor
+        // readable.
+        let wait = self.locked(|inbound, locked| {
+            locked.drain(Half::Receiver);
+            if has_message {
+                return Wait::Ready;
+            }
+            // Messages after a lost page are no reason to stay awake.
+            let message = locked.state.lost.is_empty();
+            let interest = Interest { message, ..Interest::default() };
+            let mut ends = Ends { outbound: None, inbound: Some(inbound) };
+            match locked.park(Half::Receiver, &mut ends, interest, false) {
+                Wait::Ready => Wait::Ready,
+                Wait::Readable { timeout } => {
+                    Wait::Readable { timeout: locked.watch_at_most(timeout) }
+                }
+            }
+        });
+        wait.unwrap_or(Wait::Ready)
+    }
+
+    /// Moves received messages to the inbox, up to a bound. The bound keeps a steady stream from
+    /// filling the inbox in one call.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SendError::InboxFull`] if the inbox was full before. The next operation reports a
+    /// broken connection.
+    pub(crate) fn fill_inbox(&mut self) -> Result<(), SendError> {
+        let Inbox { bytes, limit, .. } = self.inbox;
+        if bytes > limit {
+            return Err(SendError::InboxFull { bytes });
+        }
+        let enough = limit.min(bytes + BYTES_FILLED_AT_ONCE);
+        for _ in 0..FILLED_AT_ONCE {
+            if self.inbox.bytes > enough {
+                break;
+            }
+            let Ok(Some(slot)) = self.next() else { break };
+            let chain = &mut self.inbound.chain;
+            let (envelope, seq) = (chain.envelope(&slot), chain.next_message());
+            let mut payload = vec![0; slot.payload_len()];
+            chain.read(&slot, &mut payload);
+            if !chain.is_whole() {
+                self.removed();
+                break;
+            }
+            chain.advance(&slot);
+            self.inbox.push(envelope, seq, payload);
+        }
+        Ok(())
+    }
+
+    /// Returns the next message for this client without consuming it.
+    fn next(&mut self) -> Result<Option<Slot>, RecvError> {
+        // Bounds the own messages skipped in one call, so that deadlines hold against any broker.
+        for _ in 0..AT_ONCE {
+            let Some(slot) = self.next_of_all()? else { return Ok(None) };
+            if self.is_for_us(&slot) {
+                return Ok(Some(slot));
+            }
+            self.inbound.chain.advance(&slot);
+        }
+        Ok(None)
+    }
+
+    /// Returns the next message, if there is one. It stays until
+    /// [`ChainReader::advance`](crate::core::chain::ChainReader::advance).
+    fn next_of_all(&mut self) -> Result<Option<Slot>, RecvError> {
+        let peeked = if self.peeks.is_open() { Some(self.inbound.peek()) } else { None };
+        match peeked {
+            Some(Peek::Message(slot)) => Ok(Some(slot)),
+            Some(Peek::Nothing) => {
+                self.on_empty_poll();
+                Ok(None)
+            }
+            Some(Peek::Other(raw)) => match self.inbound.peek_ref(raw) {
+                None => self.poll(),
+                slot => Ok(slot),
+            },
+            None => self.poll(),
+        }
+    }
+
+    /// Returns the next message or does the other work that is due.
+    #[inline(never)]
+    fn poll(&mut self) -> Result<Option<Slot>, RecvError> {
+        let polled = self.locked(|inbound, locked| poll(inbound, locked))??;
+        if polled.is_none() {
+            self.on_empty_poll();
+        }
+        Ok(polled)
+    }
+
+    /// Handles a poll that found nothing.
+    #[inline(always)]
+    fn on_empty_poll(&mut self) {
+        let chain = &self.inbound.chain;
+        if self.backoff.caught_up(chain.next_message(), chain.position()) {
+            chain.expect();
+        }
+        self.empty_polls = self.empty_polls.wrapping_add(1);
+        if self.empty_polls.is_multiple_of(EMPTY_POLLS) {
+            self.idle_housekeeping();
+        }
+    }
+
+    /// Housekeeping for busy-polling callers: publishes the cursor and checks for a disconnect.
+    #[cold]
+    fn idle_housekeeping(&mut self) {
+        let now = Instant::now();
+        let is_due = now.duration_since(self.last_read) >= SOCKET_READ_INTERVAL;
+        if is_due {
+            self.last_read = now;
+        }
+        let _ = self.locked(|inbound, locked| {
+            locked.retry_ring();
+            release(inbound, locked);
+            if is_due {
+                locked.pump(Half::Receiver);
+            }
+        });
+    }
+
+    /// Ends the connection after a removal.
+    #[cold]
+    fn removed(&mut self) -> Disconnected {
+        self.locked(|_, locked| locked.removed()).unwrap_or_else(|forked| forked)
+    }
+
+    /// Runs `act` with the lock held, and follows the connection's state.
+    fn locked<T>(
+        &mut self,
+        act: impl FnOnce(&mut Inbound<Region>, &mut Locked<'_>) -> T,
+    ) -> Result<T, Disconnected> {
+        let (result, peeks) = match self.connection.lock() {
+            Err(forked) => (Err(forked), false),
+            Ok(mut locked) => {
+                let result = act(&mut self.inbound, &mut locked);
+                if let Err(fault) = locked.take_arrivals(&mut self.inbound) {
+                    locked.fail(fault);
+                }
+                let is_parked = locked.state.parking.is_parked(Half::Receiver);
+                (Ok(result), locked.ended().is_none() && !is_parked)
+            }
+        };
+        self.follow(peeks);
+        result
+    }
+
+    /// Sets the gate to the connection's state.
+    pub(crate) fn follow(&mut self, peeks: bool) {
+        self.peeks.set(self.connection.owner, peeks);
+    }
+}
+
+/// Returns the next message or does the other work that is due. Returns `None` if the chain is empty
+/// or a page is missing.
+fn poll(inbound: &mut Inbound<Region>, locked: &mut Locked<'_>) -> Result<Option<Slot>, RecvError> {
+    if locked.state.parking.is_parked(Half::Receiver) {
+        // Clears the parked word. Otherwise the peer's rings would fill the socket.
+        locked.pump(Half::Receiver);
+    }
+    locked.retry_ring();
+    for _ in 0..AT_ONCE {
+        match step(inbound, locked)? {
+            Event::Message(slot) => return Ok(Some(slot)),
+            Event::PageAdvanced => {}
+            Event::Empty => return on_empty(locked).map(|()| None),
+            Event::Unknown(next) => {
+                // Its descriptor was sent before the message that names it.
+                locked.pump(Half::Receiver);
+                locked.take_arrivals(inbound).map_err(|fault| locked.fail(fault))?;
+                locked.may_read()?;
+                if locked.state.lost.contains(next) && locked.ended().is_none() {
+                    // The page was requested again.
+                    return Ok(None);
+                }
+                if inbound.chain.page(next).is_none() {
+                    let fault = inbound.chain.unknown_page(next);
+                    locked.check_open()?;
+                    return Err(locked.fail(fault).into());
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Takes one step in the chain.
+fn step(inbound: &mut Inbound<Region>, locked: &mut Locked<'_>) -> Result<Event, Disconnected> {
+    locked.may_read()?;
+    match inbound.poll(&mut locked.state.parking) {
+        Err(fault) => Err(locked.fail(fault)),
+        Ok((event, ring)) => {
+            if ring && !locked.ring() {
+                inbound.not_rung();
+            }
+            Ok(event)
+        }
+    }
+}
+
+/// Releases what was received.
+fn release(inbound: &mut Inbound<Region>, locked: &mut Locked<'_>) {
+    if inbound.release() && !locked.ring() {
+        inbound.not_rung();
+    }
+}
+
+/// Handles an empty chain. All messages that arrived were received.
+fn on_empty(locked: &mut Locked<'_>) -> Result<(), RecvError> {
+    // The end was detected before this poll of the chain, so no message can follow.
+    match locked.ended() {
+        None => Ok(()),
+        // The zero may belong to a page that is written again, while messages were not received.
+        Some(Disconnected::PeerDied) if !locked.is_whole() => Err(locked.removed().into()),
+        Some(ended) => Err(ended.clone().into()),
+    }
+}
+
+#[cold]
+fn grow(buffer: &mut Vec<u8>, len: usize) {
+    buffer.resize(len, 0);
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        // The bus would wait for a receiver that never reads.
+        if let Ok(mut locked) = self.connection.lock() {
+            locked.close();
+        }
+    }
+}
+
+impl AsFd for Receiver {
+    /// Returns a descriptor for the connection and the peer's process. After
+    /// [`prepare_wait`](Receiver::prepare_wait) it becomes readable when there is something to
+    /// receive. It also becomes readable when the connection or the peer's process ends. The first
+    /// call creates the descriptor, and it stays the same.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
+    }
+}
+
+impl AsRawFd for Receiver {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests;
