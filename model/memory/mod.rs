@@ -1,7 +1,7 @@
-//! Memories for models, tests and fuzzers: those of the model checkers, and decorators that crash,
-//! reorder steps or change words.
+//! Memories for models and tests. Those of the checkers are [`Cells`]. Others crash or reorder steps.
 #![allow(dead_code, unused_imports, reason = "each test program uses some of them")]
 
+mod cells;
 mod crashing;
 #[cfg(feature = "loom")]
 mod loom;
@@ -9,6 +9,7 @@ mod reordered;
 #[cfg(feature = "shuttle")]
 mod shuttle;
 
+pub use cells::{Cells, Checker, Plain};
 pub use crashing::{CrashBudget, Crashing};
 #[cfg(feature = "loom")]
 pub use loom::LoomMemory;

@@ -24,7 +24,7 @@ use crate::scenario::doubles::CrashBudget;
 use bus::Script;
 use doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
 use llmp::core::order::{Kind, Orders, Site};
-use memory::PlainMemory;
+use memory::{Orderings, PlainMemory};
 use scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse, limits,
 };
@@ -46,7 +46,7 @@ impl Runtime for Threads {
     type Mailbox<T: Send + 'static> = StdMailbox<T>;
 
     fn memory(&self, len: usize) -> PlainMemory {
-        PlainMemory::new(len, &self.orders)
+        PlainMemory::zeroed(len, Orderings(self.orders.clone()))
     }
 
     fn mailbox<T: Send + 'static>(&self) -> StdMailbox<T> {

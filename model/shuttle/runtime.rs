@@ -14,7 +14,7 @@ impl Runtime for Shuttle {
     type Mailbox<T: Send + 'static> = ShuttleMailbox<T>;
 
     fn memory(&self, len: usize) -> ShuttleMemory {
-        ShuttleMemory::new(len)
+        ShuttleMemory::zeroed(len, Default::default())
     }
 
     fn mailbox<T: Send + 'static>(&self) -> ShuttleMailbox<T> {
