@@ -16,6 +16,9 @@ pub mod forgery;
 pub mod handshake;
 pub mod hostile;
 pub mod input;
+#[allow(dead_code, reason = "the models use the rest")]
+#[path = "../../model/memory/interposed.rs"]
+pub mod interposed;
 pub mod joining;
 pub mod live_bus;
 pub mod live_page;

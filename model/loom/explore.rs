@@ -45,17 +45,15 @@ impl Runtime for Loom {
             Some(bytes) => memory.racing(bytes),
             None => memory,
         };
-        Reordered::new(memory, &self.order_of_steps)
+        self.order_of_steps.reordered(memory)
     }
 
     fn seen_by(&self, memory: &LoomMemory, who: Who) -> LoomMemory {
         let memory = match &self.orders_of {
             Some((process, orders)) if process.is(who) => {
-                memory.clone().map(|memory| memory.with_orders(orders))
+                memory.map(|memory| memory.with_orders(orders))
             }
-            _ if !Process::Broker.is(who) && self.only_brokers => {
-                memory.clone().in_run(&self.in_order)
-            }
+            _ if !Process::Broker.is(who) && self.only_brokers => memory.in_run(&self.in_order),
             _ => memory.clone(),
         };
         match self.saw_polling.get(usize::from(who)) {

@@ -1,7 +1,6 @@
 //! Memory of a process that crashes after a given number of writes.
 
-use llmp::core::memory::{Intent, Memory, Offset};
-use llmp::core::order::Site;
+use super::interposed::{Access, Interpose, Interposed};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -48,73 +47,13 @@ impl CrashBudget {
 ///
 /// After the crash the code that uses the memory runs on, but its writes have no effect and its
 /// reads return zeroes. For all other processes that is the same as if it had stopped.
-#[derive(Clone, Debug)]
-pub struct Crashing<M> {
-    memory: M,
-    crash_budget: CrashBudget,
-}
+pub type Crashing<M> = Interposed<M, CrashBudget>;
 
-impl<M: Memory> Crashing<M> {
-    /// Returns `memory` as the process with this budget sees it.
-    pub fn new(memory: M, crash_budget: CrashBudget) -> Self {
-        Crashing { memory, crash_budget }
-    }
-
-    /// Returns the memory as other processes see it.
-    pub fn memory(&self) -> &M {
-        &self.memory
-    }
-}
-
-impl<M: Memory> Memory for Crashing<M> {
-    type Part<'a>
-        = Offset<'a, Self>
-    where
-        Self: 'a;
-
-    fn region_len(&self) -> usize {
-        self.memory.region_len()
-    }
-
-    fn part(&self, at: usize, len: usize, _: Intent) -> Offset<'_, Self> {
-        Offset::new(self, at, len)
-    }
-
-    fn load(&self, at: usize, site: Site) -> u64 {
-        if self.crash_budget.is_over() { 0 } else { self.memory.load(at, site) }
-    }
-
-    fn store(&self, at: usize, value: u64, site: Site) {
-        if self.crash_budget.step() {
-            self.memory.store(at, value, site);
-        }
-    }
-
-    fn fence(&self, site: Site) {
-        if !self.crash_budget.is_over() {
-            self.memory.fence(site);
-        }
-    }
-
-    fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
-        if self.crash_budget.is_over() { [0; N] } else { self.memory.read_words(at) }
-    }
-
-    fn write_words<const N: usize>(&self, at: usize, words: [u64; N]) {
-        if self.crash_budget.step() {
-            self.memory.write_words(at, words);
-        }
-    }
-
-    fn read_bytes(&self, at: usize, into: &mut [u8]) {
-        if !self.crash_budget.is_over() {
-            self.memory.read_bytes(at, into);
-        }
-    }
-
-    fn write_bytes(&self, at: usize, from: &[u8]) {
-        if self.crash_budget.step() {
-            self.memory.write_bytes(at, from);
+impl<M> Interpose<M> for CrashBudget {
+    fn before(&self, _: &M, _: usize, access: Access<'_>) -> bool {
+        match access {
+            Access::Store(..) | Access::WriteWords(_) | Access::WriteBytes(_) => self.step(),
+            _ => !self.is_over(),
         }
     }
 }

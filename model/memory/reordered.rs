@@ -5,10 +5,10 @@
 //! program. So the models show for both that the mistake is detected. Production code is unchanged:
 //! this memory delays the step, or repeats it later.
 
+use super::interposed::{Access, Interpose, Interposed};
 use llmp::core::layout::{CONTROL_CONSUMED, CONTROL_RETIRED, PAGE_BASE, WORD};
-use llmp::core::memory::{Intent, Memory, Offset};
+use llmp::core::memory::Memory;
 use llmp::core::order::Site;
-use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -115,6 +115,12 @@ impl<M: Memory> Reordering<M> {
         })
     }
 
+    /// Returns a region as it is in this run.
+    pub fn reordered(self: &Arc<Self>, memory: M) -> Reordered<M> {
+        let region = self.regions.fetch_add(1, Ordering::Relaxed);
+        Interposed::new(memory, Steps { region, run: self.clone() })
+    }
+
     fn held(&self) -> MutexGuard<'_, Vec<Held<M>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -139,10 +145,10 @@ struct Held<M> {
     region: usize,
     memory: M,
     at: usize,
-    access: Access,
+    access: Late,
 }
 
-enum Access {
+enum Late {
     Store(u64, Site),
     Words(Vec<u64>),
     Bytes(Vec<u8>),
@@ -150,65 +156,53 @@ enum Access {
     Read(usize),
 }
 
-impl Access {
+impl Late {
     fn is_store(&self) -> bool {
-        matches!(self, Access::Store(..))
+        matches!(self, Late::Store(..))
     }
 
     fn make<M: Memory>(self, memory: &M, at: usize) {
         match self {
-            Access::Store(value, site) => memory.store(at, value, site),
-            Access::Words(words) => {
+            Late::Store(value, site) => memory.store(at, value, site),
+            Late::Words(words) => {
                 words
                     .into_iter()
                     .enumerate()
                     .for_each(|(i, w)| memory.write_words(at + WORD * i, [w]));
             }
-            Access::Bytes(bytes) => memory.write_bytes(at, &bytes),
-            Access::Read(len) => memory.read_bytes(at, &mut vec![0; len]),
+            Late::Bytes(bytes) => memory.write_bytes(at, &bytes),
+            Late::Read(len) => memory.read_bytes(at, &mut vec![0; len]),
         }
     }
 }
 
 /// Memory in which steps may come in the wrong order.
-pub struct Reordered<M> {
-    /// Number of the region in this run.
-    region: usize,
-    memory: M,
-    run: Arc<Reordering<M>>,
-}
-
-impl<M: Clone> Clone for Reordered<M> {
-    fn clone(&self) -> Self {
-        Reordered { memory: self.memory.clone(), run: self.run.clone(), ..*self }
-    }
-}
-
-impl<M: Debug> Debug for Reordered<M> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.memory.fmt(f)
-    }
-}
+pub type Reordered<M> = Interposed<M, Steps<M>>;
 
 impl<M: Memory> Reordered<M> {
-    /// Returns a region as it is in `run`.
-    pub fn new(memory: M, run: &Arc<Reordering<M>>) -> Self {
-        let region = run.regions.fetch_add(1, Ordering::Relaxed);
-        Reordered { region, memory, run: run.clone() }
-    }
-
     /// Returns the same region for a process whose steps come in another order.
     #[must_use]
-    pub fn in_run(self, run: &Arc<Reordering<M>>) -> Self {
-        Reordered { run: run.clone(), ..self }
+    pub fn in_run(&self, run: &Arc<Reordering<M>>) -> Self {
+        let steps = Steps { run: run.clone(), ..self.hooks().clone() };
+        Self::new(self.memory().clone(), steps)
     }
 
     /// Returns the same region with another underlying memory.
     #[must_use]
-    pub fn map(self, access: impl FnOnce(M) -> M) -> Self {
-        Reordered { memory: access(self.memory), ..self }
+    pub fn map(&self, access: impl FnOnce(M) -> M) -> Self {
+        Self::new(access(self.memory().clone()), self.hooks().clone())
     }
+}
 
+/// The order of the steps in one region.
+#[derive(Clone)]
+pub struct Steps<M> {
+    /// Number of the region in this run.
+    region: usize,
+    run: Arc<Reordering<M>>,
+}
+
+impl<M: Memory> Steps<M> {
     /// Returns whether `step` must come too late.
     fn is_moved(&self, step: Step) -> bool {
         self.run.swap.is_some_and(|swap| swap.first == step)
@@ -244,109 +238,98 @@ impl<M: Memory> Reordered<M> {
     }
 
     /// Returns the value that was loaded early, once. Keeps the location for the next load.
-    fn looked_early(&self, at: usize) -> Option<u64> {
+    fn looked_early(&self, memory: &M, at: usize) -> Option<u64> {
         let me = (self.run.thread)();
         let found = self.early().iter_mut().find(|(thread, ..)| *thread == me).map(|e| e.3.take());
         if found.is_none() {
-            self.early().push((me, self.memory.clone(), at, None));
+            self.early().push((me, memory.clone(), at, None));
         }
         found.flatten()
     }
 
-    fn hold(&self, at: usize, access: Access) {
-        let thread = (self.run.thread)();
-        let (region, memory) = (self.region, self.memory.clone());
+    fn hold(&self, memory: &M, at: usize, access: Late) {
+        let (thread, region, memory) = ((self.run.thread)(), self.region, memory.clone());
         self.run.held().push(Held { thread, region, memory, at, access });
     }
 
     /// Performs the accesses that wait for an access of `site` at `at`.
-    fn passed(&self, at: usize, site: Site) {
+    fn passed(&self, memory: &M, at: usize, site: Site) {
         if self.run.swap.is_some_and(|swap| swap.then.contains(&site)) {
             // Another process may run in between. A model checker switches only at an atomic
             // access.
-            self.memory.load(at, Site::RingRead);
+            memory.load(at, Site::RingRead);
             self.run.catch_up(|_| true);
         }
     }
+
+    /// Returns the write as a step that can be late.
+    fn step(at: usize, access: &Access<'_>) -> Option<(Step, Late)> {
+        Some(match access {
+            Access::Store(site, value) => (Store(*site), Late::Store(*value, *site)),
+            Access::WriteWords(words) => {
+                let step = match (at, words.get(PAGE_BASE / WORD)) {
+                    (0, Some(0) | None) => return None,
+                    (0, Some(_)) => WritePage,
+                    _ => WriteSlot,
+                };
+                (step, Late::Words(words.to_vec()))
+            }
+            Access::WriteBytes(bytes) => (WritePayload, Late::Bytes(bytes.to_vec())),
+            _ => return None,
+        })
+    }
 }
 
-impl<M: Memory> Memory for Reordered<M> {
-    type Part<'a>
-        = Offset<'a, Self>
-    where
-        Self: 'a;
-
-    fn region_len(&self) -> usize {
-        self.memory.region_len()
-    }
-
-    fn part(&self, at: usize, len: usize, _: Intent) -> Offset<'_, Self> {
-        Offset::new(self, at, len)
-    }
-
-    fn load(&self, at: usize, site: Site) -> u64 {
-        if site == Site::CursorRead && self.is_moved(Look(site)) {
-            self.look_early(&self.memory, at + CONTROL_RETIRED);
+impl<M: Memory> Interpose<M> for Steps<M> {
+    fn before(&self, memory: &M, at: usize, access: Access<'_>) -> bool {
+        if self.run.swap.is_none() {
+            return true;
         }
-        let value = match self.is_looked_at_early(site) {
-            true => self.looked_early(at).unwrap_or_else(|| self.memory.load(at, site)),
-            false => self.memory.load(at, site),
-        };
-        self.passed(at, site);
-        value
-    }
-
-    fn store(&self, at: usize, value: u64, site: Site) {
-        if self.run.swap.is_some() {
+        if let Access::Store(..) = access {
             // Two stores to one word stay in their order.
             self.run.catch_up(|h| (h.region, h.at) == (self.region, at) && h.access.is_store());
         }
-        if self.is_moved(Store(site)) {
-            return self.hold(at, Access::Store(value, site));
+        if let Some((step, late)) = Self::step(at, &access)
+            && self.is_moved(step)
+        {
+            self.hold(memory, at, late);
+            return false;
         }
-        if site == Site::ConsumedPublish && self.is_moved(LookAtReaders) {
-            // Releases everything consumed, whether receivers still read it or not.
-            self.memory.store(at - CONTROL_CONSUMED, value, Site::CursorPublish);
+        match access {
+            Access::Load(site, value) => {
+                if site == Site::CursorRead && self.is_moved(Look(site)) {
+                    self.look_early(memory, at + CONTROL_RETIRED);
+                }
+                if self.is_looked_at_early(site)
+                    && let Some(early) = self.looked_early(memory, at)
+                {
+                    *value = early;
+                    self.passed(memory, at, site);
+                    return false;
+                }
+            }
+            Access::Store(Site::ConsumedPublish, value) if self.is_moved(LookAtReaders) => {
+                // Releases everything consumed, whether receivers still read it or not.
+                memory.store(at - CONTROL_CONSUMED, value, Site::CursorPublish);
+            }
+            Access::ReadBytes(_) => self.look_early_again(),
+            _ => {}
         }
-        self.memory.store(at, value, site);
-        self.passed(at, site);
+        true
     }
 
-    fn fence(&self, site: Site) {
-        self.memory.fence(site);
-    }
-
-    fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
-        self.memory.read_words(at)
-    }
-
-    fn write_words<const N: usize>(&self, at: usize, words: [u64; N]) {
-        let step = match (at, words.get(PAGE_BASE / WORD)) {
-            (0, Some(0) | None) => None,
-            (0, Some(_)) => Some(WritePage),
-            _ => Some(WriteSlot),
-        };
-        if step.is_some_and(|step| self.is_moved(step)) {
-            return self.hold(at, Access::Words(words.to_vec()));
+    fn after(&self, memory: &M, at: usize, access: Access<'_>) {
+        match access {
+            Access::Load(site, _) | Access::Store(site, _) => self.passed(memory, at, site),
+            Access::ReadBytes(into)
+                if self.is_moved(ReadPayload) && !self.is_looked_at_early(Site::MemberRead) =>
+            {
+                // Only the last read, because what was released before may be written.
+                let me = (self.run.thread)();
+                self.run.held().retain(|h| h.thread != me);
+                self.hold(memory, at, Late::Read(into.len()));
+            }
+            _ => {}
         }
-        self.memory.write_words(at, words);
-    }
-
-    fn read_bytes(&self, at: usize, into: &mut [u8]) {
-        self.look_early_again();
-        self.memory.read_bytes(at, into);
-        if self.is_moved(ReadPayload) && !self.is_looked_at_early(Site::MemberRead) {
-            // Only the last read, because what was released before may be written.
-            let me = (self.run.thread)();
-            self.run.held().retain(|h| h.thread != me);
-            self.hold(at, Access::Read(into.len()));
-        }
-    }
-
-    fn write_bytes(&self, at: usize, from: &[u8]) {
-        if self.is_moved(WritePayload) {
-            return self.hold(at, Access::Bytes(from.to_vec()));
-        }
-        self.memory.write_bytes(at, from);
     }
 }

@@ -31,7 +31,7 @@ use scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse, limits,
 };
 use scenario::{Runtime, mailbox, removed};
-use weakened::Weakened;
+use weakened::{Relaxing, Weakened};
 
 mailbox!(StdMailbox, std);
 
@@ -89,7 +89,7 @@ fn main() {
     let asked = std::env::args().nth(1).unwrap_or_default();
     if let Some(site) = Site::ALL.iter().find(|site| site.name() == asked) {
         weakened::relax(*site);
-        lengths::seen_through(Weakened);
+        lengths::seen_through(|region| Weakened::new(region, Relaxing));
         println!("{asked} as Relaxed: no race is seen");
         std::process::exit(1);
     }

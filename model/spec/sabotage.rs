@@ -2,9 +2,10 @@
 //! leaves one out. It wraps [`Traced`](crate::trace::Traced) memory, so the trace records what
 //! really happens.
 
+use crate::scenario::doubles::{Access, Interpose, Interposed};
 use crate::scenario::{Note, Runtime, Who};
 use llmp::core::layout::*;
-use llmp::core::memory::{Intent, Memory, Offset};
+use llmp::core::memory::Memory;
 use llmp::core::order::Site;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -91,8 +92,9 @@ impl<R: Runtime> Runtime for Sabotaged<R> {
     type Mailbox<T: Send + 'static> = R::Mailbox<T>;
 
     fn memory(&self, len: usize) -> Self::Memory {
-        let (memory, minds) = (self.runtime.memory(len), self.minds.clone());
-        Broken { memory, how: self.how, who: None, base: Arc::default(), minds }
+        let minds = self.minds.clone();
+        let saboteur = Saboteur { how: self.how, who: None, base: Arc::default(), minds };
+        Broken::new(self.runtime.memory(len), saboteur)
     }
 
     fn mailbox<T: Send + 'static>(&self) -> Self::Mailbox<T> {
@@ -100,12 +102,12 @@ impl<R: Runtime> Runtime for Sabotaged<R> {
     }
 
     fn seen_by(&self, memory: &Self::Memory, who: Who) -> Self::Memory {
-        let seen = self.runtime.seen_by(&memory.memory, who);
-        Broken { memory: seen, who: Some(who), ..memory.clone() }
+        let seen = self.runtime.seen_by(memory.memory(), who);
+        Broken::new(seen, Saboteur { who: Some(who), ..memory.hooks().clone() })
     }
 
     fn is_control(&self, memory: &Self::Memory, of: Who) {
-        self.runtime.is_control(&memory.memory, of);
+        self.runtime.is_control(memory.memory(), of);
     }
 
     fn note(&self, note: Note) {
@@ -121,9 +123,11 @@ impl<R: Runtime> Runtime for Sabotaged<R> {
 }
 
 /// Memory as a broken process uses it.
+pub type Broken<M> = Interposed<M, Saboteur>;
+
+/// A broken process in one region.
 #[derive(Clone)]
-pub struct Broken<M> {
-    memory: M,
+pub struct Saboteur {
     how: Sabotage,
     who: Option<Who>,
     /// The base in the page's header, shared by all views of the region.
@@ -131,15 +135,16 @@ pub struct Broken<M> {
     minds: Minds,
 }
 
-impl<M: Memory + Send + Sync + 'static> Broken<M> {
+impl Saboteur {
     fn mind<T>(&self, think: impl FnOnce(&mut Mind) -> T) -> T {
         let mut minds = self.minds.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         think(minds.entry(self.who.unwrap_or(Who::MAX)).or_default())
     }
 
-    fn hold(&self, write: impl FnOnce(&M) + Send + 'static) {
-        let memory = self.memory.clone();
-        self.mind(|mind| mind.held.push(Box::new(move || write(&memory))));
+    /// Delays a write, which does not take place now.
+    fn hold(&self, write: impl FnOnce() + Send + 'static) -> bool {
+        self.mind(|mind| mind.held.push(Box::new(write)));
+        false
     }
 
     fn release(&self) {
@@ -151,129 +156,114 @@ impl<M: Memory + Send + Sync + 'static> Broken<M> {
     fn is_broker(&self) -> bool {
         self.who == Some(0)
     }
-}
 
-impl<M: Memory + Send + Sync + 'static> Memory for Broken<M> {
-    type Part<'a>
-        = Offset<'a, Self>
+    fn is_parked(&self) -> bool {
+        self.mind(|mind| mind.is_parked)
+    }
+
+    fn base(&self) -> u64 {
+        *self.base.lock().unwrap()
+    }
+
+    /// Notes what the process does, as a sabotage may need it later.
+    fn note<M>(&self, memory: &M, at: usize, access: &Access<'_>)
     where
-        Self: 'a;
-
-    fn region_len(&self) -> usize {
-        self.memory.region_len()
-    }
-
-    fn part(&self, at: usize, len: usize, _: Intent) -> Offset<'_, Self> {
-        Offset::new(self, at, len)
-    }
-
-    fn load(&self, at: usize, site: Site) -> u64 {
-        use Sabotage::*;
-        let is_parked = self.mind(|mind| mind.is_parked);
-        match (self.how, site) {
-            (NoRingRead, Site::RingRead) => return 0,
-            (NoSecondLook, Site::CommitRead) if is_parked => return 0,
-            (NoSecondCursorRead, Site::CursorRead) if is_parked && self.is_broker() => return 0,
-            (CursorNotRead, Site::CursorRead) => return self.mind(|mind| mind.published),
-            _ => {}
-        }
-        let value = self.memory.load(at, site);
-        if site == Site::CommitRead && self.how == ParkAfterLook {
-            self.release();
-        }
-        let is_end = value == commit_word(0, KIND_EOP, 0, 0);
-        if site == Site::CommitRead && self.how == GivesUpAtEndOfPage && is_end {
-            let next = *self.base.lock().unwrap() + (self.region_len() + PAGE_HEADER) as u64;
-            if let Some(store) = self.mind(|mind| mind.cursor.take()) {
-                store(next);
+        M: Memory + Send + Sync + 'static,
+    {
+        match access {
+            Access::Store(Site::ParkStore, _) => self.mind(|mind| mind.is_parked = true),
+            Access::Store(Site::ParkClear, _) => self.mind(|mind| mind.is_parked = false),
+            Access::Store(site @ Site::CursorPublish, _) => {
+                let (memory, site) = (memory.clone(), *site);
+                let store = Box::new(move |to| memory.store(at, to, site));
                 self.mind(|mind| mind.cursor = Some(store));
             }
-        }
-        value
-    }
-
-    fn store(&self, at: usize, value: u64, site: Site) {
-        use Sabotage::*;
-        match site {
-            Site::ParkStore => self.mind(|mind| mind.is_parked = true),
-            Site::ParkClear => self.mind(|mind| mind.is_parked = false),
-            Site::CursorPublish => {
-                let memory = self.memory.clone();
-                let store = move |to| memory.store(at, to, Site::CursorPublish);
-                self.mind(|mind| mind.cursor = Some(Box::new(store)));
-            }
-            Site::CommitPublish => {
-                let position = *self.base.lock().unwrap() + at as u64;
+            Access::Store(Site::CommitPublish, _) => {
+                let position = self.base() + at as u64;
                 self.mind(|mind| mind.published = position);
             }
+            Access::WriteWords(words) if at == 0 && words[0] == PAGE_MAGIC => {
+                *self.base.lock().unwrap() = words[PAGE_BASE / WORD];
+            }
             _ => {}
         }
+    }
+
+    /// Returns whether this process stored such a cursor too early.
+    fn has_released(&self, at: usize, to: u64) -> bool {
         let released = self.mind(|mind| mind.released.get(&at).copied());
-        if site == Site::CursorPublish && released.is_some_and(|to| (1..=to).contains(&value)) {
-            return;
+        released.is_some_and(|released| (1..=released).contains(&to))
+    }
+}
+
+impl<M: Memory + Send + Sync + 'static> Interpose<M> for Saboteur {
+    fn before(&self, memory: &M, at: usize, access: Access<'_>) -> bool {
+        use Access::{Fence, Load, Store, WriteBytes, WriteWords};
+        use Sabotage::*;
+        self.note(memory, at, &access);
+        let memory = memory.clone();
+        match (self.how, access) {
+            (NoRingRead, Load(Site::RingRead, _))
+            | (NoParkFence, Fence(Site::ParkFence))
+            | (NoRingFence, Fence(Site::RingFence))
+            | (PageNotEmptied, Store(Site::PageClear, _)) => false,
+            (NoSecondLook, Load(Site::CommitRead, _)) => !self.is_parked(),
+            (NoSecondCursorRead, Load(Site::CursorRead, _)) => {
+                !(self.is_parked() && self.is_broker())
+            }
+            (CursorNotRead, Load(Site::CursorRead, value)) => {
+                *value = self.mind(|mind| mind.published);
+                false
+            }
+            (ReleasesForeignPages, Store(Site::CursorPublish, to)) => !self.has_released(at, to),
+            (ClearAfterPublish, Store(site @ Site::CommitClear, value))
+            | (FillAfterPublish, Store(site @ Site::CommitFill, value))
+            | (ParkAfterLook, Store(site @ Site::ParkStore, value)) => {
+                self.hold(move || memory.store(at, value, site))
+            }
+            (PublishAfterGivingUp, Store(site @ Site::CommitPublish, value))
+                if self.is_broker() =>
+            {
+                self.hold(move || memory.store(at, value, site))
+            }
+            // No process can read the first page yet.
+            (HeaderAfterPublish, WriteWords(words))
+                if at == 0 && words[0] == PAGE_MAGIC && self.base() > 0 =>
+            {
+                let header: [u64; PAGE_HEADER / WORD] = words.try_into().expect("a page's header");
+                self.hold(move || memory.write_words(at, header))
+            }
+            (PayloadAfterPublish, WriteBytes(bytes)) => {
+                let bytes = bytes.to_vec();
+                self.hold(move || memory.write_bytes(at, &bytes))
+            }
+            _ => true,
         }
-        if self.how == PageNotEmptied && site == Site::PageClear {
-            return;
-        }
-        let is_late = match self.how {
-            ClearAfterPublish => site == Site::CommitClear,
-            FillAfterPublish => site == Site::CommitFill,
-            ParkAfterLook => site == Site::ParkStore,
-            PublishAfterGivingUp => site == Site::CommitPublish && self.is_broker(),
-            _ => false,
-        };
-        if is_late {
-            return self.hold(move |memory| memory.store(at, value, site));
-        }
-        self.memory.store(at, value, site);
-        match (self.how, site) {
-            (PublishAfterGivingUp, Site::CursorPublish) if value > 0 => self.release(),
+    }
+
+    fn after(&self, memory: &M, at: usize, access: Access<'_>) {
+        use Access::{Load, Store};
+        use Sabotage::*;
+        match (self.how, access) {
+            (ParkAfterLook, Load(Site::CommitRead, _)) => self.release(),
+            (GivesUpAtEndOfPage, Load(Site::CommitRead, value))
+                if *value == commit_word(0, KIND_EOP, 0, 0) =>
+            {
+                let next = self.base() + (memory.region_len() + PAGE_HEADER) as u64;
+                if let Some(store) = self.mind(|mind| mind.cursor.take()) {
+                    store(next);
+                    self.mind(|mind| mind.cursor = Some(store));
+                }
+            }
+            (PublishAfterGivingUp, Store(Site::CursorPublish, 1..)) => self.release(),
             (PublishAfterGivingUp | ParkAfterLook, _) => {}
-            (ReleasesForeignPages, Site::ConsumedPublish) if value > 0 => {
+            (ReleasesForeignPages, Store(Site::ConsumedPublish, value @ 1..)) => {
                 let cursor = at - CONTROL_CONSUMED;
                 self.mind(|mind| mind.released.insert(cursor, value));
-                self.memory.store(cursor, value, Site::CursorPublish);
+                memory.store(cursor, value, Site::CursorPublish);
             }
-            (_, Site::CommitPublish) => self.release(),
+            (_, Store(Site::CommitPublish, _)) => self.release(),
             _ => {}
         }
-    }
-
-    fn fence(&self, site: Site) {
-        let is_left_out = match self.how {
-            Sabotage::NoParkFence => site == Site::ParkFence,
-            Sabotage::NoRingFence => site == Site::RingFence,
-            _ => false,
-        };
-        if !is_left_out {
-            self.memory.fence(site);
-        }
-    }
-
-    fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
-        self.memory.read_words(at)
-    }
-
-    fn write_words<const N: usize>(&self, at: usize, words: [u64; N]) {
-        if at == 0 && words[0] == PAGE_MAGIC {
-            *self.base.lock().unwrap() = words[PAGE_BASE / WORD];
-            // No process can read the first page yet.
-            if self.how == Sabotage::HeaderAfterPublish && words[PAGE_BASE / WORD] > 0 {
-                return self.hold(move |memory| memory.write_words(at, words));
-            }
-        }
-        self.memory.write_words(at, words);
-    }
-
-    fn read_bytes(&self, at: usize, into: &mut [u8]) {
-        self.memory.read_bytes(at, into);
-    }
-
-    fn write_bytes(&self, at: usize, from: &[u8]) {
-        if self.how == Sabotage::PayloadAfterPublish {
-            let bytes = from.to_vec();
-            return self.hold(move |memory| memory.write_bytes(at, &bytes));
-        }
-        self.memory.write_bytes(at, from);
     }
 }

@@ -4,9 +4,10 @@
 //! [`Traced`] is a decorator over any memory. It records an access directly after the access, where
 //! no checker switches threads. So the order of the log is the order of the accesses.
 
+use crate::scenario::doubles::{Access, Interpose, Interposed};
 use crate::scenario::{Note, Runtime, Who};
 use crate::translate::Translator;
-use llmp::core::memory::{Intent, Memory, Offset};
+use llmp::core::memory::Memory;
 use llmp::core::order::Site;
 use std::any::Any;
 use std::collections::VecDeque;
@@ -24,46 +25,25 @@ pub enum Event {
         region: usize,
         of: Who,
     },
-    Load {
+    Access {
         who: Who,
         region: usize,
         at: usize,
-        site: Site,
-        value: u64,
+        access: Recorded,
     },
-    Store {
-        who: Who,
-        region: usize,
-        at: usize,
-        site: Site,
-        value: u64,
-    },
-    Fence {
-        who: Who,
-        site: Site,
-    },
-    ReadWords {
-        who: Who,
-        region: usize,
-        at: usize,
-    },
-    WriteWords {
-        who: Who,
-        region: usize,
-        at: usize,
-        words: Vec<u64>,
-    },
-    ReadBytes {
-        who: Who,
-        region: usize,
-        at: usize,
-    },
-    WriteBytes {
-        who: Who,
-        region: usize,
-        at: usize,
-        len: usize,
-    },
+}
+
+/// An access, and the values that the specification needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    Load(Site, u64),
+    Store(Site, u64),
+    Fence(Site),
+    ReadWords,
+    WriteWords(Vec<u64>),
+    ReadBytes,
+    /// The number of bytes.
+    WriteBytes(usize),
 }
 
 /// The events in order. The specification follows them as they happen. A clone is the same log.
@@ -135,88 +115,37 @@ impl Log {
     pub fn traced<M: Memory>(&self, memory: M) -> Traced<M> {
         let mut entries = self.entries();
         entries.regions += 1;
-        Traced { memory, region: entries.regions - 1, who: NOBODY, log: self.clone() }
+        let (region, log) = (entries.regions - 1, self.clone());
+        Interposed::new(memory, Recorder { region, who: NOBODY, log })
     }
 }
 
 /// Memory that records each access and its process.
+pub type Traced<M> = Interposed<M, Recorder>;
+
+/// A region and a process in the log.
 #[derive(Clone)]
-pub struct Traced<M> {
-    memory: M,
+pub struct Recorder {
     region: usize,
     who: Who,
     log: Log,
 }
 
-impl<M: Memory> Traced<M> {
-    /// Returns the same region as another process sees it.
-    pub fn seen_by(&self, who: Who) -> Self {
-        Traced { who, ..self.clone() }
-    }
-
-    /// Records the owner of its parked word and cursors.
-    pub fn is_control(&self, of: Who) {
-        self.log.push(Event::Control { region: self.region, of });
-    }
-
-    fn push(&self, event: impl FnOnce(Who, usize) -> Event) {
-        if self.who != NOBODY {
-            self.log.push(event(self.who, self.region));
+impl<M> Interpose<M> for Recorder {
+    fn after(&self, _: &M, at: usize, access: Access<'_>) {
+        if self.who == NOBODY {
+            return;
         }
-    }
-}
-
-impl<M: Memory> Memory for Traced<M> {
-    type Part<'a>
-        = Offset<'a, Self>
-    where
-        Self: 'a;
-
-    fn region_len(&self) -> usize {
-        self.memory.region_len()
-    }
-
-    fn part(&self, at: usize, len: usize, _: Intent) -> Offset<'_, Self> {
-        Offset::new(self, at, len)
-    }
-
-    fn load(&self, at: usize, site: Site) -> u64 {
-        let value = self.memory.load(at, site);
-        self.push(|who, region| Event::Load { who, region, at, site, value });
-        value
-    }
-
-    fn store(&self, at: usize, value: u64, site: Site) {
-        self.memory.store(at, value, site);
-        self.push(|who, region| Event::Store { who, region, at, site, value });
-    }
-
-    fn fence(&self, site: Site) {
-        self.memory.fence(site);
-        self.push(|who, _| Event::Fence { who, site });
-    }
-
-    fn read_words<const N: usize>(&self, at: usize) -> [u64; N] {
-        let words = self.memory.read_words(at);
-        self.push(|who, region| Event::ReadWords { who, region, at });
-        words
-    }
-
-    fn write_words<const N: usize>(&self, at: usize, words: [u64; N]) {
-        self.memory.write_words(at, words);
-        let words = words.to_vec();
-        self.push(|who, region| Event::WriteWords { who, region, at, words });
-    }
-
-    fn read_bytes(&self, at: usize, into: &mut [u8]) {
-        self.memory.read_bytes(at, into);
-        self.push(|who, region| Event::ReadBytes { who, region, at });
-    }
-
-    fn write_bytes(&self, at: usize, from: &[u8]) {
-        self.memory.write_bytes(at, from);
-        let len = from.len();
-        self.push(|who, region| Event::WriteBytes { who, region, at, len });
+        let access = match access {
+            Access::Load(site, value) => Recorded::Load(site, *value),
+            Access::Store(site, value) => Recorded::Store(site, value),
+            Access::Fence(site) => Recorded::Fence(site),
+            Access::ReadWords(_) => Recorded::ReadWords,
+            Access::WriteWords(words) => Recorded::WriteWords(words.to_vec()),
+            Access::ReadBytes(_) => Recorded::ReadBytes,
+            Access::WriteBytes(bytes) => Recorded::WriteBytes(bytes.len()),
+        };
+        self.log.push(Event::Access { who: self.who, region: self.region, at, access });
     }
 }
 
@@ -248,11 +177,11 @@ impl<R: Runtime> Runtime for Tracing<R> {
     }
 
     fn seen_by(&self, memory: &Self::Memory, who: Who) -> Self::Memory {
-        memory.seen_by(who)
+        Traced::new(memory.memory().clone(), Recorder { who, ..memory.hooks().clone() })
     }
 
     fn is_control(&self, memory: &Self::Memory, of: Who) {
-        memory.is_control(of);
+        self.log.push(Event::Control { region: memory.hooks().region, of });
     }
 
     fn note(&self, note: Note) {

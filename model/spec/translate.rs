@@ -9,7 +9,7 @@ use crate::promises::{harm, unmet};
 use crate::protocol::{Action, Rules, Violation};
 use crate::scenario::{Note, Who};
 use crate::state::*;
-use crate::trace::Event;
+use crate::trace::{Event, Recorded};
 use llmp::core::layout::*;
 use llmp::core::order::Site;
 use std::collections::BTreeMap;
@@ -82,34 +82,32 @@ impl Translator {
                 self.uses.insert(*region, Use::Control(*of));
                 Ok(())
             }
-            Event::Fence { who: by, site: Site::ParkFence } => {
-                self.act(Action::ParkFence { by: *by })
-            }
-            Event::Fence { who: by, site: Site::RingFence } => {
-                self.act(Action::RingFence { by: *by })
-            }
+            Event::Access { who, region, at, access } => self.access(*who, *region, *at, access),
+        }
+    }
+
+    fn access(&mut self, who: Who, region: usize, at: usize, access: &Recorded) -> Verdict {
+        match access {
+            Recorded::Fence(Site::ParkFence) => return self.act(Action::ParkFence { by: who }),
+            Recorded::Fence(Site::RingFence) => return self.act(Action::RingFence { by: who }),
             // These order a read of the member word against pages that are reused.
-            Event::Fence { .. } => Ok(()),
-            Event::WriteWords { who, region, at, words } if words[0] == PAGE_MAGIC && *at == 0 => {
-                self.header(*who, *region, words)
+            Recorded::Fence(_) => return Ok(()),
+            Recorded::WriteWords(words) if words[0] == PAGE_MAGIC && at == 0 => {
+                return self.header(who, region, words);
             }
-            Event::Load { who, region, at, .. }
-            | Event::Store { who, region, at, .. }
-            | Event::ReadWords { who, region, at }
-            | Event::WriteWords { who, region, at, .. }
-            | Event::ReadBytes { who, region, at }
-            | Event::WriteBytes { who, region, at, .. } => match self.uses.get(region) {
-                Some(Use::Control(of)) => self.control(*who, *of, *at, event),
-                Some(Use::Page { chain, id, .. }) => {
-                    let (chain, page) = (*chain, *id as u16);
-                    if *who == chain {
-                        self.own_page(chain, page, *region, *at, event)
-                    } else {
-                        self.their_page(chain, *who, page, *region, *at, event)
-                    }
+            _ => {}
+        }
+        match self.uses.get(&region) {
+            Some(Use::Control(of)) => self.control(who, *of, at, access),
+            Some(Use::Page { chain, id, .. }) => {
+                let (chain, page) = (*chain, *id as u16);
+                if who == chain {
+                    self.own_page(chain, page, region, at, access)
+                } else {
+                    self.their_page(chain, who, page, region, at, access)
                 }
-                None => Ok(()),
-            },
+            }
+            None => Ok(()),
         }
     }
 
@@ -124,10 +122,10 @@ impl Translator {
         self.act(Action::Reset { chain, page, base, first })
     }
 
-    fn control(&mut self, who: Who, of: Who, at: usize, event: &Event) -> Verdict {
+    fn control(&mut self, who: Who, of: Who, at: usize, access: &Recorded) -> Verdict {
         let slot = at.saturating_sub(CONTROL_CURSORS) / LINE;
-        match *event {
-            Event::Store { value: 0, site: Site::CursorPublish, .. } => {
+        match *access {
+            Recorded::Store(Site::CursorPublish, 0) => {
                 let former = self.cursors.remove(&slot).map(|client| self.bus.chain(client));
                 if former.is_some_and(Chain::is_open) {
                     let why = "a cursor in use is taken back".into();
@@ -135,7 +133,7 @@ impl Translator {
                 }
                 Ok(())
             }
-            Event::Store { value, site: Site::CursorPublish, .. } => {
+            Recorded::Store(Site::CursorPublish, value) => {
                 let chain = match who {
                     BROKER => self.cursors.get(&slot).copied().unwrap_or(BROADCAST),
                     _ => BROADCAST,
@@ -144,25 +142,25 @@ impl Translator {
                 self.pass_up_to(chain, who, |place| place.position == to)?;
                 self.act(Action::Release { chain, by: who, to })
             }
-            Event::Store { value: 0, site: Site::ConsumedPublish, .. } => Ok(()),
-            Event::Store { value, site: Site::ConsumedPublish, .. } => {
+            Recorded::Store(Site::ConsumedPublish, 0) => Ok(()),
+            Recorded::Store(Site::ConsumedPublish, value) => {
                 // A receiver of a broadcast chain holds nothing.
                 let chain = self.cursors.get(&slot).copied().unwrap_or(BROADCAST);
                 let to = position(value);
                 self.pass_up_to(chain, who, |place| place.position == to)?;
                 self.act(Action::Take { chain, by: who, to })
             }
-            Event::Store { site: Site::ParkStore, .. } => self.act(Action::Park { by: who }),
-            Event::Store { site: Site::ParkClear, .. } => self.act(Action::Unpark { by: who }),
-            Event::Load { value, site: Site::CursorRead, .. } => {
+            Recorded::Store(Site::ParkStore, _) => self.act(Action::Park { by: who }),
+            Recorded::Store(Site::ParkClear, _) => self.act(Action::Unpark { by: who }),
+            Recorded::Load(Site::CursorRead, value) => {
                 self.act(Action::Learn { chain: who, by: of, cursor: position(value) })
             }
-            Event::Store { site: Site::PollingStore, .. } => self.act(Action::Poll { by: who }),
-            Event::Load { value, site: Site::PollingRead, .. } => {
+            Recorded::Store(Site::PollingStore, _) => self.act(Action::Poll { by: who }),
+            Recorded::Load(Site::PollingRead, value) => {
                 let polls = value & CONTROL_POLLING != 0;
                 self.act(Action::PollingRead { by: who, of, polls })
             }
-            Event::Load { value, site: Site::RingRead, .. } => {
+            Recorded::Load(Site::RingRead, value) => {
                 let parked = value & !CONTROL_POLLING != 0;
                 self.act(Action::RingRead { by: who, of, parked })
             }
@@ -176,11 +174,11 @@ impl Translator {
         page: u16,
         region: usize,
         at: usize,
-        event: &Event,
+        access: &Recorded,
     ) -> Verdict {
         let unit = (at / UNIT) as u32;
-        match event {
-            Event::WriteWords { words, .. } => {
+        match access {
+            Recorded::WriteWords(words) => {
                 if at % UNIT == SLOT_TAG {
                     self.tags.insert((region, unit), words[0]);
                     return self.act(Action::Write { chain, page, at: unit, units: 0 });
@@ -191,18 +189,18 @@ impl Translator {
                 let units = units(8 * words.len());
                 self.act(Action::Write { chain, page, at: unit, units })
             }
-            Event::WriteBytes { len: 0, .. } => Ok(()),
-            Event::WriteBytes { len, .. } => {
+            Recorded::WriteBytes(0) => Ok(()),
+            Recorded::WriteBytes(len) => {
                 self.act(Action::Write { chain, page, at: unit, units: units(*len) })
             }
             // It receives its own message, which is by reference.
-            Event::ReadBytes { .. } if chain != BROADCAST => {
+            Recorded::ReadBytes if chain != BROADCAST => {
                 self.act(Action::Borrow { by: chain, of: chain, page, at: unit })
             }
-            Event::Store { site: Site::CommitClear | Site::PageClear, .. } => {
+            Recorded::Store(Site::CommitClear | Site::PageClear, _) => {
                 self.act(Action::Clear { chain, page, at: unit })
             }
-            Event::Store { value, site, .. } => {
+            Recorded::Store(site, value) => {
                 let word = self.word(region, unit, *value);
                 self.act(match site {
                     Site::CommitFill => Action::Fill { chain, page, at: unit, word },
@@ -220,27 +218,25 @@ impl Translator {
         page: u16,
         region: usize,
         at: usize,
-        event: &Event,
+        access: &Recorded,
     ) -> Verdict {
         let unit = (at / UNIT) as u32;
-        match *event {
-            Event::Load { value, .. } => {
+        match *access {
+            Recorded::Load(_, value) => {
                 let header = self.bus.chain(chain).page(page).and_then(|page| page.header);
                 let place = header.map(|(base, _)| Place { page, position: base + unit });
                 self.pass_up_to(chain, by, |behind| Some(behind) == place)?;
                 let found = self.word(region, unit, value);
                 self.act(Action::Look { chain, by, page, at: unit, found })
             }
-            Event::ReadWords { .. } if at == 0 => {
+            Recorded::ReadWords if at == 0 => {
                 self.pass_up_to(chain, by, |behind| behind.page == page)
             }
-            Event::ReadWords { .. } if unit < units(PAGE_HEADER) => Ok(()),
-            Event::ReadWords { .. } | Event::ReadBytes { .. }
-                if ![by, chain].contains(&BROADCAST) =>
-            {
+            Recorded::ReadWords if unit < units(PAGE_HEADER) => Ok(()),
+            Recorded::ReadWords | Recorded::ReadBytes if ![by, chain].contains(&BROADCAST) => {
                 self.act(Action::Borrow { by, of: chain, page, at: unit })
             }
-            Event::ReadWords { .. } | Event::ReadBytes { .. } => {
+            Recorded::ReadWords | Recorded::ReadBytes => {
                 self.act(Action::Read { chain, by, page, at: unit })
             }
             _ => Err(Violation { promise: 13, why: format!("{by} writes to a page of {chain}'s") }),
