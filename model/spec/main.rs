@@ -41,6 +41,7 @@ mod reading;
 mod removal;
 mod removed;
 mod run;
+mod sleepers;
 mod state;
 
 use explore::{Extent, every_run_ends, explore, judge, report};

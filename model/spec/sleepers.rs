@@ -1,0 +1,268 @@
+//! Two halves of a connection that sleep in two threads, and a peer that publishes for both.
+//!
+//! The rules are those of `llmp::core::parking`. All interleavings are explored, under sequential
+//! consistency; loom explores the weak memory of one sleeper. Each break of a rule must lose a
+//! wake-up.
+//!
+//! The peer publishes messages for the receiving half and room for the sending half. A half takes
+//! what is there, or sleeps. A half may also read the socket while it is awake. A wake-up is lost if
+//! the peer has ended, something is there for a half, and that half sleeps without an end.
+
+use std::collections::{BTreeSet, VecDeque};
+
+/// Things that the peer publishes for each half.
+const FOR_EACH: u8 = 2;
+/// Times that each half reads the socket without a sleep.
+const READS: u8 = 2;
+/// The parked word of a half that polls. A sleep's number is smaller.
+const POLLING: u8 = u8::MAX;
+
+/// A rule that a broken program leaves out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Break {
+    /// Does not wake the other half after it has read a packet.
+    NoWake,
+    /// Clears the parked word while the other half sleeps.
+    ClearsAlways,
+    /// Starts to poll while the other half sleeps.
+    PollsBesideASleeper,
+    /// Sleeps under the number of the other half's sleep.
+    SameNumber,
+    /// Does not check again after it has stored the number.
+    NoSecondLook,
+}
+
+const BREAKS: [Break; 5] = [
+    Break::NoWake,
+    Break::ClearsAlways,
+    Break::PollsBesideASleeper,
+    Break::SameNumber,
+    Break::NoSecondLook,
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum At {
+    /// Looks for something to take.
+    Awake,
+    /// Has found nothing and waits for the lock.
+    Parks,
+    /// Holds the lock, has stored a number, and looks again.
+    LooksAgain,
+    Sleeps,
+    /// Was woken and waits for the lock.
+    Wakes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Half {
+    at: At,
+    /// What the peer has published for it and it has not taken.
+    there: u8,
+    is_parked: bool,
+    /// Its waker was written.
+    is_woken: bool,
+    reads: u8,
+}
+
+/// The next step of the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Peer {
+    Publishes,
+    Looks,
+    Rings,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct State {
+    word: u8,
+    sleeps: u8,
+    /// Whether sleeps are bounded, because the word has said that a half polls.
+    is_bounded: bool,
+    /// Rings in the socket.
+    socket: u8,
+    locked_by: Option<usize>,
+    /// The sending half and the receiving half.
+    halves: [Half; 2],
+    peer: Peer,
+    left: [u8; 2],
+    rung: u8,
+}
+
+/// The half that reads pages and may poll.
+const RECEIVER: usize = 1;
+
+impl State {
+    fn new() -> Self {
+        let half =
+            Half { at: At::Awake, there: 0, is_parked: false, is_woken: false, reads: READS };
+        State {
+            word: 0,
+            sleeps: 0,
+            is_bounded: false,
+            socket: 0,
+            locked_by: None,
+            halves: [half; 2],
+            peer: Peer::Publishes,
+            left: [FOR_EACH; 2],
+            rung: 0,
+        }
+    }
+
+    fn unpark(&mut self, half: usize, broken: Option<Break>) {
+        self.halves[half].is_parked = false;
+        self.halves[half].is_woken = false;
+        let other = self.halves[1 - half].is_parked;
+        if !other || broken == Some(Break::ClearsAlways) {
+            self.word = 0;
+        }
+    }
+
+    /// Reads one packet, under the lock.
+    fn read(&mut self, half: usize, broken: Option<Break>) {
+        if self.socket > 0 {
+            self.socket -= 1;
+            let other = &mut self.halves[1 - half];
+            other.is_woken |= other.is_parked && broken != Some(Break::NoWake);
+        }
+    }
+
+    /// Returns whether a wake-up is lost: a half sleeps for ever beside what it waits for.
+    fn is_lost(&self) -> bool {
+        let peer_has_ended = self.left == [0; 2] && self.peer == Peer::Publishes;
+        let sleeps = |half: &Half| half.at == At::Sleeps && !half.is_woken && self.socket == 0;
+        // A half that is awake has taken everything, and need not do anything ever again.
+        let rests = |half: &Half| half.at == At::Awake && half.there == 0;
+        peer_has_ended
+            && self.halves.iter().all(|half| sleeps(half) || rests(half))
+            && self.halves.iter().any(|half| sleeps(half) && half.there > 0)
+    }
+
+    fn next(&self, broken: Option<Break>) -> Vec<State> {
+        let mut next = Vec::new();
+        if self.is_bounded {
+            // Every sleep ends by itself from now on.
+            return next;
+        }
+        let mut step = |act: &dyn Fn(&mut State)| {
+            let mut state = self.clone();
+            act(&mut state);
+            next.push(state);
+        };
+        match self.peer {
+            Peer::Publishes => {
+                for half in 0..2 {
+                    if self.left[half] > 0 {
+                        step(&|s| {
+                            s.left[half] -= 1;
+                            s.halves[half].there += 1;
+                            s.peer = Peer::Looks;
+                        });
+                    }
+                }
+            }
+            Peer::Looks => step(&|s| {
+                let rings = s.word != 0 && s.word != POLLING && s.word != s.rung;
+                if rings {
+                    s.rung = s.word;
+                }
+                s.peer = if rings { Peer::Rings } else { Peer::Publishes };
+            }),
+            Peer::Rings => step(&|s| {
+                s.socket += 1;
+                s.peer = Peer::Publishes;
+            }),
+        }
+        for half in 0..2 {
+            let Half { at, there, is_woken, reads, .. } = self.halves[half];
+            let is_free = self.locked_by.is_none();
+            match at {
+                At::Awake if there > 0 => {
+                    step(&|s| s.halves[half].there = 0);
+                    if half == RECEIVER && is_free {
+                        // It enters another page, and polls from now on.
+                        step(&|s| {
+                            let is_alone = !s.halves[1 - half].is_parked;
+                            s.halves[half].there = 0;
+                            if is_alone || broken == Some(Break::PollsBesideASleeper) {
+                                s.word = POLLING;
+                            }
+                        });
+                    }
+                }
+                At::Awake => {
+                    step(&|s| s.halves[half].at = At::Parks);
+                    if reads > 0 && is_free {
+                        step(&|s| {
+                            s.halves[half].reads -= 1;
+                            s.read(half, broken);
+                        });
+                    }
+                }
+                At::Parks if is_free => step(&|s| {
+                    s.locked_by = Some(half);
+                    s.halves[half].at = At::LooksAgain;
+                    s.halves[half].is_parked = true;
+                    s.is_bounded |= s.word == POLLING;
+                    let shares = broken == Some(Break::SameNumber) && s.halves[1 - half].is_parked;
+                    if !shares {
+                        s.sleeps += 1;
+                    }
+                    s.word = s.sleeps;
+                }),
+                At::LooksAgain => step(&|s| {
+                    s.locked_by = None;
+                    let is_ready = there > 0 && broken != Some(Break::NoSecondLook);
+                    s.halves[half].at = if is_ready { At::Awake } else { At::Sleeps };
+                    if is_ready {
+                        s.unpark(half, broken);
+                    }
+                }),
+                At::Sleeps if self.socket > 0 || is_woken => {
+                    step(&|s| s.halves[half].at = At::Wakes);
+                }
+                At::Wakes if is_free => step(&|s| {
+                    s.halves[half].at = At::Awake;
+                    s.unpark(half, broken);
+                    s.read(half, broken);
+                }),
+                At::Parks | At::Sleeps | At::Wakes => {}
+            }
+        }
+        next
+    }
+}
+
+/// Returns the number of states, and whether a wake-up is lost in one of them.
+fn explore(broken: Option<Break>) -> (usize, bool) {
+    let mut known = BTreeSet::from([State::new()]);
+    let mut queue = VecDeque::from([State::new()]);
+    while let Some(state) = queue.pop_front() {
+        if state.is_lost() {
+            return (known.len(), true);
+        }
+        for next in state.next(broken) {
+            if known.insert(next.clone()) {
+                queue.push_back(next);
+            }
+        }
+    }
+    (known.len(), false)
+}
+
+// P10
+#[test]
+fn two_halves_that_sleep_lose_no_wake_up() {
+    let (states, is_lost) = explore(None);
+    println!("spec two_sleepers: exhaustive, {states} states");
+    assert!(!is_lost);
+}
+
+// P10
+#[test]
+fn each_rule_of_two_sleepers_is_needed() {
+    for broken in BREAKS {
+        let (states, is_lost) = explore(Some(broken));
+        println!("spec two_sleepers, {broken:?}: found after {states} states");
+        assert!(is_lost, "{broken:?} loses no wake-up in {states} states");
+    }
+}
