@@ -1044,7 +1044,7 @@ impl Broker {
     fn client_of_stuck_is_gone(&mut self, token: u64) {
         let connection = self.connections.get(&token).filter(|c| c.stuck.is_some());
         if let Some(client) = connection.and_then(ClientConnection::client) {
-            self.core.is_gone(client);
+            self.core.end_membership(client);
         }
     }
 

@@ -18,7 +18,8 @@
 //! The broker copies the message instead if a receiver was not sent the page yet. It also copies if
 //! the foreign pages have used up their budget, or if there is no descriptor.
 
-use super::{Core, Member};
+use super::Core;
+use super::members::Member;
 use crate::core::chain::{ChainReader, ChainWriter, Refused};
 use crate::core::memory::Memory;
 use crate::core::message::{ClientId, Slot};
@@ -116,7 +117,7 @@ impl<M: Memory> Core<M> {
     /// Records that receivers can be sent this page of a client, so that messages in it can be
     /// forwarded by reference.
     pub fn may_share(&mut self, client: ClientId, page: u32) {
-        if let Some(member) = self.member_mut(client) {
+        if let Some(member) = self.members.get_mut(client) {
             member.by_ref.shareable_pages.push(page);
         }
     }
@@ -125,7 +126,7 @@ impl<M: Memory> Core<M> {
     /// included.
     pub fn shareable_pages(&self) -> usize {
         let shareable_pages: usize =
-            self.members.iter().map(|member| member.by_ref.shareable_pages.len()).sum();
+            self.members.all.iter().map(|member| member.by_ref.shareable_pages.len()).sum();
         shareable_pages + self.withdrawn.len()
     }
 
@@ -137,7 +138,7 @@ impl<M: Memory> Core<M> {
 
     /// Drops a page that the client will neither send nor name again.
     pub(super) fn withdraw_page(&mut self, client: ClientId, page: u32) {
-        let withdrawn = self.member_mut(client).and_then(|member| member.by_ref.forget(page));
+        let withdrawn = self.members.get_mut(client).and_then(|member| member.by_ref.forget(page));
         self.withdrawn.extend(withdrawn);
     }
 
@@ -159,7 +160,7 @@ impl<M: Memory> Core<M> {
         let is_due =
             |member: &Member<M>| member.by_ref.held.front().is_some_and(|h| h.until <= passed);
         let is_released = |id: &u32| self.broadcast.is_released(*id, passed);
-        self.members.iter().any(is_due) || self.withdrawn.iter().any(is_released)
+        self.members.all.iter().any(is_due) || self.withdrawn.iter().any(is_released)
     }
 
     /// Releases what receivers have passed. Returns whether there may be any.
@@ -169,7 +170,7 @@ impl<M: Memory> Core<M> {
         }
         let passed = self.broadcast.passed();
         self.passed = passed;
-        for member in &mut self.members {
+        for member in &mut self.members.all {
             member.by_ref.take_back(passed);
         }
         let broadcast = &mut self.broadcast;
@@ -188,14 +189,14 @@ impl<M: Memory> Core<M> {
         if !core::mem::take(&mut self.wants_page) {
             return;
         }
-        for i in 0..self.members.len() {
-            let Some(page) = self.members[i].by_ref.wanted_page.take() else { continue };
-            let inbound = self.members[i].inbound.as_ref();
+        for i in 0..self.members.all.len() {
+            let Some(page) = self.members.all[i].by_ref.wanted_page.take() else { continue };
+            let inbound = self.members.all[i].inbound.as_ref();
             let Some(memory) = inbound.and_then(|inbound| inbound.page(page)).cloned() else {
                 continue;
             };
             if let Some(id) = self.add_foreign_page(memory) {
-                self.members[i].by_ref.foreign_pages.push(ForeignPage { page, id });
+                self.members.all[i].by_ref.foreign_pages.push(ForeignPage { page, id });
             }
         }
     }
@@ -211,7 +212,8 @@ impl<M: Memory> Core<M> {
         let passed = self.broadcast.passed();
         let long_ago = passed.saturating_sub(self.limits.budget() as u64);
         let is_idle = |page: &mut ForeignPage| self.broadcast.is_released(page.id, long_ago);
-        let mut members = self.members.iter_mut().map(|member| &mut member.by_ref.foreign_pages);
+        let mut members =
+            self.members.all.iter_mut().map(|member| &mut member.by_ref.foreign_pages);
         let idle = members.find_map(|pages| pages.extract_if(.., is_idle).next())?;
         self.broadcast.forget_foreign_page(idle.id);
         self.broadcast.add_foreign_page(memory)

@@ -6,7 +6,8 @@
 //! clients. The order matters: everything released was forwarded before (P3). All clients read the
 //! one broadcast chain, so all see one order (P2).
 
-use super::{Action, Core, Drain, Member};
+use super::members::{Drain, Member};
+use super::{Action, Core};
 use crate::core::broker::forward::{Hooked, forward};
 use crate::core::chain::{Blocked, ChainWriter, Event, Refused};
 use crate::core::control::Doorbell;
@@ -86,41 +87,41 @@ impl<M: Memory> Core<M> {
         self.waiting = None;
         let share = self.share.take();
         let returned = self.take_back();
-        let members = self.members.len();
-        if self.first >= members {
-            self.first = 0;
+        let members = self.members.all.len();
+        if self.members.begin >= members {
+            self.members.begin = 0;
         }
-        let begin = self.first;
+        let begin = self.members.begin;
         for part in [begin..members, 0..begin] {
             let (mut next, end) = (part.start, part.end);
             // Usually only a few clients are ready.
-            while let Some(passed) = self.members[next..end].iter().position(Member::is_due) {
+            while let Some(passed) = self.members.all[next..end].iter().position(Member::is_due) {
                 let i = next + passed;
                 next = i + 1;
                 if cycle.blocked.is_some() {
                     // There is no room for any message, but a client that has left and holds
                     // nothing can be removed.
-                    if self.members[i].is_finished() {
-                        gone.push((self.members[i].id, None));
+                    if self.members.all[i].is_leaving() && !self.members.all[i].has_message() {
+                        gone.push((self.members.all[i].id, None));
                     }
                     continue;
                 }
-                let used = share.filter(|share| share.client == self.members[i].id);
+                let used = share.filter(|share| share.client == self.members.all[i].id);
                 match self.take_from(i, used, &mut cycle.consumed) {
                     Outcome::Next => {}
-                    Outcome::Gone(fault) => gone.push((self.members[i].id, fault)),
+                    Outcome::Gone(fault) => gone.push((self.members.all[i].id, fault)),
                     Outcome::Blocked(blocked) => {
                         cycle.blocked = Some(blocked);
                         // The refused client comes first when there is room again, with the rest of
                         // its quota.
-                        self.first = i;
+                        self.members.begin = i;
                     }
                 }
             }
         }
         if cycle.blocked.is_none() {
             // If that was the last index, the next cycle resets it to zero.
-            self.first = begin + 1;
+            self.members.begin = begin + 1;
         }
         if cycle.consumed > 0 || returned {
             self.publish_and_ring(returned);
@@ -137,8 +138,8 @@ impl<M: Memory> Core<M> {
 
     /// Consumes one client's share, of which a part may be `used`.
     fn take_from(&mut self, i: usize, used: Option<Share>, consumed: &mut usize) -> Outcome {
-        let member = &mut self.members[i];
-        let leaving = member.leaving.is_some();
+        let member = &mut self.members.all[i];
+        let leaving = member.is_leaving();
         let Some(inbound) = &mut member.inbound else {
             return if leaving { Outcome::Gone(None) } else { Outcome::Next };
         };
@@ -204,7 +205,7 @@ impl<M: Memory> Core<M> {
             messages += 1;
             *consumed += 1;
             member.moved = true;
-            if !spend(&mut member.leaving, len) {
+            if !member.life.spend(len) {
                 return Outcome::Gone(Some(Fault::Endless));
             }
         }
@@ -216,7 +217,7 @@ impl<M: Memory> Core<M> {
     fn publish_and_ring(&mut self, returned: bool) {
         let published = self.broadcast.publish();
         let mut moved = published;
-        for member in self.members.iter_mut().filter(|member| returned || member.moved) {
+        for member in self.members.all.iter_mut().filter(|member| returned || member.moved) {
             let Member { inbound, by_ref, .. } = member;
             member.moved = inbound.as_mut().is_some_and(|inbound| by_ref.release(inbound));
             moved |= member.moved;
@@ -225,27 +226,17 @@ impl<M: Memory> Core<M> {
             return;
         }
         // One fence serves all stores above and all clients that may wait for them.
-        let may_sleep = |member: &mut Member<M>| {
-            member.doorbell.as_mut().is_some_and(|bell| !bell.is_polling())
-        };
-        if self.members.iter_mut().any(may_sleep) {
+        let may_sleep =
+            |member: &mut Member<M>| member.doorbell().is_some_and(|bell| !bell.is_polling());
+        if self.members.all.iter_mut().any(may_sleep) {
             self.control.ring_fence();
         }
-        for member in &mut self.members {
+        for member in &mut self.members.all {
             let has_released = core::mem::take(&mut member.moved);
             let concerned = has_released || published && member.roles.has(Roles::RECEIVE);
-            if concerned && member.doorbell.as_mut().is_some_and(Doorbell::must_ring) {
+            if concerned && member.doorbell().is_some_and(Doorbell::must_ring) {
                 self.actions.push(Action::Ring(member.id));
             }
         }
     }
-}
-
-/// Subtracts `len` bytes from what a client that has left may still hold. Returns whether it had
-/// them.
-fn spend(leaving: &mut Option<usize>, len: usize) -> bool {
-    let Some(left) = leaving else { return true };
-    let less = left.checked_sub(len);
-    *left = less.unwrap_or(0);
-    less.is_some()
 }

@@ -3,11 +3,13 @@
 use super::*;
 use crate::core::broker::Reserved;
 use crate::core::broker::hook::Verdict;
+use crate::core::chain::ChainReader;
 use crate::core::chain::{Blocked, FIRST_PAGE, Refused};
 use crate::core::layout::*;
 use crate::core::memory::Region;
 use crate::core::message::Message;
 use crate::core::order::Site;
+use crate::core::wire::Roles;
 
 fn core() -> Core<Region> {
     let limits = Limits::new(256, 64, 4096).unwrap();
@@ -96,7 +98,7 @@ fn an_id_of_a_joined_client_is_never_reused() {
     let limits = Limits::new(256, 64, 4096).unwrap();
     let (control, first) = (Region::heap(control_len(1)), Region::heap(256));
     let mut core = Core::new(limits, control, 1, first);
-    core.ids.exhaust();
+    core.exhaust_ids();
     let last = core.reserve(Roles::SEND).unwrap().client;
     assert_eq!(last, ClientId(u32::MAX - 1));
     core.join(last, peer_control()).unwrap();
@@ -113,7 +115,7 @@ fn an_id_that_never_joined_is_reused_after_its_removal() {
     let mut core = Core::new(limits, control.clone(), 2, first);
     let first = core.reserve(Roles::SEND).unwrap().client;
     // Far more greetings than there are ids do not use them up.
-    core.ids.exhaust();
+    core.exhaust_ids();
     for _ in 0..10 {
         let silent = core.reserve(Roles::SEND).unwrap().client;
         assert_ne!(silent, first);
@@ -164,7 +166,7 @@ impl Sending {
         let first = Region::heap(256);
         let mut sender = ChainWriter::new(client.0, core.limits, first.clone());
         core.page_arrived(client, FIRST_PAGE, first).unwrap();
-        let cursor = core.members.iter().find(|member| member.id == client).unwrap().cursor;
+        let cursor = core.members.get_mut(client).unwrap().cursor;
         let control = Control::check(core.control().clone(), cursor).unwrap();
         sender.admit(0, control, cursor);
         sender.mark_sent(0);
@@ -266,7 +268,7 @@ fn each_client_has_its_share_of_each_turn_whoever_comes_first() {
         core.cycle();
         let consumed =
             |member: &Member<Region>| member.inbound.as_ref().map(ChainReader::next_message);
-        assert!(core.members.iter().all(|member| consumed(member) == Some(cycle)));
+        assert!(core.members.all.iter().all(|member| consumed(member) == Some(cycle)));
     }
 }
 
@@ -294,9 +296,9 @@ fn a_removal_does_not_change_which_member_is_next() {
     let clients = [(); 3].map(|()| join(&mut core, Roles::SEND));
     core.cycle();
     core.cycle();
-    assert_eq!(core.members[core.first].id, clients[2]);
+    assert_eq!(core.members.all[core.members.begin].id, clients[2]);
     core.disconnect(clients[0], None);
-    assert_eq!(core.members[core.first].id, clients[2]);
+    assert_eq!(core.members.all[core.members.begin].id, clients[2]);
 }
 
 #[test]
@@ -384,7 +386,7 @@ fn only_a_forgotten_page_is_dropped_when_all_have_passed_it() {
     // page begins, the broadcast chain waits until a page of its own is announced. Until then the
     // second page is a foreign page, too.
     assert_eq!((core.stats().messages, core.stats().by_ref), (11, 9));
-    let member = core.members.iter().find(|member| member.id == sending.client).unwrap();
+    let member = core.members.get_mut(sending.client).unwrap();
     let [first, second] =
         [0, 1].map(|page| member.inbound.as_ref().unwrap().page(page).unwrap().clone());
     assert!(foreign_id(&core, &first).is_some());
@@ -472,7 +474,7 @@ fn a_client_refused_for_room_keeps_its_used_quota() {
     fill(&mut core);
     let consumed = |core: &Core<Region>| {
         let of = |member: &Member<Region>| Some(member.inbound.as_ref()?.next_message());
-        core.members.iter().filter_map(of).collect::<Vec<_>>()
+        core.members.all.iter().filter_map(of).collect::<Vec<_>>()
     };
     let before = consumed(&core);
     for page in 1..=8 {

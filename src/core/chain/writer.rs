@@ -50,6 +50,7 @@ pub struct ChainWriter<M> {
     /// The page that is being written, `chain`'s last.
     page: M,
     writing: Writing,
+    /// Sorted by id.
     receivers: Vec<Peer<M>>,
     /// The next page id. Only grows; ids are never reused.
     next_page: u32,

@@ -227,16 +227,22 @@ impl<M: Memory> ChainWriter<M> {
             page.unannounced += 1;
             notices.push_back(Announcement::Page(page.id));
         }
-        self.receivers.push(Peer { id, control, slot, member: None, seen: position, notices });
+        let peer = Peer { id, control, slot, member: None, seen: position, notices };
+        let (Ok(i) | Err(i)) = self.receiver(id);
+        self.receivers.insert(i, peer);
         Start { page: self.chain[current].id, position, message }
+    }
+
+    fn receiver(&self, id: u32) -> Result<usize, usize> {
+        self.receivers.binary_search_by_key(&id, |peer| peer.id)
     }
 
     /// Admits a receiver in whose control region the owner of this chain has the entry `slot`. The
     /// writer reads there whether the receiver still waits for it.
     pub fn admit_in_place(&mut self, id: u32, control: Control<M>, slot: usize) -> Start {
         let start = self.admit(id, control, slot);
-        if let Some(peer) = self.receivers.last_mut() {
-            peer.member = Some(self.owner);
+        if let Ok(i) = self.receiver(id) {
+            self.receivers[i].member = Some(self.owner);
         }
         start
     }
@@ -244,8 +250,8 @@ impl<M: Memory> ChainWriter<M> {
     /// Removes a receiver that has left or died. The writer no longer waits for it. Returns the
     /// position that it had left, unless that is the end of what was published.
     pub fn remove_receiver(&mut self, id: u32) -> Option<u64> {
-        let i = self.receivers.iter().position(|peer| peer.id == id)?;
-        let peer = self.receivers.swap_remove(i);
+        let i = self.receiver(id).ok()?;
+        let peer = self.receivers.remove(i);
         cancel(all(&mut self.chain, &mut self.free, &mut self.foreign), &peer.notices);
         (peer.seen < self.tail()).then_some(peer.seen)
     }
@@ -265,13 +271,13 @@ impl<M: Memory> ChainWriter<M> {
     /// Returns the next announcement for receiver `id`. Call [`mark_sent`](ChainWriter::mark_sent)
     /// after sending it.
     pub fn announcement(&self, id: u32) -> Option<Announcement> {
-        self.receivers.iter().find(|peer| peer.id == id)?.notices.front().copied()
+        self.receivers[self.receiver(id).ok()?].notices.front().copied()
     }
 
     /// Records that receiver `id` was sent its next [`announcement`](ChainWriter::announcement).
     pub fn mark_sent(&mut self, id: u32) {
-        let Some(peer) = self.receivers.iter_mut().find(|peer| peer.id == id) else { return };
-        if let Some(announcement) = peer.notices.pop_front() {
+        let Ok(i) = self.receiver(id) else { return };
+        if let Some(announcement) = self.receivers[i].notices.pop_front() {
             cancel(all(&mut self.chain, &mut self.free, &mut self.foreign), [&announcement]);
         }
     }

@@ -1,0 +1,316 @@
+//! The members: the one table of all clients that have an id.
+//!
+//! The table is sorted by id. Ids grow, so a new member usually becomes the last one, and a binary
+//! search finds any. A member's life:
+//!
+//! ```text
+//!   reserve           join             page 0                hung_up           all consumed
+//!   --------> Reserved ----> Joined ----------> is read ------------> Leaving ---------> removed
+//!                            (receives if it asked)      removed from the broadcast chain
+//! ```
+
+use super::by_ref::ByRef;
+use super::ids::Ids;
+use super::{Action, Core, Reserved};
+use crate::core::chain::{ChainReader, FIRST_PAGE, Start};
+use crate::core::control::{Control, Doorbell};
+use crate::core::fault::Fault;
+use crate::core::memory::Memory;
+use crate::core::message::ClientId;
+use crate::core::wire::Roles;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+/// All members, their ids and their cursors.
+pub(super) struct Members<M> {
+    /// Sorted by id. Only [`add`](Members::add) and [`remove`](Members::remove) change their number.
+    pub all: Vec<Member<M>>,
+    /// Index of the member that is read first in the next cycle. At most the number of members.
+    pub begin: usize,
+    pub ids: Ids,
+    /// Free cursor indices, first in first out. A cursor is reused as late as possible, because a
+    /// disconnected client may still read its old entry.
+    free_cursors: VecDeque<usize>,
+}
+
+/// A client. The fields that a cycle touches for an idle one come first.
+#[repr(C)]
+pub(super) struct Member<M> {
+    pub life: Life<M>,
+    /// Its chain, once the first page has arrived.
+    pub inbound: Option<ChainReader<M>>,
+    pub id: ClientId,
+    pub cursor: usize,
+    pub roles: Roles,
+    pub drain: Drain,
+    /// Whether this cycle has consumed anything from it. After the release: whether its cursor was
+    /// stored.
+    pub moved: bool,
+    pub by_ref: ByRef,
+}
+
+/// How far a member has come.
+pub(super) enum Life<M> {
+    /// Only the client itself knows its id.
+    Reserved,
+    /// It is rung when there is something for it.
+    Joined(Doorbell<M>),
+    /// Its connection has ended. Its chain may still hold this many bytes.
+    Leaving(usize),
+}
+
+/// Whether a member's socket was drained since its chain named an unknown page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Drain {
+    NotNeeded,
+    Asked,
+    Done,
+}
+
+impl<M> Life<M> {
+    /// Subtracts `len` bytes from what a client that has left may still hold. Returns whether it
+    /// had them.
+    #[inline(always)]
+    pub fn spend(&mut self, len: usize) -> bool {
+        let Life::Leaving(held) = self else { return true };
+        let less = held.checked_sub(len);
+        *held = less.unwrap_or(0);
+        less.is_some()
+    }
+}
+
+impl<M: Memory> Member<M> {
+    pub fn has_message(&self) -> bool {
+        self.inbound.as_ref().is_some_and(ChainReader::has_message)
+    }
+
+    #[inline(always)]
+    pub fn is_leaving(&self) -> bool {
+        matches!(self.life, Life::Leaving(_))
+    }
+
+    /// Returns whether a cycle has anything to do for it.
+    #[inline(always)]
+    pub fn is_due(&self) -> bool {
+        self.is_leaving() || self.has_message()
+    }
+
+    pub fn receives(&self) -> bool {
+        self.roles.has(Roles::RECEIVE) && matches!(self.life, Life::Joined(_))
+    }
+
+    pub fn doorbell(&mut self) -> Option<&mut Doorbell<M>> {
+        let Life::Joined(doorbell) = &mut self.life else { return None };
+        Some(doorbell)
+    }
+}
+
+impl<M> Members<M> {
+    /// Returns a table without members, whose control region has this many cursors.
+    pub fn new(cursors: usize) -> Self {
+        Members { all: Vec::new(), begin: 0, ids: Ids::new(), free_cursors: (0..cursors).collect() }
+    }
+
+    fn index(&self, client: ClientId) -> Result<usize, usize> {
+        self.all.binary_search_by_key(&client, |member| member.id)
+    }
+
+    pub fn get_mut(&mut self, client: ClientId) -> Option<&mut Member<M>> {
+        let i = self.index(client).ok()?;
+        self.all.get_mut(i)
+    }
+
+    /// Adds a member, if an id and a cursor are free.
+    fn add(&mut self, roles: Roles) -> Option<Reserved> {
+        let cursor = *self.free_cursors.front()?;
+        let client = ClientId(self.ids.give()?);
+        self.free_cursors.pop_front();
+        let member = Member {
+            life: Life::Reserved,
+            inbound: None,
+            id: client,
+            cursor,
+            roles,
+            drain: Drain::NotNeeded,
+            moved: false,
+            by_ref: ByRef::default(),
+        };
+        let (Ok(i) | Err(i)) = self.index(client);
+        self.all.insert(i, member);
+        self.begin += usize::from(i < self.begin);
+        Some(Reserved { client, cursor })
+    }
+
+    /// Removes a member. Its cursor is free again, and its id if it had not joined.
+    fn remove(&mut self, client: ClientId) -> Option<Member<M>> {
+        let i = self.index(client).ok()?;
+        let member = self.all.remove(i);
+        self.begin -= usize::from(i < self.begin);
+        self.free_cursors.push_back(member.cursor);
+        if let Life::Reserved = member.life {
+            self.ids.take_back(client.0);
+        }
+        Some(member)
+    }
+}
+
+impl<M: Memory> Core<M> {
+    /// Returns whether there is an id for a new client. The id of a client that has joined is never
+    /// reused, so ids can run out.
+    pub fn has_ids(&self) -> bool {
+        self.members.ids.has_some()
+    }
+
+    /// Uses up all ids but one.
+    #[cfg(test)]
+    pub(crate) fn exhaust_ids(&mut self) {
+        self.members.ids.exhaust();
+    }
+
+    /// Reserves an id and a cursor for a new client, if both are available.
+    pub fn reserve(&mut self, roles: Roles) -> Option<Reserved> {
+        let reserved = self.members.add(roles)?;
+        self.control.give_place(reserved.cursor, reserved.client.0);
+        Some(reserved)
+    }
+
+    /// Completes the join of a client, with its control region. Returns where it begins to receive.
+    ///
+    /// # Errors
+    ///
+    /// Its [`Fault`]. The caller then removes it by [`hung_up`](Core::hung_up).
+    pub fn join(&mut self, client: ClientId, control: M) -> Result<Start, Fault> {
+        let peer = Control::check(control, 0)?;
+        let member = self.members.get_mut(client).ok_or(Fault::Expelled)?;
+        member.life = Life::Joined(Doorbell::new(peer.clone()));
+        if member.roles.has(Roles::RECEIVE) {
+            return Ok(self.broadcast.admit(client.0, peer, 0));
+        }
+        let (position, message) = (self.broadcast.tail(), self.broadcast.next_message());
+        Ok(Start { page: 0, position, message })
+    }
+
+    /// Adds a page of the client's chain.
+    ///
+    /// # Errors
+    ///
+    /// Its [`Fault`].
+    pub fn page_arrived(&mut self, client: ClientId, id: u32, page: M) -> Result<(), Fault> {
+        let (limits, control) = (self.limits, self.control.clone());
+        let Some(member) = self.members.get_mut(client) else { return Ok(()) };
+        if let Some(inbound) = &mut member.inbound {
+            return inbound.add_page(id, page);
+        }
+        if id != FIRST_PAGE {
+            return Err(Fault::UnknownPage { page: FIRST_PAGE, at: 0, next: id });
+        }
+        member.inbound =
+            Some(ChainReader::from_beginning(limits, client.0, page, control, member.cursor)?);
+        Ok(())
+    }
+
+    /// Drops a page of the client's chain that it will not name again.
+    ///
+    /// # Errors
+    ///
+    /// Its [`Fault`].
+    pub fn page_forgotten(&mut self, client: ClientId, id: u32) -> Result<(), Fault> {
+        self.withdraw_page(client, id);
+        match self.members.get_mut(client).and_then(|member| member.inbound.as_mut()) {
+            Some(inbound) => inbound.forget_page(id),
+            None => Err(Fault::UnknownPage { page: 0, at: 0, next: id }),
+        }
+    }
+
+    /// Records that the client's socket was drained.
+    pub fn drained(&mut self, client: ClientId) {
+        if let Some(member) = self.members.get_mut(client) {
+            member.drain = Drain::Done;
+        }
+    }
+
+    /// Records that the client's socket could not be drained at once.
+    pub fn not_drained(&mut self, client: ClientId) {
+        if let Some(member) = self.members.get_mut(client) {
+            member.drain = Drain::NotNeeded;
+        }
+    }
+
+    /// Records that the client's connection has ended and its socket is drained. The broker still
+    /// forwards what the client has committed (P4), then removes it. A client that has not joined
+    /// has committed nothing.
+    pub fn hung_up(&mut self, client: ClientId) {
+        self.end_membership(client);
+        let Some(member) = self.members.get_mut(client) else { return };
+        if let Life::Reserved = member.life {
+            return self.disconnect(client, None);
+        }
+        // A dead chain holds at most the bytes of its pages.
+        let held = member.inbound.as_ref().map_or(0, ChainReader::pages_len);
+        member.life = Life::Leaving(held);
+    }
+
+    /// Records that the client has stopped reading in place, so that no page is kept for it.
+    pub fn reads_no_further(&mut self, client: ClientId) {
+        if let Some(member) = self.members.get_mut(client) {
+            member.roles = member.roles.without(Roles::IN_PLACE);
+        }
+    }
+
+    /// Ends a client's membership: the broker stops waiting for it. The client may be alive and
+    /// read on (P8). A client that copies detects that its membership has ended. For a client that
+    /// reads in place, all pages that it may read are retired.
+    ///
+    /// For a client whose connection has ended while its socket is not drained yet,
+    /// [`hung_up`](Core::hung_up) must follow.
+    pub fn end_membership(&mut self, client: ClientId) {
+        let Some(member) = self.members.get_mut(client) else { return };
+        self.control.end_membership(member.cursor);
+        let reads_in_place = member.roles.has(Roles::IN_PLACE);
+        let Some(left) = self.broadcast.remove_receiver(client.0).filter(|_| reads_in_place) else {
+            return;
+        };
+        self.broadcast.retire();
+        for member in &self.members.all {
+            if let Some(inbound) =
+                member.inbound.as_ref().filter(|_| member.by_ref.holds_behind(left))
+            {
+                self.control.retire(member.cursor, inbound.position());
+            }
+        }
+    }
+
+    /// Removes a client at once, with the fault that it has caused.
+    pub fn disconnect(&mut self, client: ClientId, fault: Option<Fault>) {
+        self.end_membership(client);
+        if let Some(member) = self.members.remove(client) {
+            self.withdraw(&member);
+            self.actions.push(Action::Remove(client, fault));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::layout::control_len;
+    use crate::core::limits::Limits;
+    use crate::core::memory::Region;
+
+    #[test]
+    fn a_reused_id_is_found_among_later_ones() {
+        let limits = Limits::new(256, 64, 4096).unwrap();
+        let mut core = Core::new(limits, Region::heap(control_len(3)), 3, Region::heap(256));
+        let reserve = |core: &mut Core<Region>| core.reserve(Roles::SEND).unwrap().client;
+        let clients = [(); 3].map(|()| reserve(&mut core));
+        core.members.begin = 2;
+        core.hung_up(clients[0]);
+        assert!(core.members.get_mut(clients[0]).is_none(), "it had not joined");
+        assert_eq!(core.take_actions(), [Action::Remove(clients[0], None)]);
+        assert_eq!(reserve(&mut core), clients[0]);
+        assert_eq!(core.members.begin, 2, "the same member is next");
+        for client in clients {
+            assert_eq!(core.members.get_mut(client).unwrap().id, client);
+        }
+    }
+}
