@@ -32,7 +32,7 @@ use crate::wait::{RETRY_INTERVAL, SleepBound, SpinPolicy, Wait};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -41,12 +41,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-const LISTENER: u64 = 0;
-const STOP: u64 = 1;
-const WATCH: u64 = 2;
-const FIRST_CONNECTION: u64 = 3;
-/// Marks the epoll token of a client's process. The other bits are the token of its connection.
+/// A connection's key, in the table of connections and in its events. It is the client's id once
+/// the client has joined, and a number above all ids before. The older newcomer has the lower one.
+type Key = u64;
+
+const FIRST_NEWCOMER: Key = 1 << 32;
+/// Marks an event of a client's process. The other bits are the key of its connection.
 const PROCESS: u64 = 1 << 63;
+const LISTENER: u64 = u64::MAX;
+const STOP: u64 = u64::MAX - 1;
+const WATCH: u64 = u64::MAX - 2;
 
 /// Spins (cycles without work) before the broker sleeps, and yields to other threads after the
 /// spins.
@@ -124,15 +128,10 @@ pub struct Broker {
     /// Whether the loss of the socket or the lock file was logged.
     place_lost: bool,
     held_up: Option<HeldUp>,
-    connections: BTreeMap<u64, ClientConnection>,
-    /// Connections that have not joined the bus. The oldest one is the first.
-    joining: BTreeSet<u64>,
-    tokens: HashMap<ClientId, u64>,
-    next_token: u64,
+    connections: BTreeMap<Key, ClientConnection>,
+    next_newcomer: Key,
     send_pending: bool,
-    /// Connections with a packet for which this process has no room, and the time of the next
-    /// attempt.
-    stuck: BTreeSet<u64>,
+    /// When to try again to handle packets for which this process has no room, if there are any.
     stuck_again: Option<Instant>,
     /// When to send announcements again to clients whose sockets hold their share of descriptors,
     /// and the interval since the last attempt.
@@ -437,8 +436,7 @@ impl Broker {
     /// Shortens the timeout of a poll to the next deadline of the broker.
     fn bounded(&self, timeout: Option<Duration>) -> Option<Duration> {
         let held_up = self.held_up.map(|held_up| held_up.since + held_up.next);
-        let oldest = self.joining.iter().find_map(|token| self.connections.get(token));
-        let joining = oldest.map(|connection| connection.began + HANDSHAKE_TIMEOUT);
+        let joining = self.newcomers().next().map(|(_, oldest)| oldest.began + HANDSHAKE_TIMEOUT);
         // Computed only while the bus is held up, when cycles are rare.
         let unread = self.held_up.and_then(|_| {
             self.connections.values().filter_map(|connection| self.unread_at(connection)).min()
@@ -483,8 +481,7 @@ impl Broker {
         let process = u32::try_from(process).unwrap_or(0);
         let news = Packet::HeldUp { client: client.0, process, millis };
         for waiting in self.core.waiting_clients() {
-            let token = self.tokens.get(&waiting);
-            if let Some(connection) = token.and_then(|token| self.connections.get(token)) {
+            if let Some(connection) = self.connection(waiting) {
                 // A report that does not fit the socket is skipped. The next one has the new
                 // duration.
                 connection.socket.send(&news, None);
@@ -506,10 +503,8 @@ impl Broker {
         if self.held_up.is_none() {
             return;
         }
-        let is_unread = |c: &ClientConnection| self.unread_at(c).is_some_and(|at| at <= now);
-        let unread = self.connections.iter().filter(|(_, c)| is_unread(c)).map(|(t, _)| *t);
-        for token in unread.collect::<Vec<_>>() {
-            self.fail(token, Fault::UnreadConnection { seconds: UNREAD_LIMIT.as_secs() });
+        for key in self.keys(|c| self.unread_at(c).is_some_and(|at| at <= now)) {
+            self.fail(key, Fault::UnreadConnection { seconds: UNREAD_LIMIT.as_secs() });
         }
     }
 
@@ -531,40 +526,39 @@ impl Broker {
 
     /// Disconnects clients that have connected but do not join in time.
     fn expire(&mut self, now: Instant) {
-        while let Some(&oldest) = self.joining.first() {
-            let connection = self.connections.get(&oldest);
-            if connection.is_some_and(|c| now < c.began + HANDSHAKE_TIMEOUT) {
+        loop {
+            let Some((&oldest, connection)) = self.newcomers().next() else { return };
+            if now < connection.began + HANDSHAKE_TIMEOUT {
                 return;
             }
-            let why = match connection.is_some_and(|c| c.stuck.is_some()) {
-                true => "could not join because the broker lacks memory or descriptors",
-                false => "has not joined in time",
+            let why = match connection.stuck {
+                Some(_) => "could not join because the broker lacks memory or descriptors",
+                None => "has not joined in time",
             };
-            self.drop_joining(oldest, why);
+            self.drop_newcomer(oldest, why);
         }
     }
 
-    fn drop_joining(&mut self, token: u64, why: &str) {
-        self.joining.remove(&token);
-        let Some(connection) = self.take_connection(token) else { return };
+    /// Returns the connections that have not joined the bus, the oldest one first.
+    fn newcomers(&self) -> impl DoubleEndedIterator<Item = (&Key, &ClientConnection)> {
+        self.connections.range(FIRST_NEWCOMER..)
+    }
+
+    fn drop_newcomer(&mut self, key: Key, why: &str) {
         self.report.refused += 1;
-        log::warn!("process {} {why} and is disconnected", connection.process);
-        if let Some(client) = connection.client() {
-            self.tokens.remove(&client);
-            self.core.hung_up(client);
-        }
+        let process = self.connections.get(&key).map_or(0, |connection| connection.process);
+        log::warn!("process {process} {why} and is disconnected");
+        self.hung_up(key);
     }
 
     /// Makes room for a new connection when the broker is full. Finds the process with the most
     /// connections that have not joined, and disconnects the oldest of them. Returns whether there
     /// was one.
     fn make_room_for_newcomer(&mut self) -> bool {
-        let mut counts: HashMap<i32, (usize, u64)> = HashMap::new();
-        for token in self.joining.iter().rev() {
-            if let Some(connection) = self.connections.get(token) {
-                let (count, oldest) = counts.entry(connection.process).or_default();
-                (*count, *oldest) = (*count + 1, *token);
-            }
+        let mut counts: HashMap<i32, (usize, Key)> = HashMap::new();
+        for (key, connection) in self.newcomers().rev() {
+            let (count, oldest) = counts.entry(connection.process).or_default();
+            (*count, *oldest) = (*count + 1, *key);
         }
         let most = counts.values().max_by_key(|(count, oldest)| (*count, Reverse(*oldest)));
         let Some(&(_, oldest)) = most else { return false };
@@ -573,7 +567,7 @@ impl Broker {
         {
             connection.socket.send(&Packet::Refused(Refusal::Crowded), None);
         }
-        self.drop_joining(oldest, "holds a place without joining");
+        self.drop_newcomer(oldest, "holds a place without joining");
         true
     }
 
@@ -628,7 +622,7 @@ impl Broker {
     }
 
     fn lock_lost(&self, error: &BindError) -> String {
-        let (path, clients) = (self.bound.lock_path().display(), self.tokens.len());
+        let (path, clients) = (self.bound.lock_path().display(), self.core.clients());
         let BindError::InUse { process, .. } = error else {
             return format!(
                 "{error}: this broker has lost its lock and can't take it again, so a second broker may start"
@@ -678,11 +672,10 @@ impl Broker {
                     }
                 }
                 Action::Drain(client) => {
-                    let token = self.tokens.get(&client).copied();
                     // Only if the socket is empty. Otherwise the action is requested again.
-                    if token.is_none_or(|token| self.take_packets(token)) {
+                    if self.take_packets(client.0.into()) {
                         self.core.drained(client);
-                    } else if token.is_some_and(|token| self.stuck.contains(&token)) {
+                    } else if self.connection(client).is_some_and(|c| c.stuck.is_some()) {
                         // The action is requested again when there is room.
                         done = false;
                     } else {
@@ -700,7 +693,7 @@ impl Broker {
     }
 
     fn remove(&mut self, client: ClientId, fault: Option<Fault>) {
-        let connection = self.tokens.remove(&client).and_then(|t| self.take_connection(t));
+        let connection = self.take_connection(client.0.into());
         match fault {
             Some(fault) => {
                 self.report.faults += 1;
@@ -713,10 +706,9 @@ impl Broker {
         }
     }
 
-    /// Removes a connection that has ended from all tables.
-    fn take_connection(&mut self, token: u64) -> Option<ClientConnection> {
-        let mut connection = self.connections.remove(&token)?;
-        self.joining.remove(&token);
+    /// Removes a connection that has ended.
+    fn take_connection(&mut self, key: Key) -> Option<ClientConnection> {
+        let mut connection = self.connections.remove(&key)?;
         // Closing is not enough while a forked child of this process holds the descriptors, too.
         let process = connection.socket.peer().pidfd();
         for fd in process.into_iter().chain([connection.socket.as_fd()]) {
@@ -734,28 +726,32 @@ impl Broker {
         Some(connection)
     }
 
-    fn connection(&mut self, client: ClientId) -> Option<&mut ClientConnection> {
-        self.connections.get_mut(self.tokens.get(&client)?)
+    /// Returns the connection of a client that has joined.
+    fn connection(&self, client: ClientId) -> Option<&ClientConnection> {
+        self.connections.get(&client.0.into())
+    }
+
+    /// Returns the keys of all connections of which `is` holds.
+    fn keys(&self, is: impl Fn(&ClientConnection) -> bool) -> Vec<Key> {
+        self.connections.iter().filter(|(_, c)| is(c)).map(|(key, _)| *key).collect()
     }
 
     /// Sends the announcements of new pages.
     fn announce_pages(&mut self) {
         let has_unsent: Vec<ClientId> = self.core.has_unsent().collect();
         for client in has_unsent {
-            if let Some(&token) = self.tokens.get(&client) {
-                self.announce(token);
-            }
+            self.announce(client.0.into());
         }
     }
 
     /// Sends a client its pending announcements. Whatever does not fit its socket, or finds no
     /// memory, is sent later.
-    fn announce(&mut self, token: u64) {
+    fn announce(&mut self, key: Key) {
         let share = (self.max_in_flight / self.connections.len().max(1)).max(1);
-        let Some(connection) = self.connections.get_mut(&token) else { return };
+        let Some(connection) = self.connections.get_mut(&key) else { return };
         let progress = connection.announce(&mut self.core, share);
-        connection.note(progress, &self.epoll, token);
-        self.send_pending |= progress == Progress::NoMemory;
+        connection.note(progress, &self.epoll, key);
+        self.send_pending |= progress == Progress::Sent(Sent::NoMemory);
         if progress == Progress::Unread && self.unread_again.is_none() {
             self.unread_again = Some((Instant::now() + UNREAD_AGAIN, UNREAD_AGAIN));
         }
@@ -781,19 +777,16 @@ impl Broker {
 
     /// Sends every client its pending announcements.
     fn announce_to_all(&mut self) {
-        let tokens: Vec<u64> = self.connections.keys().copied().collect();
-        for token in tokens {
-            self.announce(token);
+        for key in self.keys(|_| true) {
+            self.announce(key);
         }
     }
 
     /// Sends the receiver count to the clients that track it, if it has changed.
     fn announce_receiver_count(&mut self) {
         let receivers = self.core.receivers();
-        let missing = |(token, c): (&u64, &ClientConnection)| c.misses(receivers).then_some(*token);
-        let missing: Vec<u64> = self.connections.iter().filter_map(missing).collect();
-        for token in missing {
-            self.announce(token);
+        for key in self.keys(|connection| connection.misses(receivers)) {
+            self.announce(key);
         }
     }
 
@@ -811,16 +804,16 @@ impl Broker {
                 LISTENER => self.accept(),
                 STOP => {}
                 WATCH => self.check_place(),
-                token if token & PROCESS != 0 => self.has_died(token & !PROCESS),
-                token => {
+                key if key & PROCESS != 0 => self.has_died(key & !PROCESS),
+                key => {
                     let flags = event.flags;
                     if flags.contains(EventFlags::OUT) {
-                        self.announce(token);
+                        self.announce(key);
                     }
                     if flags.contains(EventFlags::HUP) {
-                        self.client_of_stuck_is_gone(token);
+                        self.client_of_stuck_is_gone(key);
                     }
-                    self.take_event(token);
+                    self.take_event(key);
                 }
             }
         }
@@ -880,16 +873,21 @@ impl Broker {
                 self.refuse(socket, peer, refusal);
                 continue;
             }
-            let token = self.next_token;
-            self.next_token += 1;
-            let data = EventData::new_u64(token);
+            let key = self.next_newcomer;
+            self.next_newcomer += 1;
+            let data = EventData::new_u64(key);
             effect("watch a connection");
             if let Err(error) = epoll::add(&self.epoll, &socket, data, EventFlags::IN) {
                 log::warn!("a connection could not be watched: {error}");
                 continue;
             }
-            self.connections.insert(token, ClientConnection::new(socket, peer));
-            self.joining.insert(token);
+            self.connections.insert(key, ClientConnection::new(socket, peer));
+        }
+    }
+
+    fn turn_away(&mut self, key: Key, peer: Credentials, refusal: Refusal) {
+        if let Some(connection) = self.take_connection(key) {
+            self.refuse(connection.socket, peer, refusal);
         }
     }
 
@@ -909,23 +907,24 @@ impl Broker {
     }
 
     /// Takes the packets that a connection holds. Returns whether it is empty.
-    fn take_packets(&mut self, token: u64) -> bool {
-        let mut outcomes = (0..PACKETS_AT_ONCE).map(|_| self.take_packet(token));
+    fn take_packets(&mut self, mut key: Key) -> bool {
+        let mut outcomes = (0..PACKETS_AT_ONCE).map(|_| self.take_packet(&mut key));
         outcomes.find(|outcome| matches!(outcome, Outcome::Nothing | Outcome::Stuck))
             == Some(Outcome::Nothing)
     }
 
     /// Takes the packets that made a connection readable. Stops after a ring, because more rarely
     /// follows. If more follows, the connection stays readable.
-    fn take_event(&mut self, token: u64) {
-        (0..PACKETS_AT_ONCE).any(|_| self.take_packet(token) != Outcome::Packet);
+    fn take_event(&mut self, mut key: Key) {
+        (0..PACKETS_AT_ONCE).any(|_| self.take_packet(&mut key) != Outcome::Packet);
     }
 
-    fn take_packet(&mut self, token: u64) -> Outcome {
+    /// Takes a packet of a connection, whose key changes when its client joins.
+    fn take_packet(&mut self, key: &mut Key) -> Outcome {
         let held = closer::held();
         let open = self.connections.len() * DESCRIPTORS_PER_CLIENT + held;
         let is_roomy = held < closer::QUEUE && open < self.roomy;
-        let Some(connection) = self.connections.get_mut(&token) else { return Outcome::Nothing };
+        let Some(connection) = self.connections.get_mut(key) else { return Outcome::Nothing };
         if connection.stuck.is_some() {
             return Outcome::Stuck;
         }
@@ -933,7 +932,7 @@ impl Broker {
         let received = match connection.accepting.phase {
             Phase::Fresh => {
                 let (received, sender) = connection.socket.receive_first(!is_roomy);
-                if sender.is_some_and(|sender| !self.meet(token, sender)) {
+                if sender.is_some_and(|sender| !self.meet(*key, sender)) {
                     return Outcome::Nothing;
                 }
                 Some(received)
@@ -942,13 +941,13 @@ impl Broker {
             _ => connection.socket.receive_sparingly(),
         };
         let Some(received) = received else {
-            self.put_aside(token, Stuck::InSocket, "it has no free descriptor (`ulimit -n`)");
+            self.put_aside(*key, Stuck::InSocket, "it has no free descriptor (`ulimit -n`)");
             return Outcome::Stuck;
         };
         let result = match received {
             Received::Nothing => return Outcome::Nothing,
             Received::HungUp => {
-                self.hung_up(token);
+                self.hung_up(*key);
                 return Outcome::Nothing;
             }
             Received::Lost(_) => Err(WireError::Cut.into()),
@@ -957,9 +956,9 @@ impl Broker {
                 if let Packet::Ring = packet {
                     outcome = Outcome::Ring;
                 }
-                match self.on_packet(token, packet, &mut descriptor) {
+                match self.on_packet(key, packet, &mut descriptor) {
                     Err(fault) if fault.is_lack() => {
-                        self.put_aside(token, Stuck::Packet(packet, descriptor), fault);
+                        self.put_aside(*key, Stuck::Packet(packet, descriptor), fault);
                         return Outcome::Stuck;
                     }
                     result => result,
@@ -969,23 +968,22 @@ impl Broker {
         match result {
             Ok(()) => outcome,
             Err(fault) => {
-                self.fail(token, fault);
+                self.fail(*key, fault);
                 Outcome::Nothing
             }
         }
     }
 
     /// Sets aside a packet for which this process has no room. The client is not at fault.
-    fn put_aside(&mut self, token: u64, stuck: Stuck, why: impl Display) {
-        let Some(connection) = self.connections.get_mut(&token) else { return };
-        if self.stuck.is_empty() {
+    fn put_aside(&mut self, key: Key, stuck: Stuck, why: impl Display) {
+        let Some(connection) = self.connections.get_mut(&key) else { return };
+        if self.stuck_again.is_none() {
             let process = connection.process;
             log::error!(
                 "the broker has no room for a packet of process {process}: {why}; its packets wait until there is room"
             );
         }
-        connection.put_aside(stuck, &self.epoll, token);
-        self.stuck.insert(token);
+        connection.put_aside(stuck, &self.epoll, key);
         self.stuck_again.get_or_insert_with(|| Instant::now() + RETRY_INTERVAL);
     }
 
@@ -994,55 +992,50 @@ impl Broker {
         if self.stuck_again.take_if(|at| *at <= now).is_none() {
             return;
         }
-        for token in self.stuck.clone() {
-            let connection = self.connections.get_mut(&token);
-            let (result, stuck) = match connection.and_then(|connection| connection.stuck.take()) {
-                None => (None, None),
-                Some(Stuck::InSocket) if reserve_fd(&self.epoll).is_ok() => (Some(Ok(())), None),
-                Some(Stuck::InSocket) => (None, Some(Stuck::InSocket)),
+        for mut key in self.keys(|connection| connection.stuck.is_some()) {
+            let connection = self.connections.get_mut(&key);
+            let result = match connection.and_then(|connection| connection.stuck.take()) {
                 Some(Stuck::Packet(packet, mut descriptor)) => {
-                    match self.on_packet(token, packet, &mut descriptor) {
-                        Err(fault) if fault.is_lack() => {
-                            (None, Some(Stuck::Packet(packet, descriptor)))
-                        }
-                        result => (Some(result), None),
+                    match self.on_packet(&mut key, packet, &mut descriptor) {
+                        Err(fault) if fault.is_lack() => Err(Stuck::Packet(packet, descriptor)),
+                        result => Ok(result),
                     }
                 }
+                Some(Stuck::InSocket) if reserve_fd(&self.epoll).is_err() => Err(Stuck::InSocket),
+                Some(Stuck::InSocket) | None => Ok(Ok(())),
             };
-            match self.connections.get_mut(&token) {
-                Some(connection) if stuck.is_some() => connection.stuck = stuck,
-                _ => _ = self.stuck.remove(&token),
+            match (result, self.connections.get_mut(&key)) {
+                (Err(stuck), Some(connection)) => {
+                    connection.stuck = Some(stuck);
+                    self.stuck_again = Some(Instant::now() + RETRY_INTERVAL);
+                }
+                (Ok(result), Some(_)) => self.go_on(key, result),
+                (_, None) => {}
             }
-            if let Some(result) = result {
-                self.go_on(token, result);
-            }
-        }
-        if !self.stuck.is_empty() {
-            self.stuck_again = Some(Instant::now() + RETRY_INTERVAL);
         }
     }
 
     /// Resumes taking packets from a connection that was stuck.
-    fn go_on(&mut self, token: u64, result: Result<(), Fault>) {
-        if let Some(connection) = self.connections.get_mut(&token) {
-            connection.go_on(&self.epoll, token);
+    fn go_on(&mut self, key: Key, result: Result<(), Fault>) {
+        if let Some(connection) = self.connections.get_mut(&key) {
+            connection.go_on(&self.epoll, key);
             if let Some(client) = connection.client() {
                 self.core.not_drained(client);
             }
         }
         match result {
-            Ok(()) => self.announce(token),
-            Err(fault) => self.fail(token, fault),
+            Ok(()) => self.announce(key),
+            Err(fault) => self.fail(key, fault),
         }
-        if self.connections.get(&token).is_some_and(|connection| connection.has_died) {
-            self.has_died(token);
+        if self.connections.get(&key).is_some_and(|connection| connection.has_died) {
+            self.has_died(key);
         }
     }
 
     /// Handles the end of a connection with a stuck packet. The connection stays until the packet
     /// is taken, but nothing waits for its client any more.
-    fn client_of_stuck_is_gone(&mut self, token: u64) {
-        let connection = self.connections.get(&token).filter(|c| c.stuck.is_some());
+    fn client_of_stuck_is_gone(&mut self, key: Key) {
+        let connection = self.connections.get(&key).filter(|c| c.stuck.is_some());
         if let Some(client) = connection.and_then(ClientConnection::client) {
             self.core.end_membership(client);
         }
@@ -1050,20 +1043,17 @@ impl Broker {
 
     /// Handles the credentials of a connection's first packet. The process that sent it is the
     /// client. Returns whether the client may stay.
-    fn meet(&mut self, token: u64, sender: Credentials) -> bool {
-        let Some(connection) = self.connections.get_mut(&token) else { return false };
+    fn meet(&mut self, key: Key, sender: Credentials) -> bool {
+        let Some(connection) = self.connections.get_mut(&key) else { return false };
         connection.process = sender.process;
         // The process that connected was admitted before.
         if !self.access.admits(sender) {
-            self.joining.remove(&token);
-            if let Some(connection) = self.take_connection(token) {
-                self.refuse(connection.socket, sender, Refusal::User);
-            }
+            self.turn_away(key, sender, Refusal::User);
             return false;
         }
         let pidfd = match connection.socket.peer() {
             Peer::Gone => {
-                self.hung_up(token);
+                self.hung_up(key);
                 return false;
             }
             Peer::Known(pidfd) => pidfd,
@@ -1071,7 +1061,7 @@ impl Broker {
             Peer::Unknown => return true,
         };
         effect("watch a process");
-        let data = EventData::new_u64(token | PROCESS);
+        let data = EventData::new_u64(key | PROCESS);
         let is_watched = reserve_fd(&self.epoll)
             .and_then(|_| Ok(epoll::add(&self.epoll, pidfd, data, EventFlags::IN)?));
         if is_watched.is_err() {
@@ -1082,29 +1072,29 @@ impl Broker {
 
     /// Handles the death of a client's process while its child may hold the connection open. All
     /// packets that it sent are in the socket.
-    fn has_died(&mut self, token: u64) {
-        if let Some(connection) = self.connections.get_mut(&token).filter(|c| c.stuck.is_some()) {
+    fn has_died(&mut self, key: Key) {
+        if let Some(connection) = self.connections.get_mut(&key).filter(|c| c.stuck.is_some()) {
             // The pidfd would stay readable until there is room for the stuck packet.
             connection.has_died = true;
             if let Peer::Known(pidfd) = connection.socket.take_peer() {
                 let _ = epoll::delete(&self.epoll, pidfd);
             }
-            self.client_of_stuck_is_gone(token);
+            self.client_of_stuck_is_gone(key);
             return;
         }
         // If packets are left, the event is reported again.
-        if self.take_packets(token) {
-            self.hung_up(token);
+        if self.take_packets(key) {
+            self.hung_up(key);
         }
     }
 
     fn on_packet(
         &mut self,
-        token: u64,
+        key: &mut Key,
         packet: Packet,
         descriptor: &mut Option<ReceivedFd>,
     ) -> Result<(), Fault> {
-        let Some(connection) = self.connections.get_mut(&token) else { return Ok(()) };
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
         let roles = Roles::SEND.and(Roles::RECEIVE).and(Roles::TRACK).and(Roles::IN_PLACE);
         match connection.accepting.phase {
             Phase::Fresh => {
@@ -1127,29 +1117,21 @@ impl Broker {
                     () => connection.greet(packet, roles, self.id, &mut self.core),
                 };
                 match greeted {
-                    Ok(()) => {
-                        let client = connection.client();
-                        self.tokens.extend(client.map(|client| (client, token)));
-                        self.announce(token);
-                    }
+                    Ok(()) => self.announce(*key),
                     Err(Rejected::Fault(fault)) => return Err(fault),
                     Err(Rejected::Refused(refusal)) => {
-                        self.joining.remove(&token);
-                        if let Some(connection) = self.take_connection(token) {
-                            let ClientConnection { user, process, .. } = connection;
-                            let peer = Credentials { user, process };
-                            self.refuse(connection.socket, peer, refusal);
-                        }
+                        let peer = Credentials { user, process: connection.process };
+                        self.turn_away(*key, peer, refusal);
                     }
                 }
             }
             Phase::Greeted(client) => {
                 connection.join(client, packet, descriptor, &mut self.core)?;
                 self.allowance.joined(connection.user, Instant::now());
-                self.joining.remove(&token);
+                self.file_under_id(key, client);
                 self.report.clients += 1;
                 log::info!("client {client} has joined");
-                self.announce(token);
+                self.announce(*key);
             }
             Phase::Joined(client) => {
                 let may_share = matches!(packet, Packet::Page { .. })
@@ -1157,38 +1139,48 @@ impl Broker {
                     && reserve_fd(&self.epoll).is_ok();
                 connection.on_packet(client, packet, descriptor, &mut self.core, may_share)?;
                 if let Packet::Again { .. } = packet {
-                    self.announce(token);
+                    self.announce(*key);
                 }
             }
         }
         Ok(())
     }
 
+    /// Changes the key of a connection whose client joins to the client's id.
+    fn file_under_id(&mut self, key: &mut Key, client: ClientId) {
+        let Some(mut connection) = self.connections.remove(key) else { return };
+        *key = client.0.into();
+        connection.go_on(&self.epoll, *key);
+        if let Some(pidfd) = connection.socket.peer().pidfd() {
+            effect("watch a process of another key");
+            let data = EventData::new_u64(*key | PROCESS);
+            let _ = epoll::modify(&self.epoll, pidfd, data, EventFlags::IN);
+        }
+        self.connections.insert(*key, connection);
+    }
+
     /// Handles the end of a connection. The client's committed messages are still forwarded. Its
     /// descriptor is closed, and its mappings are released afterwards (P7).
-    fn hung_up(&mut self, token: u64) {
-        let Some(connection) = self.take_connection(token) else { return };
-        self.joining.remove(&token);
-        if let Some(client) = connection.client() {
-            self.tokens.remove(&client);
+    fn hung_up(&mut self, key: Key) {
+        let connection = self.take_connection(key);
+        if let Some(client) = connection.and_then(|connection| connection.client()) {
             self.core.hung_up(client);
         }
     }
 
-    fn fail(&mut self, token: u64, fault: Fault) {
-        let Some(client) = self.connections.get(&token).map(ClientConnection::client) else {
-            return;
-        };
-        match client {
+    fn fail(&mut self, key: Key, fault: Fault) {
+        let Some(connection) = self.connections.get(&key) else { return };
+        if let Phase::Joined(client) = connection.accepting.phase {
             // The core returns an action that removes the connection.
-            Some(client) => self.core.disconnect(client, Some(fault)),
-            None => {
-                self.report.faults += 1;
-                let process = self.connections.get(&token).map_or(0, |c| c.process);
-                log::warn!("process {process} is disconnected before it has joined: {fault}");
-                self.take_connection(token);
-            }
+            return self.core.disconnect(client, Some(fault));
         }
+        self.report.faults += 1;
+        let process = connection.process;
+        log::warn!("process {process} is disconnected before it has joined: {fault}");
+        if connection.client().is_some() {
+            connection.socket.send(&Packet::Bye(ByeReason::Fault), None);
+        }
+        self.hung_up(key);
     }
 
     /// Forwards the committed messages, then sends `Bye` to every client (P15).

@@ -1,8 +1,7 @@
 //! The settings of a broker.
 
 use super::{
-    Broker, BrokerStats, DESCRIPTORS_PER_CLIENT, FIRST_CONNECTION, LISTENER, STOP, StopHandle,
-    WATCH,
+    Broker, BrokerStats, DESCRIPTORS_PER_CLIENT, FIRST_NEWCOMER, LISTENER, STOP, StopHandle, WATCH,
 };
 use crate::bus_addr::BusAddr;
 use crate::core::broker::hook::Hook;
@@ -21,7 +20,7 @@ use crate::wait::SleepBound;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -212,11 +211,8 @@ impl BrokerBuilder {
             rebind_again: (!is_watched).then(Instant::now),
             place_lost: false,
             connections: BTreeMap::new(),
-            joining: BTreeSet::new(),
-            tokens: HashMap::new(),
-            next_token: FIRST_CONNECTION,
+            next_newcomer: FIRST_NEWCOMER,
             send_pending: false,
-            stuck: BTreeSet::new(),
             stuck_again: None,
             unread_again: None,
             retired: Default::default(),

@@ -1,5 +1,6 @@
 //! One client's connection on the broker's side, from the handshake to its pages.
 
+use super::Key;
 use crate::connection::{map_page, map_page_to_share, send_announcement};
 use crate::core::broker::Core;
 use crate::core::chain::Announcement;
@@ -20,28 +21,11 @@ use std::time::Instant;
 /// The result of sending a client its announcements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// All announcements were sent.
-    All,
-    /// The socket is full. Try again when it is writable.
-    NotNow,
+    /// The result of the last packet. With [`Sent::Yes`], all announcements were sent.
+    Sent(Sent),
     /// The socket holds its share of descriptors. The kernel does not report when the client has
     /// received them.
     Unread,
-    /// The kernel has no memory and does not report when to try again.
-    NoMemory,
-    /// The client hung up. An event reports that.
-    HungUp,
-}
-
-impl From<Sent> for Progress {
-    fn from(sent: Sent) -> Self {
-        match sent {
-            Sent::Yes => Progress::All,
-            Sent::NotNow => Progress::NotNow,
-            Sent::NoMemory => Progress::NoMemory,
-            Sent::HungUp => Progress::HungUp,
-        }
-    }
 }
 
 /// A packet for which this process has no room. The client is not at fault.
@@ -179,7 +163,7 @@ impl ClientConnection {
     /// At most `max_in_flight` descriptors wait in the socket. The kernel counts the descriptors of
     /// all sockets together, and beyond a limit it accepts no more for any socket.
     pub fn announce(&mut self, core: &mut Core<Region>, max_in_flight: usize) -> Progress {
-        let Some(client) = self.accepting.client() else { return Progress::All };
+        let Some(client) = self.accepting.client() else { return Progress::Sent(Sent::Yes) };
         while let Some(announcement) =
             self.again.announcement().or_else(|| core.announcement(client))
         {
@@ -199,7 +183,7 @@ impl ClientConnection {
                     self.full_since = self.full_since.map(|_| Instant::now());
                 }
                 // An event reports a hang-up.
-                other => return Progress::from(other),
+                other => return Progress::Sent(other),
             }
         }
         if let Some(step) = &self.step {
@@ -210,17 +194,17 @@ impl ClientConnection {
                     self.in_flight += step.descriptors();
                     self.step = None;
                 }
-                other => return Progress::from(other),
+                other => return Progress::Sent(other),
             }
         }
         if self.misses(core.receivers()) {
             let receivers = core.receivers();
             match self.socket.send(&Packet::ReceiverCount { receivers: receivers as u32 }, None) {
                 Sent::Yes => self.receiver_count = Some(receivers),
-                other => return Progress::from(other),
+                other => return Progress::Sent(other),
             }
         }
-        Progress::All
+        Progress::Sent(Sent::Yes)
     }
 
     /// Returns whether the client's process may still be reading pages in place.
@@ -238,38 +222,38 @@ impl ClientConnection {
 
     /// Records the result of sending announcements. Watches a full socket for room and stops
     /// watching afterwards.
-    pub fn note(&mut self, progress: Progress, epoll: &OwnedFd, token: u64) {
+    pub fn note(&mut self, progress: Progress, epoll: &OwnedFd, key: Key) {
         match progress {
-            Progress::NotNow | Progress::Unread => {
+            Progress::Sent(Sent::NotNow) | Progress::Unread => {
                 self.full_since.get_or_insert_with(Instant::now);
             }
-            Progress::All | Progress::NoMemory | Progress::HungUp => self.full_since = None,
+            Progress::Sent(_) => self.full_since = None,
         }
-        let writable = progress == Progress::NotNow;
+        let writable = progress == Progress::Sent(Sent::NotNow);
         if self.is_watched != writable && self.stuck.is_none() {
-            self.watch(writable, epoll, token);
+            self.watch(writable, epoll, key);
         }
     }
 
-    fn watch(&mut self, writable: bool, epoll: &OwnedFd, token: u64) {
+    fn watch(&mut self, writable: bool, epoll: &OwnedFd, key: Key) {
         let flags = if writable { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
         effect("watch for room");
-        if epoll::modify(epoll, &self.socket, EventData::new_u64(token), flags).is_ok() {
+        if epoll::modify(epoll, &self.socket, EventData::new_u64(key), flags).is_ok() {
             self.is_watched = writable;
         }
     }
 
     /// Sets aside a packet for which this process has no room. Later packets wait in the socket. It
     /// is watched only for a hang-up meanwhile, which is reported once.
-    pub fn put_aside(&mut self, stuck: Stuck, epoll: &OwnedFd, token: u64) {
+    pub fn put_aside(&mut self, stuck: Stuck, epoll: &OwnedFd, key: Key) {
         self.stuck = Some(stuck);
         effect("watch for a hang-up alone");
         // The kernel needs no memory for this call.
-        let _ = epoll::modify(epoll, &self.socket, EventData::new_u64(token), EventFlags::ONESHOT);
+        let _ = epoll::modify(epoll, &self.socket, EventData::new_u64(key), EventFlags::ONESHOT);
     }
 
     /// Resumes after the stuck packet was taken.
-    pub fn go_on(&mut self, epoll: &OwnedFd, token: u64) {
-        self.watch(false, epoll, token);
+    pub fn go_on(&mut self, epoll: &OwnedFd, key: Key) {
+        self.watch(false, epoll, key);
     }
 }

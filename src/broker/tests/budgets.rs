@@ -15,9 +15,9 @@ fn bus(place: &TempDir, set: impl FnOnce(BrokerBuilder) -> BrokerBuilder) -> Bro
 }
 
 fn connect(broker: &mut Broker) -> Socket {
-    let (before, deadline) = (broker.next_token, Instant::now() + HANDSHAKE_TIMEOUT);
+    let (before, deadline) = (broker.next_newcomer, Instant::now() + HANDSHAKE_TIMEOUT);
     let socket = Socket::connect(broker.path(), deadline).unwrap();
-    while broker.next_token == before {
+    while broker.next_newcomer == before {
         assert!(Instant::now() < deadline, "it is not accepted");
         serve(broker);
     }
@@ -87,7 +87,8 @@ fn a_connection_has_ten_seconds_to_join() {
     let silent = connect(&mut broker);
     let greeted = greet(&mut broker, Roles::SEND);
     let joined = join(&mut broker, Roles::SEND);
-    let began: Vec<Instant> = broker.connections.values().map(|c| c.began).collect();
+    let mut began: Vec<Instant> = broker.connections.values().map(|c| c.began).collect();
+    began.sort();
     broker.expire(began[0] + 10 * SECOND - JUST_BEFORE);
     assert!(is_open(&silent) && is_open(&greeted));
     broker.expire(began[0] + 10 * SECOND);
@@ -124,7 +125,7 @@ fn a_lack_of_memory_is_retried_every_10_ms_for_10_s() {
         broker.retry_stuck(at);
         assert!(broker.stuck_again.unwrap() >= before + ten_ms);
     });
-    let began = broker.connections[&FIRST_CONNECTION].began;
+    let began = broker.connections[&FIRST_NEWCOMER].began;
     broker.expire(began + 10 * SECOND - JUST_BEFORE);
     assert!(is_open(&newcomer));
     broker.expire(began + 10 * SECOND);
@@ -145,8 +146,8 @@ fn a_full_broker_makes_room_for_one_newcomer_at_a_time() {
     assert!(!is_open(&silent[0]));
     assert!(silent[1..].iter().chain([&newcomer]).all(is_open));
     // The oldest one is of another process than the two others.
-    let tokens: Vec<u64> = broker.connections.keys().copied().collect();
-    broker.connections.get_mut(&tokens[0]).unwrap().process = 1;
+    let keys: Vec<Key> = broker.connections.keys().copied().collect();
+    broker.connections.get_mut(&keys[0]).unwrap().process = 1;
     let another = connect(&mut broker);
     assert!(is_open(&silent[1]) && !is_open(&silent[2]) && is_open(&newcomer));
     assert!(is_open(&another));
