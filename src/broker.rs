@@ -20,6 +20,7 @@ use crate::core::memory::{Memory, Region};
 use crate::core::message::ClientId;
 use crate::core::wire::{ByeReason, Packet, Refusal, Roles, WireError};
 use crate::error::BindError;
+use crate::handshake::attach;
 use crate::peer_filter::PeerFilter;
 use crate::place::{Bound, Watch};
 use crate::socket::{Credentials, Received, Sent, Socket};
@@ -152,12 +153,6 @@ struct HeldUp {
     /// The duration at which it is reported next. The log reports it once. The waiting clients get
     /// a report each time the duration has doubled.
     next: Duration,
-}
-
-impl HeldUp {
-    fn is_told(&self) -> bool {
-        self.next > HELD_UP
-    }
 }
 
 /// The result of taking a packet from a connection.
@@ -453,7 +448,7 @@ impl Broker {
     /// clients.
     fn report_hold_up(&mut self, now: Instant) {
         let Some((client, bytes)) = self.core.holds_up() else {
-            if let Some(held_up) = self.held_up.take().filter(HeldUp::is_told) {
+            if let Some(held_up) = self.held_up.take().filter(|held_up| held_up.next > HELD_UP) {
                 let seconds = held_up.since.elapsed().as_secs_f64();
                 log::warn!("the bus goes on after {seconds:.1} s");
             }
@@ -471,7 +466,7 @@ impl Broker {
             let _ = connection.socket.ring();
             connection.process
         });
-        if !held_up.is_told() {
+        if held_up.next == HELD_UP {
             log::warn!(
                 "client {client} (process {process}) has not received for {:.1} s and holds up the bus: {bytes} bytes wait for it",
                 lasted.as_secs_f64()
@@ -1018,7 +1013,7 @@ impl Broker {
     /// Resumes taking packets from a connection that was stuck.
     fn go_on(&mut self, key: Key, result: Result<(), Fault>) {
         if let Some(connection) = self.connections.get_mut(&key) {
-            connection.go_on(&self.epoll, key);
+            connection.watch(false, &self.epoll, key);
             if let Some(client) = connection.client() {
                 self.core.not_drained(client);
             }
@@ -1114,10 +1109,13 @@ impl Broker {
                     () if is_greeting && !self.allowance.admits(user, now) => {
                         Err(Refusal::TooOften.into())
                     }
-                    () => connection.greet(packet, roles, self.id, &mut self.core),
+                    () => connection.accepting.greet(packet, roles, self.id, &mut self.core),
                 };
                 match greeted {
-                    Ok(()) => self.announce(*key),
+                    Ok(welcome) => {
+                        connection.step = Some(welcome);
+                        self.announce(*key);
+                    }
                     Err(Rejected::Fault(fault)) => return Err(fault),
                     Err(Rejected::Refused(refusal)) => {
                         let peer = Credentials { user, process: connection.process };
@@ -1126,7 +1124,13 @@ impl Broker {
                 }
             }
             Phase::Greeted(client) => {
-                connection.join(client, packet, descriptor, &mut self.core)?;
+                let attach = attach(packet, descriptor);
+                let start = connection.accepting.join(client, packet, attach, &mut self.core)?;
+                connection.step = Some(start);
+                if !connection.accepting.roles.has(Roles::SEND) {
+                    // A client that does not send has no pages.
+                    connection.socket.refuse_descriptors();
+                }
                 self.allowance.joined(connection.user, Instant::now());
                 self.file_under_id(key, client);
                 self.report.clients += 1;
@@ -1150,7 +1154,7 @@ impl Broker {
     fn file_under_id(&mut self, key: &mut Key, client: ClientId) {
         let Some(mut connection) = self.connections.remove(key) else { return };
         *key = client.0.into();
-        connection.go_on(&self.epoll, *key);
+        connection.watch(false, &self.epoll, *key);
         if let Some(pidfd) = connection.socket.peer().pidfd() {
             effect("watch a process of another key");
             let data = EventData::new_u64(*key | PROCESS);

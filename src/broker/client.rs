@@ -42,7 +42,7 @@ pub(super) struct ClientConnection {
     pub socket: Socket,
     pub accepting: Accepting,
     /// The next handshake packet until it is sent: `Welcome`, then `Start`.
-    step: Option<Packet>,
+    pub step: Option<Packet>,
     /// The receiver count that was last sent.
     receiver_count: Option<usize>,
     /// When an announcement first had to wait, because the socket is full or holds its share of
@@ -89,36 +89,7 @@ impl ClientConnection {
         self.accepting.client()
     }
 
-    /// Handles the first packet, which holds the protocol version and the roles.
-    pub fn greet(
-        &mut self,
-        packet: Packet,
-        offered: Roles,
-        broker: u64,
-        core: &mut Core<Region>,
-    ) -> Result<(), Rejected> {
-        self.step = Some(self.accepting.greet(packet, offered, broker, core)?);
-        Ok(())
-    }
-
-    /// Handles the second packet, which holds the control region.
-    pub fn join(
-        &mut self,
-        client: ClientId,
-        packet: Packet,
-        descriptor: &mut Option<ReceivedFd>,
-        core: &mut Core<Region>,
-    ) -> Result<(), Fault> {
-        let attach = attach(packet, descriptor);
-        self.step = Some(self.accepting.join(client, packet, attach, core)?);
-        if !self.accepting.roles.has(Roles::SEND) {
-            // A client that does not send has no pages.
-            self.socket.refuse_descriptors();
-        }
-        Ok(())
-    }
-
-    /// Handles every later packet. If `may_share` holds, a page's descriptor is kept so that its
+    /// Handles a packet after the handshake. If `may_share` holds, a page's descriptor is kept so that its
     /// messages can be forwarded by reference.
     pub fn on_packet(
         &mut self,
@@ -235,7 +206,8 @@ impl ClientConnection {
         }
     }
 
-    fn watch(&mut self, writable: bool, epoll: &OwnedFd, key: Key) {
+    /// Watches the socket for packets, and for room if `writable`. Its events get this key.
+    pub fn watch(&mut self, writable: bool, epoll: &OwnedFd, key: Key) {
         let flags = if writable { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
         effect("watch for room");
         if epoll::modify(epoll, &self.socket, EventData::new_u64(key), flags).is_ok() {
@@ -250,10 +222,5 @@ impl ClientConnection {
         effect("watch for a hang-up alone");
         // The kernel needs no memory for this call.
         let _ = epoll::modify(epoll, &self.socket, EventData::new_u64(key), EventFlags::ONESHOT);
-    }
-
-    /// Resumes after the stuck packet was taken.
-    pub fn go_on(&mut self, epoll: &OwnedFd, key: Key) {
-        self.watch(false, epoll, key);
     }
 }

@@ -55,12 +55,6 @@ pub(super) struct Share {
     bytes: usize,
 }
 
-impl Share {
-    fn none(client: ClientId) -> Self {
-        Share { client, messages: 0, bytes: 0 }
-    }
-}
-
 /// The result of a cycle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cycle {
@@ -143,7 +137,7 @@ impl<M: Memory> Core<M> {
         let Some(inbound) = &mut member.inbound else {
             return if leaving { Outcome::Gone(None) } else { Outcome::Next };
         };
-        let Share { mut messages, mut bytes, .. } = used.unwrap_or(Share::none(member.id));
+        let (mut messages, mut bytes) = used.map_or((0, 0), |used| (used.messages, used.bytes));
         while messages < self.quota.messages && bytes < self.quota.bytes {
             let len = match inbound.poll() {
                 Err(fault) => return Outcome::Gone(Some(fault)),
