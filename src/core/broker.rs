@@ -8,7 +8,6 @@ mod by_ref;
 mod cycle;
 mod forward;
 pub mod hook;
-mod ids;
 mod members;
 #[cfg(test)]
 mod tests;
@@ -165,18 +164,16 @@ impl<M: Memory> Core<M> {
     }
 
     fn has_work(&mut self) -> bool {
-        if self.has_returns() {
-            return true;
-        }
-        if let Some(slot_len) = self.waiting {
-            // Checking for room may reveal an invalid cursor.
-            return self.broadcast.has_room(slot_len) || self.broadcast.has_fault();
-        }
-        if self.broadcast.has_fault() {
+        // Checking for room may reveal an invalid cursor.
+        if self.has_returns()
+            || self.waiting.is_some_and(|slot_len| self.broadcast.has_room(slot_len))
+            || self.broadcast.has_fault()
+        {
             return true;
         }
         let is_drained = |member: &Member<M>| member.drain != Drain::Asked;
-        self.members.all.iter().any(|m| m.is_leaving() || m.has_message() && is_drained(m))
+        let is_due = |m: &Member<M>| m.is_leaving() || m.has_message() && is_drained(m);
+        !self.is_blocked() && self.members.all.iter().any(is_due)
     }
 
     /// Returns the receiver that blocks the bus, if any, and the bytes of the broadcast chain that
@@ -235,7 +232,7 @@ impl<M: Memory> Core<M> {
 
     /// Takes the pending actions.
     pub fn take_actions(&mut self) -> Vec<Action> {
-        self.members.ids.all_removed();
+        self.members.free_returned_ids();
         core::mem::take(&mut self.actions)
     }
 

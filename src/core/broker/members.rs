@@ -10,7 +10,6 @@
 //! ```
 
 use super::by_ref::ByRef;
-use super::ids::Ids;
 use super::{Action, Core, Reserved};
 use crate::core::chain::{ChainReader, FIRST_PAGE, Start};
 use crate::core::control::{Control, Doorbell};
@@ -27,7 +26,13 @@ pub(super) struct Members<M> {
     pub all: Vec<Member<M>>,
     /// Index of the member that is read first in the next cycle. At most the number of members.
     pub begin: usize,
-    pub ids: Ids,
+    /// The next id that was never assigned.
+    next_id: u32,
+    /// Ids of removed members that had not joined. They are reused, because only these clients knew
+    /// them, but not before the owner of the core has taken the actions that remove the clients.
+    returned_ids: Vec<u32>,
+    /// Returned ids that are free. At most one for each cursor.
+    free_ids: Vec<u32>,
     /// Free cursor indices, first in first out. A cursor is reused as late as possible, because a
     /// disconnected client may still read its old entry.
     free_cursors: VecDeque<usize>,
@@ -108,7 +113,23 @@ impl<M: Memory> Member<M> {
 impl<M> Members<M> {
     /// Returns a table without members, whose control region has this many cursors.
     pub fn new(cursors: usize) -> Self {
-        Members { all: Vec::new(), begin: 0, ids: Ids::new(), free_cursors: (0..cursors).collect() }
+        Members {
+            all: Vec::new(),
+            begin: 0,
+            next_id: 1,
+            returned_ids: Vec::new(),
+            free_ids: Vec::new(),
+            free_cursors: (0..cursors).collect(),
+        }
+    }
+
+    fn has_ids(&self) -> bool {
+        !self.free_ids.is_empty() || self.next_id < u32::MAX
+    }
+
+    /// Frees the returned ids: the owner of the core now removes all clients that are gone.
+    pub fn free_returned_ids(&mut self) {
+        self.free_ids.append(&mut self.returned_ids);
     }
 
     fn index(&self, client: ClientId) -> Result<usize, usize> {
@@ -122,9 +143,12 @@ impl<M> Members<M> {
 
     /// Adds a member, if an id and a cursor are free.
     fn add(&mut self, roles: Roles) -> Option<Reserved> {
-        let cursor = *self.free_cursors.front()?;
-        let client = ClientId(self.ids.give()?);
-        self.free_cursors.pop_front();
+        if !self.has_ids() {
+            return None;
+        }
+        let cursor = self.free_cursors.pop_front()?;
+        let client = ClientId(self.free_ids.pop().unwrap_or(self.next_id));
+        self.next_id = self.next_id.max(client.0 + 1);
         let member = Member {
             life: Life::Reserved,
             inbound: None,
@@ -148,7 +172,7 @@ impl<M> Members<M> {
         self.begin -= usize::from(i < self.begin);
         self.free_cursors.push_back(member.cursor);
         if let Life::Reserved = member.life {
-            self.ids.take_back(client.0);
+            self.returned_ids.push(client.0);
         }
         Some(member)
     }
@@ -158,13 +182,13 @@ impl<M: Memory> Core<M> {
     /// Returns whether there is an id for a new client. The id of a client that has joined is never
     /// reused, so ids can run out.
     pub fn has_ids(&self) -> bool {
-        self.members.ids.has_some()
+        self.members.has_ids()
     }
 
     /// Uses up all ids but one.
     #[cfg(test)]
     pub(crate) fn exhaust_ids(&mut self) {
-        self.members.ids.exhaust();
+        self.members.next_id = u32::MAX - 1;
     }
 
     /// Reserves an id and a cursor for a new client, if both are available.
