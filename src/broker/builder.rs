@@ -19,8 +19,8 @@ use crate::sys::system::os_page;
 use crate::wait::SleepBound;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::io::Errno;
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -175,10 +175,7 @@ impl BrokerBuilder {
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(system("make an eventfd"))?;
         effect("make the listener non-blocking");
-        bound.listener.set_nonblocking().map_err(|source| {
-            let step = "make the listener non-blocking";
-            BindError::System { step, source }
-        })?;
+        bound.listener.set_nonblocking().map_err(system("make the listener non-blocking"))?;
         let add = |fd: &dyn AsFd, token| {
             effect("watch");
             epoll::add(&epoll, fd.as_fd(), EventData::new_u64(token), EventFlags::IN)
@@ -273,8 +270,8 @@ fn descriptors() -> usize {
     limit.saturating_sub(SPARE_DESCRIPTORS)
 }
 
-fn system(step: &'static str) -> impl Fn(Errno) -> BindError {
-    move |errno| BindError::System { step, source: errno.into() }
+pub(super) fn system<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> BindError {
+    move |error| BindError::System { step, source: error.into() }
 }
 
 #[cfg(test)]

@@ -5,7 +5,10 @@ pub(crate) mod kernel;
 
 mod budgets;
 
+use super::packets::Outcome;
 use super::*;
+use crate::core::wire::{ByeReason, Packet, Refusal, Roles};
+use crate::socket::{Received, Sent, Socket};
 use crate::{Client, ConnectError, Receiver, Sender, Wait};
 use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
@@ -145,6 +148,48 @@ fn a_client_gets_the_last_receiver_count() {
     assert!(watching.wait_for_receivers(1, Some(deadline)).unwrap());
     serve(&mut broker);
     assert_eq!(watching.receivers(), Some(1), "itself");
+}
+
+/// Greets the broker, from a socket of its own.
+fn greeting(broker: &mut Broker) -> Socket {
+    let socket = Socket::connect(broker.path(), Instant::now()).unwrap();
+    let hello = Packet::Hello { version: crate::core::layout::VERSION, roles: Roles::SEND };
+    assert_eq!(socket.send(&hello, None), Sent::Yes);
+    serve(broker);
+    serve(broker);
+    assert!(matches!(socket.receive(), Received::Packet(Packet::Welcome { client: 1, .. }, _)));
+    socket
+}
+
+#[test]
+fn a_connection_has_its_clients_id_as_key_once_the_client_has_joined() {
+    let place = tempfile::tempdir().unwrap();
+    let mut broker = Broker::bind(place.path().join("bus")).unwrap();
+    let socket = greeting(&mut broker);
+    assert_eq!(broker.keys(|_| true), [FIRST_NEWCOMER]);
+    let control = crate::handshake::control_region(1).unwrap();
+    let control = crate::core::control::Control::create(control, 1);
+    assert_eq!(socket.send(&Packet::Join, control.memory().descriptor()), Sent::Yes);
+    serve(&mut broker);
+    assert_eq!((broker.keys(|_| true), broker.newcomers().count()), (vec![1], 0));
+    // Its events are found under the new key.
+    drop(socket);
+    serve(&mut broker);
+    assert_eq!((broker.connections.len(), broker.core.clients()), (0, 0));
+}
+
+#[test]
+fn a_greeted_client_at_fault_gets_a_goodbye_and_its_id_is_free() {
+    let place = tempfile::tempdir().unwrap();
+    let mut broker = Broker::bind(place.path().join("bus")).unwrap();
+    for faults in 1..=3 {
+        let socket = greeting(&mut broker);
+        assert_eq!(socket.send(&Packet::Forget { id: 7 }, None), Sent::Yes);
+        serve(&mut broker);
+        let bye = socket.receive();
+        assert!(matches!(bye, Received::Packet(Packet::Bye(ByeReason::Fault), _)), "{bye:?}");
+        assert_eq!((broker.report.faults, broker.core.clients()), (faults, 0));
+    }
 }
 
 /// Descriptors that wait in a socket's queue, as the kernel counts them.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::BrokerBuilder;
+use crate::broker::hold_up::HELD_UP;
 use crate::core::layout::VERSION;
 use tempfile::TempDir;
 
