@@ -246,7 +246,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Changes the key of a connection whose client joins to the client's id.
+    /// Changes the key of a connection to the id of its client, which joins.
     fn file_under_id(&mut self, key: &mut Key, client: ClientId) {
         let Some(mut connection) = self.connections.remove(key) else { return };
         *key = client.0.into();
@@ -254,6 +254,7 @@ impl Broker {
         if let Some(pidfd) = connection.socket.peer().pidfd() {
             effect("watch a process of another key");
             let data = EventData::new_u64(*key | PROCESS);
+            // The kernel needs no memory for this call.
             let _ = epoll::modify(&self.epoll, pidfd, data, EventFlags::IN);
         }
         self.connections.insert(*key, connection);
