@@ -3,13 +3,13 @@
 
 use super::builder::system;
 use super::{Broker, ClientConnection, FIRST_NEWCOMER, Key, LISTENER, reserve_fd};
-use crate::wait::RETRY_INTERVAL;
 use crate::core::failpoint::effect;
 use crate::core::handshake::Phase;
 use crate::core::wire::{Packet, Refusal};
 use crate::error::BindError;
 use crate::socket::{Credentials, Socket};
 use crate::sys::closer;
+use crate::wait::RETRY_INTERVAL;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use std::cmp::Reverse;
 use std::collections::HashMap;

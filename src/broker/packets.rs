@@ -4,7 +4,6 @@
 use super::{Broker, ClientConnection, Key, reserve_fd};
 use super::{DESCRIPTORS_PER_CLIENT, LISTENER, PROCESS, STOP, WATCH};
 use crate::broker::client::Stuck;
-use crate::wait::RETRY_INTERVAL;
 use crate::core::failpoint::{effect, observation};
 use crate::core::fault::Fault;
 use crate::core::handshake::{Phase, Rejected};
@@ -17,6 +16,7 @@ use crate::sys::closer;
 use crate::sys::memfd::ReceivedFd;
 use crate::sys::peer::Peer;
 use crate::sys::socket::timespec;
+use crate::wait::RETRY_INTERVAL;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use std::fmt::Display;

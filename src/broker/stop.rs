@@ -1,11 +1,11 @@
 //! Stopping a broker: the handle, and the orderly end of the bus (P15).
 
 use super::{Broker, ClientConnection};
-use crate::wait::RETRY_INTERVAL;
 use crate::core::failpoint::effect;
 use crate::core::wire::{ByeReason, Packet};
 use crate::socket::Sent;
 use crate::sys::fork::Owner;
+use crate::wait::RETRY_INTERVAL;
 use rustix::event::epoll;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
