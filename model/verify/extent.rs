@@ -8,11 +8,20 @@ pub struct Row {
 }
 
 /// Kinds of lines that a test target reports.
-const KINDS: &[&str] = &["model", "litmus", "judge", "mutant", "mutants:", "spec", "crash"];
+const KINDS: &[&str] =
+    &["model", "litmus", "judge", "mutant", "mutants:", "spec", "crash", "axioms"];
 
 /// Extents that a model can report.
-const EXTENTS: &[&str] =
-    &["exhaustive", "at most", "schedules", "cut at", "programs", "SIGKILL at each"];
+const EXTENTS: &[&str] = &[
+    "exhaustive",
+    "at most",
+    "schedules",
+    "cut at",
+    "programs",
+    "SIGKILL at each",
+    "executions",
+    "verdicts",
+];
 
 /// Returns the row of a line, if it is one. Returns an error for a model without an extent, because
 /// that one was cut off silently.
@@ -34,7 +43,7 @@ pub fn row(line: &str) -> Option<Result<Row, String>> {
     let (what, extent) = line.split_once(": ").unwrap_or((line, ""));
     let says = EXTENTS.iter().any(|word| extent.contains(word));
     // A canary must fail, so its line has no extent.
-    let must_say = ["model", "spec", "crash"].contains(&kind) && !what.contains("canar");
+    let must_say = ["model", "spec", "crash", "axioms"].contains(&kind) && !what.contains("canar");
     if must_say && !says {
         return Some(Err(format!("'{line}' does not say how far it was explored")));
     }

@@ -43,6 +43,8 @@ enum Name {
     /// All tests: unit tests, real processes, loom, shuttle, the specification, death at every
     /// step, the fuzzers' seeds.
     Tests,
+    /// The protocol's edges under the axioms of C11 and Armv8.
+    Axioms,
     /// The fuzz targets, with AddressSanitizer.
     Fuzz,
     /// The protocol over memory of the heap, with Miri.

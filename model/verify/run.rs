@@ -48,7 +48,7 @@ fn follow(step: &Step, progress: &ProgressBar) -> std::io::Result<Vec<String>> {
     // The command holds our copies of the pipe's writing end, and the pipe ends only without them.
     drop(command);
 
-    let mut heard = Heard::default();
+    let mut heard = Heard { at_least: step.at_least.to_vec(), ..Heard::default() };
     for line in BufReader::new(reader).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
         if let Some(Row { what, extent }) = heard.line(&line) {
@@ -69,6 +69,9 @@ fn follow(step: &Step, progress: &ProgressBar) -> std::io::Result<Vec<String>> {
         if !heard.passed.iter().any(|target| target == wanted) {
             shortfall.push(format!("the test target {wanted} has passed no test"));
         }
+    }
+    for (what, least) in heard.at_least {
+        shortfall.push(format!("'{what}' is not followed by {least} or more"));
     }
     if step.seeds > 0 {
         progress
@@ -101,6 +104,8 @@ struct Heard {
     seeds: u32,
     /// Targets that have passed a test.
     passed: Vec<String>,
+    /// Beginnings of lines that were not heard yet, with a number as large as it must be.
+    at_least: Vec<(&'static str, usize)>,
     shortfall: Vec<String>,
     last: VecDeque<String>,
     /// The output of failed tests: what cargo prints between `failures:` and the result.
@@ -115,6 +120,8 @@ impl Heard {
         if self.in_failures && self.failures.len() < FAILURE_LINES {
             self.failures.push(line.to_owned());
         }
+        // Another thread may have begun the line.
+        self.at_least.retain(|(what, least)| number_after(line, what).is_none_or(|n| n < *least));
         if let Some(path) = line.trim().strip_prefix("Running ") {
             self.target = target_of(path).to_owned();
         }
@@ -144,9 +151,28 @@ impl Heard {
     }
 }
 
+/// Returns the number that follows `what` in the line.
+fn number_after(line: &str, what: &str) -> Option<usize> {
+    line.split_once(what)?.1.split(' ').next()?.parse().ok()
+}
+
 /// Returns the file of a test target in cargo's
 /// `tests/death.rs (target/debug/deps/death-7ddad5ec1fa2)`.
 fn target_of(running: &str) -> &str {
     let file = running.split(" (").next().unwrap_or_default();
     file.strip_prefix("unittests ").unwrap_or(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_has_fallen_is_not_enough() {
+        let mut heard = Heard { at_least: vec![("axioms edges: ", 21)], ..Heard::default() };
+        heard.line("axioms edges: 20 edges, 5 models");
+        assert_eq!(heard.at_least.len(), 1);
+        heard.line("test a ... axioms edges: 21 edges, 5 models");
+        assert!(heard.at_least.is_empty());
+    }
 }

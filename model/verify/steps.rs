@@ -11,6 +11,8 @@ pub struct Step {
     pub environment: Vec<(&'static str, String)>,
     /// Files of the test targets that must each have run tests.
     pub targets: Vec<&'static str>,
+    /// Beginnings of lines, and the least number that each must be followed by.
+    pub at_least: &'static [(&'static str, usize)],
     /// Number of Miri's seeds. With each of them the whole test target must have run.
     pub seeds: u32,
     /// What must be installed in addition to stable Rust.
@@ -19,6 +21,7 @@ pub struct Step {
 
 /// Test targets that depend on features. Without this list a missing one would go unnoticed.
 const TARGETS: &[&str] = &[
+    "model/axioms/main.rs",
     "model/loom/main.rs",
     "model/mutants/main.rs",
     "model/shuttle/main.rs",
@@ -28,8 +31,11 @@ const TARGETS: &[&str] = &[
     "tests/fuzz_replay.rs",
 ];
 
+/// The edges and the published verdicts that the axioms must be checked on. Raise them with new ones.
+const AXIOMS: &[(&str, usize)] = &[("axioms edges: ", 21), ("axioms published: ", 311)];
+
 pub fn steps(full: bool, fuzz_seconds: Option<u32>) -> Vec<Step> {
-    let mut steps = vec![tests(full)];
+    let mut steps = vec![tests(full), axioms()];
     let seconds = fuzz_seconds.unwrap_or(if full { 300 } else { 20 });
     steps.extend(fuzz_targets().into_iter().map(|target| fuzz(&target, seconds)));
     let seeds = if full { 32 } else { 4 };
@@ -70,6 +76,20 @@ fn tests(full: bool) -> Step {
         command,
         environment,
         targets: TARGETS.iter().copied().chain(super::edge::targets()).collect(),
+        at_least: &[],
+        seeds: 0,
+        needs: "",
+    }
+}
+
+fn axioms() -> Step {
+    Step {
+        name: Name::Axioms,
+        label: "axioms".into(),
+        command: words("cargo test --all-features --test axioms"),
+        environment: vec![],
+        targets: vec!["model/axioms/main.rs"],
+        at_least: AXIOMS,
         seeds: 0,
         needs: "",
     }
@@ -95,7 +115,16 @@ fn fuzz(target: &str, seconds: u32) -> Step {
     ));
     let label = format!("fuzz {target}");
     let needs = "a nightly toolchain and cargo-fuzz (cargo install cargo-fuzz)";
-    Step { name: Name::Fuzz, label, command, environment: vec![], targets: vec![], seeds: 0, needs }
+    Step {
+        name: Name::Fuzz,
+        label,
+        command,
+        environment: vec![],
+        targets: vec![],
+        at_least: &[],
+        seeds: 0,
+        needs,
+    }
 }
 
 /// Returns the step that runs the protocol over heap memory in Miri, once for each seed.
@@ -109,6 +138,7 @@ fn miri(label: &str, seeds: u32, flags: &str, lengths: &str) -> Step {
         command: words(&command),
         environment: vec![("MIRIFLAGS", format!("{flags} -Zmiri-many-seeds=0..{seeds}"))],
         targets: vec![],
+        at_least: &[],
         seeds,
         needs: "a nightly toolchain with Miri (rustup component add miri rust-src --toolchain nightly)",
     }
@@ -123,5 +153,14 @@ fn threads() -> Step {
     let (name, label) = (Name::Threads, "threads".to_owned());
     let environment = vec![("RUSTFLAGS", "-Zsanitizer=thread".to_owned())];
     let needs = "a nightly toolchain with rust-src (rustup +nightly component add rust-src)";
-    Step { name, label, command, environment, targets: vec!["tests/threads.rs"], seeds: 0, needs }
+    Step {
+        name,
+        label,
+        command,
+        environment,
+        targets: vec!["tests/threads.rs"],
+        at_least: &[],
+        seeds: 0,
+        needs,
+    }
 }
