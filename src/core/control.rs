@@ -236,6 +236,9 @@ impl<M: Memory> Control<M> {
     /// Assigns an entry to a client and resets the words of its previous client, whose membership
     /// has ended.
     pub fn give_place(&self, cursor_index: usize, client: u32) {
+        // pairs with CopyFence: a client that still reads the entry, and finds a word reset, also
+        // finds that its membership has ended
+        self.memory.fence(Site::ReuseFence);
         self.memory.store(cursor_offset(cursor_index), 0, Site::CursorPublish);
         self.memory.store(cursor_offset(cursor_index) + CONTROL_CONSUMED, 0, Site::ConsumedPublish);
         self.retire(cursor_index, 0);

@@ -89,15 +89,16 @@ sites! {
     /// entry is still its own.
     MemberRead: Load Relaxed, pairs "ordered by the CopyFence, or the CursorRead, before it", weaker [];
     /// The sender has taken a used page, which every counted receiver has left, and is about to
-    /// write it.
+    /// write it. Or a broker is about to give an entry to another client.
     ReuseFence: Fence Release, pairs "CopyFence", weaker [Relaxed];
     /// The receiver has copied a payload and is about to check whether the page could have been
-    /// written meanwhile.
+    /// written meanwhile. Or a sender has read an entry and is about to check whether it is still its
+    /// own.
     CopyFence: Fence Acquire, pairs "ReuseFence", weaker [Relaxed];
     /// A broker stores which pages of a client a removed receiver may still read in place.
-    RetiredPublish: Store Relaxed, pairs "ordered by the CursorPublish that follows it", weaker [];
+    RetiredPublish: Store Relaxed, pairs "ordered by the CursorPublish that follows it, or by the ReuseFence before a reset", weaker [];
     /// A sender loads which pages it must not write again.
-    RetiredRead: Load Relaxed, pairs "ordered by the CursorRead before it", weaker [];
+    RetiredRead: Load Relaxed, pairs "ordered by the CursorRead before it and the CopyFence after it", weaker [];
     /// The owner of a control region announces that it is about to sleep.
     ParkStore: Store Relaxed, pairs "ordered by the ParkFence that follows it", weaker [];
     /// The owner has announced its sleep and is about to check again.

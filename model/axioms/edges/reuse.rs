@@ -162,16 +162,27 @@ pub const EDGES: &[Edge] = &[
             threads: vec![
                 vec![
                     s.store("a", 0, Site::MemberStore),
+                    s.fence(Site::ReuseFence),
                     s.store("k", 0, Site::CursorPublish),
                     s.store("t", 0, Site::ConsumedPublish),
                     s.store("a", 2, Site::MemberStore),
                 ],
-                vec![s.load(0, "k", Site::CursorRead), s.load(1, "a", Site::MemberRead)],
+                vec![
+                    s.load(0, "k", Site::CursorRead),
+                    s.fence(Site::CopyFence),
+                    s.load(1, "a", Site::MemberRead),
+                ],
                 vec![s.load(0, "t", Site::ConsumedRead), s.load(1, "a", Site::MemberRead)],
             ],
             forbidden: vec![vec![Reg(1, 0, 0), Reg(1, 1, 1)], vec![Reg(2, 0, 0), Reg(2, 1, 1)]],
         },
-        covered: &[],
+        covered: &[
+            (Site::CursorPublish, "ReuseFence precedes it"),
+            (Site::ConsumedPublish, "ReuseFence precedes it"),
+            (Site::ReuseFence, "the stores after it are releases"),
+            (Site::CursorRead, "CopyFence follows it"),
+            (Site::CopyFence, "CursorRead precedes it and is an acquire"),
+        ],
     },
     Edge {
         name: "retired",
@@ -192,6 +203,39 @@ pub const EDGES: &[Edge] = &[
                 vec![read(0, "p")],
             ],
             forbidden: vec![vec![Reg(1, 0, 1), Reg(1, 1, 0)], vec![Reg(2, 0, 1)]],
+        },
+        covered: &[],
+    },
+    Edge {
+        name: "retired-entry",
+        // The broker gives the entry to another client. The one before it, which still runs, finds
+        // its page retired, or that the entry is no longer its own.
+        test: |s| Test {
+            init: vec![("a", 1)],
+            threads: vec![
+                vec![
+                    s.store("x", 9, Site::RetiredPublish),
+                    s.store("k", 5, Site::CursorPublish),
+                    s.store("a", 0, Site::MemberStore),
+                    s.fence(Site::ReuseFence),
+                    s.store("k", 0, Site::CursorPublish),
+                    s.store("x", 0, Site::RetiredPublish),
+                    s.store("a", 2, Site::MemberStore),
+                ],
+                vec![
+                    s.load(0, "k", Site::CursorRead),
+                    when(
+                        0,
+                        5,
+                        vec![
+                            s.load(1, "x", Site::RetiredRead),
+                            s.fence(Site::CopyFence),
+                            s.load(2, "a", Site::MemberRead),
+                        ],
+                    ),
+                ],
+            ],
+            forbidden: vec![vec![Reg(1, 0, 5), Reg(1, 1, 0), Reg(1, 2, 1)]],
         },
         covered: &[],
     },

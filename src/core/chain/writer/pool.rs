@@ -35,6 +35,7 @@ use crate::core::control::Control;
 use crate::core::fault::Fault;
 use crate::core::layout::*;
 use crate::core::memory::Memory;
+use crate::core::order::Site;
 use alloc::collections::VecDeque;
 
 /// A page of the pool.
@@ -175,6 +176,8 @@ impl<M: Memory> ChainWriter<M> {
         for peer in &self.receivers {
             self.retired = peer.retired().max(self.retired);
         }
+        // pairs with ReuseFence: a retired word may have been reset for another client
+        self.page.fence(Site::CopyFence);
         let removed = self.receivers.iter().find(|peer| !peer.is_ours()).map(|peer| peer.id);
         if let Some(id) = removed.filter(|_| !self.has_fault()) {
             self.faults.push((id, Fault::Removed));
