@@ -677,9 +677,13 @@ fn grow(buffer: &mut Vec<u8>, len: usize) {
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        // The bus would wait for a receiver that never reads.
+        // The bus would wait for a receiver that never reads, while the sending half keeps the
+        // connection.
         if let Ok(mut locked) = self.connection.lock() {
             locked.close();
+            if Arc::strong_count(&self.connection) > 1 {
+                locked.connection.socket.shut_down();
+            }
         }
     }
 }

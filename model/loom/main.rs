@@ -20,6 +20,8 @@ mod broker;
 mod doorbell;
 #[path = "../scenario/mod.rs"]
 mod scenario;
+#[path = "../scenario/sleepers.rs"]
+mod sleepers;
 
 mod check;
 mod crash;

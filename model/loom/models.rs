@@ -8,6 +8,7 @@ use crate::scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse, limits,
 };
 use crate::scenario::removed;
+use crate::sleepers::{First, two_sleepers};
 use llmp::core::wire::Roles;
 
 const ONE_PAGE: Size = Size { messages_per_page: 4, pages: 2, messages: 3, receivers: 1, steps: 4 };
@@ -83,6 +84,14 @@ pub const WAKE_SENDER: Model =
 
 pub const WAKE_BOTH: Model = model("wake_both", Some(3), |loom| {
     both_sleep(loom, limits(1, 2), 4, Waiting::Sleeps, Polling::Never);
+});
+
+pub const WAKE_TWO_ROOM: Model = model("wake_two_room_first", Some(3), |loom| {
+    two_sleepers(loom, limits(1, 2), First::Room);
+});
+
+pub const WAKE_TWO_MESSAGE: Model = model("wake_two_message_first", Some(3), |loom| {
+    two_sleepers(loom, limits(1, 2), First::Message);
 });
 
 pub const WAKE_RECEIVER_POLLING: Model = model("wake_receiver_polling", None, |loom| {

@@ -88,6 +88,12 @@ fn p9_p10_a_sleeping_sender_and_a_sleeping_receiver_are_woken() {
 }
 
 #[test]
+fn p10_two_halves_that_sleep_in_two_threads_are_woken() {
+    models::WAKE_TWO_ROOM.check();
+    models::WAKE_TWO_MESSAGE.check();
+}
+
+#[test]
 fn p10_a_receiver_that_polls_and_then_sleeps_goes_on() {
     models::WAKE_RECEIVER_POLLING.check();
 }

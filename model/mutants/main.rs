@@ -23,6 +23,8 @@ mod models;
 #[path = "../scenario/mod.rs"]
 #[allow(dead_code, reason = "not every scenario judges")]
 mod scenario;
+#[path = "../scenario/sleepers.rs"]
+mod sleepers;
 
 use crate::scenario::doubles::{Step, Swap};
 use explore::{Explored, Model, Protocol, explore, report};

@@ -22,6 +22,10 @@ impl<T> Mailbox<T> for NoMailbox {
     fn wait(&self) -> T {
         unreachable!("there is one thread")
     }
+
+    fn is_empty(&self) -> bool {
+        true
+    }
 }
 
 impl Runtime for Plain {

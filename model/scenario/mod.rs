@@ -82,6 +82,8 @@ pub trait Mailbox<T>: Clone + Send + Sync + 'static {
     fn take(&self) -> Option<T>;
     /// Blocks until there is an item and takes it.
     fn wait(&self) -> T;
+    #[allow(dead_code, reason = "not every checker asks")]
+    fn is_empty(&self) -> bool;
 }
 
 /// Defines a mailbox with a checker's mutex and condition variable.
@@ -118,6 +120,10 @@ macro_rules! mailbox {
 
             fn take(&self) -> Option<T> {
                 self.0.0.lock().unwrap().pop_front()
+            }
+
+            fn is_empty(&self) -> bool {
+                self.0.0.lock().unwrap().is_empty()
             }
 
             fn wait(&self) -> T {

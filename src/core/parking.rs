@@ -106,3 +106,54 @@ impl<M: Memory> Parking<M> {
         self.control.never_poll();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::control::Doorbell;
+    use crate::core::layout::control_len;
+    use crate::core::memory::Region;
+
+    fn parking() -> (Parking<Region>, Doorbell<Region>) {
+        let memory = Region::heap(control_len(1));
+        let parking = Parking::new(Control::create(memory.clone(), 1));
+        (parking, Doorbell::new(Control::check(memory, 0).unwrap()))
+    }
+
+    fn park(parking: &mut Parking<Region>, half: Half) {
+        let mut ends = Ends { outbound: None, inbound: None };
+        assert_eq!(parking.park(half, &mut ends, Interest::default()), (true, false));
+    }
+
+    // P10
+    #[test]
+    fn a_half_is_rung_for_as_long_as_it_sleeps() {
+        let (mut parking, mut doorbell) = parking();
+        park(&mut parking, Half::Sender);
+        assert!(doorbell.must_ring_after_publish());
+        // The ring was for the other half's sleep, too. It sleeps under a number of its own.
+        park(&mut parking, Half::Receiver);
+        assert!(doorbell.must_ring_after_publish());
+        parking.unpark(Half::Receiver);
+        park(&mut parking, Half::Receiver);
+        parking.unpark(Half::Sender);
+        assert!(doorbell.must_ring_after_publish(), "the receiving half sleeps");
+        parking.unpark(Half::Receiver);
+        assert!(!doorbell.must_ring_after_publish(), "both are awake");
+    }
+
+    // P10
+    #[test]
+    fn no_half_polls_while_the_other_one_sleeps() {
+        let (mut parking, mut doorbell) = parking();
+        // The receiving half reads a stream.
+        parking.page_advanced();
+        park(&mut parking, Half::Sender);
+        (0..3).for_each(|_| parking.page_advanced());
+        assert!(doorbell.must_ring_after_publish(), "the sending half sleeps");
+        parking.unpark(Half::Sender);
+        (0..2).for_each(|_| parking.page_advanced());
+        assert!(!doorbell.must_ring_after_publish());
+        assert!(doorbell.is_polling());
+    }
+}
