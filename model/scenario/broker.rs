@@ -1,7 +1,7 @@
 //! A broker that dies: production's [`Core`] and clients that poll, so that a checker can make
 //! every step of the broker its last. The full bus with sleeping processes is in `bus`.
 
-use crate::scenario::chain::{control_memory, limits};
+use crate::scenario::chain::{PAYLOAD, control_memory, limits, payload};
 use crate::scenario::doubles::{CrashBudget, Crashing};
 use crate::scenario::{Descriptors, Runtime, Who};
 use llmp::core::broker::{Action, Core};
@@ -259,7 +259,7 @@ impl<R: Runtime> Member<R> {
     }
 
     fn send(&mut self) -> bool {
-        match self.link.send(Envelope::tagged(Tag(self.sent as u32)), &self.sent.to_le_bytes()) {
+        match self.link.send(Envelope::tagged(Tag(self.sent as u32)), &payload(self.sent)) {
             Ok(_) => {
                 self.sent += 1;
                 self.tails.push(self.link.outbound().unwrap().tail());
@@ -287,11 +287,11 @@ impl<R: Runtime> Member<R> {
             Event::Empty => return false,
             Event::PageAdvanced => {}
             Event::Message(slot) => {
-                let mut number = [0; 8];
-                inbound.read(&slot, &mut number);
-                let number = u64::from_le_bytes(number);
+                let mut copy = [0; PAYLOAD];
+                inbound.read(&slot, &mut copy);
                 let envelope = inbound.envelope(&slot);
-                assert_eq!(envelope.tag, Tag(number as u32), "torn or mixed up");
+                let number = envelope.tag.0.into();
+                assert_eq!(copy, payload(number), "torn or mixed up");
                 inbound.advance(&slot);
                 self.received.push((envelope.sender, number));
             }

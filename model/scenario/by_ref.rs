@@ -4,7 +4,7 @@
 //! The setup sends, copies and receives two messages, one in each of the sender's pages. Then the
 //! broker knows the pages and forwards by reference. The scenario proper follows.
 
-use super::chain::{control_memory, limits};
+use super::chain::{PAYLOAD, control_memory, limits, payload};
 use super::{Descriptors, Mailbox, Runtime, Who};
 use crate::scenario::doubles::{CrashBudget, Crashing};
 use llmp::core::broker::{Action, Core};
@@ -99,7 +99,7 @@ struct Client<R: Runtime> {
 /// Returns the limits of the broadcast chain, whose first page has room for all messages.
 fn broadcast_limits() -> Limits {
     let longest = limits(1, 2).max_message_len();
-    Limits::new(320, longest, 640).unwrap()
+    Limits::new(384, longest, 768).unwrap()
 }
 
 /// Connects the three. Returns `None` if one died before.
@@ -297,7 +297,7 @@ impl<R: Runtime> Client<R> {
             return false;
         }
         loop {
-            let (envelope, payload) = (Envelope::tagged(Tag(self.next as u32)), self.payload());
+            let (envelope, payload) = (Envelope::tagged(Tag(self.next as u32)), payload(self.next));
             match self.link.outbound_mut().unwrap().send(envelope, &payload) {
                 _ if self.life.is_over() => return false,
                 Ok(()) => break,
@@ -315,7 +315,7 @@ impl<R: Runtime> Client<R> {
     /// Sends until `messages` are sent, rings sleeping peers, and sleeps while there is no room.
     fn send_until(&mut self, messages: u64) {
         while self.next < messages {
-            let (envelope, payload) = (Envelope::tagged(Tag(self.next as u32)), self.payload());
+            let (envelope, payload) = (Envelope::tagged(Tag(self.next as u32)), payload(self.next));
             match self.link.send(envelope, &payload) {
                 Ok(must_ring) => {
                     self.has_sent();
@@ -330,10 +330,6 @@ impl<R: Runtime> Client<R> {
                 }
             }
         }
-    }
-
-    fn payload(&self) -> [u8; 8] {
-        self.next.to_le_bytes()
     }
 
     fn has_sent(&mut self) {
@@ -400,9 +396,9 @@ impl<R: Runtime> Client<R> {
             Event::PageAdvanced => {}
             Event::Message(slot) => {
                 let inbound = self.link.inbound_mut().unwrap();
-                let mut number = [0; 8];
-                inbound.read(&slot, &mut number);
-                assert_eq!(u64::from_le_bytes(number), self.next, "torn, or mixed up");
+                let mut copy = [0; PAYLOAD];
+                inbound.read(&slot, &mut copy);
+                assert_eq!(copy, payload(self.next), "torn, or mixed up");
                 let envelope = inbound.envelope(&slot);
                 assert_eq!(envelope.tag, Tag(self.next as u32));
                 assert_eq!(envelope.sender, ClientId(SENDER.into()));
@@ -585,12 +581,12 @@ fn removed<R: Runtime>(runtime: &R, roles: Roles) {
             if in_place && !inbound.is_member() {
                 return;
             }
-            let mut number = [0; 8];
-            inbound.read(&slot, &mut number);
+            let mut copy = [0; PAYLOAD];
+            inbound.read(&slot, &mut copy);
             if !in_place && !inbound.is_whole() {
                 return;
             }
-            assert_eq!(u64::from_le_bytes(number), receiver.next, "torn, or mixed up");
+            assert_eq!(copy, payload(receiver.next), "torn, or mixed up");
             inbound.advance(&slot);
             receiver.next += 1;
         }

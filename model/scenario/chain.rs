@@ -7,8 +7,9 @@ use llmp::core::layout::{PAGE_HEADER, SLOT_HEADER, control_len, slot_len};
 use llmp::core::memory::Memory;
 use llmp::{ClientId, Envelope, Flags, Limits};
 
-/// Payload of a model's message in bytes: one word, so that loom has little to track.
-pub const PAYLOAD: usize = 8;
+/// Payload of a model's message in bytes. Pages have room for an origin, even if no message has one. So
+/// this is the least number of words with which a page can hold one message and not two.
+pub const PAYLOAD: usize = 24;
 
 /// The client that owns the chain.
 pub const OWNER: u32 = 7;
@@ -26,6 +27,7 @@ pub fn limits(messages: usize, pages: usize) -> Limits {
     let slot = slot_len(PAYLOAD, false).unwrap();
     // A page must also have room for one message with an origin.
     let slots = (messages * slot).max(slot_len(PAYLOAD, true).unwrap());
+    assert_eq!(slots / slot, messages, "a page has room for another number of messages");
     let page_len = PAGE_HEADER + slots + SLOT_HEADER;
     Limits::new(page_len, PAYLOAD, pages * page_len).unwrap()
 }
@@ -38,7 +40,9 @@ pub fn control_memory<R: Runtime>(runtime: &R) -> R::Memory {
 }
 
 pub fn payload(number: u64) -> [u8; PAYLOAD] {
-    (number ^ 0x5a5a_0000_1234_5678).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()
+    let word = (number ^ 0x5a5a_0000_1234_5678).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let words = [word, word.rotate_left(8), word.rotate_left(16)].map(u64::to_le_bytes);
+    core::array::from_fn(|i| words[i / 8][i % 8])
 }
 
 pub fn envelope(number: u64) -> Envelope {

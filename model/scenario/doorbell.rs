@@ -7,7 +7,7 @@
 //! needs a bounded sleep, and that no other store does. Where both poll, the first bounded sleep of
 //! each may also end before anything is visible.
 
-use crate::scenario::chain::control_memory;
+use crate::scenario::chain::{PAYLOAD, control_memory, payload};
 use crate::scenario::doubles::{CrashBudget, Crashing};
 use crate::scenario::{Bounds, Descriptors, Mailbox, Note, Runtime, Who};
 use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
@@ -209,7 +209,7 @@ impl<R: Runtime> End<R> {
     fn send(&mut self) -> bool {
         loop {
             let envelope = Envelope::tagged(self.next as u32);
-            let sent = self.link.send(envelope, &self.next.to_le_bytes());
+            let sent = self.link.send(envelope, &payload(self.next));
             match sent {
                 _ if self.life.is_over() => return false,
                 Ok(must_ring) => {
@@ -244,7 +244,7 @@ impl<R: Runtime> End<R> {
                 if self.is_over() {
                     break;
                 }
-                let room = ChainWriter::<R::Memory>::room_for(&Envelope::default(), 8);
+                let room = ChainWriter::<R::Memory>::room_for(&Envelope::default(), PAYLOAD);
                 self.sleep(Interest { room: Some(room), ..Interest::default() });
             }
         }
@@ -263,9 +263,9 @@ impl<R: Runtime> End<R> {
             let inbound = self.link.inbound_mut().unwrap();
             match event {
                 Event::Message(slot) => {
-                    let mut number = [0; 8];
-                    inbound.read(&slot, &mut number);
-                    assert_eq!(u64::from_le_bytes(number), self.next);
+                    let mut copy = [0; PAYLOAD];
+                    inbound.read(&slot, &mut copy);
+                    assert_eq!(copy, payload(self.next));
                     inbound.advance(&slot);
                     self.next += 1;
                 }
