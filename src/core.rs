@@ -25,4 +25,5 @@ pub(crate) mod message;
 pub(crate) mod message_buf;
 pub mod order;
 pub mod parking;
+pub(crate) mod origin;
 pub mod wire;

@@ -99,8 +99,9 @@ pub use core::chain::Stats;
 pub use core::fault::{Fault, InvalidMemfd};
 pub use core::limits::{Limits, LimitsError};
 pub use core::memory::TrustPeers;
-pub use core::message::{ClientId, Envelope, Flags, Message, Origin, Slot, Tag};
+pub use core::message::{ClientId, Envelope, Flags, Message, Slot, Tag};
 pub use core::message_buf::MessageBuf;
+pub use core::origin::Origin;
 pub use core::wire::Refusal;
 
 #[cfg(feature = "std")]

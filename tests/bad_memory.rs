@@ -21,6 +21,9 @@ const PAGE: usize = 4096;
 /// Where the first slot is, and where its tag is.
 const SLOT: usize = PAGE_HEADER;
 const TAG: usize = PAGE_HEADER + SLOT_TAG;
+/// Where the first slot's origin is, if it has one.
+const BUS: usize = PAGE_HEADER + SLOT_HEADER;
+const EXTENDED: u64 = commit_word(8, KIND_MESSAGE, FLAG_EXTENDED, 0);
 const NEXT: u64 = commit_word(0, KIND_EOP, 0, 0);
 
 fn bus() -> Bus {
@@ -67,6 +70,9 @@ fn every_fault_in_a_page_is_logged_and_harms_no_other_client() {
         (&[(SLOT, commit_word(8, KIND_REF, 0, 0))], "page 0, offset 64: unknown message kind 3"),
         (&[(SLOT, commit_word(8, KIND_MESSAGE, 2, 0))], "offset 64: reserved bits are set in"),
         (&[(SLOT, commit_word(8, KIND_EOP, 0, 0))], "offset 64: reserved bits are set in"),
+        (&[(SLOT, EXTENDED)], "page 0, offset 64: the origin names bus 0"),
+        (&[(BUS, 5), (BUS + 24, 1), (SLOT, EXTENDED)], "offset 64: reserved bits are set in 0x1"),
+        (&[(BUS, 5), (BUS + 24, 1 << 63), (SLOT, EXTENDED)], "reserved bits are set in 0x8000"),
         (&[(TAG, halves(0, 1)), (SLOT, NEXT)], "offset 64: reserved bits are set in"),
         (&[(TAG, 7), (SLOT, NEXT)], "page 0, offset 64: the next page is 7, which never arrived"),
         (&[(TAG, 0), (SLOT, NEXT)], "page 0: it begins at position 0 instead of 4096"),

@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use regions::heap;
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 
 struct Chain {
     sender: ChainWriter<Region>,
@@ -95,6 +96,12 @@ impl Chain {
             }
         }
     }
+}
+
+/// Returns an origin whose values all differ.
+fn origin_of(number: u32) -> Origin {
+    let bus = NonZeroU64::MAX;
+    Origin::new(bus, ClientId(1 << 31 | number), (number << 8).into()).in_epoch(!number)
 }
 
 fn small() -> Limits {
@@ -214,7 +221,7 @@ proptest! {
             match step {
                 Step::Append { len, kept, origin } => {
                     number += 1;
-                    let origin = origin.then(|| Origin::new(5, number.into()));
+                    let origin = origin.then(|| origin_of(number));
                     let envelope = Envelope::tagged(number)
                         .with_flags(Flags(number as u16))
                         .with_sender(ClientId(3))

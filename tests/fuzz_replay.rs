@@ -112,6 +112,7 @@ const SOMETIMES: &[&str] = &[
     "Fault::Kind",
     "Fault::Length",
     "Fault::NoCursor",
+    "Fault::OriginBus",
     "Fault::OverBudget",
     "Fault::PageBase",
     "Fault::PageFirst",

@@ -9,9 +9,11 @@ use llmp::core::control::Control;
 use llmp::core::layout::control_len;
 use llmp::core::memory::{Memory, Region};
 use llmp::{ClientId, Envelope, Flags, Limits, Origin, Slot};
+use std::num::NonZeroU64;
 
 pub const PAGE_LEN: usize = 256;
-pub const MAX_MESSAGE_LEN: usize = 400;
+/// The longest message with an origin fills the longest page, which is two ordinary ones.
+pub const MAX_MESSAGE_LEN: usize = 384;
 const RECEIVER: u32 = 1;
 pub const BROKER: u32 = 0;
 
@@ -40,7 +42,7 @@ impl Sent {
         let envelope = Envelope::tagged(if is(4) { u32::MAX } else { number as u32 })
             .with_flags(Flags(if is(2) { u16::MAX } else { 0 }))
             .with_sender(ClientId(u32::from(kind) << 20))
-            .with_origin(is(1).then(|| Origin::new(u64::MAX - id, id)));
+            .with_origin(is(1).then(|| origin(id)));
         Sent { envelope, payload: (0..len).map(|i| (i * 7 + number) as u8).collect() }
     }
 
@@ -48,6 +50,10 @@ impl Sent {
     pub fn is_by_ref(&self) -> bool {
         self.envelope.sender.0 >> 20 & 8 != 0
     }
+}
+
+fn origin(id: u64) -> Origin {
+    Origin::new(NonZeroU64::MAX, ClientId(id as u32), u64::MAX - id).in_epoch(!id as u32)
 }
 
 /// The receiver's own control region, instead of a page's id.

@@ -5,11 +5,11 @@ use super::chain::{BROKER, Chain, PAGE_LEN, View, limits};
 use super::input::Input;
 use super::regions::heap;
 use super::seen::Seen;
-use llmp::Fault;
 use llmp::core::chain::{ChainReader, Event, Start};
 use llmp::core::control::Control;
 use llmp::core::layout::*;
 use llmp::core::memory::{Memory, Region};
+use llmp::{Fault, Origin};
 
 pub fn run(bytes: &[u8]) -> Seen {
     let mut input = Input::new(bytes);
@@ -118,7 +118,7 @@ fn step(
     seen: &mut Seen,
 ) -> bool {
     let position = receiver.position();
-    let foreseen = Reference::at(receiver);
+    let (foreseen, extension) = (Reference::at(receiver), extension(receiver));
     let found = receiver.poll();
     if let Some(reference) = &foreseen {
         reference.check(receiver, by_ref, max_message_len, &found);
@@ -137,7 +137,8 @@ fn step(
             let (page, at) = receiver.payload(&slot);
             assert!(len <= max_message_len && at + len <= page.region_len());
             receiver.read(&slot, &mut vec![0; len]);
-            receiver.envelope(&slot);
+            let origin = receiver.envelope(&slot).origin;
+            assert_eq!(origin.map(words), extension, "another origin than in the page");
             receiver.advance(&slot);
             let passed = (receiver.position() - position) as usize;
             match foreseen {
@@ -150,6 +151,21 @@ fn step(
             false
         }
     }
+}
+
+/// Returns the words of the origin extension that the receiver will find, if there is one.
+fn extension(receiver: &ChainReader<Region>) -> Option<[u64; 4]> {
+    let page = receiver.page(receiver.page_id())?;
+    let [base] = page.read_words(PAGE_BASE);
+    let at = (receiver.position() - base) as usize;
+    let [commit] = page.read_words(at);
+    let [_, flags, ..] = high(commit).to_le_bytes();
+    let is_inside = at + SLOT_HEADER + SLOT_EXTENSION <= page.region_len();
+    (flags & FLAG_EXTENDED != 0 && is_inside).then(|| page.read_words(at + SLOT_HEADER))
+}
+
+fn words(origin: Origin) -> [u64; 4] {
+    [origin.bus().get(), halves(origin.client.0, origin.epoch), origin.seq, 0]
 }
 
 /// A message by reference as its words stand in memory, not validated.
@@ -195,6 +211,15 @@ impl Reference {
             return assert!(matches!(found, Err(Fault::Length { .. })), "{found:?}");
         }
         let here = receiver.page(page).expect("the page that it is in");
+        if flags & FLAG_EXTENDED != 0 {
+            let [bus, _, _, reserved] = here.read_words(at + SLOT_HEADER);
+            if reserved != 0 {
+                return assert_eq!(*found, Err(Fault::Reserved { page, at, found: reserved }));
+            }
+            if bus == 0 {
+                return assert_eq!(*found, Err(Fault::OriginBus { page, at }));
+            }
+        }
         let [ids, offset] = here.read_words(at + head);
         if high(ids) != 0 {
             return assert_eq!(*found, Err(Fault::Reserved { page, at, found: ids }));

@@ -13,6 +13,7 @@ use llmp::core::memory::Memory;
 use llmp::core::wire::Roles;
 use llmp::{ClientId, Envelope, Limits, Origin};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU64;
 
 const BROKER: Who = 0;
 /// Greatest number of clients on the bus at one time.
@@ -224,7 +225,7 @@ impl<R: Runtime> World<R> {
         loop {
             let client = &mut self.clients[nth];
             let number = client.next;
-            let origin = origin.then(|| Origin::new(7, number.into()));
+            let origin = origin.then(|| Origin::new(NonZeroU64::MAX, ClientId(7), number.into()));
             let envelope = Envelope::tagged(number).with_origin(origin);
             match client.link.outbound_mut().unwrap().claim(envelope, len) {
                 Ok(claim) => {

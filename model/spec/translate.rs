@@ -277,7 +277,8 @@ impl Translator {
             }
             KIND_REF => {
                 let is_extended = flags & FLAG_EXTENDED != 0;
-                let head = 1 + u32::from(is_extended);
+                let head = SLOT_HEADER + if is_extended { SLOT_EXTENSION } else { 0 };
+                let head = units(head);
                 let pair = self.pairs.get(&(region, unit + head)).copied();
                 let [page, offset] = pair.unwrap_or_default();
                 // The specification records where the message is, and not its payload.

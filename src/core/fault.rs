@@ -46,6 +46,9 @@ pub enum Fault {
     /// Reserved bits are not zero.
     #[error("page {page}, offset {at}: reserved bits are set in {found:#x}")]
     Reserved { page: u32, at: usize, found: u64 },
+    /// An origin without a bus.
+    #[error("page {page}, offset {at}: the origin names bus 0, which no bus has")]
+    OriginBus { page: u32, at: usize },
     /// An end-of-page message or a message by reference names a page that never arrived.
     #[error("page {page}, offset {at}: the next page is {next}, which never arrived")]
     UnknownPage { page: u32, at: usize, next: u32 },

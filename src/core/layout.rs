@@ -18,7 +18,7 @@
 //! A slot, at a multiple of 16 bytes:
 //!
 //! ```text
-//!   0        8        16                 16 or 32
+//!   0        8        16                 16 or 48
 //!   +--------+--------+------------------+-----------------+---------+
 //!   | commit |tag|from| origin extension | payload         | padding |
 //!   +--------+--------+------------------+-----------------+---------+
@@ -28,6 +28,12 @@
 //!            +-------------+-----------+-----------+------------------+
 //!            | user flags  | EXTENDED  | kind      | payload length   |
 //!            +-------------+-----------+-----------+------------------+
+//!
+//!   origin extension
+//!   16       24            32       40       48
+//!   +--------+------+------+--------+--------+
+//!   | bus    |client|epoch | number |   0    |
+//!   +--------+------+------+--------+--------+
 //! ```
 //!
 //! A message *by reference* holds the location of its payload instead of the payload. The payload
@@ -82,8 +88,9 @@ pub const SLOT_COMMIT: usize = 0;
 pub const SLOT_TAG: usize = 8;
 /// Length of a message header. An end-of-page message is one header without a payload.
 pub const SLOT_HEADER: usize = 16;
-/// Length of the optional origin extension: origin broker, origin message id.
-pub const SLOT_EXTENSION: usize = 16;
+/// Length of the optional origin extension: bus, client (low half) and epoch (high half), number,
+/// zero.
+pub const SLOT_EXTENSION: usize = 32;
 
 /// Kind of a commit word that was never written.
 pub const KIND_NONE: u8 = 0;
@@ -175,7 +182,8 @@ const _: () = {
     assert!(PAGE_HEADER.is_multiple_of(LINE) && PAGE_HEADER.is_multiple_of(SLOT_ALIGN));
     assert!(PAGE_FIRST + WORD <= PAGE_HEADER);
     assert!(SLOT_TAG + WORD == SLOT_HEADER && SLOT_HEADER.is_multiple_of(SLOT_ALIGN));
-    assert!(SLOT_EXTENSION == 2 * WORD && SLOT_ALIGN.is_multiple_of(WORD));
+    assert!(SLOT_EXTENSION == 4 * WORD && SLOT_EXTENSION.is_multiple_of(SLOT_ALIGN));
+    assert!(SLOT_ALIGN.is_multiple_of(WORD));
     assert!(SLOT_REF == 2 * WORD);
     assert!(CONTROL_VERSION + WORD <= CONTROL_PARKED);
     assert!(CONTROL_PARKED + LINE == CONTROL_CURSORS && CONTROL_RETIRED + WORD <= LINE);

@@ -239,6 +239,22 @@ mod tests {
         assert_eq!(Limits::new(d.page_len, d.max_message_len, d.budget), Ok(d));
     }
 
+    // P14
+    #[test]
+    fn the_longest_message_with_an_origin_fits_into_the_longest_page() {
+        // Header of the page, of the message, extension, end of the page.
+        const BESIDE: usize = 64 + 16 + 32 + 16;
+        for pages in 1..4 {
+            let longest = pages * 4096 - BESIDE;
+            let max_page_len = |max_message_len| {
+                let budget = Limits::least_budget(4096, max_message_len);
+                Limits::new(4096, max_message_len, budget).unwrap().max_page_len()
+            };
+            assert_eq!(max_page_len(longest), pages * 4096);
+            assert_eq!(max_page_len(longest + 1), (pages + 1) * 4096);
+        }
+    }
+
     #[test]
     fn limits_with_which_a_chain_could_not_advance_are_refused() {
         assert!(matches!(Limits::new(100, 1, 1 << 20), Err(LimitsError::PageLen { .. })));

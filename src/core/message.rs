@@ -6,6 +6,7 @@
 
 use crate::core::fault::Fault;
 use crate::core::layout::*;
+use crate::core::origin::Origin;
 
 /// Distinguishes an application's kinds of messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,24 +30,6 @@ pub struct ClientId(pub u32);
 impl core::fmt::Display for ClientId {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         self.0.fmt(f)
-    }
-}
-
-/// Where a message first entered a bus. Messages that cross a bridge, or that are offered to a
-/// second broker, carry it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct Origin {
-    /// The id of that broker.
-    pub broker: u64,
-    /// The message's number there.
-    pub seq: u64,
-}
-
-impl Origin {
-    /// Returns the origin of the message with the number `seq` at the broker `broker`.
-    pub fn new(broker: u64, seq: u64) -> Self {
-        Origin { broker, seq }
     }
 }
 
@@ -100,13 +83,12 @@ impl<'a> Message<'a> {
 /// The header fields of a message to send.
 ///
 /// ```
-/// use llmp::{Envelope, Flags, Origin};
+/// use llmp::{Envelope, Flags};
 ///
 /// let (mut sender, mut receiver) = llmp::channel()?;
-/// let envelope = Envelope::tagged(7).with_flags(Flags(1)).with_origin(Origin::new(5, 42));
-/// sender.send_envelope(envelope, b"hello")?;
+/// sender.send_envelope(Envelope::tagged(7).with_flags(Flags(1)), b"hello")?;
 /// let message = receiver.recv()?;
-/// assert_eq!((message.flags, message.origin), (Flags(1), Some(Origin::new(5, 42))));
+/// assert_eq!((message.tag.0, message.flags), (7, Flags(1)));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -357,13 +339,13 @@ mod tests {
 
     #[test]
     fn a_valid_header_round_trips() {
-        let origin = Some(Origin { broker: 1, seq: 2 });
+        let origin = Some(Origin::example());
         let envelope = Envelope { tag: Tag(7), flags: Flags(0xbeef), sender: ClientId(9), origin };
         let commit = envelope.commit_word(100, KIND_MESSAGE);
         let Ok(Header::Message(slot)) = validate(commit, envelope.tag_word()) else {
             panic!("no message");
         };
-        assert_eq!((slot.payload_at, slot.payload_len(), slot.end), (96, 100, 208));
+        assert_eq!((slot.payload_at, slot.payload_len(), slot.end), (112, 100, 224));
         assert_eq!(slot.envelope(), Envelope { origin: None, ..envelope });
         assert!(slot.is_extended());
         let end = validate(commit_word(0, KIND_EOP, 0, 0), 5);

@@ -1,6 +1,7 @@
 //! A message that owns its payload.
 
-use crate::core::message::{ClientId, Envelope, Flags, Message, Origin, Tag};
+use crate::core::message::{ClientId, Envelope, Flags, Message, Tag};
+use crate::core::origin::Origin;
 use alloc::vec::Vec;
 
 /// A received message that owns its payload. It stays valid after later calls on the client, and can
@@ -68,7 +69,7 @@ mod tests {
         let envelope = Envelope::tagged(7)
             .with_flags(Flags(5))
             .with_sender(ClientId(3))
-            .with_origin(Origin::new(1, 2));
+            .with_origin(Origin::example());
         let message = Message::new(envelope, 9, b"payload");
         let owned = message.to_owned_buf();
         assert_eq!(owned.as_message(), message);

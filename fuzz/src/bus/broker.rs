@@ -24,7 +24,7 @@ impl<W: World> Bus<W> {
         let (links, accesses) = (self.core.clients(), self.world.accesses());
         let cycle = self.core.cycle();
         assert!(cycle.consumed <= links * self.budget.messages, "more than its share");
-        // Two header words, two of the origin (again if there is no room), the payload in pieces.
+        // Two header words, four of the origin, the payload in pieces.
         // Cursors at a page rollover, and at the end of the cycle the parked words.
         let per_message = 8 + MAX_MESSAGE_LEN.div_ceil(WORD) + 2 * CLIENTS;
         let most = (links * (self.budget.messages + 3) * per_message) as u64;

@@ -207,7 +207,7 @@ fn by_reference() -> Seeds {
             .repeat(6, |s| all(s).rounds(1))
     });
     add("of_large_pages", {
-        by_ref().repeat(9, |seed| seed.says(HONEST, 400, 1).says(HONEST, 9, 0).rounds(2))
+        by_ref().repeat(9, |seed| seed.says(HONEST, 384, 1).says(HONEST, 9, 0).rounds(2))
     });
     for (name, region, offset, change, by) in FORGERIES {
         for first in [0, 300, 800] {
@@ -413,7 +413,7 @@ fn foreseen(by_ref: bool) -> Seeds {
         let small =
             chain().repeat(9, |seed| seed.byte(0).half(100).byte(0).byte(4).byte(0).byte(5));
         small.repeat(9, |seed| {
-            let large = seed.byte(0).half(400).byte(0).byte(4).byte(0).byte(5);
+            let large = seed.byte(0).half(384).byte(0).byte(4).byte(0).byte(5);
             large.byte(0).half(10).byte(0).byte(4).byte(0).byte(5)
         })
     };

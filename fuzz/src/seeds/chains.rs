@@ -86,8 +86,10 @@ pub fn seeds() -> Seeds {
         ("end_of_page", slot, 1, commit_word(0, KIND_EOP, 0, 0)),
         ("tag", slot + SLOT_TAG, 0, 1),
         ("origin", slot + SLOT_HEADER, 0, 1),
+        ("origin_bus", slot + SLOT_HEADER, 1, 0),
+        ("origin_reserved", slot + SLOT_HEADER + SLOT_EXTENSION - WORD, 0, 1),
         ("payload", slot + SLOT_HEADER + SLOT_EXTENSION, 0, 1),
-        ("no_commit", slot + 96, 2, 1),
+        ("no_commit", slot + SLOT_HEADER + SLOT_EXTENSION + 64, 2, 1),
     ] {
         for first in [0, 7, 9, 20] {
             seeds.push((

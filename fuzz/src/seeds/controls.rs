@@ -70,7 +70,7 @@ pub fn seeds() -> Seeds {
         ("ahead_later", traffic(honest().shows(3, 4, 0))),
         ("backwards", traffic(honest().send(100, 0).shows(0, 5, 0))),
         ("back_by_one", traffic(traffic(honest().send(9, 0).shows(0, 1, 0)).shows(0, 3, 1))),
-        ("never_reads", traffic(honest()).repeat(9, |seed| seed.send(390, 0))),
+        ("never_reads", traffic(honest()).repeat(9, |seed| seed.send(380, 0))),
         ("comes_late", traffic(traffic(honest()).admit(0).admit(1)).receive(2)),
         ("comes_in_a_batch", traffic(honest().append(200, 0).append(200, 0).admit(0)).receive(2)),
         ("leaves", traffic(traffic(honest()).remove_receiver(1))),

@@ -3,7 +3,7 @@
 use super::writing::Writing;
 use crate::core::layout::*;
 use crate::core::memory::{Intent, Memory, Part};
-use crate::core::message::{Envelope, Origin};
+use crate::core::message::Envelope;
 use crate::core::order::Site;
 
 /// Room for one message that no receiver sees yet. Dropping it without a commit discards the
@@ -39,8 +39,8 @@ impl<'a, M: Memory> Claim<'a, M> {
     ) -> Self {
         let slot = page.part(writing.at, slot_len + SLOT_HEADER, Intent::Write);
         let mut payload_at = SLOT_HEADER;
-        if let Some(Origin { broker, seq }) = envelope.origin {
-            slot.write_words(payload_at, [broker, seq]);
+        if let Some(origin) = envelope.origin {
+            slot.write_words(payload_at, origin.words());
             payload_at += SLOT_EXTENSION;
         }
         // Relaxed: the publishing store of this batch comes after it
@@ -146,13 +146,14 @@ mod tests {
     use crate::core::layout::*;
     use crate::core::limits::Limits;
     use crate::core::memory::{Memory, Region};
-    use crate::core::message::{Envelope, Origin};
+    use crate::core::message::Envelope;
     use crate::core::order::Site;
+    use crate::core::origin::Origin;
 
     #[test]
     fn truncate_moves_the_next_slot_and_clears_its_commit_word() {
         let limits = Limits::new(512, 300, 4096).unwrap();
-        for origin in [None, Some(Origin::new(1, 2))] {
+        for origin in [None, Some(Origin::example())] {
             for kept in [0, 1, 15, 16, 17, 100, 199, 200, 201, 300] {
                 let page = Region::heap(512);
                 let mut writer = ChainWriter::new(1, limits, page.clone());

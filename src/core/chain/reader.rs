@@ -18,8 +18,9 @@ use crate::core::fault::Fault;
 use crate::core::layout::*;
 use crate::core::limits::Limits;
 use crate::core::memory::{Intent, Memory, Part};
-use crate::core::message::{self, Envelope, Header, Origin, RawHeader, RefMessage, Slot};
+use crate::core::message::{self, Envelope, Header, RawHeader, RefMessage, Slot};
 use crate::core::order::Site;
+use crate::core::origin::Origin;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -52,6 +53,9 @@ pub struct ChainReader<M> {
     ref_page: Option<(u32, M)>,
     /// Bytes of referenced payload passed since the last cursor store.
     foreign: usize,
+    /// The origin of the message that [`poll`](ChainReader::poll) has just returned, if it is
+    /// extended.
+    origin: Option<Origin>,
     /// Our own control region, and the index of this chain's cursor there.
     control: Control<M>,
     slot: usize,
@@ -163,6 +167,7 @@ impl<M: Memory> ChainReader<M> {
             next_message: start.message,
             ref_page: None,
             foreign: 0,
+            origin: None,
             control,
             slot,
             cursor: 0,
@@ -235,7 +240,14 @@ impl<M: Memory> ChainReader<M> {
         if let Some(slot) = self.peek_ref(raw) {
             return Ok(Event::Message(slot));
         }
-        match raw.validate(self.place())? {
+        let header = raw.validate(self.place())?;
+        if let Header::Message(slot) | Header::Ref(slot) = header
+            && slot.is_extended()
+        {
+            let words = self.page.read_words(slot.at + SLOT_HEADER);
+            self.origin = Some(Origin::raw(words, self.id, self.at)?);
+        }
+        match header {
             Header::Message(slot) => Ok(Event::Message(slot)),
             Header::Ref(slot) => self.resolve(slot),
             Header::EndOfPage { next } => self.follow(next),
@@ -263,11 +275,14 @@ impl<M: Memory> ChainReader<M> {
         }
     }
 
-    /// Fast path: a message by reference whose payload page is already cached, with no release due
-    /// before it.
+    /// Fast path: a message by reference without an extension whose payload page is already cached,
+    /// with no release due before it.
     pub(crate) fn peek_ref(&self, raw: RawHeader) -> Option<Slot> {
         let (id, page) = self.ref_page.as_ref().filter(|_| !self.must_release())?;
         let Ok(Header::Ref(slot)) = raw.validate(self.place()) else { return None };
+        if slot.is_extended() {
+            return None;
+        }
         let reference = self.reference(&slot).ok().filter(|reference| reference.page == *id)?;
         slot.resolve(reference, page.region_len()).ok()
     }
@@ -337,13 +352,13 @@ impl<M: Memory> ChainReader<M> {
         self.page.load(self.at + SLOT_COMMIT, Site::CommitRead) != 0
     }
 
-    /// Returns the envelope of a message, with its origin.
+    /// Returns the envelope of a message, with its origin. `slot` is the message that
+    /// [`poll`](ChainReader::poll) has just returned.
     #[inline(always)]
     pub fn envelope(&self, slot: &Slot) -> Envelope {
         let mut envelope = slot.envelope();
         if slot.is_extended() {
-            let [broker, seq] = self.page.read_words(slot.at + SLOT_HEADER);
-            envelope.origin = Some(Origin { broker, seq });
+            envelope.origin = self.origin;
         }
         envelope
     }
