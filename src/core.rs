@@ -24,6 +24,6 @@ pub mod memory;
 pub(crate) mod message;
 pub(crate) mod message_buf;
 pub mod order;
-pub mod parking;
 pub(crate) mod origin;
+pub mod parking;
 pub mod wire;

@@ -6,7 +6,7 @@ mod common;
 use common::TIMEOUT;
 use common::bus::Bus;
 use llmp::core::memory::TrustPeers;
-use llmp::{Broker, Client, ClientId, Envelope, Limits, Message, Origin, SendError};
+use llmp::{Broker, Client, ClientId, Envelope, Limits, Message, Origin, SendError, Sender};
 use std::num::NonZeroU64;
 
 /// Returns an envelope with an origin whose values all differ. Every third message has none.
@@ -31,8 +31,8 @@ fn hear(receiver: &mut Client, number: u32, len: usize) {
     check(receiver.recv_timeout(TIMEOUT).unwrap().expect("a message"), number, len);
 }
 
-fn sender(bus: &Bus) -> Client {
-    Client::builder().send_only().connect(bus.path()).unwrap()
+fn sender(bus: &Bus) -> Sender {
+    Client::connect_sender(bus.path()).unwrap()
 }
 
 /// Returns a receiver that reads payloads where they are.
@@ -40,7 +40,7 @@ fn sender(bus: &Bus) -> Client {
 fn borrowing(bus: &Bus) -> Client {
     // SAFETY: all processes of this bus are this test, and none writes what it has sent.
     let promise = unsafe { TrustPeers::assume() };
-    Client::builder().receive_only().borrow_payloads(promise).connect(bus.path()).unwrap()
+    Client::builder().borrow_payloads(promise).connect(bus.path()).unwrap()
 }
 
 /// Sends messages of `len` bytes that two clients receive at once. Returns the number of messages by
