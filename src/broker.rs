@@ -26,7 +26,7 @@ use crate::error::BindError;
 use crate::peer_filter::PeerFilter;
 use crate::place::{Bound, Watch};
 use crate::sys::fork::Owner;
-use crate::wait::{RETRY_INTERVAL, SleepBound, SpinPolicy, Wait};
+use crate::wait::{self, RETRY_INTERVAL, SleepBound, Sleeper, SpinPolicy, Wait};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -182,25 +182,12 @@ impl Broker {
         let mut spin = SpinPolicy::new(SPINS, YIELDS);
         let mut busy = 0;
         while !self.stop.is_asked() {
-            let worked = self.cycle();
+            let has_worked = wait::wait(&mut self, &mut spin, None)?;
             self.check_owner()?;
-            if worked {
-                spin.found();
-                busy = (busy + 1) % CYCLES_BETWEEN_POLLS;
-                if busy == 0 {
-                    self.poll_sockets(Some(Duration::ZERO))?;
-                }
-                continue;
+            busy = (busy + u32::from(has_worked)) % CYCLES_BETWEEN_POLLS;
+            if has_worked && busy == 0 {
+                self.poll_sockets(Some(Duration::ZERO))?;
             }
-            if spin.again() {
-                continue;
-            }
-            let timeout = match self.prepare_wait() {
-                Wait::Ready => Some(Duration::ZERO),
-                Wait::Readable { timeout } => timeout,
-            };
-            self.poll_sockets(timeout)?;
-            self.wake();
         }
         self.shut_down();
         self.check_owner()?;
@@ -249,23 +236,15 @@ impl Broker {
         self.check_owner()?;
         self.wake();
         self.poll_sockets(Some(Duration::ZERO))?;
-        let worked = self.cycle();
-        self.check_owner()?;
-        if worked || timeout == Some(Duration::ZERO) {
-            return Ok(worked);
+        let mut has_worked = self.cycle();
+        if !has_worked && timeout != Some(Duration::ZERO) {
+            self.check_owner()?;
+            // A timeout that overflows the clock means no deadline.
+            let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+            has_worked = wait::wait(self, &mut SpinPolicy::none(), deadline)? || self.cycle();
         }
-        match self.prepare_wait() {
-            Wait::Readable { timeout: bound } => {
-                self.poll_sockets(timeout.into_iter().chain(bound).min())?;
-                self.wake();
-            }
-            Wait::Ready if self.stop.is_asked() => return Ok(false),
-            // A message came meanwhile.
-            Wait::Ready => {}
-        }
-        let worked = self.cycle();
         self.check_owner()?;
-        Ok(worked)
+        Ok(has_worked)
     }
 
     /// Prepares a wait in a loop of the caller. From now on the descriptor ([`AsFd`]) becomes
@@ -341,6 +320,26 @@ impl Broker {
     /// Returns the keys of all connections of which `is` holds.
     fn keys(&self, is: impl Fn(&ClientConnection) -> bool) -> Vec<Key> {
         self.connections.iter().filter(|(_, c)| is(c)).map(|(key, _)| *key).collect()
+    }
+}
+
+impl Sleeper for Broker {
+    fn is_ready(&mut self) -> bool {
+        self.cycle()
+    }
+
+    fn park(&mut self) -> Wait {
+        match self.prepare_wait() {
+            // Work is pending but blocked. The sockets are polled without waiting.
+            Wait::Ready => Wait::Readable { timeout: Some(Duration::ZERO) },
+            wait => wait,
+        }
+    }
+
+    fn block(&mut self, at_most: Option<Duration>) -> io::Result<()> {
+        self.poll_sockets(at_most)?;
+        self.wake();
+        Ok(())
     }
 }
 
