@@ -63,6 +63,8 @@ pub struct Receiver {
     tracks_receivers: bool,
     inbox: Inbox,
     buffer: Vec<u8>,
+    /// The envelope of the last message from the inbox.
+    envelope: Envelope,
     empty_polls: u32,
     backoff: CatchUpBackoff,
     /// Last time the socket was read while busy-polling.
@@ -96,6 +98,7 @@ impl Receiver {
             tracks_receivers,
             inbox: Inbox::new(inbox_limit),
             buffer: Vec::new(),
+            envelope: Envelope::default(),
             empty_polls: 0,
             last_read: Instant::now(),
             spin: SpinPolicy::of_client(),
@@ -192,7 +195,9 @@ impl Receiver {
     #[inline(always)]
     pub fn try_recv(&mut self) -> Result<Option<Message<'_>>, RecvError> {
         match self.peek() {
-            Some(Peek::Message(slot)) if self.is_for_us(&slot) => self.take(&slot).map(Some),
+            Some(Peek::Message(slot)) if self.is_for_us(&slot) && self.copy(&slot) => {
+                Ok(Some(self.pass(&slot)))
+            }
             Some(Peek::Nothing) => {
                 self.on_empty_poll();
                 Ok(None)
@@ -236,26 +241,34 @@ impl Receiver {
     /// Consumes the message in `slot` and returns it.
     #[inline(always)]
     fn take(&mut self, slot: &Slot) -> Result<Message<'_>, RecvError> {
-        let chain = &mut self.inbound.chain;
-        let (envelope, len) = (chain.envelope(slot), slot.payload_len());
-        let is_kept = match self.trusted {
-            Some(_) => chain.is_member(),
-            None => {
-                // The buffer grows to the longest message, which the limits bound. It is not
-                // cleared between messages.
-                if self.buffer.len() < len {
-                    grow(&mut self.buffer, len);
-                }
-                chain.read(slot, self.buffer.get_mut(..len).unwrap_or_default());
-                chain.is_whole()
-            }
-        };
-        if !is_kept {
-            return Err(self.removed().into());
+        // In two steps, so that the frequent path builds no `Result` that the rare one must fill.
+        if self.copy(slot) { Ok(self.pass(slot)) } else { Err(self.removed().into()) }
+    }
+
+    /// Copies the payload, unless payloads are borrowed. Returns whether the message is whole.
+    #[inline(always)]
+    fn copy(&mut self, slot: &Slot) -> bool {
+        let (chain, len) = (&self.inbound.chain, slot.payload_len());
+        if self.trusted.is_some() {
+            return chain.is_member();
         }
-        let chain = &mut self.inbound.chain;
+        // The buffer grows to the longest message, which the limits bound. It is not cleared
+        // between messages.
+        if self.buffer.len() < len {
+            grow(&mut self.buffer, len);
+        }
+        chain.read(slot, self.buffer.get_mut(..len).unwrap_or_default());
+        chain.is_whole()
+    }
+
+    /// Passes the message in `slot` and returns it.
+    #[inline(always)]
+    fn pass(&mut self, slot: &Slot) -> Message<'_> {
+        let (chain, len) = (&mut self.inbound.chain, slot.payload_len());
         let seq = chain.next_message();
         chain.advance(slot);
+        let Envelope { tag, flags, sender, .. } = slot.envelope();
+        let origin = chain.origin(slot);
         let payload = match self.trusted {
             // The page stays valid until the next call moves the cursor, which needs `&mut self`.
             Some(promise) => {
@@ -264,16 +277,14 @@ impl Receiver {
             }
             None => &self.buffer[..len],
         };
-        let Envelope { tag, flags, sender, origin } = envelope;
-        Ok(Message { tag, flags, sender, seq, origin, payload })
+        Message { tag, flags, sender, seq, origin, payload }
     }
 
     #[cold]
     fn pop_inbox(&mut self) -> Option<Message<'_>> {
         let (envelope, seq, payload) = self.inbox.pop()?;
-        self.buffer = payload;
-        let Envelope { tag, flags, sender, origin } = envelope;
-        Some(Message { tag, flags, sender, seq, origin, payload: &self.buffer })
+        (self.envelope, self.buffer) = (envelope, payload);
+        Some(Message::new(&self.envelope, seq, &self.buffer))
     }
 
     /// Returns the next message and waits for it if there is none.

@@ -23,7 +23,7 @@ fn payload(number: u32, len: usize) -> Vec<u8> {
 
 #[track_caller]
 fn check(message: Message<'_>, number: u32, len: usize) {
-    assert_eq!((message.tag.0, message.origin), (number, envelope(number).origin));
+    assert_eq!((message.tag.0, message.origin), (number, envelope(number).origin.as_ref()));
     assert!(message.payload == payload(number, len), "torn: {number}");
 }
 

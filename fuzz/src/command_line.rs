@@ -171,7 +171,7 @@ fn written(input: &mut Input, seen: &mut Seen) {
     let envelope = Envelope::tagged(u32::from(input.half()))
         .with_flags(Flags(input.half()))
         .with_sender(ClientId(u32::MAX - u32::from(input.byte())));
-    let message = Message::new(envelope, input.word(), input.rest());
+    let message = Message::new(&envelope, input.word(), input.rest());
     let write = |format| {
         let mut out = Vec::new();
         format::write(&mut out, format, &message).expect("memory can be written");

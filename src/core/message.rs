@@ -50,7 +50,7 @@ pub struct Message<'a> {
     /// in the one order that all clients see.
     pub seq: u64,
     /// Where the message first entered a bus, if it carries that.
-    pub origin: Option<Origin>,
+    pub origin: Option<&'a Origin>,
     /// The payload.
     pub payload: &'a [u8],
 }
@@ -65,18 +65,19 @@ impl<'a> Message<'a> {
     ///     b"" => Verdict::Drop,
     ///     _ => Verdict::Forward,
     /// };
-    /// let empty = Message::new(Envelope::tagged(7), 0, b"");
+    /// let envelope = Envelope::tagged(7);
+    /// let empty = Message::new(&envelope, 0, b"");
     /// assert_eq!(hook.on_message(&empty), Verdict::Drop);
     /// ```
-    pub fn new(envelope: Envelope, seq: u64, payload: &'a [u8]) -> Self {
-        let Envelope { tag, flags, sender, origin } = envelope;
-        Message { tag, flags, sender, seq, origin, payload }
+    pub fn new(envelope: &'a Envelope, seq: u64, payload: &'a [u8]) -> Self {
+        let Envelope { tag, flags, sender, ref origin } = *envelope;
+        Message { tag, flags, sender, seq, origin: origin.as_ref(), payload }
     }
 
     /// Returns the header fields of the message.
     pub fn envelope(&self) -> Envelope {
         let Message { tag, flags, sender, origin, .. } = *self;
-        Envelope { tag, flags, sender, origin }
+        Envelope { tag, flags, sender, origin: origin.copied() }
     }
 }
 

@@ -41,14 +41,15 @@ impl MessageBuf {
 
     /// Returns the message with a borrowed payload.
     pub fn as_message(&self) -> Message<'_> {
-        let MessageBuf { tag, flags, sender, seq, origin, ref payload } = *self;
-        Message { tag, flags, sender, seq, origin, payload }
+        let MessageBuf { tag, flags, sender, seq, ref origin, ref payload } = *self;
+        Message { tag, flags, sender, seq, origin: origin.as_ref(), payload }
     }
 }
 
 impl From<Message<'_>> for MessageBuf {
     fn from(message: Message<'_>) -> Self {
         let Message { tag, flags, sender, seq, origin, payload } = message;
+        let origin = origin.copied();
         MessageBuf { tag, flags, sender, seq, origin, payload: payload.to_vec() }
     }
 }
@@ -70,7 +71,7 @@ mod tests {
             .with_flags(Flags(5))
             .with_sender(ClientId(3))
             .with_origin(Origin::example());
-        let message = Message::new(envelope, 9, b"payload");
+        let message = Message::new(&envelope, 9, b"payload");
         let owned = message.to_owned_buf();
         assert_eq!(owned.as_message(), message);
         assert_eq!(owned.envelope(), envelope);

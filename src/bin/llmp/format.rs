@@ -63,7 +63,7 @@ mod tests {
     fn written(format: Format, payload: &[u8]) -> Vec<u8> {
         let (tag, flags, sender) = (Tag(7), Flags(5), ClientId(3));
         let envelope = Envelope::tagged(tag).with_flags(flags).with_sender(sender);
-        let message = Message::new(envelope, 9, payload);
+        let message = Message::new(&envelope, 9, payload);
         let mut out = Vec::new();
         write(&mut out, format, &message).unwrap();
         out

@@ -40,14 +40,8 @@ pub(super) fn forward<M: Memory>(
     if !seen {
         hooked.copy.resize(slot.payload_len(), 0);
         inbound.read(slot, &mut hooked.copy);
-        let message = Message {
-            tag: envelope.tag,
-            flags: envelope.flags,
-            sender: client,
-            seq: broadcast.next_message(),
-            origin: envelope.origin,
-            payload: &hooked.copy,
-        };
+        let shown = envelope;
+        let message = Message::new(&shown, broadcast.next_message(), &hooked.copy);
         let payload = match hooked.hook.on_message(&message) {
             Verdict::Forward => Some(core::mem::take(&mut hooked.copy)),
             Verdict::Drop => None,

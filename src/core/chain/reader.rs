@@ -363,6 +363,13 @@ impl<M: Memory> ChainReader<M> {
         envelope
     }
 
+    /// Returns the origin of a message. `slot` is the message that [`poll`](ChainReader::poll) has
+    /// just returned.
+    #[inline(always)]
+    pub(crate) fn origin(&self, slot: &Slot) -> Option<&Origin> {
+        self.origin.as_ref().filter(|_| slot.is_extended())
+    }
+
     /// Copies a message's payload out. `into` has at least [`Slot::payload_len`] bytes.
     #[inline(always)]
     pub fn read(&self, slot: &Slot, into: &mut [u8]) {

@@ -152,7 +152,7 @@ mod tests {
         let mut wrong = Vec::new();
         for (id, (tag, payload)) in messages.iter().enumerate() {
             let envelope = Envelope::tagged(*tag).with_sender(ClientId(1));
-            let message = Message::new(envelope, id as u64, payload);
+            let message = Message::new(&envelope, id as u64, payload);
             wrong.extend(incoming.take(&message));
         }
         (incoming.received(), wrong, incoming.done())
