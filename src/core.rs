@@ -6,7 +6,8 @@
 //!
 //! Read in this order. [`layout`]: the bytes. [`memory`]: the only door to shared memory.
 //! [`order`]: every memory ordering by name. [`chain`]: the writer and the reader of a chain.
-//! [`control`]: cursors, and how to sleep without losing a wake-up. [`link`]: a pair of chains.
+//! [`control`]: cursors, and how to sleep without losing a wake-up. [`link`]: both halves of a
+//! connection. [`parking`]: how two of them sleep.
 //! [`wire`]: the packets. [`broker`]: the broker without sockets. [`handshake`]: how a client joins.
 
 #![cfg_attr(not(feature = "std"), allow(dead_code, reason = "the library uses them"))]

@@ -256,3 +256,28 @@ pub(crate) fn map_page_to_share(
 fn invalid_memfd(source: InvalidMemfd) -> Fault {
     Fault::Descriptor { what: "a page", source }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::tests::bound;
+
+    // P12
+    #[test]
+    fn arrived_pages_have_one_budget_and_four_thousand_may_be_forgotten() {
+        let row = bound("pages that a client has received and its receiving half has not taken");
+        assert!(row.contains("budget") && row.contains("4096 pages"), "{row}");
+        let page = || Region::heap(4096);
+        let mut arrivals = Arrivals::new(2 * 4096);
+        let admit = |arrivals: &mut Arrivals, id| {
+            admit_page(&mut arrivals.pages, id, page(), arrivals.budget)
+        };
+        assert_eq!((admit(&mut arrivals, 1), admit(&mut arrivals, 2)), (Ok(()), Ok(())));
+        assert!(matches!(admit(&mut arrivals, 3), Err(Fault::OverBudget { .. })));
+        // A page that was not taken is forgotten at once.
+        assert_eq!(arrivals.forget(1), Ok(()));
+        assert_eq!(admit(&mut arrivals, 3), Ok(()));
+        assert!((10..10 + 4096).all(|id| arrivals.forget(id).is_ok()));
+        assert!(matches!(arrivals.forget(9), Err(Fault::UnknownPage { .. })));
+    }
+}
