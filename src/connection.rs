@@ -180,7 +180,7 @@ impl Connection {
         let wakers = self.wakers.get_or_init(sleep::wakers);
         if let (Some(Ok(Some(watched))), Some(waker)) = (self.watched.get(), &wakers[1]) {
             // Without memory for it, sleeps are bounded: see `watch_at_most`.
-            let _ = sleep::watch(watched, waker.as_fd());
+            let _ = crate::sys::socket::watch(watched, waker.as_fd());
         }
         drop(locked);
     }

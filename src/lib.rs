@@ -79,6 +79,8 @@ mod error;
 #[cfg(feature = "std")]
 mod handshake;
 #[cfg(feature = "std")]
+mod listener;
+#[cfg(feature = "std")]
 mod lost;
 #[cfg(feature = "std")]
 mod peer_filter;
@@ -108,12 +110,13 @@ pub use core::wire::Refusal;
 pub use self::{
     broker::{Broker, BrokerBuilder, BrokerStats, StopHandle},
     bus_addr::BusAddr,
-    channel::{Listener, channel},
+    channel::channel,
     client::{Client, ClientBuilder},
     error::{
         BindError, BusError, ConnectError, Disconnected, ErrorKind, HeldUp, PathTooLong, RecvError,
         SendError, WaitError,
     },
+    listener::Listener,
     peer_filter::PeerFilter,
     receiver::{Messages, Receiver},
     sender::{Batch, Claim, Sender},

@@ -3,7 +3,7 @@
 use crate::core::wire::{Packet, WireError};
 use crate::sys::socket::{self, Protocol};
 
-pub(crate) use crate::sys::socket::{Credentials, Sent, wait_for_any};
+pub(crate) use crate::sys::socket::{Credentials, Sent};
 
 pub(crate) type Socket = socket::Socket<Packet>;
 pub(crate) type Listener = socket::Listener<Packet>;

@@ -113,3 +113,46 @@ fn a_stranger_is_an_error_and_costs_no_other_its_place() {
     accepts(&listener, SOON);
     sender.join().unwrap().unwrap();
 }
+
+#[test]
+fn an_event_loop_accepts_senders_beside_a_silent_one_and_sees_no_messages() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("channel");
+    let listener = Receiver::listen(&path).unwrap();
+    let is_readable = |timeout: Duration| {
+        let timeout = timeout.try_into().unwrap();
+        poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&timeout)).unwrap() > 0
+    };
+    assert!(listener.try_accept().unwrap().is_none() && !is_readable(Duration::ZERO));
+    // It connects and sends nothing.
+    let _silent = RawSocket::connect(&path);
+    let senders: Vec<_> = (0..20u32)
+        .map(|number| {
+            let path = path.clone();
+            std::thread::spawn(move || {
+                let mut sender = Sender::connect(path).unwrap();
+                sender.send(number, b"hello").unwrap();
+                sender
+            })
+        })
+        .collect();
+    let mut receivers = Vec::new();
+    while receivers.len() < senders.len() {
+        assert!(is_readable(Duration::from_secs(20)), "{} of 20", receivers.len());
+        while let Some(receiver) = listener.try_accept().unwrap() {
+            receivers.push(receiver);
+        }
+    }
+    let mut senders: Vec<Sender> =
+        senders.into_iter().map(|sender| sender.join().unwrap()).collect();
+    let mut tags: Vec<u32> =
+        receivers.iter_mut().map(|receiver| receiver.recv().unwrap().tag.0).collect();
+    tags.sort_unstable();
+    assert_eq!(tags, (0..20).collect::<Vec<_>>());
+    // Rings of joined senders are no events of the listener.
+    for (sender, receiver) in senders.iter_mut().zip(&mut receivers) {
+        receiver.prepare_wait();
+        let _ = sender.send(1, b"more");
+    }
+    assert!(!is_readable(Duration::from_millis(50)));
+}

@@ -10,6 +10,7 @@ use crate::core::link::{Ends, Interest};
 use crate::core::memory::Region;
 use crate::core::parking::Half;
 use crate::socket::Socket;
+use crate::sys::socket::watch;
 use crate::wait::{self, RETRY_INTERVAL, Sleeper, SpinPolicy, Wait};
 use rustix::event::{EventfdFlags, epoll};
 use std::io;
@@ -182,10 +183,4 @@ pub(super) fn watch_all(socket: &Socket, waker: Option<&OwnedFd>) -> io::Result<
     };
     watch(&all, waker.as_fd())?;
     Ok(Some(all))
-}
-
-/// Adds a descriptor to an epoll.
-pub(super) fn watch(all: &OwnedFd, fd: BorrowedFd<'_>) -> io::Result<()> {
-    effect("watch");
-    Ok(epoll::add(all, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?)
 }

@@ -259,10 +259,8 @@ impl<P: Protocol> Socket<P> {
         let Some(pidfd) = self.peer.pidfd() else { return Ok(None) };
         effect("make an epoll");
         let both = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        for fd in [self.fd.as_fd(), pidfd] {
-            effect("watch");
-            epoll::add(&both, fd, EventData::new_u64(0), EventFlags::IN)?;
-        }
+        watch(&both, self.fd.as_fd())?;
+        watch(&both, pidfd)?;
         Ok(Some(both))
     }
 
@@ -681,22 +679,8 @@ impl<P: Protocol> AsFd for Listener<P> {
     }
 }
 
-/// Blocks until a connection can be accepted, a packet can be received, a peer hangs up, or the
-/// deadline passes.
-pub(crate) fn wait_for_any<'a, P: Protocol + 'a>(
-    listener: &'a Listener<P>,
-    sockets: impl Iterator<Item = &'a Socket<P>>,
-    deadline: Option<Instant>,
-) -> io::Result<()> {
-    observation("wait for connections", listener.fd.as_raw_fd() as usize);
-    let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
-    fds.extend(sockets.map(|socket| PollFd::new(socket, PollFlags::IN)));
-    loop {
-        let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
-        match poll(&mut fds, left.map(timespec).as_ref()) {
-            Ok(_) => return Ok(()),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+/// Adds a descriptor to an epoll, which becomes readable with it.
+pub(crate) fn watch(all: &OwnedFd, fd: BorrowedFd<'_>) -> io::Result<()> {
+    effect("watch");
+    Ok(epoll::add(all, fd, EventData::new_u64(0), EventFlags::IN)?)
 }
