@@ -547,7 +547,7 @@ impl Receiver {
     /// Returns the next message or does the other work that is due.
     #[inline(never)]
     fn poll(&mut self) -> Result<Option<Slot>, RecvError> {
-        let polled = self.locked(|inbound, locked| poll(inbound, locked))??;
+        let polled = self.locked(poll)??;
         if polled.is_none() {
             self.on_empty_poll();
         }

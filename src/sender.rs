@@ -573,7 +573,7 @@ impl Sender {
     /// Returns [`SendError::Full`] with the receiver that holds up the bus, if the broker has named
     /// one.
     fn full(&mut self) -> SendError {
-        let held_up = self.locked(|outbound, locked| held_up(outbound, locked));
+        let held_up = self.locked(held_up);
         SendError::Full { held_up: held_up.ok().flatten() }
     }
 

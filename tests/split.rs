@@ -1,6 +1,5 @@
 //! The two halves of a client, used in two threads.
 
-#[allow(dead_code)]
 mod common;
 
 use common::TIMEOUT;

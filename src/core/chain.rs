@@ -24,8 +24,10 @@ mod writer;
 mod writing;
 
 pub use claim::Claim;
+#[cfg(feature = "std")]
+pub(crate) use reader::Membership;
 pub use reader::{ChainReader, Event};
-pub(crate) use reader::{Membership, Peek, admit_page};
+pub(crate) use reader::{Peek, admit_page};
 pub use terms::{Announcement, Blocked, Refused, Start, Stats};
 pub use writer::ChainWriter;
 
