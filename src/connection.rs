@@ -17,18 +17,19 @@ use self::packets::Arrivals;
 use crate::core::chain::Membership;
 use crate::core::fault::Fault;
 use crate::core::limits::Limits;
-use crate::core::link::{Ends, Inbound, Interest, Link, Outbound};
+use crate::core::link::{Ends, Inbound, Interest, Link, Outbound, Progress};
 use crate::core::memory::Region;
 use crate::core::message::ClientId;
 use crate::core::parking::{Half, Parking};
 use crate::core::wire::{ByeReason, Packet};
-use crate::error::{Disconnected, WaitError};
+use crate::error::{Disconnected, HeldUp, WaitError};
 use crate::lost::{Again, Lost};
 use crate::socket::Socket;
 use crate::sys::fork::Owner;
 use crate::wait::{SleepBound, SpinPolicy};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,8 +40,8 @@ pub(crate) struct HeldUpNews {
     pub process: Option<u32>,
     pub lasted: Duration,
     pub arrived: Instant,
-    /// The tail of our chain when the sending half first saw the report.
-    pub tail: Option<u64>,
+    /// How far the broker had come in our chain when the report arrived.
+    pub progress: (u64, u64),
 }
 
 /// A connection, shared by its halves.
@@ -58,9 +59,11 @@ pub(crate) struct Connection {
     /// Wakes each half from a sleep after the other half has read the packet that was to end it. Made
     /// when the halves are separated.
     wakers: OnceLock<[Option<OwnedFd>; 2]>,
-    /// The descriptor for event loops, made on first use. It covers the connection and the peer's
-    /// process.
-    watched: OnceLock<io::Result<Option<OwnedFd>>>,
+    /// The descriptors for event loops of the sending and the receiving half, made on first use. They
+    /// cover the connection and the peer's process, and the second one the receiving half's waker.
+    watched: [OnceLock<io::Result<Option<OwnedFd>>>; 2],
+    /// Whether the second descriptor was made before the waker and could not be extended.
+    misses_waker: AtomicBool,
 }
 
 /// What a half reads and writes under the lock.
@@ -82,8 +85,11 @@ pub(crate) struct State {
     /// Pages whose descriptors were lost here, and pages that the peer has lost.
     pub lost: Lost,
     pub again: Again,
-    /// Whether there is a sending half.
-    sends: bool,
+    /// How far the peer has come in our chain, if there is a sending half.
+    progress: Option<Progress<Region>>,
+    /// Number of packets that have changed this state. A half that has looked at the state parks only
+    /// if no packet has changed it since.
+    pub version: u64,
     sleep_bound: SleepBound,
 }
 
@@ -138,10 +144,13 @@ impl Connection {
             held_up: None,
             ring_pending: false,
             membership: inbound.as_ref().and_then(|half| half.chain.membership().cloned()),
-            arrivals: inbound.as_ref().map(|half| Arrivals::new(half.chain.budget())),
+            arrivals: inbound
+                .as_ref()
+                .map(|half| Arrivals::new(half.chain.budget(), limits.page_len())),
             lost: Lost::new(),
             again: Again::default(),
-            sends: outbound.is_some(),
+            progress: outbound.as_ref().map(|half| half.progress().clone()),
+            version: 0,
             sleep_bound: SleepBound::new(),
         };
         let connection = Connection {
@@ -152,7 +161,8 @@ impl Connection {
             owner: Owner::here(),
             state: Mutex::new(state),
             wakers: OnceLock::new(),
-            watched: OnceLock::new(),
+            watched: [OnceLock::new(), OnceLock::new()],
+            misses_waker: AtomicBool::new(false),
         };
         Halves { connection: Arc::new(connection), outbound, inbound }
     }
@@ -177,37 +187,20 @@ impl Connection {
     /// Prepares the use of the halves in two threads.
     pub fn separate(&self) {
         let Ok(locked) = self.lock() else { return };
-        let wakers = self.wakers.get_or_init(sleep::wakers);
-        if let (Some(Ok(Some(watched))), Some(waker)) = (self.watched.get(), &wakers[1]) {
-            // Without memory for it, sleeps are bounded: see `watch_at_most`.
-            let _ = crate::sys::socket::watch(watched, waker.as_fd());
+        let has_reserve = locked.state.lost.is_empty();
+        let make = || if has_reserve { sleep::wakers() } else { [None, None] };
+        if self.wakers.get().is_none()
+            && let [_, Some(waker)] = self.wakers.get_or_init(make)
+            && let Some(Ok(Some(watched))) = self.watched[1].get()
+            && crate::sys::socket::watch(watched, waker.as_fd()).is_err()
+        {
+            self.misses_waker.store(true, Ordering::Relaxed);
         }
-        drop(locked);
     }
 
     /// Returns whether no second thread can use the connection.
     pub fn is_alone(self: &Arc<Self>) -> bool {
         self.wakers.get().is_none() || Arc::strong_count(self) == 1
-    }
-
-    /// Reads the packets that have arrived and returns why the connection ended, or `None` while it
-    /// is open.
-    pub fn ended(&self, half: Half) -> Option<Disconnected> {
-        match self.lock() {
-            Err(forked) => Some(forked),
-            Ok(mut locked) => {
-                locked.pump(half);
-                locked.ended().cloned()
-            }
-        }
-    }
-
-    /// Reads the packets that have arrived and returns the number of receiving clients, as last
-    /// announced. Returns `None` without the role that `tracks` the count.
-    pub fn receivers(&self, half: Half, tracks: bool) -> Option<usize> {
-        let mut locked = self.lock().ok()?;
-        locked.pump(half);
-        tracks.then(|| locked.state.receivers.unwrap_or(0) as usize)
     }
 
     /// Waits until at least `count` clients receive or the deadline passes. Returns whether they do.
@@ -218,15 +211,23 @@ impl Connection {
         count: usize,
         deadline: Option<Instant>,
     ) -> Result<bool, WaitError> {
-        self.check_owner()?;
-        while self.receivers(half, tracks).ok_or(WaitError::NotTracking)? < count {
-            self.lock()?.check_open()?;
+        loop {
+            let mut locked = self.lock()?;
+            locked.pump(half);
+            let receivers = locked.receivers(tracks).ok_or(WaitError::NotTracking)?;
+            if receivers >= count {
+                return Ok(true);
+            }
+            locked.check_open()?;
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return Ok(false);
             }
+            let seen = locked.state.version;
+            drop(locked);
             let sleep = Sleep {
                 connection: self,
                 half,
+                seen,
                 ends: Ends { outbound: None, inbound: None },
                 interest: Interest::default(),
                 is_alone: self.is_alone(),
@@ -235,11 +236,54 @@ impl Connection {
             };
             sleep.wait(&mut SpinPolicy::none(), deadline);
         }
-        Ok(true)
+    }
+
+    /// Returns the descriptor of a half for event loops. It is readable when the connection is
+    /// readable or the peer has died.
+    pub fn watched(&self, half: Half) -> BorrowedFd<'_> {
+        match self.lock() {
+            // A forked child must not use the parent's epoll.
+            Err(_) => self.socket.as_fd(),
+            Ok(locked) => locked.watched(half),
+        }
     }
 }
 
-impl Locked<'_> {
+impl<'a> Locked<'a> {
+    fn watched(&self, half: Half) -> BorrowedFd<'a> {
+        let connection = self.connection;
+        let waker = connection.wakers.get().and_then(|wakers| wakers[1].as_ref());
+        let watch = || match self.state.lost.is_empty() {
+            true => sleep::watch_all(&connection.socket, waker.filter(|_| half == Half::Receiver)),
+            // The one free descriptor is reserved for a lost page.
+            false => Err(rustix::io::Errno::MFILE.into()),
+        };
+        match connection.watched[half as usize - 1].get_or_init(watch) {
+            Ok(Some(all)) => all.as_fd(),
+            Ok(None) | Err(_) => connection.socket.as_fd(),
+        }
+    }
+
+    /// Returns the number of receiving clients, as last announced. Returns `None` without the role
+    /// that `tracks` the count.
+    pub fn receivers(&self, tracks: bool) -> Option<usize> {
+        tracks.then(|| self.state.receivers.unwrap_or(0) as usize)
+    }
+
+    /// Returns the broker's report of a receiver that holds up the bus, while it is true.
+    pub fn held_up(&self) -> Option<HeldUp> {
+        let news = self.state.held_up.as_ref()?;
+        // A report expires when the broker goes on in our chain.
+        self.state.progress.as_ref().filter(|progress| progress.get() == news.progress)?;
+        let lasted = news.lasted.saturating_add(news.arrived.elapsed());
+        Some(HeldUp { client: news.client, process: news.process, lasted })
+    }
+
+    /// Drops what is kept for the receiving half, which is gone.
+    pub fn stop_receiving(&mut self) {
+        self.state.arrivals = None;
+    }
+
     /// Returns why the connection ended, if that is known.
     pub fn ended(&self) -> Option<&Disconnected> {
         self.state.ended.as_ref()
@@ -302,25 +346,6 @@ impl Locked<'_> {
         match self.ended() {
             Some(Disconnected::Closed | Disconnected::PeerDied) | None => Ok(()),
             Some(ended) => Err(ended.clone()),
-        }
-    }
-}
-
-impl AsFd for Connection {
-    /// Returns the descriptor for event loops. It is readable when the connection is readable or the
-    /// peer has died.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // A forked child must not use the parent's epoll.
-        let Ok(locked) = self.lock() else { return self.socket.as_fd() };
-        let waker = self.wakers.get().and_then(|wakers| wakers[1].as_ref());
-        let watch = || match locked.state.lost.is_empty() {
-            true => sleep::watch_all(&self.socket, waker),
-            // The one free descriptor is reserved for a lost page.
-            false => Err(rustix::io::Errno::MFILE.into()),
-        };
-        match self.watched.get_or_init(watch) {
-            Ok(Some(all)) => all.as_fd(),
-            Ok(None) | Err(_) => self.socket.as_fd(),
         }
     }
 }

@@ -385,9 +385,11 @@ impl Receiver {
     }
 
     fn sleep(&mut self, deadline: Option<Instant>) {
+        let Ok(seen) = self.locked(|_, locked| locked.state.version) else { return };
         let sleep = Sleep {
             connection: &self.connection,
             half: Half::Receiver,
+            seen,
             ends: Ends { outbound: None, inbound: Some(&mut self.inbound) },
             interest: Interest { message: true, ..Interest::default() },
             is_alone: self.connection.is_alone(),
@@ -410,15 +412,22 @@ impl Receiver {
     /// # Ok(()) }
     /// ```
     pub fn ended(&mut self) -> Option<Disconnected> {
-        let ended = self.connection.ended(Half::Receiver);
-        self.follow(ended.is_none());
-        ended
+        let ended = self.locked(|_, locked| {
+            locked.pump(Half::Receiver);
+            locked.ended().cloned()
+        });
+        ended.unwrap_or_else(Some)
     }
 
     /// Returns the number of clients that receive now, see
     /// [`Sender::receivers`](crate::Sender::receivers).
     pub fn receivers(&mut self) -> Option<usize> {
-        self.connection.receivers(Half::Receiver, self.tracks_receivers)
+        let tracks = self.tracks_receivers;
+        self.locked(|_, locked| {
+            locked.pump(Half::Receiver);
+            locked.receivers(tracks)
+        })
+        .ok()?
     }
 
     /// Waits until at least `count` clients receive or the deadline passes, see
@@ -576,7 +585,7 @@ impl Receiver {
             self.last_read = now;
         }
         let _ = self.locked(|inbound, locked| {
-            locked.retry_ring();
+            locked.retry_ring(Half::Receiver);
             release(inbound, locked);
             if is_due {
                 locked.pump(Half::Receiver);
@@ -623,7 +632,7 @@ fn poll(inbound: &mut Inbound<Region>, locked: &mut Locked<'_>) -> Result<Option
         // Clears the parked word. Otherwise the peer's rings would fill the socket.
         locked.pump(Half::Receiver);
     }
-    locked.retry_ring();
+    locked.retry_ring(Half::Receiver);
     for _ in 0..AT_ONCE {
         match step(inbound, locked)? {
             Event::Message(slot) => return Ok(Some(slot)),
@@ -655,7 +664,7 @@ fn step(inbound: &mut Inbound<Region>, locked: &mut Locked<'_>) -> Result<Event,
     match inbound.poll(&mut locked.state.parking) {
         Err(fault) => Err(locked.fail(fault)),
         Ok((event, ring)) => {
-            if ring && !locked.ring() {
+            if ring && !locked.ring(Half::Receiver) {
                 inbound.not_rung();
             }
             Ok(event)
@@ -665,7 +674,7 @@ fn step(inbound: &mut Inbound<Region>, locked: &mut Locked<'_>) -> Result<Event,
 
 /// Releases what was received.
 fn release(inbound: &mut Inbound<Region>, locked: &mut Locked<'_>) {
-    if inbound.release() && !locked.ring() {
+    if inbound.release() && !locked.ring(Half::Receiver) {
         inbound.not_rung();
     }
 }
@@ -692,6 +701,7 @@ impl Drop for Receiver {
         // connection.
         if let Ok(mut locked) = self.connection.lock() {
             locked.close();
+            locked.stop_receiving();
             if Arc::strong_count(&self.connection) > 1 {
                 locked.connection.socket.shut_down();
             }
@@ -705,7 +715,7 @@ impl AsFd for Receiver {
     /// receive. It also becomes readable when the connection or the peer's process ends. The first
     /// call creates the descriptor, and it stays the same.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.connection.as_fd()
+        self.connection.watched(Half::Receiver)
     }
 }
 

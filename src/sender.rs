@@ -426,17 +426,19 @@ impl Sender {
     /// # Ok(()) }
     /// ```
     pub fn ended(&mut self) -> Option<Disconnected> {
-        let ended = self.connection.ended(Half::Sender);
-        self.follow(ended.is_none());
-        ended
+        let ended = self.locked(|_, locked| {
+            locked.pump(Half::Sender);
+            locked.ended().cloned()
+        });
+        ended.unwrap_or_else(Some)
     }
 
     /// Returns the receiver that holds up the bus. The broker names it once this client's messages
     /// have waited for one second. Returns `None` in a channel.
     pub fn held_up(&mut self) -> Option<HeldUp> {
-        self.locked(|outbound, locked| {
+        self.locked(|_, locked| {
             locked.pump(Half::Sender);
-            held_up(outbound, locked)
+            locked.held_up()
         })
         .ok()?
     }
@@ -445,7 +447,12 @@ impl Sender {
     /// `None` in a channel, in a forked child, and if the client does not
     /// [track](ClientBuilder::track_receivers) the count.
     pub fn receivers(&mut self) -> Option<usize> {
-        self.connection.receivers(Half::Sender, self.tracks_receivers)
+        let tracks = self.tracks_receivers;
+        self.locked(|_, locked| {
+            locked.pump(Half::Sender);
+            locked.receivers(tracks)
+        })
+        .ok()?
     }
 
     /// Waits until at least `count` clients receive or the deadline passes. Returns whether at
@@ -475,7 +482,8 @@ impl Sender {
         deadline: Option<Instant>,
     ) -> Result<bool, WaitError> {
         let tracks = self.tracks_receivers;
-        self.connection.wait_for_receivers(Half::Sender, tracks, count, deadline)
+        let waited = self.connection.wait_for_receivers(Half::Sender, tracks, count, deadline);
+        self.following(waited)
     }
 
     /// Waits until there may be room for a message or the deadline passes.
@@ -499,14 +507,20 @@ impl Sender {
         deadline: Option<Instant>,
         mut receiver: Option<&mut Receiver>,
     ) -> Result<(), SendError> {
+        // A caller may have exchanged the halves of two clients.
+        receiver.take_if(|receiver| !Arc::ptr_eq(&receiver.connection, &self.connection));
         if let Some(receiver) = receiver.as_deref_mut() {
             receiver.fill_inbox()?;
             interest.message = true;
         }
-        let unsent = self.locked(|outbound, locked| locked.announcement(outbound).is_some())?;
+        let (unsent, seen) = self.locked(|outbound, locked| {
+            (locked.announcement(outbound).is_some(), locked.state.version)
+        })?;
+        self.retry &= unsent;
         let sleep = Sleep {
             connection: &self.connection,
             half: if receiver.is_some() { Half::Receiver } else { Half::Sender },
+            seen,
             is_alone: receiver.is_some() || self.connection.is_alone(),
             unsent: unsent && !self.retry,
             retry: self.retry,
@@ -573,7 +587,7 @@ impl Sender {
     /// Returns [`SendError::Full`] with the receiver that holds up the bus, if the broker has named
     /// one.
     fn full(&mut self) -> SendError {
-        let held_up = self.locked(held_up);
+        let held_up = self.locked(|_, locked| locked.held_up());
         SendError::Full { held_up: held_up.ok().flatten() }
     }
 
@@ -596,7 +610,7 @@ impl Sender {
     #[cold]
     fn ring(&mut self) {
         let _ = self.locked(|outbound, locked| {
-            if !locked.ring() {
+            if !locked.ring(Half::Sender) {
                 outbound.not_rung();
             }
         });
@@ -614,7 +628,14 @@ impl Sender {
     ) -> Result<T, Disconnected> {
         let (result, is_open) = match self.connection.lock() {
             Err(forked) => (Err(forked), false),
-            Ok(mut locked) => (Ok(act(&mut self.outbound, &mut locked)), locked.ended().is_none()),
+            Ok(mut locked) => {
+                let result = act(&mut self.outbound, &mut locked);
+                if locked.state.again.announcement().is_some() {
+                    // Answers a request for a page, which `act` may have read.
+                    self.retry |= locked.send_announcements(&mut self.outbound) == Sent::NoMemory;
+                }
+                (Ok(result), locked.ended().is_none())
+            }
         };
         self.follow(is_open);
         result
@@ -683,23 +704,11 @@ impl Sender {
     }
 }
 
-/// Returns the receiver that holds up the bus, if the broker has named one.
-fn held_up(outbound: &mut Outbound<Region>, locked: &mut Locked<'_>) -> Option<HeldUp> {
-    let tail = outbound.chain.tail();
-    let news = locked.state.held_up.as_mut()?;
-    // A report expires when our chain advances.
-    if *news.tail.get_or_insert(tail) != tail {
-        return None;
-    }
-    let lasted = news.lasted.saturating_add(news.arrived.elapsed());
-    Some(HeldUp { client: news.client, process: news.process, lasted })
-}
-
 impl AsFd for Sender {
     /// Returns a descriptor that becomes readable when the connection or the peer's process ends.
     /// Packets of the peer make it readable, too. [`ended`](Sender::ended) reads them.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.connection.as_fd()
+        self.connection.watched(Half::Sender)
     }
 }
 

@@ -6,10 +6,12 @@ use common::TIMEOUT;
 use common::bus::{Bus, Place};
 use llmp::{Broker, Client, Disconnected, Receiver, RecvError, SendError, Sender, Wait};
 use rustix::event::{PollFd, PollFlags, poll};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 const MESSAGES: u32 = 30_000;
+const SHORT: Duration = Duration::from_millis(5);
 
 /// A bus with so little memory that senders wait for room again and again.
 fn bus() -> Bus {
@@ -41,11 +43,22 @@ fn receive_all(receiver: &mut Receiver) {
 #[test]
 fn both_halves_of_two_clients_sleep_and_are_woken() {
     let bus = bus();
-    let ends = [(); 2].map(|()| Client::connect(bus.path()).unwrap().into_split());
+    let mut ends = [(); 2].map(|()| Client::connect(bus.path()).unwrap().into_split());
+    // The receivers live until all senders have ended, as a dropped one ends its sender.
+    let sending = AtomicU32::new(2);
     thread::scope(|scope| {
-        for (mut sender, mut receiver) in ends {
-            scope.spawn(move || send_all(&mut sender));
-            scope.spawn(move || receive_all(&mut receiver));
+        for (sender, receiver) in &mut ends {
+            scope.spawn(|| {
+                send_all(sender);
+                sending.fetch_sub(1, Ordering::Relaxed);
+            });
+            scope.spawn(|| {
+                receive_all(receiver);
+                // It still receives, and leaves out, what its own sending half sends.
+                while sending.load(Ordering::Relaxed) > 0 {
+                    assert!(receiver.recv_timeout(SHORT).unwrap().is_none());
+                }
+            });
         }
     });
 }
@@ -76,7 +89,7 @@ fn a_half_in_an_event_loop_is_woken_while_the_other_one_reads_the_socket() {
         }
         let (mut sender, mut receiver) = client.into_split();
         thread::scope(|scope| {
-            scope.spawn(move || send_all(&mut sender));
+            scope.spawn(|| send_all(&mut sender));
             let mut number = 0;
             while number < MESSAGES {
                 if let Wait::Readable { timeout } = receiver.prepare_wait() {

@@ -15,6 +15,7 @@ use crate::wait::{self, RETRY_INTERVAL, Sleeper, SpinPolicy, Wait};
 use rustix::event::{EventfdFlags, epoll};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// The longest sleep in an event loop whose descriptor cannot report the peer's death.
@@ -26,6 +27,8 @@ pub(crate) struct Sleep<'a> {
     pub connection: &'a Connection,
     /// The half that sleeps. Both halves together sleep as the receiving one.
     pub half: Half,
+    /// The version of the state at which the caller has looked.
+    pub seen: u64,
     pub ends: Ends<'a, Region>,
     pub interest: Interest,
     /// Whether no other half can use the connection meanwhile.
@@ -40,7 +43,7 @@ impl Sleep<'_> {
     /// Waits until part of the interest may be ready, the connection ends or the deadline passes.
     pub fn wait(mut self, spin: &mut SpinPolicy, deadline: Option<Instant>) {
         let Ok(locked) = self.connection.lock() else { return };
-        if locked.ended().is_some() {
+        if locked.ended().is_some() || locked.state.version != self.seen {
             return;
         }
         // Messages after a lost page are no reason to stay awake.
@@ -59,8 +62,10 @@ impl Sleeper for Sleep<'_> {
     fn park(&mut self) -> Wait {
         match self.connection.lock() {
             Err(_) => Wait::Ready,
+            // The other half has read a packet that this one may wait for.
+            Ok(locked) if locked.state.version != self.seen => Wait::Ready,
             Ok(mut locked) => {
-                locked.retry_ring();
+                locked.retry_ring(self.half);
                 locked.park(self.half, &mut self.ends, self.interest, self.retry)
             }
         }
@@ -100,7 +105,7 @@ impl Locked<'_> {
             return Wait::Ready;
         }
         let (may_sleep, ring) = self.state.parking.park(half, ends, interest);
-        if ring && !self.ring() {
+        if ring && !self.ring(half) {
             ends.not_rung();
         }
         match may_sleep {
@@ -121,10 +126,19 @@ impl Locked<'_> {
 
     /// Returns the longest sleep in an event loop, once the receiving half is parked.
     pub fn watch_at_most(&mut self, timeout: Option<Duration>) -> Option<Duration> {
-        let check = match self.connection.watched.get() {
-            Some(Err(_)) => Some(PEER_CHECK_INTERVAL),
+        let connection = self.connection;
+        let is_separate = connection.wakers.get().is_some();
+        if is_separate {
+            // Made now, so that it is known whether it covers the waker.
+            self.watched(Half::Receiver);
+        }
+        let check = match connection.watched[1].get() {
+            Some(Ok(Some(_))) if is_separate && connection.misses_waker.load(Ordering::Relaxed) => {
+                Some(RETRY_INTERVAL)
+            }
             // The descriptor is the socket alone, which another half may empty.
-            Some(Ok(None)) if self.connection.wakers.get().is_some() => Some(RETRY_INTERVAL),
+            Some(Ok(None) | Err(_)) if is_separate => Some(RETRY_INTERVAL),
+            Some(Err(_)) => Some(PEER_CHECK_INTERVAL),
             _ => None,
         };
         timeout.into_iter().chain(check).min()

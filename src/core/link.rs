@@ -31,6 +31,21 @@ pub struct Outbound<M> {
     /// The chain that we write.
     pub chain: ChainWriter<M>,
     doorbell: Doorbell<M>,
+    progress: Progress<M>,
+}
+
+/// How far the peer has come in our chain.
+#[derive(Clone, Debug)]
+pub struct Progress<M> {
+    peer: Control<M>,
+    cursor: usize,
+}
+
+impl<M: Memory> Progress<M> {
+    /// Returns the peer's cursor and its consumed position.
+    pub fn get(&self) -> (u64, u64) {
+        (self.peer.cursor(self.cursor), self.peer.consumed(self.cursor))
+    }
 }
 
 impl<M: Memory> Outbound<M> {
@@ -38,7 +53,16 @@ impl<M: Memory> Outbound<M> {
     /// cursor in the peer's control region.
     pub fn new(mut chain: ChainWriter<M>, peer: Control<M>, cursor: usize) -> Self {
         chain.admit_in_place(PEER, peer.clone(), cursor);
-        Outbound { chain, doorbell: Doorbell::new(peer) }
+        Outbound {
+            chain,
+            doorbell: Doorbell::new(peer.clone()),
+            progress: Progress { peer, cursor },
+        }
+    }
+
+    /// Returns how far the peer has come in our chain.
+    pub fn progress(&self) -> &Progress<M> {
+        &self.progress
     }
 
     /// Sends one message. Returns whether the peer must be rung.
