@@ -102,12 +102,11 @@ fn broadcast_limits() -> Limits {
     Limits::new(384, longest, 768).unwrap()
 }
 
+/// A sender, a broker and a receiver. The stacks of loom's threads are too short for them.
+type Three<R> = (Box<Client<R>>, Box<Broker<R>>, Box<Client<R>>);
+
 /// Connects the three. Returns `None` if one died before.
-fn connect<R: Runtime>(
-    runtime: &R,
-    lives: &Lives,
-    receives: Roles,
-) -> Option<(Client<R>, Broker<R>, Client<R>)> {
+fn connect<R: Runtime>(runtime: &R, lives: &Lives, receives: Roles) -> Option<Three<R>> {
     let limits = broadcast_limits();
     let by_broker =
         |memory: &R::Memory| Crashing::new(runtime.seen_by(memory, BROKER), lives.broker.clone());
@@ -153,7 +152,7 @@ fn connect<R: Runtime>(
             to_client: Descriptors::default(),
             from_client: Descriptors::default(),
         };
-        let client = Client {
+        let client = Box::new(Client {
             runtime: runtime.clone(),
             who,
             link,
@@ -166,24 +165,20 @@ fn connect<R: Runtime>(
             pages: 1,
             cursor: (control.clone(), cursor_offset(reserved.cursor)),
             tails: Vec::new(),
-        };
+        });
         sides.push(side);
         Some(client)
     };
     let sender = join(SENDER, &lives.sender)?;
     let receiver = join(RECEIVER, &lives.receiver)?;
     let life = lives.broker.clone();
-    let broker = Broker { runtime: runtime.clone(), core, life, bell, sides };
+    let broker = Box::new(Broker { runtime: runtime.clone(), core, life, bell, sides });
     Some((sender, broker, receiver))
 }
 
 /// Connects the three and forwards messages by reference that no receiver has read. Returns `None`
 /// if one died before.
-fn refer<R: Runtime>(
-    runtime: &R,
-    referred: u64,
-    lives: &Lives,
-) -> Option<(Client<R>, Broker<R>, Client<R>)> {
+fn refer<R: Runtime>(runtime: &R, referred: u64, lives: &Lives) -> Option<Three<R>> {
     refer_to(runtime, referred, lives, Roles::RECEIVE)
 }
 
@@ -193,7 +188,7 @@ fn refer_to<R: Runtime>(
     referred: u64,
     lives: &Lives,
     receives: Roles,
-) -> Option<(Client<R>, Broker<R>, Client<R>)> {
+) -> Option<Three<R>> {
     let (mut sender, mut broker, mut receiver) = connect(runtime, lives, receives)?;
     let is_over = || [&lives.sender, &lives.broker, &lives.receiver].iter().any(|l| l.is_over());
     while sender.next < COPIED + referred && !is_over() {
