@@ -173,6 +173,9 @@ impl<M: Memory> ChainWriter<M> {
     /// Updates the retired position after the cursors that release pages were read. Returns whether
     /// the entries of all cursors still belong to this chain's owner.
     fn check_places(&mut self) -> bool {
+        if self.receivers.iter().all(|peer| peer.member.is_none()) {
+            return true;
+        }
         for peer in &self.receivers {
             self.retired = peer.retired().max(self.retired);
         }
