@@ -331,7 +331,7 @@ fn ref_broker_dies(runtime: &Loom, k: usize) -> bool {
 
 /// Explores a crash after every number of writes, until the process survives the whole scenario.
 fn at_every_step(name: &str, most: Option<usize>, scenario: fn(&Loom, usize) -> bool) {
-    let mut total = Explored { executions: 0, time: Duration::ZERO };
+    let mut total = Explored { executions: 0, time: Duration::ZERO, most_values: 0 };
     let bound = bound(most);
     for k in deaths() {
         let died = Arc::new(AtomicBool::new(false));
@@ -341,6 +341,7 @@ fn at_every_step(name: &str, most: Option<usize>, scenario: fn(&Loom, usize) -> 
         });
         total.executions += explored.executions;
         total.time += explored.time;
+        total.most_values = total.most_values.max(explored.most_values);
         if !died.load(Ordering::Relaxed) {
             report(&format!("model {name}: death after each of {k} writes, {}", total.says(bound)));
             assert!(k >= 2, "no step at which it could have died");

@@ -1,6 +1,6 @@
 //! Explores a scenario under loom and reports how far it came.
 
-use crate::scenario::doubles::{Reordered, Reordering, Swap};
+use crate::scenario::doubles::{KEPT_VALUES, Reordered, Reordering, SawPolling, Swap, Values};
 use crate::scenario::{Bounds, Runtime, Who, mailbox};
 use llmp::core::order::{Kind, Orders, Site};
 use std::any::Any;
@@ -9,7 +9,7 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 mailbox!(Mailbox, loom);
@@ -32,7 +32,7 @@ pub struct Loom {
     /// Whether headers may be read while they are written. `Some(true)`: payloads, too.
     racing: Option<bool>,
     /// For each process: whether it has seen that its peer polls.
-    saw_polling: Arc<[Arc<AtomicBool>; 2]>,
+    saw_polling: Arc<[Arc<SawPolling>; 2]>,
 }
 
 impl Runtime for Loom {
@@ -67,7 +67,7 @@ impl Runtime for Loom {
     }
 
     fn has_left_out_a_fence(&self, who: Who) -> bool {
-        self.saw_polling[usize::from(who)].swap(false, Ordering::Relaxed)
+        self.saw_polling[usize::from(who)].saw.swap(false, Ordering::Relaxed)
     }
 
     fn bounds(&self) -> Bounds {
@@ -82,8 +82,13 @@ impl Runtime for Loom {
         &self,
         thread: impl FnOnce() -> T + Send + 'static,
     ) -> Box<dyn FnOnce() -> T> {
+        Values::thread_begins();
         let thread = loom::thread::spawn(thread);
-        Box::new(move || thread.join().unwrap())
+        Box::new(move || {
+            let result = thread.join().unwrap();
+            Values::thread_has_ended();
+            result
+        })
     }
 }
 
@@ -99,6 +104,8 @@ pub enum Protocol {
     Swapped(Swap),
     /// A process that has polled does not bound all of its sleeps.
     Unbounded(Bounds),
+    /// A process that sees that one peer polls leaves out its fence before it looks at the others.
+    PollingHidesFence,
 }
 
 /// A process, in a scenario that says which process accesses what.
@@ -120,21 +127,25 @@ impl Protocol {
         let weakened = |site: &'static Site| {
             site.weaker().iter().map(|ordering| Protocol::Weakened(*site, *ordering))
         };
-        // A message by reference needs both of these edges in turn.
-        let in_one = [Site::CursorPublish, Site::CursorRead].into_iter().flat_map(|site| {
-            [Process::Broker, Process::Client]
-                .map(|process| Protocol::WeakenedIn(process, site, Ordering::Relaxed))
-        });
+        // A message by reference needs the cursor's edge twice.
+        let in_one = [Process::Broker, Process::Client]
+            .map(|process| Protocol::WeakenedIn(process, Site::CursorPublish, Ordering::Relaxed));
         let swapped = Swap::ALL.iter().map(|swap| Protocol::Swapped(*swap));
         let unbounded = [Bounds::First, Bounds::None].map(Protocol::Unbounded);
-        Site::ALL.iter().flat_map(weakened).chain(in_one).chain(swapped).chain(unbounded)
+        Site::ALL
+            .iter()
+            .flat_map(weakened)
+            .chain(in_one)
+            .chain(swapped)
+            .chain(unbounded)
+            .chain([Protocol::PollingHidesFence])
     }
 
     fn begin(self) -> Loom {
         let (mut orders, mut orders_of, mut swap) = (Orders::production(), None, None);
         let mut bounds = Bounds::All;
         match self {
-            Protocol::Production => {}
+            Protocol::Production | Protocol::PollingHidesFence => {}
             Protocol::Weakened(site, ordering) => orders = Orders::weakened(site, ordering),
             Protocol::WeakenedIn(process, site, ordering) => {
                 orders_of = Some((process, Arc::new(Orders::weakened(site, ordering))));
@@ -142,6 +153,8 @@ impl Protocol {
             Protocol::Swapped(swapped) => swap = Some(swapped),
             Protocol::Unbounded(bounded) => bounds = bounded,
         }
+        let hides_fence = self == Protocol::PollingHidesFence;
+        let saw_polling = || Arc::new(SawPolling { hides_fence, ..SawPolling::default() });
         let thread = || format!("{:?}", loom::thread::current().id());
         let only_brokers = swap.is_some_and(|swap| swap.then.contains(&Site::ConsumedPublish));
         Loom {
@@ -152,7 +165,7 @@ impl Protocol {
             in_order: Reordering::new(None, thread),
             bounds,
             racing: None,
-            saw_polling: Arc::default(),
+            saw_polling: Arc::new([saw_polling(), saw_polling()]),
         }
     }
 }
@@ -170,6 +183,7 @@ impl Display for Protocol {
             }
             Protocol::Swapped(swap) => write!(f, "{swap}"),
             Protocol::Unbounded(Bounds::First) => write!(f, "polled, one sleep bounded"),
+            Protocol::PollingHidesFence => write!(f, "RingFence only if no peer polls"),
             Protocol::Unbounded(_) => write!(f, "polled, no sleep bounded"),
         }
     }
@@ -184,6 +198,8 @@ fn is_fence(site: Site) -> bool {
 pub struct Explored {
     pub executions: usize,
     pub time: Duration,
+    /// The most values that a word had while several threads ran.
+    pub most_values: usize,
 }
 
 /// An execution that failed.
@@ -213,6 +229,7 @@ pub fn explore_from(
 ) -> Result<Explored, Failure> {
     let executions = Arc::new(AtomicUsize::new(0));
     let count = executions.clone();
+    Values::begin();
     let mut builder = loom::model::Builder::new();
     // Neither time nor number may cut the exploration off: loom would report success.
     (builder.max_duration, builder.max_permutations) = (None, None);
@@ -223,12 +240,13 @@ pub fn explore_from(
     let check = || {
         builder.check(move || {
             count.fetch_add(1, Ordering::Relaxed);
+            Values::begin_execution();
             scenario(&protocol.begin());
         });
     };
     let result = catch_unwind(AssertUnwindSafe(check));
     let executions = executions.load(Ordering::Relaxed);
-    let explored = Explored { executions, time: start.elapsed() };
+    let explored = Explored { executions, time: start.elapsed(), most_values: Values::most() };
     result.map(|()| explored).map_err(|panic| Failure { explored, panic })
 }
 
@@ -240,14 +258,23 @@ pub struct Model {
 }
 
 impl Explored {
+    /// Returns whether a word had more values than loom keeps, so that executions are missing.
+    pub fn forgets(&self) -> bool {
+        self.most_values > KEPT_VALUES
+    }
+
     /// Returns `exhaustive` or the bound, with the number of executions and the time.
     pub fn says(&self, bound: Option<usize>) -> String {
         let extent = match bound {
             None => "exhaustive".to_string(),
             Some(bound) => format!("at most {bound} preemptions"),
         };
-        let Explored { executions, time } = self;
-        format!("{extent}, {executions} executions in {:.2} s", time.as_secs_f64())
+        let Explored { executions, time, most_values } = self;
+        let forgets = match self.forgets() {
+            true => format!(", loom keeps {KEPT_VALUES} of {most_values} values of a word"),
+            false => String::new(),
+        };
+        format!("{extent}, {executions} executions in {:.2} s{forgets}", time.as_secs_f64())
     }
 }
 

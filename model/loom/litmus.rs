@@ -5,6 +5,7 @@
 
 use crate::explore::{Explored, Loom, LoomMemory, Protocol, explore, report};
 use crate::scenario::Runtime;
+use crate::scenario::doubles::KEPT_VALUES;
 use llmp::core::memory::Memory;
 use llmp::core::order::Site;
 use std::collections::BTreeSet;
@@ -125,4 +126,32 @@ fn the_park_edge_forbids_that_neither_sees_the_other() {
             assert!(found.contains(&(0, 0)), "{ordering:?} at {site:?} loses a wake-up");
         }
     }
+}
+
+/// Returns the values of a word that a process finds after `stores` stores of it. It has
+/// learned of the last one without an order.
+fn found_after(stores: u64) -> (BTreeSet<u64>, bool) {
+    let found: Arc<Mutex<BTreeSet<u64>>> = Arc::default();
+    let collect = found.clone();
+    let explored = explore(None, Protocol::Production, move |runtime: &Loom| {
+        let memory = runtime.memory(16);
+        let other = memory.clone();
+        let thread = runtime.spawn(move || {
+            (1..=stores).for_each(|value| other.store(DATA, value, Site::ParkStore));
+            other.store(WORD, 1, Site::ParkStore);
+        });
+        if memory.load(WORD, Site::RingRead) == 1 {
+            collect.lock().unwrap().insert(memory.load(DATA, Site::RingRead));
+        }
+        thread();
+    });
+    let forgets = explored.ok().expect("nothing can fail").forgets();
+    (found.lock().unwrap().clone(), forgets)
+}
+
+#[test]
+fn loom_keeps_the_last_values_of_a_word_and_no_older_one() {
+    let kept = KEPT_VALUES as u64;
+    assert_eq!(found_after(kept - 1), ((0..kept).collect(), false));
+    assert_eq!(found_after(kept), ((1..=kept).collect(), true), "zero was possible, too");
 }

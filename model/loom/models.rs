@@ -6,7 +6,9 @@ use crate::explore::{Loom, Model};
 use crate::scenario::by_ref::{self, Lives, broker_asleep, by_reference, flush, ref_asleep};
 use crate::scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse, limits,
+    reuse_behind_end_of_page,
 };
+use crate::scenario::polls_beside::one_polls_and_one_sleeps;
 use crate::scenario::removed;
 use crate::sleepers::{First, two_sleepers};
 use llmp::core::wire::Roles;
@@ -59,6 +61,11 @@ pub const REUSE_2_LONGER: Model = model("reuse_2_receivers_longer", Some(3), |lo
     deliver(loom, Size { receivers: 2, steps: 4, ..REUSE });
 });
 
+/// Two messages fill a page up to its end-of-page message.
+pub const REUSE_AT_END: Model = model("reuse_behind_end_of_page", None, |loom| {
+    reuse_behind_end_of_page(loom, Size { messages: 6, steps: 3, ..TURN });
+});
+
 pub const DROPPED_CLAIMS: Model = model("dropped_claims", None, |loom| {
     drop_claims(loom, Size { steps: 6, ..REUSE });
 });
@@ -77,6 +84,10 @@ pub const BATCH: Model = model("batch_over_page_advance", None, |loom| {
 
 pub const WAKE_RECEIVER: Model = model("wake_receiver", None, |loom| {
     both_sleep(loom, limits(4, 2), 2, Waiting::Sleeps, Polling::Never);
+});
+
+pub const WAKE_RECEIVER_TAKES_RINGS: Model = model("wake_receiver_takes_rings", None, |loom| {
+    both_sleep(loom, limits(4, 2), 2, Waiting::TakesRings, Polling::Never);
 });
 
 pub const WAKE_SENDER: Model =
@@ -126,6 +137,11 @@ pub const REF_REMOVED_IN_PLACE: Model =
 /// the message.
 pub const BROKER: Model = model("broker_sends_on", Some(4), |loom| {
     broker_dies(loom, BUS_OF_ONE, usize::MAX);
+});
+
+/// The broker's fence is for the client that sleeps, whatever the others do.
+pub const BROKER_BESIDE_POLLING: Model = model("broker_beside_polling", None, |loom| {
+    one_polls_and_one_sleeps(loom, 1);
 });
 
 pub const REF: Model = model("by_ref", None, |loom| {

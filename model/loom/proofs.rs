@@ -33,6 +33,11 @@ fn p8_reuse_with_two_receivers_that_go_further() {
 }
 
 #[test]
+fn p8_a_page_is_not_reused_behind_its_end_of_page_message() {
+    models::REUSE_AT_END.check();
+}
+
+#[test]
 fn p3_p8_claims_that_are_dropped_after_a_page_rollover() {
     models::DROPPED_CLAIMS.check();
 }
@@ -78,6 +83,11 @@ fn p10_a_sleeping_receiver_is_woken() {
 }
 
 #[test]
+fn p10_a_receiver_that_takes_rings_while_awake_is_woken() {
+    models::WAKE_RECEIVER_TAKES_RINGS.check();
+}
+
+#[test]
 fn p9_p10_a_sleeping_sender_is_woken_by_an_awake_receiver() {
     models::WAKE_SENDER.check();
 }
@@ -116,6 +126,11 @@ fn p9_p10_both_poll_and_sleep_and_go_on() {
 #[test]
 fn p3_a_broker_sends_on_before_it_gives_up() {
     models::BROKER.check();
+}
+
+#[test]
+fn p10_a_sleeping_client_is_woken_beside_one_that_polls() {
+    models::BROKER_BESIDE_POLLING.check();
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub use cells::{Cells, Checker, Plain};
 pub use crashing::{CrashBudget, Crashing};
 pub use interposed::{Access, Interpose, Interposed};
 #[cfg(feature = "loom")]
-pub use loom::LoomMemory;
+pub use loom::{KEPT_VALUES, LoomMemory, SawPolling, Values};
 pub use reordered::{Reordered, Reordering, Step, Swap};
 #[cfg(feature = "shuttle")]
 pub use shuttle::ShuttleMemory;

@@ -44,6 +44,8 @@ enum Subject {
     Waking,
     /// Sleeping and waking of processes that poll before they sleep.
     Polling,
+    /// Waking a process by one that also sees a process that polls.
+    BesidePolling,
     /// What a broker forwards by reference, and when it releases it.
     ByRef,
     /// Sleeping until a message by reference is released.
@@ -81,6 +83,7 @@ const JUDGES: &[Judge] = &[
     Judge { model: models::WAKE_SENDER_POLLING, subject: Subject::Polling, bound: 3 },
     Judge { model: models::WAKE_SENDER_TWICE_POLLING, subject: Subject::Polling, bound: 3 },
     Judge { model: models::WAKE_BOTH_POLLING, subject: Subject::Polling, bound: 2 },
+    Judge { model: models::BROKER_BESIDE_POLLING, subject: Subject::BesidePolling, bound: 3 },
     Judge { model: models::REF, subject: Subject::ByRef, bound: 3 },
     Judge { model: models::REF_BROKER_ASLEEP, subject: Subject::Returns, bound: 3 },
     Judge { model: models::REMOVED, subject: Subject::Removed, bound: 2 },
@@ -113,6 +116,7 @@ fn subjects(mutant: Protocol) -> &'static [Subject] {
     let wakes = |site: &Site| matches!(site, ParkStore | ParkClear | RingRead);
     match mutant {
         Protocol::Unbounded(_) => &[Subject::Polling],
+        Protocol::PollingHidesFence => &[Subject::BesidePolling],
         Protocol::Swapped(swap) if swap.first == Step::Store(Site::PollingStore) => {
             &[Subject::Polling]
         }
@@ -142,7 +146,9 @@ fn subjects(mutant: Protocol) -> &'static [Subject] {
         Protocol::Swapped(Swap { first: Step::LookAtReaders, .. }) | Protocol::WeakenedIn(..) => {
             &[Subject::ByRef]
         }
-        Protocol::Weakened(Site::CursorPublish | Site::CursorRead, _)
+        // A client's `CopyFence` follows this load. To loom, it acquires what the broker has seen.
+        Protocol::Weakened(Site::CursorRead, _) => &[Subject::Chain],
+        Protocol::Weakened(Site::CursorPublish, _)
         | Protocol::Swapped(Swap { first: Step::ReadPayload, .. }) => {
             &[Subject::Chain, Subject::ByRef]
         }
@@ -156,7 +162,7 @@ fn subjects(mutant: Protocol) -> &'static [Subject] {
             &[Subject::Waking, Subject::Polling]
         }
         Protocol::Weakened(ParkFence | RingFence, _) => {
-            &[Subject::Waking, Subject::Polling, Subject::Returns]
+            &[Subject::Waking, Subject::Polling, Subject::BesidePolling, Subject::Returns]
         }
         _ => &[Subject::Chain],
     }
@@ -185,7 +191,7 @@ fn every_mutant_is_killed_by_a_model_or_equivalent() {
         let killer = judges.find_map(|judge| Some((judge.model.name, judge.kills(mutant)?)));
         let is_equivalent = EQUIVALENT.contains(&name.as_str());
         match killer {
-            Some((model, (Explored { executions, time }, why))) => {
+            Some((model, (Explored { executions, time, .. }, why))) => {
                 let time = time.as_secs_f64();
                 report(&format!(
                     "mutant {name:<42} killed by {model:<20} {executions:>6} executions {time:>6.2} s  {why}"
@@ -217,6 +223,7 @@ fn every_site_has_a_mutant() {
     for site in Site::ALL.iter().filter(|site| **site != Site::PollingRead) {
         let is_moved = |mutant| match mutant {
             Protocol::Production | Protocol::Unbounded(_) => false,
+            Protocol::PollingHidesFence => *site == Site::RingFence,
             Protocol::Weakened(weak, _) | Protocol::WeakenedIn(_, weak, _) => weak == *site,
             Protocol::Swapped(swap) => swap.first == Step::Store(*site) || swap.then.contains(site),
         };

@@ -355,6 +355,30 @@ pub fn deliver<R: Runtime>(runtime: &R, size: Size) {
     finish(&mut sending, &mut receivers, size.messages);
 }
 
+/// A receiver that has released everything before the end-of-page message of its page, while the
+/// sender is about to reuse that page. [P8]
+#[allow(dead_code, reason = "not every checker has it")]
+pub fn reuse_behind_end_of_page<R: Runtime>(runtime: &R, size: Size) {
+    let mut sending = Sending::new(runtime, size.limits());
+    let mut receiving = join(runtime, size.limits(), &mut sending, 0);
+    for _ in 0..size.messages_per_page {
+        sending.send();
+        receiving.step();
+    }
+    receiving.release();
+    for _ in size.messages_per_page..size.messages_per_page * size.pages {
+        assert_eq!(sending.send(), Step::Done);
+    }
+    let thread = runtime.spawn(move || {
+        for _ in 0..size.steps {
+            receiving.step();
+        }
+        receiving
+    });
+    while sending.next() < size.messages && sending.send() == Step::Done {}
+    finish(&mut sending, &mut [thread()], size.messages);
+}
+
 /// A sender that claims more than it sends, so that messages name empty pages. [P3 P8]
 pub fn drop_claims<R: Runtime>(runtime: &R, size: Size) {
     let mut sending = Sending::new(runtime, size.limits());

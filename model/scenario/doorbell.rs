@@ -22,6 +22,8 @@ use llmp::{Envelope, Limits};
 #[allow(dead_code, reason = "not every checker has all of them")]
 pub enum Waiting {
     Sleeps,
+    /// It sleeps, and takes a ring that comes while it is awake, as a client that reads its socket.
+    TakesRings,
     /// It polls again and again, so that only its releases on the way can wake the sender.
     Polls,
 }
@@ -278,7 +280,10 @@ impl<R: Runtime> End<R> {
                 }
                 Event::Empty if self.hung_up => break,
                 Event::Empty if waiting == Waiting::Polls => {}
-                Event::Empty => self.sleep(Interest { message: true, ..Interest::default() }),
+                Event::Empty => {
+                    self.sleep(Interest { message: true, ..Interest::default() });
+                    while waiting == Waiting::TakesRings && self.bell.take().is_some() {}
+                }
             }
         }
         self.hang_up_if_dead();

@@ -11,6 +11,8 @@ pub mod chain;
 pub mod doubles;
 mod note;
 #[allow(dead_code, reason = "not every checker has it")]
+pub mod polls_beside;
+#[allow(dead_code, reason = "not every checker has it")]
 pub mod removed;
 
 pub use note::{Note, Who};
