@@ -315,9 +315,10 @@ impl<M: Memory> Link<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::layout::control_len;
+    use crate::core::layout::{CONTROL_PARKED, control_len};
     use crate::core::limits::Limits;
     use crate::core::memory::Region;
+    use crate::core::order::Site;
 
     const MESSAGE: Interest = Interest { message: true, room: None, consumed: false };
 
@@ -390,6 +391,21 @@ mod tests {
         assert!(!send(&mut sending, &mut receiving), "it is awake again before the peer checks");
     }
 
+    // P10
+    #[test]
+    fn a_sleep_that_finds_a_message_uses_up_its_number() {
+        let (mut sending, mut receiving) = channel();
+        let word = |end: &Link<Region>| {
+            end.parking.control().memory().load(CONTROL_PARKED, Site::RingRead)
+        };
+        send(&mut sending, &mut receiving);
+        // A peer that saw this number has rung for it.
+        assert_eq!(receiving.park(MESSAGE), (false, false));
+        receive(&mut receiving);
+        assert_eq!(receiving.park(MESSAGE), (true, false));
+        assert_eq!(word(&receiving), 2);
+    }
+
     #[test]
     fn a_release_rings_a_peer_sleeping_for_room_and_no_awake_one() {
         for sleeps in [false, true] {
@@ -425,7 +441,6 @@ mod tests {
 
     #[test]
     fn an_invalid_cursor_is_the_peers_fault() {
-        use crate::core::order::Site;
         let (mut sending, mut receiving) = channel();
         send(&mut sending, &mut receiving);
         assert_eq!(sending.take_fault(), None);

@@ -136,8 +136,9 @@ fn peer_control() -> Region {
     Control::create(Region::heap(control_len(1)), 1).memory().clone()
 }
 
+// P3
 #[test]
-fn a_cursor_is_reset_before_the_next_client_gets_it() {
+fn a_client_finds_no_word_of_the_previous_client_in_its_place() {
     let limits = Limits::new(256, 64, 4096).unwrap();
     let (control, first) = (Region::heap(control_len(1)), Region::heap(256));
     let mut core = Core::new(limits, control.clone(), 1, first);
@@ -147,11 +148,16 @@ fn a_cursor_is_reset_before_the_next_client_gets_it() {
     core.page_arrived(client, 0, page).unwrap();
     sender.send(Default::default(), b"known").unwrap();
     core.cycle();
-    let said = || control.load(cursor_offset(cursor), Site::CursorRead);
-    assert_eq!(said(), sender.tail());
+    // A broker that passes by reference also stores these two.
+    core.control.publish_consumed(cursor, sender.tail());
+    core.control.retire(cursor, sender.tail());
+    let words = || control.read_words::<4>(cursor_offset(cursor));
+    let tail = sender.tail();
+    assert_eq!(words(), [tail, tail, client.0.into(), tail]);
     core.disconnect(client, None);
-    assert_eq!(core.reserve(Roles::SEND).unwrap().cursor, cursor);
-    assert_eq!(said(), 0);
+    let next = core.reserve(Roles::SEND).unwrap();
+    assert_eq!(next.cursor, cursor);
+    assert_eq!(words(), [0, 0, next.client.0.into(), 0]);
 }
 
 /// A client that sends. The broker gets its pages at once.
@@ -187,8 +193,13 @@ impl Sending {
     }
 }
 
+/// Returns the number of the broker's sleep, or zero while it is awake.
+fn sleep(core: &Core<Region>) -> u64 {
+    core.control().load(CONTROL_PARKED, Site::RingRead)
+}
+
 fn is_parked(core: &Core<Region>) -> bool {
-    core.control().load(CONTROL_PARKED, Site::RingRead) != 0
+    sleep(core) != 0
 }
 
 #[test]
@@ -209,6 +220,19 @@ fn it_parks_only_when_no_work_is_left() {
     assert!(!core.park() && !is_parked(&core), "an action is pending");
     assert_eq!(core.take_actions(), [Action::Remove(sending.client, None)]);
     assert!(core.park());
+}
+
+// P10
+#[test]
+fn a_sleep_of_the_broker_that_finds_a_message_uses_up_its_number() {
+    let mut core = core();
+    let mut sending = Sending::join(&mut core);
+    sending.send(&mut core, b"something");
+    // A client that saw this number has rung for it.
+    assert!(!core.park());
+    core.cycle();
+    assert!(core.park());
+    assert_eq!(sleep(&core), 2);
 }
 
 #[test]

@@ -370,6 +370,7 @@ impl<M: Memory> Peer<M> {
 mod tests {
     use super::*;
     use crate::core::chain::Refused;
+    use crate::core::layout::control_len;
     use crate::core::limits::Limits;
     use crate::core::memory::Region;
     use crate::core::message::Envelope;
@@ -415,5 +416,66 @@ mod tests {
         let before = sender.stats().page_bytes;
         fill(&mut sender, 20);
         assert!(sender.stats().page_bytes <= before.max(512));
+    }
+
+    /// Admits a receiver that was sent every page. Returns its control region.
+    fn admit(sender: &mut ChainWriter<Region>, id: u32) -> Control<Region> {
+        let control = Control::create(Region::heap(control_len(1)), 1);
+        sender.admit(id, control.clone(), 0);
+        while sender.announcement(id).is_some() {
+            sender.mark_sent(id);
+        }
+        control
+    }
+
+    // P9, P12
+    #[test]
+    fn no_page_waits_for_a_removed_receiver_to_be_sent_it() {
+        let limits = Limits::new(256, 64, 1024).unwrap();
+        for has_fault in [true, false] {
+            let mut sender = ChainWriter::new(1, limits, Region::heap(256));
+            let _stays = admit(&mut sender, 0);
+            let goes = admit(&mut sender, 1);
+            let send =
+                |sender: &mut ChainWriter<Region>| sender.send(Envelope::default(), &[7; 64]);
+            while send(&mut sender).is_ok() {}
+            sender.add_page(Region::heap(256));
+            sender.mark_sent(0);
+            assert_eq!(send(&mut sender), Err(Refused::Blocked(Blocked::Announce)));
+            if has_fault {
+                goes.publish_cursor(0, sender.tail() + 1);
+                assert_eq!(send(&mut sender), Err(Refused::Blocked(Blocked::Full)));
+                assert!(matches!(sender.take_fault(), Some((1, Fault::CursorAhead { .. }))));
+            } else {
+                sender.remove_receiver(1);
+            }
+            assert_eq!(send(&mut sender), Ok(()), "fault: {has_fault}");
+        }
+    }
+
+    // P8
+    #[test]
+    fn a_page_is_not_reused_while_a_receiver_is_at_its_end_of_page_message() {
+        // Two messages of 32 bytes fill a page up to that message.
+        let limits = Limits::new(PAGE_HEADER + 2 * 32 + SLOT_HEADER, 16, 288).unwrap();
+        let mut sender = ChainWriter::new(1, limits, Region::heap(limits.page_len()));
+        let control = admit(&mut sender, 0);
+        let mut fill = || loop {
+            match sender.send(Envelope::default(), &[7; 16]) {
+                Ok(()) => {}
+                Err(Refused::Blocked(Blocked::NeedPage(len))) => {
+                    sender.add_page(Region::heap(len));
+                    sender.mark_sent(0);
+                }
+                Err(refused) => return (refused, sender.stats().reuses),
+            }
+        };
+        let full = Refused::Blocked(Blocked::Full);
+        assert_eq!(fill(), (full, 0));
+        let end = limits.page_len() as u64;
+        control.publish_cursor(0, end - SLOT_HEADER as u64);
+        assert_eq!(fill(), (full, 0), "its next page is still unknown to the receiver");
+        control.publish_cursor(0, end + PAGE_HEADER as u64);
+        assert_eq!(fill(), (full, 1));
     }
 }
