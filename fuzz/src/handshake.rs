@@ -1,4 +1,5 @@
-//! Any packets with any descriptors, against a real broker and against connecting clients.
+//! Any packets with descriptors of 14 kinds, at most three different ones in a packet, against a
+//! real broker and against connecting clients.
 //!
 //! A hostile session affects no other client: correct clients of the same broker continue (P12), no
 //! descriptor is leaked (P7), and no thread is left except the closer.
