@@ -4,6 +4,7 @@
 
 use super::TIMEOUT;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, Command, ExitStatus, Stdio};
@@ -11,6 +12,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
 /// The role and its arguments, one a line.
 pub const ROLE: &str = "LLMP_TEST_ROLE";
+
+/// The emulator that runs this test program, and its arguments, one a line. `.ci/cross` sets it.
+const RUNNER: &str = "LLMP_TEST_RUNNER";
 
 pub struct Child {
     process: std::process::Child,
@@ -21,9 +25,23 @@ pub struct Child {
 
 impl Child {
     pub fn start(role: &str, arguments: &[&dyn Display]) -> Self {
+        let runner = std::env::var(RUNNER).unwrap_or_default();
+        let program = std::env::current_exe().unwrap();
+        let mut command: Vec<&OsStr> = runner.lines().map(OsStr::new).collect();
+        command.push(program.as_os_str());
+        Self::start_by(&command, role, arguments)
+    }
+
+    /// Starts it by another command: the same test program, built for another machine.
+    pub fn start_by<S: AsRef<OsStr>>(
+        command: &[S],
+        role: &str,
+        arguments: &[&dyn Display],
+    ) -> Self {
         let mut words = vec![role.to_owned()];
         words.extend(arguments.iter().map(|a| a.to_string()));
-        let mut process = Command::new(std::env::current_exe().unwrap())
+        let mut process = Command::new(&command[0])
+            .args(&command[1..])
             .args(["--exact", "child", "--nocapture", "--test-threads=1"])
             .env(ROLE, words.join("\n"))
             .stdin(Stdio::piped())

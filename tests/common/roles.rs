@@ -2,12 +2,12 @@
 
 use super::TIMEOUT;
 use super::child::ROLE;
-use super::content::{END, Ear, MEDIUM, WIDE, check, payload, send};
+use super::content::{END, Ear, MEDIUM, SMALL, WIDE, check, payload, send};
 use llmp::{Broker, Client, Disconnected, Message, Receiver, RecvError, SendError, Sender, Wait};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::fmt::Display;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{DefaultHasher, Hasher};
 use std::io::Write;
 
 pub fn say(line: impl Display) {
@@ -35,6 +35,7 @@ pub fn play() {
         }
         ["exchange", path, count] => exchange(path, count.parse().unwrap()),
         ["sender", path, how] => sender(path, how),
+        ["mixture", path, count] => mixture(path, count.parse().unwrap()),
         ["burst", path, count] => burst(path, count.parse().unwrap()),
         ["receiver", path] => receiver(path),
         ["stuck", path] => stuck(path),
@@ -122,7 +123,10 @@ fn exchange(path: &str, count: u32) {
     let mut heard = 0;
     let mut hear = |message: &Message<'_>| {
         ear.hear(message);
-        (message.seq, message.sender, message.tag).hash(&mut order);
+        // All machines have to compute the same hash.
+        order.write(&message.seq.to_le_bytes());
+        order.write(&message.sender.0.to_le_bytes());
+        order.write(&message.tag.0.to_le_bytes());
         ear.heard()
     };
     for number in 0..count {
@@ -172,6 +176,19 @@ fn sender(path: &str, how: &str) {
             (Err(error), _) => panic!("{error}"),
         }
     }
+}
+
+/// Waits for a command, and sends `count` messages of all lengths. Reports them when the broker has
+/// consumed all.
+fn mixture(path: &str, count: u32) {
+    let mut sender = Client::connect_sender(path).unwrap();
+    say(format_args!("id {}", sender.id()));
+    told();
+    for number in 0..count {
+        send(&mut sender, [SMALL, MEDIUM, WIDE][number as usize % 3], number);
+    }
+    sender.flush().unwrap();
+    say("sent");
 }
 
 /// Waits for a command, sends `count` messages and exits without closing the connection.
