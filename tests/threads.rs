@@ -128,7 +128,9 @@ fn every_client_receives_the_others_messages_in_one_order() {
 
 #[test]
 fn clients_that_all_send_before_receiving_do_not_deadlock() {
-    let bus = Bus::new(Broker::builder().page_len(4096).max_message_len(2000).chain_budget(16384));
+    // The budget is four pages on every kernel.
+    let budget = 4 * rustix::param::page_size();
+    let bus = Bus::new(Broker::builder().page_len(4096).max_message_len(2000).chain_budget(budget));
     let clients: Vec<_> = (0..3).map(|_| bus.connect()).collect();
     let threads: Vec<_> = clients
         .into_iter()

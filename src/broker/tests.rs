@@ -9,7 +9,8 @@ use super::packets::Outcome;
 use super::*;
 use crate::core::wire::{ByeReason, Packet, Refusal, Roles};
 use crate::socket::{Received, Sent, Socket};
-use crate::{Client, ConnectError, Receiver, Sender, Wait};
+use crate::sys::system::os_page;
+use crate::{BrokerBuilder, Client, ConnectError, Receiver, Sender, Wait};
 use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 
@@ -23,6 +24,17 @@ pub(crate) fn bound(resource: &str) -> String {
     let text = std::fs::read_to_string(path).unwrap();
     let row = text.lines().find_map(|line| line.strip_prefix(&format!("| {resource} | ")));
     row.unwrap_or_else(|| panic!("no row of {resource}")).split(" |").next().unwrap().to_owned()
+}
+
+/// A bus whose pages are the shortest ones, and a chain's budget holds this many.
+fn short_pages(count: usize) -> BrokerBuilder {
+    let builder = Broker::builder().page_len(os_page()).chain_budget(count * os_page());
+    builder.max_message_len(message().len())
+}
+
+/// A message of which the shortest page holds three.
+fn message() -> Vec<u8> {
+    vec![7; os_page() / 4 - 24]
 }
 
 fn serve(broker: &mut Broker) {
@@ -108,8 +120,9 @@ fn a_welcome_without_memory_is_sent_later() {
 #[test]
 fn a_broker_that_ends_without_memory_does_not_spin() {
     let place = tempfile::tempdir().unwrap();
+    let page_len = os_page().max(16 * 1024);
     let builder =
-        Broker::builder().chain_budget(64 * 1024).max_message_len(4096).page_len(16 * 1024);
+        Broker::builder().chain_budget(4 * page_len).max_message_len(4096).page_len(page_len);
     let mut broker = builder.bind(place.path().join("bus")).unwrap();
     let (mut sender, mut asleep) = (client(&mut broker), client(&mut broker));
     assert_eq!(asleep.prepare_wait(), Wait::Readable { timeout: None });
@@ -205,7 +218,7 @@ fn in_flight(socket: &Socket) -> usize {
 #[test]
 fn a_client_that_does_not_read_holds_few_descriptors_in_flight() {
     let place = tempfile::tempdir().unwrap();
-    let builder = Broker::builder().page_len(4096).max_message_len(1000).chain_budget(256 * 4096);
+    let builder = short_pages(256);
     let mut broker =
         builder.zero_copy_threshold(usize::MAX).bind(place.path().join("bus")).unwrap();
     // Two clients, and the one that does not read.
@@ -214,7 +227,7 @@ fn a_client_that_does_not_read_holds_few_descriptors_in_flight() {
     let mut fill = |broker: &mut Broker| {
         for _ in 0..4 {
             // As much as both chains hold, so that the broadcast chain makes all its pages.
-            while sender.try_send(1, &[7; 1000]).is_ok() {}
+            while sender.try_send(1, &message()).is_ok() {}
             serve(broker);
             while reader.try_recv().unwrap().is_some() {}
             while sender.try_recv().unwrap().is_some() {}
@@ -275,12 +288,12 @@ fn is_stuck(broker: &mut Broker) {
 #[test]
 fn a_page_that_can_not_be_mapped_waits_until_there_is_room() {
     let place = tempfile::tempdir().unwrap();
-    let builder = Broker::builder().page_len(4096).max_message_len(1000).chain_budget(16 * 4096);
+    let builder = short_pages(16);
     let mut broker = builder.bind(place.path().join("bus")).unwrap();
     let (mut sender, mut other) = (client(&mut broker), client(&mut broker));
     let mut receiver = client(&mut broker);
     for tag in 0..20 {
-        sender.send(tag, &[7; 1000]).unwrap();
+        sender.send(tag, &message()).unwrap();
     }
     let mut broker = kernel::refusing(libc::SYS_mmap, libc::ENOMEM, move || {
         is_stuck(&mut broker);
@@ -311,11 +324,11 @@ fn a_page_that_can_not_be_mapped_waits_until_there_is_room() {
 #[test]
 fn the_messages_of_a_dead_client_wait_for_room() {
     let place = tempfile::tempdir().unwrap();
-    let builder = Broker::builder().page_len(4096).max_message_len(1000).chain_budget(16 * 4096);
+    let builder = short_pages(16);
     let mut broker = builder.bind(place.path().join("bus")).unwrap();
     let (mut sender, mut receiver) = (client(&mut broker), client(&mut broker));
     for tag in 0..12 {
-        sender.send(tag, &[7; 1000]).unwrap();
+        sender.send(tag, &message()).unwrap();
     }
     let mut broker = kernel::refusing(libc::SYS_mmap, libc::ENOMEM, move || {
         is_stuck(&mut broker);
@@ -360,11 +373,11 @@ fn a_client_joins_once_its_region_can_be_mapped() {
 #[test]
 fn a_client_without_room_for_a_page_says_what_it_lacks() {
     let place = tempfile::tempdir().unwrap();
-    let builder = Broker::builder().page_len(4096).max_message_len(1000).chain_budget(16 * 4096);
+    let builder = short_pages(16);
     let mut broker = builder.bind(place.path().join("bus")).unwrap();
     let (mut sender, mut receiver) = (client(&mut broker), client(&mut broker));
     for tag in 0..12 {
-        sender.send(tag, &[7; 1000]).unwrap();
+        sender.send(tag, &message()).unwrap();
     }
     serve(&mut broker);
     let error = kernel::refusing(libc::SYS_mmap, libc::ENOMEM, move || {

@@ -275,8 +275,8 @@ mod tests {
 
     #[test]
     fn the_reader_sees_what_the_owner_writes() {
-        let ours = Region::shared("llmp-test", 4096).unwrap();
-        let theirs = duplicate(&ours).map(4096, 4096).unwrap();
+        let ours = Region::shared("llmp-test", os_page()).unwrap();
+        let theirs = duplicate(&ours).map(os_page(), os_page()).unwrap();
         let payload: Vec<u8> = (0..1000u32).map(|i| i as u8).collect();
         ours.write_bytes(64, &payload);
         ours.store(8, 7, Site::CommitPublish);
@@ -320,9 +320,10 @@ mod tests {
         let error = ReceivedFd::new(bare).map(4096, 4096).unwrap_err();
         assert_eq!(error.to_string(), "the memfd lacks the seals F_SEAL_SEAL, F_SEAL_SHRINK");
 
-        let small = Region::shared("llmp-test", 4096).unwrap();
-        let error = duplicate(&small).map(8192, 16384).unwrap_err();
-        assert_eq!(error, InvalidMemfd::Length { found: 4096, min: 8192, max: 16384 });
+        let (found, min, max) = (os_page(), 2 * os_page(), 4 * os_page());
+        let small = Region::shared("llmp-test", found).unwrap();
+        let error = duplicate(&small).map(min, max).unwrap_err();
+        assert_eq!(error, InvalidMemfd::Length { found: found as u64, min, max });
     }
 
     #[test]
@@ -347,7 +348,7 @@ mod tests {
         let theirs = {
             let ours = Region::shared("llmp-test", 4096).unwrap();
             ours.store(0, 42, Site::CommitPublish);
-            duplicate(&ours).map(4096, 4096).unwrap()
+            duplicate(&ours).map(os_page(), os_page()).unwrap()
         };
         assert_eq!(theirs.load(0, Site::CommitRead), 42);
     }

@@ -1,7 +1,6 @@
 //! The budgets of the broker's process: what happens at the number, and one beyond.
 
 use super::*;
-use crate::BrokerBuilder;
 use crate::broker::hold_up::HELD_UP;
 use crate::core::layout::VERSION;
 use tempfile::TempDir;
@@ -11,8 +10,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// A broker with short pages.
 fn bus(place: &TempDir, set: impl FnOnce(BrokerBuilder) -> BrokerBuilder) -> Broker {
-    let builder = Broker::builder().page_len(4096).max_message_len(1000).chain_budget(64 * 4096);
-    set(builder).bind(place.path().join("bus")).unwrap()
+    set(short_pages(64)).bind(place.path().join("bus")).unwrap()
 }
 
 fn connect(broker: &mut Broker) -> Socket {
@@ -61,7 +59,7 @@ fn is_open(socket: &Socket) -> bool {
 fn exchange(broker: &mut Broker, sender: &mut Sender, receiver: &mut Receiver, count: u32) {
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     for tag in 0..count {
-        sender.send(tag, &[7; 1000]).unwrap();
+        sender.send(tag, &message()).unwrap();
         loop {
             assert!(Instant::now() < deadline, "message {tag} does not arrive");
             serve(broker);
@@ -168,7 +166,7 @@ fn a_receiver_that_holds_up_the_bus_is_rung_after_1_2_4_seconds() {
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     while broker.held_up.is_none() {
         assert!(Instant::now() < deadline, "the bus is not held up");
-        let _ = sender.try_send(1, &[7; 1000]);
+        let _ = sender.try_send(1, &message());
         serve(&mut broker);
     }
     let since = Instant::now();
