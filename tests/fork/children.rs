@@ -15,9 +15,14 @@ pub fn split(way: &str) -> Result<Forked, IsChild> {
     let child = match way {
         // SAFETY: the C library has its locks free in the child; another thread holds no others.
         "fork" => unsafe { libc::fork() },
-        // SAFETY: only in a process whose other threads sleep, so that no lock is taken. No flag but
-        // the signal: the kernel copies this process.
-        _ => unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) as i32 },
+        _ => {
+            // The stack comes first on s390x, and the flags on the other machines.
+            let (first, second) =
+                if cfg!(target_arch = "s390x") { (0, libc::SIGCHLD) } else { (libc::SIGCHLD, 0) };
+            // SAFETY: only in a process whose other threads sleep, so that no lock is taken. No flag
+            // but the signal: the kernel copies this process.
+            unsafe { libc::syscall(libc::SYS_clone, first, second, 0, 0, 0) as i32 }
+        }
     };
     if child == 0 {
         // SAFETY: a plain system call. It kills a child that hangs.
