@@ -14,6 +14,7 @@ use std::collections::HashSet;
 use std::fmt::Display;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Once;
 
 /// Not a test: the other tests' child processes begin here.
 #[test]
@@ -37,9 +38,10 @@ fn machines() -> Option<[Machine; 3]> {
     let (aarch64, s390x) = (other("LLMP_TEST_AARCH64"), other("LLMP_TEST_S390X"));
     let machines = aarch64.zip(s390x).map(|(aarch64, s390x)| [vec![], aarch64, s390x]);
     if machines.is_none() {
-        // Unlike `println`, it is shown for a test that passes, too.
+        static ONCE: Once = Once::new();
         let reason = "the test programs of other machines are not there; run .ci/cross";
-        let _ = writeln!(std::io::stderr(), "SKIPPED: {reason}");
+        // Unlike `println`, it is shown for a test that passes, too.
+        ONCE.call_once(|| drop(writeln!(std::io::stderr(), "SKIPPED: {reason}")));
     }
     machines
 }
