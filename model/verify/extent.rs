@@ -8,8 +8,10 @@ pub struct Row {
 }
 
 /// Kinds of lines that a test target reports.
-const KINDS: &[&str] =
-    &["model", "litmus", "judge", "mutant", "mutants:", "spec", "crash", "axioms"];
+const KINDS: &[&str] = &[
+    "model", "litmus", "judge", "mutant", "mutants:", "spec", "crash", "axioms", "machines",
+    "SKIPPED", "SKIPPED:",
+];
 
 /// Extents that a model can report.
 const EXTENTS: &[&str] = &[

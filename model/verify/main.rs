@@ -45,6 +45,8 @@ enum Name {
     Tests,
     /// The protocol's edges under the axioms of C11 and Armv8.
     Axioms,
+    /// Tests on aarch64 and on s390x, under an emulator, and one bus of all machines.
+    Machines,
     /// The fuzz targets, with AddressSanitizer.
     Fuzz,
     /// The protocol over memory of the heap, with Miri.

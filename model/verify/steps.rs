@@ -17,6 +17,26 @@ pub struct Step {
     pub seeds: u32,
     /// What must be installed in addition to stable Rust.
     pub needs: &'static str,
+    /// The beginning of the line by which the command says that it has run nothing. The command ends
+    /// with status 0 only if that is allowed.
+    pub skipped: Option<&'static str>,
+}
+
+impl Step {
+    /// A command that has to end with status 0.
+    pub fn new(name: Name, label: &str, command: &str) -> Self {
+        Step {
+            name,
+            label: label.to_owned(),
+            command: command.split(' ').map(str::to_owned).collect(),
+            environment: vec![],
+            targets: vec![],
+            at_least: &[],
+            seeds: 0,
+            needs: "",
+            skipped: None,
+        }
+    }
 }
 
 /// Test targets that depend on features. Without this list a missing one would go unnoticed.
@@ -34,8 +54,17 @@ const TARGETS: &[&str] = &[
 /// The edges and the published verdicts that the axioms must be checked on. Raise them with new ones.
 const AXIOMS: &[(&str, usize)] = &[("axioms edges: ", 22), ("axioms published: ", 311)];
 
+/// The least number of tests on each other machine, and on one bus with all of them.
+const MACHINES: &[(&str, usize)] = &[
+    ("machines aarch64, pages of 4096: ", 150),
+    ("machines s390x, pages of 4096: ", 150),
+    ("machines aarch64, pages of 16384: ", 130),
+    ("machines aarch64, pages of 65536: ", 130),
+    ("machines mixed: ", 5),
+];
+
 pub fn steps(full: bool, fuzz_seconds: Option<u32>) -> Vec<Step> {
-    let mut steps = vec![tests(full), axioms()];
+    let mut steps = vec![tests(full), axioms(), machines()];
     let seconds = fuzz_seconds.unwrap_or(if full { 300 } else { 20 });
     steps.extend(fuzz_targets().into_iter().map(|target| fuzz(&target, seconds)));
     let seeds = if full { 32 } else { 4 };
@@ -56,10 +85,6 @@ pub fn steps(full: bool, fuzz_seconds: Option<u32>) -> Vec<Step> {
     steps
 }
 
-fn words(command: &str) -> Vec<String> {
-    command.split(' ').map(str::to_owned).collect()
-}
-
 fn tests(full: bool) -> Step {
     let mut environment = Vec::new();
     if full {
@@ -69,29 +94,28 @@ fn tests(full: bool) -> Step {
         environment.push(("LLMP_SPEC", "full".to_owned()));
         environment.push(("PROPTEST_CASES", "20000".to_owned()));
     }
-    let command = words("cargo test --all-features --no-fail-fast");
     Step {
-        name: Name::Tests,
-        label: "tests".into(),
-        command,
         environment,
         targets: TARGETS.iter().copied().chain(super::edge::targets()).collect(),
-        at_least: &[],
-        seeds: 0,
-        needs: "",
+        ..Step::new(Name::Tests, "tests", "cargo test --all-features --no-fail-fast")
     }
 }
 
 fn axioms() -> Step {
     Step {
-        name: Name::Axioms,
-        label: "axioms".into(),
-        command: words("cargo test --all-features --test axioms"),
-        environment: vec![],
         targets: vec!["model/axioms/main.rs"],
         at_least: AXIOMS,
-        seeds: 0,
-        needs: "",
+        ..Step::new(Name::Axioms, "axioms", "cargo test --all-features --test axioms")
+    }
+}
+
+fn machines() -> Step {
+    Step {
+        targets: vec!["tests/machines.rs", "tests/chain.rs", "tests/death.rs"],
+        at_least: MACHINES,
+        needs: "cross linkers and qemu-user (.ci/cross --install)",
+        skipped: Some("SKIPPED: other machines: "),
+        ..Step::new(Name::Machines, "machines", ".ci/cross")
     }
 }
 
@@ -109,21 +133,13 @@ fn fuzz(target: &str, seconds: u32) -> Step {
     let corpus = format!("fuzz/corpus/{target}");
     // libFuzzer writes to the first folder and requires that it exists.
     let _ = std::fs::create_dir_all(&corpus);
-    let command = words(&format!(
+    let command = format!(
         "cargo +nightly fuzz run {target} {corpus} fuzz/seeds/{target} -- \
          -max_total_time={seconds} -print_final_stats=1 -verbosity=0"
-    ));
-    let label = format!("fuzz {target}");
-    let needs = "a nightly toolchain and cargo-fuzz (cargo install cargo-fuzz)";
+    );
     Step {
-        name: Name::Fuzz,
-        label,
-        command,
-        environment: vec![],
-        targets: vec![],
-        at_least: &[],
-        seeds: 0,
-        needs,
+        needs: "a nightly toolchain and cargo-fuzz (cargo install cargo-fuzz)",
+        ..Step::new(Name::Fuzz, &format!("fuzz {target}"), &command)
     }
 }
 
@@ -133,34 +149,21 @@ fn miri(label: &str, seeds: u32, flags: &str, lengths: &str) -> Step {
         "cargo +nightly miri test --no-default-features --features std --test miri -- {lengths}"
     );
     Step {
-        name: Name::Miri,
-        label: label.to_owned(),
-        command: words(&command),
         environment: vec![("MIRIFLAGS", format!("{flags} -Zmiri-many-seeds=0..{seeds}"))],
-        targets: vec![],
-        at_least: &[],
         seeds,
         needs: "a nightly toolchain with Miri (rustup component add miri rust-src --toolchain nightly)",
+        ..Step::new(Name::Miri, label, &command)
     }
 }
 
 fn threads() -> Step {
-    let command = words(
-        "cargo +nightly test -Zbuild-std --target x86_64-unknown-linux-gnu --no-default-features --features std \
+    let command = "cargo +nightly test -Zbuild-std --target x86_64-unknown-linux-gnu --no-default-features --features std \
          --test races --test threads --test chain --test processes --test death \
-         --test hostile_client -- --skip an_idle_bus",
-    );
-    let (name, label) = (Name::Threads, "threads".to_owned());
-    let environment = vec![("RUSTFLAGS", "-Zsanitizer=thread".to_owned())];
-    let needs = "a nightly toolchain with rust-src (rustup +nightly component add rust-src)";
+         --test hostile_client -- --skip an_idle_bus";
     Step {
-        name,
-        label,
-        command,
-        environment,
+        environment: vec![("RUSTFLAGS", "-Zsanitizer=thread".to_owned())],
         targets: vec!["tests/threads.rs"],
-        at_least: &[],
-        seeds: 0,
-        needs,
+        needs: "a nightly toolchain with rust-src (rustup +nightly component add rust-src)",
+        ..Step::new(Name::Threads, "threads", command)
     }
 }
