@@ -274,6 +274,14 @@ mod tests {
     }
 
     #[test]
+    fn a_region_takes_whole_pages_of_the_kernel() {
+        for (len, pages) in [(1, 1), (os_page(), 1), (os_page() + 1, 2)] {
+            let ours = Region::shared("llmp-test", len).unwrap();
+            duplicate(&ours).map(pages * os_page(), pages * os_page()).unwrap();
+        }
+    }
+
+    #[test]
     fn the_reader_sees_what_the_owner_writes() {
         let ours = Region::shared("llmp-test", os_page()).unwrap();
         let theirs = duplicate(&ours).map(os_page(), os_page()).unwrap();
