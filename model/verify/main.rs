@@ -65,21 +65,22 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     println!("| step | what | edge | extent |\n|---|---|---|---|");
-    let mut shortfalls = Vec::new();
+    let (mut shortfalls, mut skipped) = (Vec::new(), String::new());
     for step in steps {
-        let Outcome { seconds, shortfall } = run(&step);
-        println!(
-            "| {} | in all | | {} in {seconds:.0} s |",
-            step.label,
-            verdict(shortfall.is_empty())
-        );
+        let Outcome { seconds, shortfall, is_skipped } = run(&step);
+        let verdict = if is_skipped { "SKIPPED" } else { verdict(shortfall.is_empty()) };
+        println!("| {} | in all | | {verdict} in {seconds:.0} s |", step.label);
+        if is_skipped {
+            skipped += &format!(", {} SKIPPED", step.label);
+        }
         shortfalls.extend(shortfall.into_iter().map(|what| format!("{}: {what}", step.label)));
     }
     println!();
     for shortfall in &shortfalls {
         println!("falls short: {shortfall}");
     }
-    println!("{} in {}", verdict(shortfalls.is_empty()), HumanDuration(start.elapsed()));
+    let verdict = verdict(shortfalls.is_empty());
+    println!("{verdict} in {}{skipped}", HumanDuration(start.elapsed()));
     if shortfalls.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

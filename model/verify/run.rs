@@ -13,6 +13,8 @@ pub struct Outcome {
     pub seconds: f64,
     /// What falls short, if anything.
     pub shortfall: Vec<String>,
+    /// The command has said that it was skipped, and was allowed to be.
+    pub is_skipped: bool,
 }
 
 /// Number of lines shown of a failed command that does not name the failed tests.
@@ -27,14 +29,17 @@ pub fn run(step: &Step) -> Outcome {
     progress.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
     progress.enable_steady_tick(Duration::from_millis(200));
     progress.set_message(step.command.join(" "));
-    let shortfall = follow(step, &progress).unwrap_or_else(|error| {
-        vec![format!("'{}' can't be run: {error}", step.command.join(" "))]
-    });
+    let (shortfall, is_skipped) = match follow(step, &progress) {
+        Ok(None) => (vec![], true),
+        Ok(Some(shortfall)) => (shortfall, false),
+        Err(error) => (vec![format!("'{}' can't be run: {error}", step.command.join(" "))], false),
+    };
     progress.finish_and_clear();
-    Outcome { seconds: start.elapsed().as_secs_f64(), shortfall }
+    Outcome { seconds: start.elapsed().as_secs_f64(), shortfall, is_skipped }
 }
 
-fn follow(step: &Step, progress: &ProgressBar) -> std::io::Result<Vec<String>> {
+/// Returns what falls short, or `None` if the command was skipped.
+fn follow(step: &Step, progress: &ProgressBar) -> std::io::Result<Option<Vec<String>>> {
     let (reader, writer) = std::io::pipe()?;
     let mut command = Command::new(&step.command[0]);
     command
@@ -66,7 +71,7 @@ fn follow(step: &Step, progress: &ProgressBar) -> std::io::Result<Vec<String>> {
     let status = child.wait()?;
     let skipped = step.skipped.is_some_and(|line| heard.last.iter().any(|l| l.starts_with(line)));
     if skipped && status.success() {
-        return Ok(vec![]);
+        return Ok(None);
     }
     let mut shortfall = heard.shortfall;
     for wanted in &step.targets {
@@ -95,7 +100,7 @@ fn follow(step: &Step, progress: &ProgressBar) -> std::io::Result<Vec<String>> {
         };
         shortfall.push(format!("'{}' ended with {status}{needs}", step.command.join(" ")));
     }
-    Ok(shortfall)
+    Ok(Some(shortfall))
 }
 
 /// The output of a step until now.
@@ -179,11 +184,17 @@ mod tests {
             skipped: Some("SKIPPED: machines: "),
             ..Step::new(crate::Name::Machines, "machines", command)
         };
-        assert_eq!(run(&step("echo tests: 5")).shortfall, [""; 0]);
-        assert_eq!(run(&step("echo SKIPPED: machines: no linker")).shortfall, [""; 0]);
-        assert_eq!(run(&step("echo SKIPPED: one test")).shortfall.len(), 1);
-        assert_eq!(run(&step("echo tests: 4")).shortfall.len(), 1);
-        assert_eq!(run(&step("grep SKIPPED: .ci/cross --max-count=0")).shortfall.len(), 2);
+        for (command, shortfall, is_skipped) in [
+            ("echo tests: 5", 0, false),
+            ("echo SKIPPED: machines: no linker", 0, true),
+            ("echo SKIPPED: one test", 1, false),
+            ("echo tests: 4", 1, false),
+            ("false", 2, false),
+        ] {
+            let outcome = run(&step(command));
+            let found = (outcome.shortfall.len(), outcome.is_skipped);
+            assert_eq!(found, (shortfall, is_skipped), "{command}");
+        }
     }
 
     #[test]
