@@ -294,10 +294,15 @@ impl Broker {
             return self.core.disconnect(client, Some(fault));
         }
         self.report.faults += 1;
-        let process = connection.process;
-        log::warn!("process {process} is disconnected before it has joined: {fault}");
-        if connection.client().is_some() {
-            connection.socket.send(&Packet::Bye(ByeReason::Fault), None);
+        match connection.client() {
+            Some(client) => {
+                log::warn!("client {client} is disconnected: {fault}");
+                connection.socket.send(&Packet::Bye(ByeReason::Fault), None);
+            }
+            None => {
+                let process = connection.process;
+                log::warn!("process {process} is disconnected before it has joined: {fault}");
+            }
         }
         self.hung_up(key);
     }
