@@ -8,6 +8,8 @@
 //!   publishers ring.
 //! * The half that reads a packet wakes the other half if that half is parked. The packet may be the
 //!   only ring for both.
+//! * What packets have told is kept for both halves, with a version. A half parks only at the version
+//!   at which it has looked.
 //! * No half starts to [poll](crate::core::control#polling) while the other one is parked, because
 //!   that overwrites the number.
 //!
