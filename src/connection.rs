@@ -29,7 +29,6 @@ use crate::sys::fork::Owner;
 use crate::wait::{SleepBound, SpinPolicy};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -62,8 +61,6 @@ pub(crate) struct Connection {
     /// The descriptors for event loops of the sending and the receiving half, made on first use. They
     /// cover the connection and the peer's process, and the second one the receiving half's waker.
     watched: [OnceLock<io::Result<Option<OwnedFd>>>; 2],
-    /// Whether the second descriptor was made before the waker and could not be extended.
-    misses_waker: AtomicBool,
 }
 
 /// What a half reads and writes under the lock.
@@ -91,6 +88,8 @@ pub(crate) struct State {
     /// if no packet has changed it since.
     pub version: u64,
     sleep_bound: SleepBound,
+    /// Whether the receiving half's descriptor was made before its waker and could not be extended.
+    misses_waker: bool,
 }
 
 /// The halves of a new connection.
@@ -152,6 +151,7 @@ impl Connection {
             progress: outbound.as_ref().map(|half| half.progress().clone()),
             version: 0,
             sleep_bound: SleepBound::new(),
+            misses_waker: false,
         };
         let connection = Connection {
             socket,
@@ -162,7 +162,6 @@ impl Connection {
             state: Mutex::new(state),
             wakers: OnceLock::new(),
             watched: [OnceLock::new(), OnceLock::new()],
-            misses_waker: AtomicBool::new(false),
         };
         Halves { connection: Arc::new(connection), outbound, inbound }
     }
@@ -186,7 +185,7 @@ impl Connection {
 
     /// Prepares the use of the halves in two threads.
     pub fn separate(&self) {
-        let Ok(locked) = self.lock() else { return };
+        let Ok(mut locked) = self.lock() else { return };
         let has_reserve = locked.state.lost.is_empty();
         let make = || if has_reserve { sleep::wakers() } else { [None, None] };
         if self.wakers.get().is_none()
@@ -194,7 +193,7 @@ impl Connection {
             && let Some(Ok(Some(watched))) = self.watched[1].get()
             && crate::sys::socket::watch(watched, waker.as_fd()).is_err()
         {
-            self.misses_waker.store(true, Ordering::Relaxed);
+            locked.state.misses_waker = true;
         }
     }
 

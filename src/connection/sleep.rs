@@ -15,7 +15,6 @@ use crate::wait::{self, RETRY_INTERVAL, Sleeper, SpinPolicy, Wait};
 use rustix::event::{EventfdFlags, epoll};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// The longest sleep in an event loop whose descriptor cannot report the peer's death.
@@ -133,9 +132,7 @@ impl Locked<'_> {
             self.watched(Half::Receiver);
         }
         let check = match connection.watched[1].get() {
-            Some(Ok(Some(_))) if is_separate && connection.misses_waker.load(Ordering::Relaxed) => {
-                Some(RETRY_INTERVAL)
-            }
+            Some(Ok(Some(_))) if self.state.misses_waker => Some(RETRY_INTERVAL),
             // The descriptor is the socket alone, which another half may empty.
             Some(Ok(None) | Err(_)) if is_separate => Some(RETRY_INTERVAL),
             Some(Err(_)) => Some(PEER_CHECK_INTERVAL),
