@@ -229,6 +229,11 @@ impl Receiver {
         if !self.inbox.is_empty() {
             return Ok(self.pop_inbox());
         }
+        // The frequent path may have found a message that was not whole any more. Its slot may be
+        // written meanwhile, so the chain must not be read again.
+        if !self.inbound.chain.is_whole() {
+            return Err(self.removed().into());
+        }
         let Some(slot) = self.next()? else { return Ok(None) };
         self.take(&slot).map(Some)
     }
