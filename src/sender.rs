@@ -717,3 +717,29 @@ impl AsRawFd for Sender {
         self.as_fd().as_raw_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::wire::Packet;
+    use crate::socket::Received;
+
+    // P3
+    #[test]
+    fn a_sender_that_only_looks_at_its_connection_sends_a_lost_page_again() {
+        let (mut sender, receiver) = crate::channel().unwrap();
+        let receivers_socket = &receiver.connection.socket;
+        for look in [
+            |sender: &mut Sender| assert_eq!(sender.ended(), None),
+            |sender: &mut Sender| assert_eq!(sender.held_up(), None),
+        ] {
+            assert_eq!(receivers_socket.send(&Packet::Again { id: 0 }, None), Sent::Yes);
+            look(&mut sender);
+            let received = receivers_socket.receive();
+            assert!(
+                matches!(received, Received::Packet(Packet::Page { id: 0 }, Some(_))),
+                "{received:?}"
+            );
+        }
+    }
+}

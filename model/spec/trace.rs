@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The owner of a region that is not known yet.
-const NOBODY: Who = Who::MAX;
+const NO_PROCESS: Who = Who::MAX;
 
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,7 +116,7 @@ impl Log {
         let mut entries = self.entries();
         entries.regions += 1;
         let (region, log) = (entries.regions - 1, self.clone());
-        Interposed::new(memory, Recorder { region, who: NOBODY, log })
+        Interposed::new(memory, Recorder { region, who: NO_PROCESS, log })
     }
 }
 
@@ -133,7 +133,7 @@ pub struct Recorder {
 
 impl<M> Interpose<M> for Recorder {
     fn after(&self, _: &M, at: usize, access: Access<'_>) {
-        if self.who == NOBODY {
+        if self.who == NO_PROCESS {
             return;
         }
         let access = match access {

@@ -1,5 +1,10 @@
 use super::*;
+use crate::core::chain::{BROKER, ChainReader, ChainWriter};
+use crate::core::control::Control;
 use crate::core::fault::Fault;
+use crate::core::layout::control_len;
+use crate::core::link::Link;
+use crate::socket::Socket;
 use crate::{Broker, Client};
 
 /// Calls `act` with two clients of a bus.
@@ -39,4 +44,26 @@ fn stops_reading_after_protocol_error() {
         assert_eq!(receiver.try_recv().unwrap_err(), ended);
         assert_eq!(receiver.recv().unwrap_err(), ended);
     });
+}
+
+// P8: the frequent path has found a message that was not whole, and its slot is written again now.
+#[test]
+fn a_removed_receiver_reads_no_slot_again() {
+    let limits = Limits::default();
+    let control = || Control::create(Region::heap(control_len(1)), 1);
+    let (ours, brokers) = (control(), control());
+    brokers.give_place(0, 7);
+    let peer = Control::check(brokers.memory().clone(), 0).unwrap();
+    let page = Region::heap(limits.page_len());
+    let _writer = ChainWriter::new(BROKER, limits, page.clone());
+    let reader = ChainReader::from_beginning(limits, BROKER, page, ours.clone(), 0).unwrap();
+    let link = Link::new(ours, peer.clone(), None, Some(reader.in_place(peer, 0, 7)));
+    let (socket, _brokers_socket) = Socket::pair().unwrap();
+    let halves = Connection::halves(socket, link, limits, ClientId(7), 1);
+    let (connection, inbound) = halves.receiving().unwrap();
+    let mut receiver = Receiver::new(connection, inbound, Settings::default());
+    assert_eq!(receiver.try_recv_elsewhere(), Ok(None));
+    brokers.end_membership(0);
+    let removed = RecvError::Disconnected(Disconnected::Removed);
+    assert_eq!(receiver.try_recv_elsewhere(), Err(removed));
 }
