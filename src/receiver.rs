@@ -642,7 +642,7 @@ fn poll(inbound: &mut Inbound<Region>, locked: &mut Locked<'_>) -> Result<Option
         match step(inbound, locked)? {
             Event::Message(slot) => return Ok(Some(slot)),
             Event::PageAdvanced => {}
-            Event::Empty => return on_empty(locked).map(|()| None),
+            Event::Empty => return no_more(locked).map(|()| None),
             Event::Unknown(next) => {
                 // Its descriptor was sent before the message that names it.
                 locked.pump(Half::Receiver);
@@ -654,7 +654,7 @@ fn poll(inbound: &mut Inbound<Region>, locked: &mut Locked<'_>) -> Result<Option
                 }
                 if inbound.chain.page(next).is_none() {
                     let fault = inbound.chain.unknown_page(next);
-                    locked.check_open()?;
+                    no_more(locked)?;
                     return Err(locked.fail(fault).into());
                 }
             }
@@ -684,12 +684,13 @@ fn release(inbound: &mut Inbound<Region>, locked: &mut Locked<'_>) {
     }
 }
 
-/// Handles an empty chain. All messages that arrived were received.
-fn on_empty(locked: &mut Locked<'_>) -> Result<(), RecvError> {
+/// Handles the end of the chain's messages or of its pages. Returns why the connection has ended, if
+/// it has.
+fn no_more(locked: &mut Locked<'_>) -> Result<(), RecvError> {
     // The end was detected before this poll of the chain, so no message can follow.
     match locked.ended() {
         None => Ok(()),
-        // The zero may belong to a page that is written again, while messages were not received.
+        // Messages were lost. An empty slot may belong to a page that is written again.
         Some(Disconnected::PeerDied) if !locked.is_whole() => Err(locked.removed().into()),
         Some(ended) => Err(ended.clone().into()),
     }

@@ -46,24 +46,65 @@ fn stops_reading_after_protocol_error() {
     });
 }
 
-// P8: the frequent path has found a message that was not whole, and its slot is written again now.
-#[test]
-fn a_removed_receiver_reads_no_slot_again() {
+/// A receiver that a broker has removed or will remove, and both ends of its bus.
+struct Removable {
+    receiver: Receiver,
+    writer: ChainWriter<Region>,
+    limits: Limits,
+    brokers: Control<Region>,
+    brokers_socket: Socket,
+}
+
+fn removable() -> Removable {
     let limits = Limits::default();
     let control = || Control::create(Region::heap(control_len(1)), 1);
     let (ours, brokers) = (control(), control());
     brokers.give_place(0, 7);
     let peer = Control::check(brokers.memory().clone(), 0).unwrap();
     let page = Region::heap(limits.page_len());
-    let _writer = ChainWriter::new(BROKER, limits, page.clone());
+    let writer = ChainWriter::new(BROKER, limits, page.clone());
     let reader = ChainReader::from_beginning(limits, BROKER, page, ours.clone(), 0).unwrap();
     let link = Link::new(ours, peer.clone(), None, Some(reader.in_place(peer, 0, 7)));
-    let (socket, _brokers_socket) = Socket::pair().unwrap();
+    let (socket, brokers_socket) = Socket::pair().unwrap();
     let halves = Connection::halves(socket, link, limits, ClientId(7), 1);
     let (connection, inbound) = halves.receiving().unwrap();
-    let mut receiver = Receiver::new(connection, inbound, Settings::default());
-    assert_eq!(receiver.try_recv_elsewhere(), Ok(None));
-    brokers.end_membership(0);
+    let receiver = Receiver::new(connection, inbound, Settings::default());
+    Removable { receiver, writer, limits, brokers, brokers_socket }
+}
+
+// P8: the frequent path has found a message that was not whole, and its slot is written again now.
+#[test]
+fn a_removed_receiver_reads_no_slot_again() {
+    let mut bus = removable();
+    assert_eq!(bus.receiver.try_recv_elsewhere(), Ok(None));
+    bus.brokers.end_membership(0);
     let removed = RecvError::Disconnected(Disconnected::Removed);
-    assert_eq!(receiver.try_recv_elsewhere(), Err(removed));
+    assert_eq!(bus.receiver.try_recv_elsewhere(), Err(removed));
+}
+
+// P8: messages were lost, so the end is a removal and not the peer's death. The broker announced the
+// next page after it had found the receiver's connection shut down.
+#[test]
+fn a_removed_receiver_whose_next_page_is_missing_learns_of_the_removal() {
+    for is_removed in [false, true] {
+        let Removable { mut receiver, mut writer, limits, brokers, brokers_socket } = removable();
+        writer.add_page(Region::heap(limits.page_len()));
+        let mut sent = 0;
+        while writer.send(Envelope::tagged(1), &[0; 1000]).is_ok() && sent <= limits.page_len() / 1000 {
+            sent += 1;
+        }
+        drop(brokers_socket);
+        if is_removed {
+            brokers.end_membership(0);
+        }
+        let error = loop {
+            match receiver.poll() {
+                Ok(Some(slot)) => receiver.inbound.chain.advance(&slot),
+                Ok(None) => {}
+                Err(error) => break error,
+            }
+        };
+        let why = if is_removed { Disconnected::Removed } else { Disconnected::PeerDied };
+        assert_eq!(error, RecvError::Disconnected(why));
+    }
 }
