@@ -172,7 +172,7 @@ impl Broker {
         for id in hand.bus().ids().skip(1) {
             let is_there = hand.bus().chain(id).is_open();
             let is_known = hand.bus().chain(BROADCAST).reader(id).is_some();
-            let life = hand.bus().process(id).life;
+            let Process { life, is_skipped, asks, .. } = *hand.bus().process(id);
             if life == Life::Ended && is_there && !hand.bus().chain(id).is_orphan {
                 if hand.is_broken(Break::NoRemoval) {
                     continue;
@@ -185,27 +185,14 @@ impl Broker {
                 && is_there
                 && !is_known
                 && !hand.bus().chain(id).is_orphan
+                && is_skipped == asks
+                && !(asks && hand.is_broken(Break::NotReadmitted))
             {
-                let mut pages: Vec<u16> =
-                    hand.bus().chain(BROADCAST).pages.iter().map(|page| page.id).collect();
-                if !hand.is_broken(Break::LentUnknownToLate) {
-                    pages.extend(
-                        hand.bus().foreign_pages.iter().map(|foreign_page| foreign_page.id),
-                    );
+                admit(hand, id, asks);
+                if !asks {
+                    let (page, position, number) = (0, crate::run::HEADER, 0);
+                    hand.act(Admit { chain: id, by: BROKER, page, position, number });
                 }
-                for page in pages {
-                    hand.act(Send { chain: BROADCAST, page, to: id });
-                }
-                let chain = hand.bus().chain(BROADCAST);
-                let (tail, number) = (chain.tail, chain.published);
-                let Place { page, mut position } = tail;
-                if hand.is_broken(Break::AdmittedInThePast) {
-                    let base = chain.page(page).and_then(|page| page.header).map_or(0, |h| h.0);
-                    position = base + crate::run::HEADER;
-                }
-                hand.act(Admit { chain: BROADCAST, by: id, page, position, number });
-                let (page, position, number) = (0, crate::run::HEADER, 0);
-                hand.act(Admit { chain: id, by: BROKER, page, position, number });
             }
         }
         (self.blocked, self.worked, self.taken) = (Blocked::No, false, 0);
@@ -510,6 +497,30 @@ impl Broker {
             }
         }
     }
+}
+
+/// Admits a receiver to the broadcast chain, for the first time or again.
+fn admit(hand: &mut Hand, id: Id, again: bool) {
+    let mut pages: Vec<u16> =
+        hand.bus().chain(BROADCAST).pages.iter().map(|page| page.id).collect();
+    if !hand.is_broken(Break::LentUnknownToLate) {
+        pages.extend(hand.bus().foreign_pages.iter().map(|foreign_page| foreign_page.id));
+    }
+    if again && hand.is_broken(Break::ReadmittedWithoutPages) {
+        pages.clear();
+    }
+    for page in pages {
+        hand.act(Send { chain: BROADCAST, page, to: id });
+    }
+    let chain = hand.bus().chain(BROADCAST);
+    let (tail, number) = (chain.tail, chain.published);
+    let Place { page, mut position } = tail;
+    let is_past = if again { Break::ReadmittedInThePast } else { Break::AdmittedInThePast };
+    if hand.is_broken(is_past) {
+        let base = chain.page(page).and_then(|page| page.header).map_or(0, |h| h.0);
+        position = base + crate::run::HEADER;
+    }
+    hand.act(Admit { chain: BROADCAST, by: id, page, position, number });
 }
 
 /// Returns the word that refers to a message, if it can be forwarded by reference.

@@ -16,6 +16,8 @@ use Action::*;
 pub enum Pc {
     /// It has not connected yet, or waits to be admitted.
     Joining,
+    /// It was skipped, has asked to receive again, and waits to be admitted.
+    Rejoining,
     Going,
     /// A batch is written, and its first commit word is deferred.
     Written(Word),
@@ -97,6 +99,10 @@ pub fn steps(setup: &Setup, run: &Run, id: Id) -> impl Iterator<Item = Step> {
             steps[1] = (is_there || !sends).then_some(Step::Receive);
             steps[2] = leaves.then_some(Step::HangUp);
         }
+        Pc::Rejoining => {
+            let is_answered = reader.is_some() || !bus.lives(BROKER);
+            steps[0] = is_answered.then_some(Step::Next);
+        }
         Pc::Asleep => steps[0] = bus.process(id).bell.then_some(Step::Next),
         Pc::Over => {}
         _ => steps[0] = Some(Step::Next),
@@ -115,7 +121,7 @@ pub fn step(hand: &mut Hand, id: Id, step: Step) {
         (Pc::Going, _) if hand.run.may_be_removed(id) => me.find(hand, id),
         (Pc::Going, _) => me.receive(hand, id),
         (Pc::Found | Pc::Copied | Pc::HasInHand, _) => me.read(hand, id),
-        _ if Client::is_told(hand, id) => me.after_strike(hand, id),
+        _ if Client::is_told(hand, id) => me.after_removal(hand, id),
         _ => me.next(hand, id),
     }
     if me.pc == Pc::Over {
@@ -217,7 +223,7 @@ impl Client {
         self.pc = Pc::Turned;
     }
 
-    fn next(&mut self, hand: &mut Hand, id: Id) {
+    pub fn next(&mut self, hand: &mut Hand, id: Id) {
         self.pc = match self.pc {
             Pc::Joining if hand.bus().process(id).life == Life::Unborn => {
                 hand.act(Born { process: id });
@@ -228,7 +234,11 @@ impl Client {
                 hand.act(End { process: id });
                 Pc::Over
             }
-            Pc::Joining => Pc::Going,
+            Pc::Rejoining if hand.bus().chain(BROADCAST).reader(id).is_none() => {
+                hand.act(End { process: id });
+                Pc::Over
+            }
+            Pc::Joining | Pc::Rejoining => Pc::Going,
             Pc::Written(word) => {
                 Pen::publish(hand, id, word);
                 self.sent += 1;

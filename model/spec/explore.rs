@@ -22,7 +22,7 @@ use std::time::Instant;
 pub enum Move {
     Client(Id, client::Step),
     Broker(broker::Choice),
-    /// The broker removal the last client, which lives.
+    /// The broker removes or skips the last client, which lives.
     Remove,
     /// A process is killed after the given number of accesses of its next move.
     Death(Id, Next, u8),
@@ -128,7 +128,7 @@ impl Setup {
             deaths_left: self.deaths,
             faults_left: self.has_faults,
             removal: self.removal,
-            removals_left: self.removal.is_some().into(),
+            removals_left: self.skips.max(self.removal.is_some().into()),
             discarded: false,
             tore: false,
             violation: None,
@@ -229,7 +229,7 @@ impl Model for Setup {
         if run.deaths_left > 0 && !received {
             moves.extend(self.deaths(run, &steps));
         }
-        if !received && removal::may_strike(self, run) {
+        if !received && removal::may_remove(self, run) {
             moves.push(Move::Remove);
         }
         moves.extend(steps);
@@ -282,7 +282,8 @@ impl Model for Setup {
             }));
         }
         if let Some(reads) = self.removal {
-            properties.extend(REMOVED.map(sometimes));
+            properties.push(sometimes(REMOVED_WHILE_IT_READS));
+            properties.push(sometimes(if self.skips > 0 { RECEIVES_AGAIN } else { HAS_ENDED }));
             properties.push(sometimes(match reads {
                 Reads::Copies => DISCARDED,
                 Reads::InPlace => RETIRED,
@@ -311,20 +312,25 @@ fn sometimes((name, condition): (&'static str, Condition)) -> Property<Setup> {
     Property { expectation: Expectation::Sometimes, name, condition }
 }
 
-/// Conditions that a setup with a removed live receiver must reach.
-const REMOVED: [(&str, Condition); 2] = [
+// Conditions that a setup with a removed or skipped live receiver must reach.
+const REMOVED_WHILE_IT_READS: (&str, Condition) =
     ("a receiver is removed while it reads", |setup, run| {
         setup.is_reached(run, |run| {
             run.clients.last().is_some_and(is_reading) && !run.bus.removed.is_empty()
         })
-    }),
-    ("a removed receiver has ended", |setup, run| {
-        let nobody_died = run.deaths_left == setup.deaths;
-        setup.is_reached(run, |run| {
-            run.removals_left == 0 && !run.bus.lives(run.clients.len() as Id)
-        }) && nobody_died
-    }),
-];
+    });
+const HAS_ENDED: (&str, Condition) = ("a removed receiver has ended", |setup, run| {
+    let nobody_died = run.deaths_left == setup.deaths;
+    setup.is_reached(run, |run| run.removals_left == 0 && !run.bus.lives(run.clients.len() as Id))
+        && nobody_died
+});
+const RECEIVES_AGAIN: (&str, Condition) = ("a skipped receiver receives again", |setup, run| {
+    setup.is_reached(run, |run| {
+        let reader = run.bus.chain(BROADCAST).reader(run.clients.len() as Id);
+        let is_reading = run.clients.last().is_some_and(is_reading);
+        run.removals_left == 0 && is_reading && reader.is_some()
+    })
+});
 const DISCARDED: (&str, Condition) =
     ("a changed copy is discarded", |setup, run| setup.is_reached(run, |run| run.discarded));
 const RETIRED: (&str, Condition) =

@@ -58,6 +58,7 @@ const BUS: Setup = Setup {
     deaths: 0,
     has_faults: 0,
     removal: None,
+    skips: 0,
     share: 2,
     by_ref: false,
     copies: true,
@@ -174,6 +175,29 @@ fn p3_p6_p8_a_removed_receiver_lives_on() {
     }
 }
 
+/// The same as [`REMOVED`], but that client is skipped and asks to receive again.
+const SKIPPED: Setup = Setup { skips: 1, ..REMOVED };
+const SKIPPED_IN_PLACE: Setup = Setup { skips: 1, ..IN_PLACE };
+
+#[test]
+fn p2_p3_p8_p10_a_skipped_receiver_receives_again() {
+    all("skipped_copies", Setup { deaths: 1, ..SKIPPED });
+    all("skipped_in_place", SKIPPED_IN_PLACE);
+    all("skipped_by_ref_in_place", Setup { by_ref: true, copies: false, ..SKIPPED_IN_PLACE });
+    if is_full() {
+        all("skipped_twice", Setup { skips: 2, ..SKIPPED });
+        all("skipped_in_place_death", Setup { deaths: 1, ..SKIPPED_IN_PLACE });
+        all("skipped_by_ref_copies", Setup { by_ref: true, copies: false, ..SKIPPED });
+        all("fine_skipped_copies", Setup { fine: true, ..SKIPPED });
+    }
+}
+
+#[test]
+fn p9_p10_every_run_with_a_skipped_receiver_ends() {
+    every_run_ends("skipped_copies", &SKIPPED);
+    every_run_ends("skipped_in_place", &SKIPPED_IN_PLACE);
+}
+
 #[test]
 fn p9_p10_every_run_with_a_removed_receiver_ends() {
     every_run_ends("removed_copies", &REMOVED);
@@ -214,6 +238,9 @@ fn stage(broken: Break) -> Setup {
         LentNotRetired | RetiredAfterCursor | RetiredUnread | RetiredReadBeforeCursor => {
             Setup { by_ref: true, copies: false, ..IN_PLACE }
         }
+        SkippedNotMarked | SkippedUnannounced | ReadmittedInThePast => SKIPPED,
+        ReadmittedWithoutPages | NotReadmitted => SKIPPED,
+        SkippedNotRetired => SKIPPED_IN_PLACE,
         LentUnknownToLate => Setup { scripts: &[&[1, 1], &[]], late: 1, ..BY_REF },
     };
     Setup { broken: Some(broken), ..setup }

@@ -14,8 +14,9 @@
 //!   This alone loses runs: those in which a ring arrives so late that it wakes for nothing. The
 //!   fine models have them.
 //! * **from a read to the load of the member word** of a receiver that may be removed: from the end
-//!   of a copy, or, in place, from the commit word. A word that is zero stays zero. So if the
-//!   removal comes in between, the receiver acts as if it had come earlier.
+//!   of a copy, or, in place, from the commit word. The word of a removed
+//!   receiver stays as it is, until that receiver itself asks to receive again. So if the removal
+//!   comes in between, the receiver acts as if it had come earlier.
 //!
 //! A message that can be received is received before anything else happens, because it is found
 //! unchanged at any later time. A message by reference is different: the model must show that its
@@ -81,7 +82,10 @@ fn nothing_to_drain(run: &Run) -> bool {
     run.bus.ids().skip(1).all(|id| {
         let is_known = run.bus.chain(BROADCAST).reader(id).is_some();
         match run.bus.process(id).life {
-            Life::Lives => is_known || run.bus.chain(id).is_orphan,
+            Life::Lives => {
+                let Process { is_skipped, asks, .. } = *run.bus.process(id);
+                is_known || run.bus.chain(id).is_orphan || is_skipped && !asks
+            }
             Life::Ended => !run.bus.chain(id).is_open(),
             Life::Unborn => true,
         }
@@ -97,6 +101,7 @@ pub fn settle(setup: &Setup, run: &mut Run) {
             client::Pc::Going | client::Pc::Written(_) => true,
             _ if is_reading(me) => true,
             client::Pc::Turned | client::Pc::Drowsy | client::Pc::Over => true,
+            client::Pc::Rejoining => true,
             _ => false,
         };
         if will_drain {

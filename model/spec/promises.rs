@@ -108,7 +108,10 @@ pub fn unmet(bus: &Bus) -> Option<Violation> {
         }
     }
     if !bus.removed.is_empty() {
-        return violation(10, "it was removed, and does not end");
+        return violation(10, "it was removed or skipped, and does not find out");
+    }
+    if broker_lives && bus.processes.iter().any(|process| process.asks) {
+        return violation(10, "it asked to receive again, and is not admitted");
     }
     for id in bus.ids().filter(|id| !bus.process(*id).is_hostile) {
         let chain = bus.chain(id);

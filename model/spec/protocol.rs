@@ -41,7 +41,16 @@ pub enum Action {
     EndMembership {
         by: Id,
     },
-    /// The sender removal a receiver: it is gone, at fault, or was disconnected.
+    /// The broker stores in the member word of a client that the client was skipped.
+    Skip {
+        by: Id,
+    },
+    /// A client that was skipped drops all pages, stores zero in its cursor and asks to receive
+    /// again.
+    Rejoin {
+        by: Id,
+    },
+    /// The sender removes a receiver: it is gone, at fault, was disconnected or skipped.
     RemoveReceiver {
         by: Id,
     },
@@ -255,6 +264,8 @@ impl Bus {
                 self.connect(action, rules)
             }
             EndMembership { .. }
+            | Skip { .. }
+            | Rejoin { .. }
             | RemoveReceiver { .. }
             | Retire { .. }
             | LearnRetired { .. }
@@ -323,6 +334,11 @@ impl Bus {
                     None => {
                         let is_present = place == chain.tail && number == chain.published;
                         rules.demand(is_present, 3, "it does not begin at the present")?;
+                        let process = self.process_mut(by);
+                        let is_due = !process.is_skipped || process.asks;
+                        rules.demand(is_due, 8, "admitted while it may read its old pages")?;
+                        (process.is_skipped, process.asks) = (false, false);
+                        let chain = self.chain_mut(id);
                         let (next, seen, has_begun) = (number, position, true);
                         let reader =
                             Reader { by, place, next, seen, has_begun, ..Reader::default() };

@@ -34,16 +34,19 @@ pub fn is_reading(me: &Client) -> bool {
 }
 
 impl Client {
-    /// Returns whether it was removed and is where it detects that. Nothing comes through its
-    /// socket any more.
+    /// Returns whether it was removed or skipped and is where it detects that: by the end of its
+    /// connection, or by a packet.
     pub fn is_told(hand: &Hand, id: Id) -> bool {
-        hand.bus().removed(id).is_some() && !hand.is_broken(Break::RemovedUnannounced)
+        let is_broken =
+            [Break::RemovedUnannounced, Break::SkippedUnannounced].map(|how| hand.is_broken(how));
+        hand.bus().removed(id).is_some() && is_broken == [false; 2]
     }
 
-    /// The step after its removal, where it does not read: it ends, or first reads on.
-    pub fn after_strike(&mut self, hand: &mut Hand, id: Id) {
+    /// The step after its removal, where it does not read: it stops reading, or first reads on.
+    pub fn after_removal(&mut self, hand: &mut Hand, id: Id) {
         match self.pc {
-            Pc::Drowsy | Pc::Asleep | Pc::Waking => self.ends(hand, id),
+            Pc::Asleep | Pc::Waking if hand.bus().process(id).is_skipped => self.next(hand, id),
+            Pc::Drowsy | Pc::Asleep | Pc::Waking => self.stops(hand, id),
             _ => {
                 hand.act(Unpark { by: id });
                 self.pc = Pc::Going;
@@ -56,29 +59,38 @@ impl Client {
         self.pc = Pc::Over;
     }
 
+    /// Stops reading: it asks to receive again if it was skipped, and ends otherwise.
+    fn stops(&mut self, hand: &mut Hand, id: Id) {
+        if !hand.bus().process(id).is_skipped || !hand.bus().lives(BROKER) {
+            return self.ends(hand, id);
+        }
+        hand.act(Rejoin { by: id });
+        self.pc = Pc::Rejoining;
+    }
+
     fn is_member(hand: &Hand, id: Id) -> bool {
-        !hand.bus().process(id).is_removed
+        hand.bus().process(id).is_member() || hand.is_broken(Break::SkippedNotMarked)
     }
 
     /// Checks for a message.
     pub fn find(&mut self, hand: &mut Hand, id: Id) {
         let is_early = hand.is_broken(Break::MemberReadBeforeCopy);
         if is_early && !Self::is_member(hand, id) {
-            return self.ends(hand, id);
+            return self.stops(hand, id);
         }
         match hand.look(BROADCAST, id) {
-            Word::Zero if self.is_closed => self.ends(hand, id),
+            Word::Zero if self.is_closed => self.stops(hand, id),
             Word::Zero => self.pc = Pc::Drowsy,
             Word::Message { .. } | Word::Reference { .. } => self.pc = Pc::Found,
             Word::EndOfPage { next } => {
                 let removed = hand.bus().removed(id);
                 match removed.is_none_or(|removed| hand.bus().next_page(removed, next).is_some()) {
                     true => self.follow(hand, id),
-                    false => self.ends(hand, id),
+                    false => self.stops(hand, id),
                 }
             }
             // A fault. It counts as the broker's only while the client is a member.
-            Word::Other => self.ends(hand, id),
+            Word::Other => self.stops(hand, id),
         }
     }
 
@@ -92,7 +104,7 @@ impl Client {
             }
             Pc::Found => {
                 if !Self::is_member(hand, id) && !hand.is_broken(Break::MemberUnreadInPlace) {
-                    return self.ends(hand, id);
+                    return self.stops(hand, id);
                 }
                 hand.act(HandOut { by: id });
                 self.pc = Pc::HasInHand;
@@ -105,7 +117,7 @@ impl Client {
                 if !is_taken {
                     let is_changed = hand.bus().removed(id).is_some_and(|it| it.is_changed);
                     hand.run.discarded |= is_changed;
-                    return self.ends(hand, id);
+                    return self.stops(hand, id);
                 }
                 if in_place {
                     self.reads_bytes(hand, id);

@@ -1,5 +1,5 @@
-//! How the broker removal a live receiver: it no longer waits for it, or has found a fault that
-//! this model leaves out.
+//! How the broker removes or skips a live receiver: the receiver is slow, or has a fault that this
+//! model leaves out.
 
 use crate::broker::{Broker, Pc};
 use crate::protocol::Action;
@@ -8,14 +8,14 @@ use crate::state::*;
 use Action::*;
 
 /// Returns whether it may do so now: while it reads its sockets, at a client's turn, or asleep.
-pub fn may_strike(setup: &Setup, run: &Run) -> bool {
+pub fn may_remove(setup: &Setup, run: &Run) -> bool {
     let last = setup.scripts.len() as Id;
     let is_there = run.bus.lives(last) && run.bus.chain(BROADCAST).reader(last).is_some();
     let pc = run.broker.pc;
     run.removals_left > 0 && is_there && matches!(pc, Pc::Draining | Pc::Taking(_) | Pc::Asleep)
 }
 
-/// Removes the last client, which lives.
+/// Removes or skips the last client, which lives.
 pub fn remove(hand: &mut Hand) {
     let mut me = hand.run.broker;
     hand.run.removals_left -= 1;
@@ -30,18 +30,22 @@ impl Broker {
             self.pc = Pc::Waking;
         }
         self.worked = true;
-        if !hand.is_broken(Break::MemberNotCleared) {
-            hand.act(EndMembership { by: id });
+        match hand.setup.skips {
+            0 if hand.is_broken(Break::MemberNotCleared) => {}
+            0 => hand.act(EndMembership { by: id }),
+            _ => hand.act(Skip { by: id }),
         }
         let left = hand.bus().chain(BROADCAST).reader(id).map_or(0, |reader| reader.cursor);
         hand.act(RemoveReceiver { by: id });
-        if hand.is_broken(Break::RemovedUnannounced) {
+        if hand.is_broken(Break::RemovedUnannounced) || hand.is_broken(Break::SkippedUnannounced) {
             hand.run.bus.process_mut(id).bell = false;
         }
         let chain = hand.bus().chain(BROADCAST);
         let has_left = left == chain.tail.position;
         let in_place = hand.bus().process(id).reads_in_place;
-        if !in_place || has_left || hand.is_broken(Break::NotRetired) {
+        let is_reused =
+            hand.is_broken(Break::NotRetired) || hand.is_broken(Break::SkippedNotRetired);
+        if !in_place || has_left || is_reused {
             return;
         }
         let to = self.pen(hand).place.position;

@@ -59,15 +59,24 @@ impl Bus {
     pub fn remove(&mut self, action: Action, rules: Rules) -> Verdict {
         match action {
             Action::EndMembership { by } => self.process_mut(by).is_removed = true,
+            Action::Skip { by } => self.process_mut(by).is_skipped = true,
+            Action::Rejoin { by } => {
+                let Process { is_skipped, asks, .. } = *self.process(by);
+                rules.demand(is_skipped && !asks, 12, "it asks to receive, and was not skipped")?;
+                self.drop_pages(by);
+                self.process_mut(by).asks = true;
+                self.process_mut(BROKER).bell = true;
+            }
             Action::RemoveReceiver { by } => {
-                let is_due =
-                    !self.lives(by) || self.process(by).is_hostile || self.process(by).is_removed;
+                let process = self.process(by);
+                let is_due = !self.lives(by) || process.is_hostile || !process.is_member();
                 rules.demand(is_due, 3, "removed although it lives, is correct and a member")?;
                 if self.lives(by) && !self.process(by).is_hostile {
                     self.let_read_on(by)?;
                 }
                 self.chain_mut(BROADCAST).readers.retain(|reader| reader.by != by);
-                self.chain_mut(by).is_orphan = true;
+                // The broker still reads the chain of a client that it has skipped.
+                self.chain_mut(by).is_orphan |= !(self.lives(by) && self.process(by).is_skipped);
                 let broker = self.process_mut(BROKER);
                 broker.owed_rings.remove(by);
                 broker.must_ring.remove(by);
@@ -85,7 +94,7 @@ impl Bus {
                 chain.retired = chain.retired.max(retired);
             }
             Action::HandOut { by } => {
-                let is_member = !self.process(by).is_removed;
+                let is_member = self.process(by).is_member();
                 rules.demand(is_member, 8, "it hands out what it found when it was no member")?;
                 let removed = self.removed.iter_mut().map(|removed| &mut removed.reader);
                 let readers = self.chains[usize::from(BROADCAST)].readers.iter_mut();
@@ -95,6 +104,14 @@ impl Bus {
             _ => unreachable!(),
         }
         Ok(())
+    }
+
+    /// A skipped receiver drops all pages of the broadcast chain and reads no further in them.
+    fn drop_pages(&mut self, by: Id) {
+        self.removed.retain(|removed| removed.reader.by != by);
+        self.chain_mut(BROADCAST).pages.iter_mut().for_each(|page| page.sent.remove(by));
+        self.foreign_pages.iter_mut().for_each(|page| page.sent.remove(by));
+        self.forget_what_all_have(BROADCAST);
     }
 
     /// It lives. Its later actions affect no other process, but actions on it still matter.
@@ -130,7 +147,7 @@ impl Bus {
         self.removed.push(removed);
         let process = self.process_mut(by);
         (process.owed_rings, process.must_ring) = (Set::default(), Set::default());
-        // Its connection has ended.
+        // Its connection has ended, or a packet says that it was skipped.
         process.bell = true;
         Ok(())
     }

@@ -88,6 +88,18 @@ breaks! {
     RetiredForEver,
     /// A removed receiver is not notified and does not check.
     RemovedUnannounced,
+    /// The broker skips a receiver and leaves its member word unchanged.
+    SkippedNotMarked,
+    /// A skipped receiver is sent no packet.
+    SkippedUnannounced,
+    /// The broker reuses pages that a skipped receiver reads in place.
+    SkippedNotRetired,
+    /// The broker admits a skipped receiver again where that one had left off.
+    ReadmittedInThePast,
+    /// The broker admits a skipped receiver again and sends it only new pages.
+    ReadmittedWithoutPages,
+    /// The broker does not answer a skipped receiver that asks to receive again.
+    NotReadmitted,
 }
 
 /// The parameters of a model.
@@ -106,6 +118,8 @@ pub struct Setup {
     pub has_faults: u8,
     /// Whether the broker may remove the last client, which sends nothing, at any time, once.
     pub removal: Option<Reads>,
+    /// The number of times that the broker may skip that client instead. Zero: it removes it.
+    pub skips: u8,
     /// Messages that the broker consumes from one client in a cycle.
     pub share: u8,
     /// Whether the broker may forward by reference.

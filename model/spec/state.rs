@@ -265,6 +265,10 @@ pub struct Process {
     pub reads_in_place: bool,
     /// Whether its member word is zero, although it may live.
     pub is_removed: bool,
+    /// Whether its member word says that it was skipped: the broker does not wait for it.
+    pub is_skipped: bool,
+    /// Whether it has dropped all pages and asked to receive again.
+    pub asks: bool,
     /// Whether its parked word names a sleep.
     pub is_parked: bool,
     /// Whether its parked word has the polling flag.
@@ -291,6 +295,13 @@ pub struct SecondLook {
     pub is_fenced: bool,
     pub empty: Set,
     pub learnt: Set,
+}
+
+impl Process {
+    /// Returns whether its member word says that the broker waits for it.
+    pub fn is_member(&self) -> bool {
+        !self.is_removed && !self.is_skipped
+    }
 }
 
 /// Constant sizes.

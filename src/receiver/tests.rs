@@ -90,7 +90,9 @@ fn a_removed_receiver_whose_next_page_is_missing_learns_of_the_removal() {
         let Removable { mut receiver, mut writer, limits, brokers, brokers_socket } = removable();
         writer.add_page(Region::heap(limits.page_len()));
         let mut sent = 0;
-        while writer.send(Envelope::tagged(1), &[0; 1000]).is_ok() && sent <= limits.page_len() / 1000 {
+        while writer.send(Envelope::tagged(1), &[0; 1000]).is_ok()
+            && sent <= limits.page_len() / 1000
+        {
             sent += 1;
         }
         drop(brokers_socket);
