@@ -8,6 +8,7 @@ mod hold_up;
 mod listener;
 mod packets;
 mod retired;
+mod slow;
 mod stop;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -99,6 +100,9 @@ pub struct Broker {
     /// Whether the loss of the socket or the lock file was logged.
     place_lost: bool,
     held_up: Option<HeldUp>,
+    policy: slow::Policy,
+    /// The slowest receiver, while the bus waits before it skips or disconnects that one.
+    stalled: Option<slow::Stalled>,
     connections: BTreeMap<Key, ClientConnection>,
     next_newcomer: Key,
     send_pending: bool,
@@ -128,6 +132,12 @@ pub struct BrokerStats {
     pub faults: u64,
     /// Connections that were refused.
     pub refused: u64,
+    /// Number of times that a receiver was skipped, see [`SlowReceiver`].
+    ///
+    /// [`SlowReceiver`]: crate::SlowReceiver
+    pub skipped: u64,
+    /// Receivers that were disconnected because they were too slow.
+    pub evicted: u64,
     /// The broker's own shared memory in bytes: the peak of its chain plus its control region.
     pub shared_bytes_peak: u64,
 }
@@ -307,7 +317,7 @@ impl Broker {
         });
         let unread_again = self.unread_again.map(|(at, _)| at);
         let again = [self.accept_again, self.rebind_again, unread_again, self.stuck_again];
-        let due = again.into_iter().chain([held_up, joining, unread]).flatten().min();
+        let due = again.into_iter().chain([held_up, joining, unread, self.slow_at()]).flatten().min();
         let due = due.map(|due| due.saturating_duration_since(Instant::now()));
         timeout.into_iter().chain(due).min()
     }

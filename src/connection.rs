@@ -8,13 +8,15 @@
 //! [wakes](Locked::wake_other) the other half if that half sleeps.
 
 mod packets;
+mod skipped;
 mod sleep;
 
 pub(crate) use self::packets::{map_page, map_page_to_share, send_announcement};
 pub(crate) use self::sleep::Sleep;
 
 use self::packets::Arrivals;
-use crate::core::chain::Membership;
+use self::skipped::Skipped;
+use crate::core::chain::{Membership, Standing};
 use crate::core::fault::Fault;
 use crate::core::limits::Limits;
 use crate::core::link::{Ends, Inbound, Interest, Link, Outbound, Progress};
@@ -77,6 +79,8 @@ pub(crate) struct State {
     ring_pending: bool,
     /// Our entry in the broker's control region, if we receive from a bus.
     membership: Option<Membership<Region>>,
+    /// How far the receiving half has come since the broker skipped it. `None` while it receives.
+    skipped: Option<Skipped>,
     /// The pages of the receiving half that have arrived. `None` if there is no such half.
     arrivals: Option<Arrivals>,
     /// Pages whose descriptors were lost here, and pages that the peer has lost.
@@ -143,6 +147,7 @@ impl Connection {
             held_up: None,
             ring_pending: false,
             membership: inbound.as_ref().and_then(|half| half.chain.membership().cloned()),
+            skipped: None,
             arrivals: inbound
                 .as_ref()
                 .map(|half| Arrivals::new(half.chain.budget(), limits.page_len())),
@@ -307,17 +312,11 @@ impl<'a> Locked<'a> {
     /// Ends the connection for a fault of the peer.
     pub fn fail(&mut self, fault: Fault) -> Disconnected {
         // The peer must not wait for us while the owner keeps this connection.
-        if fault == Fault::Removed || !self.is_whole() {
+        if fault == Fault::Removed || self.standing() == Standing::Removed {
             return self.removed();
         }
         self.connection.socket.shut_down();
         self.end(fault.into())
-    }
-
-    /// Returns whether the peer still waits for our cursor, so that everything that was read until
-    /// now is whole.
-    pub fn is_whole(&self) -> bool {
-        self.state.membership.as_ref().is_none_or(Membership::is_whole)
     }
 
     /// Ends the connection after a removal. The peer no longer waits for us and may reuse the pages

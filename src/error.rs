@@ -228,6 +228,12 @@ pub enum Disconnected {
         "the broker removed this client; its unread messages are lost, and the broker's log gives the reason"
     )]
     Removed,
+    /// This client was too slow a receiver, and the bus does not wait for it. Messages that it has
+    /// not received are lost.
+    #[error(
+        "the bus disconnected this client because it received too slowly; receive faster, ask to be skipped instead (`when_slow`), or start the broker with a larger --chain-budget"
+    )]
+    Evicted,
     /// The peer found a fault in this side's behaviour. The peer's log names it.
     #[error("the peer ended this connection for a protocol error; its log says which")]
     ProtocolError,
@@ -337,6 +343,13 @@ pub enum WaitError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecvError {
+    /// The bus has skipped this receiver because it was too slow. It has missed this many messages,
+    /// its own included. The next call receives the message after them.
+    #[error("{missed} messages were missed, because this client received too slowly")]
+    Gap {
+        /// The number of messages that were missed.
+        missed: u64,
+    },
     /// The connection has ended, and all messages that arrived were received.
     #[error(transparent)]
     Disconnected(#[from] Disconnected),

@@ -248,6 +248,7 @@ pub(crate) fn understand(
     match received {
         Received::Packet(Packet::Bye(reason), _) => Err(match reason {
             ByeReason::Fault => Disconnected::ProtocolError,
+            ByeReason::Slow => Disconnected::Evicted,
             _ => Disconnected::Closed,
         }
         .into()),

@@ -97,6 +97,7 @@ mod wait;
 
 pub use core::broker::Quota;
 pub use core::broker::hook::{Hook, Verdict};
+pub use core::broker::policy::SlowReceiver;
 pub use core::chain::Stats;
 pub use core::fault::{Fault, InvalidMemfd};
 pub use core::limits::{Limits, LimitsError};

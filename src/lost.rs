@@ -83,6 +83,13 @@ impl Lost {
         }
     }
 
+    /// Forgets all pages: the receiver was skipped, and is sent the pages anew.
+    pub fn clear(&mut self) {
+        self.pages.clear();
+        self.asked = None;
+        self.take_reserve();
+    }
+
     /// Records that the descriptor of this page was lost. Returns whether that is plausible.
     pub fn lost(&mut self, id: u32) -> bool {
         if !std::mem::replace(&mut self.is_told, true) {

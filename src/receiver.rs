@@ -10,7 +10,7 @@ use crate::backoff::CatchUpBackoff;
 use crate::bus_addr::BusAddr;
 use crate::client::ClientBuilder;
 use crate::connection::{Connection, Locked, Sleep};
-use crate::core::chain::{Event, Peek};
+use crate::core::chain::{Event, Peek, Standing};
 use crate::core::fault::Fault;
 use crate::core::limits::Limits;
 use crate::core::link::{Ends, Inbound, Interest};
@@ -61,6 +61,8 @@ pub struct Receiver {
     trusted: Option<TrustPeers>,
     /// Whether the broker announces the receiver count to this client.
     tracks_receivers: bool,
+    /// Number of messages that were missed before the next one and not reported yet.
+    missed: u64,
     inbox: Inbox,
     buffer: Vec<u8>,
     /// The envelope of the last message from the inbox.
@@ -96,6 +98,7 @@ impl Receiver {
             skipped,
             trusted,
             tracks_receivers,
+            missed: 0,
             inbox: Inbox::new(inbox_limit),
             buffer: Vec::new(),
             envelope: Envelope::default(),
@@ -222,32 +225,31 @@ impl Receiver {
         if let Some(Peek::Other(raw)) = self.peek()
             && let Some(slot) = self.inbound.peek_ref(raw)
             && self.is_for_us(&slot)
+            && self.copy(&slot)
         {
-            return self.take(&slot).map(Some);
+            return Ok(Some(self.pass(&slot)));
         }
         self.connection.check_owner()?;
         if !self.inbox.is_empty() {
             return Ok(self.pop_inbox());
         }
+        self.check_gap()?;
         // The frequent path may have found a message that was not whole any more. Its slot may be
         // written meanwhile, so the chain must not be read again.
         if !self.inbound.chain.is_whole() {
-            return Err(self.removed().into());
+            self.left_out()?;
         }
-        let Some(slot) = self.next()? else { return Ok(None) };
-        self.take(&slot).map(Some)
+        let slot = self.next()?;
+        match slot {
+            None => Ok(None),
+            Some(slot) if self.copy(&slot) => Ok(Some(self.pass(&slot))),
+            Some(_) => self.left_out().map(|()| None),
+        }
     }
 
     #[inline(always)]
     fn is_for_us(&self, slot: &Slot) -> bool {
         self.skipped != Some(slot.sender())
-    }
-
-    /// Consumes the message in `slot` and returns it.
-    #[inline(always)]
-    fn take(&mut self, slot: &Slot) -> Result<Message<'_>, RecvError> {
-        // In two steps, so that the frequent path builds no `Result` that the rare one must fill.
-        if self.copy(slot) { Ok(self.pass(slot)) } else { Err(self.removed().into()) }
     }
 
     /// Copies the payload, unless payloads are borrowed. Returns whether the message is whole.
@@ -301,19 +303,29 @@ impl Receiver {
     pub fn recv(&mut self) -> Result<Message<'_>, RecvError> {
         if let Some(Peek::Message(slot)) = self.peek()
             && self.is_for_us(&slot)
+            && self.copy(&slot)
         {
-            return self.take(&slot);
+            return Ok(self.pass(&slot));
         }
-        while !self.wait_for_message(None)? {}
-        // The message is missing in two cases. The broker removed a committed message, or it
-        // removed this client and reuses the page.
-        match self.inbound.chain.is_whole() {
-            false => Err(self.removed().into()),
-            true => self
-                .try_recv()?
-                .ok_or(RecvError::Disconnected(Disconnected::PeerFault(Fault::TakenBack))),
+        loop {
+            while !self.wait_for_message(None)? {}
+            if !self.inbox.is_empty() {
+                return self.pop_inbox().ok_or(Self::TAKEN_BACK);
+            }
+            match self.next()? {
+                Some(slot) if self.copy(&slot) => return Ok(self.pass(&slot)),
+                // The broker no longer waits for this receiver.
+                Some(_) => self.left_out()?,
+                None if !self.inbound.chain.is_whole() => self.left_out()?,
+                None if self.missed > 0 || self.locked(|_, locked| locked.is_skipped())? => {}
+                None => return Err(Self::TAKEN_BACK),
+            }
         }
     }
+
+    /// The broker removed a committed message.
+    const TAKEN_BACK: RecvError =
+        RecvError::Disconnected(Disconnected::PeerFault(Fault::TakenBack));
 
     /// Returns the next message and waits for it until the deadline. Returns `None` if the deadline
     /// passes.
@@ -379,11 +391,16 @@ impl Receiver {
     pub fn wait_for_message(&mut self, deadline: Option<Instant>) -> Result<bool, RecvError> {
         self.connection.check_owner()?;
         loop {
-            if !self.inbox.is_empty() || self.next()?.is_some() {
+            if !self.inbox.is_empty() {
+                return Ok(true);
+            }
+            self.check_gap()?;
+            if self.next()?.is_some() {
                 return Ok(true);
             }
             self.sleep(deadline);
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                self.check_gap()?;
                 return Ok(self.next()?.is_some());
             }
         }
@@ -391,6 +408,9 @@ impl Receiver {
 
     fn sleep(&mut self, deadline: Option<Instant>) {
         let Ok(seen) = self.locked(|_, locked| locked.state.version) else { return };
+        if self.missed > 0 {
+            return;
+        }
         let sleep = Sleep {
             connection: &self.connection,
             half: Half::Receiver,
@@ -473,7 +493,7 @@ impl Receiver {
     /// # Ok(()) }
     /// ```
     pub fn prepare_wait(&mut self) -> Wait {
-        let has_message = !self.inbox.is_empty();
+        let has_message = !self.inbox.is_empty() || self.missed > 0;
         // No check for the peer's death is needed, because a dead peer makes the descriptor
         // readable.
         let wait = self.locked(|inbound, locked| {
@@ -481,8 +501,7 @@ impl Receiver {
             if has_message {
                 return Wait::Ready;
             }
-            // Messages after a lost page are no reason to stay awake.
-            let message = locked.state.lost.is_empty();
+            let message = locked.awaits_messages();
             let interest = Interest { message, ..Interest::default() };
             let mut ends = Ends { outbound: None, inbound: Some(inbound) };
             match locked.park(Half::Receiver, &mut ends, interest, false) {
@@ -492,7 +511,11 @@ impl Receiver {
                 }
             }
         });
-        wait.unwrap_or(Wait::Ready)
+        match wait {
+            // It receives again from now on.
+            Ok(wait) if self.missed == 0 => wait,
+            _ => Wait::Ready,
+        }
     }
 
     /// Moves received messages to the inbox, up to a bound. The bound keeps a steady stream from
@@ -512,13 +535,18 @@ impl Receiver {
             if self.inbox.bytes > enough {
                 break;
             }
+            // The next operation reports missing messages, at their place.
+            if self.missed > 0 {
+                break;
+            }
             let Ok(Some(slot)) = self.next() else { break };
             let chain = &mut self.inbound.chain;
             let (envelope, seq) = (chain.envelope(&slot), chain.next_message());
             let mut payload = vec![0; slot.payload_len()];
             chain.read(&slot, &mut payload);
             if !chain.is_whole() {
-                self.removed();
+                // The next operation reports a removal.
+                let _ = self.left_out();
                 break;
             }
             chain.advance(&slot);
@@ -562,7 +590,7 @@ impl Receiver {
     #[inline(never)]
     fn poll(&mut self) -> Result<Option<Slot>, RecvError> {
         let polled = self.locked(poll)??;
-        if polled.is_none() {
+        if polled.is_none() && self.peeks.is_open() {
             self.on_empty_poll();
         }
         Ok(polled)
@@ -598,10 +626,37 @@ impl Receiver {
         });
     }
 
-    /// Ends the connection after a removal.
+    /// Handles a message that is not whole, because the broker does not wait for this receiver.
+    ///
+    /// # Errors
+    ///
+    /// The end of the connection after a removal. A skipped receiver goes on.
     #[cold]
-    fn removed(&mut self) -> Disconnected {
-        self.locked(|_, locked| locked.removed()).unwrap_or_else(|forked| forked)
+    fn left_out(&mut self) -> Result<(), RecvError> {
+        self.locked(|_, locked| match locked.standing() {
+            Standing::Removed => {
+                // A packet may say why.
+                locked.pump(Half::Receiver);
+                Err(locked.removed().into())
+            }
+            Standing::Skipped => {
+                locked.found_skipped();
+                Ok(())
+            }
+            // It was admitted again.
+            Standing::Member => Ok(()),
+        })?
+    }
+
+    /// Returns an error if messages are missing before the next one.
+    fn check_gap(&mut self) -> Result<(), RecvError> {
+        if self.missed == 0 {
+            return Ok(());
+        }
+        let missed = std::mem::take(&mut self.missed);
+        // Opens the gate again.
+        self.locked(|_, _| ())?;
+        Err(RecvError::Gap { missed })
     }
 
     /// Runs `act` with the lock held, and follows the connection's state.
@@ -613,11 +668,13 @@ impl Receiver {
             Err(forked) => (Err(forked), false),
             Ok(mut locked) => {
                 let result = act(&mut self.inbound, &mut locked);
-                if let Err(fault) = locked.take_arrivals(&mut self.inbound) {
-                    locked.fail(fault);
+                match locked.catch_up(&mut self.inbound) {
+                    Ok(missed) => self.missed += missed,
+                    Err(fault) => _ = locked.fail(fault),
                 }
                 let is_parked = locked.state.parking.is_parked(Half::Receiver);
-                (Ok(result), locked.ended().is_none() && !is_parked)
+                let is_open = locked.ended().is_none() && !locked.is_skipped();
+                (Ok(result), is_open && !is_parked && self.missed == 0)
             }
         };
         self.follow(peeks);
@@ -638,6 +695,10 @@ fn poll(inbound: &mut Inbound<Region>, locked: &mut Locked<'_>) -> Result<Option
         locked.pump(Half::Receiver);
     }
     locked.retry_ring(Half::Receiver);
+    if locked.is_skipped() {
+        locked.pump(Half::Receiver);
+        return no_more(locked).map(|()| None);
+    }
     for _ in 0..AT_ONCE {
         match step(inbound, locked)? {
             Event::Message(slot) => return Ok(Some(slot)),
@@ -646,7 +707,10 @@ fn poll(inbound: &mut Inbound<Region>, locked: &mut Locked<'_>) -> Result<Option
             Event::Unknown(next) => {
                 // Its descriptor was sent before the message that names it.
                 locked.pump(Half::Receiver);
-                locked.take_arrivals(inbound).map_err(|fault| locked.fail(fault))?;
+                if locked.is_skipped() {
+                    return Ok(None);
+                }
+                locked.catch_up(inbound).map_err(|fault| locked.fail(fault))?;
                 locked.may_read()?;
                 if locked.state.lost.contains(next) && locked.ended().is_none() {
                     // The page was requested again.
@@ -655,7 +719,8 @@ fn poll(inbound: &mut Inbound<Region>, locked: &mut Locked<'_>) -> Result<Option
                 if inbound.chain.page(next).is_none() {
                     let fault = inbound.chain.unknown_page(next);
                     no_more(locked)?;
-                    return Err(locked.fail(fault).into());
+                    on_fault(locked, fault)?;
+                    return Ok(None);
                 }
             }
         }
@@ -667,13 +732,25 @@ fn poll(inbound: &mut Inbound<Region>, locked: &mut Locked<'_>) -> Result<Option
 fn step(inbound: &mut Inbound<Region>, locked: &mut Locked<'_>) -> Result<Event, Disconnected> {
     locked.may_read()?;
     match inbound.poll(&mut locked.state.parking) {
-        Err(fault) => Err(locked.fail(fault)),
+        Err(fault) => on_fault(locked, fault).map(|()| Event::Empty),
         Ok((event, ring)) => {
             if ring && !locked.ring(Half::Receiver) {
                 inbound.not_rung();
             }
             Ok(event)
         }
+    }
+}
+
+/// Handles a fault in what was read. The pages of a skipped receiver may be written again, so that
+/// no fault in them is the broker's.
+fn on_fault(locked: &mut Locked<'_>, fault: Fault) -> Result<(), Disconnected> {
+    match locked.standing() {
+        Standing::Skipped => {
+            locked.found_skipped();
+            Ok(())
+        }
+        Standing::Member | Standing::Removed => Err(locked.fail(fault)),
     }
 }
 
@@ -691,7 +768,9 @@ fn no_more(locked: &mut Locked<'_>) -> Result<(), RecvError> {
     match locked.ended() {
         None => Ok(()),
         // Messages were lost. An empty slot may belong to a page that is written again.
-        Some(Disconnected::PeerDied) if !locked.is_whole() => Err(locked.removed().into()),
+        Some(Disconnected::PeerDied) if locked.standing() != Standing::Member => {
+            Err(locked.removed().into())
+        }
         Some(ended) => Err(ended.clone().into()),
     }
 }

@@ -42,6 +42,7 @@ impl Broker {
                 }
             }
         }
+        worked |= self.act_on_slow(&cycle);
         worked |= self.apply_actions();
         if was_short {
             self.announce_where(|_| true);

@@ -1,10 +1,12 @@
 //! The settings of a broker.
 
+use super::slow::Policy;
 use super::{
     Broker, BrokerStats, DESCRIPTORS_PER_CLIENT, FIRST_NEWCOMER, LISTENER, STOP, StopHandle, WATCH,
 };
 use crate::bus_addr::BusAddr;
 use crate::core::broker::hook::Hook;
+use crate::core::broker::policy::SlowReceiver;
 use crate::core::broker::{Core, Quota, ZERO_COPY_THRESHOLD};
 use crate::core::failpoint::effect;
 use crate::core::limits::{Limits, LimitsError};
@@ -23,7 +25,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The default limit of clients.
 const DEFAULT_CLIENTS: usize = 1024;
@@ -52,6 +54,7 @@ pub struct BrokerBuilder {
     max_clients: Option<usize>,
     access: PeerFilter,
     quota: Quota,
+    policy: Policy,
     zero_copy_threshold: Option<usize>,
     hook: Option<Box<dyn Hook>>,
 }
@@ -65,6 +68,7 @@ impl std::fmt::Debug for BrokerBuilder {
             .field("max_clients", &self.max_clients)
             .field("access", &self.access)
             .field("quota", &self.quota)
+            .field("policy", &self.policy)
             .field("zero_copy_threshold", &self.zero_copy_threshold)
             .field("hook", &self.hook.is_some())
             .finish()
@@ -117,6 +121,36 @@ impl BrokerBuilder {
     #[must_use]
     pub fn quota(mut self, budget: Quota) -> Self {
         self.quota = budget;
+        self
+    }
+
+    /// Sets what happens when a receiver is too slow, so that the broadcast chain is full. The
+    /// default is [`SlowReceiver::Block`]: the bus waits for it. A receiver may ask for something
+    /// else by [`ClientBuilder::when_slow`](crate::ClientBuilder::when_slow).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let bus = dir.path().join("bus");
+    /// use llmp::{Broker, SlowReceiver};
+    ///
+    /// let broker = Broker::builder().when_slow(SlowReceiver::Skip).bind(&bus)?;
+    /// # drop(broker);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn when_slow(mut self, policy: SlowReceiver) -> Self {
+        self.policy.when_slow = policy;
+        self
+    }
+
+    /// Sets how long the bus waits for a slow receiver that leaves no page, before it skips or
+    /// disconnects that receiver. The default is zero: a receiver that is a whole
+    /// [budget](BrokerBuilder::chain_budget) behind is too slow. The time has no effect on receivers
+    /// for which the bus waits anyway.
+    #[must_use]
+    pub fn slow_after(mut self, time: Duration) -> Self {
+        self.policy.after = time;
         self
     }
 
@@ -192,6 +226,8 @@ impl BrokerBuilder {
             core,
             access: self.access,
             max_clients,
+            policy: self.policy,
+            stalled: None,
             max_shared_pages,
             // The kernel limits the descriptors in flight per user, in all sockets together, to the
             // number that a process may open (`ETOOMANYREFS`, unix(7)).

@@ -40,8 +40,14 @@ pub(super) enum Stuck {
 pub(super) struct ClientConnection {
     pub socket: Socket,
     pub accepting: Accepting,
-    /// The next handshake packet until it is sent: `Welcome`, then `Start`.
+    /// The next packet of a join until it is sent: `Welcome`, `Start`, or `Skipped`.
     pub step: Option<Packet>,
+    /// Whether it was sent its first `Start`.
+    pub has_started: bool,
+    /// Whether it was skipped before.
+    was_skipped: bool,
+    /// Whether it was skipped and may still read pages in place.
+    pub keeps_pages: bool,
     /// The receiver count that was last sent.
     receiver_count: Option<usize>,
     /// When an announcement first had to wait, because the socket is full or holds its share of
@@ -74,6 +80,9 @@ impl ClientConnection {
             socket,
             accepting: Accepting::default(),
             step: None,
+            has_started: false,
+            was_skipped: false,
+            keeps_pages: false,
             receiver_count: None,
             full_since: None,
             has_died: false,
@@ -116,8 +125,9 @@ impl ClientConnection {
             }
             (Packet::Forget { id }, _) => core.page_forgotten(client, id),
             (Packet::Again { id }, _) if self.accepting.roles.has(Roles::RECEIVE) => {
-                // A missing page's `Forget` precedes or follows this request.
-                if core.page(id).is_some() {
+                // A missing page's `Forget` precedes or follows this request. A skipped client is
+                // sent all pages anew.
+                if core.page(id).is_some() && core.is_receiver(client) {
                     self.again.ask(id);
                 }
                 Ok(())
@@ -162,6 +172,7 @@ impl ClientConnection {
             match self.socket.send(step, control) {
                 Sent::Yes => {
                     self.in_flight += step.descriptors();
+                    self.has_started |= matches!(step, Packet::Start(_));
                     self.step = None;
                 }
                 other => return Progress::Sent(other),
@@ -175,6 +186,15 @@ impl ClientConnection {
             }
         }
         Progress::Sent(Sent::Yes)
+    }
+
+    /// Records that the client was skipped, and makes `packet` the next one. Returns whether it is
+    /// the first time.
+    pub fn skipped(&mut self, packet: Packet) -> bool {
+        self.again = Again::default();
+        self.step = Some(packet);
+        self.keeps_pages = self.reads_in_place();
+        !std::mem::replace(&mut self.was_skipped, true)
     }
 
     /// Returns whether the client's process may still be reading pages in place.

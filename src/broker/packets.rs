@@ -186,7 +186,7 @@ impl Broker {
         descriptor: &mut Option<ReceivedFd>,
     ) -> Result<(), Fault> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
-        let roles = Roles::SEND.and(Roles::RECEIVE).and(Roles::TRACK).and(Roles::IN_PLACE);
+        let roles = Roles::ALL;
         match connection.accepting.phase {
             Phase::Fresh => {
                 // Another version is refused as such, whatever else would refuse the client.
@@ -232,6 +232,12 @@ impl Broker {
                 self.report.clients += 1;
                 log::info!("client {client} has joined");
                 self.announce(*key);
+            }
+            Phase::Joined(client) if packet == Packet::Rejoin => {
+                return match self.rejoin(*key, client) {
+                    true => Ok(()),
+                    false => Err(packet.unexpected("from a client that was not skipped").into()),
+                };
             }
             Phase::Joined(client) => {
                 let may_share = matches!(packet, Packet::Page { .. })
@@ -316,7 +322,12 @@ impl Broker {
             effect("watch a connection no longer");
             let _ = epoll::delete(&self.epoll, fd);
         }
-        if connection.reads_in_place() {
+        if connection.keeps_pages {
+            // It was skipped, and is recorded. After a `Bye` it reads no further.
+            if !connection.reads_in_place() {
+                self.retired.remove(connection.process);
+            }
+        } else if connection.reads_in_place() {
             let pidfd = match connection.socket.take_peer() {
                 Peer::Known(pidfd) => Some(pidfd),
                 Peer::Unknown => connection.socket.peer_pidfd(),

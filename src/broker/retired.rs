@@ -24,16 +24,28 @@ impl Retired {
         self.0.extend(pidfd.filter(lives).map(|pidfd| (process, pidfd)));
     }
 
+    /// Records that a process has dropped the pages of one client.
+    pub fn remove(&mut self, process: i32) {
+        if let Some(i) = self.0.iter().position(|(other, _)| *other == process) {
+            self.0.swap_remove(i);
+        }
+    }
+
     /// Forgets processes that have ended.
     pub fn prune(&mut self) {
         self.0.retain(|(_, pidfd)| lives(pidfd));
     }
 
+    /// Returns whether one more client may keep pages.
+    pub fn has_room(&mut self) -> bool {
+        self.prune();
+        self.0.len() < MOST
+    }
+
     /// Returns whether another client of this process may read in place.
     pub fn admits(&mut self, process: i32) -> bool {
-        self.prune();
         // A process of another PID namespace has the id 0.
-        self.0.len() < MOST && self.0.iter().all(|(other, _)| *other != process || process == 0)
+        self.has_room() && self.0.iter().all(|(other, _)| *other != process || process == 0)
     }
 }
 

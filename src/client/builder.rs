@@ -3,6 +3,7 @@
 use super::Client;
 use crate::bus_addr::BusAddr;
 use crate::connection::Halves;
+use crate::core::broker::policy::SlowReceiver;
 use crate::core::memory::TrustPeers;
 use crate::core::message::ClientId;
 use crate::core::wire::Roles;
@@ -101,6 +102,32 @@ impl ClientBuilder {
     pub fn borrow_payloads(mut self, promise: TrustPeers) -> Self {
         self.trusted = Some(promise);
         self.roles = self.roles.and(Roles::IN_PLACE);
+        self
+    }
+
+    /// Sets what the bus does when this client is too slow a receiver, if that is less than to wait
+    /// for it. By default, and with [`SlowReceiver::Block`], the broker's setting applies.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let bus = dir.path().join("bus");
+    /// # let broker = llmp::Broker::bind(&bus)?;
+    /// # std::thread::spawn(move || broker.run());
+    /// use llmp::{Client, RecvError, SlowReceiver};
+    ///
+    /// // An observer for which the bus never waits.
+    /// let mut observer = Client::builder().when_slow(SlowReceiver::Skip).connect_receiver(&bus)?;
+    /// match observer.try_recv() {
+    ///     Ok(message) => assert!(message.is_none()),
+    ///     Err(RecvError::Gap { missed }) => eprintln!("{missed} messages were missed"),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn when_slow(mut self, policy: SlowReceiver) -> Self {
+        self.roles = self.roles.without(Roles::SKIP.and(Roles::EVICT)).and(policy.roles());
         self
     }
 

@@ -37,6 +37,17 @@ impl Arrivals {
         Arrivals { pages: Vec::new(), forgotten: Vec::new(), budget, most_forgotten }
     }
 
+    /// Drops everything: the receiving half was skipped.
+    pub fn clear(&mut self) {
+        self.pages.clear();
+        self.forgotten.clear();
+    }
+
+    /// Takes the pages that have arrived.
+    pub fn take_pages(&mut self) -> Vec<(u32, Region)> {
+        std::mem::take(&mut self.pages)
+    }
+
     fn forget(&mut self, id: u32) -> Result<(), Fault> {
         match self.pages.iter().position(|(arrived, _)| *arrived == id) {
             Some(i) => _ = self.pages.swap_remove(i),
@@ -133,6 +144,11 @@ impl Locked<'_> {
     }
 
     fn on_packet(&mut self, packet: Packet, descriptor: Option<ReceivedFd>) -> Result<(), Fault> {
+        match packet {
+            Packet::Skipped if self.on_skipped() => return Ok(()),
+            Packet::Start(start) if self.on_start(start) => return Ok(()),
+            _ => {}
+        }
         let state = &mut *self.state;
         match (packet, descriptor, &mut state.arrivals) {
             (Packet::Ring, ..) => {}
@@ -160,6 +176,7 @@ impl Locked<'_> {
                 self.end(match reason {
                     ByeReason::Closed | ByeReason::Other(_) => Disconnected::Closed,
                     ByeReason::Fault => Disconnected::ProtocolError,
+                    ByeReason::Slow => Disconnected::Evicted,
                 });
             }
             (packet, ..) => return Err(packet.unexpected("from a peer that is joined").into()),
@@ -172,7 +189,7 @@ impl Locked<'_> {
     /// # Errors
     ///
     /// The peer's [`Fault`].
-    pub fn take_arrivals(&mut self, inbound: &mut Inbound<Region>) -> Result<(), Fault> {
+    pub(super) fn take_arrivals(&mut self, inbound: &mut Inbound<Region>) -> Result<(), Fault> {
         let Some(Arrivals { pages, forgotten, .. }) = &mut self.state.arrivals else {
             return Ok(());
         };

@@ -45,8 +45,7 @@ impl Sleep<'_> {
         if locked.ended().is_some() || locked.state.version != self.seen {
             return;
         }
-        // Messages after a lost page are no reason to stay awake.
-        self.interest.message &= locked.state.lost.is_empty();
+        self.interest.message &= locked.awaits_messages();
         drop(locked);
         // `block` returns no error.
         let _ = wait::wait(&mut self, spin, deadline);
@@ -113,12 +112,19 @@ impl Locked<'_> {
         }
     }
 
+    /// Returns whether a message in the chain is a reason to stay awake. Messages after a lost page
+    /// are none, and nothing in the pages of a skipped receiver.
+    pub fn awaits_messages(&self) -> bool {
+        self.state.lost.is_empty() && !self.is_skipped()
+    }
+
     /// Returns the longest sleep that may begin now. `None` means until the peer rings.
     fn sleep_at_most(&mut self, half: Half, retry: bool) -> Option<Duration> {
+        let must_ask = self.must_ask();
         let state = &mut *self.state;
         let is_woken =
             self.connection.wakers.get().is_none_or(|all| all[half as usize - 1].is_some());
-        let retry = retry || state.ring_pending || !state.lost.is_empty() || !is_woken;
+        let retry = retry || state.ring_pending || !state.lost.is_empty() || !is_woken || must_ask;
         let bound = state.sleep_bound.at_most(state.parking.first_bounded_sleep());
         retry.then_some(RETRY_INTERVAL).into_iter().chain(bound).min()
     }

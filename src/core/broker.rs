@@ -9,6 +9,7 @@ mod cycle;
 mod forward;
 pub mod hook;
 mod members;
+pub mod policy;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +18,7 @@ pub use self::cycle::{Cycle, Quota};
 use self::forward::Hooked;
 use self::members::{Drain, Member, Members};
 use crate::core::broker::hook::Hook;
-use crate::core::chain::{Announcement, ChainWriter, Stats};
+use crate::core::chain::{Announcement, Blocked, ChainWriter, Stats};
 use crate::core::control::Control;
 use crate::core::fault::Fault;
 use crate::core::limits::Limits;
@@ -186,6 +187,26 @@ impl<M: Memory> Core<M> {
         }
         let (client, bytes) = self.broadcast.slowest()?;
         Some((ClientId(client), bytes))
+    }
+
+    /// Returns the receivers that keep messages from being forwarded: those that have not left the
+    /// oldest page or were not sent a page, and those that have not passed the messages that fill a
+    /// client's chain. `cycle` is the result of the last cycle.
+    pub fn laggards(&self, cycle: &Cycle) -> Vec<ClientId> {
+        if cycle.blocked == Some(Blocked::Announce) {
+            return self.has_unsent().collect();
+        }
+        let full = (cycle.blocked == Some(Blocked::Full)).then(|| self.broadcast.oldest_end());
+        // Messages by reference hold a sender up only when none comes.
+        let has_refs = cycle.consumed == 0 && self.has_refs();
+        let referenced = has_refs.then(|| {
+            let held = self.members.all.iter().filter(|member| self.holds_many_refs_of(member));
+            held.filter_map(|member| member.by_ref.held_until()).max()
+        });
+        match full.flatten().max(referenced.flatten()) {
+            Some(until) => self.broadcast.behind(until).map(ClientId).collect(),
+            None => Vec::new(),
+        }
     }
 
     /// Returns the clients that wait while the bus is blocked, as far as the broker can tell.

@@ -25,7 +25,7 @@ mod writing;
 
 pub use claim::Claim;
 #[cfg(feature = "std")]
-pub(crate) use reader::Membership;
+pub(crate) use reader::{Membership, Standing};
 pub use reader::{ChainReader, Event};
 pub(crate) use reader::{Peek, admit_page};
 pub use terms::{Announcement, Blocked, Refused, Start, Stats};

@@ -81,6 +81,11 @@ impl<M: Memory> Doorbell<M> {
         Doorbell { control, rung: 0, polled: false }
     }
 
+    /// Returns the owner's control region.
+    pub fn control(&self) -> &Control<M> {
+        &self.control
+    }
+
     /// Returns whether the owner polls. Then neither a ring nor a fence is needed.
     #[inline]
     pub fn is_polling(&mut self) -> bool {
@@ -205,8 +210,8 @@ impl<M: Memory> Control<M> {
         self.memory.load(cursor_offset(cursor_index) + CONTROL_CONSUMED, Site::ConsumedRead)
     }
 
-    /// Returns the id of the client that owns the entry `cursor_index`, or zero after its
-    /// membership has ended.
+    /// Returns the member word of the entry `cursor_index`: the id of the client that owns it, with
+    /// [`CONTROL_SKIPPED`] while it is skipped, or zero after its membership has ended.
     #[inline(always)]
     pub(crate) fn member(&self, cursor_index: usize) -> u64 {
         self.memory.load(cursor_offset(cursor_index) + CONTROL_MEMBER, Site::MemberRead)
@@ -216,6 +221,20 @@ impl<M: Memory> Control<M> {
     /// written.
     pub fn end_membership(&self, cursor_index: usize) {
         self.memory.store(cursor_offset(cursor_index) + CONTROL_MEMBER, 0, Site::MemberStore);
+    }
+
+    /// Publishes that the entry's client is skipped. From now on the pages that it reads may be
+    /// written, until it is [counted again](Control::count_again).
+    pub fn skip(&self, cursor_index: usize, client: u32) {
+        let skipped = u64::from(client) | CONTROL_SKIPPED;
+        let at = cursor_offset(cursor_index) + CONTROL_MEMBER;
+        self.memory.store(at, skipped, Site::MemberStore);
+    }
+
+    /// Publishes that a skipped client, which has asked for it, receives again.
+    pub fn count_again(&self, cursor_index: usize, client: u32) {
+        let at = cursor_offset(cursor_index) + CONTROL_MEMBER;
+        self.memory.store(at, client.into(), Site::MemberStore);
     }
 
     /// Publishes that pages which begin before `position`, in the chain read at `cursor_index`, are

@@ -124,9 +124,14 @@ pub const CONTROL_POLLING: u64 = 1 << 63;
 pub const CONTROL_CURSORS: usize = 2 * LINE;
 /// Offset of the *consumed* word, relative to the cursor.
 pub const CONTROL_CONSUMED: usize = WORD;
-/// Offset of the *member* word, relative to the cursor: the id of the client that owns the entry.
-/// It becomes zero when the sender stops waiting for that client.
+/// Offset of the *member* word, relative to the cursor:
+///
+/// * the id of the client that owns the entry, while the sender waits for it;
+/// * the id with [`CONTROL_SKIPPED`] after the client was skipped, until it receives again;
+/// * zero after the client was removed.
 pub const CONTROL_MEMBER: usize = 2 * WORD;
+/// Flag in the member word: the client was skipped.
+pub const CONTROL_SKIPPED: u64 = 1 << 63;
 /// Offset of the *retired* word, relative to the cursor. Pages that begin before that position are
 /// never written again.
 pub const CONTROL_RETIRED: usize = 3 * WORD;

@@ -47,6 +47,12 @@ impl Roles {
     pub const TRACK: Roles = Roles(4);
     /// The client reads payloads in place instead of copying them.
     pub const IN_PLACE: Roles = Roles(8);
+    /// Asks to be skipped when it is too slow.
+    pub const SKIP: Roles = Roles(16);
+    /// Asks to be disconnected when it is too slow.
+    pub const EVICT: Roles = Roles(32);
+    /// All of these.
+    pub const ALL: Roles = Roles(63);
 
     /// Returns whether these contain all of `roles`.
     pub fn has(self, roles: Roles) -> bool {
@@ -115,6 +121,8 @@ pub enum ByeReason {
     Closed,
     /// The other side found a fault of ours. The broker's log names it.
     Fault,
+    /// We were too slow a receiver.
+    Slow,
     /// A code that this version does not know.
     Other(u32),
 }
@@ -180,6 +188,10 @@ pub enum Packet {
     HeldUp { client: u32, process: u32, millis: u64 },
     /// The descriptor of this page was lost in the receiving process, which asks for another one.
     Again { id: u32 },
+    /// The broker no longer waits for this client as a receiver, because it was too slow.
+    Skipped,
+    /// The skipped client has dropped all pages and asks to receive again.
+    Rejoin,
 }
 
 /// Why a packet is invalid.
@@ -270,6 +282,8 @@ const BYE: u8 = 9;
 const RECEIVER_COUNT: u8 = 10;
 const HELD_UP: u8 = 11;
 const AGAIN: u8 = 12;
+const SKIPPED: u8 = 13;
+const REJOIN: u8 = 14;
 
 const REFUSED_VERSION: u32 = 1;
 const REFUSED_USER: u32 = 2;
@@ -281,6 +295,7 @@ const REFUSED_TOO_OFTEN: u32 = 7;
 
 const BYE_CLOSED: u32 = 1;
 const BYE_FAULT: u32 = 2;
+const BYE_SLOW: u32 = 3;
 
 impl Packet {
     /// Returns the packet's kind.
@@ -298,6 +313,8 @@ impl Packet {
             Packet::ReceiverCount { .. } => RECEIVER_COUNT,
             Packet::HeldUp { .. } => HELD_UP,
             Packet::Again { .. } => AGAIN,
+            Packet::Skipped => SKIPPED,
+            Packet::Rejoin => REJOIN,
         }
     }
 
@@ -316,6 +333,8 @@ impl Packet {
             Packet::ReceiverCount { .. } => "send ReceiverCount",
             Packet::HeldUp { .. } => "send HeldUp",
             Packet::Again { .. } => "send Again",
+            Packet::Skipped => "send Skipped",
+            Packet::Rejoin => "send Rejoin",
         }
     }
 
@@ -368,7 +387,9 @@ impl Packet {
                 };
                 put(Two { kind, zero, first: code.into(), second: detail.into() }.as_bytes())
             }
-            Packet::Join => put(Empty { kind, zero }.as_bytes()),
+            Packet::Join | Packet::Skipped | Packet::Rejoin => {
+                put(Empty { kind, zero }.as_bytes())
+            }
             Packet::Page { id } | Packet::Forget { id } | Packet::Again { id } => {
                 put(one(id).as_bytes())
             }
@@ -383,6 +404,7 @@ impl Packet {
             Packet::Bye(reason) => put(one(match reason {
                 ByeReason::Closed => BYE_CLOSED,
                 ByeReason::Fault => BYE_FAULT,
+                ByeReason::Slow => BYE_SLOW,
                 ByeReason::Other(code) => code,
             })
             .as_bytes()),
@@ -471,9 +493,13 @@ impl Packet {
                     code => Refusal::Other(code),
                 })
             }
-            JOIN => {
+            JOIN | SKIPPED | REJOIN => {
                 let Empty { .. } = body(bytes)?;
-                Packet::Join
+                match kind {
+                    JOIN => Packet::Join,
+                    SKIPPED => Packet::Skipped,
+                    _ => Packet::Rejoin,
+                }
             }
             PAGE => Packet::Page { id: body::<One>(bytes)?.value.get() },
             FORGET => Packet::Forget { id: body::<One>(bytes)?.value.get() },
@@ -489,6 +515,7 @@ impl Packet {
             BYE => Packet::Bye(match body::<One>(bytes)?.value.get() {
                 BYE_CLOSED => ByeReason::Closed,
                 BYE_FAULT => ByeReason::Fault,
+                BYE_SLOW => ByeReason::Slow,
                 code => ByeReason::Other(code),
             }),
             RECEIVER_COUNT => Packet::ReceiverCount { receivers: body::<One>(bytes)?.value.get() },

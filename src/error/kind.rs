@@ -76,6 +76,8 @@ kinds! {
     NoResources = 306,
     /// The handle belongs to the process that forked.
     Forked = 307,
+    /// The bus disconnected this client because it received too slowly.
+    Evicted = 308,
     /// The message is longer than the limit.
     MessageTooLong = 401,
     /// The chain has no room.
@@ -84,6 +86,8 @@ kinds! {
     InboxFull = 403,
     /// The client does not track the receiver count.
     NotTracking = 406,
+    /// A slow receiver has missed messages, and goes on.
+    Gap = 407,
     /// Shared memory can't be made or mapped.
     Memory = 501,
     /// Another system call failed.
@@ -167,6 +171,7 @@ impl Disconnected {
             Disconnected::Closed => ErrorKind::Closed,
             Disconnected::PeerDied => ErrorKind::PeerDied,
             Disconnected::Removed => ErrorKind::Removed,
+            Disconnected::Evicted => ErrorKind::Evicted,
             Disconnected::ProtocolError => ErrorKind::ProtocolError,
             Disconnected::PeerFault(_) => ErrorKind::PeerFault,
             Disconnected::NoResources(_) => ErrorKind::NoResources,
@@ -192,6 +197,7 @@ impl RecvError {
     /// Returns the kind of this error.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            RecvError::Gap { .. } => ErrorKind::Gap,
             RecvError::Disconnected(ended) => ended.kind(),
         }
     }

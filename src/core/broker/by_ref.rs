@@ -71,6 +71,11 @@ impl ByRef {
         self.held.front().map(|held| held.at)
     }
 
+    /// Returns the position in the broadcast chain after that message.
+    pub fn held_until(&self) -> Option<u64> {
+        self.held.front().map(|held| held.until)
+    }
+
     /// Returns whether a referenced message ends after this position of the broadcast chain.
     pub fn holds_behind(&self, position: u64) -> bool {
         self.held.back().is_some_and(|held| held.until > position)
@@ -147,7 +152,7 @@ impl<M: Memory> Core<M> {
         self.withdrawn.extend(member.by_ref.foreign_pages.iter().map(|foreign| foreign.id));
     }
 
-    fn has_refs(&self) -> bool {
+    pub(super) fn has_refs(&self) -> bool {
         !self.withdrawn.is_empty() || self.referenced_until > self.passed
     }
 

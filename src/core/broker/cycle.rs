@@ -6,7 +6,7 @@
 //! clients. The order matters: everything released was forwarded before (P3). All clients read the
 //! one broadcast chain, so all see one order (P2).
 
-use super::members::{Drain, Member};
+use super::members::{Drain, Member, Reception};
 use super::{Action, Core};
 use crate::core::broker::forward::{Hooked, forward};
 use crate::core::chain::{Blocked, ChainWriter, Event, Refused};
@@ -15,7 +15,6 @@ use crate::core::fault::Fault;
 use crate::core::layout::SLOT_HEADER;
 use crate::core::memory::Memory;
 use crate::core::message::ClientId;
-use crate::core::wire::Roles;
 use alloc::vec::Vec;
 
 /// How much the broker consumes from one client in a cycle.
@@ -227,7 +226,7 @@ impl<M: Memory> Core<M> {
         }
         for member in &mut self.members.all {
             let has_released = core::mem::take(&mut member.moved);
-            let concerned = has_released || published && member.roles.has(Roles::RECEIVE);
+            let concerned = has_released || published && member.reception == Reception::Receives;
             if concerned && member.doorbell().is_some_and(Doorbell::must_ring) {
                 self.actions.push(Action::Ring(member.id));
             }

@@ -8,6 +8,8 @@
 //!   --------> Reserved ----> Joined ----------> is read ------------> Leaving ---------> removed
 //!                            (receives if it asked)      removed from the broadcast chain
 //! ```
+//!
+//! A receiver that is [skipped](Core::skip) stays joined.
 
 use super::by_ref::ByRef;
 use super::{Action, Core, Reserved};
@@ -47,6 +49,7 @@ pub(super) struct Member<M> {
     pub id: ClientId,
     pub cursor: usize,
     pub roles: Roles,
+    pub reception: Reception,
     pub drain: Drain,
     /// Whether this cycle has consumed anything from it. After the release: whether its cursor was
     /// stored.
@@ -62,6 +65,16 @@ pub(super) enum Life<M> {
     Joined(Doorbell<M>),
     /// Its connection has ended. Its chain may still hold this many bytes.
     Leaving(usize),
+}
+
+/// Whether the broadcast chain waits for a member.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reception {
+    /// It does not receive: it has not joined, has another role, or is removed.
+    None,
+    Receives,
+    /// It was too slow, and has not asked to receive again.
+    Skipped,
 }
 
 /// Whether a member's socket was drained since its chain named an unknown page.
@@ -155,6 +168,7 @@ impl<M> Members<M> {
             id: client,
             cursor,
             roles,
+            reception: Reception::None,
             drain: Drain::NotNeeded,
             moved: false,
             by_ref: ByRef::default(),
@@ -208,6 +222,7 @@ impl<M: Memory> Core<M> {
         let member = self.members.get_mut(client).ok_or(Fault::Expelled)?;
         member.life = Life::Joined(Doorbell::new(peer.clone()));
         if member.roles.has(Roles::RECEIVE) {
+            member.reception = Reception::Receives;
             return Ok(self.broadcast.admit(client.0, peer, 0));
         }
         let (position, message) = (self.broadcast.tail(), self.broadcast.next_message());
@@ -290,7 +305,49 @@ impl<M: Memory> Core<M> {
     pub fn end_membership(&mut self, client: ClientId) {
         let Some(member) = self.members.get_mut(client) else { return };
         self.control.end_membership(member.cursor);
+        member.reception = Reception::None;
         let reads_in_place = member.roles.has(Roles::IN_PLACE);
+        self.stop_waiting(client, reads_in_place);
+    }
+
+    /// Skips a receiver that is too slow: the broker stops waiting for it. The client stays a
+    /// member, and the broker reads its chain. The owner sends it [`Packet::Skipped`]. When the
+    /// client has asked to receive again, call [`rejoin`](Core::rejoin). Returns whether the client
+    /// was a receiver.
+    ///
+    /// [`Packet::Skipped`]: crate::core::wire::Packet::Skipped
+    pub fn skip(&mut self, client: ClientId) -> bool {
+        let member = self.members.get_mut(client);
+        let Some(member) = member.filter(|m| m.reception == Reception::Receives) else {
+            return false;
+        };
+        self.control.skip(member.cursor, client.0);
+        member.reception = Reception::Skipped;
+        let reads_in_place = member.roles.has(Roles::IN_PLACE);
+        self.stop_waiting(client, reads_in_place);
+        true
+    }
+
+    /// Returns whether the broadcast chain waits for this client.
+    pub fn is_receiver(&self, client: ClientId) -> bool {
+        let member = self.members.index(client).ok().and_then(|i| self.members.all.get(i));
+        member.is_some_and(|member| member.reception == Reception::Receives)
+    }
+
+    /// Admits a skipped receiver again, which reads no further in its old pages. Returns where it
+    /// goes on, or `None` if it was not skipped.
+    pub fn rejoin(&mut self, client: ClientId) -> Option<Start> {
+        let member = self.members.get_mut(client);
+        let member = member.filter(|member| member.reception == Reception::Skipped)?;
+        let peer = member.doorbell()?.control().clone();
+        member.reception = Reception::Receives;
+        self.control.count_again(member.cursor, client.0);
+        Some(self.broadcast.admit(client.0, peer, 0))
+    }
+
+    /// Removes a receiver from the broadcast chain. If it reads in place, all pages that it may read
+    /// are retired.
+    fn stop_waiting(&mut self, client: ClientId, reads_in_place: bool) {
         let Some(left) = self.broadcast.remove_receiver(client.0).filter(|_| reads_in_place) else {
             return;
         };

@@ -77,7 +77,30 @@ pub(crate) struct Membership<M> {
     client: u32,
 }
 
+/// What a sender does about a client that reads its chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It waits for the client.
+    Member,
+    /// It does not wait, until the client asks to receive again.
+    Skipped,
+    /// It has ended the connection.
+    Removed,
+}
+
 impl<M: Memory> Membership<M> {
+    /// Returns what the sender does about this client. All that was read before is whole if the
+    /// client is a member.
+    pub(crate) fn standing(&self) -> Standing {
+        // pairs with ReuseFence
+        self.control.memory().fence(Site::CopyFence);
+        match self.control.member(self.slot) {
+            word if word == u64::from(self.client) => Standing::Member,
+            word if low(word) == self.client => Standing::Skipped,
+            _ => Standing::Removed,
+        }
+    }
+
     /// Returns whether the broker waits for this client.
     #[inline(always)]
     fn is_member(&self) -> bool {
@@ -469,6 +492,32 @@ impl<M: Memory> ChainReader<M> {
         self.pages.swap_remove(known);
         self.ref_page.take_if(|(known, _)| *known == id);
         Ok(())
+    }
+
+    /// Stops reading after this client was skipped: drops all pages but the current one, and stores
+    /// zero in the cursor. Nothing may be read until [`restart`](ChainReader::restart).
+    pub(crate) fn leave(&mut self) {
+        self.pages.clear();
+        self.ref_page = None;
+        // The reader has no position, so that a release leaves its cursor at zero.
+        (self.base, self.at) = (0, 0);
+        self.release();
+    }
+
+    /// Continues at `start`, in pages that were sent since the reader has
+    /// [left](ChainReader::leave). Returns the number of messages in between.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] if the page or the position is invalid, or if the message was received before.
+    /// Then nothing has changed.
+    pub(crate) fn restart(&mut self, pages: Vec<(u32, M)>, start: Start) -> Result<u64, Fault> {
+        let fault = Fault::Start { page: start.page, position: start.position };
+        let missed = start.message.checked_sub(self.next_message).ok_or(fault)?;
+        let control = self.control.clone();
+        let reader = Self::new(self.limits, self.owner, pages, start, control, self.slot)?;
+        *self = ChainReader { place: self.place.take(), ..reader };
+        Ok(missed)
     }
 
     /// Returns the fault of a sender whose page `next` never arrived.

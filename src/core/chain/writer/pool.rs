@@ -274,6 +274,17 @@ impl<M: Memory> ChainWriter<M> {
         Some((slowest.id, self.tail() - slowest.seen))
     }
 
+    /// Returns the receivers that have not passed `until`, as far as the writer knows.
+    pub fn behind(&self, until: u64) -> impl Iterator<Item = u32> + '_ {
+        let is_behind = move |peer: &&Peer<M>| peer.seen < until;
+        self.receivers.iter().filter(is_behind).map(|peer| peer.id)
+    }
+
+    /// Returns the end of the oldest page that receivers may still read, if the chain has gone on.
+    pub fn oldest_end(&self) -> Option<u64> {
+        self.chain.front().filter(|_| self.chain.len() > 1).map(Page::end)
+    }
+
     /// Returns the next announcement for receiver `id`. Call [`mark_sent`](ChainWriter::mark_sent)
     /// after sending it.
     pub fn announcement(&self, id: u32) -> Option<Announcement> {
@@ -339,9 +350,10 @@ impl<M: Memory> Peer<M> {
         (self.seen == end || self.control.consumed(self.slot) == end) && self.is_ours()
     }
 
-    /// Returns whether the entry whose words were just read still belongs to this chain's owner.
+    /// Returns whether the entry whose words were just read still belongs to this chain's owner. It
+    /// does while the owner is skipped as a receiver.
     pub(super) fn is_ours(&self) -> bool {
-        self.member.is_none_or(|member| self.control.member(self.slot) == u64::from(member))
+        self.member.is_none_or(|member| low(self.control.member(self.slot)) == member)
     }
 
     /// Returns the position before which the receiver says that pages must not be written again.
