@@ -317,7 +317,8 @@ impl Broker {
         });
         let unread_again = self.unread_again.map(|(at, _)| at);
         let again = [self.accept_again, self.rebind_again, unread_again, self.stuck_again];
-        let due = again.into_iter().chain([held_up, joining, unread, self.slow_at()]).flatten().min();
+        let due =
+            again.into_iter().chain([held_up, joining, unread, self.slow_at()]).flatten().min();
         let due = due.map(|due| due.saturating_duration_since(Instant::now()));
         timeout.into_iter().chain(due).min()
     }

@@ -6,8 +6,8 @@ mod connection;
 use connection::connection_of;
 use llmp::core::memory::TrustPeers;
 use llmp::{
-    Broker, BrokerStats, Client, ClientBuilder, Disconnected, Receiver, RecvError, SendError, Sender, SlowReceiver,
-    Wait,
+    Broker, BrokerStats, Client, ClientBuilder, Disconnected, Receiver, RecvError, SendError,
+    Sender, SlowReceiver, Wait,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use std::path::PathBuf;
@@ -196,8 +196,9 @@ fn slow_receivers_beside_a_fast_one_miss_nothing_that_is_not_reported() {
             }
             got
         };
-        let receivers: Vec<_> =
-            [(0, true), (50, true), (77, false)].map(|it| (bus.slow(SlowReceiver::Skip, in_place), it)).into();
+        let receivers: Vec<_> = [(0, true), (50, true), (77, false)]
+            .map(|it| (bus.slow(SlowReceiver::Skip, in_place), it))
+            .into();
         let results: Vec<_> = std::thread::scope(|scope| {
             let receive = &receive;
             let threads: Vec<_> = receivers

@@ -23,6 +23,14 @@ impl Model {
         let explored = check.run(self.scenario);
         report(&format!("model {}: {}", self.name, explored.says(check.bound)));
     }
+
+    /// Explores a model with a mistake on purpose, and prints when it was noticed.
+    pub fn fails(&self) {
+        let failure = explore(self.bound, Protocol::Production, self.scenario).err();
+        let failure = failure.unwrap_or_else(|| panic!("{}: no execution fails", self.name));
+        let executions = failure.explored.executions;
+        report(&format!("mistake {}: noticed after {executions} executions", self.name));
+    }
 }
 
 /// Returns the preemption bound of a model. If it has one, `LLMP_PREEMPTIONS` overrides it with a

@@ -10,6 +10,7 @@ use crate::scenario::chain::{
 };
 use crate::scenario::polls_beside::one_polls_and_one_sleeps;
 use crate::scenario::removed;
+use crate::scenario::skipped::{self, Mistake};
 use crate::sleepers::{First, two_sleepers};
 use llmp::core::wire::Roles;
 
@@ -127,6 +128,33 @@ pub const REMOVED: Model = model("removed_copies", Some(3), |loom| removed::copi
 
 pub const REMOVED_IN_PLACE: Model =
     model("removed_in_place", Some(3), |loom| removed::reads_in_place(loom, 8, 6));
+
+pub const SKIPPED: Model = model("skipped_copies", Some(4), |loom| {
+    skipped::receives_again(loom, 4, false, Mistake::None);
+});
+
+pub const SKIPPED_IN_PLACE: Model = model("skipped_in_place", None, |loom| {
+    skipped::receives_again(loom, 5, true, Mistake::None);
+});
+
+/// What a sender and a receiver must not do about a skipped receiver.
+pub const SKIPPED_MISTAKES: [Model; 5] = [
+    model("skipped, not marked", Some(2), |loom| {
+        skipped::receives_again(loom, 3, false, Mistake::Unmarked);
+    }),
+    model("skipped, counted too early", Some(2), |loom| {
+        skipped::receives_again(loom, 3, false, Mistake::CountedEarly);
+    }),
+    model("skipped, reads after asking", Some(2), |loom| {
+        skipped::receives_again(loom, 3, false, Mistake::ReadsAfterAsking);
+    }),
+    model("skipped in place, reads after asking", Some(2), |loom| {
+        skipped::receives_again(loom, 4, true, Mistake::ReadsAfterAsking);
+    }),
+    model("skipped, asks with its old cursor", Some(2), |loom| {
+        skipped::receives_again(loom, 3, false, Mistake::OldCursor);
+    }),
+];
 
 pub const REF_REMOVED: Model = model("ref_removed", Some(3), by_ref::removed_copies);
 

@@ -73,6 +73,17 @@ fn p8_a_removed_receiver_in_a_clients_page_sees_no_change() {
 }
 
 #[test]
+fn p3_p8_a_skipped_receiver_receives_again() {
+    models::SKIPPED.check();
+    models::SKIPPED_IN_PLACE.check();
+}
+
+#[test]
+fn p3_p8_each_mistake_about_a_skipped_receiver_is_noticed() {
+    models::SKIPPED_MISTAKES.iter().for_each(|model| model.fails());
+}
+
+#[test]
 fn p3_a_batch_is_visible_at_once() {
     models::BATCH.check();
 }

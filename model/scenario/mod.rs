@@ -14,6 +14,8 @@ mod note;
 pub mod polls_beside;
 #[allow(dead_code, reason = "not every checker has it")]
 pub mod removed;
+#[allow(dead_code, reason = "not every checker has it")]
+pub mod skipped;
 
 pub use note::{Note, Who};
 

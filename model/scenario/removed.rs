@@ -74,7 +74,7 @@ fn removed<R: Runtime>(runtime: &R, messages: u64, steps: usize, in_place: bool)
 }
 
 /// Takes a step. Returns whether to continue: the receiver has not found yet that it was removed.
-fn take<M: Memory>(receiver: &mut ChainReader<M>, in_place: bool) -> bool {
+pub fn take<M: Memory>(receiver: &mut ChainReader<M>, in_place: bool) -> bool {
     match receiver.poll() {
         Ok(Event::Empty | Event::PageAdvanced) => true,
         Ok(Event::Message(slot)) => {

@@ -52,9 +52,8 @@ impl Broker {
 
     fn policy_for(&self, client: ClientId) -> SlowReceiver {
         let connection = self.connection(client);
-        connection.map_or(SlowReceiver::Block, |it| {
-            self.policy.when_slow.for_roles(it.accepting.roles)
-        })
+        connection
+            .map_or(SlowReceiver::Block, |it| self.policy.when_slow.for_roles(it.accepting.roles))
     }
 
     /// Returns whether the slowest receiver has not moved for the time that the bus waits.

@@ -24,9 +24,9 @@ mod writer;
 mod writing;
 
 pub use claim::Claim;
+pub use reader::{ChainReader, Event};
 #[cfg(feature = "std")]
 pub(crate) use reader::{Membership, Standing};
-pub use reader::{ChainReader, Event};
 pub(crate) use reader::{Peek, admit_page};
 pub use terms::{Announcement, Blocked, Refused, Start, Stats};
 pub use writer::ChainWriter;

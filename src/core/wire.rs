@@ -387,9 +387,7 @@ impl Packet {
                 };
                 put(Two { kind, zero, first: code.into(), second: detail.into() }.as_bytes())
             }
-            Packet::Join | Packet::Skipped | Packet::Rejoin => {
-                put(Empty { kind, zero }.as_bytes())
-            }
+            Packet::Join | Packet::Skipped | Packet::Rejoin => put(Empty { kind, zero }.as_bytes()),
             Packet::Page { id } | Packet::Forget { id } | Packet::Again { id } => {
                 put(one(id).as_bytes())
             }

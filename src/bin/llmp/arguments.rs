@@ -7,7 +7,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use llmp::core::broker::ZERO_COPY_THRESHOLD;
-use llmp::{BusAddr, Limits, PeerFilter};
+use llmp::{BusAddr, Limits, PeerFilter, SlowReceiver};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -99,6 +99,12 @@ pub struct Broker {
     /// descriptors or mappings]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub max_clients: Option<u32>,
+    /// What to do about a receiver that is too slow, so that its unread messages fill --chain-budget
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = WhenSlow::Block)]
+    pub when_slow: WhenSlow,
+    /// Wait SECONDS for a slow receiver before it is skipped or evicted [default: 0]
+    #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
+    pub slow_after: Option<Duration>,
     /// Admit these users: same-user, everybody, or user ids like 0,1000. Opens the socket to other
     /// users. The directories above it must be open to them, too
     #[arg(long, value_name = "USERS", default_value = "same-user", value_parser = values::access)]
@@ -106,6 +112,27 @@ pub struct Broker {
     /// Write the line "ready PATH" to descriptor N once clients can connect; 1 is standard output
     #[arg(long, value_name = "N", value_parser = values::descriptor)]
     pub ready_fd: Option<u32>,
+}
+
+/// What to do about a receiver that is too slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WhenSlow {
+    /// Wait for it: no message is lost, and senders wait too
+    Block,
+    /// Go on without it: it loses the messages that it has not received, and learns how many
+    Skip,
+    /// Disconnect it
+    Evict,
+}
+
+impl From<WhenSlow> for SlowReceiver {
+    fn from(when_slow: WhenSlow) -> Self {
+        match when_slow {
+            WhenSlow::Block => SlowReceiver::Block,
+            WhenSlow::Skip => SlowReceiver::Skip,
+            WhenSlow::Evict => SlowReceiver::Evict,
+        }
+    }
 }
 
 /// Appends the default, which is a constant of the library, to a help text.
@@ -121,6 +148,7 @@ Examples:
   llmp broker ./logs.sock --max-message-len 64MiB
   llmp broker ./logs.sock --access everybody
   llmp broker logs --ready-fd 1
+  llmp broker logs --when-slow skip
 
 A name stands for a socket in $XDG_RUNTIME_DIR/llmp, or else in a directory of this user below
 /tmp. A broker that was killed can be started again. Under systemd (Type=notify) the broker reports
@@ -210,6 +238,9 @@ pub struct Recv {
     /// Continue when the broker ends and another one serves the bus
     #[arg(long)]
     pub reconnect: bool,
+    /// What the bus does if this command receives too slowly [default: what its broker was told]
+    #[arg(long, value_name = "HOW", value_enum)]
+    pub when_slow: Option<WhenSlow>,
     /// The trusted users.
     #[command(flatten)]
     pub trust: Trust,

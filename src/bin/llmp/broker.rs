@@ -28,6 +28,10 @@ pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
     if let Some(clients) = arguments.max_clients {
         builder = builder.max_clients(clients as usize);
     }
+    builder = builder.when_slow(arguments.when_slow.into());
+    if let Some(time) = arguments.slow_after {
+        builder = builder.slow_after(time);
+    }
     raise_descriptor_limit();
     let broker = builder.bind(bus)?;
     let stop = broker.stop_handle();
@@ -48,9 +52,9 @@ pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
     })?;
     let messages = report.broadcast.messages;
     let bytes = human(report.broadcast.payload_bytes);
-    let llmp::BrokerStats { clients, faults, refused, .. } = report;
+    let llmp::BrokerStats { clients, faults, refused, skipped, evicted, .. } = report;
     stderr::line(format_args!(
-        "bus '{bus}' has ended: clients {clients}, messages {messages} ({bytes}), faults {faults}, refused {refused}"
+        "bus '{bus}' has ended: clients {clients}, messages {messages} ({bytes}), faults {faults}, refused {refused}, skipped {skipped}, evicted {evicted}"
     ));
     Ok(())
 }

@@ -5,7 +5,7 @@ use crate::failure::{Failure, say};
 use crate::format;
 use crate::interrupt::Interrupt;
 use crate::values::{END_OF_TRANSFER, connect_error, is_closed};
-use llmp::{Disconnected, Receiver, RecvError, Wait};
+use llmp::{Disconnected, Receiver, RecvError, SlowReceiver, Wait};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::fs::File;
@@ -30,11 +30,17 @@ pub fn run(arguments: arguments::Recv) -> Result<(), Failure> {
     let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(cannot_write)?;
     let out = BufWriter::with_capacity(BUFFER_LEN, Output(File::from(stdout)));
     let left = arguments.count.unwrap_or(u64::MAX);
-    let mut receiving = Receiving { left, last: Instant::now(), out, interrupt };
+    let mut receiving = Receiving { left, missed: 0, last: Instant::now(), out, interrupt };
     loop {
         let end = receiving.receive(&arguments, &mut client);
         let end = end.and_then(|end| receiving.out.flush().map(|()| end));
         return match end {
+            Ok(End::Done) if arguments.until_eof && receiving.missed > 0 => {
+                let missed = receiving.missed;
+                Err(Failure::left(format!(
+                    "the transfer is incomplete: {missed} messages were missed"
+                )))
+            }
             Ok(End::Done) => Ok(()),
             // Without a number of messages to wait for, a signal is a normal end.
             Ok(End::Signal(_)) if arguments.count.is_none() && !arguments.until_eof => Ok(()),
@@ -73,7 +79,8 @@ fn connect(arguments: &arguments::Recv, wait: Option<Duration>) -> Result<Receiv
     if let Some(wait) = wait {
         builder = builder.wait_for_bus(wait);
     }
-    let client = builder.connect_receiver(&arguments.place.bus);
+    let when_slow = arguments.when_slow.map(SlowReceiver::from).unwrap_or_default();
+    let client = builder.when_slow(when_slow).connect_receiver(&arguments.place.bus);
     client.map_err(|error| connect_error(error, wait.is_some()))
 }
 
@@ -97,6 +104,8 @@ enum End {
 struct Receiving {
     /// The number of messages left to receive.
     left: u64,
+    /// The number of messages that were missed.
+    missed: u64,
     /// When the last message arrived.
     last: Instant,
     out: BufWriter<Output>,
@@ -111,6 +120,11 @@ impl Receiving {
             }
             let last = self.last;
             let message = match client.try_recv() {
+                Err(error @ RecvError::Gap { missed }) => {
+                    self.missed += missed;
+                    say(error);
+                    continue;
+                }
                 Err(error) => return Ok(End::Recv(error)),
                 Ok(message) => message,
             };

@@ -496,7 +496,7 @@ impl<M: Memory> ChainReader<M> {
 
     /// Stops reading after this client was skipped: drops all pages but the current one, and stores
     /// zero in the cursor. Nothing may be read until [`restart`](ChainReader::restart).
-    pub(crate) fn leave(&mut self) {
+    pub fn leave(&mut self) {
         self.pages.clear();
         self.ref_page = None;
         // The reader has no position, so that a release leaves its cursor at zero.
@@ -511,7 +511,7 @@ impl<M: Memory> ChainReader<M> {
     ///
     /// A [`Fault`] if the page or the position is invalid, or if the message was received before.
     /// Then nothing has changed.
-    pub(crate) fn restart(&mut self, pages: Vec<(u32, M)>, start: Start) -> Result<u64, Fault> {
+    pub fn restart(&mut self, pages: Vec<(u32, M)>, start: Start) -> Result<u64, Fault> {
         let fault = Fault::Start { page: start.page, position: start.position };
         let missed = start.message.checked_sub(self.next_message).ok_or(fault)?;
         let control = self.control.clone();
