@@ -10,6 +10,7 @@ mod inherited;
 mod life;
 mod mistakes;
 mod place;
+mod slow;
 mod unread;
 
 use rustix::process::{Pid, Signal, kill_process};
