@@ -16,6 +16,7 @@ use crate::sys::memfd::{ReceivedFd, RegionError};
 use crate::sys::system::os_page;
 use crate::wait::RETRY_INTERVAL;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 /// The time in which the other side must complete the handshake.
@@ -126,8 +127,18 @@ fn begin_chain(
     let Some(len) = state.first_page_len() else { return Ok(()) };
     let page = Region::shared("llmp-page", len)?;
     let packet = state.begin_chain(page.clone());
+    send_patiently(socket, deadline, &packet, page.descriptor())
+}
+
+/// Sends a packet of the handshake.
+fn send_patiently(
+    socket: &Socket,
+    deadline: Instant,
+    packet: &Packet,
+    descriptor: Option<BorrowedFd<'_>>,
+) -> Result<(), ConnectError> {
     // If the peer has hung up, the next answer may hold the reason.
-    while matches!(socket.send(&packet, page.descriptor()), Sent::NotNow | Sent::NoMemory) {
+    while matches!(socket.send(packet, descriptor), Sent::NotNow | Sent::NoMemory) {
         if Instant::now() >= deadline {
             return Err(ConnectError::Silent { seconds: HANDSHAKE_TIMEOUT.as_secs() });
         }
@@ -165,7 +176,11 @@ fn await_start(
     loop {
         let (packet, mut descriptor) = answer(socket, deadline)?;
         match state.take(packet, attach(packet, &mut descriptor)) {
-            Ok(None) => {}
+            Ok(None) => {
+                if state.must_rejoin() {
+                    send_patiently(socket, deadline, &Packet::Rejoin, None)?;
+                }
+            }
             Ok(Some(joined)) => return Ok(joined),
             Err(Fault::Removed) => return Err(Disconnected::Removed.into()),
             Err(fault) => return Err(Disconnected::from(fault).into()),

@@ -5,7 +5,7 @@ mod iter;
 
 pub use self::iter::Messages;
 
-use self::inbox::Inbox;
+use self::inbox::{Entry, Inbox};
 use crate::backoff::CatchUpBackoff;
 use crate::bus_addr::BusAddr;
 use crate::client::ClientBuilder;
@@ -61,8 +61,8 @@ pub struct Receiver {
     trusted: Option<TrustPeers>,
     /// Whether the broker announces the receiver count to this client.
     tracks_receivers: bool,
-    /// Number of messages that were missed before the next one and not reported yet.
-    missed: u64,
+    /// Number of times that it has received again after it was skipped.
+    restarts: u32,
     inbox: Inbox,
     buffer: Vec<u8>,
     /// The envelope of the last message from the inbox.
@@ -98,7 +98,7 @@ impl Receiver {
             skipped,
             trusted,
             tracks_receivers,
-            missed: 0,
+            restarts: 0,
             inbox: Inbox::new(inbox_limit),
             buffer: Vec::new(),
             envelope: Envelope::default(),
@@ -231,9 +231,8 @@ impl Receiver {
         }
         self.connection.check_owner()?;
         if !self.inbox.is_empty() {
-            return Ok(self.pop_inbox());
+            return self.pop_inbox();
         }
-        self.check_gap()?;
         // The frequent path may have found a message that was not whole any more. Its slot may be
         // written meanwhile, so the chain must not be read again.
         if !self.inbound.chain.is_whole() {
@@ -288,10 +287,15 @@ impl Receiver {
     }
 
     #[cold]
-    fn pop_inbox(&mut self) -> Option<Message<'_>> {
-        let (envelope, seq, payload) = self.inbox.pop()?;
-        (self.envelope, self.buffer) = (envelope, payload);
-        Some(Message::new(&self.envelope, seq, &self.buffer))
+    fn pop_inbox(&mut self) -> Result<Option<Message<'_>>, RecvError> {
+        match self.inbox.pop() {
+            None => Ok(None),
+            Some(Entry::Gap(missed)) => Err(RecvError::Gap { missed }),
+            Some(Entry::Message((envelope, seq, payload))) => {
+                (self.envelope, self.buffer) = (envelope, payload);
+                Ok(Some(Message::new(&self.envelope, seq, &self.buffer)))
+            }
+        }
     }
 
     /// Returns the next message and waits for it if there is none.
@@ -307,20 +311,30 @@ impl Receiver {
         {
             return Ok(self.pass(&slot));
         }
-        loop {
-            while !self.wait_for_message(None)? {}
+        // Without a deadline there is a message or an error.
+        self.receive(None)?.ok_or(Self::TAKEN_BACK)
+    }
+
+    /// Waits for the next message and consumes it. Returns `None` if the deadline passes.
+    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Message<'_>>, RecvError> {
+        while self.wait_for_message(deadline)? {
             if !self.inbox.is_empty() {
-                return self.pop_inbox().ok_or(Self::TAKEN_BACK);
+                return self.pop_inbox();
             }
             match self.next()? {
-                Some(slot) if self.copy(&slot) => return Ok(self.pass(&slot)),
-                // The broker no longer waits for this receiver.
+                Some(slot) if self.copy(&slot) => return Ok(Some(self.pass(&slot))),
                 Some(_) => self.left_out()?,
-                None if !self.inbound.chain.is_whole() => self.left_out()?,
-                None if self.missed > 0 || self.locked(|_, locked| locked.is_skipped())? => {}
+                // It was skipped in between, or removed.
+                None if !self.is_open() || !self.inbox.is_empty() => self.left_out()?,
                 None => return Err(Self::TAKEN_BACK),
             }
         }
+        Ok(None)
+    }
+
+    /// Returns whether the next message can be read in the chain.
+    fn is_open(&self) -> bool {
+        self.peeks.is_open() && self.inbound.chain.is_whole()
     }
 
     /// The broker removed a committed message.
@@ -334,7 +348,7 @@ impl Receiver {
     ///
     /// Returns [`RecvError`] if no more messages can arrive.
     pub fn recv_deadline(&mut self, deadline: Instant) -> Result<Option<Message<'_>>, RecvError> {
-        if self.wait_for_message(Some(deadline))? { self.try_recv() } else { Ok(None) }
+        self.receive(Some(deadline))
     }
 
     /// Returns the next message and waits for it for at most `timeout`. Returns `None` if the time
@@ -390,25 +404,29 @@ impl Receiver {
     #[inline]
     pub fn wait_for_message(&mut self, deadline: Option<Instant>) -> Result<bool, RecvError> {
         self.connection.check_owner()?;
+        let mut is_late = false;
         loop {
             if !self.inbox.is_empty() {
                 return Ok(true);
             }
-            self.check_gap()?;
             if self.next()?.is_some() {
-                return Ok(true);
+                if self.inbound.chain.is_whole() {
+                    return Ok(true);
+                }
+                self.left_out()?;
+            }
+            if is_late {
+                return Ok(!self.inbox.is_empty());
             }
             self.sleep(deadline);
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                self.check_gap()?;
-                return Ok(self.next()?.is_some());
-            }
+            is_late = deadline.is_some_and(|deadline| deadline <= Instant::now());
         }
     }
 
     fn sleep(&mut self, deadline: Option<Instant>) {
         let Ok(seen) = self.locked(|_, locked| locked.state.version) else { return };
-        if self.missed > 0 {
+        // It may have missed messages.
+        if !self.inbox.is_empty() {
             return;
         }
         let sleep = Sleep {
@@ -493,7 +511,7 @@ impl Receiver {
     /// # Ok(()) }
     /// ```
     pub fn prepare_wait(&mut self) -> Wait {
-        let has_message = !self.inbox.is_empty() || self.missed > 0;
+        let (has_message, restarts) = (!self.inbox.is_empty(), self.restarts);
         // No check for the peer's death is needed, because a dead peer makes the descriptor
         // readable.
         let wait = self.locked(|inbound, locked| {
@@ -512,8 +530,8 @@ impl Receiver {
             }
         });
         match wait {
-            // It receives again from now on.
-            Ok(wait) if self.missed == 0 => wait,
+            // It receives again, from a place that was not looked at before it parked.
+            Ok(wait) if self.restarts == restarts => wait,
             _ => Wait::Ready,
         }
     }
@@ -533,10 +551,6 @@ impl Receiver {
         let enough = limit.min(bytes + BYTES_FILLED_AT_ONCE);
         for _ in 0..FILLED_AT_ONCE {
             if self.inbox.bytes > enough {
-                break;
-            }
-            // The next operation reports missing messages, at their place.
-            if self.missed > 0 {
                 break;
             }
             let Ok(Some(slot)) = self.next() else { break };
@@ -562,6 +576,11 @@ impl Receiver {
             let Some(slot) = self.next_of_all()? else { return Ok(None) };
             if self.is_for_us(&slot) {
                 return Ok(Some(slot));
+            }
+            // What is read in a page that is written again must not count.
+            if !self.inbound.chain.is_whole() {
+                self.left_out()?;
+                return Ok(None);
             }
             self.inbound.chain.advance(&slot);
         }
@@ -648,17 +667,6 @@ impl Receiver {
         })?
     }
 
-    /// Returns an error if messages are missing before the next one.
-    fn check_gap(&mut self) -> Result<(), RecvError> {
-        if self.missed == 0 {
-            return Ok(());
-        }
-        let missed = std::mem::take(&mut self.missed);
-        // Opens the gate again.
-        self.locked(|_, _| ())?;
-        Err(RecvError::Gap { missed })
-    }
-
     /// Runs `act` with the lock held, and follows the connection's state.
     fn locked<T>(
         &mut self,
@@ -669,12 +677,16 @@ impl Receiver {
             Ok(mut locked) => {
                 let result = act(&mut self.inbound, &mut locked);
                 match locked.catch_up(&mut self.inbound) {
-                    Ok(missed) => self.missed += missed,
+                    Ok(None) => {}
+                    Ok(Some(missed)) => {
+                        self.inbox.push_gap(missed);
+                        self.restarts = self.restarts.wrapping_add(1);
+                    }
                     Err(fault) => _ = locked.fail(fault),
                 }
                 let is_parked = locked.state.parking.is_parked(Half::Receiver);
                 let is_open = locked.ended().is_none() && !locked.is_skipped();
-                (Ok(result), is_open && !is_parked && self.missed == 0)
+                (Ok(result), is_open && !is_parked)
             }
         };
         self.follow(peeks);
@@ -697,7 +709,13 @@ fn poll(inbound: &mut Inbound<Region>, locked: &mut Locked<'_>) -> Result<Option
     locked.retry_ring(Half::Receiver);
     if locked.is_skipped() {
         locked.pump(Half::Receiver);
-        return no_more(locked).map(|()| None);
+        return match locked.ended() {
+            None => Ok(None),
+            // First it receives again, and then what is there.
+            Some(_) if locked.may_restart() => Ok(None),
+            Some(Disconnected::Closed | Disconnected::PeerDied) => Err(locked.removed().into()),
+            Some(ended) => Err(ended.clone().into()),
+        };
     }
     for _ in 0..AT_ONCE {
         match step(inbound, locked)? {
@@ -768,7 +786,9 @@ fn no_more(locked: &mut Locked<'_>) -> Result<(), RecvError> {
     match locked.ended() {
         None => Ok(()),
         // Messages were lost. An empty slot may belong to a page that is written again.
-        Some(Disconnected::PeerDied) if locked.standing() != Standing::Member => {
+        Some(Disconnected::Closed | Disconnected::PeerDied)
+            if locked.standing() != Standing::Member =>
+        {
             Err(locked.removed().into())
         }
         Some(ended) => Err(ended.clone().into()),

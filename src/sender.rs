@@ -618,7 +618,14 @@ impl Sender {
 
     /// Ends the connection for a fault of the peer.
     fn fail(&mut self, fault: Fault) -> Disconnected {
-        self.locked(|_, locked| locked.fail(fault)).unwrap_or_else(|forked| forked)
+        let fail = |locked: &mut Locked<'_>| {
+            if fault == Fault::Removed {
+                // A packet may say why.
+                locked.pump(Half::Sender);
+            }
+            locked.fail(fault)
+        };
+        self.locked(|_, locked| fail(locked)).unwrap_or_else(|forked| forked)
     }
 
     /// Runs `act` with the lock held, and follows the connection's state.

@@ -324,8 +324,10 @@ impl Broker {
         }
         if connection.keeps_pages {
             // It was skipped, and is recorded. After a `Bye` it reads no further.
-            if !connection.reads_in_place() {
-                self.retired.remove(connection.process);
+            if !connection.reads_in_place()
+                && let Some(client) = connection.client()
+            {
+                self.retired.remove(client);
             }
         } else if connection.reads_in_place() {
             let pidfd = match connection.socket.take_peer() {

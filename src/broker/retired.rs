@@ -6,6 +6,7 @@
 //! more clients that borrow payloads.
 
 use crate::core::failpoint::observation;
+use crate::core::message::ClientId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -14,26 +15,38 @@ use std::os::fd::{AsRawFd, OwnedFd};
 pub(super) const MOST: usize = 4;
 
 #[derive(Default)]
-pub(super) struct Retired(Vec<(i32, OwnedFd)>);
+pub(super) struct Retired(Vec<Keeper>);
+
+/// A process that may keep pages.
+struct Keeper {
+    process: i32,
+    pidfd: OwnedFd,
+    /// Its client that is skipped, or `None` if it was disconnected.
+    skipped: Option<ClientId>,
+}
 
 impl Retired {
     /// Records a process that may keep pages. `None` as its pidfd means that it has ended or can't
     /// be followed.
     pub fn add(&mut self, process: i32, pidfd: Option<OwnedFd>) {
         self.prune();
-        self.0.extend(pidfd.filter(lives).map(|pidfd| (process, pidfd)));
+        let pidfd = pidfd.filter(lives);
+        self.0.extend(pidfd.map(|pidfd| Keeper { process, pidfd, skipped: None }));
     }
 
-    /// Records that a process has dropped the pages of one client.
-    pub fn remove(&mut self, process: i32) {
-        if let Some(i) = self.0.iter().position(|(other, _)| *other == process) {
-            self.0.swap_remove(i);
-        }
+    /// Records that a client's process may keep pages while the client is skipped.
+    pub fn add_skipped(&mut self, client: ClientId, process: i32, pidfd: OwnedFd) {
+        self.0.push(Keeper { process, pidfd, skipped: Some(client) });
+    }
+
+    /// Records that a skipped client reads no further in its pages.
+    pub fn remove(&mut self, client: ClientId) {
+        self.0.retain(|keeper| keeper.skipped != Some(client));
     }
 
     /// Forgets processes that have ended.
     pub fn prune(&mut self) {
-        self.0.retain(|(_, pidfd)| lives(pidfd));
+        self.0.retain(|keeper| lives(&keeper.pidfd));
     }
 
     /// Returns whether one more client may keep pages.
@@ -45,7 +58,7 @@ impl Retired {
     /// Returns whether another client of this process may read in place.
     pub fn admits(&mut self, process: i32) -> bool {
         // A process of another PID namespace has the id 0.
-        self.has_room() && self.0.iter().all(|(other, _)| *other != process || process == 0)
+        self.has_room() && self.0.iter().all(|other| other.process != process || process == 0)
     }
 }
 

@@ -3,8 +3,8 @@
 //! The choice is made in one place, when the broadcast chain is full ([`Broker::act_on_slow`]).
 
 use super::{Broker, ClientConnection, Key};
-use crate::core::broker::Cycle;
 use crate::core::broker::policy::SlowReceiver;
+use crate::core::broker::{Cycle, Laggards, Rejoined, Slow};
 use crate::core::message::ClientId;
 use crate::core::wire::{ByeReason, Packet};
 use crate::sys::peer::Peer;
@@ -21,28 +21,45 @@ pub(super) struct Policy {
     pub after: Duration,
 }
 
+/// The shortest time after which a receiver is too slow that does not read its socket, or that holds
+/// up one client by messages by reference. Both may be so for a moment without any delay of its own.
+const LASTING: Duration = Duration::from_millis(100);
+
 /// The slowest receiver's position while the bus waits for it.
 #[derive(Clone, Copy)]
 pub(super) struct Stalled {
-    unread: u64,
-    pub since: Instant,
+    position: Option<u64>,
+    since: Instant,
+    /// How long the bus waits.
+    time: Duration,
 }
 
 impl Broker {
     /// Skips or disconnects the receivers that keep messages from being forwarded, unless the bus
     /// must wait for one of them anyway. Returns whether it did.
     pub(super) fn act_on_slow(&mut self, cycle: &Cycle) -> bool {
-        let laggards: Vec<_> =
-            self.core.laggards(cycle).into_iter().map(|it| (it, self.policy_for(it))).collect();
-        let must_wait = laggards.iter().any(|(_, policy)| *policy == SlowReceiver::Block);
-        if laggards.is_empty() || must_wait {
+        let laggards = self.core.laggards(cycle, self.stalled.is_some());
+        let Some(Laggards { reason, mut clients }) = laggards.filter(|_| !self.stop.is_asked())
+        else {
+            self.stalled = None;
+            return false;
+        };
+        if reason == Slow::Unread {
+            // Others lack a page because the kernel had no memory for a packet.
+            clients.retain(|client| {
+                self.connection(*client).is_some_and(|it| it.full_since.is_some())
+            });
+        }
+        let policies: Vec<_> = clients.iter().map(|client| self.policy_for(*client)).collect();
+        if clients.is_empty() || policies.contains(&SlowReceiver::Block) {
             self.stalled = None;
             return false;
         }
-        if !self.policy.after.is_zero() && !self.is_stalled(Instant::now()) {
+        let least = if reason == Slow::Full { Duration::ZERO } else { LASTING };
+        if !self.has_lasted(self.policy.after.max(least)) {
             return false;
         }
-        for (client, policy) in laggards {
+        for (client, policy) in clients.into_iter().zip(policies) {
             if policy == SlowReceiver::Evict || !self.skip(client) {
                 self.evict(client);
             }
@@ -50,38 +67,36 @@ impl Broker {
         true
     }
 
+    /// Returns what happens to a client that is too slow. One that is not sent its first `Start` yet
+    /// has a time limit of its own.
     fn policy_for(&self, client: ClientId) -> SlowReceiver {
-        let connection = self.connection(client);
+        let connection = self.connection(client).filter(|connection| connection.has_started);
         connection
             .map_or(SlowReceiver::Block, |it| self.policy.when_slow.for_roles(it.accepting.roles))
     }
 
-    /// Returns whether the slowest receiver has not moved for the time that the bus waits.
-    fn is_stalled(&mut self, now: Instant) -> bool {
-        let unread = self.core.holds_up().map_or(0, |(_, bytes)| bytes);
-        let stalled = self.stalled.filter(|stalled| stalled.unread == unread);
-        let stalled = stalled.unwrap_or(Stalled { unread, since: now });
-        self.stalled = Some(stalled);
-        let is_over = now.saturating_duration_since(stalled.since) >= self.policy.after;
-        if is_over {
-            self.stalled = None;
+    /// Returns whether the slowest receiver has not moved for `time`.
+    fn has_lasted(&mut self, time: Duration) -> bool {
+        if time.is_zero() {
+            return true;
         }
+        let (now, position) = (Instant::now(), self.core.slowest_position());
+        let stalled = self.stalled.filter(|stalled| stalled.position == position);
+        let stalled = stalled.unwrap_or(Stalled { position, since: now, time });
+        let is_over = now.saturating_duration_since(stalled.since) >= time;
+        self.stalled = (!is_over).then_some(Stalled { time, ..stalled });
         is_over
     }
 
     /// Returns when the bus stops waiting for the slowest receiver.
     pub(super) fn slow_at(&self) -> Option<Instant> {
-        self.stalled.map(|stalled| stalled.since + self.policy.after)
+        self.stalled.and_then(|stalled| stalled.since.checked_add(stalled.time))
     }
 
     /// Skips a receiver. Returns whether that is possible.
     fn skip(&mut self, client: ClientId) -> bool {
         let key = Key::from(client.0);
         let Some(connection) = self.connections.get_mut(&key) else { return false };
-        if !connection.has_started {
-            // It would have to join anew.
-            return false;
-        }
         let process = connection.process;
         let pidfd = match connection.reads_in_place() {
             false => None,
@@ -95,8 +110,8 @@ impl Broker {
         if !self.core.skip(client) {
             return false;
         }
-        if pidfd.is_some() {
-            self.retired.add(process, pidfd);
+        if let Some(pidfd) = pidfd {
+            self.retired.add_skipped(client, process, pidfd);
         }
         if connection.skipped(Packet::Skipped) {
             log::warn!(
@@ -124,13 +139,17 @@ impl Broker {
     }
 
     /// Admits a skipped receiver again, which has dropped the pages that it read. Returns whether
-    /// it was skipped.
+    /// it may ask for that.
     pub(super) fn rejoin(&mut self, key: Key, client: ClientId) -> bool {
-        let Some(start) = self.core.rejoin(client) else { return false };
+        let start = match self.core.rejoin(client) {
+            Rejoined::At(start) => start,
+            Rejoined::Gone => return true,
+            Rejoined::NotSkipped => return false,
+        };
         if let Some(connection) = self.connections.get_mut(&key) {
             connection.step = Some(Packet::Start(start));
             if std::mem::take(&mut connection.keeps_pages) {
-                self.retired.remove(connection.process);
+                self.retired.remove(client);
             }
         }
         self.announce(key);

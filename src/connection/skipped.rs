@@ -72,24 +72,28 @@ impl Locked<'_> {
     }
 
     /// Gives the receiving half the pages that have arrived. If it was skipped, takes the next step
-    /// towards receiving again. Returns the number of messages that it has missed by now.
+    /// towards receiving again. Returns the number of messages that it has missed, if it receives
+    /// again from now on.
     ///
     /// # Errors
     ///
     /// The peer's [`Fault`].
-    pub fn catch_up(&mut self, inbound: &mut Inbound<Region>) -> Result<u64, Fault> {
+    pub fn catch_up(&mut self, inbound: &mut Inbound<Region>) -> Result<Option<u64>, Fault> {
         match self.state.skipped {
-            None => self.take_arrivals(inbound).map(|()| 0),
+            None => self.take_arrivals(inbound).map(|()| None),
             Some(Skipped::Told) => {
                 self.ask(inbound);
-                Ok(0)
+                Ok(None)
             }
-            // The page at the start may have lost its descriptor, and comes again then.
-            Some(Skipped::Asked(Some(start))) if !self.state.lost.contains(start.page) => {
-                self.restart(inbound, start)
-            }
-            Some(Skipped::Found | Skipped::Asked(_)) => Ok(0),
+            Some(Skipped::Asked(Some(start))) if self.may_restart() => self.restart(inbound, start),
+            Some(Skipped::Found | Skipped::Asked(_)) => Ok(None),
         }
+    }
+
+    /// Returns whether everything is there to receive again.
+    pub fn may_restart(&self) -> bool {
+        // The page at the start may have lost its descriptor, and comes again then.
+        matches!(self.state.skipped, Some(Skipped::Asked(Some(start))) if !self.state.lost.contains(start.page))
     }
 
     fn ask(&mut self, inbound: &mut Inbound<Region>) {
@@ -100,19 +104,23 @@ impl Locked<'_> {
         }
     }
 
-    fn restart(&mut self, inbound: &mut Inbound<Region>, start: Start) -> Result<u64, Fault> {
+    fn restart(
+        &mut self,
+        inbound: &mut Inbound<Region>,
+        start: Start,
+    ) -> Result<Option<u64>, Fault> {
         let pages = self.state.arrivals.as_mut().map(|arrivals| arrivals.take_pages());
         match inbound.chain.restart(pages.unwrap_or_default(), start) {
             Ok(missed) => {
                 self.state.skipped = None;
                 // What was forgotten since then.
                 self.take_arrivals(inbound)?;
-                Ok(missed)
+                Ok(Some(missed))
             }
             // It was skipped again, and pages are written again. The packet is still to come.
             Err(_) if self.standing() == Standing::Skipped => {
                 self.state.skipped = Some(Skipped::Found);
-                Ok(0)
+                Ok(None)
             }
             Err(fault) => Err(fault),
         }

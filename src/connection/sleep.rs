@@ -120,7 +120,7 @@ impl Locked<'_> {
 
     /// Returns the longest sleep that may begin now. `None` means until the peer rings.
     fn sleep_at_most(&mut self, half: Half, retry: bool) -> Option<Duration> {
-        let must_ask = self.must_ask();
+        let must_ask = half == Half::Receiver && self.must_ask();
         let state = &mut *self.state;
         let is_woken =
             self.connection.wakers.get().is_none_or(|all| all[half as usize - 1].is_some());

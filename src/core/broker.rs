@@ -16,6 +16,7 @@ mod tests;
 use self::cycle::Share;
 pub use self::cycle::{Cycle, Quota};
 use self::forward::Hooked;
+pub use self::members::Rejoined;
 use self::members::{Drain, Member, Members};
 use crate::core::broker::hook::Hook;
 use crate::core::chain::{Announcement, Blocked, ChainWriter, Stats};
@@ -37,6 +38,26 @@ pub enum Action {
     /// The client is removed. Everything that it had committed was forwarded, unless a fault is
     /// given.
     Remove(ClientId, Option<Fault>),
+}
+
+/// Why the bus waits for receivers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slow {
+    /// The broadcast chain is full, and they have not left its oldest page.
+    Full,
+    /// They were not sent a page that is to be named.
+    Unread,
+    /// They have not passed messages by reference that fill a client's chain.
+    References,
+}
+
+/// The receivers for which the bus waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Laggards {
+    /// The common reason.
+    pub reason: Slow,
+    /// All of them.
+    pub clients: Vec<ClientId>,
 }
 
 /// The place of a new client.
@@ -189,24 +210,39 @@ impl<M: Memory> Core<M> {
         Some((ClientId(client), bytes))
     }
 
-    /// Returns the receivers that keep messages from being forwarded: those that have not left the
-    /// oldest page or were not sent a page, and those that have not passed the messages that fill a
-    /// client's chain. `cycle` is the result of the last cycle.
-    pub fn laggards(&self, cycle: &Cycle) -> Vec<ClientId> {
-        if cycle.blocked == Some(Blocked::Announce) {
-            return self.has_unsent().collect();
+    /// Returns the receivers that keep messages from being forwarded, and why. `cycle` is the result
+    /// of the last cycle. If `always` holds, also looks for messages by reference that fill a
+    /// client's chain while other messages pass.
+    pub fn laggards(&self, cycle: &Cycle, always: bool) -> Option<Laggards> {
+        // A receiver with an invalid cursor was removed, and may have been the only one.
+        if self.actions.iter().any(|action| matches!(action, Action::Remove(..))) {
+            return None;
         }
-        let full = (cycle.blocked == Some(Blocked::Full)).then(|| self.broadcast.oldest_end());
-        // Messages by reference hold a sender up only when none comes.
-        let has_refs = cycle.consumed == 0 && self.has_refs();
-        let referenced = has_refs.then(|| {
-            let held = self.members.all.iter().filter(|member| self.holds_many_refs_of(member));
-            held.filter_map(|member| member.by_ref.held_until()).max()
-        });
-        match full.flatten().max(referenced.flatten()) {
-            Some(until) => self.broadcast.behind(until).map(ClientId).collect(),
-            None => Vec::new(),
+        let behind = |until| self.broadcast.behind(until).map(ClientId).collect();
+        match cycle.blocked {
+            Some(Blocked::Announce) => {
+                return Some(Laggards {
+                    reason: Slow::Unread,
+                    clients: self.has_unsent().collect(),
+                });
+            }
+            Some(Blocked::Full) => {
+                let clients = behind(self.broadcast.oldest_end()?);
+                return Some(Laggards { reason: Slow::Full, clients });
+            }
+            Some(Blocked::NeedPage(_)) | None => {}
         }
+        if !(always || cycle.consumed == 0) || !self.has_refs() {
+            return None;
+        }
+        let waits = self.members.all.iter().filter(|member| self.holds_many_refs_of(member));
+        let until = waits.filter_map(|member| member.by_ref.held_until()).max()?;
+        Some(Laggards { reason: Slow::References, clients: behind(until) })
+    }
+
+    /// Returns the position that the slowest receiver has left.
+    pub fn slowest_position(&self) -> Option<u64> {
+        self.broadcast.slowest_position()
     }
 
     /// Returns the clients that wait while the bus is blocked, as far as the broker can tell.

@@ -15,9 +15,9 @@ use crate::core::broker::Core;
 use crate::core::chain::{BROKER, ChainReader, ChainWriter, FIRST_PAGE, Start, admit_page};
 use crate::core::control::Control;
 use crate::core::fault::Fault;
-use crate::core::layout::{PAGE_HEADER, VERSION};
+use crate::core::layout::{PAGE_HEADER, VERSION, low};
 use crate::core::limits::Limits;
-use crate::core::link::{Inbound, Link};
+use crate::core::link::Link;
 use crate::core::memory::Memory;
 use crate::core::message::ClientId;
 use crate::core::order::Site;
@@ -120,7 +120,14 @@ impl<M: Memory> Welcomed<M> {
     /// [`Packet::Join`] afterwards, because the broker reads it at once.
     pub fn join(self, control: M) -> Joining<M> {
         let control = Control::create(control, 1);
-        Joining { welcomed: self, control, outbound: None, pages: Vec::new(), receivers: None }
+        Joining {
+            welcomed: self,
+            control,
+            outbound: None,
+            pages: Vec::new(),
+            receivers: None,
+            is_skipped: false,
+        }
     }
 }
 
@@ -133,6 +140,8 @@ pub struct Joining<M> {
     /// The pages of the broadcast chain that have arrived.
     pages: Vec<(u32, M)>,
     receivers: Option<u32>,
+    /// Whether the client was skipped before it has read `Start`.
+    is_skipped: bool,
 }
 
 /// A client that has joined.
@@ -180,7 +189,7 @@ impl<M: Memory> Joining<M> {
     ) -> Result<Option<Joined<M>>, Fault> {
         let limits = &self.welcomed.limits;
         match packet {
-            Packet::Start(start) => return self.start(start).map(Some),
+            Packet::Start(start) => return self.start(start),
             Packet::Page { id } if self.welcomed.roles.has(Roles::RECEIVE) => {
                 let page = attach(Attach::Page(limits))?;
                 admit_page(&mut self.pages, id, page, limits.broadcast_receiver_budget())?;
@@ -191,32 +200,44 @@ impl<M: Memory> Joining<M> {
             }
             Packet::Ring => {}
             Packet::ReceiverCount { receivers } => self.receivers = Some(receivers),
+            Packet::Skipped if self.welcomed.roles.has(Roles::RECEIVE) => {
+                self.pages.clear();
+                self.is_skipped = true;
+            }
             packet => return Err(unexpected(&packet, "before the start")),
         }
         Ok(None)
     }
 
-    fn start(&mut self, start: Start) -> Result<Joined<M>, Fault> {
+    /// Returns whether `Rejoin` must be sent now, because the broker has skipped this client before
+    /// it has read `Start`.
+    pub fn must_rejoin(&mut self) -> bool {
+        core::mem::take(&mut self.is_skipped)
+    }
+
+    fn start(&mut self, start: Start) -> Result<Option<Joined<M>>, Fault> {
         let Welcomed { roles, client, broker, limits, ref peer, cursor } = self.welcomed;
-        let (control, outbound) = (self.control.clone(), self.outbound.take());
-        let outbound = outbound.map(|outbound| (outbound, cursor));
-        let mut link = Link::new(control.clone(), peer.clone(), outbound, None);
-        // The first page was sent.
-        link.mark_sent();
+        let control = self.control.clone();
+        let mut receiver = None;
         if roles.has(Roles::RECEIVE) {
             let pages = core::mem::take(&mut self.pages);
-            let receiver = ChainReader::new(limits, BROKER, pages, start, control, 0);
+            let made = ChainReader::new(limits, BROKER, pages, start, control.clone(), 0);
             // pairs with ReuseFence
             peer.memory().fence(Site::CopyFence);
-            let receiver = receiver.map_err(|fault| match peer.member(cursor) {
-                member if member == u64::from(client.0) => fault,
+            receiver = match (made, peer.member(cursor)) {
+                (Ok(made), _) => Some(made.in_place(peer.clone(), cursor, client.0)),
+                (Err(fault), member) if member == u64::from(client.0) => return Err(fault),
+                // It was skipped during the handshake. The packet comes next.
+                (Err(_), member) if low(member) == client.0 => return Ok(None),
                 // The broker has removed us during the handshake and gone on.
-                _ => Fault::Removed,
-            })?;
-            let receiver = receiver.in_place(peer.clone(), cursor, client.0);
-            link.inbound = Some(Inbound::new(receiver, peer.clone()));
+                (Err(_), _) => return Err(Fault::Removed),
+            };
         }
-        Ok(Joined { client, broker, limits, link, receivers: self.receivers })
+        let outbound = self.outbound.take().map(|outbound| (outbound, cursor));
+        let mut link = Link::new(control, peer.clone(), outbound, receiver);
+        // The first page was sent.
+        link.mark_sent();
+        Ok(Some(Joined { client, broker, limits, link, receivers: self.receivers }))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Messages that arrived while a client waited for room to send.
+//! Messages that arrived while a client waited for room to send, and missed messages.
 
 use crate::core::message::Envelope;
 use std::collections::VecDeque;
@@ -6,10 +6,18 @@ use std::collections::VecDeque;
 /// A message: its envelope, its number in the broadcast chain, and its payload.
 type Kept = (Envelope, u64, Vec<u8>);
 
-/// Messages that were taken in before the user asked for them.
+/// What is received next.
+#[derive(Debug)]
+pub(super) enum Entry {
+    Message(Kept),
+    /// This many messages were missed.
+    Gap(u64),
+}
+
+/// Messages that were taken in before the user asked for them, and gaps between them.
 #[derive(Debug)]
 pub(super) struct Inbox {
-    messages: VecDeque<Kept>,
+    entries: VecDeque<Entry>,
     /// The memory of these messages in bytes.
     pub bytes: usize,
     /// No message is taken in above this number of bytes.
@@ -18,7 +26,7 @@ pub(super) struct Inbox {
 
 impl Inbox {
     pub fn new(limit: usize) -> Self {
-        Inbox { messages: VecDeque::new(), bytes: 0, limit }
+        Inbox { entries: VecDeque::new(), bytes: 0, limit }
     }
 
     /// Returns the memory that a message takes, in bytes.
@@ -28,22 +36,33 @@ impl Inbox {
 
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
-        self.messages.is_empty()
+        self.entries.is_empty()
     }
 
     pub fn push(&mut self, envelope: Envelope, seq: u64, payload: Vec<u8>) {
         self.bytes += Self::cost(&payload);
-        self.messages.push_back((envelope, seq, payload));
+        self.entries.push_back(Entry::Message((envelope, seq, payload)));
     }
 
-    pub fn pop(&mut self) -> Option<Kept> {
-        let kept = self.messages.pop_front()?;
-        self.bytes -= Self::cost(&kept.2);
-        Some(kept)
+    /// Records missed messages, which come after all that is here.
+    pub fn push_gap(&mut self, missed: u64) {
+        match self.entries.back_mut() {
+            Some(Entry::Gap(before)) => *before += missed,
+            _ if missed > 0 => self.entries.push_back(Entry::Gap(missed)),
+            _ => {}
+        }
+    }
+
+    pub fn pop(&mut self) -> Option<Entry> {
+        let entry = self.entries.pop_front()?;
+        if let Entry::Message((_, _, payload)) = &entry {
+            self.bytes -= Self::cost(payload);
+        }
+        Some(entry)
     }
 
     #[cfg(test)]
     pub fn len(&self) -> usize {
-        self.messages.len()
+        self.entries.len()
     }
 }

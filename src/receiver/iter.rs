@@ -26,7 +26,7 @@ impl Iterator for Messages<'_> {
             return None;
         }
         let received = self.receiver.recv().map(MessageBuf::from);
-        self.has_ended = received.is_err();
+        self.has_ended = matches!(received, Err(RecvError::Disconnected(_)));
         match received {
             Err(RecvError::Disconnected(Disconnected::Closed)) => None,
             received => Some(received),

@@ -77,6 +77,17 @@ pub(super) enum Reception {
     Skipped,
 }
 
+/// The answer to a client that asks to receive again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejoined {
+    /// It receives again, from here on.
+    At(Start),
+    /// Its connection has ended meanwhile.
+    Gone,
+    /// It was not skipped, or has asked before.
+    NotSkipped,
+}
+
 /// Whether a member's socket was drained since its chain named an unknown page.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Drain {
@@ -334,15 +345,18 @@ impl<M: Memory> Core<M> {
         member.is_some_and(|member| member.reception == Reception::Receives)
     }
 
-    /// Admits a skipped receiver again, which reads no further in its old pages. Returns where it
-    /// goes on, or `None` if it was not skipped.
-    pub fn rejoin(&mut self, client: ClientId) -> Option<Start> {
-        let member = self.members.get_mut(client);
-        let member = member.filter(|member| member.reception == Reception::Skipped)?;
-        let peer = member.doorbell()?.control().clone();
+    /// Admits a skipped receiver again, which reads no further in its old pages.
+    pub fn rejoin(&mut self, client: ClientId) -> Rejoined {
+        let Some(member) = self.members.get_mut(client) else { return Rejoined::Gone };
+        let receives = member.roles.has(Roles::RECEIVE);
+        let peer = match (member.reception, member.doorbell()) {
+            (Reception::Skipped, Some(doorbell)) => doorbell.control().clone(),
+            (Reception::None | Reception::Skipped, _) if receives => return Rejoined::Gone,
+            _ => return Rejoined::NotSkipped,
+        };
         member.reception = Reception::Receives;
         self.control.count_again(member.cursor, client.0);
-        Some(self.broadcast.admit(client.0, peer, 0))
+        Rejoined::At(self.broadcast.admit(client.0, peer, 0))
     }
 
     /// Removes a receiver from the broadcast chain. If it reads in place, all pages that it may read

@@ -285,6 +285,11 @@ impl<M: Memory> ChainWriter<M> {
         self.chain.front().filter(|_| self.chain.len() > 1).map(Page::end)
     }
 
+    /// Returns the position that the slowest receiver has left.
+    pub fn slowest_position(&self) -> Option<u64> {
+        self.receivers.iter().map(|peer| peer.seen).min()
+    }
+
     /// Returns the next announcement for receiver `id`. Call [`mark_sent`](ChainWriter::mark_sent)
     /// after sending it.
     pub fn announcement(&self, id: u32) -> Option<Announcement> {
