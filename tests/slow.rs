@@ -438,6 +438,24 @@ fn a_bus_waits_first_if_it_is_told_to() {
     }
 }
 
+// P6
+#[test]
+fn a_fifth_skipped_receiver_that_reads_in_place_is_evicted() {
+    let bus = Bus::new(SlowReceiver::Block, false);
+    let mut sender = Client::connect_sender(&bus.path).unwrap();
+    let mut reader = bus.reader();
+    let mut slow = [(); 5].map(|()| bus.slow(SlowReceiver::Skip, true));
+    send(&mut sender, &mut reader, 0..1000);
+    let errors = slow.each_mut().map(|slow| slow.recv().unwrap_err());
+    let evicted = RecvError::Disconnected(Disconnected::Evicted);
+    assert_eq!(errors.iter().filter(|error| **error == evicted).count(), 1, "{errors:?}");
+    let gap = RecvError::Gap { missed: 1000 };
+    assert_eq!(errors.iter().filter(|error| **error == gap).count(), 4, "{errors:?}");
+    // All have asked to receive again. But one may still read, and is of the same process.
+    let borrow = asks(SlowReceiver::Skip, true).connect_receiver(&bus.path);
+    assert!(borrow.is_err());
+}
+
 // P7
 #[test]
 fn a_receiver_that_is_skipped_and_dies_leaves_nothing() {
