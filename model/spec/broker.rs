@@ -3,6 +3,7 @@
 //! Steps are defined as in [`client`](crate::client). No process sees an append to the pending
 //! batch, so it belongs to the step that found the message.
 
+use crate::polling::{POLLS, check_for_sleeper};
 use crate::protocol::Action;
 use crate::run::{Break, Hand, Pen, Run, Setup};
 use crate::state::*;
@@ -85,6 +86,7 @@ pub fn steps(setup: &Setup, run: &Run) -> u8 {
         // Nothing, a message, an invalid word, or a message by reference.
         Pc::Taking(id) if hostile(id) => 3 + u8::from(setup.by_ref),
         Pc::Taking(id) if setup.by_ref && setup.copies => 1 + u8::from(finds_message(run, id)),
+        Pc::Finishing if setup.polls => 1 + u8::from(run.broker.is_idle()),
         // The real value, the tail, a backward move, a position ahead.
         Pc::Asking(_, n) | Pc::AskingAgain(n) | Pc::Returning(n) => {
             let reader = run.bus.chain(BROADCAST).readers.get(usize::from(n));
@@ -138,9 +140,7 @@ impl Broker {
             Pc::Looking => {
                 let peer = hand.bus().process(BROKER).owed_rings.iter().next();
                 if let Some(of) = peer {
-                    hand.act(RingFence { by: BROKER });
-                    let parked = hand.bus().process(of).is_parked;
-                    hand.act(RingRead { by: BROKER, of, parked });
+                    check_for_sleeper(hand, BROKER, of);
                 }
                 self.go_on(hand, Id::MAX);
             }
@@ -151,6 +151,7 @@ impl Broker {
                 }
                 self.go_on(hand, Id::MAX);
             }
+            Pc::Finishing if choice == POLLS => self.poll(hand),
             Pc::Finishing => self.finish(hand),
             Pc::LookingAgain(id) => self.look_again(hand, id),
             Pc::AskingAgain(n) => self.ask_again(hand, n, choice),
@@ -159,6 +160,10 @@ impl Broker {
                 self.pc = Pc::Waking;
             }
             Pc::Waking => {
+                if hand.is_broken(Break::RingsBack) {
+                    let clients = hand.bus().ids().skip(1);
+                    clients.for_each(|to| hand.act(Ring { by: BROKER, to }));
+                }
                 hand.act(Unpark { by: BROKER });
                 self.pc = Pc::Draining;
             }
@@ -239,7 +244,9 @@ impl Broker {
     fn next_client(&mut self, hand: &mut Hand, id: Id) {
         self.taken = 0;
         self.pc = Pc::Taking(id + 1);
-        if usize::from(id) == hand.run.clients.len() {
+        let is_blind = hand.is_broken(Break::PollsFirstClientAlone);
+        let is_last = is_blind && hand.bus().process(BROKER).is_polling;
+        if usize::from(id) == hand.run.clients.len() || is_last {
             self.end_turn(hand);
         }
     }

@@ -7,6 +7,7 @@
 //! makes no difference, and no process sees that the message was found. Finding *nothing* is a step
 //! of its own.
 
+use crate::polling::check_for_sleeper;
 use crate::protocol::Action;
 use crate::run::{Break, Hand, Pen, Run, Setup};
 use crate::state::*;
@@ -70,6 +71,8 @@ pub enum Step {
     Send,
     Receive,
     HangUp,
+    /// Polls instead of going to sleep.
+    Poll,
 }
 
 fn client(run: &Run, id: Id) -> &Client {
@@ -103,6 +106,10 @@ pub fn steps(setup: &Setup, run: &Run, id: Id) -> impl Iterator<Item = Step> {
             let is_answered = reader.is_some() || !bus.lives(BROKER);
             steps[0] = is_answered.then_some(Step::Next);
         }
+        Pc::Drowsy => {
+            steps[0] = Some(Step::Next);
+            steps[1] = setup.polls.then_some(Step::Poll);
+        }
         Pc::Asleep => steps[0] = bus.process(id).bell.then_some(Step::Next),
         Pc::Over => {}
         _ => steps[0] = Some(Step::Next),
@@ -122,6 +129,7 @@ pub fn step(hand: &mut Hand, id: Id, step: Step) {
         (Pc::Going, _) => me.receive(hand, id),
         (Pc::Found | Pc::Copied | Pc::HasInHand, _) => me.read(hand, id),
         _ if Client::is_told(hand, id) => me.after_removal(hand, id),
+        (_, Step::Poll) => me.poll(hand, id),
         _ => me.next(hand, id),
     }
     if me.pc == Pc::Over {
@@ -143,7 +151,9 @@ impl Client {
                 self.is_full = true;
                 return;
             };
-            hand.act(Learn { chain: id, by: BROKER, cursor });
+            if !hand.is_broken(Break::StaleCursor) {
+                hand.act(Learn { chain: id, by: BROKER, cursor });
+            }
             let is_early = hand.is_broken(Break::RetiredReadBeforeCursor);
             if !is_early {
                 hand.learn_retired(id);
@@ -209,6 +219,10 @@ impl Client {
     }
 
     pub fn follow(&mut self, hand: &mut Hand, id: Id) {
+        if hand.is_broken(Break::StaysAtEndOfPage) {
+            self.pc = Pc::Drowsy;
+            return;
+        }
         if hand.is_broken(Break::GivesUpBeforeNextPage) {
             let chain = hand.bus().chain(BROADCAST);
             let reader = chain.reader(id);
@@ -249,9 +263,7 @@ impl Client {
                 }
             }
             Pc::Looking { to_sleep } => {
-                hand.act(RingFence { by: id });
-                let parked = hand.bus().process(BROKER).is_parked;
-                hand.act(RingRead { by: id, of: BROKER, parked });
+                check_for_sleeper(hand, id, BROKER);
                 match (hand.bus().process(id).must_ring.has(BROKER), to_sleep) {
                     (true, _) => Pc::Ringing { to_sleep },
                     (false, true) => Pc::LookingAgain,
@@ -299,13 +311,22 @@ impl Client {
                 self.is_closed = !hand.bus().lives(BROKER);
                 Pc::Waking
             }
-            Pc::Waking => self.up(hand, id),
+            Pc::Waking => {
+                if hand.is_broken(Break::RingsBack) {
+                    hand.act(Ring { by: id, to: BROKER });
+                }
+                self.up(hand, id)
+            }
             Pc::Going | Pc::Found | Pc::Copied | Pc::HasInHand | Pc::Over => unreachable!(),
         };
     }
 
     fn park(&mut self, hand: &mut Hand, id: Id) -> Pc {
+        let polls = hand.bus().process(id).is_polling;
         hand.act(Park { by: id });
+        if hand.is_broken(Break::ParksPolling) {
+            hand.run.bus.process_mut(id).is_polling = polls;
+        }
         hand.act(ParkFence { by: id });
         if hand.bus().process(id).owed_rings.is_empty() {
             Pc::LookingAgain

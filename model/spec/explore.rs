@@ -3,6 +3,7 @@
 use crate::broker::{self, Broker};
 use crate::client::{self, Client, Pc};
 use crate::merge;
+use crate::polling;
 use crate::promises::{harm, is_held_by_hostile, unmet};
 use crate::protocol::{Action, Violation};
 use crate::reading::{Reads, is_reading};
@@ -24,6 +25,8 @@ pub enum Move {
     Broker(broker::Choice),
     /// The broker removes or skips the last client, which lives.
     Remove,
+    /// A sleep ends by itself.
+    Wakes(Id),
     /// A process is killed after the given number of accesses of its next move.
     Death(Id, Next, u8),
 }
@@ -61,7 +64,7 @@ impl Setup {
             let (id, next) = match *what {
                 Move::Client(id, step) => (id, Next::Client(step)),
                 Move::Broker(choice) => (BROKER, Next::Broker(choice)),
-                Move::Death(..) | Move::Remove => continue,
+                Move::Death(..) | Move::Remove | Move::Wakes(_) => continue,
             };
             let accesses = self.advance(&mut run.clone(), id, next, u8::MAX);
             deaths.extend((1..accesses).map(|after| Move::Death(id, next, after)));
@@ -100,7 +103,7 @@ impl Setup {
     }
 
     /// Returns what is never done.
-    fn undone(&self, run: &Run) -> Option<Violation> {
+    pub fn undone(&self, run: &Run) -> Option<Violation> {
         if !self.is_quiet(run) {
             return None;
         }
@@ -169,6 +172,12 @@ impl Setup {
             Move::Broker(choice) => {
                 self.advance(&mut run, BROKER, Next::Broker(choice), u8::MAX);
             }
+            Move::Wakes(BROKER) => {
+                self.advance(&mut run, BROKER, Next::Broker(broker::HONEST), u8::MAX);
+            }
+            Move::Wakes(id) => {
+                self.advance(&mut run, id, Next::Client(client::Step::Next), u8::MAX);
+            }
             Move::Remove => removal::remove(&mut Hand { setup: self, run: &mut run }),
             Move::Death(id, next, after) => {
                 self.advance(&mut run, id, next, after);
@@ -231,6 +240,10 @@ impl Model for Setup {
         }
         if !received && removal::may_remove(self, run) {
             moves.push(Move::Remove);
+        }
+        if !received {
+            let ids = run.bus.ids().filter(|id| polling::may_wake(self, run, *id));
+            moves.extend(ids.map(Move::Wakes));
         }
         moves.extend(steps);
     }
@@ -407,7 +420,7 @@ pub fn report(line: &str) {
 }
 
 /// Formats a number with separated thousands.
-fn grouped(number: usize) -> String {
+pub fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut grouped = String::new();
     for (i, digit) in digits.chars().enumerate() {

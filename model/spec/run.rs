@@ -1,5 +1,6 @@
 //! One run of the model: the bus, the state of each program, and the remaining failures.
 
+pub use crate::breaks::Break;
 use crate::broker::Broker;
 use crate::client::Client;
 use crate::protocol::{Action, Rules, Violation};
@@ -10,97 +11,6 @@ use smallvec::SmallVec;
 /// Units of a page's header, a message and a page: two messages, and the end of the page.
 pub const HEADER: u32 = 1;
 pub const PAGE: u32 = 4;
-
-macro_rules! breaks {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// A step that a program leaves out or takes too early.
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-        pub enum Break { $($(#[$doc])* $name,)* }
-
-        impl Break {
-            pub const ALL: &[Break] = &[$(Break::$name,)*];
-        }
-    };
-}
-
-breaks! {
-    /// A reader releases the page before it has followed its end.
-    GivesUpBeforeNextPage,
-    /// A process that parks sleeps without a second check.
-    NoSecondLook,
-    /// A publisher does not check for sleeping peers.
-    NoRing,
-    /// The sender does not read the cursor of its last receiver before it reuses a page.
-    OneCursorUnread,
-    /// The slot after a message is not cleared.
-    NoClear,
-    /// A page is not emptied before it is named.
-    PageNotEmptied,
-    /// The broker does not remove a dead receiver.
-    NoRemoval,
-    /// The broker releases what it consumed before it has forwarded it, and then may die.
-    GivesUpBeforeSendingOn,
-    /// A dead client is forgotten at once, with what it had committed.
-    DeadForgottenAtOnce,
-    /// A client whose broker is gone ends at once.
-    EndsUndrained,
-    /// A receiver is admitted at the beginning of the page instead of at the tail.
-    AdmittedInThePast,
-    /// A page is named before it is sent.
-    NamedBeforeSent,
-    /// A cursor beyond the tail is accepted for all receivers.
-    ViolationBelieved,
-    /// A message by reference is released in the client's chain as if it had been copied.
-    LentNotHeld,
-    /// A message by reference is held until it is published, and not until all have passed it.
-    HeldUntilPublished,
-    /// The broker sleeps without checking whether messages by reference can be released.
-    SleepsOnReturns,
-    /// The pages of a client that is gone are dropped at once, although messages refer to them.
-    LentForgottenAtOnce,
-    /// A message refers to a page before the page is sent.
-    LentBeforeSent,
-    /// A late receiver is not sent the existing foreign pages.
-    LentUnknownToLate,
-    /// A receiver takes its copy without checking that it is a member.
-    ChangedCopyConsumed,
-    /// A receiver checks that it is a member before it copies, and not after.
-    MemberReadBeforeCopy,
-    /// A receiver hands out what it has found without checking that it is a member.
-    MemberUnreadInPlace,
-    /// The broker removal a receiver and leaves its member word unchanged.
-    MemberNotCleared,
-    /// The broker reuses its pages that a removed receiver reads in place.
-    NotRetired,
-    /// The broker retires its own pages, and not the foreign ones.
-    LentNotRetired,
-    /// The broker publishes that a client's pages are retired after it has released them.
-    RetiredAfterCursor,
-    /// A client does not read the retired word.
-    RetiredUnread,
-    /// A client reads the retired word before the cursor.
-    RetiredReadBeforeCursor,
-    /// Retired pages no longer count towards the budget, although other receivers have not left
-    /// them.
-    RetiredNotCounted,
-    /// While a removed receiver lives, it is sent all pages, and each is dropped when the others
-    /// leave it.
-    RetiredForEver,
-    /// A removed receiver is not notified and does not check.
-    RemovedUnannounced,
-    /// The broker skips a receiver and leaves its member word unchanged.
-    SkippedNotMarked,
-    /// A skipped receiver is sent no packet.
-    SkippedUnannounced,
-    /// The broker reuses pages that a skipped receiver reads in place.
-    SkippedNotRetired,
-    /// The broker admits a skipped receiver again where that one had left off.
-    ReadmittedInThePast,
-    /// The broker admits a skipped receiver again and sends it only new pages.
-    ReadmittedWithoutPages,
-    /// The broker does not answer a skipped receiver that asks to receive again.
-    NotReadmitted,
-}
 
 /// The parameters of a model.
 #[derive(Clone, Debug)]
@@ -128,6 +38,8 @@ pub struct Setup {
     pub copies: bool,
     /// Whether every step is taken separately, see [`merge`](crate::merge).
     pub fine: bool,
+    /// Whether processes may poll instead of sleeping, see [`polling`](crate::polling).
+    pub polls: bool,
     pub broken: Option<Break>,
 }
 
@@ -173,9 +85,7 @@ impl Hand<'_> {
 
     /// Returns whether a message and the end of its page have room at `place`.
     pub fn has_room(&self, chain: Id, place: Place) -> bool {
-        let page = self.bus().chain(chain).page(place.page);
-        let unit = page.and_then(|page| page.unit(place.position));
-        unit.is_some_and(|unit| unit as u32 + 2 <= PAGE)
+        self.bus().chain(chain).has_room(place)
     }
 
     /// Returns a page that may be reused, as far as its sender knows. `pen` is its next slot.
@@ -317,6 +227,14 @@ impl Hand<'_> {
             }
         }
         Some(foreign_page)
+    }
+}
+
+impl Chain {
+    /// Returns whether a message and the end of its page have room at `place`.
+    pub fn has_room(&self, place: Place) -> bool {
+        let unit = self.page(place.page).and_then(|page| page.unit(place.position));
+        unit.is_some_and(|unit| unit as u32 + 2 <= PAGE)
     }
 }
 
