@@ -9,6 +9,8 @@
 //! it for both. A half takes what is there, or sleeps. It may also read the socket while it is awake. A wake-up is lost if
 //! the peer has ended, something is there for a half, and that half sleeps without an end.
 
+mod live;
+
 use std::collections::{BTreeSet, VecDeque};
 
 /// What happens at most.
@@ -43,6 +45,8 @@ enum Break {
     NoSecondLook,
     /// Parks although the other half has kept a packet since it looked.
     IgnoresPackets,
+    /// Wakes the other half if that sleeps, and sleeps on. Loses no wake-up.
+    HandsOver,
 }
 
 const BREAKS: [Break; 6] = [
@@ -54,7 +58,7 @@ const BREAKS: [Break; 6] = [
     Break::IgnoresPackets,
 ];
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum At {
     /// Looks for something to take.
     Awake,
@@ -67,7 +71,7 @@ enum At {
     Wakes,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Half {
     at: At,
     /// What the peer has published for it and it has not taken.
@@ -83,14 +87,29 @@ struct Half {
 }
 
 /// The next step of the peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Peer {
     Publishes,
     Looks,
     Rings,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A step, and the half that takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// The peer begins to publish or sends a packet, which it need never do.
+    Begins,
+    /// The peer looks or rings after it has published.
+    GoesOn,
+    /// A half takes a step that needs no lock.
+    Free(usize),
+    /// A half takes a step for which it acquires the lock.
+    Locks(usize),
+    /// The sleep of a half ends by itself.
+    TimesOut(usize),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct State {
     word: u8,
     sleeps: u8,
@@ -175,43 +194,39 @@ impl State {
             && self.halves.iter().any(|half| sleeps(half) && (half.there > 0 || half.kept > 0))
     }
 
-    fn next(&self, broken: Option<Break>) -> Vec<State> {
+    fn next(&self, broken: Option<Break>) -> Vec<(Step, State)> {
         let mut next = Vec::new();
-        if self.is_bounded {
-            // Every sleep ends by itself from now on.
-            return next;
-        }
-        let mut step = |act: &dyn Fn(&mut State)| {
+        let mut step = |what: Step, act: &dyn Fn(&mut State)| {
             let mut state = self.clone();
             act(&mut state);
-            next.push(state);
+            next.push((what, state));
         };
         match self.peer {
             Peer::Publishes => {
                 for half in 0..2 {
                     if self.left[half] > 0 {
-                        step(&|s| {
+                        step(Step::Begins, &|s| {
                             s.left[half] -= 1;
                             s.halves[half].there += 1;
                             s.peer = Peer::Looks;
                         });
                     }
                     if self.unsent[half] > 0 {
-                        step(&|s| {
+                        step(Step::Begins, &|s| {
                             s.unsent[half] -= 1;
                             s.packets[half] += 1;
                         });
                     }
                 }
             }
-            Peer::Looks => step(&|s| {
+            Peer::Looks => step(Step::GoesOn, &|s| {
                 let rings = s.word != 0 && s.word != POLLING && s.word != s.rung;
                 if rings {
                     s.rung = s.word;
                 }
                 s.peer = if rings { Peer::Rings } else { Peer::Publishes };
             }),
-            Peer::Rings => step(&|s| {
+            Peer::Rings => step(Step::GoesOn, &|s| {
                 s.rings += 1;
                 s.peer = Peer::Publishes;
             }),
@@ -219,12 +234,13 @@ impl State {
         for half in 0..2 {
             let Half { at, there, kept, seen, is_woken, reads, .. } = self.halves[half];
             let is_free = self.locked_by.is_none();
+            let (free, locks) = (Step::Free(half), Step::Locks(half));
             match at {
                 At::Awake if there > 0 => {
-                    step(&|s| s.halves[half].there = 0);
+                    step(free, &|s| s.halves[half].there = 0);
                     if half == RECEIVER && is_free {
                         // It enters another page, and polls from now on.
-                        step(&|s| {
+                        step(locks, &|s| {
                             let is_alone = !s.halves[1 - half].is_parked;
                             s.halves[half].there = 0;
                             if is_alone || broken == Some(Break::PollsBesideASleeper) {
@@ -235,18 +251,18 @@ impl State {
                 }
                 At::Awake if kept > 0 => {
                     if is_free {
-                        step(&|s| s.halves[half].kept = 0);
+                        step(locks, &|s| s.halves[half].kept = 0);
                     }
                 }
                 At::Awake => {
                     if is_free {
-                        step(&|s| {
+                        step(locks, &|s| {
                             s.halves[half].seen = s.version;
                             s.halves[half].at = At::Parks;
                         });
                     }
                     if reads > 0 && is_free {
-                        step(&|s| {
+                        step(locks, &|s| {
                             s.halves[half].reads -= 1;
                             s.read(half, broken);
                         });
@@ -254,10 +270,10 @@ impl State {
                 }
                 At::Parks if seen != self.version && broken != Some(Break::IgnoresPackets) => {
                     if is_free {
-                        step(&|s| s.halves[half].at = At::Awake);
+                        step(locks, &|s| s.halves[half].at = At::Awake);
                     }
                 }
-                At::Parks if is_free => step(&|s| {
+                At::Parks if is_free => step(locks, &|s| {
                     s.locked_by = Some(half);
                     s.halves[half].at = At::LooksAgain;
                     s.halves[half].is_parked = true;
@@ -268,7 +284,7 @@ impl State {
                     }
                     s.word = s.sleeps;
                 }),
-                At::LooksAgain => step(&|s| {
+                At::LooksAgain => step(free, &|s| {
                     s.locked_by = None;
                     let is_ready = there > 0 && broken != Some(Break::NoSecondLook);
                     s.halves[half].at = if is_ready { At::Awake } else { At::Sleeps };
@@ -277,9 +293,18 @@ impl State {
                     }
                 }),
                 At::Sleeps if self.is_readable() || is_woken => {
-                    step(&|s| s.halves[half].at = At::Wakes);
+                    step(free, &|s| s.halves[half].at = At::Wakes);
                 }
-                At::Wakes if is_free => step(&|s| {
+                // A half that has polled bounds its sleeps.
+                At::Sleeps if self.is_bounded => {
+                    step(Step::TimesOut(half), &|s| s.halves[half].at = At::Wakes);
+                }
+                At::Wakes if is_free => step(locks, &|s| {
+                    if broken == Some(Break::HandsOver) && s.halves[1 - half].is_parked {
+                        (s.halves[half].at, s.halves[half].is_woken) = (At::Sleeps, false);
+                        (s.rings, s.halves[1 - half].is_woken) = (0, true);
+                        return;
+                    }
                     s.halves[half].at = At::Awake;
                     s.unpark(half, broken);
                     s.read(half, broken);
@@ -299,7 +324,11 @@ fn explore(setup: Setup, broken: Option<Break>) -> (usize, bool) {
         if state.is_lost() {
             return (known.len(), true);
         }
-        for next in state.next(broken) {
+        if state.is_bounded {
+            // Every sleep ends by itself from now on.
+            continue;
+        }
+        for (_, next) in state.next(broken) {
             if known.insert(next.clone()) {
                 queue.push_back(next);
             }

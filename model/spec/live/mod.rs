@@ -12,3 +12,6 @@ mod hand_made;
 mod lasso;
 mod report;
 mod setups;
+
+pub use graph::{Class, Classes, LeadsTo, System};
+pub use report::{prove, refute};
