@@ -103,6 +103,8 @@ breaks! {
         ParksPolling,
     }
     endless {
+        /// A receiver that polls checks its chain and not its socket.
+        PollsChainAlone,
         /// A receiver that polls does not release what it has passed.
         PollsUnreleased,
         /// A receiver that polls checks its socket and not its chain. Publishers do not ring it.

@@ -246,7 +246,8 @@ pub fn stage(broken: Break) -> Setup {
         ReadmittedWithoutPages | NotReadmitted => SKIPPED,
         SkippedNotRetired => SKIPPED_IN_PLACE,
         ParksPolling => Setup { scripts: &[&[1], &[]], polls: true, ..BUS },
-        PollsUnreleased
+        PollsChainAlone
+        | PollsUnreleased
         | PollsSocketAlone
         | StaysAtEndOfPage
         | PollsFirstClientAlone

@@ -44,8 +44,10 @@ impl Client {
     /// A turn of a client that has found nothing and polls: it reads its socket, and stores one
     /// word, either its cursor or the flag.
     pub fn poll(&mut self, hand: &mut Hand, id: Id) {
-        hand.act(Wake { by: id });
-        self.is_closed = !hand.bus().lives(BROKER);
+        if !hand.is_broken(Break::PollsChainAlone) {
+            hand.act(Wake { by: id });
+            self.is_closed = !hand.bus().lives(BROKER);
+        }
         let passed = hand.must_release(BROADCAST, id);
         if let Some(to) = passed.filter(|_| !hand.is_broken(Break::PollsUnreleased)) {
             hand.act(Release { chain: BROADCAST, by: id, to });

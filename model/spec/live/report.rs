@@ -52,6 +52,16 @@ pub fn refute<S: System>(system: &S, properties: &[LeadsTo<S::State>]) -> Option
     })
 }
 
+/// Returns the properties that a fair run violates.
+pub fn violated<'a, S: System>(
+    system: &S,
+    properties: &'a [LeadsTo<S::State>],
+) -> Vec<&'a LeadsTo<S::State>> {
+    let graph = Graph::explore(system, properties, usize::MAX);
+    let is_violated = |(i, _): &(usize, _)| matches!(check(&graph, *i), Verdict::Violated(_));
+    properties.iter().enumerate().filter(is_violated).map(|(_, property)| property).collect()
+}
+
 fn on_cycles(graph: &Graph) -> usize {
     let mut count = 0;
     let states = 0..graph.states() as u32;

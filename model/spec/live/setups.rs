@@ -1,10 +1,11 @@
 //! The buses on which liveness is checked, and the broken programs that never stop.
 
 use super::bus::properties;
-use super::report::{prove, refute};
+use super::report::{prove, refute, violated};
 use crate::explore::{judge, report};
 use crate::run::{Break, Setup};
 use crate::{BUS, BY_REF, IN_PLACE, REMOVED, SMALL, is_full};
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 fn live(name: &str, setup: Setup) {
@@ -65,6 +66,7 @@ fn p3_p9_p10_three_clients_that_may_poll() {
 fn stage(broken: Break) -> Setup {
     let setup = match broken {
         Break::PollsSocketAlone | Break::PollsFirstClientAlone => POLLS,
+        Break::PollsChainAlone => Setup { scripts: &[&[1]], deaths: 1, ..POLLS },
         Break::RingsBack => Setup { scripts: &[&[1]], ..BUS },
         Break::PollsUnreleased => Setup { scripts: &[&[1]], polls: true, ..BY_REF },
         _ => POLLS_FULL,
@@ -92,4 +94,34 @@ fn p10_a_lost_wake_up_is_found_although_each_sleep_may_end_by_itself() {
     let lasso = refute(&setup, &properties(&setup)).expect("it sleeps for ever");
     report(&format!("spec canary of a sleep: {lasso}"));
     assert!(lasso.contains("fair: client 1 is disabled again and again"), "its sleep need not end");
+}
+
+/// Returns the name of a property without the numbers in it.
+fn kind(name: &str) -> String {
+    name.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
+#[test]
+fn p3_p5_p7_p9_p10_p11_each_kind_of_property_is_violated_by_a_broken_program() {
+    let one = |broken| (broken, Setup { scripts: &[&[1]], ..BUS });
+    let setups = [
+        one(Break::NoRing),
+        one(Break::RingsBack),
+        (Break::NoRemoval, Setup { deaths: 1, ..TWO }),
+        (Break::NoSecondLook, FULL),
+        (Break::PollsChainAlone, stage(Break::PollsChainAlone)),
+        (Break::PollsUnreleased, stage(Break::PollsUnreleased)),
+        (Break::StaysAtEndOfPage, Setup { scripts: &[&[2, 2, 2, 2, 1]], ..BUS }),
+        (Break::RemovedUnannounced, Setup { scripts: &[&[2, 1], &[]], ..IN_PLACE }),
+    ];
+    let (mut all, mut found) = (BTreeSet::new(), BTreeSet::new());
+    for (broken, setup) in setups {
+        let setup = Setup { broken: Some(broken), ..setup };
+        let properties = properties(&setup);
+        all.extend(properties.iter().map(|property| kind(&property.name)));
+        found.extend(violated(&setup, &properties).iter().map(|property| kind(&property.name)));
+    }
+    let missing: Vec<_> = all.difference(&found).collect();
+    assert!(missing.is_empty(), "no broken program violates {missing:#?}");
+    report(&format!("spec canaries of the properties: {} kinds, each violated", all.len()));
 }
