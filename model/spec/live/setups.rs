@@ -44,7 +44,7 @@ fn p3_p5_p7_p9_p10_each_fair_run_with_polling() {
     live("live_polls_late_join", Setup { late: 1, ..POLLS });
     live("live_polls_hostile", Setup { has_faults: 2, ..POLLS });
     live("live_polls_by_ref", Setup { scripts: &[&[1, 2, 1, 1]], polls: true, ..BY_REF });
-    live("live_polls_removed", Setup { scripts: &[&[1, 1], &[]], polls: true, ..REMOVED });
+    live("live_polls_removed", Setup { scripts: &[&[2], &[]], polls: true, ..REMOVED });
     live("fine_live_polls", Setup { scripts: &[&[1], &[]], fine: true, ..POLLS });
     if is_full() {
         live("live_polls_2_clients_death", Setup { deaths: 1, ..POLLS });
@@ -112,7 +112,7 @@ fn p3_p5_p7_p9_p10_p11_each_kind_of_property_is_violated_by_a_broken_program() {
         (Break::PollsChainAlone, stage(Break::PollsChainAlone)),
         (Break::PollsUnreleased, stage(Break::PollsUnreleased)),
         (Break::StaysAtEndOfPage, Setup { scripts: &[&[2, 2, 2, 2, 1]], ..BUS }),
-        (Break::RemovedUnannounced, Setup { scripts: &[&[2, 1], &[]], ..IN_PLACE }),
+        (Break::RemovedUnannounced, Setup { scripts: &[&[1], &[]], ..IN_PLACE }),
     ];
     let (mut all, mut found) = (BTreeSet::new(), BTreeSet::new());
     for (broken, setup) in setups {
