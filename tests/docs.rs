@@ -93,6 +93,21 @@ fn verification_names_the_checks_of_every_promise() {
 }
 
 #[test]
+fn verification_has_no_figure_that_a_run_produces() {
+    let text = doc("verification.md");
+    assert!(text.contains("{{#include figures.md:totals}}"));
+    let units =
+        ["executions", "states", "schedules", "programs", "mutants", "writes", "steps", "verdicts"];
+    let words: Vec<&str> = text.split_whitespace().collect();
+    for pair in words.windows(2) {
+        let is_number =
+            pair[0].trim_start_matches('(').chars().all(|c| c.is_ascii_digit() || c == ',');
+        let is_figure = is_number && units.iter().any(|unit| pair[1].starts_with(unit));
+        assert!(!is_figure, "docs/figures.md is for: {}", pair.join(" "));
+    }
+}
+
+#[test]
 fn every_row_of_resources_cites_tests_that_exist() {
     let text = doc("threat-model.md");
     let table = text.split("## Resources").nth(1).unwrap().split("\n## ").next().unwrap();

@@ -12,24 +12,21 @@ mod models;
 mod program;
 mod published;
 mod relation;
+#[path = "../report.rs"]
+mod report;
 
 use edges::Edge;
 use llmp::core::order::Site;
 use models::{Armv8, Judgement, Model, Rc11, Verdict, judge};
 use program::Program;
+use report::report;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
 /// The models that judge the edges.
 const MODELS: &[&dyn Model] =
     &[&Rc11::RC11, &Rc11::C11, &Armv8::LDAR, &Armv8::LDAPR, &Armv8::NO_DEPENDENCIES];
-
-/// Prints a line for `cargo verify`, past the capture of the test harness.
-fn report(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
 
 #[test]
 fn published_verdicts_are_reproduced() {

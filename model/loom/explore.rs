@@ -1,11 +1,12 @@
 //! Explores a scenario under loom and reports how far it came.
 
+use crate::grouped::grouped;
+pub use crate::report::report;
 use crate::scenario::doubles::{KEPT_VALUES, Reordered, Reordering, SawPolling, Swap, Values};
 use crate::scenario::{Bounds, Runtime, Who, mailbox};
 use llmp::core::order::{Kind, Orders, Site};
 use std::any::Any;
 use std::fmt::{Display, Formatter};
-use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -269,16 +270,12 @@ impl Explored {
             None => "exhaustive".to_string(),
             Some(bound) => format!("at most {bound} preemptions"),
         };
-        let Explored { executions, time, most_values } = self;
+        let Explored { executions, time, most_values } = *self;
+        let executions = grouped(executions);
         let forgets = match self.forgets() {
             true => format!(", loom keeps {KEPT_VALUES} of {most_values} values of a word"),
             false => String::new(),
         };
         format!("{extent}, {executions} executions in {:.2} s{forgets}", time.as_secs_f64())
     }
-}
-
-/// Prints a line that the test harness does not capture.
-pub fn report(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
 }

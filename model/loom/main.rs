@@ -18,6 +18,10 @@
 mod broker;
 #[path = "../scenario/doorbell.rs"]
 mod doorbell;
+#[path = "../grouped.rs"]
+mod grouped;
+#[path = "../report.rs"]
+mod report;
 #[path = "../scenario/mod.rs"]
 mod scenario;
 #[path = "../scenario/sleepers.rs"]

@@ -17,9 +17,13 @@ mod doorbell;
 #[path = "../loom/explore.rs"]
 #[allow(dead_code, reason = "its other half is for the proofs")]
 mod explore;
+#[path = "../grouped.rs"]
+mod grouped;
 #[path = "../loom/models.rs"]
 #[allow(dead_code, reason = "not every model judges")]
 mod models;
+#[path = "../report.rs"]
+mod report;
 #[path = "../scenario/mod.rs"]
 #[allow(dead_code, reason = "not every scenario judges")]
 mod scenario;

@@ -2,9 +2,10 @@
 
 use crate::bus::{self, run};
 use crate::programs;
+use crate::report::report;
 use crate::sabotage::{Sabotage, Sabotaged};
 use crate::scenario::doubles::CrashBudget;
-use crate::schedules::{Shuttle, report};
+use crate::schedules::Shuttle;
 use crate::trace::{Tracing, refused};
 use shuttle::scheduler::RandomScheduler;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -18,6 +18,8 @@ mod protocol;
 mod regions;
 #[path = "../spec/removed.rs"]
 mod removed;
+#[path = "../report.rs"]
+mod report;
 #[path = "../shuttle/runtime.rs"]
 mod runtime;
 #[path = "../spec/sabotage.rs"]

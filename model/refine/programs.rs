@@ -2,9 +2,9 @@
 //! the specification.
 
 use crate::plain::{Plain, Reached};
+use crate::report::report;
 use crate::sabotage::{Sabotage, Sabotaged};
 use crate::scenario::Runtime;
-use crate::schedules::report;
 use crate::trace::{Log, Tracing, refused};
 use crate::world::{World, limits};
 use proptest::prelude::*;

@@ -1,17 +1,12 @@
 //! Many schedules of a scenario, each checked against the specification.
 
+use crate::report::report;
 pub use crate::runtime::Shuttle;
 use crate::trace::Tracing;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
-
-/// Prints a line that the test harness does not capture.
-pub fn report(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
 
 /// Runs a scenario under `schedules` random and as many priority schedules. Panics at the first
 /// action that the specification does not allow. shuttle then prints the schedule, which

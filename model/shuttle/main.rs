@@ -9,6 +9,8 @@
 mod bus;
 #[path = "../scenario/doorbell.rs"]
 mod doorbell;
+#[path = "../report.rs"]
+mod report;
 mod runtime;
 #[path = "../scenario/mod.rs"]
 mod scenario;
@@ -16,13 +18,13 @@ mod scenario;
 use crate::scenario::doubles::CrashBudget;
 use bus::{Script, run, run_by_ref};
 use doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
+use report::report;
 use runtime::Shuttle;
 use scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse,
     limits as chain_limits,
 };
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -83,11 +85,6 @@ fn schedule(kind: Kind, iterations: usize, scenario: Arc<dyn Fn() + Send + Sync>
 /// Returns the number of schedules per model from `LLMP_ITERATIONS`.
 fn asked() -> Option<usize> {
     std::env::var("LLMP_ITERATIONS").ok().and_then(|n| n.parse().ok())
-}
-
-/// Prints a line that the test harness does not capture.
-fn report(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Runs a scenario with a crash after each number of writes, until no process dies in any schedule.

@@ -2,12 +2,14 @@
 
 use crate::broker::{self, Broker};
 use crate::client::{self, Client, Pc};
+use crate::grouped::grouped;
 use crate::merge;
 use crate::polling;
 use crate::promises::{harm, is_held_by_hostile, unmet};
 use crate::protocol::{Action, Violation};
 use crate::reading::{Reads, is_reading};
 use crate::removal;
+use crate::report::report;
 use crate::run::{HEADER, Hand, PAGE, Run, Setup};
 use crate::state::*;
 use smallvec::SmallVec;
@@ -15,7 +17,6 @@ use stateright::{Checker, Expectation, HasDiscoveries, Model, Property};
 use std::collections::HashMap;
 use std::collections::hash_map::{DefaultHasher, Entry};
 use std::hash::BuildHasherDefault;
-use std::io::Write;
 use std::time::Instant;
 
 /// A process and its move.
@@ -412,24 +413,6 @@ fn recalled(setup: &Setup, run: &Run) -> bool {
         let is_gone = |id: Id| bus.process(id).life == Life::Ended && !bus.chain(id).is_open();
         bus.lives(BROKER) && usize::from(chain.next_page) > known && bus.ids().skip(1).any(is_gone)
     })
-}
-
-/// Prints a line that the test harness does not capture.
-pub fn report(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
-
-/// Formats a number with separated thousands.
-pub fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
 }
 
 /// Returns the first rule that a run breaks, the first harm, or what is left undone.

@@ -35,6 +35,8 @@ mod client;
 mod doorbells;
 mod explore;
 mod foreign_pages;
+#[path = "../grouped.rs"]
+mod grouped;
 mod live;
 mod merge;
 mod polling;
@@ -43,12 +45,15 @@ mod protocol;
 mod reading;
 mod removal;
 mod removed;
+#[path = "../report.rs"]
+mod report;
 mod run;
 mod sleepers;
 mod state;
 
-use explore::{Extent, every_run_ends, explore, judge, report};
+use explore::{Extent, every_run_ends, explore, judge};
 use reading::Reads;
+use report::report;
 use run::{Break, Setup};
 use std::time::Instant;
 

@@ -11,6 +11,8 @@
 
 mod live;
 
+use crate::grouped::grouped;
+use crate::report::report;
 use std::collections::{BTreeSet, VecDeque};
 
 /// What happens at most.
@@ -342,7 +344,7 @@ fn explore(setup: Setup, broken: Option<Break>) -> (usize, bool) {
 fn two_halves_that_sleep_lose_no_wake_up() {
     for (name, setup) in ["two_sleepers", "two_sleepers_with_packets"].iter().zip(SETUPS) {
         let (states, is_lost) = explore(setup, None);
-        println!("spec {name}: exhaustive, {states} states");
+        report(&format!("spec {name}: exhaustive, {} states", grouped(states)));
         assert!(!is_lost, "{name}");
     }
 }

@@ -32,6 +32,9 @@ pub fn row(line: &str) -> Option<Result<Row, String>> {
         let extent = format!("{} inputs", runs.trim());
         return Some(Ok(Row { what: "mutated".to_owned(), extent }));
     }
+    // With one thread the harness has begun the line.
+    let in_test = line.strip_prefix("test ").and_then(|line| line.split_once(" ... "));
+    let line = in_test.map_or(line, |(_, rest)| rest);
     let kind = line.split(' ').next()?;
     if !KINDS.contains(&kind) {
         return None;
@@ -68,6 +71,8 @@ mod tests {
         assert_eq!(mutant.extent, "killed by page_advance 2 executions");
         assert_eq!(row_of("stat::number_of_executed_units: 42").extent, "42 inputs");
         assert_eq!(row("test p1_order ... ok"), None);
+        let begun = row_of("test p1_order ... model page_advance: exhaustive, 15 executions");
+        assert_eq!(begun.what, "model page_advance");
     }
 
     #[test]

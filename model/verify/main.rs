@@ -1,15 +1,22 @@
 //! Runs all verification of the library and prints one table of what was explored, and how far.
+//! Compares the figures that every run must find with their record, `docs/figures.md`.
 //!
 //! `cargo verify` is an alias for it. It ends with status 1 if anything falls short: a failed test,
-//! a model without an extent, a finding of a fuzzer, a missing tool.
+//! a model without an extent, a finding of a fuzzer, a missing tool, a figure unlike its record.
 
 mod edge;
 mod extent;
+mod figures;
+#[path = "../grouped.rs"]
+mod grouped;
+mod record;
 mod run;
 mod steps;
+mod totals;
 
 use clap::{Parser, ValueEnum};
 use indicatif::HumanDuration;
+use record::{Figures, Ran};
 use run::{Outcome, run};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -20,6 +27,7 @@ use std::time::Instant;
 ///   cargo verify                  every test, model and fuzz seed; each fuzzer for 20 s
 ///   cargo verify --full           the same further, for more than an hour; and with more tools
 ///   cargo verify --only fuzz      one step
+///   cargo verify --record         writes the figures found to docs/figures.md
 #[derive(Parser)]
 #[command(name = "cargo verify", verbatim_doc_comment)]
 struct Arguments {
@@ -35,6 +43,9 @@ struct Arguments {
     /// How long each fuzz target runs, in seconds
     #[arg(long, value_name = "SECONDS")]
     fuzz_seconds: Option<u32>,
+    /// Write the figures of these steps to docs/figures.md, instead of comparing them with it
+    #[arg(long)]
+    record: bool,
 }
 
 /// The steps.
@@ -66,14 +77,23 @@ fn main() -> ExitCode {
     }
     println!("| step | what | edge | extent |\n|---|---|---|---|");
     let (mut shortfalls, mut skipped) = (Vec::new(), String::new());
+    let (mut found, mut passed) = (Figures::new(), Vec::new());
     for step in steps {
-        let Outcome { seconds, shortfall, is_skipped } = run(&step);
+        let Outcome { seconds, shortfall, is_skipped, figures } = run(&step);
         let verdict = if is_skipped { "SKIPPED" } else { verdict(shortfall.is_empty()) };
         println!("| {} | in all | | {verdict} in {seconds:.0} s |", step.label);
         if is_skipped {
             skipped += &format!(", {} SKIPPED", step.label);
+        } else if shortfall.is_empty() {
+            found.extend(figures);
+            passed.push(step.label.clone());
         }
         shortfalls.extend(shortfall.into_iter().map(|what| format!("{}: {what}", step.label)));
+    }
+    let ran = Ran { full: arguments.full, steps: &passed };
+    match record::settle(&found, &ran, arguments.record) {
+        Ok(differences) => shortfalls.extend(differences),
+        Err(error) => shortfalls.push(format!("{}: {error}", record::PATH)),
     }
     println!();
     for shortfall in &shortfalls {

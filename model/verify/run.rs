@@ -1,6 +1,8 @@
 //! Runs one step: shows progress, prints its rows, records shortfalls.
 
 use super::extent::{Row, row};
+use super::figures::figure;
+use super::record::Figures;
 use super::steps::Step;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::VecDeque;
@@ -15,6 +17,8 @@ pub struct Outcome {
     pub shortfall: Vec<String>,
     /// The command has said that it was skipped, and was allowed to be.
     pub is_skipped: bool,
+    /// What every run must find.
+    pub figures: Figures,
 }
 
 /// Number of lines shown of a failed command that does not name the failed tests.
@@ -29,17 +33,22 @@ pub fn run(step: &Step) -> Outcome {
     progress.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
     progress.enable_steady_tick(Duration::from_millis(200));
     progress.set_message(step.command.join(" "));
-    let (shortfall, is_skipped) = match follow(step, &progress) {
+    let mut figures = Figures::new();
+    let (shortfall, is_skipped) = match follow(step, &progress, &mut figures) {
         Ok(None) => (vec![], true),
         Ok(Some(shortfall)) => (shortfall, false),
         Err(error) => (vec![format!("'{}' can't be run: {error}", step.command.join(" "))], false),
     };
     progress.finish_and_clear();
-    Outcome { seconds: start.elapsed().as_secs_f64(), shortfall, is_skipped }
+    Outcome { seconds: start.elapsed().as_secs_f64(), shortfall, is_skipped, figures }
 }
 
-/// Returns what falls short, or `None` if the command was skipped.
-fn follow(step: &Step, progress: &ProgressBar) -> std::io::Result<Option<Vec<String>>> {
+/// Returns what falls short, or `None` if the command was skipped. Adds to `figures`.
+fn follow(
+    step: &Step,
+    progress: &ProgressBar,
+    figures: &mut Figures,
+) -> std::io::Result<Option<Vec<String>>> {
     let (reader, writer) = std::io::pipe()?;
     let mut command = Command::new(&step.command[0]);
     command
@@ -56,7 +65,9 @@ fn follow(step: &Step, progress: &ProgressBar) -> std::io::Result<Option<Vec<Str
     let mut heard = Heard { at_least: step.at_least.to_vec(), ..Heard::default() };
     for line in BufReader::new(reader).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
-        if let Some(Row { what, extent }) = heard.line(&line) {
+        if let Some(row) = heard.line(&line) {
+            figures.extend(figure(&step.label, &heard.target, &row));
+            let Row { what, extent } = row;
             let target = if heard.target.is_empty() { &step.label } else { &heard.target };
             let edge =
                 super::edge::of(if what.starts_with("test ") { target } else { &step.label });
@@ -83,8 +94,10 @@ fn follow(step: &Step, progress: &ProgressBar) -> std::io::Result<Option<Vec<Str
         shortfall.push(format!("'{what}' is not followed by {least} or more"));
     }
     if step.seeds > 0 {
-        progress
-            .suspend(|| println!("| {} | {} | | {} seeds |", step.label, heard.miri, heard.seeds));
+        let row = Row { what: heard.miri, extent: format!("{} seeds", heard.seeds) };
+        figures.extend(figure(&step.label, &heard.target, &row));
+        let Row { what, extent } = row;
+        progress.suspend(|| println!("| {} | {what} | | {extent} |", step.label));
         if heard.seeds != step.seeds {
             shortfall
                 .push(format!("{} of {} seeds have run to their end", heard.seeds, step.seeds));

@@ -4,10 +4,9 @@ use crate::common::TIMEOUT;
 use crate::common::bus::Place;
 use crate::common::child::Child;
 use crate::common::proc::{Holdings, holdings, left_behind, wait_until};
+use crate::report::report;
 use rustix::process::Signal;
 use std::collections::BTreeSet;
-use std::fmt::Display;
-use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -104,7 +103,7 @@ pub fn at_every_step(name: &str, expected: &[&str], mut die: impl FnMut(&Step) -
         let (kind, number) = step.rsplit_once(':').expect("LLMP_CRASH_AT=KIND:NUMBER");
         let step = Step { kind: kind.into(), number: number.parse().unwrap() };
         let end = die(&step);
-        return report(format_args!("crash {name}: {step:?}: {end:?}"));
+        return report(&format!("crash {name}: {step:?}: {end:?}"));
     }
     let start = Instant::now();
     // The first one makes no step of this kind and survives.
@@ -129,7 +128,7 @@ pub fn at_every_step(name: &str, expected: &[&str], mut die: impl FnMut(&Step) -
             number += 1;
         }
     }
-    report(format_args!(
+    report(&format!(
         "crash {name}: SIGKILL at each of {deaths} steps of {} kinds, {:.1} s",
         kinds.len() - 1,
         start.elapsed().as_secs_f64()
@@ -137,11 +136,6 @@ pub fn at_every_step(name: &str, expected: &[&str], mut die: impl FnMut(&Step) -
     let is_missing = |kind: &&&str| !kinds.iter().any(|known| known == **kind);
     let missing: Vec<_> = expected.iter().filter(is_missing).collect();
     assert!(missing.is_empty(), "no victim died before {missing:?}, but before {kinds:?}");
-}
-
-/// Prints a line that the test harness does not swallow.
-fn report(line: impl Display) {
-    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Runs one scenario at a time, because the resources of this process are counted.

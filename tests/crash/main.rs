@@ -8,6 +8,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../../model/report.rs"]
+mod report;
 
 mod broker;
 mod channels;

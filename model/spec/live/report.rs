@@ -3,7 +3,8 @@
 use super::components::components;
 use super::graph::{Graph, LeadsTo, System};
 use super::lasso::{Lasso, Verdict, check};
-use crate::explore::{grouped, report};
+use crate::grouped::grouped;
+use crate::report::report;
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::ops::ControlFlow;

@@ -2,7 +2,8 @@
 
 use super::bus::properties;
 use super::report::{prove, refute, violated};
-use crate::explore::{judge, report};
+use crate::explore::judge;
+use crate::report::report;
 use crate::run::{Break, Setup};
 use crate::{BUS, BY_REF, IN_PLACE, REMOVED, SMALL, is_full};
 use std::collections::BTreeSet;

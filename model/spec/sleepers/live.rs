@@ -6,7 +6,7 @@
 //! again is acquired at some time.
 
 use super::{At, Break, POLLING, SETUPS, Setup, State, Step, explore};
-use crate::explore::report;
+use crate::report::report;
 use crate::live::{Class, Classes, LeadsTo, System, prove, refute};
 
 struct Halves {
