@@ -332,7 +332,7 @@ fn ref_broker_dies(runtime: &Loom, k: usize) -> bool {
 /// Explores a crash after every number of writes, until the process survives the whole scenario.
 fn at_every_step(name: &str, most: Option<usize>, scenario: fn(&Loom, usize) -> bool) {
     let mut total = Explored { executions: 0, time: Duration::ZERO, most_values: 0 };
-    let bound = bound(most);
+    let bound = bound(name, most);
     for k in deaths() {
         let died = Arc::new(AtomicBool::new(false));
         let seen = died.clone();

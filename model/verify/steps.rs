@@ -90,7 +90,7 @@ fn tests(full: bool) -> Step {
     if full {
         environment.push(("LLMP_ITERATIONS", "20000".to_owned()));
         environment.push(("LLMP_PROGRAMS", "100000".to_owned()));
-        environment.push(("LLMP_PREEMPTIONS", "4".to_owned()));
+        environment.push(("LLMP_PREEMPTIONS", "full".to_owned()));
         environment.push(("LLMP_SPEC", "full".to_owned()));
         environment.push(("PROPTEST_CASES", "20000".to_owned()));
     }
