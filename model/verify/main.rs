@@ -25,13 +25,13 @@ use std::time::Instant;
 ///
 /// Examples:
 ///   cargo verify                  every test, model and fuzz seed; each fuzzer for 20 s
-///   cargo verify --full           the same further, for more than an hour; and with more tools
+///   cargo verify --full           the same further, for about two hours; and with more tools
 ///   cargo verify --only fuzz      one step
 ///   cargo verify --record         writes the figures found to docs/figures.md
 #[derive(Parser)]
 #[command(name = "cargo verify", verbatim_doc_comment)]
 struct Arguments {
-    /// Below 15 minutes on two processors. This is the default
+    /// About 20 minutes on two processors. This is the default
     #[arg(long, conflicts_with = "full")]
     quick: bool,
     /// Larger specification, more schedules, more preemptions, longer fuzzing, sanitizers
