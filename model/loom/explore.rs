@@ -2,11 +2,11 @@
 
 use crate::grouped::grouped;
 pub use crate::report::report;
-use crate::scenario::doubles::{KEPT_VALUES, Reordered, Reordering, SawPolling, Swap, Values};
+use crate::scenario::doubles::{KEPT_VALUES, Reordered, Reordering, SawPolling, Values};
+pub use crate::scenario::protocol::{Process, Protocol};
 use crate::scenario::{Bounds, Runtime, Who, mailbox};
-use llmp::core::order::{Kind, Orders, Site};
+use llmp::core::order::{Orders, Site};
 use std::any::Any;
-use std::fmt::{Display, Formatter};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -93,105 +93,33 @@ impl Runtime for Loom {
     }
 }
 
-/// The protocol of one run: production's, or one with a mistake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    Production,
-    /// One access has a weaker ordering.
-    Weakened(Site, Ordering),
-    /// One access has a weaker ordering in one kind of process only.
-    WeakenedIn(Process, Site, Ordering),
-    /// One step comes too late.
-    Swapped(Swap),
-    /// A process that has polled does not bound all of its sleeps.
-    Unbounded(Bounds),
-    /// A process that sees that one peer polls leaves out its fence before it looks at the others.
-    PollingHidesFence,
-}
-
-/// A process, in a scenario that says which process accesses what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Process {
-    Broker,
-    Client,
-}
-
-impl Process {
-    fn is(self, who: Who) -> bool {
-        (self == Process::Broker) == (who == 0)
-    }
-}
-
-impl Protocol {
-    /// Returns all mistakes.
-    pub fn mutants() -> impl Iterator<Item = Protocol> {
-        let weakened = |site: &'static Site| {
-            site.weaker().iter().map(|ordering| Protocol::Weakened(*site, *ordering))
-        };
-        // A message by reference needs the cursor's edge twice.
-        let in_one = [Process::Broker, Process::Client]
-            .map(|process| Protocol::WeakenedIn(process, Site::CursorPublish, Ordering::Relaxed));
-        let swapped = Swap::ALL.iter().map(|swap| Protocol::Swapped(*swap));
-        let unbounded = [Bounds::First, Bounds::None].map(Protocol::Unbounded);
-        Site::ALL
-            .iter()
-            .flat_map(weakened)
-            .chain(in_one)
-            .chain(swapped)
-            .chain(unbounded)
-            .chain([Protocol::PollingHidesFence])
-    }
-
-    fn begin(self) -> Loom {
-        let (mut orders, mut orders_of, mut swap) = (Orders::production(), None, None);
-        let mut bounds = Bounds::All;
-        match self {
-            Protocol::Production | Protocol::PollingHidesFence => {}
-            Protocol::Weakened(site, ordering) => orders = Orders::weakened(site, ordering),
-            Protocol::WeakenedIn(process, site, ordering) => {
-                orders_of = Some((process, Arc::new(Orders::weakened(site, ordering))));
-            }
-            Protocol::Swapped(swapped) => swap = Some(swapped),
-            Protocol::Unbounded(bounded) => bounds = bounded,
+/// Returns the runtime of a run with this protocol.
+fn begin(protocol: Protocol) -> Loom {
+    let (mut orders, mut orders_of, mut swap) = (Orders::production(), None, None);
+    let mut bounds = Bounds::All;
+    match protocol {
+        Protocol::Production | Protocol::PollingHidesFence => {}
+        Protocol::Weakened(site, ordering) => orders = Orders::weakened(site, ordering),
+        Protocol::WeakenedIn(process, site, ordering) => {
+            orders_of = Some((process, Arc::new(Orders::weakened(site, ordering))));
         }
-        let hides_fence = self == Protocol::PollingHidesFence;
-        let saw_polling = || Arc::new(SawPolling { hides_fence, ..SawPolling::default() });
-        let thread = || format!("{:?}", loom::thread::current().id());
-        let only_brokers = swap.is_some_and(|swap| swap.then.contains(&Site::ConsumedPublish));
-        Loom {
-            orders: Arc::new(orders),
-            orders_of,
-            order_of_steps: Reordering::new(swap, thread),
-            only_brokers,
-            in_order: Reordering::new(None, thread),
-            bounds,
-            racing: None,
-            saw_polling: Arc::new([saw_polling(), saw_polling()]),
-        }
+        Protocol::Swapped(swapped) => swap = Some(swapped),
+        Protocol::Unbounded(bounded) => bounds = bounded,
     }
-}
-
-impl Display for Protocol {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Protocol::Production => write!(f, "production"),
-            Protocol::Weakened(site, Ordering::Relaxed) if is_fence(*site) => {
-                write!(f, "{site:?} as no fence")
-            }
-            Protocol::Weakened(site, ordering) => write!(f, "{site:?} as {ordering:?}"),
-            Protocol::WeakenedIn(process, site, ordering) => {
-                write!(f, "{site:?} as {ordering:?} in a {}", format!("{process:?}").to_lowercase())
-            }
-            Protocol::Swapped(swap) => write!(f, "{swap}"),
-            Protocol::Unbounded(Bounds::First) => write!(f, "polled, one sleep bounded"),
-            Protocol::PollingHidesFence => write!(f, "RingFence only if no peer polls"),
-            Protocol::Unbounded(_) => write!(f, "polled, no sleep bounded"),
-        }
+    let hides_fence = protocol == Protocol::PollingHidesFence;
+    let saw_polling = || Arc::new(SawPolling { hides_fence, ..SawPolling::default() });
+    let thread = || format!("{:?}", loom::thread::current().id());
+    let only_brokers = swap.is_some_and(|swap| swap.then.contains(&Site::ConsumedPublish));
+    Loom {
+        orders: Arc::new(orders),
+        orders_of,
+        order_of_steps: Reordering::new(swap, thread),
+        only_brokers,
+        in_order: Reordering::new(None, thread),
+        bounds,
+        racing: None,
+        saw_polling: Arc::new([saw_polling(), saw_polling()]),
     }
-}
-
-fn is_fence(site: Site) -> bool {
-    site.access() == Kind::Fence
 }
 
 /// How far a scenario was explored.
@@ -242,7 +170,7 @@ pub fn explore_from(
         builder.check(move || {
             count.fetch_add(1, Ordering::Relaxed);
             Values::begin_execution();
-            scenario(&protocol.begin());
+            scenario(&begin(protocol));
         });
     };
     let result = catch_unwind(AssertUnwindSafe(check));

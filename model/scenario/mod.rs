@@ -12,6 +12,8 @@ pub mod doubles;
 mod note;
 #[allow(dead_code, reason = "not every checker has it")]
 pub mod polls_beside;
+#[allow(dead_code, reason = "not every checker makes mistakes")]
+pub mod protocol;
 #[allow(dead_code, reason = "not every checker has it")]
 pub mod removed;
 #[allow(dead_code, reason = "not every checker has it")]
