@@ -148,4 +148,12 @@ mod tests {
         assert_eq!(theirs.send(&page, Some(ours.as_fd())), Sent::HungUp);
         assert!(matches!(ours.receive(), Received::HungUp));
     }
+
+    #[test]
+    fn a_dropped_connection_closes_its_descriptor_once() {
+        // Miri has no sockets of packets.
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        drop(Socket::from_fd(ours.into()));
+        assert_eq!(std::io::Read::read(&mut theirs, &mut [0]).unwrap(), 0);
+    }
 }

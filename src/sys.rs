@@ -8,6 +8,9 @@ pub(crate) mod fork;
 #[allow(unsafe_code)]
 pub(crate) mod lock;
 pub(crate) mod memfd;
+#[cfg(miri)]
+#[allow(unsafe_code)]
+mod miri;
 #[allow(unsafe_code)]
 pub(crate) mod options;
 pub(crate) mod peer;

@@ -139,3 +139,54 @@ fn unsafe_code_is_in_few_files() {
         assert!(is_door || is_tests(Path::new(path)) || lines.next().is_none(), "unsafe in {path}");
     }
 }
+
+/// The calls that stand in for the kernel's in Miri are no code of production.
+const STUBS: &str = "sys/miri";
+
+/// The row of a file with this number of unsafe blocks, in the table of what Miri runs.
+fn row<'a>(table: &'a str, path: &str) -> Option<(usize, usize, &'a str)> {
+    let cells: Vec<_> = table
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("| `src/{path}` |")))?
+        .split('|')
+        .map(str::trim)
+        .collect();
+    Some((cells.first()?.parse().ok()?, cells.get(1)?.parse().ok()?, cells.get(2)?))
+}
+
+/// Returns what is wrong with a file's row.
+fn unlisted(table: &str, path: &str, code: &str) -> Option<String> {
+    let words: Vec<_> = code.split_whitespace().collect();
+    let opens = |pair: &&[&str]| pair[0].ends_with("unsafe") && ["{", "impl"].contains(&pair[1]);
+    match (words.windows(2).filter(opens).count(), row(table, path)) {
+        (0, None) => None,
+        (found, Some((blocks, run, why)))
+            if found == blocks && run <= found && (run == found || !why.is_empty()) =>
+        {
+            None
+        }
+        (found, row) => Some(format!("{path}: {found} unsafe blocks, and the table has {row:?}")),
+    }
+}
+
+#[test]
+fn each_unsafe_block_is_listed_with_what_miri_runs() {
+    let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/lab/sanitizers.md");
+    let table = std::fs::read_to_string(table).unwrap();
+    let sources = sources();
+    let paths = sources.iter().map(|(path, code)| (path.to_str().unwrap(), code));
+    let ours = paths.filter(|(path, _)| !path.starts_with(STUBS) && !is_tests(Path::new(path)));
+    let wrong: Vec<_> = ours.filter_map(|(path, code)| unlisted(&table, path, code)).collect();
+    assert_eq!(wrong, [""; 0]);
+}
+
+#[test]
+fn an_unsafe_block_that_is_not_listed_is_found() {
+    let table = "| `src/sys/a.rs` | 2 | 1 | a fork |\n| `src/sys/b.rs` | 2 | 1 | |\n";
+    let two = "let a = unsafe { b() };\nunsafe impl Send for C {}\nunsafe fn d();";
+    assert_eq!(unlisted(table, "sys/a.rs", two), None);
+    assert_eq!(unlisted(table, "sys/c.rs", ""), None);
+    assert!(unlisted(table, "sys/a.rs", "unsafe { b() }").is_some(), "one is gone");
+    assert!(unlisted(table, "sys/b.rs", two).is_some(), "no reason is given");
+    assert!(unlisted(table, "sys/c.rs", two).is_some(), "no row");
+}

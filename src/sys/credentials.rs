@@ -1,6 +1,8 @@
 //! The credentials of a socket's peer: of the process that connected or called `listen`, and of the
 //! process that sent a packet.
 
+#[cfg(miri)]
+use super::miri::libc;
 use super::peer::Peer;
 use rustix::net::UCred;
 use rustix::process::{getegid, geteuid, getpid, getuid};
@@ -65,6 +67,7 @@ pub(super) fn effective() -> Option<UCred> {
 }
 
 /// A packet that came with its sender's credentials.
+#[derive(Debug)]
 pub(super) struct Signed {
     pub len: usize,
     /// Whether the kernel dropped something that came with it.
@@ -159,4 +162,70 @@ pub(super) fn receive(
         next = unsafe { libc::CMSG_NXTHDR(&raw const message, next) };
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    /// Returns two connected sockets. A packet with descriptors waits in the first.
+    #[cfg(not(miri))]
+    fn with_packet(descriptors: usize) -> (OwnedFd, OwnedFd) {
+        use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
+        use std::io::IoSlice;
+        let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+        let (ours, theirs) = net::socketpair(AddressFamily::UNIX, kind, flags, None).unwrap();
+        super::super::options::pass_credentials(ours.as_fd(), true).unwrap();
+        let rights = vec![theirs.as_fd(); descriptors];
+        let mut space = vec![MaybeUninit::uninit(); 4096];
+        let mut control = net::SendAncillaryBuffer::new(&mut space);
+        if descriptors > 0 {
+            assert!(control.push(net::SendAncillaryMessage::ScmRights(&rights)));
+        }
+        let bytes = [IoSlice::new(b"packet")];
+        net::sendmsg(&theirs, &bytes, &mut control, net::SendFlags::empty()).unwrap();
+        (ours, theirs)
+    }
+
+    #[cfg(miri)]
+    fn with_packet(descriptors: usize) -> (OwnedFd, OwnedFd) {
+        libc::send(descriptors);
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        (ours.into(), theirs.into())
+    }
+
+    fn is_us(found: Credentials) -> bool {
+        (found.process as u32, found.user) == (std::process::id(), geteuid().as_raw())
+    }
+
+    // P16
+    #[test]
+    fn a_packet_comes_with_its_sender_and_its_descriptors() {
+        for descriptors in [0, 1, 3] {
+            let ((socket, _other), mut bytes) = (with_packet(descriptors), [0; 65]);
+            let found = receive(socket.as_fd(), &mut bytes, descriptors, 0).unwrap();
+            assert_eq!(&bytes[..found.len], b"packet");
+            assert_eq!((found.descriptors.len(), found.is_cut), (descriptors, false));
+            assert!(is_us(found.credentials), "{:?}", found.credentials);
+            assert!(!matches!(found.peer, Peer::Gone));
+        }
+    }
+
+    #[test]
+    fn descriptors_for_which_there_is_no_room_are_cut_off() {
+        let ((socket, _other), mut bytes) = (with_packet(20), [0; 65]);
+        let found = receive(socket.as_fd(), &mut bytes, 1, 0).unwrap();
+        assert!(found.is_cut && (1..20).contains(&found.descriptors.len()), "{found:?}");
+    }
+
+    // P16
+    #[test]
+    fn the_kernel_names_the_peer_of_a_connection() {
+        let (socket, _other) = with_packet(0);
+        assert!(is_us(of(socket.as_fd()).unwrap()));
+        // `None` before Linux 6.5.
+        drop(pidfd_of(socket.as_fd()));
+        super::super::options::stamp(socket.as_fd()).unwrap();
+    }
 }

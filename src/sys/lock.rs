@@ -14,6 +14,8 @@
 //! and tries again. No step waits.
 
 use super::fork::{Owner, PerProcess};
+#[cfg(miri)]
+use super::miri::libc;
 use crate::core::failpoint::{effect, observation};
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
@@ -399,5 +401,20 @@ pub(crate) fn obstacle(path: &Path) -> Option<&'static str> {
         () if kind.is_symlink() => Some("a link"),
         () if kind.is_fifo() => Some("a named pipe"),
         () => Some("a file"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_no_process_has_locked_has_no_holder() {
+        // Miri opens no files.
+        let file = match cfg!(miri) {
+            true => File::from(std::os::fd::OwnedFd::from(std::io::pipe().unwrap().0)),
+            false => tempfile::tempfile().unwrap(),
+        };
+        assert!(matches!(holder(&file), Attempt::Again));
     }
 }

@@ -1,5 +1,7 @@
 //! Shared memory of the kernel: sealed memfds and their mappings.
 
+#[cfg(miri)]
+use super::miri::{memmap2, rustix};
 use super::system::os_page;
 use crate::core::failpoint::{AtDrop, effect, observation};
 use crate::core::fault::InvalidMemfd;
@@ -292,6 +294,8 @@ mod tests {
         let mut copy = vec![0; 1000];
         theirs.read_bytes(64, &mut copy);
         assert_eq!(copy, payload);
+        // The last word is mapped, too.
+        assert_eq!(theirs.load(theirs.region_len() - 8, Site::CommitRead), 0);
     }
 
     #[test]

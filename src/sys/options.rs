@@ -1,5 +1,7 @@
 //! Socket options that are older or newer than the libraries' lists.
 
+#[cfg(miri)]
+use super::miri::libc;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 

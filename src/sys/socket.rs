@@ -7,6 +7,8 @@ pub(crate) use super::credentials::Credentials;
 use super::credentials::{self, Signed};
 use super::fork::Owner;
 use super::memfd::ReceivedFd;
+#[cfg(miri)]
+use super::miri::rustix;
 use super::options;
 use super::peer::{self, Peer};
 use crate::core::failpoint::{effect, observation};

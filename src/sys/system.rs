@@ -3,6 +3,8 @@
 //! rustix reads these values from the auxiliary vector and the vDSO. A program under Valgrind does
 //! not have them at the addresses given there.
 
+#[cfg(miri)]
+use super::miri::libc;
 use crate::core::layout::OS_PAGE;
 use std::time::Duration;
 
@@ -29,5 +31,19 @@ pub(crate) fn since_boot() -> Duration {
     match (answer, seconds, nanos) {
         (0, Ok(seconds), Ok(nanos)) => Duration::new(seconds, nanos),
         _ => Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_tells_its_page_its_ticks_and_its_time() {
+        assert!(os_page().is_power_of_two());
+        assert!((1..=1_000_000).contains(&clock_ticks()));
+        let before = since_boot();
+        assert!(before > Duration::ZERO);
+        assert!(since_boot() >= before);
     }
 }

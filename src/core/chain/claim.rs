@@ -175,4 +175,14 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_payload_that_outlives_its_claim_is_that_of_the_next_claim() {
+        let limits = Limits::new(512, 300, 4096).unwrap();
+        let mut sender = ChainWriter::new(1, limits, Region::heap(512));
+        let claim = sender.claim(Envelope::default(), 100).unwrap();
+        claim.into_payload().fill(7);
+        let mut claim = sender.claim(Envelope::default(), 100).unwrap();
+        assert_eq!(claim.payload(), [7; 100]);
+    }
 }
