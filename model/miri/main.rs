@@ -10,28 +10,26 @@
 //! scenarios are the models'. Those of [`lengths`] add payload lengths that the models lack.
 //! Without Miri this is a stress test of a moment.
 //!
-//! With `-- CommitRead` and `-Zmiri-disable-weak-memory-emulation`, that site is relaxed and Miri
-//! must report a data race. The same holds for the other sites that pass messages and pages on.
+//! With the name of a mutant and of a scenario, as in `-- 'CommitRead as Relaxed' lengths`, it makes
+//! that mistake. [`judge`] runs Miri with each of them.
 
 #[path = "../scenario/doorbell.rs"]
 mod doorbell;
+mod judge;
 mod lengths;
+mod mutant;
 #[path = "../../tests/common/regions.rs"]
 mod regions;
 #[path = "../scenario/mod.rs"]
 mod scenario;
-mod weakened;
+mod scenarios;
+mod source;
 
-use doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
 use lengths::Lengths;
 use llmp::core::memory::Region;
-use llmp::core::order::Site;
-use scenario::by_ref::{self, Lives, by_reference};
-use scenario::chain::{
-    Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse, limits,
-};
-use scenario::{Runtime, mailbox, removed};
-use weakened::{Relaxing, Weakened};
+use mutant::Mutant;
+use scenario::protocol::Protocol;
+use scenario::{Runtime, mailbox};
 
 mailbox!(StdMailbox, std);
 
@@ -55,47 +53,72 @@ impl Runtime for Heap {
         &self,
         thread: impl FnOnce() -> T + Send + 'static,
     ) -> Box<dyn FnOnce() -> T> {
-        let thread = std::thread::spawn(thread);
-        Box::new(move || thread.join().unwrap())
+        spawn(thread)
     }
 }
 
-const SHORT: Size = Size { messages_per_page: 2, pages: 3, messages: 20, receivers: 2, steps: 40 };
-const REF_SIZE: by_ref::Size =
-    by_ref::Size { by_ref: 2, messages: 6, tries: 4, cycles: 4, steps: 4 };
+/// Starts a thread. The result waits for it.
+fn spawn<T: Send + 'static>(thread: impl FnOnce() -> T + Send + 'static) -> Box<dyn FnOnce() -> T> {
+    let thread = std::thread::spawn(thread);
+    Box::new(move || thread.join().unwrap())
+}
 
-/// Runs all scenarios and returns their number.
-fn scenarios() -> usize {
-    let heap = &Heap;
-    let one = Size { receivers: 1, ..SHORT };
-    let scenarios: [&dyn Fn(); 9] = [
-        &|| deliver(heap, SHORT),
-        &|| drop_claims(heap, one),
-        &|| join_during_reuse(heap, SHORT, 4),
-        &|| leave_during_reuse(heap, SHORT),
-        &|| batch(heap, Size { messages: 6, steps: 20, ..one }),
-        &|| both_sleep(heap, limits(2, 2), 10, Waiting::Sleeps, Polling::Never),
-        &|| sender_sleeps(heap, limits(2, 2), 1, Polling::Never),
-        &|| assert!(!by_reference(heap, REF_SIZE, &Lives::endless()), "all live"),
-        &|| removed::reads_in_place(heap, 6, 10),
-    ];
-    for scenario in scenarios {
-        scenario();
+/// The end of a run with a mistake that Miri has not noticed.
+const NO_MISTAKE: &str = ": Miri has noticed no mistake";
+
+/// Runs one scenario. Production's protocol is a mistake if the source has one.
+fn judged(protocol: Protocol, scenario: &str) {
+    fn of<R: Runtime>(runtime: &R, scenario: &str, lengths: impl FnOnce()) {
+        match scenarios::all().into_iter().find(|(name, _)| *name == scenario) {
+            Some((_, scenario)) => scenario(runtime),
+            None if scenario == "lengths" => lengths(),
+            None => panic!("no scenario {scenario}"),
+        }
     }
-    scenarios.len()
+    // The other threads could wait for one that panics.
+    std::panic::set_hook(Box::new(|panic| {
+        // In one piece, because Miri runs several seeds at once.
+        let said = format!("{panic}\n");
+        eprint!("{said}");
+        std::process::exit(1);
+    }));
+    if protocol == Protocol::Production {
+        of(&Heap, scenario, || lengths::copied(Lengths::WholeWords));
+    } else {
+        let mutant = Mutant::of(protocol).expect("a mistake that Miri can judge");
+        of(&mutant, scenario, || lengths::seen_by(&mutant));
+    }
+    println!("{protocol}{NO_MISTAKE}");
+}
+
+/// Runs production's protocol, which has no mistake.
+fn everything(lengths: Lengths) {
+    let scenarios = scenarios::all::<Heap>();
+    for (_, scenario) in &scenarios {
+        scenario(&Heap);
+    }
+    lengths::copied(lengths);
+    lengths::borrowed(lengths);
+    println!("miri: {} scenarios of the models, payloads of {lengths}", scenarios.len());
 }
 
 fn main() {
-    let asked = std::env::args().nth(1).unwrap_or_default();
-    if let Some(site) = Site::ALL.iter().find(|site| site.name() == asked) {
-        weakened::relax(*site);
-        lengths::seen_through(|region| Weakened::new(region, Relaxing));
-        println!("{asked} as Relaxed: no race is seen");
-        std::process::exit(1);
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let named = |name: &str| {
+        let mut protocols = Protocol::mutants().chain([Protocol::Production]);
+        protocols.find(|protocol| protocol.to_string() == name)
+    };
+    match arguments[..] {
+        ["judge"] => judge::judge(false),
+        ["judge-all"] => judge::judge(true),
+        [name, scenario] => judged(named(name).expect("a mistake of this name"), scenario),
+        ["words"] => everything(Lengths::WholeWords),
+        _ => {
+            if !cfg!(miri) {
+                judge::check_tables();
+            }
+            everything(Lengths::All);
+        }
     }
-    let models = scenarios();
-    let lengths = if asked == "words" { Lengths::WholeWords } else { Lengths::All };
-    lengths::copied(lengths);
-    lengths::borrowed(lengths);
-    println!("miri: {models} scenarios of the models, payloads of {lengths}");
 }

@@ -67,18 +67,23 @@ pub fn steps(full: bool, fuzz_seconds: Option<u32>) -> Vec<Step> {
     let mut steps = vec![tests(full), axioms(), machines()];
     let seconds = fuzz_seconds.unwrap_or(if full { 300 } else { 20 });
     steps.extend(fuzz_targets().into_iter().map(|target| fuzz(&target, seconds)));
-    let seeds = if full { 32 } else { 4 };
+    let strict = "-Zmiri-strict-provenance";
+    let (weak, tree) = if full { (32, 32) } else { (3, 2) };
     steps.extend([
-        miri("miri, stacked borrows", seeds, "-Zmiri-strict-provenance", "words"),
+        miri("miri, stacked borrows", weak, strict, "words"),
         // Without weak memory it uses payloads of all lengths, see `model/miri/lengths.rs`.
         miri(
             "miri, tree borrows",
-            seeds,
-            "-Zmiri-strict-provenance -Zmiri-tree-borrows \
-              -Zmiri-disable-weak-memory-emulation",
+            tree,
+            &format!("{strict} -Zmiri-tree-borrows -Zmiri-disable-weak-memory-emulation"),
             "all",
         ),
+        miri_sys("miri, stacked borrows", strict),
+        miri_mutants(full),
     ]);
+    if full {
+        steps.push(miri_sys("miri, tree borrows", &format!("{strict} -Zmiri-tree-borrows")));
+    }
     if full {
         steps.push(threads());
     }
@@ -151,8 +156,43 @@ fn miri(label: &str, seeds: u32, flags: &str, lengths: &str) -> Step {
     Step {
         environment: vec![("MIRIFLAGS", format!("{flags} -Zmiri-many-seeds=0..{seeds}"))],
         seeds,
-        needs: "a nightly toolchain with Miri (rustup component add miri rust-src --toolchain nightly)",
+        needs: MIRI,
         ..Step::new(Name::Miri, label, &command)
+    }
+}
+
+/// What Miri needs.
+const MIRI: &str =
+    "a nightly toolchain with Miri (rustup component add miri rust-src --toolchain nightly)";
+
+/// The unit tests that reach the unsafe code of `src/sys` and `Region`, as in
+/// `docs/lab/sanitizers.md`.
+const MIRI_SYS: &str = "sys::credentials sys::fork sys::lock sys::system sys::unread \
+     sys::memfd::tests::the_reader sys::memfd::tests::a_region core::memory core::chain::claim \
+     socket::tests::a_dropped_connection";
+
+/// Returns the step that runs them in Miri.
+fn miri_sys(borrows: &str, flags: &str) -> Step {
+    let command = format!(
+        "cargo +nightly miri test --no-default-features --features std --lib -- {MIRI_SYS}"
+    );
+    Step {
+        // The tables of `fork.rs` are never freed.
+        environment: vec![("MIRIFLAGS", format!("{flags} -Zmiri-ignore-leaks"))],
+        at_least: &[("test result: ok. ", 18)],
+        needs: MIRI,
+        ..Step::new(Name::Miri, &format!("{borrows}, sys"), &command)
+    }
+}
+
+/// Returns the step in which Miri judges mutants: those that it notices soonest, or all.
+fn miri_mutants(full: bool) -> Step {
+    let judge = if full { "judge-all" } else { "judge" };
+    let command = format!("cargo test --no-default-features --features std --test miri -- {judge}");
+    Step {
+        at_least: &[("mutants: ", 11)],
+        needs: MIRI,
+        ..Step::new(Name::Miri, "miri, mutants", &command)
     }
 }
 
