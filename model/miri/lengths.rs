@@ -53,8 +53,8 @@ impl Lengths {
     fn messages(self) -> usize {
         match self {
             Lengths::All => MESSAGES,
-            // Each length twice.
-            Lengths::WholeWords => 54,
+            // Each length four times.
+            Lengths::WholeWords => 104,
         }
     }
 
@@ -98,7 +98,9 @@ pub fn borrowed(lengths: Lengths) {
         assert_eq!(payload, lengths.content(number), "message {number}");
     };
     let reuses = run(lengths, 0..lengths.messages(), regions, in_three_ways, take);
-    assert!(reuses > 0, "no page was written again");
+    // The few messages of whole words may all fit into the budget.
+    let may_fit = matches!(lengths, Lengths::WholeWords);
+    assert!(reuses > 0 || may_fit, "no page was written again");
 }
 
 fn shared(len: usize) -> Region {
