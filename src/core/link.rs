@@ -83,10 +83,10 @@ impl<M: Memory> Outbound<M> {
 
     /// Returns whether an event in `interest` has happened.
     pub(crate) fn is_ready(&mut self, interest: Interest) -> bool {
-        // Checking for room may reveal an invalid cursor; report it to the waiting sender.
-        let has_room = |chain: &mut ChainWriter<M>, len| chain.has_room(len) || chain.has_fault();
-        interest.room.is_some_and(|slot_len| has_room(&mut self.chain, slot_len))
-            || interest.consumed && self.chain.is_consumed()
+        let is_ready = interest.room.is_some_and(|slot_len| self.chain.has_room(slot_len))
+            || interest.consumed && self.chain.is_consumed();
+        // The check may reveal an invalid cursor; report it to the waiting sender.
+        is_ready || (interest.room.is_some() || interest.consumed) && self.chain.has_fault()
     }
 
     /// Returns the next announcement of our pages that the peer must be sent, see
@@ -455,6 +455,9 @@ mod tests {
         send(&mut sending, &mut receiving);
         let full = Err(Refused::Blocked(crate::core::chain::Blocked::Full));
         assert_eq!(sending.send(Envelope::default(), &[7; 8]), full);
+        let consumed = Interest { consumed: true, ..Interest::default() };
+        assert_eq!(sending.park(consumed), (false, false), "there is a fault");
         assert_eq!(sending.take_fault(), Some(Fault::CursorAhead { found: tail + 1, tail }));
+        assert!(!sending.is_ready(consumed), "the peer has not consumed the messages");
     }
 }

@@ -62,6 +62,8 @@ pub struct ChainWriter<M> {
     retired: u64,
     /// Receivers removed for an invalid cursor. The owner takes them.
     faults: Vec<(u32, Fault)>,
+    /// Whether there were any. They may not have consumed what was published.
+    has_had_fault: bool,
     stats: Stats,
 }
 
@@ -92,6 +94,7 @@ impl<M: Memory> ChainWriter<M> {
             reuse_distance: 0,
             retired: 0,
             faults: Vec::new(),
+            has_had_fault: false,
             stats: Stats { page_bytes, page_bytes_peak: page_bytes, ..Stats::default() },
         }
     }
@@ -263,11 +266,11 @@ impl<M: Memory> ChainWriter<M> {
     }
 
     /// Returns whether every receiver has consumed everything that was published: its cursor or its
-    /// consumed position has reached the end.
+    /// consumed position has reached the end. A receiver with an invalid cursor never has.
     pub fn is_consumed(&mut self) -> bool {
         let end = self.position();
         self.left_by_all();
-        self.receivers.iter().all(|peer| peer.has_consumed(end))
+        !self.has_had_fault && self.receivers.iter().all(|peer| peer.has_consumed(end))
     }
 
     /// Returns the number of the next message.

@@ -153,7 +153,7 @@ impl<M: Memory> ChainWriter<M> {
     pub(super) fn left_by_all(&mut self) -> u64 {
         let mut left = self.tail();
         let tail = left;
-        let faults = &mut self.faults;
+        let (faults, has_had_fault) = (&mut self.faults, &mut self.has_had_fault);
         let (chain, free, foreign) = (&mut self.chain, &mut self.free, &mut self.foreign);
         self.receivers.retain_mut(|peer| match peer.position(tail) {
             Ok(position) => {
@@ -164,6 +164,7 @@ impl<M: Memory> ChainWriter<M> {
                 let fault = if peer.is_ours() { fault } else { Fault::Removed };
                 cancel(all(chain, free, foreign), &peer.notices);
                 faults.push((peer.id, fault));
+                *has_had_fault = true;
                 false
             }
         });
