@@ -1,6 +1,9 @@
 //! A broker that dies: production's [`Core`] and clients that poll, so that a checker can make
 //! every step of the broker its last. The full bus with sleeping processes is in `bus`.
 
+#[allow(dead_code, reason = "not every checker has it")]
+pub mod share;
+
 use crate::scenario::chain::{PAYLOAD, control_memory, limits, payload};
 use crate::scenario::doubles::{CrashBudget, Crashing};
 use crate::scenario::{Descriptors, Runtime, Who};

@@ -5,6 +5,9 @@
 //! again. `LLMP_ITERATIONS=N` explores further than the default: N schedules of a scenario, N / 100
 //! of each of the hundreds of crashes.
 
+#[path = "../scenario/broker.rs"]
+#[allow(dead_code, reason = "its other half is for loom")]
+mod broker;
 #[path = "../scenario/bus/mod.rs"]
 mod bus;
 #[path = "../scenario/doorbell.rs"]
@@ -16,6 +19,7 @@ mod runtime;
 mod scenario;
 
 use crate::scenario::doubles::CrashBudget;
+use broker::share::{By, share};
 use bus::{Script, run, run_by_ref};
 use doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
 use report::report;
@@ -235,6 +239,18 @@ fn p3_p5_the_broker_dies_after_each_step_by_reference() {
         let scripts = [SENDS_MORE, SENDS_MORE, SENDS_MORE];
         run_by_ref(&Shuttle, &scripts, CrashBudget::ends_after(k), ZERO_COPY_THRESHOLD).died
     });
+}
+
+#[test]
+fn p3_p9_each_sender_has_its_share_of_a_full_bus() {
+    for by in [By::Messages, By::Bytes] {
+        let blocked = Arc::new(AtomicU64::new(0));
+        let count = blocked.clone();
+        explore(&format!("share_by_{by:?}").to_lowercase(), 1000, move || {
+            count.fetch_add(share(&Shuttle, by), Ordering::Relaxed);
+        });
+        assert!(blocked.load(Ordering::Relaxed) > 0, "the broker always had room");
+    }
 }
 
 const CHAIN: Size = Size { messages_per_page: 2, pages: 3, messages: 24, receivers: 3, steps: 40 };
