@@ -4,6 +4,7 @@ use crate::broker::{self, broker_dies};
 use crate::doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
 use crate::explore::{Loom, Model};
 use crate::scenario::by_ref::{self, Lives, broker_asleep, by_reference, flush, ref_asleep};
+use crate::scenario::chain::distance::reuse_distance;
 use crate::scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse, limits,
     reuse_behind_end_of_page,
@@ -61,6 +62,23 @@ pub const REUSE_2: Model = model("reuse_2_receivers", None, |loom| {
 pub const REUSE_2_LONGER: Model = model("reuse_2_receivers_longer", Some(3), |loom| {
     deliver(loom, Size { receivers: 2, steps: 4, ..REUSE });
 });
+
+/// With a reuse distance of three pages, the first reuse is of one of three.
+pub const REUSE_DISTANCE: Model = model("reuse_distance", None, |loom| at_distance(loom, 0, 3, 3));
+
+/// With one byte less, it is of one of two.
+pub const REUSE_BELOW: Model =
+    model("reuse_below_distance", Some(4), |loom| at_distance(loom, 1, 3, 2));
+
+/// The same if there is memory for two.
+pub const REUSE_NO_MEMORY: Model =
+    model("reuse_without_memory", None, |loom| at_distance(loom, 0, 2, 2));
+
+fn at_distance(loom: &Loom, less: usize, pages: usize, expected: usize) {
+    let size = Size { pages: 3, messages: 6, steps: 6, ..REUSE };
+    let bytes = 3 * size.limits().page_len() - less;
+    reuse_distance(loom, size, bytes, pages, expected);
+}
 
 /// Two messages fill a page up to its end-of-page message.
 pub const REUSE_AT_END: Model = model("reuse_behind_end_of_page", None, |loom| {

@@ -168,3 +168,10 @@ fn p9_p10_all_three_sleep_by_reference_and_are_woken() {
 fn p3_p10_a_flush_ends_while_messages_are_still_referenced() {
     models::REF_FLUSH.check();
 }
+
+#[test]
+fn p8_p9_a_chain_grows_to_its_reuse_distance() {
+    models::REUSE_DISTANCE.check();
+    models::REUSE_BELOW.check();
+    models::REUSE_NO_MEMORY.check();
+}

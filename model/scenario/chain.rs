@@ -1,5 +1,8 @@
 //! A sender and its receivers: commit, page rollover, reuse, joining, leaving, batches, crashes.
 
+#[allow(dead_code, reason = "not every checker has it")]
+pub mod distance;
+
 use super::{Descriptors, Mailbox, Note, Runtime, Who};
 use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused, Start};
 use llmp::core::control::Control;
@@ -71,6 +74,9 @@ pub struct Sending<R: Runtime, M: Memory> {
     regions: Vec<(u32, R::Memory)>,
     next_page: u32,
     next: u64,
+    /// Pages that there is memory for, and those that there were when one was reused first.
+    most_pages: usize,
+    first_reuse: Option<usize>,
 }
 
 impl<R: Runtime> Sending<R, R::Memory> {
@@ -92,6 +98,8 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
             regions: vec![(0, first)],
             next_page: 1,
             next: 0,
+            most_pages: usize::MAX,
+            first_reuse: None,
         }
     }
 
@@ -144,7 +152,17 @@ impl<R: Runtime, M: Memory> Sending<R, M> {
             match self.sender.append(envelope(self.next), &payload(self.next)) {
                 Ok(()) => {
                     self.next += 1;
+                    if self.first_reuse.is_none() && self.sender.stats().reuses > 0 {
+                        self.first_reuse = Some(self.regions.len());
+                    }
                     return Step::Done;
+                }
+                Err(Refused::Blocked(Blocked::NeedPage(_)))
+                    if self.regions.len() == self.most_pages =>
+                {
+                    if !self.sender.stop_growing() {
+                        return Step::Nothing;
+                    }
                 }
                 Err(Refused::Blocked(Blocked::NeedPage(len))) => {
                     let region = self.runtime.memory(len);
