@@ -207,4 +207,20 @@ pub const REF_BROKER_ASLEEP: Model =
 
 pub const REF_ASLEEP: Model = model("ref_asleep", Some(3), |loom| ref_asleep(loom, 5));
 
+/// The sender writes each of its pages again after the hook has seen a message there.
+pub const REF_HOOKED: Model = model("ref_hooked", Some(3), |loom| {
+    by_ref::hooked::hooked(
+        loom,
+        by_ref::Size { by_ref: 1, tries: 3, cycles: 3, steps: 3, ..REF_SIZE },
+    );
+});
+
+/// A release is due after one message, or after two.
+pub const REF_DUE_1: Model = model("ref_due_1", None, |loom| by_ref::due::release(loom, 1));
+pub const REF_DUE_2: Model = model("ref_due_2", None, |loom| by_ref::due::release(loom, 2));
+
+pub const PLACE_REMOVED: Model = model("place_behind_removed", None, by_ref::place::removed_reader);
+
+pub const PLACE: Model = model("place_behind_reader", Some(3), by_ref::place::reader);
+
 pub const REF_FLUSH: Model = model("ref_flush", None, flush);

@@ -170,6 +170,27 @@ fn p3_p10_a_flush_ends_while_messages_are_still_referenced() {
 }
 
 #[test]
+fn p8_p9_p10_a_release_that_is_due_wakes_the_broker() {
+    models::REF_DUE_1.check();
+    models::REF_DUE_2.check();
+}
+
+#[test]
+fn p8_an_entry_is_given_away_while_pages_behind_it_are_retired() {
+    models::PLACE_REMOVED.check();
+}
+
+#[test]
+fn p3_p8_an_entry_is_given_away_while_a_page_behind_it_is_read() {
+    models::PLACE.check();
+}
+
+#[test]
+fn p3_p8_a_hook_sees_each_message_whole() {
+    models::REF_HOOKED.check();
+}
+
+#[test]
 fn p8_p9_a_chain_grows_to_its_reuse_distance() {
     models::REUSE_DISTANCE.check();
     models::REUSE_BELOW.check();

@@ -6,7 +6,7 @@
 //! this memory delays the step, or repeats it later.
 
 use super::interposed::{Access, Interpose, Interposed};
-use llmp::core::layout::{CONTROL_CONSUMED, CONTROL_RETIRED, PAGE_BASE, WORD};
+use llmp::core::layout::{CONTROL_CONSUMED, CONTROL_MEMBER, CONTROL_RETIRED, PAGE_BASE, WORD};
 use llmp::core::memory::Memory;
 use llmp::core::order::Site;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -74,6 +74,7 @@ swaps! {
     ReadPayload, behind MemberRead: "a reader accepts what was written while it copied";
     Store(Site::RetiredPublish), behind CursorPublish: "a client writes what a removed receiver reads in place";
     Look(Site::CursorRead), behind RetiredRead: "a client writes what a removed receiver reads in place";
+    Look(Site::RetiredRead), behind MemberRead: "a client takes a word that was reset for the next client of its entry for its own";
     Store(Site::ParkClear), behind ParkStore: "a process that is awake is rung once";
 }
 
@@ -297,8 +298,10 @@ impl<M: Memory> Interpose<M> for Steps<M> {
         }
         match access {
             Access::Load(site, value) => {
-                if site == Site::CursorRead && self.is_moved(Look(site)) {
-                    self.look_early(memory, at + CONTROL_RETIRED);
+                match site {
+                    _ if !self.is_moved(Look(site)) => {}
+                    Site::CursorRead => self.look_early(memory, at + CONTROL_RETIRED),
+                    _ => self.look_early(memory, at - CONTROL_RETIRED + CONTROL_MEMBER),
                 }
                 if self.is_looked_at_early(site)
                     && let Some(early) = self.looked_early(memory, at)
@@ -312,7 +315,7 @@ impl<M: Memory> Interpose<M> for Steps<M> {
                 // Releases everything consumed, whether receivers still read it or not.
                 memory.store(at - CONTROL_CONSUMED, value, Site::CursorPublish);
             }
-            Access::ReadBytes(_) => self.look_early_again(),
+            Access::ReadBytes(_) if self.is_moved(ReadPayload) => self.look_early_again(),
             _ => {}
         }
         true

@@ -54,6 +54,12 @@ enum Subject {
     ByRef,
     /// Sleeping until a message by reference is released.
     Returns,
+    /// What a broker reads for its hook.
+    Hooked,
+    /// A release that is due because much was passed by reference.
+    Due,
+    /// An entry that is given to another client, while pages behind it are retired.
+    Place,
     /// The consumed position that a broker publishes while it forwards by reference.
     Taken,
     /// A receiver that copies and reads on after its removal, in the broker's pages.
@@ -90,6 +96,9 @@ const JUDGES: &[Judge] = &[
     Judge { model: models::BROKER_BESIDE_POLLING, subject: Subject::BesidePolling, bound: 3 },
     Judge { model: models::REF, subject: Subject::ByRef, bound: 3 },
     Judge { model: models::REF_BROKER_ASLEEP, subject: Subject::Returns, bound: 3 },
+    Judge { model: models::REF_HOOKED, subject: Subject::Hooked, bound: 3 },
+    Judge { model: models::REF_DUE_1, subject: Subject::Due, bound: 3 },
+    Judge { model: models::PLACE_REMOVED, subject: Subject::Place, bound: 3 },
     Judge { model: models::REMOVED, subject: Subject::Removed, bound: 2 },
     Judge { model: models::REF_REMOVED, subject: Subject::RemovedRef, bound: 3 },
     Judge { model: models::REF_REMOVED_IN_PLACE, subject: Subject::RemovedInPlace, bound: 3 },
@@ -128,19 +137,18 @@ fn subjects(mutant: Protocol) -> &'static [Subject] {
         | Protocol::Swapped(Swap { first: Step::Store(Site::ConsumedPublish), .. }) => {
             &[Subject::Taken]
         }
-        Protocol::Weakened(Site::ReuseFence | Site::CopyFence, _) => {
-            &[Subject::Removed, Subject::RemovedRef]
+        Protocol::Weakened(Site::ReuseFence | Site::CopyFence, _)
+        | Protocol::Swapped(Swap { first: Step::Store(Site::MemberStore), .. }) => {
+            &[Subject::Removed, Subject::RemovedRef, Subject::Place]
         }
-        Protocol::Swapped(Swap { first: Step::Store(Site::MemberStore), .. }) => {
-            &[Subject::Removed, Subject::RemovedRef]
-        }
+        Protocol::Swapped(Swap { first: Step::Look(Site::RetiredRead), .. }) => &[Subject::Place],
         Protocol::Swapped(Swap { then: [Site::MemberRead], .. }) => {
             &[Subject::Removed, Subject::RemovedRef]
         }
         Protocol::Swapped(Swap {
             first: Step::Store(Site::RetiredPublish) | Step::Look(Site::CursorRead),
             ..
-        }) => &[Subject::RemovedInPlace],
+        }) => &[Subject::RemovedInPlace, Subject::Place],
         // Only a broker publishes and releases in one cycle.
         Protocol::Swapped(Swap { first: Step::Store(Site::CommitPublish), then, .. })
             if then.contains(&Site::CursorPublish) =>
@@ -154,10 +162,10 @@ fn subjects(mutant: Protocol) -> &'static [Subject] {
         Protocol::Weakened(Site::CursorRead, _) => &[Subject::Chain],
         Protocol::Weakened(Site::CursorPublish, _)
         | Protocol::Swapped(Swap { first: Step::ReadPayload, .. }) => {
-            &[Subject::Chain, Subject::ByRef]
+            &[Subject::Chain, Subject::ByRef, Subject::Hooked]
         }
         Protocol::Swapped(Swap { first: Step::Store(ParkStore | Site::CursorPublish), .. }) => {
-            &[Subject::Waking, Subject::Polling, Subject::Returns]
+            &[Subject::Waking, Subject::Polling, Subject::Returns, Subject::Due]
         }
         Protocol::Swapped(swap)
             if matches!(swap.first, Step::Store(site) if wakes(&site))
@@ -165,9 +173,13 @@ fn subjects(mutant: Protocol) -> &'static [Subject] {
         {
             &[Subject::Waking, Subject::Polling]
         }
-        Protocol::Weakened(ParkFence | RingFence, _) => {
-            &[Subject::Waking, Subject::Polling, Subject::BesidePolling, Subject::Returns]
-        }
+        Protocol::Weakened(ParkFence | RingFence, _) => &[
+            Subject::Waking,
+            Subject::Polling,
+            Subject::BesidePolling,
+            Subject::Returns,
+            Subject::Due,
+        ],
         _ => &[Subject::Chain],
     }
 }

@@ -4,6 +4,10 @@
 //! The setup sends, copies and receives two messages, one in each of the sender's pages. Then the
 //! broker knows the pages and forwards by reference. The scenario proper follows.
 
+pub mod due;
+pub mod hooked;
+pub mod place;
+
 use super::chain::{PAYLOAD, control_memory, limits, payload};
 use super::{Descriptors, Mailbox, Runtime, Who};
 use crate::scenario::doubles::{CrashBudget, Crashing};
@@ -74,6 +78,9 @@ struct BrokerSide<R: Runtime> {
 struct Broker<R: Runtime> {
     runtime: R,
     core: Core<Crashing<R::Memory>>,
+    /// Its control region and the first page of the broadcast chain, as they are shared.
+    control: R::Memory,
+    first: R::Memory,
     life: CrashBudget,
     bell: R::Mailbox<Bell>,
     sides: Vec<BrokerSide<R>>,
@@ -99,7 +106,7 @@ struct Client<R: Runtime> {
 /// Returns the limits of the broadcast chain, whose first page has room for all messages.
 fn broadcast_limits() -> Limits {
     let longest = limits(1, 2).max_message_len();
-    Limits::new(384, longest, 768).unwrap()
+    Limits::new(448, longest, 896).unwrap()
 }
 
 /// A sender, a broker and a receiver. The stacks of loom's threads are too short for them.
@@ -107,72 +114,10 @@ type Three<R> = (Box<Client<R>>, Box<Broker<R>>, Box<Client<R>>);
 
 /// Connects the three. Returns `None` if one died before.
 fn connect<R: Runtime>(runtime: &R, lives: &Lives, receives: Roles) -> Option<Three<R>> {
-    let limits = broadcast_limits();
-    let by_broker =
-        |memory: &R::Memory| Crashing::new(runtime.seen_by(memory, BROKER), lives.broker.clone());
-    let control = runtime.memory(cursor_offset(2));
-    let first = runtime.memory(limits.page_len());
-    let mut core = Core::new(limits, by_broker(&control), 2, by_broker(&first));
-    core.set_zero_copy_threshold(1);
-    let bell = runtime.mailbox::<Bell>();
-    let mut sides = Vec::new();
-    let mut join = |who: Who, life: &CrashBudget| {
-        let roles = if who == SENDER { Roles::SEND } else { receives };
-        let by_client =
-            |memory: &R::Memory| Crashing::new(runtime.seen_by(memory, who), life.clone());
-        let memory = control_memory(runtime);
-        let own = Control::create(by_client(&memory), 1);
-        let page = runtime.memory(self::limits(1, 2).page_len());
-        let sender = ChainWriter::new(who.into(), self::limits(1, 2), by_client(&page));
-        let reserved = core.reserve(roles)?;
-        if life.is_over() || lives.broker.is_over() {
-            return None;
-        }
-        let client = reserved.client;
-        let start = core.join(client, by_broker(&memory)).unwrap();
-        while core.announcement(client).is_some() {
-            core.mark_sent(client);
-        }
-        let peer = Control::check(by_client(&control), reserved.cursor).unwrap();
-        let outbound = (who == SENDER).then(|| {
-            core.page_arrived(client, 0, by_broker(&page)).unwrap();
-            core.may_share(client, 0);
-            (sender, reserved.cursor)
-        });
-        let inbound = (who == RECEIVER).then(|| {
-            let pages = vec![(0, by_client(&first))];
-            let receiver = ChainReader::new(limits, 0, pages, start, own.clone(), 0).unwrap();
-            receiver.in_place(peer.clone(), reserved.cursor, client.0)
-        });
-        let mut link = Link::new(own, peer, outbound, inbound);
-        link.mark_sent();
-        let side: BrokerSide<R> = BrokerSide {
-            client,
-            bell: runtime.mailbox::<Bell>(),
-            to_client: Descriptors::default(),
-            from_client: Descriptors::default(),
-        };
-        let client = Box::new(Client {
-            runtime: runtime.clone(),
-            who,
-            link,
-            life: life.clone(),
-            bell: side.bell.clone(),
-            brokers_bell: bell.clone(),
-            from_broker: side.to_client.clone(),
-            to_broker: side.from_client.clone(),
-            next: 0,
-            pages: 1,
-            cursor: (control.clone(), cursor_offset(reserved.cursor)),
-            tails: Vec::new(),
-        });
-        sides.push(side);
-        Some(client)
-    };
-    let sender = join(SENDER, &lives.sender)?;
-    let receiver = join(RECEIVER, &lives.receiver)?;
-    let life = lives.broker.clone();
-    let broker = Box::new(Broker { runtime: runtime.clone(), core, life, bell, sides });
+    let mut broker = Broker::new(runtime, &lives.broker);
+    let sender = broker.admit(SENDER, &lives.sender, Roles::SEND)?;
+    broker.core.may_share(ClientId(SENDER.into()), 0);
+    let receiver = broker.admit(RECEIVER, &lives.receiver, receives)?;
     Some((sender, broker, receiver))
 }
 
@@ -207,6 +152,82 @@ fn refer_to<R: Runtime>(
 }
 
 impl<R: Runtime> Broker<R> {
+    /// Returns a broker without clients, with room for two at a time.
+    fn new(runtime: &R, life: &CrashBudget) -> Box<Self> {
+        let limits = broadcast_limits();
+        let seen =
+            |memory: &R::Memory| Crashing::new(runtime.seen_by(memory, BROKER), life.clone());
+        let control = runtime.memory(cursor_offset(2));
+        let first = runtime.memory(limits.page_len());
+        let mut core = Core::new(limits, seen(&control), 2, seen(&first));
+        core.set_zero_copy_threshold(1);
+        let (runtime, life) = (runtime.clone(), life.clone());
+        let bell = runtime.mailbox::<Bell>();
+        Box::new(Broker { runtime, core, control, first, life, bell, sides: Vec::new() })
+    }
+
+    /// Admits a client, which sends or receives. Returns `None` if it or the broker died before.
+    fn admit(&mut self, who: Who, life: &CrashBudget, roles: Roles) -> Option<Box<Client<R>>> {
+        let runtime = self.runtime.clone();
+        let by_client =
+            |memory: &R::Memory| Crashing::new(runtime.seen_by(memory, who), life.clone());
+        let memory = control_memory(&runtime);
+        let own = Control::create(by_client(&memory), 1);
+        let page = runtime.memory(self::limits(1, 2).page_len());
+        let sender = ChainWriter::new(who.into(), self::limits(1, 2), by_client(&page));
+        let reserved = self.core.reserve(roles)?;
+        if life.is_over() || self.life.is_over() {
+            return None;
+        }
+        let client = reserved.client;
+        assert_eq!(client, ClientId(who.into()));
+        let start = self.core.join(client, self.seen(&memory)).unwrap();
+        while self.core.announcement(client).is_some() {
+            self.core.mark_sent(client);
+        }
+        let peer = Control::check(by_client(&self.control), reserved.cursor).unwrap();
+        let outbound = roles.has(Roles::SEND).then(|| {
+            let page = self.seen(&page);
+            self.core.page_arrived(client, 0, page).unwrap();
+            (sender, reserved.cursor)
+        });
+        let inbound = roles.has(Roles::RECEIVE).then(|| {
+            let pages = vec![(0, by_client(&self.first))];
+            let limits = broadcast_limits();
+            let receiver = ChainReader::new(limits, 0, pages, start, own.clone(), 0).unwrap();
+            receiver.in_place(peer.clone(), reserved.cursor, client.0)
+        });
+        let mut link = Link::new(own, peer, outbound, inbound);
+        link.mark_sent();
+        let side: BrokerSide<R> = BrokerSide {
+            client,
+            bell: runtime.mailbox::<Bell>(),
+            to_client: Descriptors::default(),
+            from_client: Descriptors::default(),
+        };
+        let client = Box::new(Client {
+            runtime: runtime.clone(),
+            who,
+            link,
+            life: life.clone(),
+            bell: side.bell.clone(),
+            brokers_bell: self.bell.clone(),
+            from_broker: side.to_client.clone(),
+            to_broker: side.from_client.clone(),
+            next: 0,
+            pages: 1,
+            cursor: (self.control.clone(), cursor_offset(reserved.cursor)),
+            tails: Vec::new(),
+        });
+        self.sides.push(side);
+        Some(client)
+    }
+
+    /// Returns a region as the broker sees it while it lives.
+    fn seen(&self, memory: &R::Memory) -> Crashing<R::Memory> {
+        Crashing::new(self.runtime.seen_by(memory, BROKER), self.life.clone())
+    }
+
     /// Runs one cycle and its actions. Returns whether there was anything to do.
     fn cycle(&mut self) -> bool {
         if self.life.is_over() {
@@ -236,7 +257,7 @@ impl<R: Runtime> Broker<R> {
 
     fn drain(&mut self, client: ClientId) {
         while let Some((id, page)) = self.side(client).from_client.receive() {
-            let page = Crashing::new(self.runtime.seen_by(&page, BROKER), self.life.clone());
+            let page = self.seen(&page);
             self.core.page_arrived(client, id, page).unwrap();
             self.core.may_share(client, id);
         }
@@ -383,9 +404,17 @@ impl<R: Runtime> Client<R> {
             return false;
         }
         let event = self.link.inbound_mut().unwrap().poll().expect("the broker is honest");
-        if self.life.is_over() {
-            return false;
-        }
+        !self.life.is_over() && self.take(event)
+    }
+
+    /// Like [`step`](Client::step), with the releases and rings of a client that never sleeps.
+    fn poll(&mut self) -> bool {
+        let (event, must_ring) = self.link.poll().expect("the broker is honest");
+        self.ring(must_ring);
+        self.take(event)
+    }
+
+    fn take(&mut self, event: Event) -> bool {
         match event {
             Event::Empty => return false,
             Event::PageAdvanced => {}
@@ -427,6 +456,29 @@ impl<R: Runtime> Client<R> {
         self.link.inbound_mut().unwrap().release();
     }
 
+    /// Reads the messages that were sent before the run, until it finds that it was removed.
+    fn read_on(&mut self, in_place: bool) {
+        // So that the mistake of checking too early can occur with the first message.
+        if !self.link.inbound().unwrap().is_whole() {
+            return;
+        }
+        for _ in 0..COPIED {
+            let inbound = self.link.inbound_mut().unwrap();
+            let Ok(Event::Message(slot)) = inbound.poll() else { panic!("it was sent before") };
+            if in_place && !inbound.is_member() {
+                return;
+            }
+            let mut copy = [0; PAYLOAD];
+            inbound.read(&slot, &mut copy);
+            if !in_place && !inbound.is_whole() {
+                return;
+            }
+            assert_eq!(copy, payload(self.next), "torn, or mixed up");
+            inbound.advance(&slot);
+            self.next += 1;
+        }
+    }
+
     /// Receives until `messages` are received, and sleeps while there is nothing.
     fn receive_until(&mut self, messages: u64) {
         while self.next < messages {
@@ -449,9 +501,12 @@ impl<R: Runtime> Client<R> {
 /// committed arrives. What receivers read is not overwritten meanwhile. A surviving process
 /// continues, and its pages are released. Returns whether one died. [P3 P4 P5 P7 P8 P9]
 pub fn by_reference<R: Runtime>(runtime: &R, size: Size, lives: &Lives) -> bool {
-    let Some((mut sender, mut broker, mut receiver)) = refer(runtime, size.by_ref, lives) else {
-        return true;
-    };
+    refer(runtime, size.by_ref, lives).is_none_or(|three| run(runtime, three, size, lives))
+}
+
+/// Runs the three concurrently, see [`by_reference`].
+fn run<R: Runtime>(runtime: &R, three: Three<R>, size: Size, lives: &Lives) -> bool {
+    let (mut sender, mut broker, mut receiver) = three;
     // The kernel's part: the processes that have hung up.
     let hang_ups = runtime.mailbox::<Who>();
     let hang_up = {
@@ -565,27 +620,7 @@ fn removed<R: Runtime>(runtime: &R, roles: Roles) {
     let (mut sender, mut broker, mut receiver) = refer_to(runtime, COPIED, &lives, roles).unwrap();
     let in_place = roles.has(Roles::IN_PLACE);
     receiver.take_in();
-    let reads = runtime.spawn(move || {
-        // So that the mistake of checking too early can occur with the first message.
-        if !receiver.link.inbound().unwrap().is_whole() {
-            return;
-        }
-        for _ in 0..COPIED {
-            let inbound = receiver.link.inbound_mut().unwrap();
-            let Ok(Event::Message(slot)) = inbound.poll() else { panic!("it was sent before") };
-            if in_place && !inbound.is_member() {
-                return;
-            }
-            let mut copy = [0; PAYLOAD];
-            inbound.read(&slot, &mut copy);
-            if !in_place && !inbound.is_whole() {
-                return;
-            }
-            assert_eq!(copy, payload(receiver.next), "torn, or mixed up");
-            inbound.advance(&slot);
-            receiver.next += 1;
-        }
-    });
+    let reads = runtime.spawn(move || receiver.read_on(in_place));
     let sends = runtime.spawn(move || {
         for _ in 0..3 {
             sender.send();

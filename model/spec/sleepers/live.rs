@@ -6,8 +6,8 @@
 //! again is acquired at some time.
 
 use super::{At, Break, POLLING, SETUPS, Setup, State, Step, explore};
-use crate::report::report;
 use crate::live::{Class, Classes, LeadsTo, System, prove, refute};
+use crate::report::report;
 
 struct Halves {
     setup: Setup,

@@ -24,7 +24,8 @@ use crate::core::origin::Origin;
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// Bytes of referenced payload after which the reader must store its cursor.
+/// Bytes of referenced payload after which the reader must store its cursor, unless
+/// [`set_release_after`](ChainReader::set_release_after) changes it.
 const REF_BYTES_BEFORE_RELEASE: usize = 64 * 1024;
 
 /// The reading end of a chain.
@@ -53,6 +54,8 @@ pub struct ChainReader<M> {
     ref_page: Option<(u32, M)>,
     /// Bytes of referenced payload passed since the last cursor store.
     foreign: usize,
+    /// Bytes of referenced payload after which a cursor store is due.
+    release_after: usize,
     /// The origin of the message that [`poll`](ChainReader::poll) has just returned, if it is
     /// extended.
     origin: Option<Origin>,
@@ -190,6 +193,7 @@ impl<M: Memory> ChainReader<M> {
             next_message: start.message,
             ref_page: None,
             foreign: 0,
+            release_after: REF_BYTES_BEFORE_RELEASE,
             origin: None,
             control,
             slot,
@@ -421,10 +425,15 @@ impl<M: Memory> ChainReader<M> {
         }
     }
 
-    /// Returns whether the cursor must be stored now (64 KiB of referenced payload passed).
+    /// Sets the bytes of referenced payload after which a cursor store is due. Without it, 64 KiB.
+    pub fn set_release_after(&mut self, bytes: usize) {
+        self.release_after = bytes;
+    }
+
+    /// Returns whether the cursor must be stored now, because much referenced payload was passed.
     #[inline]
     pub fn must_release(&self) -> bool {
-        self.foreign >= REF_BYTES_BEFORE_RELEASE
+        self.foreign >= self.release_after
     }
 
     /// Stores the cursor if it has moved. Returns whether it has: then the sender may be waiting
