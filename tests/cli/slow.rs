@@ -80,7 +80,7 @@ fn a_stopped_receiver_is_evicted_and_is_told_why() {
     let output = slow.output();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("because it received too slowly"), "{said}");
-    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert_eq!(output.status.code(), Some(4), "{said}");
     let log = bus.end();
     assert!(log.contains("is too slow and is disconnected"), "{log}");
     assert!(log.contains("skipped 0, evicted 1"), "{log}");
