@@ -106,6 +106,8 @@ struct Bus {
     next_id: u32,
     run: Vec<Sent>,
     published: Vec<Sent>,
+    /// Whether a receiver was removed for an invalid cursor.
+    has_had_fault: bool,
     seen: Seen,
 }
 
@@ -113,7 +115,7 @@ impl Bus {
     fn new(limits: Limits, seen: Seen) -> Self {
         let sender = ChainWriter::new(0, limits, words(heap(PAGE_LEN)));
         let (parties, run, published) = (Vec::new(), Vec::new(), Vec::new());
-        Bus { limits, sender, parties, next_id: 1, run, published, seen }
+        Bus { limits, sender, parties, next_id: 1, run, published, has_had_fault: false, seen }
     }
 
     fn step(&mut self, input: &mut Input) {
@@ -168,7 +170,10 @@ impl Bus {
         // Without receivers everything counts as consumed, published or not.
         let is_published = end == self.sender.tail();
         assert!(!(is_consumed && behind), "not all have consumed everything");
-        assert!(is_consumed || behind || hostile || !is_published, "all have consumed everything");
+        // A receiver with an invalid cursor may not have consumed what was sent before.
+        assert!(!(is_consumed && self.has_had_fault), "a removed receiver counts");
+        let is_due = is_published && !(behind || hostile || self.has_had_fault);
+        assert!(is_consumed || !is_due, "all have consumed everything");
         if is_consumed && hostile {
             self.seen.mark("a hostile receiver has consumed everything");
         }
@@ -275,6 +280,7 @@ impl Bus {
         while let Some((id, fault)) = self.sender.take_fault() {
             assert!(matches!(fault, Fault::CursorAhead { .. } | Fault::CursorBackwards { .. }));
             self.seen.fault(&fault);
+            self.has_had_fault = true;
             let i = self.parties.iter().position(|party| party.id == id);
             let party = self.parties.swap_remove(i.expect("a receiver is removed once"));
             assert!(
