@@ -49,6 +49,10 @@ fn fixed(part: &str, extent: &str) -> Option<String> {
     if let Some((killer, _)) = part.strip_prefix("killed by ").and_then(|by| by.split_once(' ')) {
         return Some(format!("killed by {killer}"));
     }
+    // Several seeds run at a time, and the first one that fails is named.
+    if part.starts_with("seed ") {
+        return None;
+    }
     if part.starts_with("SIGKILL at each of ") {
         return Some("SIGKILL at each step".to_owned());
     }
@@ -135,6 +139,10 @@ mod tests {
             (
                 "mutant a as Relaxed   killed by b   2 executions   0.1 s",
                 Some("mutant a as Relaxed: killed by b"),
+            ),
+            (
+                "mutant a as Relaxed    killed by Miri, seed 15 of 16 (chain)  a data race",
+                Some("mutant a as Relaxed: killed by Miri"),
             ),
             ("spec canary NoRing: P10: it sleeps, and a message is there (0.0 s)", None),
             ("stat::number_of_executed_units: 42", None),
