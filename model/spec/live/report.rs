@@ -40,7 +40,7 @@ pub fn prove<S: System>(name: &str, system: &S, properties: &[LeadsTo<S::State>]
     let (count, time) = (properties.len(), start.elapsed().as_secs_f64());
     report(&format!(
         "spec {name}: {count} properties in every fair run, {extent}, {states} states, {on_cycles} \
-         of them on cycles, in {time:.1} s"
+         of them on cycles in {time:.1} s"
     ));
 }
 
