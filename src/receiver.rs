@@ -57,7 +57,7 @@ pub struct Receiver {
     /// parked.
     peeks: Gate,
     /// The id of the client whose messages are left out, if any.
-    skipped: Option<ClientId>,
+    ignored: Option<ClientId>,
     trusted: Option<TrustPeers>,
     /// Whether the broker announces the receiver count to this client.
     tracks_receivers: bool,
@@ -77,7 +77,7 @@ pub struct Receiver {
 /// The settings of a receiver.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Settings {
-    pub skipped: Option<ClientId>,
+    pub ignored: Option<ClientId>,
     pub trusted: Option<TrustPeers>,
     pub tracks_receivers: bool,
     pub inbox_limit: usize,
@@ -89,13 +89,13 @@ impl Receiver {
         inbound: Inbound<Region>,
         settings: Settings,
     ) -> Self {
-        let Settings { skipped, trusted, tracks_receivers, inbox_limit } = settings;
+        let Settings { ignored, trusted, tracks_receivers, inbox_limit } = settings;
         Receiver {
             peeks: Gate::of(connection.owner),
             backoff: CatchUpBackoff::new(connection.limits.budget() as u64 / 4),
             connection,
             inbound,
-            skipped,
+            ignored,
             trusted,
             tracks_receivers,
             restarts: 0,
@@ -248,7 +248,7 @@ impl Receiver {
 
     #[inline(always)]
     fn is_for_us(&self, slot: &Slot) -> bool {
-        self.skipped != Some(slot.sender())
+        self.ignored != Some(slot.sender())
     }
 
     /// Copies the payload, unless payloads are borrowed. Returns whether the message is whole.
@@ -571,7 +571,7 @@ impl Receiver {
 
     /// Returns the next message for this client without consuming it.
     fn next(&mut self) -> Result<Option<Slot>, RecvError> {
-        // Bounds the own messages skipped in one call, so that deadlines hold against any broker.
+        // Bounds the own messages passed over in one call, so that deadlines hold against any broker.
         for _ in 0..AT_ONCE {
             let Some(slot) = self.next_of_all()? else { return Ok(None) };
             if self.is_for_us(&slot) {

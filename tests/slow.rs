@@ -284,7 +284,7 @@ fn a_receiver_may_ask_to_be_skipped_on_a_bus_that_waits() {
     for _ in 0..10 {
         assert!(got.check(observer.try_recv()));
     }
-    assert_eq!((got.gaps, got.next), (1, 1011), "it was skipped in vain");
+    assert_eq!((got.gaps, got.next), (1, 1011), "skipping it made no room");
 }
 
 // P3

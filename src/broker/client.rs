@@ -188,11 +188,11 @@ impl ClientConnection {
         Progress::Sent(Sent::Yes)
     }
 
-    /// Records that the client was skipped, and makes `packet` the next one. Returns whether it is
-    /// the first time.
-    pub fn skipped(&mut self, packet: Packet) -> bool {
+    /// Records that the client was skipped, and prepares the packet that says so. Returns whether it
+    /// is the first time.
+    pub fn skip(&mut self) -> bool {
         self.again = Again::default();
-        self.step = Some(packet);
+        self.step = Some(Packet::Skipped);
         self.keeps_pages = self.reads_in_place();
         !std::mem::replace(&mut self.was_skipped, true)
     }

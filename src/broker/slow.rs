@@ -8,7 +8,6 @@ use crate::core::broker::{Cycle, Laggards, Rejoined, Slow};
 use crate::core::message::ClientId;
 use crate::core::wire::{ByeReason, Packet};
 use crate::sys::peer::Peer;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -103,8 +102,8 @@ impl Broker {
             // It may go on reading the pages of this time until it asks to receive again.
             true if !self.retired.has_room() => return false,
             true => match pidfd_of(connection) {
-                Some(Ok(pidfd)) => Some(pidfd),
-                Some(Err(_)) | None => return false,
+                None => return false,
+                pidfd => pidfd,
             },
         };
         if !self.core.skip(client) {
@@ -113,7 +112,7 @@ impl Broker {
         if let Some(pidfd) = pidfd {
             self.retired.add_skipped(client, process, pidfd);
         }
-        if connection.skipped(Packet::Skipped) {
+        if connection.skip() {
             log::warn!(
                 "client {client} (process {process}) is too slow and is skipped; it misses messages"
             );
@@ -157,10 +156,10 @@ impl Broker {
     }
 }
 
-/// Returns another pidfd of a client's process, or `None` if its death can't be seen.
-fn pidfd_of(connection: &mut ClientConnection) -> Option<io::Result<OwnedFd>> {
+/// Returns another pidfd of a client's process, if there can be one.
+fn pidfd_of(connection: &mut ClientConnection) -> Option<OwnedFd> {
     match connection.socket.peer() {
-        Peer::Known(pidfd) => Some(pidfd.try_clone()),
+        Peer::Known(pidfd) => pidfd.try_clone().ok(),
         Peer::Unknown | Peer::Gone => None,
     }
 }

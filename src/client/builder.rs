@@ -172,7 +172,7 @@ impl ClientBuilder {
 
     fn settings(&self, id: ClientId) -> Settings {
         Settings {
-            skipped: (!self.own_messages).then_some(id),
+            ignored: (!self.own_messages).then_some(id),
             trusted: self.trusted,
             tracks_receivers: self.roles.has(Roles::TRACK),
             inbox_limit: self.inbox_limit,
