@@ -467,16 +467,17 @@ impl Memory for Region {
     fn read_bytes(&self, at: usize, into: &mut [u8]) {
         let whole = self.whole();
         observation("read bytes", whole.place(at));
-        let from = whole.at(at, into.len(), self.len);
+        let len = into.len();
+        let from = whole.at(at, len, self.len);
         let (words, rest) = into.as_chunks_mut::<8>();
-        if words.len() > SMALL / 8 || !rest.is_empty() {
+        if len == SMALL {
+            // The compiler knows this length, so it emits no loop.
+            load_words(words, whole.words(at, SMALL / 8, self.len));
+        } else if len < SMALL && rest.is_empty() {
+            load_words(words, whole.words(at, words.len(), self.len));
+        } else {
             // SAFETY: both are valid for that length; `into` is exclusive, so they don't overlap.
-            return unsafe { copy_opaque(into.as_mut_ptr(), from, into.len()) };
-        }
-        let from = whole.words(at, words.len(), self.len);
-        match (words.first_chunk_mut::<8>(), from.first_chunk::<8>()) {
-            (Some(words), Some(from)) => load_words(words, from),
-            _ => load_words(words, from),
+            unsafe { copy_opaque(into.as_mut_ptr(), from, len) };
         }
     }
 
@@ -488,19 +489,21 @@ impl Memory for Region {
     #[inline]
     fn copy_bytes(&self, at: usize, from: &Self, from_at: usize, len: usize) {
         effect("copy bytes");
-        if len > SMALL {
-            let to = self.whole().at(at, len, self.writable_len);
-            let source = from.whole().at(from_at, len, from.len);
+        let to = self.whole().at(at, len, self.writable_len);
+        let source = from.whole().at(from_at, len, from.len);
+        if len == SMALL {
+            // The compiler knows this length, so it emits no loop.
+            let from = from.whole().words(from_at, SMALL / 8, from.len);
+            copy_words(self.whole().words(at, SMALL / 8, self.writable_len), from);
+        } else if len < SMALL {
+            // The bytes behind the length are read and written, too.
+            let words = len.div_ceil(8);
+            let from = from.whole().words(from_at, words, from.len);
+            copy_words(self.whole().words(at, words, self.writable_len), from);
+        } else {
             assert!(!self.is_same(from), "a region is not copied into itself");
             // SAFETY: both are valid for that length and lie in different regions.
-            return unsafe { copy_opaque(to, source, len) };
-        }
-        let words = len.div_ceil(8);
-        let from = from.whole().words(from_at, words, from.len);
-        let to = self.whole().words(at, words, self.writable_len);
-        match (to.first_chunk::<8>(), from.first_chunk::<8>()) {
-            (Some(to), Some(from)) => copy_words(to, from),
-            _ => copy_words(to, from),
+            unsafe { copy_opaque(to, source, len) };
         }
     }
 }
