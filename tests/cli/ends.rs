@@ -204,10 +204,14 @@ fn a_broker_without_descriptors_resumes_when_some_are_free() {
 fn a_broker_with_few_descriptors_admits_few_clients() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bus.sock").to_str().unwrap().to_owned();
-    let script = "ulimit -n 80 && exec \"$0\" broker \"$1\"";
-    let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", script, env!("CARGO_BIN_EXE_llmp"), &path]);
-    let mut broker = Process::start(shell.stderr(std::process::Stdio::piped()));
+    // The descriptors that this process has inherited must not count.
+    let script = "import os, resource, sys
+os.closerange(3, 1 << 16)
+resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))
+os.execv(sys.argv[1], sys.argv[1:])";
+    let mut python = std::process::Command::new("python3");
+    python.args(["-c", script, env!("CARGO_BIN_EXE_llmp"), "broker", &path]);
+    let mut broker = Process::start(python.stderr(std::process::Stdio::piped()));
     let mut stderr = BufReader::new(broker.child().stderr.take().unwrap());
     let mut line = String::new();
     stderr.read_line(&mut line).unwrap();

@@ -71,6 +71,19 @@ pub fn descriptor_count(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
+/// Returns the number of descriptors beside the standard streams that a child of this process
+/// inherits.
+pub fn inherited_count() -> usize {
+    let is_inherited = |entry: &fs::DirEntry| {
+        let number = entry.file_name().to_string_lossy().parse::<i32>().unwrap();
+        let info = fs::read_to_string(entry.path()).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap_or("0");
+        let flags = u32::from_str_radix(flags.trim(), 8).unwrap();
+        number > 2 && flags & rustix::fs::OFlags::CLOEXEC.bits() == 0
+    };
+    fs::read_dir("/proc/self/fdinfo").unwrap().flatten().filter(is_inherited).count()
+}
+
 /// Returns the fields of `/proc/PID/stat` after the name. The first is the state.
 fn stat(pid: i32) -> Vec<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
