@@ -76,10 +76,10 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     println!("| step | what | edge | extent |\n|---|---|---|---|");
-    let (mut shortfalls, mut skipped) = (Vec::new(), String::new());
+    let (mut shortfalls, mut failures, mut skipped) = (Vec::new(), Vec::new(), String::new());
     let (mut found, mut passed) = (Figures::new(), Vec::new());
     for step in steps {
-        let Outcome { seconds, shortfall, is_skipped, figures } = run(&step);
+        let Outcome { seconds, shortfall, failure, is_skipped, figures } = run(&step);
         let verdict = if is_skipped { "SKIPPED" } else { verdict(shortfall.is_empty()) };
         println!("| {} | in all | | {verdict} in {seconds:.0} s |", step.label);
         if is_skipped {
@@ -89,13 +89,14 @@ fn main() -> ExitCode {
             passed.push(step.label.clone());
         }
         shortfalls.extend(shortfall.into_iter().map(|what| format!("{}: {what}", step.label)));
+        failures.extend(failure);
     }
     let ran = Ran { full: arguments.full, steps: &passed };
     match record::settle(&found, &ran, arguments.record) {
         Ok(differences) => shortfalls.extend(differences),
         Err(error) => shortfalls.push(format!("{}: {error}", record::PATH)),
     }
-    println!();
+    println!("\n{}", failures.join("\n"));
     for shortfall in &shortfalls {
         println!("falls short: {shortfall}");
     }

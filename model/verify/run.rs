@@ -11,10 +11,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The result of a step.
+#[derive(Default)]
 pub struct Outcome {
     pub seconds: f64,
     /// What falls short, if anything.
     pub shortfall: Vec<String>,
+    /// Why it failed: the last lines of its output, or those of failed tests.
+    pub failure: Vec<String>,
     /// The command has said that it was skipped, and was allowed to be.
     pub is_skipped: bool,
     /// What every run must find.
@@ -24,7 +27,7 @@ pub struct Outcome {
 /// Number of lines shown of a failed command that does not name the failed tests.
 const LAST_LINES: usize = 60;
 /// Number of lines shown of the output of failed tests.
-const FAILURE_LINES: usize = 400;
+const FAILURE_LINES: usize = 100;
 
 pub fn run(step: &Step) -> Outcome {
     let start = Instant::now();
@@ -33,22 +36,17 @@ pub fn run(step: &Step) -> Outcome {
     progress.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
     progress.enable_steady_tick(Duration::from_millis(200));
     progress.set_message(step.command.join(" "));
-    let mut figures = Figures::new();
-    let (shortfall, is_skipped) = match follow(step, &progress, &mut figures) {
-        Ok(None) => (vec![], true),
-        Ok(Some(shortfall)) => (shortfall, false),
-        Err(error) => (vec![format!("'{}' can't be run: {error}", step.command.join(" "))], false),
-    };
+    let mut outcome = Outcome::default();
+    if let Err(error) = follow(step, &progress, &mut outcome) {
+        outcome.shortfall.push(format!("'{}' can't be run: {error}", step.command.join(" ")));
+    }
     progress.finish_and_clear();
-    Outcome { seconds: start.elapsed().as_secs_f64(), shortfall, is_skipped, figures }
+    outcome.seconds = start.elapsed().as_secs_f64();
+    outcome
 }
 
-/// Returns what falls short, or `None` if the command was skipped. Adds to `figures`.
-fn follow(
-    step: &Step,
-    progress: &ProgressBar,
-    figures: &mut Figures,
-) -> std::io::Result<Option<Vec<String>>> {
+/// Runs the command and reads its output.
+fn follow(step: &Step, progress: &ProgressBar, outcome: &mut Outcome) -> std::io::Result<()> {
     let (reader, writer) = std::io::pipe()?;
     let mut command = Command::new(&step.command[0]);
     command
@@ -66,7 +64,7 @@ fn follow(
     for line in BufReader::new(reader).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
         if let Some(row) = heard.line(&line) {
-            figures.extend(figure(&step.label, &heard.target, &row));
+            outcome.figures.extend(figure(&step.label, &heard.target, &row));
             let Row { what, extent } = row;
             let target = if heard.target.is_empty() { &step.label } else { &heard.target };
             let edge =
@@ -82,9 +80,11 @@ fn follow(
     let status = child.wait()?;
     let skipped = step.skipped.is_some_and(|line| heard.last.iter().any(|l| l.starts_with(line)));
     if skipped && status.success() {
-        return Ok(None);
+        outcome.is_skipped = true;
+        return Ok(());
     }
-    let mut shortfall = heard.shortfall;
+    let shortfall = &mut outcome.shortfall;
+    shortfall.extend(heard.shortfall);
     for wanted in &step.targets {
         if !heard.passed.iter().any(|target| target == wanted) {
             shortfall.push(format!("the test target {wanted} has passed no test"));
@@ -95,7 +95,7 @@ fn follow(
     }
     if step.seeds > 0 {
         let row = Row { what: heard.miri, extent: format!("{} seeds", heard.seeds) };
-        figures.extend(figure(&step.label, &heard.target, &row));
+        outcome.figures.extend(figure(&step.label, &heard.target, &row));
         let Row { what, extent } = row;
         progress.suspend(|| println!("| {} | {what} | | {extent} |", step.label));
         if heard.seeds != step.seeds {
@@ -105,15 +105,14 @@ fn follow(
     }
     if !status.success() {
         let last = Vec::from(heard.last);
-        let shown = if heard.failures.is_empty() { last } else { heard.failures };
-        progress.suspend(|| eprintln!("{}", shown.join("\n")));
+        outcome.failure = if heard.failures.is_empty() { last } else { heard.failures };
         let needs = match step.needs {
             "" => String::new(),
             needs => format!("; it needs {needs}"),
         };
         shortfall.push(format!("'{}' ended with {status}{needs}", step.command.join(" ")));
     }
-    Ok(Some(shortfall))
+    Ok(())
 }
 
 /// The output of a step until now.
@@ -133,13 +132,15 @@ struct Heard {
     /// The output of failed tests: what cargo prints between `failures:` and the result.
     failures: Vec<String>,
     in_failures: bool,
+    /// cargo is listing the targets that failed.
+    in_targets: bool,
 }
 
 impl Heard {
     fn line(&mut self, line: &str) -> Option<Row> {
         self.in_failures |= line == "failures:";
         self.in_failures &= !line.starts_with("test result: ");
-        if self.in_failures && self.failures.len() < FAILURE_LINES {
+        if self.in_failures && !is_backtrace(line) && self.failures.len() < FAILURE_LINES {
             self.failures.push(line.to_owned());
         }
         // Another thread may have begun the line.
@@ -160,9 +161,17 @@ impl Heard {
             let (what, extent) = (format!("test {}", self.target), format!("{count} in {time}"));
             return Some(Row { what, extent });
         }
-        if line.ends_with("... FAILED") || line.starts_with("SUMMARY: ") {
-            self.shortfall.push(line.to_owned());
+        // A test's line may be broken by what another process prints, so cargo's list of failed
+        // targets counts, too.
+        self.in_targets &= line.starts_with("    `");
+        if self.in_targets
+            || line.ends_with("... FAILED")
+            || line.starts_with("SUMMARY: ")
+            || line.contains("process didn't exit successfully: ")
+        {
+            self.shortfall.push(line.trim().to_owned());
         }
+        self.in_targets |= line.starts_with("error: ") && line.ends_with(" failed:");
         match row(line)? {
             Ok(row) => Some(row),
             Err(error) => {
@@ -171,6 +180,13 @@ impl Heard {
             }
         }
     }
+}
+
+/// Returns whether a line is a frame of a backtrace: its number and function, or its place.
+fn is_backtrace(line: &str) -> bool {
+    let frame = line.trim_start();
+    let is_number = frame.split_once(": ").is_some_and(|(n, _)| n.parse::<u32>().is_ok());
+    line.starts_with("  ") && (is_number || frame.starts_with("at "))
 }
 
 /// Returns the number that follows `what` in the line.
@@ -208,6 +224,21 @@ mod tests {
             let found = (outcome.shortfall.len(), outcome.is_skipped);
             assert_eq!(found, (shortfall, is_skipped), "{command}");
         }
+    }
+
+    #[test]
+    fn a_failed_target_is_named_though_its_test_is_not() {
+        let mut heard = Heard::default();
+        for line in [
+            "test a ... what a child printsFAILED",
+            "error: 1 target failed:",
+            "    `--test a`",
+            "",
+        ] {
+            heard.line(line);
+        }
+        heard.line("    `--test b`");
+        assert_eq!(heard.shortfall, ["`--test a`"]);
     }
 
     #[test]
