@@ -6,6 +6,8 @@
 //! happen and what must hold in the end. [`merge`] defines which steps are taken together, and why.
 //! A process may be killed before and after any of its accesses.
 //!
+//! [`succession`] specifies what follows a broker's death. No code of the library does that yet.
+//!
 //! Each run reports its extent:
 //!
 //! ```text
@@ -50,6 +52,7 @@ mod report;
 mod run;
 mod sleepers;
 mod state;
+mod succession;
 
 use explore::{Extent, every_run_ends, explore, judge};
 use reading::Reads;
