@@ -18,6 +18,7 @@ pub mod control;
 pub mod failpoint;
 pub(crate) mod fault;
 pub mod handshake;
+pub mod intent;
 pub mod layout;
 pub(crate) mod limits;
 pub mod link;

@@ -108,7 +108,7 @@ impl Chain {
         let first = heap(PAGE_LEN);
         let owner = if by_ref { BROKER } else { OWNER };
         let mut sender = ChainWriter::new(owner, limits, first.clone());
-        let control = Control::create(heap(cursor_offset(1)), 1);
+        let control = Control::create(heap(control_bytes(1)), 1);
         sender.admit(RECEIVER, control.clone(), 0);
         sender.mark_sent(RECEIVER);
         let receiver = ChainReader::from_beginning(limits, owner, first.clone(), control, 0);

@@ -12,6 +12,7 @@ use llmp::core::order::{Kind, Orders, Site};
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 
+mod intent;
 mod reuse;
 mod sleep;
 
@@ -35,7 +36,7 @@ pub struct Test {
 
 /// Returns all edges.
 pub fn all() -> impl Iterator<Item = &'static Edge> {
-    COMMIT.iter().chain(reuse::EDGES).chain(sleep::EDGES)
+    COMMIT.iter().chain(reuse::EDGES).chain(intent::EDGES).chain(sleep::EDGES)
 }
 
 impl Edge {

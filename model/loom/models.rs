@@ -1,6 +1,6 @@
 //! The models of the chain, the doorbell and the broker: scenarios with their sizes.
 
-use crate::broker::{self, broker_dies};
+use crate::broker::{self, broker_dies, broker_dies_alone, intents_read};
 use crate::doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
 use crate::explore::{Loom, Model};
 use crate::scenario::by_ref::{self, Lives, broker_asleep, by_reference, flush, ref_asleep};
@@ -40,6 +40,10 @@ pub const BUS_OF_ONE: broker::Size = broker::Size {
 #[allow(dead_code, reason = "not every program explores it")]
 pub const BUS_OF_TWO: broker::Size =
     broker::Size { messages: 2, roles: &[Roles::SEND, Roles::RECEIVE], cycles: 3, ..BUS_OF_ONE };
+
+/// A sender and a receiver, and no page but the first.
+const BUS_OF_INTENTS: broker::Size =
+    broker::Size { messages_per_page: 4, messages: 3, ..BUS_OF_TWO };
 
 const fn model(name: &'static str, bound: Option<usize>, scenario: fn(&Loom)) -> Model {
     Model { name, bound, scenario }
@@ -184,6 +188,14 @@ pub const REF_REMOVED_IN_PLACE: Model =
 pub const BROKER: Model = model("broker_sends_on", Some(4), |loom| {
     broker_dies(loom, BUS_OF_ONE, usize::MAX);
 });
+
+/// What a dead broker had consumed is what its memory says.
+pub const INTENTS: Model =
+    model("broker_dies_alone", None, |loom| broker_dies_alone(loom, BUS_OF_INTENTS));
+
+/// The words of a broker that is not known to be dead are found in the opposite order.
+pub const INTENTS_READ: Model =
+    model("intents_read", None, |loom| intents_read(loom, BUS_OF_INTENTS));
 
 /// The broker's fence is for the client that sleeps, whatever the others do.
 pub const BROKER_BESIDE_POLLING: Model = model("broker_beside_polling", None, |loom| {

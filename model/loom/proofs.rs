@@ -137,6 +137,8 @@ fn p9_p10_both_poll_and_sleep_and_go_on() {
 #[test]
 fn p3_a_broker_sends_on_before_it_gives_up() {
     models::BROKER.check();
+    models::INTENTS.check();
+    models::INTENTS_READ.check();
 }
 
 #[test]

@@ -43,6 +43,10 @@ enum Subject {
     Chain,
     /// What a broker releases, and when.
     Broker,
+    /// What a broker says that it has consumed, if it dies now.
+    Intents,
+    /// In what order another process sees that.
+    IntentsRead,
     /// Sleeping and waking. In other scenarios no process rings, so an access that is delayed until
     /// a ring would never happen.
     Waking,
@@ -86,6 +90,8 @@ const JUDGES: &[Judge] = &[
     Judge { model: models::REUSE_1, subject: Subject::Chain, bound: 3 },
     Judge { model: models::DROPPED_CLAIMS, subject: Subject::Chain, bound: 3 },
     Judge { model: models::BROKER, subject: Subject::Broker, bound: 2 },
+    Judge { model: models::INTENTS, subject: Subject::Intents, bound: 1 },
+    Judge { model: models::INTENTS_READ, subject: Subject::IntentsRead, bound: 2 },
     Judge { model: models::WAKE_RECEIVER, subject: Subject::Waking, bound: 3 },
     Judge { model: models::WAKE_SENDER, subject: Subject::Waking, bound: 3 },
     Judge { model: models::WAKE_BOTH, subject: Subject::Waking, bound: 2 },
@@ -133,6 +139,15 @@ fn subjects(mutant: Protocol) -> &'static [Subject] {
         Protocol::Swapped(swap) if swap.first == Step::Store(Site::PollingStore) => {
             &[Subject::Polling]
         }
+        Protocol::Swapped(Swap {
+            first: Step::Store(Site::IntentEnd | Site::IntentConsumed),
+            ..
+        })
+        | Protocol::Swapped(Swap { then: [Site::IntentConsumed], .. }) => &[Subject::Intents],
+        Protocol::Weakened(
+            Site::IntentEnd | Site::IntentConsumed | Site::IntentEndRead | Site::IntentConsumedRead,
+            _,
+        ) => &[Subject::IntentsRead],
         Protocol::Weakened(Site::ConsumedPublish | Site::ConsumedRead, _)
         | Protocol::Swapped(Swap { first: Step::Store(Site::ConsumedPublish), .. }) => {
             &[Subject::Taken]

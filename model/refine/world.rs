@@ -7,7 +7,7 @@ use crate::scenario::{Note, Runtime, Who};
 use llmp::core::broker::{Action, Core, Quota};
 use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused, Start};
 use llmp::core::control::Control;
-use llmp::core::layout::{PAGE_HEADER, PAGE_ID, cursor_offset, high, low};
+use llmp::core::layout::{PAGE_HEADER, PAGE_ID, control_bytes, high, low};
 use llmp::core::link::{Interest, Link};
 use llmp::core::memory::Memory;
 use llmp::core::wire::Roles;
@@ -81,7 +81,7 @@ impl<R: Runtime> World<R> {
     pub fn new(runtime: &R, dies_after: Option<usize>, zero_copy_threshold: Option<usize>) -> Self {
         let crash_budget = dies_after.map_or(CrashBudget::endless(), CrashBudget::ends_after);
         let region = |len| runtime.seen_by(&runtime.memory(len), BROKER);
-        let (control, first) = (region(cursor_offset(PLACES)), region(limits().page_len()));
+        let (control, first) = (region(control_bytes(PLACES)), region(limits().page_len()));
         runtime.note(Note::Born { who: BROKER });
         runtime.is_control(&control, BROKER);
         let own = |memory: &R::Memory| Crashing::new(memory.clone(), crash_budget.clone());
@@ -118,7 +118,7 @@ impl<R: Runtime> World<R> {
         let (client, id, runtime) = (reserved.client, reserved.client.0 as Who, &self.runtime);
         runtime.note(Note::Born { who: id });
         runtime.note(Note::Cursor { slot: reserved.cursor, client: id });
-        let memory = runtime.memory(cursor_offset(1));
+        let memory = runtime.memory(control_bytes(1));
         runtime.is_control(&memory, id);
         Control::create(memory.clone(), 1);
         let seen = Crashing::new(runtime.seen_by(&memory, BROKER), self.crash_budget.clone());

@@ -7,10 +7,12 @@ pub mod share;
 use crate::scenario::chain::{PAYLOAD, control_memory, limits, payload};
 use crate::scenario::doubles::{CrashBudget, Crashing};
 use crate::scenario::{Descriptors, Runtime, Who};
-use llmp::core::broker::{Action, Core};
+use llmp::core::broker::{Action, Core, Quota};
 use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
 use llmp::core::control::Control;
-use llmp::core::layout::cursor_offset;
+use llmp::core::layout::{
+    INTENT_CONSUMED, PAGE_HEADER, control_bytes, cursor_offset, intent_offset,
+};
 use llmp::core::link::Link;
 use llmp::core::memory::Memory;
 use llmp::core::order::Site;
@@ -67,16 +69,77 @@ pub fn broker_dies<R: Runtime>(runtime: &R, size: Size, k: usize) -> bool {
         }
         break;
     }
-    check(&members, crash_budget.is_over());
+    check(&mut members, crash_budget.is_over());
     crash_budget.is_over()
 }
 
+/// A broker that dies after each of its writes, with nothing beside it: what its memory says of each
+/// client is what it had published. [P3]
+#[allow(dead_code, reason = "not every checker has it")]
+pub fn broker_dies_alone<R: Runtime>(runtime: &R, size: Size) {
+    let dies = |k| {
+        let crash_budget = CrashBudget::ends_after(k);
+        let Some((mut broker, mut members)) = Broker::with_clients(runtime, size, &crash_budget)
+        else {
+            return true;
+        };
+        // Each message is a batch of its own.
+        for _ in 0..size.messages {
+            members
+                .iter_mut()
+                .filter(|member| member.sends > 0)
+                .for_each(|member| _ = member.send());
+            if !crash_budget.is_over() {
+                broker.cycle();
+            }
+        }
+        while members.iter_mut().any(Member::step) {}
+        check(&mut members, crash_budget.is_over());
+        crash_budget.is_over()
+    };
+    assert!((0..).take_while(|k| dies(*k)).count() > 10, "it writes more");
+}
+
+/// A process reads what a broker says that it consumes, while the broker goes on. Consumed is found
+/// with the end of the same batch or a later one, and the end with the cursor of the batch before.
+#[allow(dead_code, reason = "not every checker has it")]
+pub fn intents_read<R: Runtime>(runtime: &R, size: Size) {
+    let (mut broker, mut members) =
+        Broker::with_clients(runtime, size, &CrashBudget::endless()).expect("it lives");
+    broker.core.set_quota(Quota::new(1, usize::MAX));
+    let sender = members.iter_mut().find(|member| member.sends > 0).expect("a sender");
+    while sender.sent < sender.sends {
+        sender.send();
+    }
+    let batch = |tails: &[u64], position| tails.iter().filter(|tail| **tail <= position).count();
+    let (memory, cursor) = sender.cursor.clone();
+    let at = intent_offset(size.roles.len(), sender.cursor_index);
+    let tails = sender.tails.clone();
+    let reading = runtime.spawn(move || {
+        let consumed = memory.load(at + INTENT_CONSUMED, Site::IntentConsumedRead);
+        let end = memory.load(at, Site::IntentEndRead);
+        let cursor = memory.load(cursor, Site::CursorRead);
+        (batch(&tails, consumed), end, batch(&tails, cursor))
+    });
+    let mut ends = Vec::new();
+    for _ in 0..size.messages {
+        broker.core.cycle();
+        ends.push(broker.core.position());
+    }
+    let (consumed, end, cursor) = reading();
+    let end = batch(&ends, end);
+    assert!(end >= consumed, "consumed {consumed} with the end of batch {end}");
+    assert!(cursor + 1 >= end, "the end of batch {end} with the cursor of batch {cursor}");
+}
+
 /// Checks what all clients have seen.
-fn check<R: Runtime>(members: &[Member<R>], died: bool) {
-    let mut receivers = members.iter().filter(|member| member.link.inbound().is_some());
-    let order = &receivers.next().expect("somebody receives").received;
+fn check<R: Runtime>(members: &mut [Member<R>], died: bool) {
+    let mut receivers = members.iter_mut().filter(|member| member.link.inbound().is_some());
+    let first = receivers.next().expect("a receiver");
+    let order = std::mem::take(&mut first.received);
+    let end = first.link.inbound_mut().expect("it receives").position();
     for other in receivers {
-        assert_eq!(&other.received, order, "two orders, or one has drained less");
+        assert_eq!(other.received, order, "two orders, or one has drained less");
     }
     for sender in members {
         let heard: Vec<u64> =
@@ -85,7 +148,10 @@ fn check<R: Runtime>(members: &[Member<R>], died: bool) {
         assert!(heard.len() as u64 <= sender.sent);
         let taken = sender.consumed();
         assert!(heard.len() >= taken, "{taken} given up, {} sent on", heard.len());
-        if !died {
+        if died && sender.sends > 0 {
+            // What a client decides when another broker answers.
+            assert_eq!(heard.len(), sender.decided(end), "consumed, as its broker's memory says");
+        } else {
             assert_eq!(heard.len() as u64, sender.sends, "lost although everybody lives");
         }
     }
@@ -118,7 +184,7 @@ impl<R: Runtime> Broker<R> {
         let mortal = |memory: &R::Memory| {
             Crashing::new(runtime.seen_by(memory, BROKER), crash_budget.clone())
         };
-        let control = runtime.memory(cursor_offset(size.roles.len()));
+        let control = runtime.memory(control_bytes(size.roles.len()));
         let first = runtime.memory(limits.page_len());
         let mut core = Core::new(limits, mortal(&control), size.roles.len(), mortal(&first));
         let mut sides = Vec::new();
@@ -155,6 +221,7 @@ impl<R: Runtime> Broker<R> {
                 link,
                 id,
                 cursor: (control.clone(), cursor_offset(cursor)),
+                cursor_index: cursor,
                 sends: if roles.has(Roles::SEND) { size.messages } else { 0 },
                 sent: 0,
                 tails: Vec::new(),
@@ -226,6 +293,7 @@ struct Member<R: Runtime> {
     id: ClientId,
     /// Location of the broker's cursor in our chain.
     cursor: (R::Memory, usize),
+    cursor_index: usize,
     sends: u64,
     sent: u64,
     /// The chain's tail after each message that was sent.
@@ -238,6 +306,17 @@ struct Member<R: Runtime> {
 }
 
 impl<R: Runtime> Member<R> {
+    /// Returns the number of messages that the dead broker has consumed, as its memory says. `end`
+    /// is the position after its last message.
+    fn decided(&self, end: u64) -> usize {
+        let begin = PAGE_HEADER as u64;
+        let chain = [begin, self.tails.last().copied().unwrap_or(begin)];
+        let seen = Control::check(self.cursor.0.clone(), self.cursor_index).unwrap();
+        let consumed = seen.consumed_until(self.cursor_index, self.id, chain, end);
+        let consumed = consumed.expect("an honest broker").expect("a member");
+        self.tails.iter().filter(|tail| **tail <= consumed).count()
+    }
+
     /// Returns the number of messages that the broker has released.
     fn consumed(&self) -> usize {
         let (memory, at) = &self.cursor;

@@ -14,7 +14,7 @@ use crate::scenario::doubles::{CrashBudget, Crashing};
 use llmp::core::broker::{Action, Core};
 use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
 use llmp::core::control::Control;
-use llmp::core::layout::{CONTROL_CONSUMED, cursor_offset};
+use llmp::core::layout::{CONTROL_CONSUMED, control_bytes, cursor_offset};
 use llmp::core::link::{Interest, Link};
 use llmp::core::memory::Memory;
 use llmp::core::order::Site;
@@ -157,7 +157,7 @@ impl<R: Runtime> Broker<R> {
         let limits = broadcast_limits();
         let seen =
             |memory: &R::Memory| Crashing::new(runtime.seen_by(memory, BROKER), life.clone());
-        let control = runtime.memory(cursor_offset(2));
+        let control = runtime.memory(control_bytes(2));
         let first = runtime.memory(limits.page_len());
         let mut core = Core::new(limits, seen(&control), 2, seen(&first));
         core.set_zero_copy_threshold(1);

@@ -6,7 +6,7 @@ pub mod distance;
 use super::{Descriptors, Mailbox, Note, Runtime, Who};
 use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused, Start};
 use llmp::core::control::Control;
-use llmp::core::layout::{PAGE_HEADER, SLOT_HEADER, control_len, slot_len};
+use llmp::core::layout::{PAGE_HEADER, SLOT_HEADER, control_bytes, slot_len};
 use llmp::core::memory::Memory;
 use llmp::{ClientId, Envelope, Flags, Limits};
 
@@ -37,9 +37,8 @@ pub fn limits(messages: usize, pages: usize) -> Limits {
 
 /// Returns a region that holds exactly a control region with one cursor.
 pub fn control_memory<R: Runtime>(runtime: &R) -> R::Memory {
-    // Only the used lines; a whole page of the kernel would be hundreds of words.
-    assert!(control_len(1) >= 192);
-    runtime.memory(192)
+    // Only what is used; a whole page of the kernel would be hundreds of words.
+    runtime.memory(control_bytes(1))
 }
 
 pub fn payload(number: u64) -> [u8; PAYLOAD] {

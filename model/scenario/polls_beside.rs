@@ -6,7 +6,7 @@ use llmp::Envelope;
 use llmp::core::broker::{Action, Core};
 use llmp::core::chain::{ChainReader, ChainWriter, Event};
 use llmp::core::control::Control;
-use llmp::core::layout::cursor_offset;
+use llmp::core::layout::control_bytes;
 use llmp::core::link::{Interest, Link};
 use llmp::core::wire::Roles;
 
@@ -20,7 +20,7 @@ pub fn one_polls_and_one_sleeps<R: Runtime>(runtime: &R, messages: u64) {
     let limits = limits(4, 2);
     let by_broker = |memory: &R::Memory| runtime.seen_by(memory, BROKER);
     let by_sleeper = |memory: &R::Memory| runtime.seen_by(memory, SLEEPER);
-    let (control, first) = (runtime.memory(cursor_offset(2)), runtime.memory(limits.page_len()));
+    let (control, first) = (runtime.memory(control_bytes(2)), runtime.memory(limits.page_len()));
     let mut core = Core::new(limits, by_broker(&control), 2, by_broker(&first));
 
     let polls = core.reserve(Roles::SEND).unwrap();

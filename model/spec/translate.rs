@@ -46,6 +46,11 @@ pub struct Translator {
     pairs: BTreeMap<(usize, u32), [u64; 2]>,
     /// The client whose chain the broker reads with each cursor.
     cursors: BTreeMap<usize, Who>,
+    /// The number of cursors of each control region.
+    cursor_counts: BTreeMap<usize, usize>,
+    /// What the broker says that it consumes of each client with its pending batch: the position in
+    /// its chain, and the one in the client's.
+    intents: BTreeMap<Who, (u32, u32)>,
     pub actions: u64,
 }
 
@@ -60,6 +65,8 @@ impl Translator {
             tags: BTreeMap::new(),
             pairs: BTreeMap::new(),
             cursors: BTreeMap::new(),
+            cursor_counts: BTreeMap::new(),
+            intents: BTreeMap::new(),
             actions: 0,
         }
     }
@@ -92,13 +99,22 @@ impl Translator {
             Recorded::Fence(Site::RingFence) => return self.act(Action::RingFence { by: who }),
             // These order a read of the member word against pages that are reused.
             Recorded::Fence(_) => return Ok(()),
+            Recorded::WriteWords(words) if words[0] == CONTROL_MAGIC && at == 0 => {
+                self.cursor_counts.insert(region, high(words[1]) as usize);
+            }
             Recorded::WriteWords(words) if words[0] == PAGE_MAGIC && at == 0 => {
                 return self.header(who, region, words);
             }
             _ => {}
         }
         match self.uses.get(&region) {
-            Some(Use::Control(of)) => self.control(who, *of, at, access),
+            Some(Use::Control(of)) => match access {
+                Recorded::Store(site @ (Site::IntentEnd | Site::IntentConsumed), value) => {
+                    self.intend(region, at, *site == Site::IntentEnd, *value);
+                    Ok(())
+                }
+                _ => self.control(who, *of, at, access),
+            },
             Some(Use::Page { chain, id, .. }) => {
                 let (chain, page) = (*chain, *id as u16);
                 if who == chain {
@@ -120,6 +136,40 @@ impl Translator {
         }
         let (base, first) = (position(words[4]), words[5] as u16);
         self.act(Action::Reset { chain, page, base, first })
+    }
+
+    /// Records half of an intent.
+    fn intend(&mut self, region: usize, at: usize, is_end: bool, value: u64) {
+        let begin = intent_offset(self.cursor_counts[&region], 0);
+        let Some(client) = self.cursors.get(&((at - begin) / INTENT)) else { return };
+        let intent = self.intents.entry(*client).or_default();
+        let half = if is_end { &mut intent.0 } else { &mut intent.1 };
+        *half = position(value);
+    }
+
+    /// Publishes in the broadcast chain. Each client of which it has messages has an intent, which
+    /// counts from now on and says where the broker is in the client's chain.
+    fn publish_batch(&mut self, action: Action) -> Verdict {
+        let ids = || self.bus.ids().skip(1);
+        let before: Vec<u16> = ids().map(|id| self.bus.chain(id).forwarded).collect();
+        let tail = self.bus.chain(BROADCAST).tail.position;
+        self.act(action)?;
+        let end = self.bus.chain(BROADCAST).tail.position;
+        for (id, before) in self.bus.ids().skip(1).zip(before) {
+            let chain = self.bus.chain(id);
+            let Some(reader) = chain.reader(BROKER).filter(|_| chain.forwarded > before) else {
+                continue;
+            };
+            let behind = |found| chain.behind(reader.place, found, self.bus.sizes.header);
+            let places = [Some(reader.place), reader.found.and_then(behind)];
+            let (intended_end, intended) = self.intents.get(&id).copied().unwrap_or_default();
+            let is_here = places.into_iter().flatten().any(|place| place.position == intended);
+            if !is_here || intended_end <= tail || intended_end > end {
+                let why = format!("client {id} has no intent for what is published of it");
+                return Err(Violation { promise: 3, why });
+            }
+        }
+        Ok(())
     }
 
     fn control(&mut self, who: Who, of: Who, at: usize, access: &Recorded) -> Verdict {
@@ -202,10 +252,10 @@ impl Translator {
             }
             Recorded::Store(site, value) => {
                 let word = self.word(region, unit, *value);
-                self.act(match site {
-                    Site::CommitFill => Action::Fill { chain, page, at: unit, word },
-                    _ => Action::Publish { chain, page, at: unit, word },
-                })
+                match site {
+                    Site::CommitFill => self.act(Action::Fill { chain, page, at: unit, word }),
+                    _ => self.publish_batch(Action::Publish { chain, page, at: unit, word }),
+                }
             }
             _ => Ok(()),
         }

@@ -240,6 +240,11 @@ impl<M: Memory> Core<M> {
         Some(Laggards { reason: Slow::References, clients: behind(until) })
     }
 
+    /// Returns the position after the last message in the broadcast chain.
+    pub fn position(&self) -> u64 {
+        self.broadcast.position()
+    }
+
     /// Returns the position that the slowest receiver has left.
     pub fn slowest_position(&self) -> Option<u64> {
         self.broadcast.slowest_position()

@@ -1,7 +1,8 @@
 //! Control region: cursors, consumed positions, and sleeping without a lost wake-up.
 //!
 //! The owner is the region's only writer. Peers map it read-only. It holds one *parked word*, and
-//! one entry with a *cursor* for every chain that the owner reads.
+//! one entry with a *cursor* for every chain that the owner reads. A broker's also has
+//! [intents](crate::core::intent).
 //!
 //! Sleeping and waking, with the sleeping process on the left:
 //!
@@ -43,10 +44,12 @@ use crate::core::order::Site;
 
 /// A control region, our own or a peer's.
 ///
-/// In a peer's region the fields other than `memory` are unused.
+/// In a peer's region the fields other than `memory` and `cursors` are unused.
 #[derive(Clone, Debug)]
 pub struct Control<M> {
     memory: M,
+    /// The number of cursors that the region's header states.
+    pub(super) cursors: usize,
     /// Number of times that the owner has parked. The parked word holds it during a sleep.
     sleeps: u64,
     /// The value of `sleeps` at the owner's last page rollover.
@@ -131,10 +134,10 @@ impl<M: Memory> Control<M> {
     ///
     /// If the region is too small for its cursors.
     pub fn create(memory: M, cursors: usize) -> Self {
-        assert!(cursor_offset(cursors) <= memory.region_len());
-        let cursors = u32::try_from(cursors).expect("a region is not that large");
-        memory.write_words(0, [CONTROL_MAGIC, halves(VERSION, cursors)]);
-        Control::new(memory)
+        assert!(control_bytes(cursors) <= memory.region_len());
+        let count = u32::try_from(cursors).expect("a region is not that large");
+        memory.write_words(0, [CONTROL_MAGIC, halves(VERSION, count)]);
+        Control::new(memory, cursors)
     }
 
     /// Validates a peer's region, in which our link has the entry `cursor_index`.
@@ -159,12 +162,13 @@ impl<M: Memory> Control<M> {
             let (found, expected) = (low(version).into(), VERSION.into());
             return Err(Fault::Control { what: "the version", found, expected });
         }
-        Ok(Control::new(memory))
+        Ok(Control::new(memory, high(version) as usize))
     }
 
-    fn new(memory: M) -> Self {
+    fn new(memory: M, cursors: usize) -> Self {
         Control {
             memory,
+            cursors,
             sleeps: 0,
             sleeps_at_rollover: 0,
             is_polling: false,
@@ -261,6 +265,7 @@ impl<M: Memory> Control<M> {
         self.memory.store(cursor_offset(cursor_index), 0, Site::CursorPublish);
         self.memory.store(cursor_offset(cursor_index) + CONTROL_CONSUMED, 0, Site::ConsumedPublish);
         self.retire(cursor_index, 0);
+        self.forget_intent(cursor_index);
         self.memory.store(
             cursor_offset(cursor_index) + CONTROL_MEMBER,
             client.into(),

@@ -53,6 +53,9 @@
 //!   128   entry 0: cursor, consumed, member, retired
 //!   192   entry 1: cursor, consumed, member, retired
 //!   ...
+//!   128 + 64 n        intent 0: end, consumed      (n: number of cursors)
+//!   128 + 64 n + 16   intent 1: end, consumed
+//!   ...
 //! ```
 
 /// The protocol version. Both sides of a connection must have the same.
@@ -135,6 +138,10 @@ pub const CONTROL_SKIPPED: u64 = 1 << 63;
 /// Offset of the *retired* word, relative to the cursor. Pages that begin before that position are
 /// never written again.
 pub const CONTROL_RETIRED: usize = 3 * WORD;
+/// Length of an intent: two words.
+pub const INTENT: usize = 2 * WORD;
+/// Offset of the second word of an intent: the consumed position.
+pub const INTENT_CONSUMED: usize = WORD;
 
 /// Returns the bytes that a slot takes in a page.
 ///
@@ -154,9 +161,22 @@ pub const fn cursor_offset(slot: usize) -> usize {
     CONTROL_CURSORS + slot * LINE
 }
 
+/// Returns the offset of an entry's *intent* in a control region with `cursors` cursors: once the
+/// broadcast chain has the first word's length, the owner has consumed up to the second word's
+/// position of the chain that it reads at that entry.
+#[inline]
+pub const fn intent_offset(cursors: usize, slot: usize) -> usize {
+    cursor_offset(cursors) + slot * INTENT
+}
+
+/// Returns the bytes of a control region with `cursors` cursors that have a meaning.
+pub const fn control_bytes(cursors: usize) -> usize {
+    intent_offset(cursors, cursors)
+}
+
 /// Returns the length of a control region with `cursors` cursors, in bytes.
 pub const fn control_len(cursors: usize) -> usize {
-    cursor_offset(cursors).next_multiple_of(OS_PAGE)
+    control_bytes(cursors).next_multiple_of(OS_PAGE)
 }
 
 /// Packs two 32-bit halves into one word.

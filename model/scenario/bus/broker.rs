@@ -7,7 +7,7 @@ use llmp::ClientId;
 use llmp::core::broker::{Action, Core, Quota};
 use llmp::core::chain::{Announcement, Blocked, Start, Stats};
 use llmp::core::handshake::{Accepting, Attach, Phase};
-use llmp::core::layout::{PAGE_HEADER, cursor_offset};
+use llmp::core::layout::{PAGE_HEADER, control_bytes};
 use llmp::core::memory::Memory;
 use llmp::core::wire::{ByeReason, Packet, Roles};
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,7 +45,7 @@ impl<R: Runtime> Brokering<R> {
         life: CrashBudget,
         zero_copy_threshold: usize,
     ) -> Self {
-        let control = runtime.memory(cursor_offset(clients));
+        let control = runtime.memory(control_bytes(clients));
         let first = runtime.memory(limits().page_len());
         runtime.note(Note::Born { who: BROKER });
         runtime.is_control(&control, BROKER);

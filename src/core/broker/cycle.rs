@@ -1,10 +1,10 @@
 //! One cycle of the broker.
 //!
 //! The broker reads every client's chain and is the single writer of the broadcast chain. A cycle
-//! has four steps. It consumes from each client up to its quota and appends to one pending batch.
-//! It publishes the batch by one store. It releases what it consumed. It rings the sleeping
-//! clients. The order matters: everything released was forwarded before (P3). All clients read the
-//! one broadcast chain, so all see one order (P2).
+//! has four steps. It consumes from each client up to its quota, appends to one pending batch, and
+//! stores its [intent](crate::core::intent). It publishes the batch by one store. It releases what it
+//! consumed. It rings the sleeping clients. The order matters: everything released was forwarded
+//! before (P3). All clients read the one broadcast chain, so all see one order (P2).
 
 use super::members::{Drain, Member, Reception};
 use super::{Action, Core};
@@ -100,7 +100,9 @@ impl<M: Memory> Core<M> {
                     continue;
                 }
                 let used = share.filter(|share| share.client == self.members.all[i].id);
-                match self.take_from(i, used, &mut cycle.consumed) {
+                let outcome = self.take_from(i, used, &mut cycle.consumed);
+                self.intend(i);
+                match outcome {
                     Outcome::Next => {}
                     Outcome::Gone(fault) => gone.push((self.members.all[i].id, fault)),
                     Outcome::Blocked(blocked) => {
@@ -203,6 +205,16 @@ impl<M: Memory> Core<M> {
             }
         }
         Outcome::Next
+    }
+
+    /// Stores what was consumed of a client with the pending batch, for a client that outlives the
+    /// broker.
+    #[inline]
+    fn intend(&self, i: usize) {
+        let member = &self.members.all[i];
+        if let Some(inbound) = member.inbound.as_ref().filter(|_| member.moved) {
+            self.control.intend(member.cursor, self.broadcast.position(), inbound.position());
+        }
     }
 
     /// Publishes what was appended and releases what was consumed. If `returned`, also releases

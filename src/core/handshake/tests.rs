@@ -1,6 +1,6 @@
 use super::*;
 use crate::core::chain::{Announcement, Event};
-use crate::core::layout::{control_len, cursor_offset};
+use crate::core::layout::{control_bytes, control_len};
 use crate::core::memory::Region;
 use crate::core::message::Envelope;
 
@@ -19,7 +19,7 @@ fn page() -> Region {
 }
 
 fn core() -> Core<Region> {
-    Core::new(limits(), Region::heap(cursor_offset(2)), 2, page())
+    Core::new(limits(), Region::heap(control_bytes(2)), 2, page())
 }
 
 /// Attaches this region, as the kernel would.
