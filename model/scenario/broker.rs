@@ -107,6 +107,8 @@ pub fn intents_read<R: Runtime>(runtime: &R, size: Size) {
     let (mut broker, mut members) =
         Broker::with_clients(runtime, size, &CrashBudget::endless()).expect("it lives");
     broker.core.set_quota(Quota::new(1, usize::MAX));
+    // For clients that sleep, the broker executes a fence after each batch.
+    members.iter_mut().for_each(|member| member.link.parking.poll_from_now());
     let sender = members.iter_mut().find(|member| member.sends > 0).expect("a sender");
     while sender.sent < sender.sends {
         sender.send();
