@@ -13,6 +13,8 @@
 //! With the name of a mutant and of a scenario, as in `-- 'CommitRead as Relaxed' lengths`, it makes
 //! that mistake. [`judge`] runs Miri with each of them.
 
+#[path = "../scenario/broker.rs"]
+mod broker;
 #[path = "../scenario/doorbell.rs"]
 mod doorbell;
 mod judge;

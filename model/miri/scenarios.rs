@@ -1,5 +1,6 @@
 //! The scenarios that Miri runs, in production's memory and in that of a mutant.
 
+use crate::broker::{self, broker_dies_alone, intents_read};
 use crate::doorbell::{Polling, Waiting, both_sleep, sender_sleeps};
 use crate::scenario::Runtime;
 use crate::scenario::by_ref::{self, Lives, broker_asleep, by_reference, flush};
@@ -7,11 +8,21 @@ use crate::scenario::chain::{
     Size, batch, deliver, drop_claims, join_during_reuse, leave_during_reuse, limits,
 };
 use crate::scenario::removed;
+use llmp::core::wire::Roles;
 
 const SHORT: Size = Size { messages_per_page: 2, pages: 3, messages: 20, receivers: 2, steps: 40 };
 const ONE: Size = Size { receivers: 1, ..SHORT };
 const REF_SIZE: by_ref::Size =
     by_ref::Size { by_ref: 2, messages: 6, tries: 4, cycles: 4, steps: 4 };
+
+const BUS: broker::Size = broker::Size {
+    messages_per_page: 4,
+    pages: 2,
+    messages: 3,
+    roles: &[Roles::SEND, Roles::RECEIVE],
+    cycles: 3,
+    steps: 4,
+};
 
 /// A scenario by name.
 pub type Scenario<R> = (&'static str, fn(&R));
@@ -37,5 +48,7 @@ pub fn all<R: Runtime>() -> Vec<Scenario<R>> {
         ("removed_in_place", |runtime| removed::reads_in_place(runtime, 6, 10)),
         ("ref_removed", by_ref::removed_copies),
         ("ref_removed_in_place", by_ref::removed_in_place),
+        ("broker_dies_alone", |runtime| broker_dies_alone(runtime, BUS)),
+        ("intents_read", |runtime| intents_read(runtime, BUS)),
     ]
 }

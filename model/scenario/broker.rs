@@ -39,6 +39,7 @@ pub struct Size {
 }
 
 /// A bus whose broker dies after `k` writes. Returns whether it died. [P2 P3 P5]
+#[allow(dead_code, reason = "not every checker has it")]
 pub fn broker_dies<R: Runtime>(runtime: &R, size: Size, k: usize) -> bool {
     let crash_budget = CrashBudget::ends_after(k);
     let Some((mut broker, members)) = Broker::with_clients(runtime, size, &crash_budget) else {

@@ -65,7 +65,7 @@ const MACHINES: &[(&str, usize)] = &[
 
 pub fn steps(full: bool, fuzz_seconds: Option<u32>) -> Vec<Step> {
     let mut steps = vec![tests(full), axioms(), machines()];
-    let seconds = fuzz_seconds.unwrap_or(if full { 300 } else { 20 });
+    let seconds = fuzz_seconds.unwrap_or(if full { 150 } else { 20 });
     steps.extend(fuzz_targets().into_iter().map(|target| fuzz(&target, seconds)));
     let strict = "-Zmiri-strict-provenance";
     let (weak, tree) = if full { (32, 32) } else { (3, 2) };
@@ -190,7 +190,7 @@ fn miri_mutants(full: bool) -> Step {
     let judge = if full { "judge-all" } else { "judge" };
     let command = format!("cargo test --no-default-features --features std --test miri -- {judge}");
     Step {
-        at_least: &[("mutants: ", 11)],
+        at_least: &[("mutants: ", 14)],
         needs: MIRI,
         ..Step::new(Name::Miri, "miri, mutants", &command)
     }
