@@ -9,6 +9,7 @@ mod listener;
 mod packets;
 mod retired;
 mod slow;
+mod standby;
 mod stop;
 #[cfg(test)]
 pub(crate) mod tests;

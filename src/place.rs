@@ -5,7 +5,7 @@ use crate::core::failpoint::{effect, observation};
 use crate::error::{BindError, PathTooLong};
 use crate::peer_filter::PeerFilter;
 use crate::socket::Listener;
-use crate::sys::lock::{LockFile, beside, is_held, obstacle};
+use crate::sys::lock::{LockFile, beside, holder_of, obstacle};
 use rustix::fs::inotify;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -61,7 +61,7 @@ pub(crate) fn elsewhere(name: &str, not: &Path) -> Option<PathBuf> {
         Some(PathBuf::from(format!("/tmp/llmp-{user}"))),
     ];
     let sockets = directories.into_iter().flatten().map(|dir| dir.join(format!("{name}.sock")));
-    sockets.filter(|path| path != not).find(|path| is_socket(path) && is_held(path))
+    sockets.filter(|path| path != not).find(|path| is_socket(path) && holder_of(path).is_some())
 }
 
 /// A listener with its place in the file system. Dropping it removes the files.

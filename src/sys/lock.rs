@@ -196,25 +196,36 @@ impl Drop for LockFile {
     }
 }
 
-/// Returns whether a running process holds the place of a socket.
-pub(crate) fn is_held(socket: &Path) -> bool {
+/// A running process that holds the place of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Holder {
+    /// Its id, if the kernel reports it.
+    pub process: Option<u32>,
+}
+
+/// Returns the process that holds the place of a socket, if one does.
+pub(crate) fn holder_of(socket: &Path) -> Option<Holder> {
     let path = beside(socket);
     let ours = ours();
+    let here = Some(Holder { process: Some(std::process::id()) });
     observation("look at the lock file", 0);
-    match std::fs::symlink_metadata(&path) {
-        Ok(found) if find(&ours, inode(&found)).is_some() => return true,
-        Ok(found) if found.is_file() => {}
-        _ => return false,
+    let found = std::fs::symlink_metadata(&path).ok()?;
+    if find(&ours, inode(&found)).is_some() {
+        return here;
+    }
+    if !found.is_file() {
+        return None;
     }
     observation("open a lock file", 0);
-    let Ok(file) = File::options().read(true).custom_flags(FLAGS).open(&path) else {
-        return false;
-    };
+    let file = File::options().read(true).custom_flags(FLAGS).open(&path).ok()?;
     if file.metadata().is_ok_and(|found| find(&ours, inode(&found)).is_some()) {
         keep_open(file);
-        return true;
+        return here;
     }
-    matches!(holder(&file), Attempt::Held(_))
+    match holder(&file) {
+        Attempt::Held(process) => Some(Holder { process }),
+        _ => None,
+    }
 }
 
 /// Returns the path of a socket's lock file.

@@ -11,6 +11,7 @@ mod life;
 mod mistakes;
 mod place;
 mod slow;
+mod standby;
 mod unread;
 
 use rustix::process::{Pid, Signal, kill_process};

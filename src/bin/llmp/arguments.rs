@@ -109,6 +109,10 @@ pub struct Broker {
     /// users. The directories above it must be open to them, too
     #[arg(long, value_name = "USERS", default_value = "same-user", value_parser = values::access)]
     pub access: PeerFilter,
+    /// If another process serves the bus, wait until it ends, and then serve the bus. Clients of the
+    /// earlier broker must connect again
+    #[arg(long)]
+    pub standby: bool,
     /// Write the line "ready PATH" to descriptor N once clients can connect; 1 is standard output
     #[arg(long, value_name = "N", value_parser = values::descriptor)]
     pub ready_fd: Option<u32>,
@@ -149,6 +153,7 @@ Examples:
   llmp broker ./logs.sock --access everybody
   llmp broker logs --ready-fd 1
   llmp broker logs --when-slow skip
+  llmp broker logs --standby
 
 A name stands for a socket in $XDG_RUNTIME_DIR/llmp, or else in a directory of this user below
 /tmp. A broker that was killed can be started again. Under systemd (Type=notify) the broker reports

@@ -6,34 +6,15 @@ use crate::interrupt::Interrupt;
 use crate::ready;
 use crate::stderr;
 use crate::values::human;
-use llmp::Broker;
+use llmp::{BindError, Broker, BrokerBuilder};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// Serves a bus until a signal ends it.
 pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
     let bus = &arguments.place.bus;
-    let mut builder = Broker::builder().access(arguments.access);
-    if let Some(bytes) = arguments.page_len {
-        builder = builder.page_len(bytes);
-    }
-    if let Some(bytes) = arguments.max_message_len {
-        builder = builder.max_message_len(bytes);
-    }
-    if let Some(bytes) = arguments.chain_budget {
-        builder = builder.chain_budget(bytes);
-    }
-    if let Some(bytes) = arguments.zero_copy_threshold {
-        builder = builder.zero_copy_threshold(bytes);
-    }
-    if let Some(clients) = arguments.max_clients {
-        builder = builder.max_clients(clients as usize);
-    }
-    builder = builder.when_slow(arguments.when_slow.into());
-    if let Some(time) = arguments.slow_after {
-        builder = builder.slow_after(time);
-    }
     raise_descriptor_limit();
-    let broker = builder.bind(bus)?;
+    // Until then a signal ends this process as usual.
+    let broker = bind(&arguments)?;
     let stop = broker.stop_handle();
     let _interrupt = Interrupt::catch(move || {
         stop.stop();
@@ -57,6 +38,47 @@ pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
         "bus '{bus}' has ended: clients {clients}, messages {messages} ({bytes}), faults {faults}, refused {refused}, skipped {skipped}, evicted {evicted}"
     ));
     Ok(())
+}
+
+/// Makes the bus. A standby first waits until no other process serves it.
+fn bind(arguments: &arguments::Broker) -> Result<Broker, BindError> {
+    let bus = &arguments.place.bus;
+    loop {
+        match builder(arguments).bind(bus) {
+            Err(BindError::InUse { path, process }) if arguments.standby => {
+                let process = process.map(|id| format!(" (process {id})")).unwrap_or_default();
+                stderr::line(format_args!(
+                    "there is a broker at {}{process}; this one waits until it ends",
+                    path.display()
+                ));
+                Broker::wait_until_free(bus, None)?;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn builder(arguments: &arguments::Broker) -> BrokerBuilder {
+    let mut builder = Broker::builder().access(arguments.access.clone());
+    if let Some(bytes) = arguments.page_len {
+        builder = builder.page_len(bytes);
+    }
+    if let Some(bytes) = arguments.max_message_len {
+        builder = builder.max_message_len(bytes);
+    }
+    if let Some(bytes) = arguments.chain_budget {
+        builder = builder.chain_budget(bytes);
+    }
+    if let Some(bytes) = arguments.zero_copy_threshold {
+        builder = builder.zero_copy_threshold(bytes);
+    }
+    if let Some(clients) = arguments.max_clients {
+        builder = builder.max_clients(clients as usize);
+    }
+    if let Some(time) = arguments.slow_after {
+        builder = builder.slow_after(time);
+    }
+    builder.when_slow(arguments.when_slow.into())
 }
 
 /// Raises the limit of descriptors as far as the system allows. Each client and each page takes a

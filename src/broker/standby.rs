@@ -1,0 +1,61 @@
+//! Waiting for the place of a bus that another process serves.
+
+use super::Broker;
+use crate::bus_addr::BusAddr;
+use crate::error::BusError;
+use crate::sys::lock::{Holder, holder_of};
+use crate::sys::peer::Peer;
+use crate::sys::system::since_boot;
+use std::time::{Duration, Instant};
+
+/// Interval between two looks at the place. The end of the process that holds it is noticed at
+/// once. But it may also end its broker and go on.
+const LOOK: Duration = Duration::from_millis(250);
+
+impl Broker {
+    /// Waits until no process serves a bus, or until the deadline. Returns whether the bus is free.
+    /// The end of the process that serves it is noticed at once.
+    ///
+    /// Another process may bind the bus first. Then [`bind`](Broker::bind) returns
+    /// [`InUse`](crate::BindError::InUse), and this process can wait again.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let bus = dir.path().join("bus");
+    /// use llmp::{BindError, Broker};
+    ///
+    /// let broker = loop {
+    ///     Broker::wait_until_free(&bus, None)?;
+    ///     match Broker::bind(&bus) {
+    ///         Err(BindError::InUse { .. }) => continue,
+    ///         result => break result?,
+    ///     }
+    /// };
+    /// # let now = std::time::Instant::now();
+    /// # assert!(!Broker::wait_until_free(&bus, Some(now))?);
+    /// # drop(broker);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns [`BusError`] if the name is not one of a bus.
+    pub fn wait_until_free(
+        bus: impl Into<BusAddr>,
+        deadline: Option<Instant>,
+    ) -> Result<bool, BusError> {
+        let path = bus.into().socket_path()?;
+        while let Some(Holder { process }) = holder_of(&path) {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Ok(false);
+            }
+            // This process itself does not end while it waits.
+            let process = process.filter(|process| *process != std::process::id());
+            let peer = process.map_or(Peer::Unknown, |id| Peer::by_id(id as i32, since_boot()));
+            peer.wait(left.unwrap_or(LOOK).min(LOOK));
+        }
+        Ok(true)
+    }
+}
