@@ -10,6 +10,7 @@ mod inherited;
 mod life;
 mod mistakes;
 mod place;
+mod respawn;
 mod slow;
 mod standby;
 mod unread;

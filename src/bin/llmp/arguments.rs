@@ -113,6 +113,9 @@ pub struct Broker {
     /// earlier broker must connect again
     #[arg(long)]
     pub standby: bool,
+    /// Run the broker in a child process, and start it again when it dies
+    #[arg(long)]
+    pub respawn: bool,
     /// Write the line "ready PATH" to descriptor N once clients can connect; 1 is standard output
     #[arg(long, value_name = "N", value_parser = values::descriptor)]
     pub ready_fd: Option<u32>,
@@ -154,6 +157,7 @@ Examples:
   llmp broker logs --ready-fd 1
   llmp broker logs --when-slow skip
   llmp broker logs --standby
+  llmp broker logs --respawn
 
 A name stands for a socket in $XDG_RUNTIME_DIR/llmp, or else in a directory of this user below
 /tmp. A broker that was killed can be started again. Under systemd (Type=notify) the broker reports

@@ -4,6 +4,7 @@ use crate::arguments;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::ready;
+use crate::respawn;
 use crate::stderr;
 use crate::values::human;
 use llmp::{BindError, Broker, BrokerBuilder};
@@ -12,6 +13,9 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 /// Serves a bus until a signal ends it.
 pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
     let bus = &arguments.place.bus;
+    if arguments.respawn {
+        return respawn::run(bus);
+    }
     raise_descriptor_limit();
     // Until then a signal ends this process as usual.
     let broker = bind(&arguments)?;

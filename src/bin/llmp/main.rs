@@ -11,6 +11,7 @@ mod interrupt;
 mod lines;
 mod ready;
 mod recv;
+mod respawn;
 mod send;
 mod status;
 mod stderr;
