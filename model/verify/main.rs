@@ -89,13 +89,18 @@ fn main() -> ExitCode {
             passed.push(step.label.clone());
         }
         shortfalls.extend(shortfall.into_iter().map(|what| format!("{}: {what}", step.label)));
-        failures.extend(failure);
+        if !failure.is_empty() {
+            let failure = format!("{} failed:\n{}", step.label, failure.join("\n"));
+            eprintln!("{failure}");
+            failures.push(failure);
+        }
     }
     let ran = Ran { full: arguments.full, steps: &passed };
     match record::settle(&found, &ran, arguments.record) {
         Ok(differences) => shortfalls.extend(differences),
         Err(error) => shortfalls.push(format!("{}: {error}", record::PATH)),
     }
+    // Once more, where the end of a long output is read.
     println!("\n{}", failures.join("\n"));
     for shortfall in &shortfalls {
         println!("falls short: {shortfall}");

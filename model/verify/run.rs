@@ -132,6 +132,7 @@ struct Heard {
     /// The output of failed tests: what cargo prints between `failures:` and the result.
     failures: Vec<String>,
     in_failures: bool,
+    in_backtrace: bool,
     /// cargo is listing the targets that failed.
     in_targets: bool,
 }
@@ -140,7 +141,9 @@ impl Heard {
     fn line(&mut self, line: &str) -> Option<Row> {
         self.in_failures |= line == "failures:";
         self.in_failures &= !line.starts_with("test result: ");
-        if self.in_failures && !is_backtrace(line) && self.failures.len() < FAILURE_LINES {
+        self.in_backtrace |= line == "stack backtrace:";
+        self.in_backtrace &= line.starts_with("  ") || line == "stack backtrace:";
+        if self.in_failures && !self.in_backtrace && self.failures.len() < FAILURE_LINES {
             self.failures.push(line.to_owned());
         }
         // Another thread may have begun the line.
@@ -180,13 +183,6 @@ impl Heard {
             }
         }
     }
-}
-
-/// Returns whether a line is a frame of a backtrace: its number and function, or its place.
-fn is_backtrace(line: &str) -> bool {
-    let frame = line.trim_start();
-    let is_number = frame.split_once(": ").is_some_and(|(n, _)| n.parse::<u32>().is_ok());
-    line.starts_with("  ") && (is_number || frame.starts_with("at "))
 }
 
 /// Returns the number that follows `what` in the line.

@@ -3,7 +3,7 @@
 use super::Broker;
 use crate::bus_addr::BusAddr;
 use crate::error::BusError;
-use crate::sys::lock::{Holder, holder_of};
+use crate::sys::lock::{Holder, holder_of, inode_beside as lock_file};
 use crate::sys::peer::Peer;
 use crate::sys::system::since_boot;
 use std::time::{Duration, Instant};
@@ -11,6 +11,13 @@ use std::time::{Duration, Instant};
 /// Interval between two looks at the place. The end of the process that holds it is noticed at
 /// once. But it may also end its broker and go on.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// Looks until the lock file is opened again, if it stays the same file. Opening it wakes a broker
+/// that watches it.
+const LOOKS: u32 = 40;
+
+/// The pause after the process that holds the place has ended and still seems to hold it.
+const PAUSE: Duration = Duration::from_millis(10);
 
 impl Broker {
     /// Waits until no process serves a bus, or until the deadline. Returns whether the bus is free.
@@ -47,14 +54,28 @@ impl Broker {
     ) -> Result<bool, BusError> {
         let path = bus.into().socket_path()?;
         while let Some(Holder { process }) = holder_of(&path) {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
-                return Ok(false);
-            }
             // This process itself does not end while it waits.
             let process = process.filter(|process| *process != std::process::id());
             let peer = process.map_or(Peer::Unknown, |id| Peer::by_id(id as i32, since_boot()));
-            peer.wait(left.unwrap_or(LOOK).min(LOOK));
+            let file = lock_file(&path);
+            for _ in 0..LOOKS {
+                let left = deadline.map(|it| it.saturating_duration_since(Instant::now()));
+                if left == Some(Duration::ZERO) {
+                    return Ok(false);
+                }
+                peer.wait(left.unwrap_or(LOOK).min(LOOK));
+                if peer.has_died() {
+                    std::thread::sleep(if holder_of(&path).is_some() {
+                        PAUSE
+                    } else {
+                        Duration::ZERO
+                    });
+                    break;
+                }
+                if lock_file(&path) != file {
+                    break;
+                }
+            }
         }
         Ok(true)
     }

@@ -37,7 +37,7 @@ const MODE: u32 = 0o600;
 const TRIES: u32 = 100;
 
 /// The device and inode number of a file.
-type Inode = (u64, u64);
+pub(crate) type Inode = (u64, u64);
 
 /// A lock file that a process has locked.
 struct Ours {
@@ -226,6 +226,12 @@ pub(crate) fn holder_of(socket: &Path) -> Option<Holder> {
         Attempt::Held(process) => Some(Holder { process }),
         _ => None,
     }
+}
+
+/// Returns the lock file of a socket, without opening it. `None` if there is none.
+pub(crate) fn inode_beside(socket: &Path) -> Option<Inode> {
+    observation("look at the lock file", 0);
+    std::fs::symlink_metadata(beside(socket)).ok().map(|found| inode(&found))
 }
 
 /// Returns the path of a socket's lock file.

@@ -1,8 +1,9 @@
 //! `llmp broker --respawn`: a broker that is started again when it dies.
 
 use crate::{Process, TIMEOUT, kill, llmp};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::ChildStderr;
 
 /// The process that starts brokers.
@@ -14,10 +15,13 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new() -> Self {
+    /// Starts it in a process group of its own, as a shell does in a terminal.
+    fn new(options: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bus.sock").to_str().unwrap().to_owned();
-        let mut process = Process::start(&mut llmp(&["broker", &path, "--respawn"]));
+        let mut command = llmp(&["broker", "--respawn"]);
+        command.args(options).args(["--", &path]);
+        let mut process = Process::start(command.process_group(0));
         let stderr = BufReader::new(process.child().stderr.take().unwrap());
         let mut supervisor = Supervisor { process, stderr, path, _dir: dir };
         supervisor.says("listens at");
@@ -30,6 +34,14 @@ impl Supervisor {
         assert!(line.contains(what), "{line}");
     }
 
+    /// It and its broker have ended in order.
+    fn ends(mut self) {
+        self.says("has ended");
+        let path = self.path.clone();
+        assert_eq!(self.process.output().status.code(), Some(0));
+        assert!(!std::path::Path::new(&path).exists());
+    }
+
     /// Returns the process of its broker.
     fn broker(&mut self) -> u32 {
         let id = self.process.child().id();
@@ -40,7 +52,7 @@ impl Supervisor {
 
 #[test]
 fn a_broker_that_is_killed_is_started_again() {
-    let mut supervisor = Supervisor::new();
+    let mut supervisor = Supervisor::new(&[]);
     for _ in 0..3 {
         let mut receiver = llmp::Client::connect_receiver(supervisor.path.as_str()).unwrap();
         let mut sender = llmp::Client::connect_sender(supervisor.path.as_str()).unwrap();
@@ -51,10 +63,34 @@ fn a_broker_that_is_killed_is_started_again() {
         supervisor.says("listens at");
     }
     supervisor.process.signal(Signal::TERM);
-    supervisor.says("has ended");
-    let path = supervisor.path.clone();
-    assert_eq!(supervisor.process.output().status.code(), Some(0));
-    assert!(!std::path::Path::new(&path).exists());
+    supervisor.ends();
+}
+
+// A terminal sends the signal to all processes of the group.
+#[test]
+fn a_signal_of_the_terminal_ends_the_broker_in_order() {
+    for signal in [Signal::INT, Signal::HUP] {
+        let mut supervisor = Supervisor::new(&[]);
+        let group = Pid::from_raw(supervisor.process.child().id() as i32).unwrap();
+        kill_process_group(group, signal).unwrap();
+        supervisor.ends();
+    }
+}
+
+#[test]
+fn the_reader_of_ready_may_close_its_end_after_the_first_line() {
+    let mut supervisor = Supervisor::new(&["--ready-fd", "1"]);
+    let mut line = String::new();
+    let stdout = supervisor.process.child().stdout.take().unwrap();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    assert_eq!(line.trim_end(), format!("ready {}", supervisor.path));
+    for _ in 0..2 {
+        kill(supervisor.broker(), Signal::KILL);
+        supervisor.says("a new one starts");
+        supervisor.says("listens at");
+    }
+    supervisor.process.signal(Signal::TERM);
+    supervisor.ends();
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! It is specified beside the bus of one broker, and before the code. [`state`] has what each
 //! process knows, [`moves`] what it may do, [`steps`] what it does, [`promises`] what must hold. A process may be killed
-//! between any two steps. Each step is one store that outlives its process, or one packet.
+//! between any two steps. Each step is one store that outlives its process, or one packet;
+//! three steps of the broker between two cycles have several stores.
 //!
 //! The protocol, in short:
 //!
@@ -79,12 +80,14 @@ enum Break {
     AdmittedBeforeWritten,
     /// The broker publishes without those that are late before it takes them off the roster.
     ExpiryWrittenLate,
+    /// The broker disconnects a client and leaves it in the roster.
+    CutStaysInRoster,
     /// The roster says that brokers wait for a client, and not since which epoch.
     RosterWithoutEpoch,
 }
 
 impl Break {
-    const ALL: [Break; 13] = [
+    const ALL: [Break; 14] = [
         Break::NoIntent,
         Break::TakenBeforePublished,
         Break::IntentAfterPublish,
@@ -97,6 +100,7 @@ impl Break {
         Break::RosterForgotten,
         Break::AdmittedBeforeWritten,
         Break::ExpiryWrittenLate,
+        Break::CutStaysInRoster,
         Break::RosterWithoutEpoch,
     ];
 }
@@ -226,6 +230,7 @@ fn p1_p2_p3_p4_a_broker_and_a_client_die() {
 fn p1_p2_p3_two_brokers_die() {
     all("succession_twice", TWICE);
     all("succession_twice_late", Setup { messages: 1, graces: 1, ..TWICE });
+    all("succession_twice_cuts", Setup { messages: 1, cuts: 1, ..TWICE });
     if is_full() {
         all("succession_twice_late_2_messages", Setup { graces: 1, ..TWICE });
         all("succession_3_clients", Setup { clients: 3, places: 3, messages: 1, ..BUS });
@@ -244,6 +249,7 @@ fn stage(broken: Break) -> Setup {
         | Break::CursorNotStored
         | Break::EndIsWhereItReads => alone,
         Break::HangUpIsDeath => Setup { cuts: 1, ..alone },
+        Break::CutStaysInRoster => Setup { messages: 1, cuts: 1, client_deaths: 0, ..BUS },
         Break::OwnerUnread | Break::OwnerKept => {
             Setup { clients: 2, messages: 1, cuts: 1, client_deaths: 1, ..alone }
         }

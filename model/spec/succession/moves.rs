@@ -16,6 +16,8 @@ pub enum Move {
     Page(Id),
     /// A client asks the broker that has disconnected it.
     AskAgain(Id),
+    /// A client that a later broker welcomes finds that the earlier one had disconnected it.
+    FindOut(Id),
     /// The next step of the broker. Its hook may drop the message.
     Step {
         drops: bool,
@@ -75,7 +77,12 @@ impl Setup {
         let has_read = !matches!(client.link, Link::Started { .. });
         let is_alone = has_read && client.link.epoch() < bus.epoch();
         if is_alone && broker.lives && broker.step == Step::Taking(0) && has_place(bus, id) {
-            moves.push(Move::Admit(id));
+            let is_out = client.judge > 0
+                && bus.broker(client.judge).places[usize::from(client.place)].owner != Some(id);
+            moves.push(match is_out && !self.has(Break::OwnerUnread) {
+                true => Move::FindOut(id),
+                false => Move::Admit(id),
+            });
         }
         if bus.client_deaths_left > 0 {
             moves.push(Move::KillClient(id));

@@ -50,10 +50,7 @@ impl Setup {
                 bus.last_mut().places[usize::from(at)].next = Some(first);
                 bus.client_mut(id).link = Link::Member(bus.epoch());
             }
-            Move::AskAgain(id) => {
-                bus.client_mut(id).link = Link::Over;
-                bus.strike(id);
-            }
+            Move::AskAgain(id) | Move::FindOut(id) => bus.client_mut(id).link = Link::Over,
             Move::Step { drops } => self.step(bus, drops),
             Move::Free(at) => {
                 let place = &mut bus.last_mut().places[usize::from(at)];
@@ -83,6 +80,9 @@ impl Setup {
                 let epoch = bus.epoch();
                 let client = bus.client_mut(id);
                 (client.link, client.was_cut) = (Link::Cut(epoch), true);
+                if !self.has(Break::CutStaysInRoster) {
+                    bus.strike(id);
+                }
                 if self.has(Break::HangUpIsDeath) {
                     self.decide(bus, id);
                 }
@@ -146,9 +146,8 @@ impl Setup {
     fn restart(&self, bus: &mut Bus, id: Id) {
         let Link::Started { epoch, at, since } = bus.client(id).link else { unreachable!() };
         let was_decided = self.has(Break::HangUpIsDeath) && bus.client(id).was_cut;
-        if !was_decided && !self.decide(bus, id) {
-            bus.client_mut(id).link = Link::Over;
-            return;
+        if !was_decided {
+            self.decide(bus, id);
         }
         let client = bus.client_mut(id);
         let has_gap = client.judge > 0 && since > client.judge;
@@ -157,12 +156,11 @@ impl Setup {
         client.place = client.next_place;
     }
 
-    /// Sets the first message of the next chain. Returns whether the last broker knew the client
-    /// until its end.
-    fn decide(&self, bus: &mut Bus, id: Id) -> bool {
+    /// Sets the first message of the next chain.
+    fn decide(&self, bus: &mut Bus, id: Id) {
         let Client { judge, place, first, .. } = *bus.client(id);
         if judge == 0 {
-            return true;
+            return;
         }
         let broker = bus.broker(judge);
         let end = match self.has(Break::EndIsWhereItReads) {
@@ -170,16 +168,12 @@ impl Setup {
             true => 0,
             false => broker.log.len() as u8,
         };
-        let Place { owner, cursor, published, taken, .. } = broker.places[usize::from(place)];
-        if owner != Some(id) && !self.has(Break::OwnerUnread) {
-            return false;
-        }
+        let Place { cursor, published, taken, .. } = broker.places[usize::from(place)];
         let mut first = first.max(cursor.unwrap_or(0));
         if published > 0 && published <= end && !self.has(Break::NoIntent) {
             first = first.max(taken);
         }
         bus.client_mut(id).first = first;
-        true
     }
 
     fn step(&self, bus: &mut Bus, drops: bool) {

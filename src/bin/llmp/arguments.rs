@@ -116,6 +116,9 @@ pub struct Broker {
     /// Run the broker in a child process, and start it again when it dies
     #[arg(long)]
     pub respawn: bool,
+    /// This broker follows one that has died. The process that has said "ready" is not told again.
+    #[arg(long, hide = true)]
+    pub respawned: bool,
     /// Write the line "ready PATH" to descriptor N once clients can connect; 1 is standard output
     #[arg(long, value_name = "N", value_parser = values::descriptor)]
     pub ready_fd: Option<u32>,

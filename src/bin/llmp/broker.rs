@@ -2,7 +2,7 @@
 
 use crate::arguments;
 use crate::failure::Failure;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{self, Interrupt};
 use crate::ready;
 use crate::respawn;
 use crate::stderr;
@@ -17,7 +17,8 @@ pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
         return respawn::run(bus);
     }
     raise_descriptor_limit();
-    // Until then a signal ends this process as usual.
+    // Until it has the bus, a signal ends this process as usual.
+    interrupt::unblock();
     let broker = bind(&arguments)?;
     let stop = broker.stop_handle();
     let _interrupt = Interrupt::catch(move || {
@@ -28,7 +29,7 @@ pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
         "bus '{bus}' listens at {}; Ctrl-C ends it",
         broker.path().display()
     ));
-    if let Some(fd) = arguments.ready_fd {
+    if let Some(fd) = arguments.ready_fd.filter(|_| !arguments.respawned) {
         ready::write_line(fd, broker.path())?;
     }
     ready::tell_supervisor("READY=1");
@@ -49,7 +50,7 @@ fn bind(arguments: &arguments::Broker) -> Result<Broker, BindError> {
     let bus = &arguments.place.bus;
     loop {
         match builder(arguments).bind(bus) {
-            Err(BindError::InUse { path, process }) if arguments.standby => {
+            Err(BindError::InUse { path, process }) if arguments.standby || arguments.respawned => {
                 let process = process.map(|id| format!(" (process {id})")).unwrap_or_default();
                 stderr::line(format_args!(
                     "there is a broker at {}{process}; this one waits until it ends",

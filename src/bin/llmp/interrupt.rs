@@ -34,7 +34,7 @@ impl Interrupt {
             interest.push(SIGHUP);
         }
         let mut signals = Signals::new(&interest).map_err(|error| cannot(&error))?;
-        unblock(&interest);
+        unblock_these(&interest);
         let asked = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let asked = Arc::new(asked.map_err(|error| cannot(&error))?);
         let signal = Arc::new(AtomicI32::new(0));
@@ -88,8 +88,13 @@ fn is_ignored(signal: i32) -> bool {
     mask >> (signal - 1) & 1 == 1
 }
 
-/// Unblocks the signals, because a supervisor may have started us with them blocked.
-fn unblock(signals: &[i32]) {
+/// Unblocks the signals that end a command, because a supervisor may have started us with them
+/// blocked.
+pub fn unblock() {
+    unblock_these(&[SIGINT, SIGTERM, SIGHUP]);
+}
+
+fn unblock_these(signals: &[i32]) {
     use nix::sys::signal::{SigSet, Signal};
     let mut set = SigSet::empty();
     for signal in signals.iter().filter_map(|&signal| Signal::try_from(signal).ok()) {

@@ -5,16 +5,21 @@ use crate::interrupt::Interrupt;
 use crate::stderr;
 use llmp::BusAddr;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
-use std::os::unix::process::ExitStatusExt;
+use signal_hook::consts::SIGCHLD;
+use std::ffi::OsString;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// The hidden option of a broker that follows another one.
+pub const AGAIN: &str = "--respawned";
+
 /// A broker that fails sooner than this, by itself, is not started again.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// The pause before a broker is started again that was killed so soon.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Pauses before a broker is started again that was killed so soon: the first one, and the longest.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 
 /// The process of the broker, or 0. It is locked while the process is started, or was waited for.
 type Child = Arc<Mutex<i32>>;
@@ -24,40 +29,55 @@ pub fn run(bus: &BusAddr) -> Result<(), Failure> {
     let child = Child::default();
     let told = child.clone();
     let interrupt = Interrupt::catch(move || tell(&told))?;
-    let mut is_first = true;
+    // If it was inherited as ignored, the kernel would not keep the status of a child.
+    signal_hook::flag::register(SIGCHLD, Arc::default())
+        .map_err(|error| Failure::other(format!("cannot catch signals: {error}")))?;
+    let (mut is_first, mut pause) = (true, PAUSES[0]);
     loop {
         let began = Instant::now();
-        let status = broker(&child, is_first, &interrupt)
-            .map_err(|error| Failure::other(format!("the broker can't be started: {error}")))?;
+        let ended = broker(&child, is_first, &interrupt);
         let was_short = began.elapsed() < SHORT;
-        match (status.code(), status.signal()) {
-            (Some(0), _) => return Ok(()),
-            (Some(code), _) if was_short || interrupt.is_there() => {
-                return Err(Failure::silent(u8::try_from(code).unwrap_or(1)));
+        let why = match ended {
+            Err(error) if is_first || interrupt.is_there() => {
+                return Err(Failure::other(format!("the broker can't be started: {error}")));
             }
-            (_, Some(signal)) if interrupt.is_there() => return Err(Failure::signal(signal)),
-            _ => {}
-        }
-        stderr::line(format_args!(
-            "the broker of bus '{bus}' has died ({status}); a new one starts"
-        ));
+            Err(error) => format!("can't be started: {error}"),
+            Ok(status) => match (status.code(), status.signal()) {
+                (Some(0), _) => return Ok(()),
+                (Some(code), _) if was_short || interrupt.is_there() => {
+                    return Err(Failure::silent(u8::try_from(code).unwrap_or(1)));
+                }
+                (_, Some(signal)) if interrupt.is_there() => return Err(Failure::signal(signal)),
+                _ => format!("has died ({status})"),
+            },
+        };
+        stderr::line(format_args!("the broker of bus '{bus}' {why}; a new one starts"));
+        pause = if was_short { (2 * pause).min(PAUSES[1]) } else { PAUSES[0] };
         if was_short {
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(pause / 2);
         }
         is_first = false;
     }
 }
 
+/// Returns the broker's arguments. A later broker is told that it follows another one, right after
+/// the command's name.
+fn arguments(is_first: bool) -> Vec<OsString> {
+    let own = std::env::args_os().skip(1).filter(|argument| argument != "--respawn");
+    let mut arguments: Vec<_> = own.collect();
+    if !is_first {
+        arguments.insert(1.min(arguments.len()), AGAIN.into());
+    }
+    arguments
+}
+
 /// Runs one broker to its end.
 fn broker(child: &Child, is_first: bool, interrupt: &Interrupt) -> std::io::Result<ExitStatus> {
-    let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--respawn");
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(arguments);
-    let is_standby = std::env::args_os().any(|argument| argument == "--standby");
-    if !is_first && !is_standby {
-        // Another process may have taken the bus meanwhile.
-        command.arg("--standby");
-    }
+    // The program's file may have been replaced meanwhile.
+    let mut command = Command::new("/proc/self/exe");
+    command.args(arguments(is_first));
+    // A signal from the terminal reaches this process, which tells the broker.
+    command.process_group(0);
     let mut process = {
         let mut id = lock(child);
         let process = command.spawn()?;
