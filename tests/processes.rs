@@ -163,8 +163,8 @@ fn a_stopped_receiver_costs_one_budget_and_loses_nothing() {
     let sent = fill(&mut sender, &mut other, &mut ear, broker.pid());
 
     let held = holdings(broker.pid());
-    let control = 128usize + 1024 * 64;
-    assert!(held.own.1 <= LIMITS[2] + control.next_multiple_of(4096), "{held:?}");
+    let control = llmp::core::layout::control_len(1024);
+    assert!(held.own.1 <= LIMITS[2] + control, "{held:?}");
     assert!(held.foreign.1 <= 3 * 4096 + 3 * (64 << 10) + LIMITS[2], "{held:?}");
     assert!(sender.stats().page_bytes_peak <= LIMITS[2] as u64);
     assert!(sent > 2 * LIMITS[2] as u32 / 2001 / 2, "{sent} messages fill two chains");

@@ -25,7 +25,7 @@ use ledger::Ledger;
 use llmp::core::broker::{Core, Quota};
 use llmp::core::chain::Announcement;
 use llmp::core::control::Control;
-use llmp::core::layout::cursor_offset;
+use llmp::core::layout::control_bytes;
 use llmp::core::link::Interest;
 use llmp::core::wire::Roles;
 use llmp::{Limits, Message};
@@ -64,7 +64,7 @@ pub struct Bus<W: World> {
 impl<W: World> Bus<W> {
     pub fn new(world: W, forged: Forged, input: &mut Input) -> Self {
         let limits = limits(input);
-        let control = world.honest(heap(cursor_offset(CLIENTS)));
+        let control = world.honest(heap(control_bytes(CLIENTS)));
         let first = world.honest(heap(PAGE_LEN));
         let mut core = Core::new(limits, control, CLIENTS, first);
         let budget = Quota::new(1 + input.below(16), 1 + input.half() as usize % 2000);
@@ -184,7 +184,7 @@ impl<W: World> Bus<W> {
         let Some(reserved) = self.core.reserve(roles) else { return };
         let (id, cursor) = (reserved.client, reserved.cursor);
         // Exactly as long as its only cursor needs.
-        let region = heap(cursor_offset(1));
+        let region = heap(control_bytes(1));
         let own = Control::create(self.world.honest(region.clone()), 1);
         let seen_by_broker = match is_hostile {
             true => self.world.see(CONTROL, region),
