@@ -53,30 +53,26 @@ impl Broker {
         deadline: Option<Instant>,
     ) -> Result<bool, BusError> {
         let path = bus.into().socket_path()?;
-        while let Some(Holder { process }) = holder_of(&path) {
+        loop {
+            // First: if the file is another one later, the holder found here has let go of it.
+            let file = lock_file(&path);
+            let Some(Holder { process }) = holder_of(&path) else { return Ok(true) };
             // This process itself does not end while it waits.
             let process = process.filter(|process| *process != std::process::id());
             let peer = process.map_or(Peer::Unknown, |id| Peer::by_id(id as i32, since_boot()));
-            let file = lock_file(&path);
             for _ in 0..LOOKS {
                 let left = deadline.map(|it| it.saturating_duration_since(Instant::now()));
                 if left == Some(Duration::ZERO) {
                     return Ok(false);
                 }
                 peer.wait(left.unwrap_or(LOOK).min(LOOK));
-                if peer.has_died() {
-                    std::thread::sleep(if holder_of(&path).is_some() {
-                        PAUSE
-                    } else {
-                        Duration::ZERO
-                    });
-                    break;
-                }
-                if lock_file(&path) != file {
+                if peer.has_died() || lock_file(&path) != file {
                     break;
                 }
             }
+            if peer.has_died() && holder_of(&path).is_some() {
+                std::thread::sleep(PAUSE);
+            }
         }
-        Ok(true)
     }
 }
