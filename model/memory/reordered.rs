@@ -75,7 +75,7 @@ swaps! {
     Store(Site::RetiredPublish), behind CursorPublish: "a client writes what a removed receiver reads in place";
     Look(Site::CursorRead), behind RetiredRead: "a client writes what a removed receiver reads in place";
     Look(Site::RetiredRead), behind MemberRead: "a client takes a word that was reset for the next client of its entry for its own";
-    Store(Site::IntentEnd), behind CommitPublish: "what a dead broker had not published counts as consumed";
+    Store(Site::IntentBegin), behind CommitPublish: "what a dead broker had not published counts as consumed";
     Store(Site::IntentConsumed), behind CursorPublish: "what a dead broker had published is published again";
     Store(Site::CursorPublish), behind IntentConsumed: "what a dead broker had published is published again";
     Store(Site::ParkClear), behind ParkStore: "a process that is awake is rung once";

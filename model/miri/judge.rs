@@ -45,7 +45,7 @@ const NOTICED: &[Judged] = judged! {
     quick 16 seeds, "lengths": "WriteSlot behind CommitPublish";
     quick 16 seeds, "lengths": "CommitClear behind CommitPublish";
     quick 16 seeds, "lengths": "WritePage behind CommitPublish";
-    quick 16 seeds, "broker_dies_alone": "IntentEnd behind CommitPublish";
+    quick 16 seeds, "broker_dies_alone": "IntentBegin behind CommitPublish";
     quick 16 seeds, "broker_dies_alone": "IntentConsumed behind CursorPublish";
     quick 16 seeds, "broker_dies_alone": "CursorPublish behind IntentConsumed";
     quick 16 seeds, "sender_sleeps": "RingFence as AcqRel";
@@ -80,9 +80,9 @@ const NOT_NOTICED: &[Judged] = judged! {
     all 4 seeds, "removed_copies": "ReadPayload behind MemberRead";
     all 4 seeds, "ref_removed_in_place": "RetiredPublish behind CursorPublish";
     all 4 seeds, "ref_removed_in_place": "CursorRead behind RetiredRead";
-    all 4 seeds, "intents_read": "IntentEnd as Relaxed";
+    all 4 seeds, "intents_read": "IntentBegin as Relaxed";
     all 4 seeds, "intents_read": "IntentConsumed as Relaxed";
-    all 4 seeds, "intents_read": "IntentEndRead as Relaxed";
+    all 4 seeds, "intents_read": "IntentBeginRead as Relaxed";
     all 4 seeds, "intents_read": "IntentConsumedRead as Relaxed";
     all 4 seeds, "flush": "RetiredRead behind MemberRead";
     all 4 seeds, "sender_sleeps": "ParkClear behind ParkStore";

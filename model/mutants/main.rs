@@ -140,12 +140,15 @@ fn subjects(mutant: Protocol) -> &'static [Subject] {
             &[Subject::Polling]
         }
         Protocol::Swapped(Swap {
-            first: Step::Store(Site::IntentEnd | Site::IntentConsumed),
+            first: Step::Store(Site::IntentBegin | Site::IntentConsumed),
             ..
         })
         | Protocol::Swapped(Swap { then: [Site::IntentConsumed], .. }) => &[Subject::Intents],
         Protocol::Weakened(
-            Site::IntentEnd | Site::IntentConsumed | Site::IntentEndRead | Site::IntentConsumedRead,
+            Site::IntentBegin
+            | Site::IntentConsumed
+            | Site::IntentBeginRead
+            | Site::IntentConsumedRead,
             _,
         ) => &[Subject::IntentsRead],
         Protocol::Weakened(Site::ConsumedPublish | Site::ConsumedRead, _)

@@ -10,6 +10,7 @@ use crate::scenario::{Descriptors, Runtime, Who};
 use llmp::core::broker::{Action, Core, Quota};
 use llmp::core::chain::{Announcement, Blocked, ChainReader, ChainWriter, Event, Refused};
 use llmp::core::control::Control;
+use llmp::core::intent::BrokerPages;
 use llmp::core::layout::{
     INTENT_CONSUMED, PAGE_HEADER, control_bytes, cursor_offset, intent_offset,
 };
@@ -70,7 +71,7 @@ pub fn broker_dies<R: Runtime>(runtime: &R, size: Size, k: usize) -> bool {
         }
         break;
     }
-    check(&mut members, crash_budget.is_over());
+    check(&mut members, &broker);
     crash_budget.is_over()
 }
 
@@ -95,14 +96,14 @@ pub fn broker_dies_alone<R: Runtime>(runtime: &R, size: Size) {
             }
         }
         while members.iter_mut().any(Member::step) {}
-        check(&mut members, crash_budget.is_over());
+        check(&mut members, &broker);
         crash_budget.is_over()
     };
     assert!((0..).take_while(|k| dies(*k)).count() > 10, "it writes more");
 }
 
 /// A process reads what a broker says that it consumes, while the broker goes on. Consumed is found
-/// with the end of the same batch or a later one, and the end with the cursor of the batch before.
+/// with the begin of the same batch or a later one, and the begin with the cursor of the batch before.
 #[allow(dead_code, reason = "not every checker has it")]
 pub fn intents_read<R: Runtime>(runtime: &R, size: Size) {
     let (mut broker, mut members) =
@@ -120,27 +121,27 @@ pub fn intents_read<R: Runtime>(runtime: &R, size: Size) {
     let tails = sender.tails.clone();
     let reading = runtime.spawn(move || {
         let consumed = memory.load(at + INTENT_CONSUMED, Site::IntentConsumedRead);
-        let end = memory.load(at, Site::IntentEndRead);
+        let begin = memory.load(at, Site::IntentBeginRead);
         let cursor = memory.load(cursor, Site::CursorRead);
-        (batch(&tails, consumed), end, batch(&tails, cursor))
+        (batch(&tails, consumed), begin, batch(&tails, cursor))
     });
-    let mut ends = Vec::new();
+    let mut begins = Vec::new();
     for _ in 0..size.messages {
+        begins.push(broker.core.position());
         broker.core.cycle();
-        ends.push(broker.core.position());
     }
-    let (consumed, end, cursor) = reading();
-    let end = batch(&ends, end);
-    assert!(end >= consumed, "consumed {consumed} with the end of batch {end}");
-    assert!(cursor + 1 >= end, "the end of batch {end} with the cursor of batch {cursor}");
+    let (consumed, begin, cursor) = reading();
+    let begin = batch(&begins, begin);
+    assert!(begin >= consumed, "consumed {consumed} with the begin of batch {begin}");
+    assert!(cursor + 1 >= begin, "the begin of batch {begin} with the cursor of batch {cursor}");
 }
 
 /// Checks what all clients have seen.
-fn check<R: Runtime>(members: &mut [Member<R>], died: bool) {
+fn check<R: Runtime>(members: &mut [Member<R>], broker: &Broker<R>) {
+    let died = broker.crash_budget.is_over();
     let mut receivers = members.iter_mut().filter(|member| member.link.inbound().is_some());
     let first = receivers.next().expect("a receiver");
     let order = std::mem::take(&mut first.received);
-    let end = first.link.inbound_mut().expect("it receives").position();
     for other in receivers {
         assert_eq!(other.received, order, "two orders, or one has drained less");
     }
@@ -153,7 +154,11 @@ fn check<R: Runtime>(members: &mut [Member<R>], died: bool) {
         assert!(heard.len() >= taken, "{taken} given up, {} sent on", heard.len());
         if died && sender.sends > 0 {
             // What a client decides when another broker answers.
-            assert_eq!(heard.len(), sender.decided(end), "consumed, as its broker's memory says");
+            assert_eq!(
+                heard.len(),
+                sender.decided(&broker.regions),
+                "consumed, as its broker's memory says"
+            );
         } else {
             assert_eq!(heard.len() as u64, sender.sends, "lost although everybody lives");
         }
@@ -309,13 +314,18 @@ struct Member<R: Runtime> {
 }
 
 impl<R: Runtime> Member<R> {
-    /// Returns the number of messages that the dead broker has consumed, as its memory says. `end`
-    /// is the position after its last message.
-    fn decided(&self, end: u64) -> usize {
+    /// Returns the number of messages that the dead broker has consumed, as its memory says. `pages`
+    /// are those of its chain.
+    fn decided(&self, pages: &[(u32, R::Memory)]) -> usize {
+        let mut broker = BrokerPages::new(usize::MAX);
+        for (id, page) in pages {
+            broker.add(*id, self.runtime.seen_by(page, self.id.0 as Who)).unwrap();
+        }
+        broker.complete();
         let begin = PAGE_HEADER as u64;
         let chain = [begin, self.tails.last().copied().unwrap_or(begin)];
         let seen = Control::check(self.cursor.0.clone(), self.cursor_index).unwrap();
-        let consumed = seen.consumed_until(self.cursor_index, self.id, chain, end);
+        let consumed = seen.consumed_until(self.cursor_index, self.id, chain, &broker);
         let consumed = consumed.expect("an honest broker").expect("a member");
         self.tails.iter().filter(|tail| **tail <= consumed).count()
     }

@@ -105,7 +105,7 @@ pub fn share<R: Runtime>(runtime: &R, by: By) -> u64 {
             break;
         }
     }
-    check(&mut members, false);
+    check(&mut members, &oracle.broker);
     oracle.blocked
 }
 

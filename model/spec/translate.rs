@@ -109,8 +109,8 @@ impl Translator {
         }
         match self.uses.get(&region) {
             Some(Use::Control(of)) => match access {
-                Recorded::Store(site @ (Site::IntentEnd | Site::IntentConsumed), value) => {
-                    self.intend(region, at, *site == Site::IntentEnd, *value);
+                Recorded::Store(site @ (Site::IntentBegin | Site::IntentConsumed), value) => {
+                    self.intend(region, at, *site == Site::IntentBegin, *value);
                     Ok(())
                 }
                 _ => self.control(who, *of, at, access),
@@ -139,11 +139,11 @@ impl Translator {
     }
 
     /// Records half of an intent.
-    fn intend(&mut self, region: usize, at: usize, is_end: bool, value: u64) {
+    fn intend(&mut self, region: usize, at: usize, is_begin: bool, value: u64) {
         let begin = intent_offset(self.cursor_counts[&region], 0);
         let Some(client) = self.cursors.get(&((at - begin) / INTENT)) else { return };
         let intent = self.intents.entry(*client).or_default();
-        let half = if is_end { &mut intent.0 } else { &mut intent.1 };
+        let half = if is_begin { &mut intent.0 } else { &mut intent.1 };
         *half = position(value);
     }
 
@@ -154,7 +154,6 @@ impl Translator {
         let before: Vec<u16> = ids().map(|id| self.bus.chain(id).forwarded).collect();
         let tail = self.bus.chain(BROADCAST).tail.position;
         self.act(action)?;
-        let end = self.bus.chain(BROADCAST).tail.position;
         for (id, before) in self.bus.ids().skip(1).zip(before) {
             let chain = self.bus.chain(id);
             let Some(reader) = chain.reader(BROKER).filter(|_| chain.forwarded > before) else {
@@ -162,9 +161,9 @@ impl Translator {
             };
             let behind = |found| chain.behind(reader.place, found, self.bus.sizes.header);
             let places = [Some(reader.place), reader.found.and_then(behind)];
-            let (intended_end, intended) = self.intents.get(&id).copied().unwrap_or_default();
+            let (begin, intended) = self.intents.get(&id).copied().unwrap_or_default();
             let is_here = places.into_iter().flatten().any(|place| place.position == intended);
-            if !is_here || intended_end <= tail || intended_end > end {
+            if !is_here || begin != tail {
                 let why = format!("client {id} has no intent for what is published of it");
                 return Err(Violation { promise: 3, why });
             }

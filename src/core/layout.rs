@@ -48,13 +48,13 @@
 //! A control region. Its owner is the only writer. Each entry has a line of 64 bytes to itself.
 //!
 //! ```text
-//!   0     magic, version, number of cursors
+//!   0     magic, version, number of cursors, newest page
 //!   64    parked word
 //!   128   entry 0: cursor, consumed, member, retired
 //!   192   entry 1: cursor, consumed, member, retired
 //!   ...
-//!   128 + 64 n        intent 0: end, consumed      (n: number of cursors)
-//!   128 + 64 n + 16   intent 1: end, consumed
+//!   128 + 64 n        intent 0: begin, consumed     (n: number of cursors)
+//!   128 + 64 n + 16   intent 1: begin, consumed
 //!   ...
 //! ```
 
@@ -114,6 +114,8 @@ pub const FLAG_EXTENDED: u8 = 1;
 pub const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"LLMPctrl");
 /// Offset of the version (low half) and the number of cursors (high half).
 pub const CONTROL_VERSION: usize = 8;
+/// Offset of the id of the newest page in the owner's chain, plus one. Zero if it has no chain.
+pub const CONTROL_NEWEST: usize = 16;
 /// Offset of the parked word:
 ///
 /// * the number of the sleep, from 1, while the owner sleeps;
@@ -162,7 +164,7 @@ pub const fn cursor_offset(slot: usize) -> usize {
 }
 
 /// Returns the offset of an entry's *intent* in a control region with `cursors` cursors: once the
-/// broadcast chain has the first word's length, the owner has consumed up to the second word's
+/// batch at the first word's position is published, the owner has consumed up to the second word's
 /// position of the chain that it reads at that entry.
 #[inline]
 pub const fn intent_offset(cursors: usize, slot: usize) -> usize {
@@ -210,7 +212,7 @@ const _: () = {
     assert!(SLOT_EXTENSION == 4 * WORD && SLOT_EXTENSION.is_multiple_of(SLOT_ALIGN));
     assert!(SLOT_ALIGN.is_multiple_of(WORD));
     assert!(SLOT_REF == 2 * WORD);
-    assert!(CONTROL_VERSION + WORD <= CONTROL_PARKED);
+    assert!(CONTROL_VERSION + WORD == CONTROL_NEWEST && CONTROL_NEWEST + WORD <= CONTROL_PARKED);
     assert!(CONTROL_PARKED + LINE == CONTROL_CURSORS && CONTROL_RETIRED + WORD <= LINE);
     assert!(cursor_offset(1) - cursor_offset(0) == LINE);
     assert!(commit_word(0, KIND_EOP, 0, 0) != 0);

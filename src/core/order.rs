@@ -99,14 +99,14 @@ sites! {
     RetiredPublish: Store Relaxed, pairs "ordered by the CursorPublish that follows it, or by the ReuseFence before a reset", weaker [];
     /// A sender loads which pages it must not write again.
     RetiredRead: Load Relaxed, pairs "ordered by the CursorRead before it and the CopyFence after it", weaker [];
-    /// A broker stores where its pending batch ends. The cursors of the last batch were stored
+    /// A broker stores where its pending batch begins. The cursors of the last batch were stored
     /// before.
-    IntentEnd: Store Release, pairs "IntentEndRead", weaker [Relaxed];
+    IntentBegin: Store Release, pairs "IntentBeginRead", weaker [Relaxed];
     /// The broker stores what it has consumed of a client with that batch.
     IntentConsumed: Store Release, pairs "IntentConsumedRead", weaker [Relaxed];
-    /// A client of a dead broker loads where the last batch ends, before it loads its cursor.
-    IntentEndRead: Load Acquire, pairs "IntentEnd", weaker [Relaxed];
-    /// The client loads what was consumed with that batch, before it loads where the batch ends.
+    /// A client of a dead broker loads where the last batch begins, before it loads its cursor.
+    IntentBeginRead: Load Acquire, pairs "IntentBegin", weaker [Relaxed];
+    /// The client loads what was consumed with that batch, before it loads where the batch begins.
     IntentConsumedRead: Load Acquire, pairs "IntentConsumed", weaker [Relaxed];
     /// The owner of a control region announces that it is about to sleep.
     ParkStore: Store Relaxed, pairs "ordered by the ParkFence that follows it", weaker [];

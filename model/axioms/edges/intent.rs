@@ -6,41 +6,41 @@ use llmp::core::order::Site;
 pub const EDGES: &[Edge] = &[
     Edge {
         name: "intent",
-        // A consumed position of a pending batch is found with that batch's end, which is beyond
-        // the chain.
+        // A consumed position of a pending batch is found with that batch's begin, at which nothing
+        // is published.
         test: |s| Test {
             init: vec![],
             threads: vec![
-                vec![s.store("e", 1, Site::IntentEnd), s.store("t", 1, Site::IntentConsumed)],
+                vec![s.store("e", 1, Site::IntentBegin), s.store("t", 1, Site::IntentConsumed)],
                 vec![
                     s.load(0, "t", Site::IntentConsumedRead),
-                    when(0, 1, vec![s.load(1, "e", Site::IntentEndRead)]),
+                    when(0, 1, vec![s.load(1, "e", Site::IntentBeginRead)]),
                 ],
             ],
             forbidden: vec![vec![Reg(1, 0, 1), Reg(1, 1, 0)]],
         },
         covered: &[
-            (Site::IntentEnd, "IntentConsumed follows it and is a release"),
-            (Site::IntentEndRead, "IntentConsumedRead precedes it and is an acquire"),
+            (Site::IntentBegin, "IntentConsumed follows it and is a release"),
+            (Site::IntentBeginRead, "IntentConsumedRead precedes it and is an acquire"),
         ],
     },
     Edge {
         name: "intent-cursor",
-        // The end of a pending batch replaces that of the last one, whose cursor is found then.
+        // The begin of a pending batch replaces that of the last one, whose cursor is found then.
         test: |s| Test {
             init: vec![],
             threads: vec![
-                vec![s.store("k", 1, Site::CursorPublish), s.store("e", 1, Site::IntentEnd)],
+                vec![s.store("k", 1, Site::CursorPublish), s.store("e", 1, Site::IntentBegin)],
                 vec![
-                    s.load(0, "e", Site::IntentEndRead),
+                    s.load(0, "e", Site::IntentBeginRead),
                     when(0, 1, vec![s.load(1, "k", Site::CursorRead)]),
                 ],
             ],
             forbidden: vec![vec![Reg(1, 0, 1), Reg(1, 1, 0)]],
         },
         covered: &[
-            (Site::CursorPublish, "IntentEnd follows it and is a release"),
-            (Site::CursorRead, "IntentEndRead precedes it and is an acquire"),
+            (Site::CursorPublish, "IntentBegin follows it and is a release"),
+            (Site::CursorRead, "IntentBeginRead precedes it and is an acquire"),
         ],
     },
     Edge {
@@ -50,7 +50,7 @@ pub const EDGES: &[Edge] = &[
             init: vec![],
             threads: vec![
                 vec![
-                    s.store("e", 1, Site::IntentEnd),
+                    s.store("e", 1, Site::IntentBegin),
                     s.store("t", 1, Site::IntentConsumed),
                     s.store("c", 1, Site::CommitPublish),
                 ],
@@ -61,7 +61,7 @@ pub const EDGES: &[Edge] = &[
                         1,
                         vec![
                             s.load(1, "t", Site::IntentConsumedRead),
-                            s.load(2, "e", Site::IntentEndRead),
+                            s.load(2, "e", Site::IntentBeginRead),
                         ],
                     ),
                 ],
@@ -69,10 +69,10 @@ pub const EDGES: &[Edge] = &[
             forbidden: vec![vec![Reg(1, 0, 1), Reg(1, 1, 0)], vec![Reg(1, 0, 1), Reg(1, 2, 0)]],
         },
         covered: &[
-            (Site::IntentEnd, "CommitPublish follows it and is a release"),
+            (Site::IntentBegin, "CommitPublish follows it and is a release"),
             (Site::IntentConsumed, "CommitPublish follows it and is a release"),
             (Site::IntentConsumedRead, "CommitRead precedes it and is an acquire"),
-            (Site::IntentEndRead, "CommitRead precedes it and is an acquire"),
+            (Site::IntentBeginRead, "CommitRead precedes it and is an acquire"),
         ],
     },
 ];

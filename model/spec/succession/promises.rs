@@ -51,8 +51,10 @@ fn undelivered(bus: &Bus, id: Id) -> Option<Violation> {
         }
         return violation(10, "a client waits for a broker for ever");
     }
-    // A message is lost with its sender and the broker that had its chain.
-    let has_judge = client.judge > 0 && bus.broker(client.judge).lives;
+    // A message is lost with its sender and the broker that had its chain. A broker drops what a
+    // client has sent that it disconnects.
+    let is_cut = matches!(client.link, Link::Cut(_));
+    let has_judge = client.judge > 0 && bus.broker(client.judge).lives && !is_cut;
     let is_out = |number: u8| published(bus, id).any(|it| it == number);
     let is_due = |number: &u8| !client.dropped.has(*number) && !is_out(*number);
     if (client.lives || has_judge) && (0..client.sent).any(|number| is_due(&number)) {

@@ -85,7 +85,8 @@ pub struct Place {
     pub owner: Option<Id>,
     /// The number of the client's messages that were taken, `None` before the first store.
     pub cursor: Option<u8>,
-    /// The intent: once the broker has published this many messages, ...
+    /// The intent: once the broker has published this many messages, the first one of the batch
+    /// among them, ...
     pub published: u8,
     /// ... it has taken this many of the client's.
     pub taken: u8,

@@ -182,7 +182,7 @@ impl Setup {
         match step {
             Step::Taking(at) => self.take(bus, at, drops),
             Step::Intending(at, is_second) => {
-                let published = (broker.log.len() + broker.batch.len()) as u8;
+                let published = broker.log.len() as u8 + 1;
                 let place = &mut broker.places[usize::from(at)];
                 match is_second != self.has(Break::TakenBeforePublished) {
                     false => place.published = published,

@@ -213,7 +213,7 @@ impl<M: Memory> Core<M> {
     fn intend(&self, i: usize) {
         let member = &self.members.all[i];
         if let Some(inbound) = member.inbound.as_ref().filter(|_| member.moved) {
-            self.control.intend(member.cursor, self.broadcast.position(), inbound.position());
+            self.control.intend(member.cursor, self.broadcast.tail(), inbound.position());
         }
     }
 
