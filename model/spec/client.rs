@@ -103,7 +103,9 @@ pub fn steps(setup: &Setup, run: &Run, id: Id) -> impl Iterator<Item = Step> {
             steps[2] = leaves.then_some(Step::HangUp);
         }
         Pc::Rejoining => {
-            let is_answered = reader.is_some() || !bus.lives(BROKER);
+            // It may be skipped again before it has read where to begin.
+            let is_skipped = bus.removed(id).is_some();
+            let is_answered = reader.is_some() || is_skipped || !bus.lives(BROKER);
             steps[0] = is_answered.then_some(Step::Next);
         }
         Pc::Drowsy => {

@@ -46,7 +46,7 @@ impl Client {
     pub fn after_removal(&mut self, hand: &mut Hand, id: Id) {
         match self.pc {
             Pc::Asleep | Pc::Waking if hand.bus().process(id).is_skipped => self.next(hand, id),
-            Pc::Drowsy | Pc::Asleep | Pc::Waking => self.stops(hand, id),
+            Pc::Drowsy | Pc::Asleep | Pc::Waking | Pc::Rejoining => self.stops(hand, id),
             _ => {
                 hand.act(Unpark { by: id });
                 self.pc = Pc::Going;
