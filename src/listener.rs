@@ -45,7 +45,7 @@ pub struct Listener {
 impl Listener {
     pub(crate) fn bind(bus: &BusAddr, limits: Limits) -> Result<Listener, BindError> {
         let limits = limits.in_pages_of(os_page())?;
-        let bound = Bound::at(bus, &PeerFilter::SameUser)?;
+        let bound = Bound::at(bus, &PeerFilter::SameUser, 0)?;
         bound.listener.set_nonblocking().map_err(|source| {
             let step = "make the listener non-blocking";
             BindError::System { step, source }

@@ -76,11 +76,14 @@ pub(crate) struct Bound {
 
 impl Bound {
     /// Listens at the place of a bus, and lets the users that `access` names reach it. Never waits.
-    pub fn at(bus: &BusAddr, access: &PeerFilter) -> Result<Self, BindError> {
+    /// The lock file has room for a record of `record_len` bytes.
+    pub fn at(bus: &BusAddr, access: &PeerFilter, record_len: usize) -> Result<Self, BindError> {
         let path = bus.socket_path()?;
         PathTooLong::check(&path)?;
-        let lock = LockFile::take(&path)
+        let mut lock = LockFile::take(&path, record_len)
             .map_err(|why| BindError::not_locked(why, &path, &beside(&path)))?;
+        // Until this process serves the bus, the record belongs to the next broker.
+        lock.stay(lock.has_record());
         let (listener, inode) = listen(&path, access)?;
         let bound = Bound { listener, path, inode, lock };
         bound.warn_of_closed_doors(access);
@@ -118,6 +121,16 @@ impl Bound {
     /// Returns the path of the lock file.
     pub fn lock_path(&self) -> &Path {
         self.lock.path()
+    }
+
+    /// Returns the lock file.
+    pub fn lock(&self) -> &LockFile {
+        &self.lock
+    }
+
+    /// Sets whether the lock file stays when this value is dropped, see [`LockFile::stay`].
+    pub fn stay(&mut self, stays: bool) {
+        self.lock.stay(stays);
     }
 
     /// Makes sure that this process still holds the place, see [`LockFile::keep`].

@@ -26,10 +26,12 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, Permi
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The allocated length of the file, in bytes. A full disk can't make a later write into it fail.
+/// The file is a multiple of this length, in bytes.
 const LEN: usize = 4096;
+/// The length of what the holder says of itself, in bytes. Its record follows.
+const HEAD: usize = 64;
 const MAGIC: [u8; 8] = *b"LLMPlock";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Other users must not open the file. A read lock of another user would keep a broker from
 /// starting.
 const MODE: u32 = 0o600;
@@ -64,6 +66,10 @@ pub(crate) struct LockFile {
     socket: PathBuf,
     path: PathBuf,
     inode: Inode,
+    /// The length of the holder's record in bytes.
+    record_len: usize,
+    /// Whether the file stays when this value is dropped, because its record is not used up.
+    stays: bool,
     owner: Owner,
 }
 
@@ -106,10 +112,8 @@ pub enum LockError {
     /// The file can't be made or opened.
     #[error("{0}; choose a path in a directory that exists and that this user may write to")]
     Open(#[source] io::Error),
-    /// The disk has no room for its 4096 bytes.
-    #[error(
-        "there is no room for its 4096 bytes: {0}; make room, or choose a path on another disk"
-    )]
+    /// The disk has no room for it.
+    #[error("there is no room for it: {0}; make room, or choose a path on another disk")]
     NoRoom(#[source] io::Error),
     /// The file system does not support record locks.
     #[error(
@@ -119,15 +123,17 @@ pub enum LockError {
 }
 
 impl LockFile {
-    /// Takes the place of a socket. Never waits.
-    pub fn take(socket: &Path) -> Result<Self, NotLocked> {
+    /// Takes the place of a socket. The file has room for a record of `record_len` bytes, which
+    /// outlives its holder. Never waits.
+    pub fn take(socket: &Path, record_len: usize) -> Result<Self, NotLocked> {
         let path = beside(socket);
         let mut ours = ours();
         for _ in 0..TRIES {
-            match attempt(&path, &mut ours) {
+            match attempt(&path, record_len, &mut ours) {
                 Ok(Attempt::Taken(inode)) => {
                     let (socket, owner) = (socket.to_owned(), Owner::here());
-                    return Ok(LockFile { socket, path, inode, owner });
+                    let stays = false;
+                    return Ok(LockFile { socket, path, inode, record_len, stays, owner });
                 }
                 Ok(Attempt::Held(process)) => return Err(NotLocked::Held(process)),
                 Ok(Attempt::Again) => {}
@@ -164,7 +170,7 @@ impl LockFile {
                 };
             }
         }
-        *self = Self::take(&self.socket)?;
+        *self = Self::take(&self.socket, self.record_len)?;
         Ok(true)
     }
 
@@ -176,7 +182,48 @@ impl LockFile {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Returns the record of the last holder, which may be shorter or longer than ours, or zeros.
+    pub fn read_record(&self) -> io::Result<Vec<u8>> {
+        let ours = ours();
+        let Some(at) = find(&ours, self.inode) else { return Ok(Vec::new()) };
+        let file = &ours[at].file;
+        observation("read the record", 0);
+        let len = file.metadata()?.len().saturating_sub(HEAD as u64).min(LONGEST_RECORD);
+        let mut record = vec![0; len as usize];
+        file.read_exact_at(&mut record, HEAD as u64)?;
+        Ok(record)
+    }
+
+    /// Returns whether the last holder has left a record.
+    pub fn has_record(&self) -> bool {
+        self.read_record().is_ok_and(|record| record.iter().any(|byte| *byte != 0))
+    }
+
+    /// Sets whether the file stays when this value is dropped. The next holder finds its record.
+    pub fn stay(&mut self, stays: bool) {
+        self.stays = stays;
+    }
+
+    /// Removes the record.
+    pub fn clear_record(&self) -> io::Result<()> {
+        let ours = ours();
+        let Some(found) = find(&ours, self.inode) else { return Ok(()) };
+        effect("clear the record");
+        ours[found].file.set_len(HEAD as u64)
+    }
+
+    /// Writes a part of the record. The file has room for it.
+    pub fn write_record(&self, at: usize, bytes: &[u8]) -> io::Result<()> {
+        let ours = ours();
+        let Some(found) = find(&ours, self.inode) else { return Ok(()) };
+        effect("write the record");
+        ours[found].file.write_all_at(bytes, (HEAD + at) as u64)
+    }
 }
+
+/// The longest record that is read, in bytes.
+const LONGEST_RECORD: u64 = 1 << 26;
 
 impl Drop for LockFile {
     fn drop(&mut self) {
@@ -187,7 +234,8 @@ impl Drop for LockFile {
         let Some(at) = find(&ours, self.inode) else { return };
         let held = ours.swap_remove(at);
         // Another process may have taken the place, see `keep`.
-        if names(&self.path, self.inode) && lock(&held.file).is_ok() {
+        let stays = self.stays || std::thread::panicking();
+        if !stays && names(&self.path, self.inode) && lock(&held.file).is_ok() {
             effect("remove the lock file");
             let _ = std::fs::remove_file(&self.path);
         }
@@ -244,7 +292,7 @@ pub(crate) fn beside(socket: &Path) -> PathBuf {
 /// With these flags the open cannot follow a link, block, or acquire a terminal.
 const FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
 
-fn attempt(path: &Path, ours: &mut Vec<Ours>) -> Result<Attempt, LockError> {
+fn attempt(path: &Path, record_len: usize, ours: &mut Vec<Ours>) -> Result<Attempt, LockError> {
     let process = std::process::id();
     observation("look at the lock file", 0);
     match std::fs::symlink_metadata(path) {
@@ -282,9 +330,12 @@ fn attempt(path: &Path, ours: &mut Vec<Ours>) -> Result<Attempt, LockError> {
     if !is_lock_file(&file).map_err(LockError::Open)? {
         return Err(LockError::Occupied { what: "a file that is not the lock of a bus" });
     }
-    if let Err(error) = fill(&file, &found) {
-        effect("remove the lock file");
-        let _ = std::fs::remove_file(path);
+    if let Err(error) = fill(&file, &found, record_len) {
+        // Another one has the record of a dead holder.
+        if found.len() == 0 {
+            effect("remove the lock file");
+            let _ = std::fs::remove_file(path);
+        }
         return Err(no_room(error).unwrap_or_else(LockError::Open));
     }
     ours.push(Ours { inode, file });
@@ -362,36 +413,43 @@ fn is_lock_file(file: &File) -> io::Result<bool> {
     Ok(len == 0 || (len > 8 && (bytes[..8] == MAGIC || bytes[..8] == [0; 8])))
 }
 
-/// Allocates and writes the file. Overwrites the content of a dead holder.
-fn fill(file: &File, found: &Metadata) -> io::Result<()> {
+/// Allocates the file, and writes its holder's process. A dead holder's record stays.
+fn fill(file: &File, found: &Metadata, record_len: usize) -> io::Result<()> {
+    let len = (HEAD + record_len).next_multiple_of(LEN) as u64;
     if found.mode() & 0o777 != MODE {
         effect("close the lock file to other users");
         file.set_permissions(Permissions::from_mode(MODE))?;
     }
     // Beyond this limit the kernel would end the process with SIGXFSZ.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
-    if limit.is_some_and(|limit| limit < LEN as u64) {
+    if limit.is_some_and(|limit| limit < len) {
         let text = "the limit on file sizes (`ulimit -f`) is below that; raise it";
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
     }
     effect("allocate the lock file");
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, LEN as u64) {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
         // The write below then allocates the blocks, if the file system allocates in advance at
         // all.
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
         Err(error) => return Err(error.into()),
     }
     effect("write the lock file");
-    file.write_all_at(&content(), 0)
+    file.write_all_at(&head(), 0)?;
+    let allocated = file.metadata()?.len().max(HEAD as u64);
+    match usize::try_from(len.saturating_sub(allocated)) {
+        // A file system that does not allocate in advance.
+        Ok(missing) if missing > 0 => file.write_all_at(&vec![0; missing], allocated),
+        _ => Ok(()),
+    }
 }
 
-/// Returns the content: the holder's process and the time when it began, in clock ticks since boot.
-/// It is for people. Only the lock decides.
-fn content() -> [u8; LEN] {
+/// Returns the first bytes: the holder's process and the time when it began, in clock ticks since
+/// boot. They are for people. Only the lock decides.
+fn head() -> [u8; HEAD] {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields = stat.rsplit_once(") ").map(|(_, fields)| fields);
     let began = fields.and_then(|fields| fields.split(' ').nth(19)?.parse::<u64>().ok());
-    let mut bytes = [0; LEN];
+    let mut bytes = [0; HEAD];
     bytes[..8].copy_from_slice(&MAGIC);
     bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
     bytes[16..20].copy_from_slice(&std::process::id().to_le_bytes());

@@ -43,6 +43,30 @@ impl Peer {
         }
     }
 
+    /// Finds a process by its id and the time when it began. Returns `Gone` if no process of this id
+    /// began then.
+    pub fn born_at(process: i32, birth: Birth) -> Self {
+        // rustix does not take negative ids.
+        let Some(pid) = Pid::from_raw(process.max(0)).filter(|_| birth.0 != 0) else {
+            return Peer::Unknown;
+        };
+        effect("open a pidfd");
+        match (pidfd_open(pid, PidfdFlags::empty()), Birth::of(process)) {
+            (Err(Errno::SRCH), _) => Peer::Gone,
+            // Checked after the pidfd was opened.
+            (Ok(pidfd), Some(found)) if found == birth => Peer::Known(pidfd),
+            (_, Some(found)) if found != birth => Peer::Gone,
+            _ => Peer::Unknown,
+        }
+    }
+
+    /// Follows a running process no longer, and frees its descriptor.
+    pub fn forget(&mut self) {
+        if let Peer::Known(_) = self {
+            *self = Peer::Unknown;
+        }
+    }
+
     pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Peer::Known(pidfd) => Some(pidfd.as_fd()),
@@ -79,12 +103,22 @@ impl Peer {
 
 pub(super) use super::system::since_boot as now;
 
-/// Returns when a process began, rounded down to a clock tick (`/proc/PID/stat`, field 22).
+/// When a process began, in clock ticks since boot (`/proc/PID/stat`, field 22).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Birth(pub u64);
+
+impl Birth {
+    pub fn of(process: i32) -> Option<Self> {
+        observation("ask when a process began", process as usize);
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        let (_, fields) = stat.rsplit_once(") ")?;
+        Some(Birth(fields.split(' ').nth(19)?.parse().ok()?))
+    }
+}
+
+/// Returns when a process began, rounded down to a clock tick.
 fn began(process: i32) -> Option<Duration> {
-    observation("ask when a process began", process as usize);
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(") ")?;
-    let ticks: u64 = fields.split(' ').nth(19)?.parse().ok()?;
+    let Birth(ticks) = Birth::of(process)?;
     let millis = 1000 / super::system::clock_ticks();
     Some(Duration::from_millis(ticks.saturating_mul(millis)))
 }
