@@ -8,9 +8,11 @@ mod hold_up;
 mod listener;
 mod packets;
 mod retired;
+mod roster;
 mod slow;
 mod standby;
 mod stop;
+mod succession;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -89,6 +91,10 @@ pub struct Broker {
     /// descriptors fit.
     roomy: usize,
     bound: Bound,
+    /// What a successor needs, in the lock file.
+    roster: roster::Roster,
+    /// The clients of the last broker for which this one waits.
+    succession: succession::Succession,
     epoll: OwnedFd,
     stop: StopHandle,
     /// Reports when the socket or its lock file is removed.
@@ -106,6 +112,8 @@ pub struct Broker {
     stalled: Option<slow::Stalled>,
     connections: BTreeMap<Key, ClientConnection>,
     next_newcomer: Key,
+    /// The newest own page when clients that only send were last sent own pages.
+    newest_own_page: u32,
     send_pending: bool,
     /// When to try again to handle packets for which this process has no room, if there are any.
     stuck_again: Option<Instant>,
@@ -270,6 +278,9 @@ impl Broker {
         }
         // Parking anew looks for work that has come since.
         self.wake();
+        if self.awaits_clients() {
+            return Wait::Readable { timeout: self.bounded(Some(succession::LOOK)) };
+        }
         self.parked = self.core.park();
         let retry = self.send_pending.then_some(RETRY_INTERVAL);
         let timeout = match self.parked {

@@ -31,11 +31,11 @@ pub fn channel() -> Result<(Sender, Receiver), ConnectError> {
     let step = "make a pair of sockets";
     let pair = Socket::pair().map_err(|source| ConnectError::System { step, source })?;
     // Both sides are in one thread, so their steps alternate.
-    let greeted = Handshake::hello(pair.0, Roles::SEND)?;
+    let greeted = Handshake::hello(pair.0, &PeerFilter::Everybody, Roles::SEND)?;
     let welcoming = Welcoming::new(pair.1, Limits::default(), PeerFilter::Everybody)?.greet()?;
-    let joined = greeted.join(&PeerFilter::Everybody)?;
+    let joining = greeted.joining()?;
     let receiver = receiver(welcoming.finish()?)?;
-    let halves = joined.start()?;
+    let halves = joining.finish(None)?;
     Ok((sender(halves)?, receiver))
 }
 
@@ -43,13 +43,13 @@ pub fn channel() -> Result<(Sender, Receiver), ConnectError> {
 pub(crate) fn connect(bus: &BusAddr) -> Result<Sender, ConnectError> {
     let access = PeerFilter::SameUser;
     let socket = open(bus, &access, false)?;
-    sender(Handshake::hello(socket, Roles::SEND)?.join(&access)?.start()?)
+    sender(Handshake::hello(socket, &access, Roles::SEND)?.finish(None)?)
 }
 
 /// Makes the sending end over a socket.
 pub(crate) fn send_over(socket: OwnedFd) -> Result<Sender, ConnectError> {
-    let hello = Handshake::hello(Socket::from_fd(socket), Roles::SEND)?;
-    sender(hello.join(&PeerFilter::Everybody)?.start()?)
+    let hello = Handshake::hello(Socket::from_fd(socket), &PeerFilter::Everybody, Roles::SEND)?;
+    sender(hello.finish(None)?)
 }
 
 /// Makes the receiving end over a socket.

@@ -126,6 +126,7 @@ impl Client {
     /// ```
     pub fn split(&mut self) -> (&mut Sender, &mut Receiver) {
         self.receiver.connection.separate();
+        self.sender.connection.separate();
         (&mut self.sender, &mut self.receiver)
     }
 
@@ -155,6 +156,7 @@ impl Client {
     /// ```
     pub fn into_split(self) -> (Sender, Receiver) {
         self.receiver.connection.separate();
+        self.sender.connection.separate();
         (self.sender, self.receiver)
     }
 
@@ -347,7 +349,8 @@ impl Client {
     /// Returns [`RecvError`] if no more messages can arrive.
     #[inline(always)]
     pub fn try_recv(&mut self) -> Result<Option<Message<'_>>, RecvError> {
-        self.sender.following(self.receiver.try_recv())
+        let received = self.receiver.try_recv_by(Some(&mut self.sender));
+        self.sender.following(received)
     }
 
     /// Returns the next message and waits for it if there is none.
@@ -357,7 +360,8 @@ impl Client {
     /// Returns [`RecvError`] if no more messages can arrive. Messages that arrived before are
     /// received first.
     pub fn recv(&mut self) -> Result<Message<'_>, RecvError> {
-        self.sender.following(self.receiver.recv())
+        let received = self.receiver.recv_by(Some(&mut self.sender));
+        self.sender.following(received)
     }
 
     /// Returns the next message and waits for it until the deadline. Returns `None` if the deadline
@@ -367,7 +371,8 @@ impl Client {
     ///
     /// Returns [`RecvError`] if no more messages can arrive.
     pub fn recv_deadline(&mut self, deadline: Instant) -> Result<Option<Message<'_>>, RecvError> {
-        self.sender.following(self.receiver.recv_deadline(deadline))
+        let received = self.receiver.receive(Some(deadline), Some(&mut self.sender));
+        self.sender.following(received)
     }
 
     /// Returns the next message and waits for it for at most `timeout`, see
@@ -377,12 +382,15 @@ impl Client {
     ///
     /// Returns [`RecvError`] if no more messages can arrive.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Message<'_>>, RecvError> {
-        self.sender.following(self.receiver.recv_timeout(timeout))
+        // A timeout that overflows the clock means no deadline.
+        let deadline = Instant::now().checked_add(timeout);
+        let received = self.receiver.receive(deadline, Some(&mut self.sender));
+        self.sender.following(received)
     }
 
     /// Returns an iterator over the messages, with copied payloads, see [`Receiver::iter`].
     pub fn iter(&mut self) -> Messages<'_> {
-        self.receiver.iter()
+        Messages::new(&mut self.receiver, Some(&mut self.sender))
     }
 
     /// Waits until there is a message to receive or the deadline passes. Returns whether there is a
@@ -393,7 +401,8 @@ impl Client {
     /// Returns [`RecvError`] if no more messages can arrive.
     #[inline]
     pub fn wait_for_message(&mut self, deadline: Option<Instant>) -> Result<bool, RecvError> {
-        self.sender.following(self.receiver.wait_for_message(deadline))
+        let waited = self.receiver.wait_by(deadline, Some(&mut self.sender));
+        self.sender.following(waited)
     }
 
     /// Prepares a sleep in the caller's own event loop, see [`Receiver::prepare_wait`].
@@ -420,7 +429,7 @@ impl Client {
     /// ```
     pub fn ended(&mut self) -> Option<Disconnected> {
         let ended = self.receiver.ended();
-        self.sender.follow(ended.is_none());
+        let _ = self.sender.ended();
         ended
     }
 

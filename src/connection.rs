@@ -10,14 +10,18 @@
 mod packets;
 mod skipped;
 mod sleep;
+mod successor;
 
 pub(crate) use self::packets::{map_page, map_page_to_share, send_announcement};
 pub(crate) use self::sleep::Sleep;
+pub(crate) use self::successor::{Comeback, Missed};
 
 use self::packets::Arrivals;
 use self::skipped::Skipped;
+use self::successor::{Next, Orphan};
 use crate::core::chain::{Membership, Standing};
 use crate::core::fault::Fault;
+use crate::core::handshake::{Joined, Outlives};
 use crate::core::limits::Limits;
 use crate::core::link::{Ends, Inbound, Interest, Link, Outbound, Progress};
 use crate::core::memory::Region;
@@ -56,13 +60,15 @@ pub(crate) struct Connection {
     pub broker: u64,
     /// The process that owns the connection.
     pub owner: Owner,
+    /// How the client goes on when its broker dies, if it outlives that one.
+    comeback: Option<Comeback>,
     state: Mutex<State>,
     /// Wakes each half from a sleep after the other half has read the packet that was to end it. Made
     /// when the halves are separated.
     wakers: OnceLock<[Option<OwnedFd>; 2]>,
     /// The descriptors for event loops of the sending and the receiving half, made on first use. They
     /// cover the connection and the peer's process, and the second one the receiving half's waker.
-    watched: [OnceLock<io::Result<Option<OwnedFd>>>; 2],
+    watched: [OnceLock<io::Result<Option<Arc<OwnedFd>>>>; 2],
 }
 
 /// What a half reads and writes under the lock.
@@ -71,6 +77,12 @@ pub(crate) struct State {
     pub parking: Parking<Region>,
     /// Why the connection ended. Messages committed before the end can still be received.
     ended: Option<Disconnected>,
+    /// What the client keeps of its broker, if it outlives that one.
+    outlives: Option<Outlives<Region>>,
+    /// The search for the next broker, once this one has hung up.
+    orphan: Option<Orphan>,
+    /// The connection to the next broker.
+    next: Option<Next>,
     /// The last receiver count of the broker.
     pub receivers: Option<u32>,
     /// The broker's last report of a receiver that holds up the bus.
@@ -87,7 +99,7 @@ pub(crate) struct State {
     pub lost: Lost,
     pub again: Again,
     /// How far the peer has come in our chain, if there is a sending half.
-    progress: Option<Progress<Region>>,
+    pub progress: Option<Progress<Region>>,
     /// Number of packets that have changed this state. A half that has looked at the state parks only
     /// if no packet has changed it since.
     pub version: u64,
@@ -130,6 +142,20 @@ pub(crate) struct Locked<'a> {
 }
 
 impl Connection {
+    /// Makes the connection of a client that has joined a bus. `comeback` says how it goes on when its
+    /// broker dies.
+    pub fn of(socket: Socket, joined: Joined<Region>, comeback: Option<Comeback>) -> Halves {
+        let Joined { client, broker, limits, link, receivers, outlives } = joined;
+        let mut halves = Self::halves(socket, link, limits, client, broker);
+        // No other thread has it yet.
+        if let Some(connection) = Arc::get_mut(&mut halves.connection) {
+            connection.comeback = comeback.filter(|_| outlives.is_some());
+            let state = connection.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+            (state.receivers, state.outlives) = (receivers, outlives);
+        }
+        halves
+    }
+
     /// Makes a connection of a link that has joined.
     pub fn halves(
         mut socket: Socket,
@@ -143,6 +169,9 @@ impl Connection {
         let state = State {
             parking,
             ended: None,
+            outlives: None,
+            orphan: None,
+            next: None,
             receivers: None,
             held_up: None,
             ring_pending: false,
@@ -164,6 +193,7 @@ impl Connection {
             id,
             broker,
             owner: Owner::here(),
+            comeback: None,
             state: Mutex::new(state),
             wakers: OnceLock::new(),
             watched: [OnceLock::new(), OnceLock::new()],
@@ -190,6 +220,9 @@ impl Connection {
 
     /// Prepares the use of the halves in two threads.
     pub fn separate(&self) {
+        if let Some(next) = self.next() {
+            next.separate();
+        }
         let Ok(mut locked) = self.lock() else { return };
         let has_reserve = locked.state.lost.is_empty();
         let make = || if has_reserve { sleep::wakers() } else { [None, None] };
@@ -207,24 +240,28 @@ impl Connection {
         self.wakers.get().is_none() || Arc::strong_count(self) == 1
     }
 
-    /// Waits until at least `count` clients receive or the deadline passes. Returns whether they do.
+    /// Waits until at least `count` clients receive or the deadline passes. Returns whether they do,
+    /// or `None` if the client has another connection now.
     pub fn wait_for_receivers(
         self: &Arc<Self>,
         half: Half,
         tracks: bool,
         count: usize,
         deadline: Option<Instant>,
-    ) -> Result<bool, WaitError> {
+    ) -> Result<Option<bool>, WaitError> {
         loop {
             let mut locked = self.lock()?;
             locked.pump(half);
+            if locked.state.next.is_some() {
+                return Ok(None);
+            }
             let receivers = locked.receivers(tracks).ok_or(WaitError::NotTracking)?;
-            if receivers >= count {
-                return Ok(true);
+            if receivers >= count && !locked.is_orphaned() {
+                return Ok(Some(true));
             }
             locked.check_open()?;
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                return Ok(false);
+                return Ok(Some(false));
             }
             let seen = locked.state.version;
             drop(locked);
@@ -242,6 +279,11 @@ impl Connection {
         }
     }
 
+    /// Returns the connection to the next broker, if there is one.
+    pub fn next(&self) -> Option<Arc<Connection>> {
+        self.lock().ok()?.next_outbound().map(|(connection, _)| connection)
+    }
+
     /// Returns the descriptor of a half for event loops. It is readable when the connection is
     /// readable or the peer has died.
     pub fn watched(&self, half: Half) -> BorrowedFd<'_> {
@@ -257,12 +299,21 @@ impl<'a> Locked<'a> {
     fn watched(&self, half: Half) -> BorrowedFd<'a> {
         let connection = self.connection;
         let waker = connection.wakers.get().and_then(|wakers| wakers[1].as_ref());
+        let outlives = connection.comeback.is_some();
         let watch = || match self.state.lost.is_empty() {
-            true => sleep::watch_all(&connection.socket, waker.filter(|_| half == Half::Receiver)),
+            true => {
+                let waker = waker.filter(|_| half == Half::Receiver);
+                let all = sleep::watch_all(&connection.socket, waker, outlives)?;
+                Ok(all.map(Arc::new))
+            }
             // The one free descriptor is reserved for a lost page.
             false => Err(rustix::io::Errno::MFILE.into()),
         };
-        match connection.watched[half as usize - 1].get_or_init(watch) {
+        let watched = connection.watched[half as usize - 1].get_or_init(watch);
+        if self.is_orphaned() {
+            connection.watch_no_longer();
+        }
+        match watched {
             Ok(Some(all)) => all.as_fd(),
             Ok(None) | Err(_) => connection.socket.as_fd(),
         }
@@ -303,10 +354,10 @@ impl<'a> Locked<'a> {
         self.state.ended.get_or_insert(why).clone()
     }
 
-    /// Ends the connection because the peer's process is gone. Committed messages are received
-    /// first (P5).
-    pub fn hung_up(&mut self) -> Disconnected {
-        self.end(Disconnected::PeerDied)
+    /// Records that the peer's process is gone. Committed messages are received first (P5). Returns
+    /// why the connection has ended, unless the client goes on with the next broker.
+    pub fn hung_up(&mut self) -> Option<Disconnected> {
+        self.orphan()
     }
 
     /// Ends the connection for a fault of the peer.

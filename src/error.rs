@@ -339,15 +339,24 @@ pub enum WaitError {
     NotTracking,
 }
 
+fn gap(missed: u64) -> String {
+    match missed {
+        0 => "messages may have been missed, because this client came back too late".into(),
+        missed => format!("{missed} messages were missed, because this client received too slowly"),
+    }
+}
+
 /// Why no more messages can be received.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecvError {
-    /// The bus has skipped this receiver because it was too slow. It has missed this many messages,
-    /// its own included. The next call receives the message after them.
-    #[error("{missed} messages were missed, because this client received too slowly")]
+    /// This receiver was too slow, and has missed messages, its own included. Either the bus has
+    /// skipped it, or it came back too late when its broker had died. The next call receives the
+    /// message after them.
+    #[error("{}", gap(*missed))]
     Gap {
-        /// The number of messages that were missed.
+        /// The number of messages that were missed, or zero if it is not known. It is not known if
+        /// several brokers have died meanwhile.
         missed: u64,
     },
     /// The connection has ended, and all messages that arrived were received.

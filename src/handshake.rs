@@ -3,15 +3,15 @@
 //! [`core::handshake`]: crate::core::handshake
 
 use crate::bus_addr::BusAddr;
-use crate::connection::{Connection, Halves, map_page};
+use crate::connection::{Comeback, Connection, Halves, map_page};
 use crate::core::fault::Fault;
-use crate::core::handshake::{Attach, Connecting, Joined, Joining, Rejected};
+use crate::core::handshake::{Attach, Connecting, Joined, Joining, Rejected, Welcomed};
 use crate::core::layout::control_len;
 use crate::core::memory::Region;
 use crate::core::wire::{ByeReason, Packet, Roles, WireError};
 use crate::error::{ConnectError, Disconnected, PathTooLong};
 use crate::peer_filter::PeerFilter;
-use crate::socket::{Credentials, Received, Sent, Socket};
+use crate::socket::{Received, Sent, Socket};
 use crate::sys::memfd::{ReceivedFd, RegionError};
 use crate::sys::system::os_page;
 use crate::wait::RETRY_INTERVAL;
@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 
 /// The time in which the other side must complete the handshake.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The most packets that are taken in one step. It bounds the work that a hostile peer can cause.
+const AT_ONCE: usize = 4096;
 
 /// The largest accepted control region. It has room for far more cursors than a process has
 /// descriptors.
@@ -80,42 +83,210 @@ pub(crate) fn attach(
     }
 }
 
-/// A connection whose client waits for an answer: to its `Hello`, then to its `Join`.
+/// A connection whose client has not joined yet.
 #[derive(Debug)]
-pub(crate) struct Handshake<S> {
+pub(crate) struct Handshake {
     socket: Socket,
+    /// Which users' brokers are accepted.
+    access: PeerFilter,
     deadline: Instant,
-    state: S,
+    state: State,
 }
 
-impl Handshake<Connecting> {
-    /// Performs the first step and sends `Hello`.
-    pub fn hello(mut socket: Socket, roles: Roles) -> Result<Self, ConnectError> {
+/// What the client waits for.
+#[derive(Debug)]
+enum State {
+    Welcome(Connecting),
+    Session(Box<Welcomed<Region>>),
+    Start(Box<Joining<Region>>),
+}
+
+/// How far a handshake has come.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// It waits for a packet.
+    Waits(Box<Handshake>),
+    /// A later broker knows the client, which may join it.
+    Known(Box<Known>),
+    /// The client has joined.
+    Joined(Box<(Socket, Joined<Region>)>),
+}
+
+/// A connection whose client was welcomed and has not sent `Join`.
+#[derive(Debug)]
+pub(crate) struct Known {
+    socket: Socket,
+    access: PeerFilter,
+    deadline: Instant,
+    pub welcomed: Welcomed<Region>,
+}
+
+impl Handshake {
+    /// Sends the greeting. The broker must belong to a user that `access` admits.
+    pub fn begin(
+        mut socket: Socket,
+        access: &PeerFilter,
+        state: Connecting,
+    ) -> Result<Self, ConnectError> {
         await_credentials(&mut socket)?;
-        let state = Connecting::new(roles, os_page());
         send(&socket, &state.hello(), None)?;
-        Ok(Handshake { socket, deadline: Instant::now() + HANDSHAKE_TIMEOUT, state })
+        let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+        Ok(Handshake { socket, access: access.clone(), deadline, state: State::Welcome(state) })
     }
 
-    /// Performs the second step. Expects `Welcome` from a user that `access` admits, and sends
-    /// `Join` with our control region and first page.
-    pub fn join(self, access: &PeerFilter) -> Result<Handshake<Joining<Region>>, ConnectError> {
-        let Handshake { mut socket, deadline, state } = self;
-        let (packet, mut descriptor, peer) = first_answer(&mut socket, deadline)?;
-        if !access.admits(peer) {
-            return Err(ConnectError::Stranger { user: peer.user });
+    /// Sends the greeting of a client with these roles.
+    pub fn hello(socket: Socket, access: &PeerFilter, roles: Roles) -> Result<Self, ConnectError> {
+        Self::begin(socket, access, Connecting::new(roles, os_page()))
+    }
+
+    /// Takes the packets that have come, as far as to the next state. Never waits.
+    pub fn advance(mut self) -> Result<Progress, ConnectError> {
+        for _ in 0..AT_ONCE {
+            let mut next = self.receive()?;
+            if next.is_none() && self.socket.peer().has_died() {
+                // What it sent before its death has come.
+                next = self.receive()?;
+                if next.is_none() {
+                    return Err(Disconnected::PeerDied.into());
+                }
+            }
+            let Some((packet, descriptor)) = next else { break };
+            match self.take(packet, descriptor)? {
+                Progress::Waits(handshake) => self = *handshake,
+                progress => return Ok(progress),
+            }
         }
-        let welcomed = state.take(packet, attach(packet, &mut descriptor))?;
-        if !welcomed.roles.has(Roles::RECEIVE) {
-            // A client that does not receive gets no descriptor after the broker's control region.
+        // What had come counts, however late it was read.
+        if Instant::now() > self.deadline {
+            self.leave();
+            return Err(silent());
+        }
+        Ok(Progress::Waits(Box::new(self)))
+    }
+
+    /// Takes the steps that are due until the client waits for `Start`, or has joined.
+    pub fn joining(mut self) -> Result<Self, ConnectError> {
+        while !matches!(self.state, State::Start(_)) {
+            self.wait()?;
+            self = match self.advance()? {
+                Progress::Waits(handshake) => *handshake,
+                Progress::Known(known) => known.join()?,
+                Progress::Joined(_) => return Err(Disconnected::ProtocolError.into()),
+            };
+        }
+        Ok(self)
+    }
+
+    /// Waits until the client has joined, and returns the halves of its connection. `comeback` says
+    /// how it goes on with the next broker.
+    pub fn finish(self, comeback: Option<Comeback>) -> Result<Halves, ConnectError> {
+        let mut handshake = self;
+        loop {
+            handshake.wait()?;
+            handshake = match handshake.advance()? {
+                Progress::Waits(handshake) => *handshake,
+                Progress::Known(known) => known.join()?,
+                Progress::Joined(joined) => {
+                    let (socket, joined) = *joined;
+                    return Ok(Connection::of(socket, joined, comeback));
+                }
+            }
+        }
+    }
+
+    fn wait(&self) -> Result<(), ConnectError> {
+        let waited = self.socket.wait(false, None, Some(self.deadline));
+        match waited.map_err(|source| ConnectError::System { step: "wait for the bus", source })? {
+            true => Ok(()),
+            false => {
+                self.leave();
+                Err(silent())
+            }
+        }
+    }
+
+    /// Returns the next packet, if one has come.
+    fn receive(&mut self) -> Result<Option<(Packet, Option<ReceivedFd>)>, ConnectError> {
+        let State::Welcome(_) = self.state else { return understand(self.socket.receive()) };
+        let (received, sender) = self.socket.receive_first(false);
+        let answer = understand(received)?;
+        // The sender of the first packet is the peer from now on.
+        match sender.filter(|_| answer.is_some()) {
+            Some(peer) if !self.access.admits(peer) => {
+                Err(ConnectError::Stranger { user: peer.user })
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    fn take(
+        self,
+        packet: Packet,
+        mut descriptor: Option<ReceivedFd>,
+    ) -> Result<Progress, ConnectError> {
+        let Handshake { socket, access, deadline, state } = self;
+        let waits = |socket, access, state| {
+            Ok(Progress::Waits(Box::new(Handshake { socket, access, deadline, state })))
+        };
+        let welcomed = match state {
+            State::Welcome(state) => state.take(packet, attach(packet, &mut descriptor))?,
+            State::Session(mut welcomed) => {
+                welcomed.take_session(packet)?;
+                *welcomed
+            }
+            State::Start(mut state) => {
+                let taken = state.take(packet, attach(packet, &mut descriptor));
+                let taken = taken.inspect_err(|_| leave(&socket)).map_err(|fault| match fault {
+                    Fault::Removed => Disconnected::Removed,
+                    fault => fault.into(),
+                })?;
+                if let Some(joined) = taken {
+                    return Ok(Progress::Joined(Box::new((socket, joined))));
+                }
+                if state.must_rejoin() {
+                    let sent = send_patiently(&socket, deadline, &Packet::Rejoin, None);
+                    sent.inspect_err(|_| leave(&socket))?;
+                }
+                return waits(socket, access, State::Start(state));
+            }
+        };
+        if welcomed.awaits_session() {
+            return waits(socket, access, State::Session(Box::new(welcomed)));
+        }
+        let returns = welcomed.returns();
+        let known = Known { socket, access, deadline, welcomed };
+        match returns {
+            true => Ok(Progress::Known(Box::new(known))),
+            false => Ok(Progress::Waits(Box::new(known.join()?))),
+        }
+    }
+
+    /// Ends the connection if `Join` was sent.
+    fn leave(&self) {
+        if let State::Start(_) = self.state {
+            leave(&self.socket);
+        }
+    }
+}
+
+impl Known {
+    /// Sends `Join` with our control region, and the first page.
+    pub fn join(self) -> Result<Handshake, ConnectError> {
+        let Known { socket, access, deadline, welcomed } = self;
+        if !welcomed.roles.has(Roles::RECEIVE) && !welcomed.roles.has(Roles::OUTLIVE) {
+            // Such a client gets no descriptor after the broker's control region.
             socket.refuse_descriptors();
         }
         let mut state = welcomed.join(control_region(1)?);
         send(&socket, &Packet::Join, Some(state.control()))?;
         let begun = begin_chain(&socket, deadline, &mut state);
         begun.inspect_err(|_| leave(&socket))?;
-        Ok(Handshake { socket, deadline, state })
+        Ok(Handshake { socket, access, deadline, state: State::Start(Box::new(state)) })
     }
+}
+
+fn silent() -> ConnectError {
+    ConnectError::Silent { seconds: HANDSHAKE_TIMEOUT.as_secs() }
 }
 
 /// Sends the first page, if the client sends.
@@ -140,7 +311,7 @@ fn send_patiently(
     // If the peer has hung up, the next answer may hold the reason.
     while matches!(socket.send(packet, descriptor), Sent::NotNow | Sent::NoMemory) {
         if Instant::now() >= deadline {
-            return Err(ConnectError::Silent { seconds: HANDSHAKE_TIMEOUT.as_secs() });
+            return Err(silent());
         }
         // A fresh socket can't be full, so this is a transient kernel shortage.
         std::thread::sleep(RETRY_INTERVAL);
@@ -152,40 +323,6 @@ fn send_patiently(
 /// in its pages.
 fn leave(socket: &Socket) {
     socket.send(&Packet::Bye(ByeReason::Closed), None);
-}
-
-impl Handshake<Joining<Region>> {
-    /// Performs the last step and returns the halves of the connection.
-    pub fn start(self) -> Result<Halves, ConnectError> {
-        let Handshake { mut socket, deadline, state } = self;
-        let joined = await_start(&mut socket, deadline, state);
-        let joined = joined.inspect_err(|_| leave(&socket))?;
-        let Joined { client, broker, limits, link, receivers } = joined;
-        let halves = Connection::halves(socket, link, limits, client, broker);
-        halves.connection.lock()?.state.receivers = receivers;
-        Ok(halves)
-    }
-}
-
-/// Takes what the broker sends until it has sent where to start.
-fn await_start(
-    socket: &mut Socket,
-    deadline: Instant,
-    mut state: Joining<Region>,
-) -> Result<Joined<Region>, ConnectError> {
-    loop {
-        let (packet, mut descriptor) = answer(socket, deadline)?;
-        match state.take(packet, attach(packet, &mut descriptor)) {
-            Ok(None) => {
-                if state.must_rejoin() {
-                    send_patiently(socket, deadline, &Packet::Rejoin, None)?;
-                }
-            }
-            Ok(Some(joined)) => return Ok(joined),
-            Err(Fault::Removed) => return Err(Disconnected::Removed.into()),
-            Err(fault) => return Err(Disconnected::from(fault).into()),
-        }
-    }
 }
 
 impl From<Rejected> for ConnectError {
@@ -202,57 +339,6 @@ impl From<Rejected> for ConnectError {
 pub(crate) fn await_credentials(socket: &mut Socket) -> Result<(), ConnectError> {
     let system = |source| ConnectError::System { step: "ask for credentials", source };
     socket.await_credentials().map_err(system)
-}
-
-/// Returns the first packet of the other side and its sender's credentials. The sender is the peer
-/// from now on.
-fn first_answer(
-    socket: &mut Socket,
-    deadline: Instant,
-) -> Result<(Packet, Option<ReceivedFd>, Credentials), ConnectError> {
-    let mut sender = None;
-    let (packet, descriptor) = answer_by(socket, deadline, |socket| {
-        let (received, credentials) = socket.receive_first(false);
-        sender = credentials;
-        received
-    })?;
-    // Every packet has a sender.
-    Ok((packet, descriptor, sender.unwrap_or_default()))
-}
-
-/// Returns the next packet of a peer that has sent its first one.
-fn answer(
-    socket: &mut Socket,
-    deadline: Instant,
-) -> Result<(Packet, Option<ReceivedFd>), ConnectError> {
-    answer_by(socket, deadline, |socket| socket.receive())
-}
-
-fn answer_by(
-    socket: &mut Socket,
-    deadline: Instant,
-    mut receive: impl FnMut(&mut Socket) -> Received,
-) -> Result<(Packet, Option<ReceivedFd>), ConnectError> {
-    let mut has_died = false;
-    loop {
-        // A peer that sends packets but never completes the handshake times out too.
-        if Instant::now() > deadline {
-            return Err(ConnectError::Silent { seconds: HANDSHAKE_TIMEOUT.as_secs() });
-        }
-        match understand(receive(socket))? {
-            Some(answer) => return Ok(answer),
-            // All packets from before the peer's death were received.
-            None if has_died => return Err(Disconnected::PeerDied.into()),
-            None => {}
-        }
-        let waited = socket.wait(false, None, Some(deadline));
-        let waited =
-            waited.map_err(|source| ConnectError::System { step: "wait for the bus", source })?;
-        if !waited {
-            return Err(ConnectError::Silent { seconds: HANDSHAKE_TIMEOUT.as_secs() });
-        }
-        has_died = socket.peer().has_died();
-    }
 }
 
 /// Converts what the socket returned into a packet, or `None` if there was none. Returns an error
@@ -301,9 +387,11 @@ mod tests {
 
     #[test]
     fn a_peer_that_never_completes_the_handshake_times_out() {
-        let (mut ours, theirs) = Socket::pair().unwrap();
-        assert!(theirs.ring());
-        let error = answer(&mut ours, Instant::now() - Duration::from_millis(1)).unwrap_err();
+        let (ours, theirs) = Socket::pair().unwrap();
+        let mut handshake = Handshake::hello(ours, &PeerFilter::Everybody, Roles::SEND).unwrap();
+        let _silent = theirs;
+        handshake.deadline = Instant::now() - Duration::from_millis(1);
+        let error = handshake.finish(None).unwrap_err();
         assert!(matches!(error, ConnectError::Silent { .. }), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use self::inbox::{Entry, Inbox};
 use crate::backoff::CatchUpBackoff;
 use crate::bus_addr::BusAddr;
 use crate::client::ClientBuilder;
-use crate::connection::{Connection, Locked, Sleep};
+use crate::connection::{Connection, Locked, Missed, Sleep};
 use crate::core::chain::{Event, Peek, Standing};
 use crate::core::fault::Fault;
 use crate::core::limits::Limits;
@@ -19,6 +19,7 @@ use crate::core::message::{ClientId, Envelope, Message, Slot};
 use crate::core::parking::Half;
 use crate::error::{BindError, ConnectError, Disconnected, RecvError, SendError, WaitError};
 use crate::listener::Listener;
+use crate::sender::Sender;
 use crate::sys::fork::Gate;
 use crate::wait::{SpinPolicy, Wait};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -61,8 +62,10 @@ pub struct Receiver {
     trusted: Option<TrustPeers>,
     /// Whether the broker announces the receiver count to this client.
     tracks_receivers: bool,
-    /// Number of times that it has received again after it was skipped.
+    /// Number of times that it has received again after it was skipped, or from another broker.
     restarts: u32,
+    /// Whether everything of a dead broker was read, and there is a connection to the next one.
+    is_drained: bool,
     inbox: Inbox,
     buffer: Vec<u8>,
     /// The envelope of the last message from the inbox.
@@ -99,6 +102,7 @@ impl Receiver {
             trusted,
             tracks_receivers,
             restarts: 0,
+            is_drained: false,
             inbox: Inbox::new(inbox_limit),
             buffer: Vec::new(),
             envelope: Envelope::default(),
@@ -197,6 +201,16 @@ impl Receiver {
     /// Returns [`RecvError`] if no more messages can arrive.
     #[inline(always)]
     pub fn try_recv(&mut self) -> Result<Option<Message<'_>>, RecvError> {
+        self.try_recv_by(None)
+    }
+
+    /// Returns the next message, if there is one. `sender` is the other half, if the caller has it:
+    /// it goes on with the next broker at the same time.
+    #[inline(always)]
+    pub(crate) fn try_recv_by(
+        &mut self,
+        sender: Option<&mut Sender>,
+    ) -> Result<Option<Message<'_>>, RecvError> {
         match self.peek() {
             Some(Peek::Message(slot)) if self.is_for_us(&slot) && self.copy(&slot) => {
                 Ok(Some(self.pass(&slot)))
@@ -205,7 +219,7 @@ impl Receiver {
                 self.on_empty_poll();
                 Ok(None)
             }
-            _ => self.try_recv_elsewhere(),
+            _ => self.try_recv_elsewhere(sender),
         }
     }
 
@@ -220,7 +234,10 @@ impl Receiver {
     }
 
     #[inline(never)]
-    fn try_recv_elsewhere(&mut self) -> Result<Option<Message<'_>>, RecvError> {
+    fn try_recv_elsewhere(
+        &mut self,
+        sender: Option<&mut Sender>,
+    ) -> Result<Option<Message<'_>>, RecvError> {
         // Peeks again. Passing the first result on would slow every other message down.
         if let Some(Peek::Other(raw)) = self.peek()
             && let Some(slot) = self.inbound.peek_ref(raw)
@@ -237,6 +254,10 @@ impl Receiver {
         // written meanwhile, so the chain must not be read again.
         if !self.inbound.chain.is_whole() {
             self.left_out()?;
+        }
+        self.settle(sender);
+        if !self.inbox.is_empty() {
+            return self.pop_inbox();
         }
         let slot = self.next()?;
         match slot {
@@ -290,7 +311,8 @@ impl Receiver {
     fn pop_inbox(&mut self) -> Result<Option<Message<'_>>, RecvError> {
         match self.inbox.pop() {
             None => Ok(None),
-            Some(Entry::Gap(missed)) => Err(RecvError::Gap { missed }),
+            // Zero means that the number is not known.
+            Some(Entry::Gap(missed)) => Err(RecvError::Gap { missed: missed.unwrap_or(0) }),
             Some(Entry::Message((envelope, seq, payload))) => {
                 (self.envelope, self.buffer) = (envelope, payload);
                 Ok(Some(Message::new(&self.envelope, seq, &self.buffer)))
@@ -305,6 +327,15 @@ impl Receiver {
     /// Returns [`RecvError`] if no more messages can arrive. Messages that arrived before are
     /// received first.
     pub fn recv(&mut self) -> Result<Message<'_>, RecvError> {
+        self.recv_by(None)
+    }
+
+    /// Like [`recv`](Receiver::recv), with the other half as in [`try_recv_by`](Receiver::try_recv_by).
+    #[inline(always)]
+    pub(crate) fn recv_by(
+        &mut self,
+        sender: Option<&mut Sender>,
+    ) -> Result<Message<'_>, RecvError> {
         if let Some(Peek::Message(slot)) = self.peek()
             && self.is_for_us(&slot)
             && self.copy(&slot)
@@ -312,12 +343,16 @@ impl Receiver {
             return Ok(self.pass(&slot));
         }
         // Without a deadline there is a message or an error.
-        self.receive(None)?.ok_or(Self::TAKEN_BACK)
+        self.receive(None, sender)?.ok_or(Self::TAKEN_BACK)
     }
 
     /// Waits for the next message and consumes it. Returns `None` if the deadline passes.
-    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Message<'_>>, RecvError> {
-        while self.wait_for_message(deadline)? {
+    pub(crate) fn receive(
+        &mut self,
+        deadline: Option<Instant>,
+        mut sender: Option<&mut Sender>,
+    ) -> Result<Option<Message<'_>>, RecvError> {
+        while self.wait_by(deadline, sender.as_deref_mut())? {
             if !self.inbox.is_empty() {
                 return self.pop_inbox();
             }
@@ -348,7 +383,7 @@ impl Receiver {
     ///
     /// Returns [`RecvError`] if no more messages can arrive.
     pub fn recv_deadline(&mut self, deadline: Instant) -> Result<Option<Message<'_>>, RecvError> {
-        self.receive(Some(deadline))
+        self.receive(Some(deadline), None)
     }
 
     /// Returns the next message and waits for it for at most `timeout`. Returns `None` if the time
@@ -392,7 +427,7 @@ impl Receiver {
     /// # Ok(()) }
     /// ```
     pub fn iter(&mut self) -> Messages<'_> {
-        Messages::new(self)
+        Messages::new(self, None)
     }
 
     /// Waits until there is a message to receive or the deadline passes. Returns whether there is a
@@ -403,6 +438,15 @@ impl Receiver {
     /// Returns [`RecvError`] if no more messages can arrive.
     #[inline]
     pub fn wait_for_message(&mut self, deadline: Option<Instant>) -> Result<bool, RecvError> {
+        self.wait_by(deadline, None)
+    }
+
+    /// Waits for a message, with the other half as in [`try_recv_by`](Receiver::try_recv_by).
+    pub(crate) fn wait_by(
+        &mut self,
+        deadline: Option<Instant>,
+        mut sender: Option<&mut Sender>,
+    ) -> Result<bool, RecvError> {
         self.connection.check_owner()?;
         let mut is_late = false;
         loop {
@@ -417,6 +461,12 @@ impl Receiver {
             }
             if is_late {
                 return Ok(!self.inbox.is_empty());
+            }
+            if self.is_drained {
+                self.settle(sender.as_deref_mut());
+                if !self.is_drained {
+                    continue;
+                }
             }
             self.sleep(deadline);
             is_late = deadline.is_some_and(|deadline| deadline <= Instant::now());
@@ -487,7 +537,14 @@ impl Receiver {
         deadline: Option<Instant>,
     ) -> Result<bool, WaitError> {
         let tracks = self.tracks_receivers;
-        self.connection.wait_for_receivers(Half::Receiver, tracks, count, deadline)
+        let mut connection = self.connection.clone();
+        loop {
+            match connection.wait_for_receivers(Half::Receiver, tracks, count, deadline)? {
+                Some(waited) => return Ok(waited),
+                // This half may still read what the last broker has published.
+                None => connection = connection.next().unwrap_or(connection),
+            }
+        }
     }
 
     /// Prepares a sleep in the caller's own event loop. Make it the last call before each sleep,
@@ -566,6 +623,7 @@ impl Receiver {
             chain.advance(&slot);
             self.inbox.push(envelope, seq, payload);
         }
+        self.settle(None);
         Ok(())
     }
 
@@ -608,7 +666,12 @@ impl Receiver {
     /// Returns the next message or does the other work that is due.
     #[inline(never)]
     fn poll(&mut self) -> Result<Option<Slot>, RecvError> {
-        let polled = self.locked(poll)??;
+        let (polled, is_drained) = self.locked(|inbound, locked| {
+            let polled = poll(inbound, locked)?;
+            let is_drained = polled.is_none() && locked.has_next_inbound();
+            Ok::<_, RecvError>((polled, is_drained))
+        })??;
+        self.is_drained = is_drained;
         if polled.is_none() && self.peeks.is_open() {
             self.on_empty_poll();
         }
@@ -679,18 +742,48 @@ impl Receiver {
                 match locked.catch_up(&mut self.inbound) {
                     Ok(None) => {}
                     Ok(Some(missed)) => {
-                        self.inbox.push_gap(missed);
+                        self.inbox.push_gap(Some(missed));
                         self.restarts = self.restarts.wrapping_add(1);
                     }
                     Err(fault) => _ = locked.fail(fault),
                 }
                 let is_parked = locked.state.parking.is_parked(Half::Receiver);
-                let is_open = locked.ended().is_none() && !locked.is_skipped();
+                let is_open =
+                    locked.ended().is_none() && !locked.is_skipped() && !locked.is_orphaned();
                 (Ok(result), is_open && !is_parked)
             }
         };
         self.follow(peeks);
         result
+    }
+
+    /// Goes on with the next broker, if everything of the last one was read. `sender` is the other
+    /// half, if the caller has it. It goes first: what it has sent must not wait for its next
+    /// message.
+    fn settle(&mut self, sender: Option<&mut Sender>) {
+        if !self.is_drained {
+            return;
+        }
+        if let Some(sender) = sender {
+            sender.settle();
+            if sender.is_behind() {
+                // It tries again, and this half with it.
+                return;
+            }
+        }
+        self.is_drained = false;
+        let taken = self.connection.lock().ok().and_then(|mut locked| locked.take_next_inbound());
+        let Some((connection, inbound, missed)) = taken else { return };
+        connection.take_watched(&self.connection, Half::Receiver);
+        (self.connection, self.inbound) = (connection, inbound);
+        self.backoff = CatchUpBackoff::new(self.connection.limits.budget() as u64 / 4);
+        self.restarts = self.restarts.wrapping_add(1);
+        match missed {
+            Missed::Number(0) => {}
+            Missed::Number(missed) => self.inbox.push_gap(Some(missed)),
+            Missed::Unknown => self.inbox.push_gap(None),
+        }
+        let _ = self.locked(|_, _| ());
     }
 
     /// Sets the gate to the connection's state.
@@ -707,6 +800,9 @@ fn poll(inbound: &mut Inbound<Region>, locked: &mut Locked<'_>) -> Result<Option
         locked.pump(Half::Receiver);
     }
     locked.retry_ring(Half::Receiver);
+    if locked.is_orphaned() {
+        locked.seek_next();
+    }
     if locked.is_skipped() {
         locked.pump(Half::Receiver);
         return match locked.ended() {
@@ -804,11 +900,16 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         // The bus would wait for a receiver that never reads, while the sending half keeps the
         // connection.
-        if let Ok(mut locked) = self.connection.lock() {
-            locked.close();
-            locked.stop_receiving();
-            if Arc::strong_count(&self.connection) > 1 {
-                locked.connection.socket.shut_down();
+        let is_shared = Arc::strong_count(&self.connection) > 1;
+        let mut connection = Some(self.connection.clone());
+        while let Some(closed) = connection {
+            connection = closed.next();
+            if let Ok(mut locked) = closed.lock() {
+                locked.close();
+                locked.stop_receiving();
+                if is_shared {
+                    locked.connection.socket.shut_down();
+                }
             }
         }
     }

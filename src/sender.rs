@@ -20,7 +20,7 @@ use crate::error::{ConnectError, Disconnected, HeldUp, SendError, WaitError};
 use crate::receiver::Receiver;
 use crate::socket::Sent;
 use crate::sys::fork::Gate;
-use crate::wait::SpinPolicy;
+use crate::wait::{RETRY_INTERVAL, SpinPolicy};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,6 +57,8 @@ pub struct Sender {
     unfinished: bool,
     /// Whether pages are still to be announced, because the kernel had no memory.
     retry: bool,
+    /// The connection to the next broker and the chain for it, until all its pages are sent.
+    moving: Option<(Arc<Connection>, Outbound<Region>)>,
     /// Whether the broker announces the receiver count to this client.
     tracks_receivers: bool,
     spin: SpinPolicy,
@@ -74,6 +76,7 @@ impl Sender {
             appends: Gate::of(owner),
             unfinished: false,
             retry: false,
+            moving: None,
             tracks_receivers: false,
             spin: SpinPolicy::of_client(),
             scratch: Vec::new(),
@@ -400,7 +403,8 @@ impl Sender {
         self.discard_unfinished();
         let consumed = Interest { consumed: true, ..Interest::default() };
         loop {
-            let is_consumed = self.outbound.is_ready(consumed);
+            self.settle();
+            let is_consumed = self.outbound.is_ready(consumed) && !self.is_behind();
             if let Some(fault) = self.outbound.take_fault() {
                 return Err(self.fail(fault).into());
             }
@@ -426,6 +430,7 @@ impl Sender {
     /// # Ok(()) }
     /// ```
     pub fn ended(&mut self) -> Option<Disconnected> {
+        self.settle();
         let ended = self.locked(|_, locked| {
             locked.pump(Half::Sender);
             locked.ended().cloned()
@@ -482,8 +487,21 @@ impl Sender {
         deadline: Option<Instant>,
     ) -> Result<bool, WaitError> {
         let tracks = self.tracks_receivers;
-        let waited = self.connection.wait_for_receivers(Half::Sender, tracks, count, deadline);
-        self.following(waited)
+        loop {
+            let connection = self.connection.clone();
+            let waited = connection.wait_for_receivers(Half::Sender, tracks, count, deadline);
+            if let Some(waited) = self.following(waited)? {
+                return Ok(waited);
+            }
+            self.settle();
+            if self.is_behind() {
+                self.locked(|_, locked| locked.check_open())??;
+                if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                    return Ok(false);
+                }
+                std::thread::sleep(RETRY_INTERVAL);
+            }
+        }
     }
 
     /// Waits until there may be room for a message or the deadline passes.
@@ -507,12 +525,24 @@ impl Sender {
         deadline: Option<Instant>,
         mut receiver: Option<&mut Receiver>,
     ) -> Result<(), SendError> {
-        // A caller may have exchanged the halves of two clients.
-        receiver.take_if(|receiver| !Arc::ptr_eq(&receiver.connection, &self.connection));
+        self.settle();
         if let Some(receiver) = receiver.as_deref_mut() {
             receiver.fill_inbox()?;
             interest.message = true;
         }
+        // A caller may have exchanged the halves of two clients. Or this half has gone on with the
+        // next broker, and the receiving one still reads what the last one has published.
+        let is_other =
+            |receiver: &mut &mut Receiver| !Arc::ptr_eq(&receiver.connection, &self.connection);
+        let other = receiver.take_if(is_other).is_some();
+        interest.message &= !other;
+        let deadline = match other {
+            true => {
+                let soon = Instant::now() + RETRY_INTERVAL;
+                Some(deadline.map_or(soon, |deadline| deadline.min(soon)))
+            }
+            false => deadline,
+        };
         let (unsent, seen) = self.locked(|outbound, locked| {
             (locked.announcement(outbound).is_some(), locked.state.version)
         })?;
@@ -543,7 +573,21 @@ impl Sender {
         &mut self,
         mut write: impl FnMut(&mut Outbound<Region>) -> Result<(), Refused>,
     ) -> Result<(), SendError> {
-        self.locked(|_, locked| locked.check_open())??;
+        let is_orphaned = |locked: &mut Locked<'_>| {
+            locked.check_open()?;
+            if locked.outlives() {
+                // Without room in a page, it is time to look.
+                locked.pump(Half::Sender);
+            }
+            Ok::<_, Disconnected>(locked.is_orphaned())
+        };
+        if self.locked(|_, locked| is_orphaned(locked))?? {
+            self.settle();
+            if self.moving.is_some() {
+                // What is written now would not be in the copy.
+                return Err(SendError::Full { held_up: None });
+            }
+        }
         loop {
             match write(&mut self.outbound) {
                 // After an invalid cursor the peer no longer reads what is written.
@@ -598,7 +642,11 @@ impl Sender {
                 Sent::HungUp => {
                     // The peer may have sent the reason.
                     locked.pump(Half::Sender);
-                    Err(locked.hung_up())
+                    match locked.hung_up() {
+                        Some(ended) => Err(ended),
+                        // Nothing is announced until the next broker is there.
+                        None => Ok(locked.send_announcements(outbound)),
+                    }
                 }
                 sent => Ok(sent),
             })??;
@@ -641,7 +689,7 @@ impl Sender {
                     // Answers a request for a page, which `act` may have read.
                     self.retry |= locked.send_announcements(&mut self.outbound) == Sent::NoMemory;
                 }
-                (Ok(result), locked.ended().is_none())
+                (Ok(result), locked.ended().is_none() && !locked.is_orphaned())
             }
         };
         self.follow(is_open);
@@ -655,6 +703,72 @@ impl Sender {
             let _ = self.locked(|_, _| ());
         }
         received
+    }
+
+    /// Returns whether there is another broker with which this half has not gone on.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.connection.next().is_some()
+    }
+
+    /// Goes on with the next broker, if there is one and it can be done now.
+    pub(crate) fn settle(&mut self) {
+        let _ = self.move_on();
+    }
+
+    /// Goes on with the next broker, if there is one, in a new chain: a copy of what the last broker
+    /// had not consumed. Until all its pages are sent, nothing of it is visible, and this half stays
+    /// where it is. A message that is being written stays in its place, too.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SendError`] if it can't be done now. The next call tries again.
+    fn move_on(&mut self) -> Result<(), SendError> {
+        if self.unfinished {
+            return Ok(());
+        }
+        let next = self.locked(|_, locked| {
+            locked.seek_next();
+            locked.next_outbound().map(|next| (next, locked.state.parking.control().clone()))
+        })?;
+        let Some(((mut connection, mut next), control)) = next else { return Ok(()) };
+        // Brokers in between have not seen this chain.
+        let consumed = next.consumed;
+        while let Some(later) = {
+            let mut locked = connection.lock()?;
+            locked.seek_next();
+            locked.next_outbound()
+        } {
+            (connection, next) = later;
+        }
+        if self.moving.as_ref().is_none_or(|(to, _)| !Arc::ptr_eq(to, &connection)) {
+            let make = |len| Region::shared("llmp-page", len);
+            let chain = self.outbound.chain.copy_rest(consumed, control, make)?;
+            let chain = chain.map_err(|fault| self.fail(fault))?;
+            let outbound = Outbound::from_first(chain, next.peer, next.cursor);
+            self.moving = Some((connection.clone(), outbound));
+        }
+        let Some((_, outbound)) = &mut self.moving else { return Ok(()) };
+        let mut locked = connection.lock()?;
+        match locked.send_announcements(outbound) {
+            Sent::Yes => {}
+            Sent::HungUp => {
+                locked.pump(Half::Sender);
+                locked.hung_up();
+                return Err(SendError::Full { held_up: None });
+            }
+            Sent::NotNow | Sent::NoMemory => return Err(SendError::Full { held_up: None }),
+        }
+        locked.state.progress = Some(outbound.progress().clone());
+        drop(locked);
+        let Some((connection, mut outbound)) = self.moving.take() else { return Ok(()) };
+        let must_ring = outbound.publish();
+        connection.take_watched(&self.connection, Half::Sender);
+        (self.connection, self.outbound) = (connection, outbound);
+        if must_ring {
+            self.ring();
+        }
+        self.locked(|_, _| ())?;
+        Ok(())
     }
 
     /// Sets the gates to the connection's state.

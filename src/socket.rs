@@ -37,7 +37,13 @@ impl Protocol for Packet {
     }
 
     fn is_signed(&self) -> bool {
-        matches!(self, Packet::Hello { .. } | Packet::Welcome { .. } | Packet::Refused(_))
+        matches!(
+            self,
+            Packet::Hello { .. }
+                | Packet::Return { .. }
+                | Packet::Welcome { .. }
+                | Packet::Refused(_)
+        )
     }
 
     fn name(&self) -> &'static str {

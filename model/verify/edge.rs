@@ -13,6 +13,7 @@ const EDGES: &[(&str, &str)] = &[
     ("tests/half_shut.rs", "half connections"),
     ("tests/hostile_broker.rs", "brokers"),
     ("tests/hostile_client.rs", "clients"),
+    ("tests/outlive.rs", "death of brokers"),
     ("tests/place.rs", "the lock file"),
     ("tests/processes.rs", "processes"),
     ("tests/refused.rs", "a kernel without memory"),

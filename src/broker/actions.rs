@@ -21,6 +21,13 @@ impl Broker {
     /// Runs one cycle of the core and applies its results. Returns whether there was work.
     pub(super) fn cycle(&mut self) -> bool {
         let was_short = std::mem::take(&mut self.send_pending);
+        if self.awaits_clients() {
+            let worked = self.apply_actions();
+            if was_short {
+                self.announce_where(|_| true);
+            }
+            return worked;
+        }
         let cycle = self.core.cycle();
         // A hook may have forked.
         if !self.owner.is_here() {
@@ -93,6 +100,9 @@ impl Broker {
     }
 
     pub(super) fn remove(&mut self, client: ClientId, fault: Option<Fault>) {
+        if !self.succession.awaits(client) {
+            self.roster.strike(self.bound.lock(), client);
+        }
         let connection = self.take_connection(client.0.into());
         match fault {
             Some(fault) => {
@@ -110,6 +120,13 @@ impl Broker {
     pub(super) fn announce_pages(&mut self) {
         for client in self.core.has_unsent().collect::<Vec<_>>() {
             self.announce(client.0.into());
+        }
+        let newest = self.core.newest_own_page();
+        if std::mem::replace(&mut self.newest_own_page, newest) != newest {
+            let lacking =
+                |(key, c): (&Key, &ClientConnection)| c.lacks_own_pages(&self.core).then_some(*key);
+            let lacking: Vec<_> = self.connections.iter().filter_map(lacking).collect();
+            lacking.into_iter().for_each(|key| self.announce(key));
         }
     }
 
@@ -133,6 +150,12 @@ impl Broker {
         let Some(connection) = self.connections.get_mut(&key) else { return };
         let progress = connection.announce(&mut self.core, share);
         connection.note(progress, &self.epoll, key);
+        if self.succession.is_waiting()
+            && connection.has_started
+            && let Some(client) = connection.client()
+        {
+            self.succession.has_come(client);
+        }
         self.send_pending |= progress == Progress::Sent(Sent::NoMemory);
         if progress == Progress::Unread && self.unread_again.is_none() {
             self.unread_again = Some((Instant::now() + UNREAD_AGAIN, UNREAD_AGAIN));

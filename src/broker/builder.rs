@@ -1,6 +1,8 @@
 //! The settings of a broker.
 
+use super::roster::{Roster, record_len};
 use super::slow::Policy;
+use super::succession::{GRACE_PERIOD, Succession};
 use super::{
     Broker, BrokerStats, DESCRIPTORS_PER_CLIENT, FIRST_NEWCOMER, LISTENER, STOP, StopHandle, WATCH,
 };
@@ -57,6 +59,7 @@ pub struct BrokerBuilder {
     policy: Policy,
     zero_copy_threshold: Option<usize>,
     hook: Option<Box<dyn Hook>>,
+    grace_period: Option<Duration>,
 }
 
 impl std::fmt::Debug for BrokerBuilder {
@@ -71,6 +74,7 @@ impl std::fmt::Debug for BrokerBuilder {
             .field("policy", &self.policy)
             .field("zero_copy_threshold", &self.zero_copy_threshold)
             .field("hook", &self.hook.is_some())
+            .field("grace_period", &self.grace_period)
             .finish()
     }
 }
@@ -168,6 +172,16 @@ impl BrokerBuilder {
         self
     }
 
+    /// Sets how long a broker that follows a dead one waits for clients that
+    /// [outlive](crate::ClientBuilder::outlive_broker) their broker. The default is 5 seconds. No
+    /// message is forwarded meanwhile, so that no such client misses one. Clients that have died are
+    /// not waited for.
+    #[must_use]
+    pub fn grace_period(mut self, time: Duration) -> Self {
+        self.grace_period = Some(time);
+        self
+    }
+
     /// Passes every message to `hook`, which may drop or replace it.
     #[must_use]
     pub fn hook(mut self, hook: impl Hook + 'static) -> Self {
@@ -191,12 +205,16 @@ impl BrokerBuilder {
             ((descriptors - max_shared_pages) / DESCRIPTORS_PER_CLIENT).clamp(1, MOST_CLIENTS);
         let max_clients = most_clients.min(affordable);
 
-        let bound = Bound::at(&bus.into(), &self.access)?;
+        let mut bound = Bound::at(&bus.into(), &self.access, record_len(max_clients))?;
+        let (roster, expected, limits) = Roster::open(bound.lock(), &limits, max_clients)
+            .map_err(system("read the lock file"))?;
+        let succession = Succession::new(expected, self.grace_period.unwrap_or(GRACE_PERIOD));
         let first = Region::shared("llmp-page", limits.page_len())?;
         let mut core = Core::new(limits, control_region(max_clients)?, max_clients, first);
         core.set_quota(self.quota);
         core.set_zero_copy_threshold(zero_copy_threshold);
         core.set_reuse_distance(limits.reuse_distance());
+        core.set_first_id(roster.first_id());
         if let Some(hook) = self.hook {
             core.set_hook(hook);
         }
@@ -219,6 +237,8 @@ impl BrokerBuilder {
         // Without the watch, the broker does not detect the removal of its socket or lock file.
         let watch = Watch::new(bound.path()).filter(|watch| add(watch, WATCH).is_ok());
         let owner = Owner::here();
+        // From now on its end is the end of the bus.
+        bound.stay(false);
         let is_watched = watch.as_ref().is_none_or(|watch| watch.add(bound.lock_path()));
         Ok(Broker {
             owner,
@@ -234,6 +254,8 @@ impl BrokerBuilder {
             max_in_flight: descriptors / 2,
             roomy: descriptors.saturating_sub(max_shared_pages + MAX_DESCRIPTORS),
             bound,
+            roster,
+            succession,
             epoll,
             stop: StopHandle { owner, event: Arc::new(stop), asked: Arc::default() },
             watch,
@@ -245,6 +267,7 @@ impl BrokerBuilder {
             place_lost: false,
             connections: BTreeMap::new(),
             next_newcomer: FIRST_NEWCOMER,
+            newest_own_page: 0,
             send_pending: false,
             stuck_again: None,
             unread_again: None,

@@ -9,7 +9,7 @@ use crate::core::fault::Fault;
 use crate::core::handshake::{Accepting, Phase};
 use crate::core::memory::Region;
 use crate::core::message::ClientId;
-use crate::core::wire::{Packet, Roles};
+use crate::core::wire::{Packet, Roles, Session};
 use crate::lost::Again;
 use crate::socket::{Credentials, Sent, Socket};
 use crate::sys::memfd::ReceivedFd;
@@ -42,6 +42,12 @@ pub(super) struct ClientConnection {
     pub accepting: Accepting,
     /// The next packet of a join until it is sent: `Welcome`, `Start`, or `Skipped`.
     pub step: Option<Packet>,
+    /// What follows `Welcome`, for a client that outlives its broker.
+    pub session: Option<Session>,
+    /// The epoch since which brokers wait for such a client.
+    pub since: u32,
+    /// Own pages of the broadcast chain that a client which does not receive was sent.
+    own_pages: Vec<u32>,
     /// Whether it was sent its first `Start`.
     pub has_started: bool,
     /// Whether it was skipped before.
@@ -80,6 +86,9 @@ impl ClientConnection {
             socket,
             accepting: Accepting::default(),
             step: None,
+            session: None,
+            since: 0,
+            own_pages: Vec::new(),
             has_started: false,
             was_skipped: false,
             keeps_pages: false,
@@ -153,7 +162,9 @@ impl ClientConnection {
                 }
                 self.in_flight = 0;
             }
-            match send_announcement(&self.socket, announcement, |id| core.page(id)) {
+            let is_foreign = self.accepting.roles.has(Roles::OUTLIVE)
+                && matches!(announcement, Announcement::Page(id) if core.is_foreign(id));
+            match send_announcement(&self.socket, announcement, is_foreign, |id| core.page(id)) {
                 Sent::Yes => {
                     if !self.again.mark_sent() {
                         core.mark_sent(client);
@@ -164,6 +175,12 @@ impl ClientConnection {
                 }
                 // An event reports a hang-up.
                 other => return Progress::Sent(other),
+            }
+        }
+        if self.is_witness() {
+            match self.announce_own_pages(core, max_in_flight) {
+                Progress::Sent(Sent::Yes) => {}
+                other => return other,
             }
         }
         if let Some(step) = &self.step {
@@ -178,11 +195,60 @@ impl ClientConnection {
                 other => return Progress::Sent(other),
             }
         }
+        if let Some(session) = self.session {
+            match self.socket.send(&Packet::Session(session), None) {
+                Sent::Yes => self.session = None,
+                other => return Progress::Sent(other),
+            }
+        }
         if self.misses(core.receivers()) {
             let receivers = core.receivers();
             match self.socket.send(&Packet::ReceiverCount { receivers: receivers as u32 }, None) {
                 Sent::Yes => self.receiver_count = Some(receivers),
                 other => return Progress::Sent(other),
+            }
+        }
+        Progress::Sent(Sent::Yes)
+    }
+
+    /// Returns whether the client is sent the broker's own pages without receiving: it needs them when
+    /// it outlives the broker.
+    pub fn is_witness(&self) -> bool {
+        self.accepting.roles.has(Roles::OUTLIVE)
+            && !self.accepting.roles.has(Roles::RECEIVE)
+            && matches!(self.accepting.phase, Phase::Joined(_))
+    }
+
+    /// Returns whether the client lacks own pages of the broker, or has some that are gone.
+    pub fn lacks_own_pages(&self, core: &Core<Region>) -> bool {
+        self.is_witness() && !core.own_pages().eq(self.own_pages.iter().copied())
+    }
+
+    fn announce_own_pages(&mut self, core: &Core<Region>, max_in_flight: usize) -> Progress {
+        while let Some(at) = self.own_pages.iter().position(|id| core.page(*id).is_none()) {
+            let forget = Announcement::Forget(self.own_pages[at]);
+            match send_announcement(&self.socket, forget, false, |_| None) {
+                Sent::Yes => _ = self.own_pages.remove(at),
+                other => return Progress::Sent(other),
+            }
+        }
+        let own: Vec<u32> = core.own_pages().collect();
+        for id in own {
+            if let Err(at) = self.own_pages.binary_search(&id) {
+                if self.in_flight >= max_in_flight {
+                    if !self.socket.is_read() {
+                        return Progress::Unread;
+                    }
+                    self.in_flight = 0;
+                }
+                let page = Announcement::Page(id);
+                match send_announcement(&self.socket, page, false, |id| core.page(id)) {
+                    Sent::Yes => {
+                        self.own_pages.insert(at, id);
+                        self.in_flight += 1;
+                    }
+                    other => return Progress::Sent(other),
+                }
             }
         }
         Progress::Sent(Sent::Yes)

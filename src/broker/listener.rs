@@ -172,12 +172,19 @@ impl Broker {
         let again = Instant::now() + REBIND_AGAIN;
         self.rebind_again = None;
         let error = match self.keep_place() {
-            Ok(true) => return self.place_lost = false,
+            Ok(true) => {
+                if std::mem::take(&mut self.place_lost) {
+                    self.roster.write_all(self.bound.lock());
+                }
+                return;
+            }
             // The restored file may have been removed before it was watched.
             Ok(false) => return self.rebind_again = Some(again),
             Err(error) => error,
         };
         self.rebind_again = Some(again);
+        // Another broker may have the lock file now.
+        self.roster.suspend();
         if !std::mem::replace(&mut self.place_lost, true) {
             log::error!("{error}; trying again");
         }
@@ -191,6 +198,7 @@ impl Broker {
         if is_new {
             let lock = self.bound.lock_path().display();
             log::warn!("the lock file {lock} was removed; it is made anew");
+            self.roster.write_all(self.bound.lock());
         }
         if self.bound.is_there() {
             return Ok(self.watch_place());

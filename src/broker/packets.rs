@@ -48,6 +48,9 @@ impl Broker {
             Err(Errno::INTR) => return Ok(()),
             events => events?,
         };
+        if events.is_empty() && self.succession.is_waiting() {
+            self.succession.has_polled_nothing();
+        }
         for event in &*events {
             match event.data.u64() {
                 LISTENER => self.accept(),
@@ -191,13 +194,28 @@ impl Broker {
             Phase::Fresh => {
                 // Another version is refused as such, whatever else would refuse the client.
                 let (is_greeting, in_place) = match packet {
-                    Packet::Hello { version: VERSION, roles, .. } => {
+                    Packet::Hello { version: VERSION, roles, .. }
+                    | Packet::Return { version: VERSION, roles, .. } => {
                         (true, roles.has(Roles::IN_PLACE))
                     }
                     _ => (false, false),
                 };
                 let (user, now) = (connection.user, Instant::now());
+                let (is_known, last) = match packet {
+                    Packet::Return { client, epoch, token, .. } => {
+                        let is_known = self.roster.knows(ClientId(client), user, epoch, token);
+                        (is_known, Some((ClientId(client), epoch)))
+                    }
+                    _ => (true, None),
+                };
+                // Each client that is waited for finds a place.
+                let kept = self.succession.awaited();
+                let is_awaited = last.is_some_and(|(client, _)| self.succession.awaits(client));
                 let greeted = match () {
+                    () if is_greeting && !is_known => Err(Refusal::Unknown.into()),
+                    () if is_greeting && !is_awaited && self.core.free_places() <= kept => {
+                        Err(Refusal::Crowded.into())
+                    }
                     () if in_place && !self.retired.admits(connection.process) => {
                         Err(Refusal::InPlace.into())
                     }
@@ -209,6 +227,18 @@ impl Broker {
                 };
                 match greeted {
                     Ok(welcome) => {
+                        if let Some(client) = connection.client() {
+                            self.roster.give_id(self.bound.lock(), client);
+                            let outlives = connection.accepting.roles.has(Roles::OUTLIVE);
+                            let last = last.map(|(_, epoch)| epoch);
+                            let session = || self.roster.session(client, user, last);
+                            connection.session = outlives.then(session);
+                            connection.since = connection.session.map_or(0, |it| it.since);
+                            if outlives {
+                                // Its id is used up now.
+                                self.allowance.joined(user, now);
+                            }
+                        }
                         connection.step = Some(welcome);
                         self.announce(*key);
                     }
@@ -223,11 +253,19 @@ impl Broker {
                 let attach = attach(packet, descriptor);
                 let start = connection.accepting.join(client, packet, attach, &mut self.core)?;
                 connection.step = Some(start);
+                if connection.accepting.roles.has(Roles::OUTLIVE) {
+                    // Before the client is told to begin.
+                    let (user, process) = (connection.user, connection.process);
+                    let roles = connection.accepting.roles.0;
+                    let lock = self.bound.lock();
+                    self.roster.enter(lock, client, connection.since, user, process, roles);
+                } else {
+                    self.allowance.joined(connection.user, Instant::now());
+                }
                 if !connection.accepting.roles.has(Roles::SEND) {
                     // A client that does not send has no pages.
                     connection.socket.refuse_descriptors();
                 }
-                self.allowance.joined(connection.user, Instant::now());
                 self.file_under_id(key, client);
                 self.report.clients += 1;
                 log::info!("client {client} has joined");
@@ -289,6 +327,9 @@ impl Broker {
     pub(super) fn hung_up(&mut self, key: Key) {
         let connection = self.take_connection(key);
         if let Some(client) = connection.and_then(|connection| connection.client()) {
+            if !self.succession.awaits(client) {
+                self.roster.strike(self.bound.lock(), client);
+            }
             self.core.hung_up(client);
         }
     }

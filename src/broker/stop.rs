@@ -46,6 +46,8 @@ impl Broker {
     /// Forwards the committed messages, then sends `Bye` to every client (P15).
     pub(super) fn shut_down(&mut self) {
         let deadline = Instant::now() + LAST_CALL;
+        // The bus ends, and with it the clients' wait for each other.
+        self.give_up_late_clients();
         // The event stays readable from now on, so waiting for other events would not block.
         effect("watch the eventfd no longer");
         let _ = epoll::delete(&self.epoll, &self.stop.event);

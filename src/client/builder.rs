@@ -2,7 +2,7 @@
 
 use super::Client;
 use crate::bus_addr::BusAddr;
-use crate::connection::Halves;
+use crate::connection::{Comeback, Halves};
 use crate::core::broker::policy::SlowReceiver;
 use crate::core::memory::TrustPeers;
 use crate::core::message::ClientId;
@@ -25,6 +25,7 @@ pub struct ClientBuilder {
     inbox_limit: usize,
     trusted: Option<TrustPeers>,
     wait: Option<Duration>,
+    patience: Option<Duration>,
 }
 
 impl Default for ClientBuilder {
@@ -36,6 +37,7 @@ impl Default for ClientBuilder {
             inbox_limit: 64 << 20,
             trusted: None,
             wait: None,
+            patience: None,
         }
     }
 }
@@ -85,6 +87,35 @@ impl ClientBuilder {
     #[must_use]
     pub fn wait_for_bus(mut self, timeout: Duration) -> Self {
         self.wait = Some(timeout);
+        self
+    }
+
+    /// Goes on with the next broker of the bus when its broker dies, and waits for it for at most
+    /// `timeout`. Without this setting, the connection ends with its broker.
+    ///
+    /// The program need not do anything. The client has the same id. Each message that it has sent
+    /// arrives once, and it receives each message once, in one order for all clients. Two things are
+    /// lost: messages of a client that ends beside its broker and before that one has consumed them,
+    /// and messages that a client misses because it comes back too late. The latter is reported as
+    /// [`RecvError::Gap`](crate::RecvError::Gap). While there is no broker, [`send`](Client::send)
+    /// goes on until the client's chain is full, and then waits.
+    ///
+    /// A broker can be had by `llmp broker BUS --standby`, `llmp broker BUS --respawn`, or
+    /// [`Broker::wait_until_free`](crate::Broker::wait_until_free).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let bus = dir.path().join("bus");
+    /// # let broker = llmp::Broker::bind(&bus)?;
+    /// # std::thread::spawn(move || broker.run());
+    /// let timeout = std::time::Duration::from_secs(60);
+    /// let client = llmp::Client::builder().outlive_broker(timeout).connect(&bus)?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn outlive_broker(mut self, timeout: Duration) -> Self {
+        self.patience = Some(timeout);
         self
     }
 
@@ -182,10 +213,18 @@ impl ClientBuilder {
     /// Performs the handshake, again while the bus is missing and the client waits for it.
     fn join(&self, bus: &BusAddr, roles: Roles) -> Result<Halves, ConnectError> {
         let began = Instant::now();
+        let (roles, comeback) = match self.patience {
+            None => (roles, None),
+            Some(patience) => {
+                let (path, roles) = (bus.socket_path()?, roles.and(Roles::OUTLIVE));
+                (roles, Some(Comeback { path, access: self.access.clone(), roles, patience }))
+            }
+        };
         loop {
             let waits = self.wait.is_some_and(|wait| began.elapsed() < wait);
             let joined = open(bus, &self.access, waits)
-                .and_then(|socket| Handshake::hello(socket, roles)?.join(&self.access)?.start());
+                .and_then(|socket| Handshake::hello(socket, &self.access, roles))
+                .and_then(|handshake| handshake.finish(comeback.clone()));
             match joined {
                 // The broker may have ended during the handshake.
                 Err(

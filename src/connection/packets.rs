@@ -72,6 +72,10 @@ impl Locked<'_> {
     /// there was one.
     pub fn drain(&mut self, half: Half) -> bool {
         self.unpark(half);
+        if self.is_orphaned() {
+            self.seek_next();
+            return false;
+        }
         self.retry_ring(half);
         let mut has_more = true;
         for count in 0..AT_ONCE {
@@ -110,7 +114,10 @@ impl Locked<'_> {
     /// Checks whether the peer's process has died while its child may keep the connection open.
     /// Reads the packets that it sent before (P4, P5).
     fn check_peer(&mut self, half: Half) {
-        if self.state.ended.is_none() && self.connection.socket.peer().has_died() {
+        if self.state.ended.is_none()
+            && !self.is_orphaned()
+            && self.connection.socket.peer().has_died()
+        {
             self.drain(half);
             self.hung_up();
         }
@@ -127,11 +134,21 @@ impl Locked<'_> {
                 return false;
             }
             Received::Garbage(error) => error.into(),
-            Received::Lost(Packet::Page { id }) if self.state.arrivals.is_some() => {
+            Received::Lost(packet @ (Packet::Page { id } | Packet::ForeignPage { id }))
+                if self.state.arrivals.is_some() =>
+            {
+                if let (Some(outlives), Packet::Page { .. }) = (&mut self.state.outlives, packet) {
+                    outlives.pages.miss(id);
+                }
                 match self.state.lost.lost(id) {
                     true => return true,
                     false => WireError::Cut.into(),
                 }
+            }
+            // Without it, the client may not know what its broker had consumed when that one dies.
+            Received::Lost(Packet::Page { id }) if self.state.outlives.is_some() => {
+                self.state.outlives.iter_mut().for_each(|outlives| outlives.pages.miss(id));
+                return true;
             }
             Received::Lost(_) => WireError::Cut.into(),
             Received::Packet(packet, descriptor) => match self.on_packet(packet, descriptor) {
@@ -153,15 +170,30 @@ impl Locked<'_> {
         match (packet, descriptor, &mut state.arrivals) {
             (Packet::Ring, ..) => {}
             (Packet::Again { id }, ..) if state.progress.is_some() => state.again.ask(id),
-            (Packet::Page { id }, Some(mut descriptor), Some(arrivals)) => {
+            (Packet::Page { id } | Packet::ForeignPage { id }, Some(mut descriptor), arrivals)
+                if arrivals.is_some() || state.outlives.is_some() =>
+            {
                 let page = map_page(&mut descriptor, &self.connection.limits)?;
                 drop(descriptor);
-                admit_page(&mut arrivals.pages, id, page, arrivals.budget)?;
-                state.lost.found(id);
+                if let (Some(outlives), Packet::Page { .. }) = (&mut state.outlives, packet) {
+                    outlives.pages.add(id, page.clone())?;
+                }
+                if let Some(arrivals) = arrivals {
+                    admit_page(&mut arrivals.pages, id, page, arrivals.budget)?;
+                    state.lost.found(id);
+                }
             }
-            // No message refers to a lost page that is forgotten.
-            (Packet::Forget { id }, _, Some(_)) if state.lost.found(id) => {}
-            (Packet::Forget { id }, _, Some(arrivals)) => arrivals.forget(id)?,
+            (Packet::Forget { id }, _, arrivals)
+                if arrivals.is_some() || state.outlives.is_some() =>
+            {
+                state.outlives.iter_mut().for_each(|outlives| outlives.pages.forget(id));
+                // No message refers to a lost page that is forgotten.
+                if !state.lost.found(id)
+                    && let Some(arrivals) = arrivals
+                {
+                    arrivals.forget(id)?;
+                }
+            }
             (Packet::ReceiverCount { receivers }, ..) => state.receivers = Some(receivers),
             (Packet::HeldUp { client, process, millis }, ..) => {
                 state.held_up = Some(HeldUpNews {
@@ -217,9 +249,16 @@ impl Locked<'_> {
 
     /// Sends the pending announcements of our pages.
     pub fn send_announcements(&mut self, outbound: &mut Outbound<Region>) -> Sent {
+        if self.is_orphaned() {
+            // No process reads this chain any more. It is copied for the next broker.
+            while outbound.announcement().is_some() {
+                outbound.mark_sent();
+            }
+            return Sent::Yes;
+        }
         while let Some(announcement) = self.announcement(outbound) {
             let page = |id| outbound.chain.page(id);
-            match send_announcement(&self.connection.socket, announcement, page) {
+            match send_announcement(&self.connection.socket, announcement, false, page) {
                 Sent::Yes if self.state.again.mark_sent() => {}
                 Sent::Yes => outbound.mark_sent(),
                 other => return other,
@@ -232,7 +271,14 @@ impl Locked<'_> {
     /// half retries it. Returns whether the ring was sent.
     #[cold]
     pub fn ring(&mut self, half: Half) -> bool {
-        self.state.ring_pending = !self.connection.socket.ring();
+        let sent = self.connection.socket.send(&Packet::Ring, None);
+        if sent == Sent::HungUp && self.connection.comeback.is_some() {
+            // What the socket still holds comes first.
+            self.state.ring_pending = false;
+            self.pump(half);
+            self.hung_up();
+        }
+        self.state.ring_pending = sent == Sent::NoMemory;
         if self.state.ring_pending {
             // So that its sleep is bounded from now on.
             self.wake_other(half);
@@ -252,11 +298,15 @@ impl Locked<'_> {
 pub(crate) fn send_announcement<'a>(
     socket: &Socket,
     announcement: Announcement,
+    is_foreign: bool,
     page: impl FnOnce(u32) -> Option<&'a Region>,
 ) -> Sent {
     match announcement {
         Announcement::Forget(id) => socket.send(&Packet::Forget { id }, None),
         Announcement::Page(id) => match page(id).and_then(Region::descriptor) {
+            Some(descriptor) if is_foreign => {
+                socket.send(&Packet::ForeignPage { id }, Some(descriptor))
+            }
             Some(descriptor) => socket.send(&Packet::Page { id }, Some(descriptor)),
             // The page was released before its announcement was sent.
             None => Sent::Yes,

@@ -57,6 +57,7 @@ impl Locked<'_> {
         };
         arrivals.clear();
         state.lost.clear();
+        state.outlives.iter_mut().for_each(|outlives| outlives.pages.restart());
         let may_come = state.skipped != Some(Skipped::Told);
         state.skipped = Some(Skipped::Told);
         may_come
@@ -66,6 +67,7 @@ impl Locked<'_> {
     pub(super) fn on_start(&mut self, start: Start) -> bool {
         let may_come = self.state.skipped == Some(Skipped::Asked(None));
         if may_come {
+            self.state.outlives.iter_mut().for_each(|outlives| outlives.pages.complete());
             self.state.skipped = Some(Skipped::Asked(Some(start)));
         }
         may_come

@@ -13,8 +13,10 @@ use crate::socket::Socket;
 use crate::sys::socket::watch;
 use crate::wait::{self, RETRY_INTERVAL, Sleeper, SpinPolicy, Wait};
 use rustix::event::{EventfdFlags, epoll};
+use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// The longest sleep in an event loop whose descriptor cannot report the peer's death.
@@ -43,6 +45,15 @@ impl Sleep<'_> {
     pub fn wait(mut self, spin: &mut SpinPolicy, deadline: Option<Instant>) {
         let Ok(locked) = self.connection.lock() else { return };
         if locked.ended().is_some() || locked.state.version != self.seen {
+            return;
+        }
+        if let Some(pause) = locked.orphans_pause() {
+            drop(locked);
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            std::thread::sleep(left.into_iter().chain([pause]).min().unwrap_or(pause));
+            if let Ok(mut locked) = self.connection.lock() {
+                locked.seek_next();
+            }
             return;
         }
         self.interest.message &= locked.awaits_messages();
@@ -101,6 +112,12 @@ impl Locked<'_> {
     ) -> Wait {
         if self.ended().is_some() {
             return Wait::Ready;
+        }
+        if let Some(pause) = self.orphans_pause() {
+            return match ends.is_ready(interest) || pause.is_zero() {
+                true => Wait::Ready,
+                false => Wait::Readable { timeout: Some(pause) },
+            };
         }
         let (may_sleep, ring) = self.state.parking.park(half, ends, interest);
         if ring && !self.ring(half) {
@@ -171,6 +188,35 @@ impl Locked<'_> {
 }
 
 impl Connection {
+    /// Takes the connection out of its halves' descriptors, because it has ended and would keep them
+    /// readable.
+    pub(super) fn watch_no_longer(&self) {
+        for watched in self.watched.iter().filter_map(OnceLock::get) {
+            let Ok(Some(watched)) = watched else { continue };
+            let process = self.socket.peer().pidfd();
+            for fd in process.into_iter().chain([self.socket.as_fd()]) {
+                effect("watch a connection no longer");
+                let _ = epoll::delete(watched, fd);
+            }
+        }
+    }
+
+    /// Lets this connection end the waits for a half's descriptor of the last connection.
+    pub(crate) fn take_watched(&self, last: &Connection, half: Half) {
+        let at = half as usize - 1;
+        let Some(Ok(Some(watched))) = last.watched[at].get() else { return };
+        let waker = self.wakers.get().and_then(|wakers| wakers[at].as_ref());
+        let waker = waker.filter(|_| half == Half::Receiver).map(AsFd::as_fd);
+        // A connection that has ended meanwhile would keep the descriptor readable.
+        let Ok(locked) = self.lock() else { return };
+        let lives = !locked.is_orphaned();
+        let fds = [Some(self.socket.as_fd()), self.socket.peer().pidfd()];
+        let fds = fds.map(|fd| fd.filter(|_| lives)).into_iter().chain([waker]);
+        let is_watched = fds.flatten().all(|fd| watch(watched, fd).is_ok());
+        let watched = if is_watched { Ok(Some(watched.clone())) } else { Err(Errno::NOMEM.into()) };
+        let _ = self.watched[at].set(watched);
+    }
+
     fn waker(&self, half: Half) -> Option<BorrowedFd<'_>> {
         self.wakers.get()?[half as usize - 1].as_ref().map(AsFd::as_fd)
     }
@@ -185,10 +231,17 @@ pub(super) fn wakers() -> [Option<OwnedFd>; 2] {
 }
 
 /// Returns a descriptor that becomes readable when the connection, the peer's process or the waker
-/// does. Returns `None` if the connection's own descriptor is enough.
-pub(super) fn watch_all(socket: &Socket, waker: Option<&OwnedFd>) -> io::Result<Option<OwnedFd>> {
+/// does. Returns `None` if the connection's own descriptor is enough. It is not if the descriptor
+/// has to `outlive` the connection.
+pub(super) fn watch_all(
+    socket: &Socket,
+    waker: Option<&OwnedFd>,
+    outlive: bool,
+) -> io::Result<Option<OwnedFd>> {
     let both = socket.watch_with_peer()?;
-    let Some(waker) = waker else { return Ok(both) };
+    if waker.is_none() && (both.is_some() || !outlive) {
+        return Ok(both);
+    }
     let all = match both {
         Some(both) => both,
         None => {
@@ -198,6 +251,8 @@ pub(super) fn watch_all(socket: &Socket, waker: Option<&OwnedFd>) -> io::Result<
             all
         }
     };
-    watch(&all, waker.as_fd())?;
+    if let Some(waker) = waker {
+        watch(&all, waker.as_fd())?;
+    }
     Ok(Some(all))
 }

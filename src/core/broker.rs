@@ -19,7 +19,7 @@ use self::forward::Hooked;
 pub use self::members::Rejoined;
 use self::members::{Drain, Member, Members};
 use crate::core::broker::hook::Hook;
-use crate::core::chain::{Announcement, Blocked, ChainWriter, Stats};
+use crate::core::chain::{Announcement, Blocked, ChainWriter, FIRST_PAGE, Stats};
 use crate::core::control::Control;
 use crate::core::fault::Fault;
 use crate::core::limits::Limits;
@@ -89,6 +89,8 @@ pub struct Core<M> {
     /// Position in the broadcast chain that all receivers had passed at the last check. May be stale,
     /// never too high.
     passed: u64,
+    /// The newest page of the broadcast chain that is no foreign one.
+    newest_own_page: u32,
     /// Whether a message was copied because no message can refer to its page yet.
     wants_page: bool,
     /// Foreign pages that are to be dropped once released, by their ids in the broadcast chain.
@@ -114,10 +116,12 @@ impl<M: Memory> Core<M> {
     /// Returns a broker with `cursors` cursors in its control region, one for every client that it
     /// admits. The broadcast chain begins in `first`.
     pub fn new(limits: Limits, control: M, cursors: usize, first: M) -> Self {
+        let control = Control::create(control, cursors);
+        control.set_newest_page(FIRST_PAGE);
         Core {
             limits,
             quota: Quota::default(),
-            control: Control::create(control, cursors),
+            control,
             broadcast: ChainWriter::new(0, limits, first),
             members: Members::new(cursors),
             waiting: None,
@@ -127,6 +131,7 @@ impl<M: Memory> Core<M> {
             zero_copy_threshold: ZERO_COPY_THRESHOLD,
             referenced_until: 0,
             passed: 0,
+            newest_own_page: FIRST_PAGE,
             wants_page: false,
             withdrawn: Vec::new(),
         }
@@ -273,7 +278,10 @@ impl<M: Memory> Core<M> {
 
     /// Adds the page that a [`Cycle`] was blocked for to the broadcast chain.
     pub fn add_page(&mut self, page: M) {
+        let id = self.broadcast.next_page_id();
         self.broadcast.add_page(page);
+        self.newest_own_page = id;
+        self.control.set_newest_page(id);
     }
 
     /// Returns the next announcement of the broadcast chain's pages for a client, see
@@ -311,6 +319,21 @@ impl<M: Memory> Core<M> {
     /// Returns a page of the broadcast chain or a foreign page.
     pub fn page(&self, id: u32) -> Option<&M> {
         self.broadcast.page(id)
+    }
+
+    /// Returns whether a page belongs to a client.
+    pub fn is_foreign(&self, id: u32) -> bool {
+        self.broadcast.is_foreign(id)
+    }
+
+    /// Returns the ids of the broadcast chain's own pages, in ascending order.
+    pub fn own_pages(&self) -> impl Iterator<Item = u32> + '_ {
+        self.broadcast.own_pages().into_iter()
+    }
+
+    /// Returns the id of the newest of them.
+    pub fn newest_own_page(&self) -> u32 {
+        self.newest_own_page
     }
 
     /// Returns the broker's control region.

@@ -24,6 +24,7 @@ mod writer;
 mod writing;
 
 pub use claim::Claim;
+pub(crate) use page::PageHeader;
 pub use reader::{ChainReader, Event};
 #[cfg(feature = "std")]
 pub(crate) use reader::{Membership, Standing};

@@ -15,13 +15,14 @@ use crate::core::broker::Core;
 use crate::core::chain::{BROKER, ChainReader, ChainWriter, FIRST_PAGE, Start, admit_page};
 use crate::core::control::Control;
 use crate::core::fault::Fault;
+use crate::core::intent::BrokerPages;
 use crate::core::layout::{PAGE_HEADER, VERSION, low};
 use crate::core::limits::Limits;
 use crate::core::link::Link;
 use crate::core::memory::Memory;
 use crate::core::message::ClientId;
 use crate::core::order::Site;
-use crate::core::wire::{Packet, Refusal, Roles, WireError};
+use crate::core::wire::{Packet, Refusal, Roles, Session, WireError};
 use alloc::vec::Vec;
 
 /// The region that came with a packet.
@@ -59,17 +60,31 @@ impl From<Fault> for Rejected {
 pub struct Connecting {
     roles: Roles,
     os_page: usize,
+    /// The client's id and its session with the last broker, if it returns.
+    returns: Option<(ClientId, Session)>,
 }
 
 impl Connecting {
     /// Returns a client that asks for `roles`. Its regions are multiples of `os_page` bytes.
     pub fn new(roles: Roles, os_page: usize) -> Self {
-        Connecting { roles, os_page }
+        Connecting { roles, os_page, returns: None }
+    }
+
+    /// Returns a client that goes on with another broker as the same client.
+    #[must_use]
+    pub fn returning(self, client: ClientId, session: Session) -> Self {
+        Connecting { returns: Some((client, session)), ..self }
     }
 
     /// Returns the greeting, the client's first packet.
     pub fn hello(&self) -> Packet {
-        Packet::Hello { version: VERSION, roles: self.roles }
+        let (version, roles) = (VERSION, self.roles);
+        match self.returns {
+            None => Packet::Hello { version, roles },
+            Some((client, Session { epoch, token, .. })) => {
+                Packet::Return { version, roles, client: client.0, epoch, token }
+            }
+        }
     }
 
     /// Takes the answer to the greeting.
@@ -95,7 +110,12 @@ impl Connecting {
         let limits = limits.check().and_then(|limits| limits.in_pages_of(self.os_page));
         let limits = limits.map_err(|error| Fault::from(WireError::from(error)))?;
         let peer = Control::check(attach(Attach::Control)?, cursor)?;
-        Ok(Welcomed { roles: self.roles, client, broker, limits, peer, cursor })
+        let Connecting { roles, returns, .. } = self;
+        if returns.is_some_and(|(expected, _)| expected != client) {
+            return Err(Refusal::Unknown.into());
+        }
+        let last = returns.map(|(_, session)| session);
+        Ok(Welcomed { roles, client, broker, limits, peer, cursor, last, session: None })
     }
 }
 
@@ -113,18 +133,55 @@ pub struct Welcomed<M> {
     peer: Control<M>,
     /// Index of the cursor for our chain in the broker's control region.
     cursor: usize,
+    /// The session with the last broker, if the client returns.
+    last: Option<Session>,
+    /// The session with this broker, once it has come.
+    session: Option<Session>,
 }
 
 impl<M: Memory> Welcomed<M> {
+    /// Returns whether a [`Packet::Session`] follows, which comes before `Join`.
+    pub fn awaits_session(&self) -> bool {
+        self.roles.has(Roles::OUTLIVE) && self.session.is_none()
+    }
+
+    /// Returns whether the client goes on with another broker than its last.
+    pub fn returns(&self) -> bool {
+        self.last.is_some()
+    }
+
+    /// Takes the session. A client that returns goes on only with a later broker of its bus. Until
+    /// then its last broker may still live.
+    ///
+    /// # Errors
+    ///
+    /// The broker's fault, or [`Refusal::Unknown`] if it is not a later broker of the same bus.
+    pub fn take_session(&mut self, packet: Packet) -> Result<(), Rejected> {
+        let Packet::Session(session) = packet else {
+            return Err(unexpected(&packet, "instead of a session").into());
+        };
+        if let Some(last) = self.last
+            && (session.bus != last.bus || session.epoch <= last.epoch)
+        {
+            return Err(Refusal::Unknown.into());
+        }
+        self.session = Some(session);
+        Ok(())
+    }
+
     /// Initializes our control region, which has room for one cursor. The owner sends it with
     /// [`Packet::Join`] afterwards, because the broker reads it at once.
     pub fn join(self, control: M) -> Joining<M> {
         let control = Control::create(control, 1);
+        let broker_pages = self.roles.has(Roles::OUTLIVE);
+        let broker_pages =
+            broker_pages.then(|| BrokerPages::new(self.limits.broadcast_receiver_budget()));
         Joining {
             welcomed: self,
             control,
             outbound: None,
             pages: Vec::new(),
+            broker_pages,
             receivers: None,
             is_skipped: false,
         }
@@ -137,8 +194,10 @@ pub struct Joining<M> {
     welcomed: Welcomed<M>,
     control: Control<M>,
     outbound: Option<ChainWriter<M>>,
-    /// The pages of the broadcast chain that have arrived.
+    /// The pages of the broadcast chain that have arrived, if the client receives.
     pages: Vec<(u32, M)>,
+    /// The broker's own pages, if the client outlives it.
+    broker_pages: Option<BrokerPages<M>>,
     receivers: Option<u32>,
     /// Whether the client was skipped before it has read `Start`.
     is_skipped: bool,
@@ -157,6 +216,23 @@ pub struct Joined<M> {
     pub link: Link<M>,
     /// The receiver count, if the broker has sent it.
     pub receivers: Option<u32>,
+    /// What the client needs to outlive the broker, if it has that role.
+    pub outlives: Option<Outlives<M>>,
+}
+
+/// What a client keeps of its broker, to go on with the next one.
+#[derive(Debug)]
+pub struct Outlives<M> {
+    /// Its session with this broker.
+    pub session: Session,
+    /// The broker's control region.
+    pub peer: Control<M>,
+    /// The index there of the cursor for the client's chain.
+    pub cursor: usize,
+    /// The broker's own pages.
+    pub pages: BrokerPages<M>,
+    /// The number of the first message that the client receives.
+    pub first_message: u64,
 }
 
 impl<M: Memory> Joining<M> {
@@ -165,9 +241,11 @@ impl<M: Memory> Joining<M> {
         self.control.memory()
     }
 
-    /// Returns the length of the first page in bytes, if the client sends.
+    /// Returns the length of the first page in bytes, if the client begins a chain now. One that
+    /// returns does so later, with what its last broker had not consumed.
     pub fn first_page_len(&self) -> Option<usize> {
-        self.welcomed.roles.has(Roles::SEND).then(|| self.welcomed.limits.page_len())
+        let Welcomed { roles, limits, last, .. } = &self.welcomed;
+        (roles.has(Roles::SEND) && last.is_none()).then(|| limits.page_len())
     }
 
     /// Begins our chain in its first page. The owner sends the page afterwards.
@@ -190,18 +268,30 @@ impl<M: Memory> Joining<M> {
         let limits = &self.welcomed.limits;
         match packet {
             Packet::Start(start) => return self.start(start),
-            Packet::Page { id } if self.welcomed.roles.has(Roles::RECEIVE) => {
+            Packet::Page { id } | Packet::ForeignPage { id }
+                if self.welcomed.roles.has(Roles::RECEIVE) || self.broker_pages.is_some() =>
+            {
                 let page = attach(Attach::Page(limits))?;
-                admit_page(&mut self.pages, id, page, limits.broadcast_receiver_budget())?;
+                if let (Some(known), Packet::Page { .. }) = (&mut self.broker_pages, packet) {
+                    known.add(id, page.clone())?;
+                }
+                if self.welcomed.roles.has(Roles::RECEIVE) {
+                    admit_page(&mut self.pages, id, page, limits.broadcast_receiver_budget())?;
+                }
             }
             // The chain advances while its pages are announced to us.
-            Packet::Forget { id } if self.pages.iter().any(|(known, _)| *known == id) => {
+            Packet::Forget { id }
+                if self.pages.iter().any(|(known, _)| *known == id)
+                    || self.broker_pages.as_ref().is_some_and(|pages| pages.has(id)) =>
+            {
                 self.pages.retain(|(known, _)| *known != id);
+                self.broker_pages.iter_mut().for_each(|known| known.forget(id));
             }
             Packet::Ring => {}
             Packet::ReceiverCount { receivers } => self.receivers = Some(receivers),
             Packet::Skipped if self.welcomed.roles.has(Roles::RECEIVE) => {
                 self.pages.clear();
+                self.broker_pages.iter_mut().for_each(BrokerPages::restart);
                 self.is_skipped = true;
             }
             packet => return Err(unexpected(&packet, "before the start")),
@@ -216,7 +306,8 @@ impl<M: Memory> Joining<M> {
     }
 
     fn start(&mut self, start: Start) -> Result<Option<Joined<M>>, Fault> {
-        let Welcomed { roles, client, broker, limits, ref peer, cursor } = self.welcomed;
+        let Welcomed { roles, client, broker, limits, ref peer, cursor, session, .. } =
+            self.welcomed;
         let control = self.control.clone();
         let mut receiver = None;
         if roles.has(Roles::RECEIVE) {
@@ -237,7 +328,19 @@ impl<M: Memory> Joining<M> {
         let mut link = Link::new(control, peer.clone(), outbound, receiver);
         // The first page was sent.
         link.mark_sent();
-        Ok(Some(Joined { client, broker, limits, link, receivers: self.receivers }))
+        let outlives = session.zip(self.broker_pages.take());
+        let outlives = outlives.map(|(session, mut pages)| {
+            pages.complete();
+            (session, pages)
+        });
+        let outlives = outlives.map(|(session, pages)| Outlives {
+            session,
+            peer: peer.clone(),
+            cursor,
+            pages,
+            first_message: start.message,
+        });
+        Ok(Some(Joined { client, broker, limits, link, receivers: self.receivers, outlives }))
     }
 }
 
@@ -277,7 +380,8 @@ impl Accepting {
     }
 
     /// Takes the first packet, which holds the protocol version and the roles. Returns `Welcome`,
-    /// to send with the control region of `core`.
+    /// to send with the control region of `core`. The owner has checked that a client which returns
+    /// is the one that it says.
     ///
     /// # Errors
     ///
@@ -290,7 +394,11 @@ impl Accepting {
         core: &mut Core<M>,
     ) -> Result<Packet, Rejected> {
         let roles = check_hello(&packet, offered)?;
-        let reserved = core.reserve(roles).ok_or(Refusal::Crowded)?;
+        let reserved = match packet {
+            Packet::Return { client, .. } => core.reserve_again(ClientId(client), roles),
+            _ => core.reserve(roles),
+        };
+        let reserved = reserved.ok_or(Refusal::Crowded)?;
         *self = Accepting { phase: Phase::Greeted(reserved.client), roles };
         Ok(Packet::Welcome {
             version: VERSION,
@@ -403,8 +511,13 @@ fn check_hello(packet: &Packet, offered: Roles) -> Result<Roles, Rejected> {
         Packet::Hello { version, .. } if version != VERSION => {
             Err(Refusal::Version { broker: VERSION }.into())
         }
-        Packet::Hello { roles, .. } if !offered.has(roles) => Err(Refusal::Roles.into()),
+        Packet::Hello { roles, .. } | Packet::Return { roles, .. } if !offered.has(roles) => {
+            Err(Refusal::Roles.into())
+        }
         Packet::Hello { roles, .. } => Ok(roles),
+        Packet::Return { roles, client, .. } if roles.has(Roles::OUTLIVE) && client != BROKER => {
+            Ok(roles)
+        }
         packet => Err(unexpected(&packet, "before the greeting").into()),
     }
 }

@@ -60,6 +60,16 @@ impl<M: Memory> Outbound<M> {
         }
     }
 
+    /// Like [`new`](Outbound::new), for a peer that begins with the first message of the chain.
+    pub fn from_first(mut chain: ChainWriter<M>, peer: Control<M>, cursor: usize) -> Self {
+        chain.admit_from_first(PEER, peer.clone(), cursor);
+        Outbound {
+            chain,
+            doorbell: Doorbell::new(peer.clone()),
+            progress: Progress { peer, cursor },
+        }
+    }
+
     /// Returns how far the peer has come in our chain.
     pub fn progress(&self) -> &Progress<M> {
         &self.progress

@@ -24,6 +24,7 @@
 //! ```
 
 use crate::core::chain::Start;
+use crate::core::layout::VERSION;
 use crate::core::limits::{Limits, LimitsError};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -51,8 +52,10 @@ impl Roles {
     pub const SKIP: Roles = Roles(16);
     /// Asks to be disconnected when it is too slow.
     pub const EVICT: Roles = Roles(32);
+    /// Goes on with the next broker when its broker dies.
+    pub const OUTLIVE: Roles = Roles(64);
     /// All of these.
-    pub const ALL: Roles = Roles(63);
+    pub const ALL: Roles = Roles(127);
 
     /// Returns whether these contain all of `roles`.
     pub fn has(self, roles: Roles) -> bool {
@@ -77,7 +80,7 @@ impl Roles {
 #[non_exhaustive]
 pub enum Refusal {
     /// The other side speaks another version of the protocol.
-    #[error("the bus speaks version {broker} of the protocol, this program version {ours}; use the same release of llmp on both sides", ours = crate::core::layout::VERSION)]
+    #[error("the bus speaks version {broker} of the protocol, this program version {ours}; use the same release of llmp on both sides", ours = VERSION)]
     Version {
         /// The version of the other side.
         broker: u32,
@@ -108,6 +111,9 @@ pub enum Refusal {
         "this user's programs have connected so often that the bus admits 32 of them a second; keep connections open instead of making new ones, or restart the broker"
     )]
     TooOften,
+    /// The client can't go on with this broker: it was disconnected, or belongs to another bus.
+    #[error("the bus does not know this client any more; connect again")]
+    Unknown,
     /// A code that this version does not know.
     #[error("the bus gave the reason {0}, which this version does not know")]
     Other(u32),
@@ -160,6 +166,19 @@ impl From<&Limits> for RawLimits {
     }
 }
 
+/// What a client that outlives its broker has to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The identity of the bus, which its brokers share.
+    pub bus: u64,
+    /// The number of the broker among them. Each has a higher one than the last.
+    pub epoch: u32,
+    /// The epoch since which brokers wait for this client.
+    pub since: u32,
+    /// Shows to the next broker that the client is the one that it says.
+    pub token: u64,
+}
+
 /// A packet on the control socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each variant names its fields; docs/protocol.md has their bytes")]
@@ -168,6 +187,10 @@ pub enum Packet {
     Ring,
     /// The client's greeting.
     Hello { version: u32, roles: Roles },
+    /// The greeting of a client that goes on with another broker than its last.
+    Return { version: u32, roles: Roles, client: u32, epoch: u32, token: u64 },
+    /// Follows `Welcome` if the client outlives its broker.
+    Session(Session),
     /// The client is accepted. Carries the descriptor of the control region that has its cursor.
     Welcome { version: u32, client: u32, cursor: u32, broker: u64, limits: RawLimits },
     /// The client is refused.
@@ -176,6 +199,8 @@ pub enum Packet {
     Join,
     /// A page of the sender's chain. Carries its descriptor.
     Page { id: u32 },
+    /// A page of another client, to a client that outlives its broker. Carries its descriptor.
+    ForeignPage { id: u32 },
     /// The sender will not name this page again.
     Forget { id: u32 },
     /// The client is admitted. Its first message will be this one.
@@ -262,6 +287,8 @@ bodies! {
     One { value: U32 }
     Two { first: U32, second: U32 }
     HelloBody { version: U32, magic: U64, roles: U32 }
+    ReturnBody { version: U32, magic: U64, roles: U32, client: U32, epoch: U32, token: U64 }
+    SessionBody { bus: U64, epoch: U32, since: U32, token: U64 }
     WelcomeBody {
         version: U32, client: U32, cursor: U32, broker: U64,
         page_len: U64, max_message_len: U64, budget: U64
@@ -284,6 +311,9 @@ const HELD_UP: u8 = 11;
 const AGAIN: u8 = 12;
 const SKIPPED: u8 = 13;
 const REJOIN: u8 = 14;
+const RETURN: u8 = 15;
+const SESSION: u8 = 16;
+const FOREIGN_PAGE: u8 = 17;
 
 const REFUSED_VERSION: u32 = 1;
 const REFUSED_USER: u32 = 2;
@@ -292,6 +322,7 @@ const REFUSED_ROLES: u32 = 4;
 const REFUSED_IN_PLACE: u32 = 5;
 const REFUSED_NO_IDS: u32 = 6;
 const REFUSED_TOO_OFTEN: u32 = 7;
+const REFUSED_UNKNOWN: u32 = 8;
 
 const BYE_CLOSED: u32 = 1;
 const BYE_FAULT: u32 = 2;
@@ -315,6 +346,9 @@ impl Packet {
             Packet::Again { .. } => AGAIN,
             Packet::Skipped => SKIPPED,
             Packet::Rejoin => REJOIN,
+            Packet::Return { .. } => RETURN,
+            Packet::Session(_) => SESSION,
+            Packet::ForeignPage { .. } => FOREIGN_PAGE,
         }
     }
 
@@ -335,12 +369,21 @@ impl Packet {
             Packet::Again { .. } => "send Again",
             Packet::Skipped => "send Skipped",
             Packet::Rejoin => "send Rejoin",
+            Packet::Return { .. } => "send Return",
+            Packet::Session(_) => "send Session",
+            Packet::ForeignPage { .. } => "send ForeignPage",
         }
     }
 
     /// Returns how many descriptors the packet carries.
     pub fn descriptors(&self) -> usize {
-        usize::from(matches!(self, Packet::Welcome { .. } | Packet::Join | Packet::Page { .. }))
+        usize::from(matches!(
+            self,
+            Packet::Welcome { .. }
+                | Packet::Join
+                | Packet::Page { .. }
+                | Packet::ForeignPage { .. }
+        ))
     }
 
     /// Encodes the packet and returns its length in bytes.
@@ -360,6 +403,26 @@ impl Packet {
                 version: version.into(),
                 magic: HELLO_MAGIC.into(),
                 roles: roles.0.into(),
+            }
+            .as_bytes()),
+            Packet::Return { version, roles, client, epoch, token } => put(ReturnBody {
+                kind,
+                zero,
+                version: version.into(),
+                magic: HELLO_MAGIC.into(),
+                roles: roles.0.into(),
+                client: client.into(),
+                epoch: epoch.into(),
+                token: token.into(),
+            }
+            .as_bytes()),
+            Packet::Session(Session { bus, epoch, since, token }) => put(SessionBody {
+                kind,
+                zero,
+                bus: bus.into(),
+                epoch: epoch.into(),
+                since: since.into(),
+                token: token.into(),
             }
             .as_bytes()),
             Packet::Welcome { version, client, cursor, broker, limits } => put(WelcomeBody {
@@ -383,14 +446,16 @@ impl Packet {
                     Refusal::InPlace => (REFUSED_IN_PLACE, 0),
                     Refusal::NoIds => (REFUSED_NO_IDS, 0),
                     Refusal::TooOften => (REFUSED_TOO_OFTEN, 0),
+                    Refusal::Unknown => (REFUSED_UNKNOWN, 0),
                     Refusal::Other(code) => (code, 0),
                 };
                 put(Two { kind, zero, first: code.into(), second: detail.into() }.as_bytes())
             }
             Packet::Join | Packet::Skipped | Packet::Rejoin => put(Empty { kind, zero }.as_bytes()),
-            Packet::Page { id } | Packet::Forget { id } | Packet::Again { id } => {
-                put(one(id).as_bytes())
-            }
+            Packet::Page { id }
+            | Packet::ForeignPage { id }
+            | Packet::Forget { id }
+            | Packet::Again { id } => put(one(id).as_bytes()),
             Packet::Start(Start { page, position, message }) => put(StartBody {
                 kind,
                 zero,
@@ -432,7 +497,7 @@ impl Packet {
         let packet = Self::decode_bytes(bytes)?;
         let (kind, expected) = (packet.kind(), packet.descriptors());
         // Another version's greeting may carry descriptors; that client is refused in any case.
-        let is_other = matches!(packet, Packet::Hello { version, .. } if version != crate::core::layout::VERSION);
+        let is_other = matches!(packet, Packet::Hello { version, .. } if version != VERSION);
         if descriptors != expected && !is_other {
             return Err(WireError::Descriptors { kind, found: descriptors, expected });
         }
@@ -444,17 +509,39 @@ impl Packet {
         Ok(match kind {
             RING if bytes.len() == 1 => Packet::Ring,
             RING => return Err(WireError::Length { kind, found: bytes.len(), expected: 1 }),
-            HELLO => {
+            HELLO | RETURN => {
                 // The version comes first, because the length of the rest depends on it.
                 let version = bytes.get(4..8).and_then(|b| U32::read_from_bytes(b).ok());
-                if let Some(version) = version.filter(|v| v.get() != crate::core::layout::VERSION) {
+                if let Some(version) = version.filter(|v| v.get() != VERSION) {
                     return Ok(Packet::Hello { version: version.get(), roles: Roles(0) });
+                }
+                if kind == RETURN {
+                    let body: ReturnBody = body(bytes)?;
+                    if body.magic.get() != HELLO_MAGIC {
+                        return Err(WireError::Magic(body.magic.get()));
+                    }
+                    return Ok(Packet::Return {
+                        version: body.version.get(),
+                        roles: Roles(body.roles.get()),
+                        client: body.client.get(),
+                        epoch: body.epoch.get(),
+                        token: body.token.get(),
+                    });
                 }
                 let body: HelloBody = body(bytes)?;
                 if body.magic.get() != HELLO_MAGIC {
                     return Err(WireError::Magic(body.magic.get()));
                 }
                 Packet::Hello { version: body.version.get(), roles: Roles(body.roles.get()) }
+            }
+            SESSION => {
+                let body: SessionBody = body(bytes)?;
+                Packet::Session(Session {
+                    bus: body.bus.get(),
+                    epoch: body.epoch.get(),
+                    since: body.since.get(),
+                    token: body.token.get(),
+                })
             }
             WELCOME => {
                 let body: WelcomeBody = body(bytes)?;
@@ -474,7 +561,7 @@ impl Packet {
                 let Two { first, second, .. } = body(bytes)?;
                 Packet::Refused(match first.get() {
                     REFUSED_VERSION => Refusal::Version { broker: second.get() },
-                    code @ REFUSED_USER..=REFUSED_TOO_OFTEN => {
+                    code @ REFUSED_USER..=REFUSED_UNKNOWN => {
                         if second.get() != 0 {
                             return Err(WireError::Reserved(kind));
                         }
@@ -484,7 +571,8 @@ impl Packet {
                             REFUSED_ROLES => Refusal::Roles,
                             REFUSED_IN_PLACE => Refusal::InPlace,
                             REFUSED_NO_IDS => Refusal::NoIds,
-                            _ => Refusal::TooOften,
+                            REFUSED_TOO_OFTEN => Refusal::TooOften,
+                            _ => Refusal::Unknown,
                         }
                     }
                     // A later version may send other codes.
@@ -500,6 +588,7 @@ impl Packet {
                 }
             }
             PAGE => Packet::Page { id: body::<One>(bytes)?.value.get() },
+            FOREIGN_PAGE => Packet::ForeignPage { id: body::<One>(bytes)?.value.get() },
             FORGET => Packet::Forget { id: body::<One>(bytes)?.value.get() },
             AGAIN => Packet::Again { id: body::<One>(bytes)?.value.get() },
             START => {
@@ -561,15 +650,13 @@ mod tests {
             Refusal::InPlace,
             Refusal::NoIds,
             Refusal::TooOften,
+            Refusal::Unknown,
             Refusal::Other(99),
         ];
         let byes = [ByeReason::Closed, ByeReason::Fault, ByeReason::Other(99)];
         let mut packets = vec![
             Packet::Ring,
-            Packet::Hello {
-                version: crate::core::layout::VERSION,
-                roles: Roles::SEND.and(Roles::RECEIVE),
-            },
+            Packet::Hello { version: VERSION, roles: Roles::SEND.and(Roles::RECEIVE) },
             Packet::Welcome { version: 1, client: 2, cursor: 3, broker: 4, limits },
             Packet::Join,
             Packet::Page { id: 5 },
@@ -578,6 +665,15 @@ mod tests {
             Packet::ReceiverCount { receivers: 3 },
             Packet::HeldUp { client: 3, process: 4711, millis: 1 << 40 },
             Packet::Again { id: 9 },
+            Packet::ForeignPage { id: 10 },
+            Packet::Session(Session { bus: 1 << 60, epoch: 2, since: 1, token: 1 << 61 }),
+            Packet::Return {
+                version: VERSION,
+                roles: Roles::OUTLIVE,
+                client: 4,
+                epoch: 1,
+                token: 1 << 61,
+            },
         ];
         packets.extend(refusals.map(Packet::Refused));
         packets.extend(byes.map(Packet::Bye));
@@ -614,7 +710,7 @@ mod tests {
     #[test]
     fn a_refusal_with_an_invalid_detail_is_refused() {
         let bytes = |code: u32| [REFUSED, 0, 0, 0, code as u8, 0, 0, 0, 1, 0, 0, 0];
-        for code in REFUSED_USER..=REFUSED_TOO_OFTEN {
+        for code in REFUSED_USER..=REFUSED_UNKNOWN {
             assert_eq!(Packet::decode(&bytes(code), 0), Err(WireError::Reserved(REFUSED)));
         }
         let unknown = Packet::Refused(Refusal::Other(99));

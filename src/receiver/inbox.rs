@@ -10,8 +10,8 @@ type Kept = (Envelope, u64, Vec<u8>);
 #[derive(Debug)]
 pub(super) enum Entry {
     Message(Kept),
-    /// This many messages were missed.
-    Gap(u64),
+    /// This many messages were missed, or an unknown number.
+    Gap(Option<u64>),
 }
 
 /// Messages that were taken in before the user asked for them, and gaps between them.
@@ -45,10 +45,12 @@ impl Inbox {
     }
 
     /// Records missed messages, which come after all that is here.
-    pub fn push_gap(&mut self, missed: u64) {
+    pub fn push_gap(&mut self, missed: Option<u64>) {
         match self.entries.back_mut() {
-            Some(Entry::Gap(before)) => *before += missed,
-            _ if missed > 0 => self.entries.push_back(Entry::Gap(missed)),
+            Some(Entry::Gap(before)) => {
+                *before = before.zip(missed).map(|(before, missed)| before + missed);
+            }
+            _ if missed != Some(0) => self.entries.push_back(Entry::Gap(missed)),
             _ => {}
         }
     }

@@ -3,18 +3,20 @@
 use super::Receiver;
 use crate::core::message_buf::MessageBuf;
 use crate::error::{Disconnected, RecvError};
+use crate::sender::Sender;
 use std::iter::FusedIterator;
 
 /// Iterates over the messages of a receiver, see [`Receiver::iter`].
 #[derive(Debug)]
 pub struct Messages<'a> {
     receiver: &'a mut Receiver,
+    sender: Option<&'a mut Sender>,
     has_ended: bool,
 }
 
 impl<'a> Messages<'a> {
-    pub(super) fn new(receiver: &'a mut Receiver) -> Self {
-        Messages { receiver, has_ended: false }
+    pub(crate) fn new(receiver: &'a mut Receiver, sender: Option<&'a mut Sender>) -> Self {
+        Messages { receiver, sender, has_ended: false }
     }
 }
 
@@ -25,7 +27,7 @@ impl Iterator for Messages<'_> {
         if self.has_ended {
             return None;
         }
-        let received = self.receiver.recv().map(MessageBuf::from);
+        let received = self.receiver.recv_by(self.sender.as_deref_mut()).map(MessageBuf::from);
         self.has_ended = matches!(received, Err(RecvError::Disconnected(_)));
         match received {
             Err(RecvError::Disconnected(Disconnected::Closed)) => None,

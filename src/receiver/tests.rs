@@ -76,10 +76,10 @@ fn removable() -> Removable {
 #[test]
 fn a_removed_receiver_reads_no_slot_again() {
     let mut bus = removable();
-    assert_eq!(bus.receiver.try_recv_elsewhere(), Ok(None));
+    assert_eq!(bus.receiver.try_recv_elsewhere(None), Ok(None));
     bus.brokers.end_membership(0);
     let removed = RecvError::Disconnected(Disconnected::Removed);
-    assert_eq!(bus.receiver.try_recv_elsewhere(), Err(removed));
+    assert_eq!(bus.receiver.try_recv_elsewhere(None), Err(removed));
 }
 
 // P8: messages were lost, so the end is a removal and not the peer's death. The broker announced the

@@ -199,6 +199,11 @@ pub struct Send {
     #[arg(long, value_name = "SECONDS", value_parser = values::seconds, num_args = 0..=1,
         require_equals = true, default_missing_value = values::FOR_EVER)]
     pub wait: Option<Duration>,
+    /// Go on with the next broker when this one dies, and wait for it for at most SECONDS [default
+    /// without a number: 60]. No message is lost or comes twice
+    #[arg(long, value_name = "SECONDS", value_parser = values::seconds, num_args = 0..=1,
+        require_equals = true, default_missing_value = "60")]
+    pub outlive: Option<Duration>,
     /// Continue when the broker ends and another one serves the bus. Messages that the first broker
     /// may not have forwarded are sent again, so receivers may get a message twice
     #[arg(long)]
@@ -247,6 +252,11 @@ pub struct Recv {
     #[arg(long, value_name = "SECONDS", value_parser = values::seconds, num_args = 0..=1,
         require_equals = true, default_missing_value = values::FOR_EVER)]
     pub wait: Option<Duration>,
+    /// Go on with the next broker when this one dies, and wait for it for at most SECONDS [default
+    /// without a number: 60]. No message is lost or comes twice
+    #[arg(long, value_name = "SECONDS", value_parser = values::seconds, num_args = 0..=1,
+        require_equals = true, default_missing_value = "60")]
+    pub outlive: Option<Duration>,
     /// Continue when the broker ends and another one serves the bus
     #[arg(long)]
     pub reconnect: bool,

@@ -79,6 +79,9 @@ fn connect(arguments: &arguments::Recv, wait: Option<Duration>) -> Result<Receiv
     if let Some(wait) = wait {
         builder = builder.wait_for_bus(wait);
     }
+    if let Some(outlive) = arguments.outlive {
+        builder = builder.outlive_broker(outlive);
+    }
     let when_slow = arguments.when_slow.map(SlowReceiver::from).unwrap_or_default();
     let client = builder.when_slow(when_slow).connect_receiver(&arguments.place.bus);
     client.map_err(|error| connect_error(error, wait.is_some()))
@@ -121,7 +124,8 @@ impl Receiving {
             let last = self.last;
             let message = match client.try_recv() {
                 Err(error @ RecvError::Gap { missed }) => {
-                    self.missed += missed;
+                    // Zero means that the number is not known.
+                    self.missed += missed.max(1);
                     say(error);
                     continue;
                 }

@@ -59,6 +59,9 @@ fn connect(arguments: &arguments::Send, wait: Option<Duration>) -> Result<Sender
     if let Some(wait) = wait {
         builder = builder.wait_for_bus(wait);
     }
+    if let Some(outlive) = arguments.outlive {
+        builder = builder.outlive_broker(outlive);
+    }
     let client =
         builder.access(arguments.trust.access.clone()).connect_sender(&arguments.place.bus);
     client.map_err(|error| connect_error(error, wait.is_some()))

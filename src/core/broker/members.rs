@@ -55,6 +55,8 @@ pub(super) struct Member<M> {
     /// stored.
     pub moved: bool,
     pub by_ref: ByRef,
+    /// Whether it was a client of the last broker, too.
+    pub returns: bool,
 }
 
 /// How far a member has come.
@@ -167,11 +169,17 @@ impl<M> Members<M> {
 
     /// Adds a member, if an id and a cursor are free.
     fn add(&mut self, roles: Roles) -> Option<Reserved> {
-        if !self.has_ids() {
+        if !self.has_ids() || self.free_cursors.is_empty() {
             return None;
         }
-        let cursor = self.free_cursors.pop_front()?;
         let client = ClientId(self.free_ids.pop().unwrap_or(self.next_id));
+        self.add_as(client, roles, false)
+    }
+
+    /// Adds a member with this id, if no other has it and a cursor is free.
+    fn add_as(&mut self, client: ClientId, roles: Roles, returns: bool) -> Option<Reserved> {
+        let i = self.index(client).err().filter(|_| client.0 < u32::MAX)?;
+        let cursor = self.free_cursors.pop_front()?;
         self.next_id = self.next_id.max(client.0 + 1);
         let member = Member {
             life: Life::Reserved,
@@ -183,8 +191,8 @@ impl<M> Members<M> {
             drain: Drain::NotNeeded,
             moved: false,
             by_ref: ByRef::default(),
+            returns,
         };
-        let (Ok(i) | Err(i)) = self.index(client);
         self.all.insert(i, member);
         self.begin += usize::from(i < self.begin);
         Some(Reserved { client, cursor })
@@ -196,7 +204,10 @@ impl<M> Members<M> {
         let member = self.all.remove(i);
         self.begin -= usize::from(i < self.begin);
         self.free_cursors.push_back(member.cursor);
-        if let Life::Reserved = member.life {
+        if let Life::Reserved = member.life
+            // A client that outlives its broker may return by this id.
+            && !member.roles.has(Roles::OUTLIVE)
+        {
             self.returned_ids.push(client.0);
         }
         Some(member)
@@ -204,6 +215,11 @@ impl<M> Members<M> {
 }
 
 impl<M: Memory> Core<M> {
+    /// Returns how many more clients there is room for.
+    pub fn free_places(&self) -> usize {
+        self.members.free_cursors.len()
+    }
+
     /// Returns whether there is an id for a new client. The id of a client that has joined is never
     /// reused, so ids can run out.
     pub fn has_ids(&self) -> bool {
@@ -221,6 +237,24 @@ impl<M: Memory> Core<M> {
         let reserved = self.members.add(roles)?;
         self.control.give_place(reserved.cursor, reserved.client.0);
         Some(reserved)
+    }
+
+    /// Reserves a cursor for a client of the last broker, which keeps its id. Returns `None` if a
+    /// client has that id or no cursor is free.
+    pub fn reserve_again(&mut self, client: ClientId, roles: Roles) -> Option<Reserved> {
+        // The owner still has the connection that it used before.
+        let is_leaving = |action: &Action| matches!(action, Action::Remove(of, _) if *of == client);
+        if self.actions.iter().any(is_leaving) {
+            return None;
+        }
+        let reserved = self.members.add_as(client, roles, true)?;
+        self.control.give_place(reserved.cursor, reserved.client.0);
+        Some(reserved)
+    }
+
+    /// Sets the first id for new clients. Lower ones may belong to clients of the last broker.
+    pub fn set_first_id(&mut self, id: u32) {
+        self.members.next_id = self.members.next_id.max(id);
     }
 
     /// Completes the join of a client, with its control region. Returns where it begins to receive.
@@ -254,8 +288,12 @@ impl<M: Memory> Core<M> {
         if id != FIRST_PAGE {
             return Err(Fault::UnknownPage { page: FIRST_PAGE, at: 0, next: id });
         }
-        member.inbound =
-            Some(ChainReader::from_beginning(limits, client.0, page, control, member.cursor)?);
+        let reader = match member.returns {
+            // It goes on with the numbers of its last chain.
+            true => ChainReader::continuing(limits, client.0, page, control, member.cursor)?,
+            false => ChainReader::from_beginning(limits, client.0, page, control, member.cursor)?,
+        };
+        member.inbound = Some(reader);
         Ok(())
     }
 

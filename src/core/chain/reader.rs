@@ -220,6 +220,24 @@ impl<M: Memory> ChainReader<M> {
         Self::new(limits, owner, vec![(page, first)], start, control, slot)
     }
 
+    /// Returns a reader of a chain from its beginning, whose first message may have any number.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] if the page can't be a chain's first.
+    pub fn continuing(
+        limits: Limits,
+        owner: u32,
+        first: M,
+        control: Control<M>,
+        slot: usize,
+    ) -> Result<Self, Fault> {
+        let page = super::FIRST_PAGE;
+        let message = PageHeader::read(&first, page, owner)?.first;
+        let start = Start { page, position: PAGE_HEADER as u64, message };
+        Self::new(limits, owner, vec![(page, first)], start, control, slot)
+    }
+
     /// Returns the reader of a client that has the entry `slot` in the sender's control region.
     #[must_use]
     pub fn in_place(self, control: Control<M>, slot: usize, client: u32) -> Self {

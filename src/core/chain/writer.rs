@@ -18,6 +18,7 @@
 
 mod by_ref;
 mod pool;
+mod retire;
 
 use self::by_ref::ForeignPage;
 use self::pool::{Page, Peer};
@@ -70,7 +71,12 @@ pub struct ChainWriter<M> {
 impl<M: Memory> ChainWriter<M> {
     /// Returns a new chain of the client `owner`. It begins in `first`, which becomes page 0.
     pub fn new(owner: u32, limits: Limits, first: M) -> Self {
-        PageHeader { id: super::FIRST_PAGE, owner, base: 0, first: 0 }.write(&first);
+        Self::continuing(owner, limits, first, 0)
+    }
+
+    /// Returns a new chain whose first message has the number `message`.
+    fn continuing(owner: u32, limits: Limits, first: M, message: u64) -> Self {
+        PageHeader { id: super::FIRST_PAGE, owner, base: 0, first: message }.write(&first);
         let len = first.region_len();
         let page = Page {
             id: super::FIRST_PAGE,
@@ -87,7 +93,7 @@ impl<M: Memory> ChainWriter<M> {
             free: VecDeque::new(),
             foreign: Vec::new(),
             page: first,
-            writing: Writing::new(),
+            writing: Writing::new(message),
             receivers: Vec::new(),
             next_page: super::FIRST_PAGE + 1,
             pages_len: len,
@@ -211,12 +217,18 @@ impl<M: Memory> ChainWriter<M> {
     /// Advances to another page with room for `slot_len` bytes.
     #[cold]
     fn advance_page(&mut self, slot_len: usize) -> Result<(), Blocked> {
-        let mut page = self.take_free(slot_len)?;
+        let page = self.take_free(slot_len)?;
         if page.used {
             // pairs with CopyFence: a removed receiver that reads any of the following writes also
             // finds that it was removed
             page.memory.fence(Site::ReuseFence);
         }
+        self.enter(page);
+        Ok(())
+    }
+
+    /// Goes on in this page, which is not in use.
+    fn enter(&mut self, mut page: Page<M>) {
         page.base = self.writing.base + self.page.region_len() as u64;
         let header = PageHeader {
             id: page.id,
@@ -239,7 +251,6 @@ impl<M: Memory> ChainWriter<M> {
         self.writing.base = page.base;
         self.writing.at = PAGE_HEADER;
         self.chain.push_back(page);
-        Ok(())
     }
 
     /// Returns the position after the last appended message.
@@ -276,6 +287,18 @@ impl<M: Memory> ChainWriter<M> {
     /// Returns the number of the next message.
     pub fn next_message(&self) -> u64 {
         self.writing.next_message
+    }
+
+    /// Returns the ids of the chain's own pages, in ascending order.
+    pub fn own_pages(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> = self.chain.iter().chain(&self.free).map(|page| page.id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Returns whether a page belongs to another chain.
+    pub fn is_foreign(&self, id: u32) -> bool {
+        self.foreign.iter().any(|foreign| foreign.page.id == id)
     }
 
     /// Returns the chain's counters.

@@ -34,9 +34,9 @@ pub(super) struct Pending {
 }
 
 impl Writing {
-    /// Returns the writing position of an empty chain.
-    pub fn new() -> Self {
-        Writing { base: 0, at: PAGE_HEADER, next_message: 0, payload_bytes: 0, pending: None }
+    /// Returns the writing position of an empty chain, whose first message has this number.
+    pub fn new(next_message: u64) -> Self {
+        Writing { base: 0, at: PAGE_HEADER, next_message, payload_bytes: 0, pending: None }
     }
 
     /// Commits the slot that is being written as part of the pending batch. Defers the commit word

@@ -52,7 +52,7 @@ pub(super) struct Page<M> {
 }
 
 impl<M: Memory> Page<M> {
-    fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.base + self.memory.region_len() as u64
     }
 }
@@ -210,6 +210,11 @@ impl<M: Memory> ChainWriter<M> {
         self.free.push_front(page);
     }
 
+    /// Returns the id of the page that is added next.
+    pub fn next_page_id(&self) -> u32 {
+        self.next_page
+    }
+
     /// Assigns a page its id. Every receiver must be sent its descriptor.
     pub(super) fn announce(&mut self, memory: M) -> Page<M> {
         let id = self.next_page;
@@ -252,6 +257,15 @@ impl<M: Memory> ChainWriter<M> {
             self.receivers[i].member = Some(self.owner);
         }
         start
+    }
+
+    /// Like [`admit_in_place`](ChainWriter::admit_in_place), for a receiver that begins with the first
+    /// message of this chain.
+    pub fn admit_from_first(&mut self, id: u32, control: Control<M>, slot: usize) {
+        self.admit_in_place(id, control, slot);
+        if let Ok(i) = self.receiver(id) {
+            self.receivers[i].seen = PAGE_HEADER as u64;
+        }
     }
 
     /// Removes a receiver that has left or died. The writer no longer waits for it. Returns the

@@ -1,0 +1,344 @@
+//! How a client goes on with the next broker when its broker has died.
+//!
+//! ```text
+//!                hang-up                `Session` of a later broker           `Start`
+//!   connected  ---------->  orphaned  ----------------------------->  known  --------->  next
+//!                             ^  |                                      |                 |
+//!                             +--+ no broker yet                        | `Join`          | each half
+//!                                                                       v                 v moves on
+//! ```
+//!
+//! A hang-up alone does not say that the broker is dead: it may have disconnected this client and go
+//! on. Only a broker with a later epoch says so, because it holds the lock. So the client decides
+//! what its last broker had consumed when it knows of a later one, and before it joins.
+//!
+//! The next connection is a value of its own. Each half moves there by itself: the receiving half
+//! when it has read the last broker's chain to its end, the sending half with its next message.
+
+use super::{Connection, Halves, Locked};
+use crate::core::chain::Standing;
+use crate::core::control::Control;
+use crate::core::handshake::{Connecting, Joined};
+use crate::core::layout::PAGE_HEADER;
+use crate::core::link::Inbound;
+use crate::core::memory::Region;
+use crate::core::parking::Half;
+use crate::core::wire::{Refusal, Roles};
+use crate::error::{ConnectError, Disconnected};
+use crate::handshake::{Handshake, Progress};
+use crate::peer_filter::PeerFilter;
+use crate::socket::Socket;
+use crate::sys::system::os_page;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The pause between two looks for the next broker, by the time since the last one has died. A
+/// look costs two system calls.
+const PAUSES: [(Duration, Duration); 3] = [
+    (Duration::from_secs(1), Duration::from_millis(1)),
+    (Duration::from_secs(10), Duration::from_millis(10)),
+    (Duration::MAX, Duration::from_millis(100)),
+];
+
+/// The pause while a broker's answer is on its way.
+const ANSWER: Duration = Duration::from_micros(200);
+
+/// How a client comes back to its bus.
+#[derive(Clone, Debug)]
+pub(crate) struct Comeback {
+    /// The socket of the bus.
+    pub path: PathBuf,
+    /// Which users' brokers are accepted.
+    pub access: PeerFilter,
+    pub roles: Roles,
+    /// How long the client waits for the next broker.
+    pub patience: Duration,
+}
+
+/// A client whose broker has hung up.
+#[derive(Debug)]
+pub(super) struct Orphan {
+    since: Instant,
+    look_at: Instant,
+    handshake: Option<Box<Handshake>>,
+    /// How far the last broker had consumed our chain, once it is known.
+    consumed: Option<u64>,
+}
+
+/// The connection to the next broker, and what each half needs to move there.
+#[derive(Debug)]
+pub(crate) struct Next {
+    pub connection: Arc<Connection>,
+    /// The receiving half, until it was taken.
+    inbound: Option<Inbound<Region>>,
+    missed: Missed,
+    pub outbound: NextOutbound,
+}
+
+/// What the sending half needs.
+#[derive(Clone, Debug)]
+pub(crate) struct NextOutbound {
+    /// The next broker's control region, and the index there of the cursor for our chain.
+    pub peer: Control<Region>,
+    pub cursor: usize,
+    /// How far the last broker had consumed our chain.
+    pub consumed: u64,
+}
+
+/// The messages that a receiver has missed between two brokers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missed {
+    /// This many.
+    Number(u64),
+    /// Maybe some.
+    Unknown,
+}
+
+impl Orphan {
+    fn new(now: Instant) -> Self {
+        Orphan { since: now, look_at: now, handshake: None, consumed: None }
+    }
+
+    /// Returns the time until the next look.
+    fn pause(&self, now: Instant) -> Duration {
+        self.look_at.saturating_duration_since(now)
+    }
+
+    fn look_later(&mut self, now: Instant) {
+        let lasted = now.duration_since(self.since);
+        let pause = PAUSES.iter().find(|(until, _)| lasted < *until).map(|(_, pause)| *pause);
+        let pause = if self.handshake.is_some() { Some(ANSWER) } else { pause };
+        self.look_at = now + pause.unwrap_or_default();
+    }
+}
+
+impl Locked<'_> {
+    /// Returns whether the client goes on with another broker when this one dies.
+    pub fn outlives(&self) -> bool {
+        self.connection.comeback.is_some()
+    }
+
+    /// Returns whether the broker has hung up and the client waits for the next one, or has it and
+    /// has not moved there.
+    pub fn is_orphaned(&self) -> bool {
+        self.state.orphan.is_some() || self.state.next.is_some()
+    }
+
+    /// Records the end of the connection, unless the client outlives its broker. Returns why the
+    /// connection has ended, if it has.
+    pub(super) fn orphan(&mut self) -> Option<Disconnected> {
+        if let Some(ended) = self.ended() {
+            return Some(ended.clone());
+        }
+        if self.connection.comeback.is_none() {
+            return Some(self.end(Disconnected::PeerDied));
+        }
+        if !self.is_orphaned() {
+            self.state.version += 1;
+            self.state.orphan = Some(Orphan::new(Instant::now()));
+            // What its halves wait for comes from the next broker.
+            self.connection.watch_no_longer();
+            for half in [Half::Sender, Half::Receiver] {
+                self.wake_other(half);
+            }
+        }
+        None
+    }
+
+    /// Looks for the next broker, if it is time to, and takes the next step towards it. Never waits.
+    #[cold]
+    pub fn seek_next(&mut self) {
+        let now = Instant::now();
+        if self.ended().is_some() {
+            return;
+        }
+        let Some(mut orphan) = self.state.orphan.take() else { return };
+        if orphan.look_at > now {
+            self.state.orphan = Some(orphan);
+            return;
+        }
+        let Some(comeback) = &self.connection.comeback else { return };
+        match self.look(&mut orphan, comeback, now) {
+            Ok(Some(next)) => {
+                self.state.version += 1;
+                self.state.next = Some(next);
+            }
+            Ok(None) => {
+                orphan.look_later(now);
+                self.state.orphan = Some(orphan);
+            }
+            Err(error)
+                if is_passing(&error) && now.duration_since(orphan.since) < comeback.patience =>
+            {
+                orphan.handshake = None;
+                orphan.look_later(now);
+                self.state.orphan = Some(orphan);
+            }
+            Err(error) => {
+                log::warn!("the next broker of {} can't be used: {error}", comeback.path.display());
+                self.state.version += 1;
+                self.end(Disconnected::PeerDied);
+            }
+        }
+    }
+
+    fn look(
+        &self,
+        orphan: &mut Orphan,
+        comeback: &Comeback,
+        now: Instant,
+    ) -> Result<Option<Next>, ConnectError> {
+        let handshake = match orphan.handshake.take() {
+            Some(handshake) => *handshake,
+            None => self.greet(comeback, now)?,
+        };
+        match handshake.advance()? {
+            Progress::Waits(handshake) => orphan.handshake = Some(handshake),
+            Progress::Known(known) => {
+                if known.welcomed.limits != self.connection.limits {
+                    return Err(Refusal::Unknown.into());
+                }
+                // Also finds that the last broker had removed us. Then we do not join, and the
+                // next broker does not wait for us.
+                orphan.consumed = Some(self.consumed()?);
+                orphan.handshake = Some(Box::new(known.join()?));
+            }
+            Progress::Joined(joined) => {
+                let (socket, joined) = *joined;
+                return Ok(Some(self.next(orphan, socket, joined, comeback)?));
+            }
+        }
+        Ok(None)
+    }
+
+    fn greet(&self, comeback: &Comeback, now: Instant) -> Result<Handshake, ConnectError> {
+        let outlives = self.state.outlives.as_ref().ok_or(Refusal::Unknown)?;
+        let path = &comeback.path;
+        let failed = |source| ConnectError::Socket { path: path.clone(), source };
+        // A full queue is tried again.
+        let socket = Socket::connect(path, now).map_err(failed)?;
+        let peer = socket.credentials().map_err(failed)?;
+        if !comeback.access.admits(peer) {
+            return Err(ConnectError::Stranger { user: peer.user });
+        }
+        let state = Connecting::new(comeback.roles, os_page());
+        let state = state.returning(self.connection.id, outlives.session);
+        Handshake::begin(socket, &comeback.access, state)
+    }
+
+    /// Returns how far the last broker, which is dead, had consumed our chain.
+    fn consumed(&self) -> Result<u64, ConnectError> {
+        let outlives = self.state.outlives.as_ref().ok_or(Refusal::Unknown)?;
+        let chain = [PAGE_HEADER as u64, u64::MAX];
+        let consumed = outlives.peer.consumed_until(
+            outlives.cursor,
+            self.connection.id,
+            chain,
+            &outlives.pages,
+        );
+        let consumed = consumed.map_err(|fault| ConnectError::from(Disconnected::from(fault)))?;
+        consumed.ok_or_else(|| Refusal::Unknown.into())
+    }
+
+    fn next(
+        &self,
+        orphan: &Orphan,
+        socket: Socket,
+        joined: Joined<Region>,
+        comeback: &Comeback,
+    ) -> Result<Next, ConnectError> {
+        let unknown = || ConnectError::from(Refusal::Unknown);
+        let last = self.state.outlives.as_ref().ok_or_else(unknown)?.session;
+        let new = joined.outlives.as_ref().ok_or_else(unknown)?;
+        let outbound = NextOutbound {
+            peer: new.peer.clone(),
+            cursor: new.cursor,
+            consumed: orphan.consumed.ok_or_else(unknown)?,
+        };
+        let missed = match new.session.since {
+            since if since <= last.epoch => Missed::Number(0),
+            // The broker after the last one, which had not waited any longer.
+            since if since == last.epoch + 1 && since == new.session.epoch => {
+                Missed::Number(new.first_message)
+            }
+            _ => Missed::Unknown,
+        };
+        let Halves { connection, inbound, .. } =
+            Connection::of(socket, joined, Some(comeback.clone()));
+        if self.connection.wakers.get().is_some() {
+            connection.separate();
+        }
+        Ok(Next { connection, inbound, missed, outbound })
+    }
+
+    /// Returns how long a half may sleep until it looks for the next broker again, if it waits for
+    /// that one.
+    pub fn orphans_pause(&self) -> Option<Duration> {
+        match (&self.state.next, &self.state.orphan) {
+            // The half could not move there at once.
+            (Some(_), _) => Some(PAUSES[0].1),
+            (None, Some(orphan)) => Some(orphan.pause(Instant::now())),
+            (None, None) => None,
+        }
+    }
+
+    /// Returns whether the receiving half can move to the next connection.
+    pub fn has_next_inbound(&self) -> bool {
+        self.state.next.as_ref().is_some_and(|next| next.inbound.is_some())
+    }
+
+    /// Takes the receiving half of the next connection.
+    pub fn take_next_inbound(&mut self) -> Option<(Arc<Connection>, Inbound<Region>, Missed)> {
+        // What the last broker has published after a skip, or in a page that did not arrive, was not
+        // read.
+        let is_whole =
+            self.standing() == Standing::Member && !self.is_skipped() && self.state.lost.is_empty();
+        let next = self.state.next.as_mut()?;
+        let inbound = next.inbound.take()?;
+        let missed = if is_whole { next.missed } else { Missed::Unknown };
+        Some((next.connection.clone(), inbound, missed))
+    }
+
+    /// Returns the next connection, and what the sending half needs to move there.
+    pub fn next_outbound(&self) -> Option<(Arc<Connection>, NextOutbound)> {
+        let next = self.state.next.as_ref().filter(|_| self.ended().is_none())?;
+        Some((next.connection.clone(), next.outbound.clone()))
+    }
+}
+
+/// Returns whether the client tries again after this error.
+fn is_passing(error: &ConnectError) -> bool {
+    match error {
+        ConnectError::Refused(refusal) => !matches!(
+            refusal,
+            Refusal::Unknown | Refusal::User | Refusal::Roles | Refusal::Version { .. }
+        ),
+        ConnectError::Stranger { .. } => false,
+        ConnectError::Disconnected(why) => {
+            matches!(
+                why,
+                Disconnected::PeerDied | Disconnected::Closed | Disconnected::NoResources { .. }
+            )
+        }
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_looks_less_often_the_longer_there_is_no_broker() {
+        let began = Instant::now();
+        let mut orphan = Orphan::new(began);
+        for (after, pause) in
+            [(0, 1), (999, 1), (1000, 10), (9999, 10), (10_000, 100), (60_000, 100)]
+        {
+            let now = began + Duration::from_millis(after);
+            orphan.look_later(now);
+            assert_eq!(orphan.pause(now), Duration::from_millis(pause), "after {after} ms");
+        }
+    }
+}
