@@ -37,6 +37,39 @@ fn commands_wait_for_their_broker_on_request() {
     assert_eq!(receiver.stdout(), b"early\n");
 }
 
+// P3
+#[test]
+fn commands_outlive_their_broker_and_no_message_comes_twice() {
+    let mut bus = Bus::new();
+    let mut receiver = bus.recv(&["--outlive", "--count=30"]);
+    let mut sender =
+        Process::start(llmp(&["send", &bus.path, "--lines", "--outlive=30"]).stdin(Stdio::piped()));
+    let mut stdout = BufReader::new(receiver.child().stdout.take().unwrap());
+    let mut stdin = sender.child().stdin.take().unwrap();
+    let mut heard = String::new();
+    for round in 0..3 {
+        for number in 0..10 {
+            writeln!(stdin, "{round} {number}").unwrap();
+        }
+        if round == 0 {
+            // Both are there.
+            stdout.read_line(&mut heard).unwrap();
+        }
+        if round < 2 {
+            bus.broker.signal(Signal::KILL);
+            bus.broker.child().wait().unwrap();
+            (bus.broker, bus.stderr) = broker(&bus.path, &[]);
+        }
+    }
+    drop(stdin);
+    std::io::Read::read_to_string(&mut stdout, &mut heard).unwrap();
+    let expected = (0..30).map(|i| format!("{} {}\n", i / 10, i % 10)).collect::<String>();
+    assert_eq!(heard, expected);
+    assert_eq!(receiver.output().status.code(), Some(0));
+    assert_eq!(sender.output().status.code(), Some(0));
+    bus.end();
+}
+
 #[test]
 fn reconnecting_commands_lose_nothing_between_two_brokers() {
     let mut bus = Bus::new();

@@ -15,6 +15,7 @@ mod broker;
 mod channels;
 mod clients;
 mod every_step;
+mod succession;
 mod victims;
 
 /// Not a test: the other tests' child processes begin here.

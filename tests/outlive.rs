@@ -1,0 +1,320 @@
+//! Clients that outlive their broker: brokers are killed at any time, and the next one goes on.
+
+mod common;
+
+use common::TIMEOUT;
+use common::bus::Place;
+use common::child::Child;
+use common::content::{MEDIUM, SMALL, WIDE, payload, random, seed};
+use common::raw::{Raw, RawSocket};
+use common::regions::shared;
+use llmp::core::control::Control;
+use llmp::core::layout::{VERSION, control_len};
+use llmp::core::wire::{Packet, RawLimits, Refusal, Roles, Session};
+use llmp::{Broker, Client, ClientBuilder, Disconnected, RecvError, Tag};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+/// Not a test: the other tests' child processes begin here.
+#[test]
+fn child() {
+    common::roles::play();
+}
+
+fn outliving() -> ClientBuilder {
+    Client::builder().outlive_broker(TIMEOUT)
+}
+
+/// Kills a broker, and starts the next one at once.
+fn kill(place: &Place, broker: &mut Child) {
+    broker.kill();
+    *broker = place.broker(&[]);
+}
+
+/// What a client has received: each message's sender and tag, in order.
+type Heard = Vec<(u32, u32)>;
+
+/// Receives a message and checks its content. Returns whether there was one.
+fn hear(client: &mut Client, heard: &mut Heard, timeout: Duration) -> bool {
+    let Some(message) = client.recv_timeout(timeout).unwrap() else { return false };
+    let (sender, tag) = (message.sender.0, message.tag.0);
+    assert_eq!(message.payload, payload(sender, tag), "from {sender}, {tag:#x}");
+    heard.push((sender, tag));
+    true
+}
+
+/// Three clients send `count` messages each and receive all of them, while `kills` brokers are
+/// killed.
+fn exchange(kind: u32, count: u32, kills: u32) {
+    let mut chance = seed();
+    let place = Place::new();
+    let mut broker = place.broker(&[]);
+    let (done, all_done) = channel();
+    let all_are_done = Arc::new(AtomicBool::new(false));
+    // All are there before the first message is sent.
+    let connect = || outliving().own_messages().connect(place.path()).unwrap();
+    let clients: Vec<_> = [(); 3]
+        .map(|()| connect())
+        .into_iter()
+        .map(|mut client| {
+            let (done, all_are_done) = (done.clone(), all_are_done.clone());
+            let mut chance = random(&mut chance);
+            std::thread::spawn(move || {
+                let (id, mut heard) = (client.id().0, Heard::new());
+                for number in 0..count {
+                    let tag = kind | number;
+                    client.send(tag, &payload(id, tag)).unwrap();
+                    while hear(&mut client, &mut heard, Duration::ZERO) {}
+                    if random(&mut chance).is_multiple_of(64) {
+                        std::thread::sleep(Duration::from_millis(random(&mut chance) % 5));
+                    }
+                }
+                let began = Instant::now();
+                while heard.len() < 3 * count as usize {
+                    hear(&mut client, &mut heard, TIMEOUT);
+                    assert!(began.elapsed() < TIMEOUT, "{} of {}", heard.len(), 3 * count);
+                }
+                done.send((client.id().0, heard)).unwrap();
+                // Nothing comes twice, from no later broker either. It also goes on with each, as
+                // the others would wait for it.
+                while !all_are_done.load(Ordering::Relaxed) {
+                    let more = client.recv_timeout(Duration::from_millis(10)).unwrap();
+                    assert!(more.is_none(), "{more:?}");
+                }
+                assert_eq!(client.id().0, id);
+            })
+        })
+        .collect();
+    for _ in 0..kills {
+        std::thread::sleep(Duration::from_millis(random(&mut chance) % 40));
+        kill(&place, &mut broker);
+    }
+    let heard: HashMap<u32, Heard> =
+        (0..3).map(|_| all_done.recv_timeout(TIMEOUT).expect("a client is done")).collect();
+    all_are_done.store(true, Ordering::Relaxed);
+    let first = heard.values().next().unwrap();
+    for sender in heard.keys() {
+        let numbers: Vec<_> = first.iter().filter(|(from, _)| from == sender).collect();
+        let expected: Vec<_> = (0..count).map(|number| (*sender, kind | number)).collect();
+        assert_eq!(numbers, expected.iter().collect::<Vec<_>>(), "from {sender}");
+    }
+    assert!(heard.values().all(|other| other == first), "two orders");
+    clients.into_iter().for_each(|client| client.join().unwrap());
+}
+
+// P1, P2, P3
+#[test]
+fn short_messages_arrive_once_and_in_one_order_while_brokers_are_killed() {
+    exchange(SMALL, 3000, 12);
+}
+
+// P1, P2, P3
+#[test]
+fn messages_by_reference_arrive_once_and_in_one_order_while_brokers_are_killed() {
+    exchange(MEDIUM, 600, 12);
+}
+
+// P1, P2, P3
+#[test]
+fn messages_of_all_lengths_arrive_once_and_in_one_order_while_brokers_are_killed() {
+    exchange(WIDE, 200, 6);
+}
+
+// P3
+#[test]
+fn halves_in_threads_of_their_own_outlive_many_brokers() {
+    let place = Place::new();
+    let mut broker = place.broker(&[]);
+    let mut sender = outliving().connect_sender(place.path()).unwrap();
+    let mut receiver = outliving().connect_receiver(place.path()).unwrap();
+    let (halves_sender, mut halves_receiver) =
+        outliving().connect(place.path()).unwrap().into_split();
+    let id = sender.id();
+    let count = 500u32;
+    let hearing = |receiver: &mut llmp::Receiver| {
+        let mut next = 0;
+        while next < count {
+            let message = receiver.recv_timeout(TIMEOUT).unwrap().expect("a message");
+            assert_eq!((message.sender, message.tag), (id, Tag(next)));
+            next += 1;
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| hearing(&mut receiver));
+        scope.spawn(|| hearing(&mut halves_receiver));
+        scope.spawn(|| {
+            for number in 0..count {
+                sender.send(number, &payload(id.0, number)).unwrap();
+                std::thread::sleep(Duration::from_micros(300));
+            }
+            assert!(sender.flush_timeout(TIMEOUT).unwrap());
+        });
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(30));
+            kill(&place, &mut broker);
+        }
+    });
+    drop(halves_sender);
+}
+
+// P10
+#[test]
+fn clients_that_sleep_find_the_next_broker() {
+    let place = Place::new();
+    let mut broker = place.broker(&[]);
+    let mut asleep = outliving().connect_receiver(place.path()).unwrap();
+    let mut sender = outliving().connect_sender(place.path()).unwrap();
+    let sleeping = std::thread::spawn(move || {
+        for number in 0..5 {
+            let message = asleep.recv_timeout(TIMEOUT).unwrap().expect("a message");
+            assert_eq!(message.tag.0, number);
+        }
+    });
+    for number in 0..5u32 {
+        std::thread::sleep(Duration::from_millis(50));
+        kill(&place, &mut broker);
+        std::thread::sleep(Duration::from_millis(50));
+        sender.send(number, b"").unwrap();
+        assert!(sender.flush_timeout(TIMEOUT).unwrap());
+    }
+    sleeping.join().unwrap();
+}
+
+// P5
+#[test]
+fn without_a_next_broker_the_connection_ends_after_its_time() {
+    let place = Place::new();
+    let mut broker = place.broker(&[]);
+    let timeout = Duration::from_millis(300);
+    let mut client = Client::builder().outlive_broker(timeout).connect(place.path()).unwrap();
+    let began = Instant::now();
+    broker.kill();
+    let error = client.recv().unwrap_err();
+    assert_eq!(error, RecvError::Disconnected(Disconnected::PeerDied));
+    assert!(began.elapsed() >= timeout);
+    assert!(client.send(1, b"").is_err());
+}
+
+// P3
+#[test]
+fn a_client_that_comes_back_too_late_is_told_how_many_messages_it_has_missed() {
+    let place = Place::new();
+    let mut broker = place.broker(&[]);
+    let mut late = outliving().connect(place.path()).unwrap();
+    let mut early = outliving().connect(place.path()).unwrap();
+    early.send(1, b"before").unwrap();
+    assert!(early.flush_timeout(TIMEOUT).unwrap());
+    broker.stop();
+    late.send(2, b"own").unwrap();
+    broker.kill();
+    let next = Broker::builder().grace_period(Duration::from_millis(300)).bind(place.path());
+    let (next, began) = (next.unwrap(), Instant::now());
+    let stop = next.stop_handle();
+    let next = std::thread::spawn(move || next.run());
+    for number in 0..10u32 {
+        early.send(number, b"missed").unwrap();
+    }
+    assert!(early.flush_timeout(TIMEOUT).unwrap());
+    assert!(began.elapsed() >= Duration::from_millis(300), "the late one was not waited for");
+    // It calls nothing until now.
+    assert_eq!(late.recv().unwrap().payload, b"before");
+    assert_eq!(late.recv_timeout(TIMEOUT), Err(RecvError::Gap { missed: 10 }));
+    early.send(3, b"after").unwrap();
+    assert_eq!(late.recv().unwrap().payload, b"after");
+    // What it had sent is not lost.
+    let own = early.recv_timeout(TIMEOUT).unwrap().expect("a message");
+    assert_eq!((own.sender, own.payload), (late.id(), &b"own"[..]));
+    drop((early, late));
+    stop.stop();
+    next.join().unwrap().unwrap();
+}
+
+/// Returns the broker's answer to a greeting.
+fn answer(place: &Place, greeting: Packet) -> Packet {
+    let socket = RawSocket::connect(&place.path());
+    assert!(socket.send(&greeting, &[]));
+    socket.next().expect("an answer").0
+}
+
+// P12, P16
+#[test]
+fn no_process_returns_as_another_client() {
+    let place = Place::new();
+    let mut broker = place.broker(&[]);
+    let roles = Roles::OUTLIVE.and(Roles::SEND);
+    let raw = Raw::greet(&place.path(), roles);
+    let Some((Packet::Session(session), None)) = raw.socket.next() else { panic!("no session") };
+    assert!(raw.socket.send(&Packet::Join, &[raw.control.descriptor().unwrap()]));
+    raw.start();
+    let (client, version, Session { epoch, token, .. }) = (raw.id, VERSION, session);
+    let back = Packet::Return { version, roles, client, epoch, token };
+    let refused = Packet::Refused(Refusal::Unknown);
+    assert_eq!(answer(&place, back), refused, "its broker lives");
+    kill(&place, &mut broker);
+    for (client, token) in [(client, token ^ 1), (client + 1, token), (0, token), (client, 0)] {
+        let back = Packet::Return { version, roles, client, epoch, token };
+        assert_eq!(answer(&place, back), refused);
+    }
+    for epoch in [epoch + 1, u32::MAX] {
+        let back = Packet::Return { version, roles, client, epoch, token };
+        assert_eq!(answer(&place, back), refused, "a later broker's client");
+    }
+    let without = Packet::Return { version, roles: Roles::SEND, client, epoch, token };
+    let socket = RawSocket::connect(&place.path());
+    assert!(socket.send(&without, &[]));
+    assert!(socket.next().is_none(), "without the role");
+    // The client itself may, and a second one with its token may not beside it.
+    let socket = RawSocket::connect(&place.path());
+    assert!(socket.send(&back, &[]));
+    let welcome = socket.next().expect("a welcome").0;
+    assert!(matches!(welcome, Packet::Welcome { client: found, .. } if found == client));
+    assert_eq!(answer(&place, back), Packet::Refused(Refusal::Crowded));
+    let Some((Packet::Session(next), None)) = socket.next() else { panic!("no session") };
+    assert_eq!((next.bus, next.epoch, next.since), (session.bus, epoch + 1, epoch));
+}
+
+/// Answers a client that looks for its bus with these packets.
+fn pretend(place: &Place, welcome: Packet, session: Packet) {
+    let _ = std::fs::remove_file(place.path());
+    let accept = RawSocket::listen(&place.path());
+    let socket = accept();
+    assert!(matches!(socket.next(), Some((Packet::Return { .. }, None))));
+    let control = shared("llmp-control", control_len(1)).unwrap();
+    Control::create(control.clone(), 1).give_place(0, 1);
+    assert!(socket.send(&welcome, &[control.descriptor().unwrap()]));
+    assert!(socket.send(&session, &[]));
+    // It does not join.
+    assert!(!matches!(socket.next(), Some((Packet::Join, _))));
+}
+
+// P3, P12
+#[test]
+fn a_client_goes_on_only_with_a_later_broker_of_its_bus() {
+    for case in ["the same epoch", "another bus", "another client", "no epoch"] {
+        let place = Place::new();
+        let mut broker = place.broker(&[]);
+        let mut client = outliving().connect(place.path()).unwrap();
+        // What its bus and its epoch are is known to this test from another client.
+        let raw = Raw::greet(&place.path(), Roles::OUTLIVE);
+        let Some((Packet::Session(session), None)) = raw.socket.next() else { panic!("none") };
+        let limits = RawLimits::from(client.limits());
+        let mut next = Session { epoch: session.epoch + 1, ..session };
+        let mut id = client.id().0;
+        match case {
+            "the same epoch" => next.epoch = session.epoch,
+            "another bus" => next.bus ^= 1,
+            "another client" => id += 1,
+            _ => next.epoch = 0,
+        }
+        let (version, cursor) = (VERSION, 0);
+        let welcome = Packet::Welcome { version, client: id, cursor, broker: 2, limits };
+        broker.kill();
+        let waiting = std::thread::spawn(move || client.recv().map(|_| ()));
+        pretend(&place, welcome, Packet::Session(next));
+        let ended = waiting.join().unwrap();
+        assert_eq!(ended, Err(RecvError::Disconnected(Disconnected::PeerDied)), "{case}");
+    }
+}
