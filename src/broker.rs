@@ -7,6 +7,7 @@ mod client;
 mod hold_up;
 mod listener;
 mod packets;
+mod requests;
 mod retired;
 mod roster;
 mod slow;
@@ -20,6 +21,7 @@ pub use self::builder::BrokerBuilder;
 use self::client::ClientConnection;
 use self::hold_up::HeldUp;
 use self::listener::HANDSHAKE_TIMEOUT;
+pub use self::standby::Vacancy;
 pub use self::stop::StopHandle;
 use crate::bus_addr::BusAddr;
 use crate::core::broker::Core;
@@ -111,6 +113,8 @@ pub struct Broker {
     /// The slowest receiver, while the bus waits before it skips or disconnects that one.
     stalled: Option<slow::Stalled>,
     connections: BTreeMap<Key, ClientConnection>,
+    /// Connections of processes that stand by.
+    candidates: BTreeMap<Key, ClientConnection>,
     next_newcomer: Key,
     /// The newest own page when clients that only send were last sent own pages.
     newest_own_page: u32,
@@ -147,6 +151,8 @@ pub struct BrokerStats {
     pub skipped: u64,
     /// Receivers that were disconnected because they were too slow.
     pub evicted: u64,
+    /// Whether the broker has left the bus to the next one, see [`StopHandle::hand_over`].
+    pub handed_over: bool,
     /// The broker's own shared memory in bytes: the peak of its chain plus its control region.
     pub shared_bytes_peak: u64,
 }
@@ -196,12 +202,21 @@ impl Broker {
     /// Returns an error if the kernel refuses to wait for events. Also returns an error in a forked
     /// child of the process that bound the broker. No action of a client ends a broker.
     pub fn run(mut self) -> io::Result<BrokerStats> {
+        let served = self.serve();
+        if served.is_err() {
+            // The bus goes on with the next broker.
+            self.bound.stay(true);
+        }
+        served
+    }
+
+    fn serve(&mut self) -> io::Result<BrokerStats> {
         self.check_owner()?;
         self.wake();
         let mut spin = SpinPolicy::new(SPINS, YIELDS);
         let mut busy = 0;
         while !self.stop.is_asked() {
-            let has_worked = wait::wait(&mut self, &mut spin, None)?;
+            let has_worked = wait::wait(self, &mut spin, None)?;
             self.check_owner()?;
             busy = (busy + u32::from(has_worked)) % CYCLES_BETWEEN_POLLS;
             if has_worked && busy == 0 {
@@ -210,7 +225,6 @@ impl Broker {
         }
         self.shut_down();
         self.check_owner()?;
-        self.connections.clear();
         self.report.broadcast = self.core.stats();
         let control_len = self.core.control().region_len() as u64;
         self.report.shared_bytes_peak = self.report.broadcast.page_bytes_peak + control_len;

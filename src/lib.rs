@@ -109,7 +109,7 @@ pub use core::wire::Refusal;
 
 #[cfg(feature = "std")]
 pub use self::{
-    broker::{Broker, BrokerBuilder, BrokerStats, StopHandle},
+    broker::{Broker, BrokerBuilder, BrokerStats, StopHandle, Vacancy},
     bus_addr::BusAddr,
     channel::channel,
     client::{Client, ClientBuilder},

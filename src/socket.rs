@@ -41,6 +41,7 @@ impl Protocol for Packet {
             self,
             Packet::Hello { .. }
                 | Packet::Return { .. }
+                | Packet::Ask { .. }
                 | Packet::Welcome { .. }
                 | Packet::Refused(_)
         )

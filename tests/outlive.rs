@@ -34,6 +34,12 @@ fn kill(place: &Place, broker: &mut Child) {
     *broker = place.broker(&[]);
 }
 
+/// Lets a broker hand the bus over to the next one.
+fn replace(place: &Place, broker: &mut Child) {
+    Broker::request_hand_over(place.path(), TIMEOUT).unwrap();
+    *broker = place.broker(&[]);
+}
+
 /// What a client has received: each message's sender and tag, in order.
 type Heard = Vec<(u32, u32)>;
 
@@ -46,9 +52,9 @@ fn hear(client: &mut Client, heard: &mut Heard, timeout: Duration) -> bool {
     true
 }
 
-/// Three clients send `count` messages each and receive all of them, while `kills` brokers are
-/// killed.
-fn exchange(kind: u32, count: u32, kills: u32) {
+/// Three clients send `count` messages each and receive all of them, while `ends` brokers are killed,
+/// or also hand the bus over.
+fn exchange(kind: u32, count: u32, ends: u32, hand_over: bool) {
     let mut chance = seed();
     let place = Place::new();
     let mut broker = place.broker(&[]);
@@ -88,9 +94,12 @@ fn exchange(kind: u32, count: u32, kills: u32) {
             })
         })
         .collect();
-    for _ in 0..kills {
+    for _ in 0..ends {
         std::thread::sleep(Duration::from_millis(random(&mut chance) % 40));
-        kill(&place, &mut broker);
+        match hand_over && !random(&mut chance).is_multiple_of(4) {
+            true => replace(&place, &mut broker),
+            false => kill(&place, &mut broker),
+        }
     }
     let heard: HashMap<u32, Heard> =
         (0..3).map(|_| all_done.recv_timeout(TIMEOUT).expect("a client is done")).collect();
@@ -108,19 +117,27 @@ fn exchange(kind: u32, count: u32, kills: u32) {
 // P1, P2, P3
 #[test]
 fn short_messages_arrive_once_and_in_one_order_while_brokers_are_killed() {
-    exchange(SMALL, 3000, 12);
+    exchange(SMALL, 3000, 12, false);
 }
 
 // P1, P2, P3
 #[test]
 fn messages_by_reference_arrive_once_and_in_one_order_while_brokers_are_killed() {
-    exchange(MEDIUM, 600, 12);
+    exchange(MEDIUM, 600, 12, false);
 }
 
 // P1, P2, P3
 #[test]
 fn messages_of_all_lengths_arrive_once_and_in_one_order_while_brokers_are_killed() {
-    exchange(WIDE, 200, 6);
+    exchange(WIDE, 200, 6, false);
+}
+
+// P1, P2, P3
+#[test]
+fn messages_arrive_once_and_in_one_order_while_brokers_hand_over() {
+    exchange(SMALL, 3000, 12, true);
+    exchange(MEDIUM, 600, 12, true);
+    exchange(WIDE, 200, 6, true);
 }
 
 // P3

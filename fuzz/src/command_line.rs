@@ -73,6 +73,7 @@ fn check(program: &Program) {
             named(&send.place.bus);
         }
         Command::Recv(recv) => named(&recv.place.bus),
+        Command::Stop(stop) => named(&stop.place.bus),
         Command::Demo(_) | Command::DemoBroker(_) | Command::DemoClient(_) => {}
     }
 }

@@ -4,7 +4,7 @@ use super::descriptors::{KeepSlow, Sendable, limits};
 use super::input::Input;
 use llmp::core::chain::Start;
 use llmp::core::layout::VERSION;
-use llmp::core::wire::{ByeReason, MAX_PACKET, Packet, RawLimits, Refusal, Roles, WireError};
+use llmp::core::wire::{ByeReason, MAX_PACKET, Packet, RawLimits, Refusal, Request, Roles, WireError};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown,
     SocketFlags, SocketType,
@@ -27,7 +27,8 @@ pub const REFUSED: u8 = 9;
 pub const RAW: u8 = 10;
 pub const HELD_UP: u8 = 11;
 pub const AGAIN: u8 = 12;
-const KINDS: usize = 13;
+pub const ASK: u8 = 13;
+const KINDS: usize = 14;
 
 /// Longest page in bytes. A client allocates a page of the length in its welcome, and up to 2 GiB
 /// are valid. A fuzzer lacks memory for that.
@@ -113,6 +114,11 @@ pub fn packet(input: &mut Input) -> Vec<u8> {
             Packet::HeldUp { client, process, millis: input.word() }
         }
         AGAIN => Packet::Again { id: input.byte().into() },
+        // A broker would end, and the session with it.
+        ASK => Packet::Ask {
+            version: VERSION.wrapping_add(input.byte().into()),
+            request: [Request::StandBy, Request::Other(99)][input.below(2)],
+        },
         _ => {
             let len = input.below(MAX_PACKET + 16);
             return input.bytes(len).to_vec();

@@ -266,6 +266,7 @@ impl BrokerBuilder {
             rebind_again: (!is_watched).then(Instant::now),
             place_lost: false,
             connections: BTreeMap::new(),
+            candidates: BTreeMap::new(),
             next_newcomer: FIRST_NEWCOMER,
             newest_own_page: 0,
             send_pending: false,

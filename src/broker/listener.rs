@@ -22,6 +22,8 @@ const QUEUED_CONNECTIONS: usize = 1024;
 /// The most connections accepted at once, so that a flood of connections does not monopolise the
 /// broker.
 const CONNECTIONS_AT_ONCE: usize = 64;
+/// Connections beyond those of clients, for [requests](super::requests).
+const PLACES_FOR_REQUESTS: usize = 2;
 /// The interval between two attempts to restore a removed socket or lock file.
 const REBIND_AGAIN: Duration = Duration::from_secs(1);
 /// A client must join within this time after it has connected.
@@ -49,7 +51,7 @@ impl Broker {
             let Ok(peer) = socket.credentials() else { continue };
             let refusal = match () {
                 () if !self.access.admits(peer) => Some(Refusal::User),
-                () if self.connections.len() < self.max_clients => None,
+                () if self.connections.len() < self.max_clients + self.places_for_requests(peer) => None,
                 () if self.make_room_for_newcomer() => None,
                 () => Some(Refusal::Crowded),
             };
@@ -67,6 +69,12 @@ impl Broker {
             }
             self.connections.insert(key, ClientConnection::new(socket, peer));
         }
+    }
+
+    /// Returns the number of connections beyond those of clients. A full bus can be stopped, too.
+    fn places_for_requests(&self, peer: Credentials) -> usize {
+        let is_ours = peer.user == rustix::process::geteuid().as_raw();
+        if is_ours { PLACES_FOR_REQUESTS } else { 0 }
     }
 
     /// Accepts no connection for [`RETRY_INTERVAL`]. Waiting connections stay in the queue and keep

@@ -103,6 +103,13 @@ impl Broker {
         let held = closer::held();
         let open = self.connections.len() * DESCRIPTORS_PER_CLIENT + held;
         let is_roomy = held < closer::QUEUE && open < self.roomy;
+        if let Some(candidate) = self.candidates.get(key) {
+            if !matches!(candidate.socket.receive(), Received::Nothing) {
+                // It has ended, or sends what it must not.
+                self.hung_up(*key);
+            }
+            return Outcome::Nothing;
+        }
         let Some(connection) = self.connections.get_mut(key) else { return Outcome::Nothing };
         if connection.stuck.is_some() {
             return Outcome::Stuck;
@@ -190,6 +197,10 @@ impl Broker {
     ) -> Result<(), Fault> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
         let roles = Roles::ALL;
+        if let (Phase::Fresh, Packet::Ask { request, .. }) = (connection.accepting.phase, packet) {
+            self.on_request(*key, request);
+            return Ok(());
+        }
         match connection.accepting.phase {
             Phase::Fresh => {
                 // Another version is refused as such, whatever else would refuse the client.
@@ -356,7 +367,8 @@ impl Broker {
 
     /// Removes a connection that has ended.
     pub(super) fn take_connection(&mut self, key: Key) -> Option<ClientConnection> {
-        let mut connection = self.connections.remove(&key)?;
+        let connection = self.connections.remove(&key).or_else(|| self.candidates.remove(&key));
+        let mut connection = connection?;
         // Closing is not enough while a forked child of this process holds the descriptors, too.
         let process = connection.socket.peer().pidfd();
         for fd in process.into_iter().chain([connection.socket.as_fd()]) {

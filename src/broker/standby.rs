@@ -1,8 +1,10 @@
 //! Waiting for the place of a bus that another process serves.
 
 use super::Broker;
+use super::requests::{Answer, Asked, await_release};
 use crate::bus_addr::BusAddr;
-use crate::error::BusError;
+use crate::core::wire::Request;
+use crate::error::{BusError, ConnectError};
 use crate::sys::lock::{Holder, holder_of, inode_beside as lock_file};
 use crate::sys::peer::Peer;
 use crate::sys::system::since_boot;
@@ -16,12 +18,22 @@ const LOOK: Duration = Duration::from_millis(250);
 /// that watches it.
 const LOOKS: u32 = 40;
 
-/// The pause after the process that holds the place has ended and still seems to hold it.
-const PAUSE: Duration = Duration::from_millis(10);
+/// How a wait for the bus of another broker has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Vacancy {
+    /// No process serves the bus. This one can [bind](Broker::bind) it.
+    Free,
+    /// The broker has ended the bus for good, for example by `llmp stop`.
+    Closed,
+    /// A process still serves the bus.
+    Held,
+}
 
 impl Broker {
-    /// Waits until no process serves a bus, or until the deadline. Returns whether the bus is free.
-    /// The end of the process that serves it is noticed at once.
+    /// Stands by: waits until no process serves a bus, or until the deadline. The end of the broker is
+    /// noticed at once. The broker knows that this process stands by, and [hands the bus
+    /// over](super::StopHandle::resign) to it.
     ///
     /// Another process may bind the bus first. Then [`bind`](Broker::bind) returns
     /// [`InUse`](crate::BindError::InUse), and this process can wait again.
@@ -30,17 +42,19 @@ impl Broker {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let dir = tempfile::tempdir()?;
     /// # let bus = dir.path().join("bus");
-    /// use llmp::{BindError, Broker};
+    /// use llmp::{BindError, Broker, Vacancy};
     ///
     /// let broker = loop {
-    ///     Broker::wait_until_free(&bus, None)?;
+    ///     if Broker::wait_until_free(&bus, None)? == Vacancy::Closed {
+    ///         return Ok(());
+    ///     }
     ///     match Broker::bind(&bus) {
     ///         Err(BindError::InUse { .. }) => continue,
     ///         result => break result?,
     ///     }
     /// };
     /// # let now = std::time::Instant::now();
-    /// # assert!(!Broker::wait_until_free(&bus, Some(now))?);
+    /// # assert_eq!(Broker::wait_until_free(&bus, Some(now))?, Vacancy::Held);
     /// # drop(broker);
     /// # Ok(()) }
     /// ```
@@ -51,28 +65,54 @@ impl Broker {
     pub fn wait_until_free(
         bus: impl Into<BusAddr>,
         deadline: Option<Instant>,
-    ) -> Result<bool, BusError> {
+    ) -> Result<Vacancy, BusError> {
         let path = bus.into().socket_path()?;
+        let mut asked = None;
         loop {
             // First: if the file is another one later, the holder found here has let go of it.
             let file = lock_file(&path);
-            let Some(Holder { process }) = holder_of(&path) else { return Ok(true) };
+            let holder = holder_of(&path);
+            let Some(Holder { process }) = holder else { return Ok(Vacancy::Free) };
             // This process itself does not end while it waits.
             let process = process.filter(|process| *process != std::process::id());
             let peer = process.map_or(Peer::Unknown, |id| Peer::by_id(id as i32, since_boot()));
+            if asked.is_none() {
+                asked = Asked::at(&path, Request::StandBy);
+            }
             for _ in 0..LOOKS {
                 let left = deadline.map(|it| it.saturating_duration_since(Instant::now()));
                 if left == Some(Duration::ZERO) {
-                    return Ok(false);
+                    return Ok(Vacancy::Held);
                 }
-                peer.wait(left.unwrap_or(LOOK).min(LOOK));
+                let left = left.unwrap_or(LOOK).min(LOOK);
+                match asked.as_mut().map(|it| it.wait(&peer, left)) {
+                    Some(Ok(Answer::Nothing)) => {}
+                    Some(Ok(Answer::Closed)) => return Ok(Vacancy::Closed),
+                    Some(_) => {
+                        asked = None;
+                        await_release(&path, holder);
+                        break;
+                    }
+                    None => peer.wait(left),
+                }
                 if peer.has_died() || lock_file(&path) != file {
                     break;
                 }
             }
-            if peer.has_died() && holder_of(&path).is_some() {
-                std::thread::sleep(PAUSE);
+            if peer.has_died() {
+                asked = None;
+                await_release(&path, holder);
             }
         }
+    }
+}
+
+impl Asked {
+    /// Waits for an answer, or for the end of the process, for at most `time`.
+    fn wait(&mut self, process: &Peer, time: Duration) -> Result<Answer, ConnectError> {
+        let deadline = Instant::now() + time;
+        let waited = self.0.wait(false, process.pidfd(), Some(deadline));
+        waited.map_err(|source| ConnectError::System { step: "wait for the broker", source })?;
+        self.answer()
     }
 }

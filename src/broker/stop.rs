@@ -1,53 +1,112 @@
-//! Stopping a broker: the handle, and the orderly end of the bus (P15).
+//! The orderly end of a broker: it ends the bus (P15), or hands it over to the next broker.
 
 use super::{Broker, ClientConnection};
 use crate::core::failpoint::effect;
-use crate::core::wire::{ByeReason, Packet};
+use crate::core::wire::{ByeReason, Packet, Roles};
 use crate::socket::Sent;
 use crate::sys::fork::Owner;
 use crate::wait::RETRY_INTERVAL;
 use rustix::event::epoll;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a stopped broker goes on forwarding messages that are already committed.
 const LAST_CALL: Duration = Duration::from_millis(500);
 
-/// Stops a broker from another thread, for example from a signal handler's thread.
+/// What a broker was asked to do. The last one counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(super) enum End {
+    /// Hand the bus over if a process stands by, and end it otherwise.
+    Resign = 1,
+    /// Leave the bus to the next broker.
+    HandOver,
+    /// End the bus.
+    Stop,
+}
+
+/// Ends a broker from another thread, for example from a signal handler's thread.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let bus = dir.path().join("bus");
+/// let broker = llmp::Broker::bind(&bus)?;
+/// let handle = broker.stop_handle();
+/// let thread = std::thread::spawn(move || broker.run());
+/// handle.resign();
+/// // No process stands by.
+/// assert!(!thread.join().unwrap()?.handed_over);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct StopHandle {
     pub(super) owner: Owner,
     pub(super) event: Arc<OwnedFd>,
-    pub(super) asked: Arc<AtomicBool>,
+    /// The greatest [`End`] that was asked for, or zero.
+    pub(super) asked: Arc<AtomicU8>,
 }
 
 impl StopHandle {
-    /// Stops the broker. It forwards the committed messages, sends its clients a goodbye, and
-    /// returns from [`Broker::run`]. Does nothing in a forked child of the broker's process.
+    /// Ends the bus. The broker forwards the committed messages, sends its clients a goodbye, and
+    /// returns from [`Broker::run`]. Processes that [stand by](Broker::wait_until_free) do not go on
+    /// with the bus. Does nothing in a forked child of the broker's process.
     pub fn stop(&self) {
-        // The event is shared with the parent's broker, which was not asked to stop. It would stay
-        // readable there.
+        self.ask(End::Stop);
+    }
+
+    /// Leaves the bus to the next broker, which another process binds. The broker forwards the
+    /// committed messages and returns from [`Broker::run`]. Clients that
+    /// [outlive](crate::ClientBuilder::outlive_broker) their broker wait for the next one, and miss
+    /// nothing. The others get a goodbye.
+    pub fn hand_over(&self) {
+        self.ask(End::HandOver);
+    }
+
+    /// [Hands the bus over](StopHandle::hand_over) if another process [stands
+    /// by](Broker::wait_until_free), and [ends the bus](StopHandle::stop) otherwise.
+    pub fn resign(&self) {
+        self.ask(End::Resign);
+    }
+
+    pub(super) fn ask(&self, end: End) {
+        // The event is shared with the parent's broker, which was not asked. It would stay readable
+        // there.
         if !self.owner.is_here() {
             return;
         }
-        self.asked.store(true, Ordering::Release);
+        self.asked.fetch_max(end as u8, Ordering::AcqRel);
         effect("write to the eventfd");
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
     }
 
     pub(super) fn is_asked(&self) -> bool {
-        self.asked.load(Ordering::Acquire)
+        self.asked.load(Ordering::Acquire) != 0
     }
 }
 
 impl Broker {
-    /// Forwards the committed messages, then sends `Bye` to every client (P15).
+    /// Returns whether the bus goes on with another broker.
+    fn hands_over(&mut self) -> bool {
+        // One that stood by may have ended.
+        let _ = self.poll_sockets(Some(Duration::ZERO));
+        match self.stop.asked.load(Ordering::Acquire) {
+            asked if asked == End::Resign as u8 => !self.candidates.is_empty(),
+            asked => asked == End::HandOver as u8,
+        }
+    }
+
+    /// Forwards the committed messages. Then sends `Bye` to every client (P15), or only to those that
+    /// do not go on with the next broker.
     pub(super) fn shut_down(&mut self) {
+        let hands_over = self.hands_over();
         let deadline = Instant::now() + LAST_CALL;
-        // The bus ends, and with it the clients' wait for each other.
-        self.give_up_late_clients();
+        if !hands_over {
+            // The bus ends, and with it the clients' wait for each other.
+            self.give_up_late_clients();
+        }
         // The event stays readable from now on, so waiting for other events would not block.
         effect("watch the eventfd no longer");
         let _ = epoll::delete(&self.epoll, &self.stop.event);
@@ -70,30 +129,41 @@ impl Broker {
                 std::thread::sleep(RETRY_INTERVAL);
             }
         }
-        if self.owner.is_here() {
-            self.send_bye(deadline);
+        if !self.owner.is_here() {
+            return;
         }
+        self.report.handed_over = hands_over;
+        // The next broker finds the record.
+        self.bound.stay(hands_over);
+        let goes_on = |c: &ClientConnection| {
+            let is_member = c.accepting.roles.has(Roles::OUTLIVE) || c.client().is_none();
+            hands_over && is_member
+        };
+        let standing_by = self.candidates.values().filter(|_| !hands_over);
+        let clients = self.connections.values().filter(|c| !goes_on(c));
+        send_bye(clients.chain(standing_by).collect(), deadline);
+        self.connections.clear();
+        self.candidates.clear();
     }
+}
 
-    /// Sends `Bye` to every client, retrying full sockets until the deadline.
-    fn send_bye(&self, deadline: Instant) {
-        let mut left: Vec<&ClientConnection> = self.connections.values().collect();
-        loop {
-            let bye = Packet::Bye(ByeReason::Closed);
-            let mut send_pending = false;
-            left.retain(|connection| {
-                let sent = connection.socket.send(&bye, None);
-                send_pending |= sent == Sent::NoMemory;
-                matches!(sent, Sent::NotNow | Sent::NoMemory)
-            });
-            let Some(next) = left.first() else { return };
-            if Instant::now() >= deadline {
-                return;
-            } else if send_pending {
-                std::thread::sleep(RETRY_INTERVAL);
-            } else if next.socket.wait_writable(deadline).is_err() {
-                return;
-            }
+/// Sends `Bye` to these connections, retrying full sockets until the deadline.
+fn send_bye(mut left: Vec<&ClientConnection>, deadline: Instant) {
+    loop {
+        let bye = Packet::Bye(ByeReason::Closed);
+        let mut send_pending = false;
+        left.retain(|connection| {
+            let sent = connection.socket.send(&bye, None);
+            send_pending |= sent == Sent::NoMemory;
+            matches!(sent, Sent::NotNow | Sent::NoMemory)
+        });
+        let Some(next) = left.first() else { return };
+        if Instant::now() >= deadline {
+            return;
+        } else if send_pending {
+            std::thread::sleep(RETRY_INTERVAL);
+        } else if next.socket.wait_writable(deadline).is_err() {
+            return;
         }
     }
 }

@@ -518,6 +518,8 @@ fn check_hello(packet: &Packet, offered: Roles) -> Result<Roles, Rejected> {
         Packet::Return { roles, client, .. } if roles.has(Roles::OUTLIVE) && client != BROKER => {
             Ok(roles)
         }
+        // The owner handles those that it knows.
+        Packet::Ask { .. } => Err(Refusal::Roles.into()),
         packet => Err(unexpected(&packet, "before the greeting").into()),
     }
 }

@@ -133,6 +133,20 @@ pub enum ByeReason {
     Other(u32),
 }
 
+/// What another process of the broker's user asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Request {
+    /// The broker ends the bus.
+    Stop,
+    /// The broker leaves the bus to the next one.
+    HandOver,
+    /// The process would follow the broker. The connection stays, so that it notices the end.
+    StandBy,
+    /// A code that this version does not know.
+    Other(u32),
+}
+
 /// The limits of a chain as a peer sent them, in bytes. They are not validated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawLimits {
@@ -189,6 +203,8 @@ pub enum Packet {
     Hello { version: u32, roles: Roles },
     /// The greeting of a client that goes on with another broker than its last.
     Return { version: u32, roles: Roles, client: u32, epoch: u32, token: u64 },
+    /// A request of a process that is no client, and sends nothing else.
+    Ask { version: u32, request: Request },
     /// Follows `Welcome` if the client outlives its broker.
     Session(Session),
     /// The client is accepted. Carries the descriptor of the control region that has its cursor.
@@ -288,6 +304,7 @@ bodies! {
     Two { first: U32, second: U32 }
     HelloBody { version: U32, magic: U64, roles: U32 }
     ReturnBody { version: U32, magic: U64, roles: U32, client: U32, epoch: U32, token: U64 }
+    AskBody { version: U32, magic: U64, request: U32 }
     SessionBody { bus: U64, epoch: U32, since: U32, token: U64 }
     WelcomeBody {
         version: U32, client: U32, cursor: U32, broker: U64,
@@ -314,6 +331,7 @@ const REJOIN: u8 = 14;
 const RETURN: u8 = 15;
 const SESSION: u8 = 16;
 const FOREIGN_PAGE: u8 = 17;
+const ASK: u8 = 18;
 
 const REFUSED_VERSION: u32 = 1;
 const REFUSED_USER: u32 = 2;
@@ -327,6 +345,10 @@ const REFUSED_UNKNOWN: u32 = 8;
 const BYE_CLOSED: u32 = 1;
 const BYE_FAULT: u32 = 2;
 const BYE_SLOW: u32 = 3;
+
+const ASK_STOP: u32 = 1;
+const ASK_HAND_OVER: u32 = 2;
+const ASK_STAND_BY: u32 = 3;
 
 impl Packet {
     /// Returns the packet's kind.
@@ -349,6 +371,7 @@ impl Packet {
             Packet::Return { .. } => RETURN,
             Packet::Session(_) => SESSION,
             Packet::ForeignPage { .. } => FOREIGN_PAGE,
+            Packet::Ask { .. } => ASK,
         }
     }
 
@@ -372,6 +395,7 @@ impl Packet {
             Packet::Return { .. } => "send Return",
             Packet::Session(_) => "send Session",
             Packet::ForeignPage { .. } => "send ForeignPage",
+            Packet::Ask { .. } => "send Ask",
         }
     }
 
@@ -414,6 +438,20 @@ impl Packet {
                 client: client.into(),
                 epoch: epoch.into(),
                 token: token.into(),
+            }
+            .as_bytes()),
+            Packet::Ask { version, request } => put(AskBody {
+                kind,
+                zero,
+                version: version.into(),
+                magic: HELLO_MAGIC.into(),
+                request: match request {
+                    Request::Stop => ASK_STOP,
+                    Request::HandOver => ASK_HAND_OVER,
+                    Request::StandBy => ASK_STAND_BY,
+                    Request::Other(code) => code,
+                }
+                .into(),
             }
             .as_bytes()),
             Packet::Session(Session { bus, epoch, since, token }) => put(SessionBody {
@@ -509,30 +547,13 @@ impl Packet {
         Ok(match kind {
             RING if bytes.len() == 1 => Packet::Ring,
             RING => return Err(WireError::Length { kind, found: bytes.len(), expected: 1 }),
-            HELLO | RETURN => {
+            HELLO | RETURN | ASK => {
                 // The version comes first, because the length of the rest depends on it.
                 let version = bytes.get(4..8).and_then(|b| U32::read_from_bytes(b).ok());
                 if let Some(version) = version.filter(|v| v.get() != VERSION) {
                     return Ok(Packet::Hello { version: version.get(), roles: Roles(0) });
                 }
-                if kind == RETURN {
-                    let body: ReturnBody = body(bytes)?;
-                    if body.magic.get() != HELLO_MAGIC {
-                        return Err(WireError::Magic(body.magic.get()));
-                    }
-                    return Ok(Packet::Return {
-                        version: body.version.get(),
-                        roles: Roles(body.roles.get()),
-                        client: body.client.get(),
-                        epoch: body.epoch.get(),
-                        token: body.token.get(),
-                    });
-                }
-                let body: HelloBody = body(bytes)?;
-                if body.magic.get() != HELLO_MAGIC {
-                    return Err(WireError::Magic(body.magic.get()));
-                }
-                Packet::Hello { version: body.version.get(), roles: Roles(body.roles.get()) }
+                greeting(kind, bytes)?
             }
             SESSION => {
                 let body: SessionBody = body(bytes)?;
@@ -624,6 +645,42 @@ impl Packet {
     }
 }
 
+/// Decodes a greeting of this version.
+fn greeting(kind: u8, bytes: &[u8]) -> Result<Packet, WireError> {
+    let (magic, packet) = match kind {
+        HELLO => {
+            let body: HelloBody = body(bytes)?;
+            let (version, roles) = (body.version.get(), Roles(body.roles.get()));
+            (body.magic, Packet::Hello { version, roles })
+        }
+        RETURN => {
+            let body: ReturnBody = body(bytes)?;
+            let packet = Packet::Return {
+                version: body.version.get(),
+                roles: Roles(body.roles.get()),
+                client: body.client.get(),
+                epoch: body.epoch.get(),
+                token: body.token.get(),
+            };
+            (body.magic, packet)
+        }
+        _ => {
+            let body: AskBody = body(bytes)?;
+            let request = match body.request.get() {
+                ASK_STOP => Request::Stop,
+                ASK_HAND_OVER => Request::HandOver,
+                ASK_STAND_BY => Request::StandBy,
+                code => Request::Other(code),
+            };
+            (body.magic, Packet::Ask { version: body.version.get(), request })
+        }
+    };
+    match magic.get() {
+        HELLO_MAGIC => Ok(packet),
+        magic => Err(WireError::Magic(magic)),
+    }
+}
+
 fn body<T: FromBytes + KnownLayout + Immutable + Unaligned>(bytes: &[u8]) -> Result<T, WireError> {
     let (kind, found) = (bytes[0], bytes.len());
     let body = T::read_from_bytes(bytes);
@@ -675,6 +732,8 @@ mod tests {
                 token: 1 << 61,
             },
         ];
+        let requests = [Request::Stop, Request::HandOver, Request::StandBy, Request::Other(99)];
+        packets.extend(requests.map(|request| Packet::Ask { version: VERSION, request }));
         packets.extend(refusals.map(Packet::Refused));
         packets.extend(byes.map(Packet::Bye));
         packets

@@ -16,7 +16,7 @@ fn examples(of: &[&str]) -> Vec<String> {
 #[test]
 fn every_example_of_every_help_runs() {
     let mut all = examples(&["--help"]);
-    for command in ["broker", "send", "recv", "demo"] {
+    for command in ["broker", "send", "recv", "stop", "demo"] {
         all.extend(examples(&[command, "--help"]));
     }
     all.sort();

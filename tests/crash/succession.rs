@@ -7,7 +7,7 @@ use crate::common::content::{STEADY, check, payload};
 use crate::every_step::{
     End, Step, Victim, alone, at_every_step, wait_until_nothing_is_left, within_timeout,
 };
-use llmp::{Broker, BrokerStats, Client, ClientBuilder, Receiver, Sender, StopHandle};
+use llmp::{Broker, BrokerStats, Client, ClientBuilder, Receiver, Sender, StopHandle, Vacancy};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -89,7 +89,7 @@ type Running = (StopHandle, JoinHandle<std::io::Result<BrokerStats>>);
 fn serve_next(path: PathBuf) -> JoinHandle<Option<Running>> {
     std::thread::spawn(move || {
         let deadline = Instant::now() + TIMEOUT;
-        if !Broker::wait_until_free(&path, Some(deadline)).unwrap() {
+        if Broker::wait_until_free(&path, Some(deadline)).unwrap() != Vacancy::Free {
             return None;
         }
         // Its own limits are the defaults. The last broker's clients have others.

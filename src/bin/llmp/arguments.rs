@@ -46,6 +46,8 @@ pub enum Command {
     Send(Send),
     /// Receive messages from now on and write them to standard output
     Recv(Recv),
+    /// End a bus: its broker forwards what was sent, and ends
+    Stop(Stop),
     /// Exchange the files of a directory between three processes, check each file, and measure
     Demo(Demo),
     /// The broker of a demo.
@@ -109,10 +111,13 @@ pub struct Broker {
     /// users. The directories above it must be open to them, too
     #[arg(long, value_name = "USERS", default_value = "same-user", value_parser = values::access)]
     pub access: PeerFilter,
-    /// If another process serves the bus, wait until it ends, and then serve the bus. Clients of the
-    /// earlier broker must connect again
+    /// If another process serves the bus, wait until it ends, and then serve the bus. Clients with
+    /// --outlive go on with this broker, and others must connect again
     #[arg(long)]
     pub standby: bool,
+    /// If another process serves the bus, ask it to hand the bus over, and then serve the bus
+    #[arg(long)]
+    pub replace: bool,
     /// Run the broker in a child process, and start it again when it dies
     #[arg(long)]
     pub respawn: bool,
@@ -150,6 +155,25 @@ fn default(text: &str, bytes: usize) -> String {
     format!("{text} [default: {}]", values::size_text(bytes))
 }
 
+/// `llmp stop`
+#[derive(Args, Debug)]
+#[command(after_help = STOP_HELP)]
+pub struct Stop {
+    /// The bus.
+    #[command(flatten)]
+    pub place: Place,
+    /// Fail if the broker has not ended within SECONDS
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = values::seconds)]
+    pub timeout: Duration,
+}
+
+const STOP_HELP: &str = "\
+Examples:
+  llmp stop logs
+
+The broker must run as this user. It forwards the messages that were sent, says goodbye to its
+clients, and ends. Brokers that wait (--standby) end, too.";
+
 const BROKER_HELP: &str = "\
 Sizes are bytes, or end in KiB, MiB or GiB.
 
@@ -161,6 +185,10 @@ Examples:
   llmp broker logs --when-slow skip
   llmp broker logs --standby
   llmp broker logs --respawn
+  llmp broker logs --replace
+
+Ctrl-C and `llmp stop` end the bus. SIGTERM hands it over if another broker waits (--standby), or if
+systemd has started this one.
 
 A name stands for a socket in $XDG_RUNTIME_DIR/llmp, or else in a directory of this user below
 /tmp. A broker that was killed can be started again. Under systemd (Type=notify) the broker reports

@@ -7,8 +7,15 @@ use crate::ready;
 use crate::respawn;
 use crate::stderr;
 use crate::values::human;
-use llmp::{BindError, Broker, BrokerBuilder};
+use llmp::{BindError, Broker, BrokerBuilder, ConnectError, Vacancy};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use signal_hook::consts::SIGTERM;
+use std::time::Duration;
+
+/// How often a broker asks others to hand over. Each time, one that stands by may be faster.
+const REPLACE_TRIES: u32 = 5;
+/// How long the other broker may take.
+const REPLACE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves a bus until a signal ends it.
 pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
@@ -19,10 +26,18 @@ pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
     raise_descriptor_limit();
     // Until it has the bus, a signal ends this process as usual.
     interrupt::unblock();
-    let broker = bind(&arguments)?;
+    let Some(broker) = bind(&arguments)? else {
+        stderr::line(format_args!("bus '{bus}' was ended, so this broker ends too"));
+        return Ok(());
+    };
     let stop = broker.stop_handle();
-    let _interrupt = Interrupt::catch(move || {
-        stop.stop();
+    let _interrupt = Interrupt::catch(move |signal| {
+        match signal {
+            // A supervisor also sends it when it starts the broker anew.
+            SIGTERM if ready::is_supervised() => stop.hand_over(),
+            SIGTERM => stop.resign(),
+            _ => stop.stop(),
+        }
         ready::tell_supervisor("STOPPING=1");
     })?;
     stderr::line(format_args!(
@@ -39,26 +54,42 @@ pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
     let messages = report.broadcast.messages;
     let bytes = human(report.broadcast.payload_bytes);
     let llmp::BrokerStats { clients, faults, refused, skipped, evicted, .. } = report;
+    let how = if report.handed_over { "goes on without this broker" } else { "has ended" };
     stderr::line(format_args!(
-        "bus '{bus}' has ended: clients {clients}, messages {messages} ({bytes}), faults {faults}, refused {refused}, skipped {skipped}, evicted {evicted}"
+        "bus '{bus}' {how}: clients {clients}, messages {messages} ({bytes}), faults {faults}, refused {refused}, skipped {skipped}, evicted {evicted}"
     ));
     Ok(())
 }
 
-/// Makes the bus. A standby first waits until no other process serves it.
-fn bind(arguments: &arguments::Broker) -> Result<Broker, BindError> {
+/// Makes the bus. A standby first waits until no other process serves it. Returns `None` if the bus
+/// was ended meanwhile.
+fn bind(arguments: &arguments::Broker) -> Result<Option<Broker>, Failure> {
     let bus = &arguments.place.bus;
+    let mut replaces = if arguments.replace { REPLACE_TRIES } else { 0 };
     loop {
-        match builder(arguments).bind(bus) {
-            Err(BindError::InUse { path, process }) if arguments.standby || arguments.respawned => {
-                let process = process.map(|id| format!(" (process {id})")).unwrap_or_default();
-                stderr::line(format_args!(
-                    "there is a broker at {}{process}; this one waits until it ends",
-                    path.display()
-                ));
-                Broker::wait_until_free(bus, None)?;
+        let (path, process) = match builder(arguments).bind(bus) {
+            Err(BindError::InUse { path, process }) => (path, process),
+            result => return Ok(Some(result?)),
+        };
+        let named = process.map(|id| format!(" (process {id})")).unwrap_or_default();
+        if replaces > 0 {
+            replaces -= 1;
+            stderr::line(format_args!("this broker replaces the one at {}{named}", path.display()));
+            match Broker::request_hand_over(bus, REPLACE_TIMEOUT) {
+                // It has ended by itself.
+                Err(ConnectError::NoBus { .. } | ConnectError::Disconnected(_)) => {}
+                asked => asked?,
             }
-            result => return result,
+        } else if arguments.standby || arguments.respawned {
+            stderr::line(format_args!(
+                "there is a broker at {}{named}; this one waits until it ends",
+                path.display()
+            ));
+            if Broker::wait_until_free(bus, None).map_err(BindError::from)? == Vacancy::Closed {
+                return Ok(None);
+            }
+        } else {
+            return Err(BindError::InUse { path, process }.into());
         }
     }
 }

@@ -21,8 +21,8 @@ pub struct Interrupt {
 
 impl Interrupt {
     /// Catches SIGINT, SIGTERM and SIGHUP. Ignores SIGHUP if it was ignored before, as under
-    /// `nohup`. Calls `then` when the first signal arrives.
-    pub fn catch(then: impl FnOnce() + Send + 'static) -> Result<Self, Failure> {
+    /// `nohup`. Calls `then` with the first signal when it arrives.
+    pub fn catch(then: impl FnOnce(i32) + Send + 'static) -> Result<Self, Failure> {
         let cannot = |error: &dyn std::fmt::Display| {
             Failure::other(format!("cannot catch signals: {error}"))
         };
@@ -44,7 +44,7 @@ impl Interrupt {
             // Relaxed: only the number itself is read.
             signal.store(first, Ordering::Relaxed);
             let _ = rustix::io::write(&asked, &1u64.to_ne_bytes());
-            then();
+            then(first);
             let end = Instant::now() + GRACE;
             while Instant::now() < end && signals.pending().next().is_none() {
                 std::thread::sleep(Duration::from_millis(20));

@@ -15,6 +15,7 @@ mod respawn;
 mod send;
 mod status;
 mod stderr;
+mod stop;
 mod values;
 
 use arguments::{Command, Program};
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Broker(arguments) => broker::run(arguments),
         Command::Send(arguments) => send::run(arguments),
         Command::Recv(arguments) => recv::run(arguments),
+        Command::Stop(arguments) => stop::run(&arguments),
         Command::Demo(arguments) => demo::run(arguments),
         Command::DemoBroker(arguments) => demo::broker::run(&arguments),
         Command::DemoClient(arguments) => demo::client::run(&arguments),

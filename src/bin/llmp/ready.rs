@@ -24,6 +24,11 @@ pub fn write_line(fd: u32, path: &Path) -> Result<(), Failure> {
     written.map_err(|error| Failure::usage(format!("cannot write to --ready-fd {fd}: {error}")))
 }
 
+/// Returns whether systemd or another supervisor has started this process and listens.
+pub fn is_supervised() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// Notifies systemd or another supervisor, if one listens (sd_notify(3)).
 pub fn tell_supervisor(state: &str) {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };

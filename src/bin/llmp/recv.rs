@@ -22,7 +22,7 @@ const SLICE: Duration = Duration::from_millis(200);
 
 /// Writes received messages to standard output.
 pub fn run(arguments: arguments::Recv) -> Result<(), Failure> {
-    let interrupt = Interrupt::catch(|| {})?;
+    let interrupt = Interrupt::catch(|_| {})?;
     if is_closed(&io::stdout()) {
         say("standard output is closed, or /dev/null: received messages are lost");
     }

@@ -5,7 +5,7 @@ use crate::interrupt::Interrupt;
 use crate::stderr;
 use llmp::BusAddr;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
-use signal_hook::consts::SIGCHLD;
+use signal_hook::consts::{SIGCHLD, SIGINT};
 use std::ffi::OsString;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
@@ -28,7 +28,7 @@ type Child = Arc<Mutex<i32>>;
 pub fn run(bus: &BusAddr) -> Result<(), Failure> {
     let child = Child::default();
     let told = child.clone();
-    let interrupt = Interrupt::catch(move || tell(&told))?;
+    let interrupt = Interrupt::catch(move |signal| tell(&told, signal))?;
     // If it was inherited as ignored, the kernel would not keep the status of a child.
     signal_hook::flag::register(SIGCHLD, Arc::default())
         .map_err(|error| Failure::other(format!("cannot catch signals: {error}")))?;
@@ -84,8 +84,8 @@ fn broker(child: &Child, is_first: bool, interrupt: &Interrupt) -> std::io::Resu
         *id = process.id() as i32;
         process
     };
-    if interrupt.is_there() {
-        tell(child);
+    if let Some(signal) = interrupt.signal() {
+        tell(child, signal);
     }
     // Its id stays its own until it is waited for.
     let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
@@ -97,10 +97,11 @@ fn broker(child: &Child, is_first: bool, interrupt: &Interrupt) -> std::io::Resu
     process.wait()
 }
 
-/// Asks the broker to end.
-fn tell(child: &Child) {
+/// Passes on a signal that asks the broker to end.
+fn tell(child: &Child, signal: i32) {
+    let signal = if signal == SIGINT { Signal::INT } else { Signal::TERM };
     if let Some(id) = Pid::from_raw(*lock(child)) {
-        let _ = kill_process(id, Signal::TERM);
+        let _ = kill_process(id, signal);
     }
 }
 

@@ -25,7 +25,7 @@ const KEPT_LEN: usize = 1 << 20;
 
 /// Sends the input and waits until the broker has consumed it.
 pub fn run(arguments: arguments::Send) -> Result<(), Failure> {
-    let interrupt = Interrupt::catch(|| {})?;
+    let interrupt = Interrupt::catch(|_| {})?;
     let client = connect(&arguments, arguments.wait)?;
     let max = client.limits().max_message_len();
     if let Some(chunk) = arguments.chunk.filter(|&chunk| chunk > max) {
