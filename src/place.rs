@@ -5,6 +5,7 @@ use crate::core::failpoint::{effect, observation};
 use crate::error::{BindError, PathTooLong};
 use crate::peer_filter::PeerFilter;
 use crate::socket::Listener;
+use crate::sys::activation::listener_at;
 use crate::sys::lock::{LockFile, beside, holder_of, obstacle};
 use rustix::fs::inotify;
 use std::io;
@@ -70,6 +71,8 @@ pub(crate) struct Bound {
     pub listener: Listener,
     path: PathBuf,
     inode: (u64, u64),
+    /// Whether a supervisor has made the socket, and removes it.
+    is_passed: bool,
     /// Released last, when the socket is removed.
     lock: LockFile,
 }
@@ -84,15 +87,20 @@ impl Bound {
             .map_err(|why| BindError::not_locked(why, &path, &beside(&path)))?;
         // Until this process serves the bus, the record belongs to the next broker.
         lock.stay(lock.has_record());
-        let (listener, inode) = listen(&path, access)?;
-        let bound = Bound { listener, path, inode, lock };
+        let passed = passed(&path)?;
+        let is_passed = passed.is_some();
+        let (listener, inode) = match passed {
+            Some(passed) => passed,
+            None => listen(&path, access)?,
+        };
+        let bound = Bound { listener, path, inode, is_passed, lock };
         bound.warn_of_closed_doors(access);
         Ok(bound)
     }
 
     /// Lets the users that `access` names connect.
     pub fn open_to(&self, access: &PeerFilter) -> io::Result<()> {
-        open_to(&self.path, access)
+        if self.is_passed { Ok(()) } else { open_to(&self.path, access) }
     }
 
     /// Warns about a directory that other users cannot search. Usually only root can pass it.
@@ -142,9 +150,19 @@ impl Bound {
     pub fn rebind(&mut self, access: &PeerFilter) -> Result<(), BindError> {
         // The old socket's path is not removed, because it may name another process's socket.
         (self.listener, self.inode) = listen(&self.path, access)?;
+        self.is_passed = false;
         self.warn_of_closed_doors(access);
         Ok(())
     }
+}
+
+/// Listens with the socket that a supervisor has passed for this path, if there is one.
+fn passed(path: &Path) -> Result<Option<(Listener, (u64, u64))>, BindError> {
+    let Some(socket) = listener_at(path) else { return Ok(None) };
+    let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(None) };
+    let listener = Listener::passed(socket)
+        .map_err(|source| BindError::Socket { path: path.to_owned(), source })?;
+    Ok(Some((listener, (found.dev(), found.ino()))))
 }
 
 /// Listens at a path whose lock file this process has locked. A socket there belongs to a dead
@@ -238,7 +256,7 @@ impl Drop for Bound {
     fn drop(&mut self) {
         // Removes the socket only if it is still ours. A forked child leaves its parent's socket in
         // place.
-        if self.lock.is_ours() && self.is_there() {
+        if self.lock.is_ours() && !self.is_passed && self.is_there() {
             effect("remove our socket");
             let _ = std::fs::remove_file(&self.path);
         }

@@ -20,7 +20,7 @@ use crate::error::{ConnectError, Disconnected, HeldUp, SendError, WaitError};
 use crate::receiver::Receiver;
 use crate::socket::Sent;
 use crate::sys::fork::Gate;
-use crate::wait::{RETRY_INTERVAL, SpinPolicy};
+use crate::wait::{RETRY_INTERVAL, SpinPolicy, Wait};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -436,6 +436,33 @@ impl Sender {
             locked.ended().cloned()
         });
         ended.unwrap_or_else(Some)
+    }
+
+    /// Prepares a wait in a loop of the caller, for a sender that [outlives] its broker. Such a sender
+    /// goes on with the next broker in its calls, so one that sends seldom calls this function before
+    /// each wait, and waits until the descriptor ([`AsFd`]) is readable or the timeout has passed.
+    /// Without that, a message of the last broker's time may wait for the next call.
+    ///
+    /// Returns [`Wait::Ready`] if the connection has ended.
+    ///
+    /// [outlives]: ClientBuilder::outlive_broker
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (mut sender, receiver) = llmp::channel()?;
+    /// assert_eq!(sender.prepare_wait(), llmp::Wait::Readable { timeout: None });
+    /// drop(receiver);
+    /// assert_eq!(sender.prepare_wait(), llmp::Wait::Ready);
+    /// # Ok(()) }
+    /// ```
+    pub fn prepare_wait(&mut self) -> Wait {
+        if self.ended().is_some() {
+            return Wait::Ready;
+        }
+        // What it has read may have ended the last broker's time.
+        self.settle();
+        let pause = self.locked(|_, locked| locked.orphans_pause());
+        Wait::Readable { timeout: pause.unwrap_or_default() }
     }
 
     /// Returns the receiver that holds up the bus. The broker names it once this client's messages

@@ -1,5 +1,7 @@
 //! Access to the kernel, except for shared memory: sockets, descriptors, waiting.
 
+#[allow(unsafe_code)]
+pub(crate) mod activation;
 pub(crate) mod closer;
 #[allow(unsafe_code)]
 mod credentials;

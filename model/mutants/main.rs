@@ -98,7 +98,7 @@ const JUDGES: &[Judge] = &[
     Judge { model: models::WAKE_RECEIVER_POLLING, subject: Subject::Polling, bound: 3 },
     Judge { model: models::WAKE_SENDER_POLLING, subject: Subject::Polling, bound: 3 },
     Judge { model: models::WAKE_SENDER_TWICE_POLLING, subject: Subject::Polling, bound: 3 },
-    Judge { model: models::WAKE_BOTH_POLLING, subject: Subject::Polling, bound: 2 },
+    Judge { model: models::WAKE_BOTH_POLLING, subject: Subject::Polling, bound: 1 },
     Judge { model: models::BROKER_BESIDE_POLLING, subject: Subject::BesidePolling, bound: 3 },
     Judge { model: models::REF, subject: Subject::ByRef, bound: 3 },
     Judge { model: models::REF_BROKER_ASLEEP, subject: Subject::Returns, bound: 3 },

@@ -7,7 +7,7 @@
 
 use crate::core::limits::Limits;
 use crate::core::message::ClientId;
-use crate::core::wire::{RawLimits, Session};
+use crate::core::wire::{RawLimits, Roles, Session};
 use crate::sys::lock::LockFile;
 use crate::sys::peer::{Birth, Peer};
 use siphasher::sip::SipHasher24;
@@ -59,8 +59,16 @@ const ENTRY: usize = size_of::<Entry>();
 /// Clients of the last broker that are in one process.
 #[derive(Debug)]
 pub(super) struct Expected {
-    pub clients: Vec<ClientId>,
+    pub clients: Vec<Known>,
     pub process: Peer,
+}
+
+/// A client of the last broker.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    pub id: ClientId,
+    /// Whether it could miss a message.
+    pub receives: bool,
 }
 
 /// The most processes that are followed by a pidfd. If another one dies while the broker waits for
@@ -135,7 +143,8 @@ impl Roster {
             if !is_here {
                 (entry.process, entry.began) = Default::default();
             }
-            expected.clients.push(ClientId(client));
+            let receives = Roles(entry.roles.get()).has(Roles::RECEIVE);
+            expected.clients.push(Known { id: ClientId(client), receives });
             roster.places.insert(client, at);
             roster.entries[at] = entry;
         }
@@ -340,7 +349,7 @@ mod tests {
 
     fn ids(expected: Vec<Expected>) -> Vec<u32> {
         let clients = expected.into_iter().flat_map(|expected| expected.clients);
-        let mut ids: Vec<u32> = clients.map(|client| client.0).collect();
+        let mut ids: Vec<u32> = clients.map(|client| client.id.0).collect();
         ids.sort_unstable();
         ids
     }

@@ -67,12 +67,17 @@ impl Broker {
         deadline: Option<Instant>,
     ) -> Result<Vacancy, BusError> {
         let path = bus.into().socket_path()?;
-        let mut asked = None;
+        let (mut asked, mut was_held) = (None, false);
         loop {
             // First: if the file is another one later, the holder found here has let go of it.
             let file = lock_file(&path);
             let holder = holder_of(&path);
-            let Some(Holder { process }) = holder else { return Ok(Vacancy::Free) };
+            let Some(Holder { process }) = holder else {
+                // A broker that dies, or hands over, leaves the file.
+                let is_closed = was_held && lock_file(&path).is_none();
+                return Ok(if is_closed { Vacancy::Closed } else { Vacancy::Free });
+            };
+            was_held = true;
             // This process itself does not end while it waits.
             let process = process.filter(|process| *process != std::process::id());
             let peer = process.map_or(Peer::Unknown, |id| Peer::by_id(id as i32, since_boot()));

@@ -1,7 +1,7 @@
 //! A broker that follows a dead one: it waits for that one's clients before it forwards anything.
 
 use super::Broker;
-use super::roster::Expected;
+use super::roster::{Expected, Known};
 use crate::core::message::ClientId;
 use std::time::{Duration, Instant};
 
@@ -29,9 +29,14 @@ impl Succession {
         Succession { expected, grace_period, began: None, look_at, is_quiet: false }
     }
 
-    /// Returns whether the broker waits for clients.
+    /// Returns whether clients have not come yet.
     pub fn is_waiting(&self) -> bool {
         !self.expected.is_empty()
+    }
+
+    /// Returns whether receivers have not come yet. A client that only sends misses nothing.
+    fn lacks_receivers(&self) -> bool {
+        self.expected.iter().flat_map(|it| &it.clients).any(|client| client.receives)
     }
 
     /// Returns the number of clients for which the broker waits.
@@ -41,13 +46,13 @@ impl Succession {
 
     /// Returns whether the broker waits for this client.
     pub fn awaits(&self, client: ClientId) -> bool {
-        self.expected.iter().any(|expected| expected.clients.contains(&client))
+        self.expected.iter().flat_map(|it| &it.clients).any(|it| it.id == client)
     }
 
     /// Records that a client was sent its `Start`. It reads it, even if this broker dies.
     pub fn has_come(&mut self, client: ClientId) {
         for expected in &mut self.expected {
-            expected.clients.retain(|awaited| *awaited != client);
+            expected.clients.retain(|awaited| awaited.id != client);
         }
         self.expected.retain(|expected| !expected.clients.is_empty());
     }
@@ -83,20 +88,21 @@ impl Broker {
             self.succession.look_at = now + LOOK;
             let has_died = |expected: &mut Expected| expected.process.has_died();
             for gone in self.succession.expected.extract_if(.., has_died) {
-                gone.clients.iter().for_each(|it| self.roster.strike(self.bound.lock(), *it));
+                gone.clients.iter().for_each(|it| self.roster.strike(self.bound.lock(), it.id));
             }
             if self.succession.is_due(now) {
                 self.give_up_late_clients();
             }
         }
-        self.succession.is_waiting()
+        self.succession.lacks_receivers()
     }
 
     /// Stops waiting. The roster says so before anything is published.
     pub(super) fn give_up_late_clients(&mut self) {
         let late = std::mem::take(&mut self.succession.expected);
-        for client in late.into_iter().flat_map(|expected| expected.clients) {
-            log::warn!("client {client} of the last broker has not come back in time");
+        for Known { id: client, receives } in late.into_iter().flat_map(|it| it.clients) {
+            let level = if receives { log::Level::Warn } else { log::Level::Info };
+            log::log!(level, "client {client} of the last broker has not come back in time");
             self.roster.strike(self.bound.lock(), client);
             // A client that was told that brokers wait for it connects again.
             let is_it = |(_, c): &(&super::Key, &super::ClientConnection)| {

@@ -25,7 +25,7 @@ use crate::core::memory::Region;
 use crate::core::parking::Half;
 use crate::core::wire::{Refusal, Roles};
 use crate::error::{ConnectError, Disconnected};
-use crate::handshake::{Handshake, Progress};
+use crate::handshake::{Handshake, Progress, check_listener};
 use crate::peer_filter::PeerFilter;
 use crate::socket::Socket;
 use crate::sys::system::os_page;
@@ -218,10 +218,7 @@ impl Locked<'_> {
         let failed = |source| ConnectError::Socket { path: path.clone(), source };
         // A full queue is tried again.
         let socket = Socket::connect(path, now).map_err(failed)?;
-        let peer = socket.credentials().map_err(failed)?;
-        if !comeback.access.admits(peer) {
-            return Err(ConnectError::Stranger { user: peer.user });
-        }
+        check_listener(&socket, &comeback.access)?;
         let state = Connecting::new(comeback.roles, os_page());
         let state = state.returning(self.connection.id, outlives.session);
         Handshake::begin(socket, &comeback.access, state)

@@ -628,6 +628,8 @@ pub(crate) struct Listener<P: Protocol> {
     fd: OwnedFd,
     /// In a forked child, the socket belongs to the parent.
     owner: Owner,
+    /// A supervisor has made it, and goes on to listen when this process has ended.
+    is_passed: bool,
 }
 
 impl<P: Protocol> Listener<P> {
@@ -635,11 +637,21 @@ impl<P: Protocol> Listener<P> {
         let socket = unix_socket()?;
         effect("bind");
         rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+        Self::of(socket, false)
+    }
+
+    /// Listens with a socket that a supervisor has made. Later connections name this process as their
+    /// peer.
+    pub fn passed(socket: OwnedFd) -> io::Result<Self> {
+        Self::of(socket, true)
+    }
+
+    fn of(fd: OwnedFd, is_passed: bool) -> io::Result<Self> {
         effect("ask for credentials");
-        options::pass_credentials(socket.as_fd(), true)?;
+        options::pass_credentials(fd.as_fd(), true)?;
         effect("listen");
-        rustix::net::listen(&socket, 1024)?;
-        Ok(Listener { protocol: PhantomData, fd: socket, owner: Owner::here() })
+        rustix::net::listen(&fd, 1024)?;
+        Ok(Listener { protocol: PhantomData, fd, owner: Owner::here(), is_passed })
     }
 
     /// Accepts a connection. Blocks unless [`set_nonblocking`](Listener::set_nonblocking) was
@@ -651,6 +663,10 @@ impl<P: Protocol> Listener<P> {
         effect("has accepted");
         // The connection inherits the option from the listener, so packets sent before now carry
         // credentials, too.
+        if self.is_passed {
+            // It was made before the listener had the option.
+            options::pass_credentials(accepted.as_fd(), true)?;
+        }
         let mut socket = Socket::from_fd(accepted);
         socket.awaits_credentials = true;
         Ok(socket)
@@ -663,7 +679,7 @@ impl<P: Protocol> Listener<P> {
 
 impl<P: Protocol> Drop for Listener<P> {
     fn drop(&mut self) {
-        if !self.owner.is_here() {
+        if !self.owner.is_here() || self.is_passed {
             return;
         }
         // Queued connections may hold descriptors whose close blocks.

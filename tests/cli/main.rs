@@ -1,10 +1,12 @@
 //! The command line, with real processes.
 #![cfg(feature = "cli")]
 
+mod activation;
 mod demo;
 mod diagnosis;
 mod ends;
 mod exchange;
+mod handover;
 mod help;
 mod inherited;
 mod life;

@@ -7,14 +7,14 @@ use std::process::ChildStderr;
 use std::time::{Duration, Instant};
 
 /// A broker that waits.
-struct Standby {
-    process: Process,
+pub struct Standby {
+    pub process: Process,
     stderr: BufReader<ChildStderr>,
 }
 
 impl Standby {
     /// Starts it and waits until it says that it waits.
-    fn of(path: &str) -> Self {
+    pub fn of(path: &str) -> Self {
         let mut process = Process::start(&mut llmp(&["broker", path, "--standby"]));
         let stderr = BufReader::new(process.child().stderr.take().unwrap());
         let mut standby = Standby { process, stderr };
@@ -23,14 +23,14 @@ impl Standby {
         standby
     }
 
-    fn line(&mut self) -> String {
+    pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.stderr.read_line(&mut line).unwrap();
         line
     }
 
     /// Returns whether it serves the bus, as far as it has said.
-    fn serves(&mut self) -> bool {
+    pub fn serves(&mut self) -> bool {
         let fd = [rustix::event::PollFd::new(self.stderr.get_ref(), rustix::event::PollFlags::IN)];
         let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         rustix::event::poll(&mut { fd }, Some(&at_once)) == Ok(1)
@@ -69,7 +69,7 @@ fn one_of_many_standbys_serves_when_the_broker_is_killed() {
 }
 
 /// Waits until one of them serves, and returns which. `None` if none is left.
-fn next(standbys: &mut [Standby]) -> Option<usize> {
+pub fn next(standbys: &mut [Standby]) -> Option<usize> {
     let began = Instant::now();
     while !standbys.is_empty() {
         if let Some(serves) = standbys.iter_mut().position(Standby::serves) {

@@ -203,5 +203,5 @@ fn p5_p7_a_broker_killed_at_any_step_loses_no_committed_message() {
         "close the lock file",
         "unmap",
     ];
-    at_every_step("broker", &steps, |step| die(&place, step));
+    at_every_step("broker", &steps, [|step: &Step| die(&place, step)]);
 }

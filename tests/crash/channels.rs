@@ -69,7 +69,7 @@ fn p4_p7_the_sender_of_a_channel_killed_at_each_of_its_steps() {
         "CommitPublish",
         "CommitFill",
     ];
-    at_every_step("channel sender", &steps, |step| {
+    at_every_step("channel sender", &steps, [move |step: &Step| {
         let mut victim = Victim::start(&place, "dying-channel-sender", step);
         let sent = victim.last("sent").unwrap_or(0);
         let end = victim.end();
@@ -95,7 +95,7 @@ fn p4_p7_the_sender_of_a_channel_killed_at_each_of_its_steps() {
         }
         wait_until_nothing_is_left();
         end
-    });
+    }]);
 }
 
 /// The progress of a sender before its end, if it began: messages sent, and messages that were
@@ -176,7 +176,7 @@ fn p5_p7_the_receiver_of_a_channel_killed_at_each_of_its_steps() {
         "lock the lock file",
         "remove the lock file",
     ];
-    at_every_step("channel receiver", &steps, |step| receiver_dies(&place, step));
+    at_every_step("channel receiver", &steps, [|step: &Step| receiver_dies(&place, step)]);
 }
 
 // P7
@@ -185,11 +185,11 @@ fn p7_a_process_killed_at_any_step_of_a_channel_leaks_nothing() {
     let _alone = alone();
     let place = Place::new();
     let steps = ["make a pair of sockets", "send Welcome", "CommitPublish", "close a connection"];
-    at_every_step("own channel", &steps, |step| {
+    at_every_step("own channel", &steps, [|step: &Step| {
         let mut victim = Victim::start(&place, "dying-own-channel", step);
         let heard = victim.last("heard");
         let end = victim.end();
         assert!(end.is_death() || heard == Some(SINGLE), "{heard:?}");
         end
-    });
+    }]);
 }

@@ -174,7 +174,7 @@ fn p4_p7_a_client_killed_at_any_step_harms_no_other_client() {
         "send Page",
     ];
     let steps = [JOINING, &sending].concat();
-    at_every_step("client", &steps, |step| bus.die("dying-client", step));
+    at_every_step("client", &steps, [|step: &Step| bus.die("dying-client", step)]);
 }
 
 // P3, P4, P7, P8, P9, P10
@@ -182,5 +182,5 @@ fn p4_p7_a_client_killed_at_any_step_harms_no_other_client() {
 fn p4_p8_a_receiver_killed_at_any_step_delays_no_other_client() {
     let _alone = alone();
     let mut bus = LivingBus::new();
-    at_every_step("receiver", JOINING, |step| bus.die("dying-receiver", step));
+    at_every_step("receiver", JOINING, [|step: &Step| bus.die("dying-receiver", step)]);
 }

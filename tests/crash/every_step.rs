@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Page length, longest message and budget of all chains, and the length from which messages pass
 /// by reference. Pages are reused, some messages need a page of double length, and most bytes pass
@@ -96,46 +96,102 @@ impl Victim {
     }
 }
 
-/// Lets a victim die before every step, and prints the number of steps. There must be steps of the
-/// kinds `expected`.
-pub fn at_every_step(name: &str, expected: &[&str], mut die: impl FnMut(&Step) -> End) {
-    if let Ok(step) = std::env::var("LLMP_CRASH_AT") {
-        let (kind, number) = step.rsplit_once(':').expect("LLMP_CRASH_AT=KIND:NUMBER");
-        let step = Step { kind: kind.into(), number: number.parse().unwrap() };
-        let end = die(&step);
-        return report(&format!("crash {name}: {step:?}: {end:?}"));
+/// The kinds of steps that are known, and those that are left.
+#[derive(Default)]
+struct Kinds {
+    known: Vec<String>,
+    next: usize,
+    /// Number of workers that may find further kinds.
+    busy: usize,
+    deaths: usize,
+}
+
+/// A kind of steps that a worker has taken.
+struct Taken<'a> {
+    kinds: &'a Mutex<Kinds>,
+    kind: String,
+}
+
+impl<'a> Taken<'a> {
+    /// Waits for the next kind. Returns `None` if no worker can find another one.
+    fn next(kinds: &'a Mutex<Kinds>) -> Option<Self> {
+        loop {
+            let mut all = kinds.lock().unwrap();
+            if let Some(kind) = all.known.get(all.next).cloned() {
+                (all.next, all.busy) = (all.next + 1, all.busy + 1);
+                return Some(Taken { kinds, kind });
+            }
+            if all.busy == 0 {
+                return None;
+            }
+            drop(all);
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
-    let start = Instant::now();
-    // The first one makes no step of this kind and survives.
-    let mut kinds = vec![String::new()];
-    let (mut next, mut deaths) = (0, 0);
-    while let Some(kind) = kinds.get(next).cloned() {
-        next += 1;
+
+    /// Lets victims die before each step of the kind.
+    fn run(&self, name: &str, mut die: impl FnMut(&Step) -> End) {
         let (mut number, mut lives) = (0, 0);
         while lives < LIVES {
-            let step = Step { kind: kind.clone(), number };
+            let step = Step { kind: self.kind.clone(), number };
             // Names the step if anything fails.
             println!("crash {name}: {step:?}");
-            match die(&step) {
-                End::Killed => (deaths, lives) = (deaths + 1, 0),
+            let end = die(&step);
+            let mut all = self.kinds.lock().unwrap();
+            match end {
+                End::Killed => (all.deaths, lives) = (all.deaths + 1, 0),
                 End::Lived(steps) => {
                     lives += 1;
-                    kinds.extend(
-                        steps.into_iter().filter(|kind| !kinds.contains(kind)).collect::<Vec<_>>(),
-                    );
+                    let new = steps.into_iter().filter(|kind| !all.known.contains(kind));
+                    let new: Vec<_> = new.collect();
+                    all.known.extend(new);
                 }
             }
             number += 1;
         }
     }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.kinds.lock().unwrap_or_else(PoisonError::into_inner).busy -= 1;
+    }
+}
+
+/// Lets a victim die before every step, and prints the number of steps. There must be steps of the
+/// kinds `expected`. Each worker has a thread of its own.
+pub fn at_every_step<D, const N: usize>(name: &str, expected: &[&str], workers: [D; N])
+where
+    D: FnMut(&Step) -> End + Send,
+{
+    if let Ok(step) = std::env::var("LLMP_CRASH_AT") {
+        let (kind, number) = step.rsplit_once(':').expect("LLMP_CRASH_AT=KIND:NUMBER");
+        let step = Step { kind: kind.into(), number: number.parse().unwrap() };
+        let end = workers.into_iter().next().expect("a worker")(&step);
+        return report(&format!("crash {name}: {step:?}: {end:?}"));
+    }
+    let start = Instant::now();
+    // The first victim makes no step of this kind and survives.
+    let kinds = Mutex::new(Kinds { known: vec![String::new()], ..Kinds::default() });
+    std::thread::scope(|scope| {
+        for mut die in workers {
+            let kinds = &kinds;
+            scope.spawn(move || {
+                while let Some(taken) = Taken::next(kinds) {
+                    taken.run(name, &mut die);
+                }
+            });
+        }
+    });
+    let Kinds { known, deaths, .. } = kinds.into_inner().unwrap();
     report(&format!(
         "crash {name}: SIGKILL at each of {deaths} steps of {} kinds, {:.1} s",
-        kinds.len() - 1,
+        known.len() - 1,
         start.elapsed().as_secs_f64()
     ));
-    let is_missing = |kind: &&&str| !kinds.iter().any(|known| known == **kind);
+    let is_missing = |kind: &&&str| !known.iter().any(|known| known == **kind);
     let missing: Vec<_> = expected.iter().filter(is_missing).collect();
-    assert!(missing.is_empty(), "no victim died before {missing:?}, but before {kinds:?}");
+    assert!(missing.is_empty(), "no victim died before {missing:?}, but before {known:?}");
 }
 
 /// Runs one scenario at a time, because the resources of this process are counted.

@@ -12,8 +12,8 @@
 //! * A client that is answered by a later broker decides by the memory of the earlier one what that
 //!   one took: the cursor, or the intent if its batch was published. It begins a new chain with the
 //!   rest.
-//! * The lock file has the roster: the clients that must not miss a message. A broker publishes
-//!   nothing until each of them has come, is dead, or is late.
+//! * The lock file has the roster of the clients. A broker publishes nothing until each receiver among
+//!   them has come, is dead, or is late.
 //!
 //! The model leaves out pages, positions, sleeps, passing by reference, sessions of clients that
 //! died, and hostile processes.
@@ -38,6 +38,8 @@ use std::time::Instant;
 #[derive(Clone, Debug)]
 struct Setup {
     clients: u8,
+    /// How many of them only send.
+    senders: u8,
     /// Messages of each client.
     messages: u8,
     /// Entries of a broker's control region.
@@ -203,6 +205,7 @@ fn judge(setup: &Setup) -> Option<Violation> {
 /// Two clients that send three messages each. One broker dies, and one client.
 const BUS: Setup = Setup {
     clients: 2,
+    senders: 0,
     messages: 3,
     places: 2,
     broker_deaths: 1,
@@ -231,6 +234,8 @@ fn p1_p2_p3_two_brokers_die() {
     all("succession_twice", TWICE);
     all("succession_twice_late", Setup { messages: 1, graces: 1, ..TWICE });
     all("succession_twice_cuts", Setup { messages: 1, cuts: 1, ..TWICE });
+    all("succession_twice_sender", Setup { senders: 1, ..TWICE });
+    all("succession_twice_late_sender", Setup { messages: 1, senders: 1, graces: 1, ..TWICE });
     if is_full() {
         all("succession_twice_late_2_messages", Setup { graces: 1, ..TWICE });
         all("succession_3_clients", Setup { clients: 3, places: 3, messages: 1, ..BUS });

@@ -98,7 +98,9 @@ impl Setup {
         if bus.broker_deaths_left > 0 {
             moves.push(Move::KillBroker);
         }
-        let is_waiting = !broker.waits_for.is_empty() && !self.has(Break::PublishesAtOnce);
+        // A client that only sends misses nothing.
+        let has_receivers = broker.waits_for.iter().any(|id| bus.client(id).receives);
+        let is_waiting = has_receivers && !self.has(Break::PublishesAtOnce);
         if broker.step == Step::Taking(0) {
             for id in broker.waits_for.iter().filter(|id| !bus.client(*id).lives) {
                 moves.push(Move::SeeDeath(id));

@@ -65,7 +65,7 @@ fn undelivered(bus: &Bus, id: Id) -> Option<Violation> {
 
 /// Returns whether a client misses messages without being told, or is told without a reason.
 fn missed(bus: &Bus, client: &Client) -> Option<Violation> {
-    if !client.lives {
+    if !client.lives || !client.receives {
         return None;
     }
     let begins = client.segments.iter().position(Option::is_some)?;

@@ -57,6 +57,8 @@ pub struct Segment {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Client {
     pub lives: bool,
+    /// Whether it receives. It sends in any case.
+    pub receives: bool,
     pub link: Link,
     /// Number of messages that it has committed.
     pub sent: u8,
@@ -119,7 +121,7 @@ pub struct Broker {
     pub log: SmallVec<[Message; 4]>,
     pub batch: SmallVec<[Message; 4]>,
     pub places: SmallVec<[Place; 2]>,
-    /// Clients of the roster that have not come yet. It publishes nothing until none is left.
+    /// Clients of the roster that have not come yet. It publishes nothing until no receiver is left.
     pub waits_for: Set,
     pub step: Step,
 }

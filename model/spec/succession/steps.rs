@@ -10,6 +10,7 @@ impl Setup {
     pub fn begin(&self) -> Bus {
         let client = Client {
             lives: true,
+            receives: true,
             link: Link::None,
             sent: 0,
             first: 0,
@@ -32,6 +33,8 @@ impl Setup {
             graces_left: self.graces,
             violation: None,
         };
+        let receivers = usize::from(self.clients - self.senders);
+        bus.clients.iter_mut().skip(receivers).for_each(|client| client.receives = false);
         self.make(&mut bus, Move::Succeed);
         bus
     }

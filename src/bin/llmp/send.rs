@@ -6,7 +6,7 @@ use crate::interrupt::Interrupt;
 use crate::lines::{Lines, Oversize, Piece};
 use crate::status::Status;
 use crate::values::{END_OF_TRANSFER, connect_error, is_closed};
-use llmp::{Disconnected, Envelope, SendError, Sender, WaitError};
+use llmp::{Disconnected, Envelope, SendError, Sender, Wait, WaitError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -211,26 +211,30 @@ impl Sending<'_> {
     /// Reads the available input and waits if there is none. Meanwhile detects the end of the bus.
     fn read(&mut self, name: &str, input: &mut File, buffer: &mut [u8]) -> Result<usize, Failure> {
         loop {
-            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-            // Kept messages must be consumed before a long wait, so that they need not be kept.
-            let timeout = (!self.kept.is_empty()).then_some(&at_once);
+            let wait = self.client.prepare_wait();
+            let timeout = match wait {
+                // Kept messages must be consumed before a long wait, so that they need not be kept.
+                Wait::Readable { timeout } if self.kept.is_empty() => timeout,
+                _ => Some(Duration::ZERO),
+            };
+            let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
             let mut fds = [
                 PollFd::new(input, PollFlags::IN),
                 PollFd::new(&self.client, PollFlags::IN),
                 PollFd::new(&self.interrupt, PollFlags::IN),
             ];
-            let ready = match poll(&mut fds, timeout) {
+            let ready = match poll(&mut fds, timeout.as_ref()) {
                 Err(Errno::INTR) => continue,
                 ready => ready.map_err(|error| cannot_read(name, &error.into()))?,
             };
             let [input_ready, client_ready] = [0, 1].map(|i| !fds[i].revents().is_empty());
             self.check_interrupt()?;
-            if ready == 0 {
+            if ready == 0 && !self.kept.is_empty() {
                 self.flush()?;
             }
             // Available input is sent, and the end of the input counts, before the end of the bus
             // does.
-            if client_ready
+            if (client_ready || wait == Wait::Ready)
                 && let Some(ended) = self.client.ended()
                 && (!input_ready || self.arguments.reconnect)
             {

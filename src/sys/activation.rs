@@ -1,0 +1,63 @@
+//! Listening sockets that a supervisor such as systemd passes to this process (sd_listen_fds(3)).
+
+use crate::core::failpoint::observation;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, getsockname, sockopt};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+/// The first descriptor that is passed. The others follow.
+const FIRST: RawFd = 3;
+
+/// The most descriptors that are looked at.
+const MOST: RawFd = 1024;
+
+/// Returns a duplicate of the socket that the supervisor has passed for this path, if there is one.
+/// The passed descriptor stays open, for a later broker of this process.
+pub(crate) fn listener_at(path: &Path) -> Option<OwnedFd> {
+    let number = |name| std::env::var(name).ok()?.parse::<i64>().ok();
+    // A child process inherits the variables, and not the sockets.
+    number("LISTEN_PID").filter(|process| *process == i64::from(std::process::id()))?;
+    let count = number("LISTEN_FDS")?.clamp(0, MOST.into()) as RawFd;
+    observation("look at passed sockets", count as usize);
+    let found = (FIRST..FIRST + count).find_map(|fd| duplicate(fd).filter(|fd| is_at(fd, path)));
+    if found.is_none() {
+        log::warn!(
+            "none of the {count} descriptors of LISTEN_FDS is a listening SOCK_SEQPACKET socket at {}; this process makes its own (systemd: ListenSequentialPacket=)",
+            path.display()
+        );
+    }
+    found
+}
+
+fn duplicate(fd: RawFd) -> Option<OwnedFd> {
+    // SAFETY: these commands of fcntl(2) use no memory of this process. They fail for a number that
+    // is no open descriptor.
+    let new = unsafe {
+        // Child processes are not passed the supervisor's sockets.
+        libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
+        libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0)
+    };
+    // SAFETY: the kernel has made this descriptor for us, and nothing else has it.
+    (new >= 0).then(|| unsafe { OwnedFd::from_raw_fd(new) })
+}
+
+/// Returns whether this is a listening socket at this path.
+fn is_at(socket: &impl AsFd, path: &Path) -> bool {
+    let fits = || {
+        let is_unix = sockopt::socket_domain(socket)? == AddressFamily::UNIX;
+        let is_packets = sockopt::socket_type(socket)? == SocketType::SEQPACKET;
+        let is_listening = sockopt::socket_acceptconn(socket)?;
+        let name = SocketAddrUnix::try_from(getsockname(socket)?)?;
+        let name = name.path().map(|name| PathBuf::from(&*name.to_string_lossy()));
+        Ok::<_, rustix::io::Errno>(
+            is_unix && is_packets && is_listening && name.is_some_and(|it| is_same(&it, path)),
+        )
+    };
+    fits().unwrap_or(false)
+}
+
+/// Returns whether two paths name the same file of the same directory.
+fn is_same(a: &Path, b: &Path) -> bool {
+    let directory = |path: &Path| std::fs::canonicalize(std::path::absolute(path).ok()?.parent()?).ok();
+    a.file_name() == b.file_name() && directory(a).is_some_and(|it| Some(it) == directory(b))
+}
