@@ -3,6 +3,7 @@
 mod actions;
 mod allowance;
 mod builder;
+mod candidate;
 mod client;
 mod hold_up;
 mod listener;
@@ -18,6 +19,7 @@ mod succession;
 pub(crate) mod tests;
 
 pub use self::builder::BrokerBuilder;
+pub(crate) use self::candidate::{Candidate, Settings};
 use self::client::ClientConnection;
 use self::hold_up::HeldUp;
 use self::listener::HANDSHAKE_TIMEOUT;

@@ -4,6 +4,7 @@ mod builder;
 
 pub use builder::ClientBuilder;
 
+use crate::broker::Broker;
 use crate::bus_addr::BusAddr;
 use crate::core::chain::Stats;
 use crate::core::limits::Limits;
@@ -44,6 +45,29 @@ use std::time::{Duration, Instant};
 pub struct Client {
     pub(crate) sender: Sender,
     pub(crate) receiver: Receiver,
+}
+
+/// Joins a bus, to send and to receive, and serves it if no other process does. All processes of a
+/// bus can call this function; none of them has to start a broker. The bus lives as long as one of
+/// them, see [`ClientBuilder::serve`].
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let bus = dir.path().join("bus");
+/// let mut first = llmp::join(&bus)?;
+/// let mut second = llmp::join(&bus)?;
+/// first.send(1, b"hello")?;
+/// assert_eq!(second.recv()?.payload, b"hello");
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+///
+/// Returns [`ConnectError`] if the connection fails, or if the bus can't be served. Its text says
+/// what to do.
+pub fn join(bus: impl Into<BusAddr>) -> Result<Client, ConnectError> {
+    Client::builder().serve(Broker::builder).connect(bus)
 }
 
 impl Client {

@@ -187,6 +187,10 @@ pub enum ConnectError {
     /// The caller is a forked child of the listening process.
     #[error("this listener belongs to the process that forked; listen in the child")]
     Forked,
+    /// No process serves the bus, and this one can't, see
+    /// [`ClientBuilder::serve`](crate::ClientBuilder::serve).
+    #[error(transparent)]
+    CannotServe(#[from] BindError),
     /// Shared memory can't be made or mapped.
     #[error(transparent)]
     Memory(#[from] RegionError),

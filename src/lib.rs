@@ -112,7 +112,7 @@ pub use self::{
     broker::{Broker, BrokerBuilder, BrokerStats, StopHandle, Vacancy},
     bus_addr::BusAddr,
     channel::channel,
-    client::{Client, ClientBuilder},
+    client::{Client, ClientBuilder, join},
     error::{
         BindError, BusError, ConnectError, Disconnected, ErrorKind, HeldUp, PathTooLong, RecvError,
         SendError, WaitError,

@@ -1,6 +1,7 @@
 //! The settings of a client.
 
 use super::Client;
+use crate::broker::{BrokerBuilder, Candidate, Settings};
 use crate::bus_addr::BusAddr;
 use crate::connection::{Comeback, Halves};
 use crate::core::broker::policy::SlowReceiver;
@@ -8,10 +9,11 @@ use crate::core::memory::TrustPeers;
 use crate::core::message::ClientId;
 use crate::core::wire::Roles;
 use crate::error::{ConnectError, Disconnected};
-use crate::handshake::{Handshake, open};
+use crate::handshake::{HANDSHAKE_TIMEOUT, Handshake, open};
 use crate::peer_filter::PeerFilter;
-use crate::receiver::{Receiver, Settings};
+use crate::receiver::{self, Receiver};
 use crate::sender::Sender;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Builds a [`Client`], a [`Sender`] or a [`Receiver`] of a bus. See [`Client::builder`] for an
@@ -26,6 +28,7 @@ pub struct ClientBuilder {
     trusted: Option<TrustPeers>,
     wait: Option<Duration>,
     patience: Option<Duration>,
+    serves: Option<Settings>,
 }
 
 impl Default for ClientBuilder {
@@ -38,9 +41,13 @@ impl Default for ClientBuilder {
             trusted: None,
             wait: None,
             patience: None,
+            serves: None,
         }
     }
 }
+
+/// How long a client that may serve the bus itself waits for the next broker.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The interval at which a waiting client looks for its bus.
 const BUS_RETRY_INTERVAL: Duration = Duration::from_millis(20);
@@ -116,6 +123,34 @@ impl ClientBuilder {
     #[must_use]
     pub fn outlive_broker(mut self, timeout: Duration) -> Self {
         self.patience = Some(timeout);
+        self
+    }
+
+    /// Serves the bus in a thread of this process if no other process does, with these settings. If
+    /// another process serves the bus, this one [stands by](crate::Broker::wait_until_free), and goes
+    /// on with the bus when that process ends. So the bus lives as long as one of its members.
+    ///
+    /// The client [outlives](ClientBuilder::outlive_broker) its broker, and by default waits for the
+    /// next one for a minute. When the client is dropped, the thread ends: it leaves the bus to
+    /// another process that stands by, or ends the bus. [`llmp::join`](crate::join) does this with
+    /// default settings.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let bus = dir.path().join("bus");
+    /// use llmp::{Broker, Client, SlowReceiver};
+    ///
+    /// let settings = || Broker::builder().when_slow(SlowReceiver::Skip);
+    /// let mut first = Client::builder().serve(settings).connect(&bus)?;
+    /// let mut second = Client::builder().serve(settings).connect_receiver(&bus)?;
+    /// first.send(1, b"hello")?;
+    /// assert_eq!(second.recv()?.payload, b"hello");
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn serve(mut self, settings: impl Fn() -> BrokerBuilder + Send + Sync + 'static) -> Self {
+        self.serves = Some(Settings(Arc::new(settings)));
         self
     }
 
@@ -201,8 +236,8 @@ impl ClientBuilder {
         Ok(Receiver::new(connection, inbound, settings))
     }
 
-    fn settings(&self, id: ClientId) -> Settings {
-        Settings {
+    fn settings(&self, id: ClientId) -> receiver::Settings {
+        receiver::Settings {
             ignored: (!self.own_messages).then_some(id),
             trusted: self.trusted,
             tracks_receivers: self.roles.has(Roles::TRACK),
@@ -213,15 +248,23 @@ impl ClientBuilder {
     /// Performs the handshake, again while the bus is missing and the client waits for it.
     fn join(&self, bus: &BusAddr, roles: Roles) -> Result<Halves, ConnectError> {
         let began = Instant::now();
-        let (roles, comeback) = match self.patience {
-            None => (roles, None),
+        let candidate = match self.serves.clone() {
+            Some(settings) => Some(Arc::new(Candidate::start(bus, settings)?)),
+            None => None,
+        };
+        let patience = self.patience.or_else(|| candidate.as_ref().map(|_| PATIENCE));
+        let roles = if patience.is_some() { roles.and(Roles::OUTLIVE) } else { roles };
+        let comeback = match patience {
+            None => None,
             Some(patience) => {
-                let (path, roles) = (bus.socket_path()?, roles.and(Roles::OUTLIVE));
-                (roles, Some(Comeback { path, access: self.access.clone(), roles, patience }))
+                let (path, access) = (bus.socket_path()?, self.access.clone());
+                Some(Comeback { path, access, roles, patience, candidate })
             }
         };
+        // One of the processes that stand by serves soon.
+        let wait = self.wait.or_else(|| self.serves.as_ref().map(|_| HANDSHAKE_TIMEOUT));
         loop {
-            let waits = self.wait.is_some_and(|wait| began.elapsed() < wait);
+            let waits = wait.is_some_and(|wait| began.elapsed() < wait);
             let joined = open(bus, &self.access, waits)
                 .and_then(|socket| Handshake::hello(socket, &self.access, roles))
                 .and_then(|handshake| handshake.finish(comeback.clone()));

@@ -16,6 +16,7 @@
 //! when it has read the last broker's chain to its end, the sending half with its next message.
 
 use super::{Connection, Halves, Locked};
+use crate::broker::Candidate;
 use crate::core::chain::Standing;
 use crate::core::control::Control;
 use crate::core::handshake::{Connecting, Joined};
@@ -54,6 +55,9 @@ pub(crate) struct Comeback {
     pub roles: Roles,
     /// How long the client waits for the next broker.
     pub patience: Duration,
+    /// Serves the bus if no other process does. It ends with the last half of the client.
+    #[expect(dead_code, reason = "it is held until the client is dropped")]
+    pub candidate: Option<Arc<Candidate>>,
 }
 
 /// A client whose broker has hung up.

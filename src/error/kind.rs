@@ -158,6 +158,7 @@ impl ConnectError {
             ConnectError::Silent { .. } => ErrorKind::NoAnswer,
             ConnectError::Disconnected(ended) => ended.kind(),
             ConnectError::Forked => ErrorKind::Forked,
+            ConnectError::CannotServe(error) => error.kind(),
             ConnectError::Memory(_) => ErrorKind::Memory,
             ConnectError::System { .. } => ErrorKind::System,
         }

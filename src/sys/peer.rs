@@ -86,19 +86,6 @@ impl Peer {
             }
         }
     }
-
-    /// Waits until the process has ended, for at most `time`. Waits that long for a process that
-    /// can't be followed.
-    pub fn wait(&self, time: Duration) {
-        match (self, Timespec::try_from(time)) {
-            (Peer::Gone, _) => {}
-            (Peer::Known(pidfd), Ok(time)) => {
-                observation("wait for the end of a process", pidfd.as_raw_fd() as usize);
-                let _ = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&time));
-            }
-            _ => std::thread::sleep(time),
-        }
-    }
 }
 
 pub(super) use super::system::since_boot as now;

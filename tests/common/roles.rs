@@ -9,6 +9,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use std::fmt::Display;
 use std::hash::{DefaultHasher, Hasher};
 use std::io::Write;
+use std::time::Duration;
 
 pub fn say(line: impl Display) {
     let mut out = std::io::stdout().lock();
@@ -41,10 +42,32 @@ pub fn play() {
         ["stuck", path] => stuck(path),
         ["echo", path] => echo(path),
         ["storm", path, count] => storm(path, count.parse().unwrap()),
+        ["member", path] => member(path),
         ["channel-receiver", path] => channel_receiver(path),
         ["channel-sender", path] => channel_sender(path),
         _ => panic!("no such role: {words:?}"),
     }
+}
+
+/// Joins a bus without a broker of its own. Sends a message for each number that it is told, and
+/// reports what it receives, until `leave`.
+fn member(path: &str) {
+    let mut client = llmp::join(path).unwrap();
+    let (commands, told_to) = std::sync::mpsc::channel();
+    std::thread::spawn(move || while commands.send(told()).is_ok() {});
+    say("joined");
+    loop {
+        match told_to.try_recv().ok().map(|command| command.parse::<u32>()) {
+            Some(Ok(number)) => client.send(number, b"").unwrap(),
+            Some(Err(_)) => break,
+            None => {}
+        }
+        if let Some(message) = client.recv_timeout(Duration::from_millis(2)).unwrap() {
+            say(format_args!("heard {}", message.tag.0));
+        }
+    }
+    drop(client);
+    say("left");
 }
 
 struct SayLog;
