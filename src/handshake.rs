@@ -16,7 +16,7 @@ use crate::sys::memfd::{ReceivedFd, RegionError};
 use crate::sys::system::os_page;
 use crate::wait::RETRY_INTERVAL;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 /// The time in which the other side must complete the handshake.
@@ -144,6 +144,11 @@ impl Handshake {
     /// Sends the greeting of a client with these roles.
     pub fn hello(socket: Socket, access: &PeerFilter, roles: Roles) -> Result<Self, ConnectError> {
         Self::begin(socket, access, Connecting::new(roles, os_page()))
+    }
+
+    /// Returns the socket, which becomes readable with the next packet.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// Takes the packets that have come, as far as to the next state. Never waits.

@@ -6,7 +6,7 @@ use crate::error::{BindError, PathTooLong};
 use crate::peer_filter::PeerFilter;
 use crate::socket::Listener;
 use crate::sys::activation::listener_at;
-use crate::sys::lock::{LockFile, beside, holder_of, obstacle};
+use crate::sys::lock::{Inode, LockFile, beside, holder_of, obstacle};
 use rustix::fs::inotify;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -70,7 +70,7 @@ pub(crate) fn elsewhere(name: &str, not: &Path) -> Option<PathBuf> {
 pub(crate) struct Bound {
     pub listener: Listener,
     path: PathBuf,
-    inode: (u64, u64),
+    inode: Inode,
     /// Whether a supervisor has made the socket, and removes it.
     is_passed: bool,
     /// Released last, when the socket is removed.
@@ -157,7 +157,7 @@ impl Bound {
 }
 
 /// Listens with the socket that a supervisor has passed for this path, if there is one.
-fn passed(path: &Path) -> Result<Option<(Listener, (u64, u64))>, BindError> {
+fn passed(path: &Path) -> Result<Option<(Listener, Inode)>, BindError> {
     let Some(socket) = listener_at(path) else { return Ok(None) };
     let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(None) };
     let listener = Listener::passed(socket)
@@ -167,7 +167,7 @@ fn passed(path: &Path) -> Result<Option<(Listener, (u64, u64))>, BindError> {
 
 /// Listens at a path whose lock file this process has locked. A socket there belongs to a dead
 /// process.
-fn listen(path: &Path, access: &PeerFilter) -> Result<(Listener, (u64, u64)), BindError> {
+fn listen(path: &Path, access: &PeerFilter) -> Result<(Listener, Inode), BindError> {
     let occupied = |what| BindError::Occupied { path: path.to_owned(), what };
     let failed = |source| BindError::Socket { path: path.to_owned(), source };
     observation("look at the socket's path", 0);

@@ -20,7 +20,7 @@ use crate::core::parking::Half;
 use crate::error::{BindError, ConnectError, Disconnected, RecvError, SendError, WaitError};
 use crate::listener::Listener;
 use crate::sender::Sender;
-use crate::sys::fork::Gate;
+use crate::sys::fork::{Gate, Opening};
 use crate::wait::{SpinPolicy, Wait};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -94,7 +94,7 @@ impl Receiver {
     ) -> Self {
         let Settings { ignored, trusted, tracks_receivers, inbox_limit } = settings;
         Receiver {
-            peeks: Gate::of(connection.owner),
+            peeks: Gate::open(),
             backoff: CatchUpBackoff::new(connection.limits.budget() as u64 / 4),
             connection,
             inbound,
@@ -735,6 +735,7 @@ impl Receiver {
         &mut self,
         act: impl FnOnce(&mut Inbound<Region>, &mut Locked<'_>) -> T,
     ) -> Result<T, Disconnected> {
+        let now = Gate::now();
         let (result, peeks) = match self.connection.lock() {
             Err(forked) => (Err(forked), false),
             Ok(mut locked) => {
@@ -753,7 +754,7 @@ impl Receiver {
                 (Ok(result), is_open && !is_parked)
             }
         };
-        self.follow(peeks);
+        self.follow(now, peeks);
         result
     }
 
@@ -787,8 +788,8 @@ impl Receiver {
     }
 
     /// Sets the gate to the connection's state.
-    pub(crate) fn follow(&mut self, peeks: bool) {
-        self.peeks.set(self.connection.owner, peeks);
+    pub(crate) fn follow(&mut self, now: Opening, peeks: bool) {
+        self.peeks.set(now, peeks);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::core::parking::Half;
 use crate::error::{ConnectError, Disconnected, HeldUp, SendError, WaitError};
 use crate::receiver::Receiver;
 use crate::socket::Sent;
-use crate::sys::fork::Gate;
+use crate::sys::fork::{Gate, Opening};
 use crate::wait::{RETRY_INTERVAL, SpinPolicy, Wait};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
@@ -68,12 +68,11 @@ pub struct Sender {
 
 impl Sender {
     pub(crate) fn new(connection: Arc<Connection>, outbound: Outbound<Region>) -> Self {
-        let owner = connection.owner;
         Sender {
             connection,
             outbound,
-            sends: Gate::of(owner),
-            appends: Gate::of(owner),
+            sends: Gate::open(),
+            appends: Gate::open(),
             unfinished: false,
             retry: false,
             moving: None,
@@ -708,6 +707,7 @@ impl Sender {
         &mut self,
         act: impl FnOnce(&mut Outbound<Region>, &mut Locked<'_>) -> T,
     ) -> Result<T, Disconnected> {
+        let now = Gate::now();
         let (result, is_open) = match self.connection.lock() {
             Err(forked) => (Err(forked), false),
             Ok(mut locked) => {
@@ -719,7 +719,7 @@ impl Sender {
                 (Ok(result), locked.ended().is_none() && !locked.is_orphaned())
             }
         };
-        self.follow(is_open);
+        self.follow(now, is_open);
         result
     }
 
@@ -799,9 +799,9 @@ impl Sender {
     }
 
     /// Sets the gates to the connection's state.
-    pub(crate) fn follow(&mut self, is_open: bool) {
-        self.appends.set(self.connection.owner, is_open);
-        self.sends.set(self.connection.owner, is_open && !self.unfinished);
+    pub(crate) fn follow(&mut self, now: Opening, is_open: bool) {
+        self.appends.set(now, is_open);
+        self.sends.set(now, is_open && !self.unfinished);
     }
 
     /// Begins a batch or an in-place message.
@@ -812,7 +812,10 @@ impl Sender {
 
     fn set_unfinished(&mut self, unfinished: bool) {
         self.unfinished = unfinished;
-        self.sends.set(self.connection.owner, self.appends.is_open() && !unfinished);
+        self.sends = self.appends;
+        if unfinished {
+            self.sends.set(Gate::now(), false);
+        }
     }
 
     /// Ends it and makes the appended messages visible.

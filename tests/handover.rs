@@ -60,7 +60,7 @@ fn only_clients_that_outlive_their_broker_go_on_with_the_next_one() {
     let second = serve(second);
     assert_eq!(stays.recv_timeout(TIMEOUT).unwrap().unwrap().payload, b"to both");
     let next = stays.recv_timeout(TIMEOUT).unwrap().unwrap();
-    assert_eq!((next.tag.0, &*next.payload), (2, &b"while there is no broker"[..]));
+    assert_eq!((next.tag.0, next.payload), (2, &b"while there is no broker"[..]));
     let sender = flushing.join().unwrap().unwrap();
     handle.stop();
     assert!(!second.join().unwrap().handed_over);

@@ -6,7 +6,9 @@ use common::TIMEOUT;
 use common::bus::Place;
 use common::child::Child;
 use common::proc::wait_until;
-use llmp::{BindError, Broker, BrokerBuilder, Client, ConnectError, ErrorKind, PeerFilter, Vacancy};
+use llmp::{
+    BindError, Broker, BrokerBuilder, Client, ConnectError, ErrorKind, PeerFilter, Vacancy,
+};
 use std::time::Instant;
 
 /// Not a test: the other tests' child processes begin here.

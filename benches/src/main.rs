@@ -19,6 +19,7 @@ mod report;
 mod results;
 mod role;
 mod stats;
+mod succession;
 mod targets;
 mod verdict;
 mod watchdog;
@@ -65,6 +66,15 @@ enum Command {
     Growth(Options),
     /// The speed of the machine.
     Hardware(Options),
+    /// From the death of a broker until the next one serves, and until clients go on.
+    Succession {
+        /// Fewer deaths.
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Plays a role of `succession`.
+    #[command(hide = true)]
+    Survivor { role: String, path: PathBuf },
     /// The cost of the memory abstraction compared with the protocol written by hand.
     Abstraction,
     /// The effect of a page's length on a channel's speed.
@@ -127,6 +137,8 @@ fn main() -> ExitCode {
             abstraction::run();
             Ok(())
         }
+        Command::Succession { quick } => succession::run(quick),
+        Command::Survivor { role, path } => succession::play(&role, &path),
         Command::Pool => {
             pool::run();
             Ok(())

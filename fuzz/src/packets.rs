@@ -4,7 +4,9 @@ use super::descriptors::{KeepSlow, Sendable, limits};
 use super::input::Input;
 use llmp::core::chain::Start;
 use llmp::core::layout::VERSION;
-use llmp::core::wire::{ByeReason, MAX_PACKET, Packet, RawLimits, Refusal, Request, Roles, WireError};
+use llmp::core::wire::{
+    ByeReason, MAX_PACKET, Packet, RawLimits, Refusal, Request, Roles, WireError,
+};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown,
     SocketFlags, SocketType,

@@ -51,7 +51,11 @@ impl Broker {
             let Ok(peer) = socket.credentials() else { continue };
             let refusal = match () {
                 () if !self.access.admits(peer) => Some(Refusal::User),
-                () if self.connections.len() < self.max_clients + self.places_for_requests(peer) => None,
+                () if self.connections.len()
+                    < self.max_clients + self.places_for_requests(peer) =>
+                {
+                    None
+                }
                 () if self.make_room_for_newcomer() => None,
                 () => Some(Refusal::Crowded),
             };

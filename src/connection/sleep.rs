@@ -4,15 +4,16 @@
 //! the same socket. Each one also waits for its *waker*, an eventfd that the other half writes when
 //! it reads a packet. [`Parking`](crate::core::parking::Parking) has the rules.
 
+use super::successor::ANSWER;
 use super::{Connection, Locked};
 use crate::core::failpoint::effect;
 use crate::core::link::{Ends, Interest};
 use crate::core::memory::Region;
 use crate::core::parking::Half;
 use crate::socket::Socket;
-use crate::sys::socket::watch;
+use crate::sys::socket::{timespec, watch};
 use crate::wait::{self, RETRY_INTERVAL, Sleeper, SpinPolicy, Wait};
-use rustix::event::{EventfdFlags, epoll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, poll};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -48,9 +49,14 @@ impl Sleep<'_> {
             return;
         }
         if let Some(pause) = locked.orphans_pause() {
+            let answer = locked.awaited_answer();
             drop(locked);
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            std::thread::sleep(left.into_iter().chain([pause]).min().unwrap_or(pause));
+            let pause = left.into_iter().chain([pause]).min().unwrap_or(pause);
+            match answer {
+                Some(answer) => wait_for_answer(&answer, left),
+                None => std::thread::sleep(pause),
+            }
             if let Ok(mut locked) = self.connection.lock() {
                 locked.seek_next();
             }
@@ -60,6 +66,15 @@ impl Sleep<'_> {
         drop(locked);
         // `block` returns no error.
         let _ = wait::wait(&mut self, spin, deadline);
+    }
+}
+
+/// Waits until a broker has answered, for at most [`ANSWER`](super::successor::ANSWER).
+fn wait_for_answer(socket: &OwnedFd, left: Option<Duration>) {
+    let most = left.map_or(ANSWER, |left| left.min(ANSWER));
+    let mut fds = [PollFd::new(socket, PollFlags::IN)];
+    if poll(&mut fds, Some(&timespec(most))).is_err() {
+        std::thread::sleep(most);
     }
 }
 

@@ -29,21 +29,25 @@ use crate::error::{ConnectError, Disconnected};
 use crate::handshake::{Handshake, Progress, check_listener};
 use crate::peer_filter::PeerFilter;
 use crate::socket::Socket;
+use crate::sys::fork::Gate;
 use crate::sys::system::os_page;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The pause between two looks for the next broker, by the time since the last one has died. A
-/// look costs two system calls.
-const PAUSES: [(Duration, Duration); 3] = [
-    (Duration::from_secs(1), Duration::from_millis(1)),
-    (Duration::from_secs(10), Duration::from_millis(10)),
-    (Duration::MAX, Duration::from_millis(100)),
-];
+/// The least and the longest pause between two looks for the next broker. A look costs a few system
+/// calls, so the pause grows: it is a quarter of the time since the last broker has died.
+const PAUSES: [Duration; 2] = [Duration::from_micros(500), Duration::from_millis(20)];
 
-/// The pause while a broker's answer is on its way.
-const ANSWER: Duration = Duration::from_micros(200);
+/// The pause when there has been no broker for [`LONG`].
+const LONG_PAUSE: Duration = Duration::from_millis(100);
+const LONG: Duration = Duration::from_secs(10);
+
+/// The longest wait for a broker's answer, which wakes a half that sleeps, and the pause of an event
+/// loop meanwhile.
+pub(super) const ANSWER: Duration = Duration::from_millis(10);
+const ANSWER_IN_LOOP: Duration = Duration::from_millis(1);
 
 /// How a client comes back to its bus.
 #[derive(Clone, Debug)]
@@ -66,6 +70,8 @@ pub(super) struct Orphan {
     since: Instant,
     look_at: Instant,
     handshake: Option<Box<Handshake>>,
+    /// The socket of the handshake. Both halves wait for it without the lock.
+    answer: Option<Arc<OwnedFd>>,
     /// How far the last broker had consumed our chain, once it is known.
     consumed: Option<u64>,
 }
@@ -101,7 +107,7 @@ pub(crate) enum Missed {
 
 impl Orphan {
     fn new(now: Instant) -> Self {
-        Orphan { since: now, look_at: now, handshake: None, consumed: None }
+        Orphan { since: now, look_at: now, handshake: None, answer: None, consumed: None }
     }
 
     /// Returns the time until the next look.
@@ -111,9 +117,23 @@ impl Orphan {
 
     fn look_later(&mut self, now: Instant) {
         let lasted = now.duration_since(self.since);
-        let pause = PAUSES.iter().find(|(until, _)| lasted < *until).map(|(_, pause)| *pause);
-        let pause = if self.handshake.is_some() { Some(ANSWER) } else { pause };
-        self.look_at = now + pause.unwrap_or_default();
+        let [least, most] = PAUSES;
+        let pause = if lasted < LONG { (lasted / 4).clamp(least, most) } else { LONG_PAUSE };
+        // An answer is taken when it is there.
+        self.look_at = if self.handshake.is_some() { now } else { now + pause };
+    }
+
+    /// Follows the socket of the handshake.
+    fn await_answer(&mut self) {
+        let socket = self.handshake.as_ref().map(|handshake| handshake.socket());
+        match (socket, &self.answer) {
+            (None, _) => self.answer = None,
+            // Without a descriptor the half looks from time to time.
+            (Some(socket), None) => {
+                self.answer = rustix::io::fcntl_dupfd_cloexec(socket, 0).ok().map(Arc::new);
+            }
+            (Some(_), Some(_)) => {}
+        }
     }
 }
 
@@ -141,6 +161,8 @@ impl Locked<'_> {
         if !self.is_orphaned() {
             self.state.version += 1;
             self.state.orphan = Some(Orphan::new(Instant::now()));
+            // A half that sends or receives without looking here looks now.
+            Gate::close_all();
             // What its halves wait for comes from the next broker.
             self.connection.watch_no_longer();
             for half in [Half::Sender, Half::Receiver] {
@@ -169,13 +191,14 @@ impl Locked<'_> {
                 self.state.next = Some(next);
             }
             Ok(None) => {
+                orphan.await_answer();
                 orphan.look_later(now);
                 self.state.orphan = Some(orphan);
             }
             Err(error)
                 if is_passing(&error) && now.duration_since(orphan.since) < comeback.patience =>
             {
-                orphan.handshake = None;
+                (orphan.handshake, orphan.answer) = (None, None);
                 orphan.look_later(now);
                 self.state.orphan = Some(orphan);
             }
@@ -278,10 +301,16 @@ impl Locked<'_> {
     pub fn orphans_pause(&self) -> Option<Duration> {
         match (&self.state.next, &self.state.orphan) {
             // The half could not move there at once.
-            (Some(_), _) => Some(PAUSES[0].1),
+            (Some(_), _) => Some(ANSWER_IN_LOOP),
+            (None, Some(orphan)) if orphan.handshake.is_some() => Some(ANSWER_IN_LOOP),
             (None, Some(orphan)) => Some(orphan.pause(Instant::now())),
             (None, None) => None,
         }
+    }
+
+    /// Returns the socket on which the next broker answers, if this client has greeted one.
+    pub fn awaited_answer(&self) -> Option<Arc<OwnedFd>> {
+        self.state.orphan.as_ref()?.answer.clone()
     }
 
     /// Returns whether the receiving half can move to the next connection.
@@ -335,11 +364,11 @@ mod tests {
         let began = Instant::now();
         let mut orphan = Orphan::new(began);
         for (after, pause) in
-            [(0, 1), (999, 1), (1000, 10), (9999, 10), (10_000, 100), (60_000, 100)]
+            [(0, 500), (2, 500), (20, 5000), (80, 20_000), (9999, 20_000), (10_000, 100_000)]
         {
             let now = began + Duration::from_millis(after);
             orphan.look_later(now);
-            assert_eq!(orphan.pause(now), Duration::from_millis(pause), "after {after} ms");
+            assert_eq!(orphan.pause(now), Duration::from_micros(pause), "after {after} ms");
         }
     }
 }

@@ -30,13 +30,12 @@ pub(crate) fn listener_at(path: &Path) -> Option<OwnedFd> {
 }
 
 fn duplicate(fd: RawFd) -> Option<OwnedFd> {
-    // SAFETY: these commands of fcntl(2) use no memory of this process. They fail for a number that
-    // is no open descriptor.
-    let new = unsafe {
-        // Child processes are not passed the supervisor's sockets.
-        libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
-        libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0)
-    };
+    // Child processes are not passed the supervisor's sockets.
+    // SAFETY: this command of fcntl(2) uses no memory of this process. It fails for a number that is
+    // no open descriptor.
+    unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    // SAFETY: as above.
+    let new = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) };
     // SAFETY: the kernel has made this descriptor for us, and nothing else has it.
     (new >= 0).then(|| unsafe { OwnedFd::from_raw_fd(new) })
 }
@@ -58,6 +57,7 @@ fn is_at(socket: &impl AsFd, path: &Path) -> bool {
 
 /// Returns whether two paths name the same file of the same directory.
 fn is_same(a: &Path, b: &Path) -> bool {
-    let directory = |path: &Path| std::fs::canonicalize(std::path::absolute(path).ok()?.parent()?).ok();
+    let directory =
+        |path: &Path| std::fs::canonicalize(std::path::absolute(path).ok()?.parent()?).ok();
     a.file_name() == b.file_name() && directory(a).is_some_and(|it| Some(it) == directory(b))
 }

@@ -23,12 +23,25 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-/// The word with the mark of this process, or null until the first handle is made.
-static MARK: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
-/// The word if the kernel has no page for it. Only the fork handler wipes it.
-static WITHOUT_A_PAGE: AtomicU64 = AtomicU64::new(0);
+/// The words of this process, or null until the first handle is made.
+static WORDS: AtomicPtr<Words> = AtomicPtr::new(ptr::null_mut());
+/// The words if the kernel has no page for them. Only the fork handler wipes them.
+static WITHOUT_A_PAGE: Words = Words { mark: AtomicU64::new(0), gates: AtomicU64::new(0) };
 /// The number of marks given by this process and its ancestors. No two of them have the same mark.
 static GIVEN: AtomicU64 = AtomicU64::new(0);
+
+/// The words that the kernel wipes in a forked child.
+#[derive(Debug)]
+struct Words {
+    /// Identifies this process, or zero.
+    mark: AtomicU64,
+    /// Gates that were opened under another number are closed.
+    gates: AtomicU64,
+}
+
+fn give() -> u64 {
+    GIVEN.fetch_add(1, Ordering::Relaxed) + 1
+}
 
 /// The mark of no process. A wiped word is 0, and marks count from 1.
 const NO_PROCESS: u64 = u64::MAX;
@@ -43,13 +56,13 @@ pub(crate) struct Owner {
 impl Owner {
     /// Returns this process.
     pub fn here() -> Self {
-        let word = word();
+        let word = &words().mark;
         // Relaxed, here and below: the word says nothing about other memory.
         let mark = word.load(Ordering::Relaxed);
         if mark != 0 {
             return Owner { word, mark };
         }
-        let new = GIVEN.fetch_add(1, Ordering::Relaxed) + 1;
+        let new = give();
         // Another thread may have set a mark meanwhile.
         let given = word.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed);
         Owner { word, mark: given.err().unwrap_or(new) }
@@ -95,81 +108,110 @@ impl<T: Send + Sync> PerProcess<T> {
     }
 }
 
-/// A gate of a handle. It is open only in the process that made the handle, and only while it is
-/// set open. One comparison checks both.
+/// A gate of a handle. It is open only in the process that made the handle, only while it is set
+/// open, and only until [`Gate::close_all`]. One comparison checks all of it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Gate(Owner);
+pub(crate) struct Gate {
+    gates: &'static AtomicU64,
+    seen: u64,
+}
+
+/// The number under which gates are open now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opening(u64);
 
 impl Gate {
     /// Makes an open gate.
-    pub fn of(owner: Owner) -> Self {
-        Gate(owner)
+    pub fn open() -> Self {
+        let Opening(seen) = Self::now();
+        Gate { gates: &words().gates, seen }
     }
 
-    pub fn set(&mut self, owner: Owner, is_open: bool) {
-        self.0.mark = if is_open { owner.mark } else { NO_PROCESS };
+    /// Returns the number for [`set`](Gate::set). Call it before the check whether a gate may be open.
+    pub fn now() -> Opening {
+        let gates = &words().gates;
+        let seen = gates.load(Ordering::Relaxed);
+        if seen != 0 {
+            return Opening(seen);
+        }
+        let new = give();
+        let given = gates.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed);
+        Opening(given.err().unwrap_or(new))
+    }
+
+    /// Opens or closes the gate. The caller is in the process that made the handle.
+    pub fn set(&mut self, Opening(now): Opening, is_open: bool) {
+        self.seen = if is_open { now } else { NO_PROCESS };
     }
 
     #[inline(always)]
     pub fn is_open(&self) -> bool {
-        self.0.is_here()
+        self.gates.load(Ordering::Relaxed) == self.seen
+    }
+
+    /// Closes all gates of this process, so that each handle looks at its connection. A half that
+    /// finds the end of its broker tells the other half so.
+    pub fn close_all() {
+        words().gates.store(give(), Ordering::Relaxed);
     }
 }
 
-/// Returns the word with the mark of this process.
-fn word() -> &'static AtomicU64 {
-    // pairs with the exchange in `make_word`
-    let word = NonNull::new(MARK.load(Ordering::Acquire)).unwrap_or_else(make_word);
-    // SAFETY: the word is a static, or is in a page that is never unmapped. It is zero or written
-    // only by atomic instructions.
-    unsafe { word.as_ref() }
+/// Returns the words of this process.
+fn words() -> &'static Words {
+    // pairs with the exchange in `make_words`
+    let words = NonNull::new(WORDS.load(Ordering::Acquire)).unwrap_or_else(make_words);
+    // SAFETY: the words are a static, or are in a page that is never unmapped. They are zero or
+    // written only by atomic instructions.
+    unsafe { words.as_ref() }
 }
 
-/// Makes the word, and registers the handler that runs in each forked child.
+/// Makes the words, and registers the handler that runs in each forked child.
 #[cold]
-fn make_word() -> NonNull<AtomicU64> {
+fn make_words() -> NonNull<Words> {
     let page = wiped_page();
-    let word = page.unwrap_or(NonNull::from(&WITHOUT_A_PAGE));
-    let (null, new) = (ptr::null_mut(), word.as_ptr());
+    let words = page.unwrap_or(NonNull::from(&WITHOUT_A_PAGE));
+    let (null, new) = (ptr::null_mut(), words.as_ptr());
     // No lock, because a child that was forked meanwhile could wait for it without end.
-    match MARK.compare_exchange(null, new, Ordering::AcqRel, Ordering::Acquire) {
+    match WORDS.compare_exchange(null, new, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
             effect("watch for forks");
             // Without memory for the handler, only the mark protects a child.
             // SAFETY: the handler only loads, stores and maps, which is allowed in a child.
             unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
-            word
+            words
         }
         Err(other) => {
             if let Some(page) = page {
                 // SAFETY: it was mapped here, and no other thread has seen it.
-                let _ = unsafe { munmap(page.as_ptr().cast(), WORD_LEN) };
+                let _ = unsafe { munmap(page.as_ptr().cast(), WORDS_LEN) };
             }
-            NonNull::new(other).unwrap_or(word)
+            NonNull::new(other).unwrap_or(words)
         }
     }
 }
 
-/// The length of the word. The kernel rounds it up to a page.
-const WORD_LEN: usize = size_of::<AtomicU64>();
+/// The length of the words in bytes. The kernel rounds it up to a page.
+const WORDS_LEN: usize = size_of::<Words>();
 
 /// Maps a zeroed page that the kernel wipes in each child.
-fn wiped_page() -> Option<NonNull<AtomicU64>> {
+fn wiped_page() -> Option<NonNull<Words>> {
     let read_write = ProtFlags::READ | ProtFlags::WRITE;
     effect("map the mark");
     // SAFETY: the kernel chooses an address range that is unused.
-    let page = unsafe { mmap_anonymous(ptr::null_mut(), WORD_LEN, read_write, MapFlags::PRIVATE) };
+    let page = unsafe { mmap_anonymous(ptr::null_mut(), WORDS_LEN, read_write, MapFlags::PRIVATE) };
     let page = page.ok()?;
     effect("have the mark wiped in children");
-    // If the kernel refuses, the fork handler wipes the word.
+    // If the kernel refuses, the fork handler wipes the words.
     // SAFETY: the advice changes nothing in this process.
-    let _ = unsafe { madvise(page, WORD_LEN, Advice::LinuxWipeOnFork) };
+    let _ = unsafe { madvise(page, WORDS_LEN, Advice::LinuxWipeOnFork) };
     NonNull::new(page.cast())
 }
 
 /// Runs first in a child of `fork`. It takes no lock and allocates nothing.
 extern "C" fn in_child() {
-    word().store(0, Ordering::Relaxed);
+    let Words { mark, gates } = words();
+    mark.store(0, Ordering::Relaxed);
+    gates.store(0, Ordering::Relaxed);
     let mut table = Some(&HOLES);
     while let Some(Table { ranges, next }) = table {
         ranges.iter().for_each(Range::fill);
@@ -304,13 +346,23 @@ mod tests {
 
     #[test]
     fn a_gate_is_passed_while_it_is_open() {
-        let owner = Owner::here();
-        let mut gate = Gate::of(owner);
-        assert!(gate.is_open());
-        gate.set(owner, false);
+        let mut gate = Gate::open();
+        // Other tests close all gates.
+        let opens = |gate: &mut Gate| {
+            (0..100).any(|_| {
+                gate.set(Gate::now(), true);
+                gate.is_open()
+            })
+        };
+        assert!(opens(&mut gate));
+        gate.set(Gate::now(), false);
         assert!(!gate.is_open());
-        gate.set(owner, true);
-        assert!(gate.is_open());
+        assert!(opens(&mut gate));
+        let before = Gate::now();
+        Gate::close_all();
+        assert!(!gate.is_open());
+        gate.set(before, true);
+        assert!(!gate.is_open(), "it was opened by what was known before");
     }
 
     #[test]

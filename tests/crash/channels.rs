@@ -69,33 +69,37 @@ fn p4_p7_the_sender_of_a_channel_killed_at_each_of_its_steps() {
         "CommitPublish",
         "CommitFill",
     ];
-    at_every_step("channel sender", &steps, [move |step: &Step| {
-        let mut victim = Victim::start(&place, "dying-channel-sender", step);
-        let sent = victim.last("sent").unwrap_or(0);
-        let end = victim.end();
-        // Another sender follows, whether or not this one has connected.
-        let path = place.path();
-        within_timeout(move || Sender::connect(path).unwrap().send(END, b"").unwrap());
-        let mut from_victim = Heard::Nothing;
-        loop {
-            match hears.recv_timeout(TIMEOUT).expect("the receiver hangs or has failed") {
-                Heard::Mark => break,
-                other => from_victim = other,
+    at_every_step(
+        "channel sender",
+        &steps,
+        [move |step: &Step| {
+            let mut victim = Victim::start(&place, "dying-channel-sender", step);
+            let sent = victim.last("sent").unwrap_or(0);
+            let end = victim.end();
+            // Another sender follows, whether or not this one has connected.
+            let path = place.path();
+            within_timeout(move || Sender::connect(path).unwrap().send(END, b"").unwrap());
+            let mut from_victim = Heard::Nothing;
+            loop {
+                match hears.recv_timeout(TIMEOUT).expect("the receiver hangs or has failed") {
+                    Heard::Mark => break,
+                    other => from_victim = other,
+                }
             }
-        }
-        let possible: Vec<u32> = milestones().skip_while(|n| *n < sent).take(2).collect();
-        match &from_victim {
-            Heard::Messages(heard, Disconnected::PeerDied) => {
-                assert!(possible.contains(heard), "said {sent}, heard {heard}");
-                assert!(end.is_death());
+            let possible: Vec<u32> = milestones().skip_while(|n| *n < sent).take(2).collect();
+            match &from_victim {
+                Heard::Messages(heard, Disconnected::PeerDied) => {
+                    assert!(possible.contains(heard), "said {sent}, heard {heard}");
+                    assert!(end.is_death());
+                }
+                Heard::Messages(heard, Disconnected::Closed) => assert_eq!(*heard, SINGLE + BATCH),
+                Heard::Nothing => assert_eq!(sent, 0),
+                other => panic!("{other:?}"),
             }
-            Heard::Messages(heard, Disconnected::Closed) => assert_eq!(*heard, SINGLE + BATCH),
-            Heard::Nothing => assert_eq!(sent, 0),
-            other => panic!("{other:?}"),
-        }
-        wait_until_nothing_is_left();
-        end
-    }]);
+            wait_until_nothing_is_left();
+            end
+        }],
+    );
 }
 
 /// The progress of a sender before its end, if it began: messages sent, and messages that were
@@ -185,11 +189,15 @@ fn p7_a_process_killed_at_any_step_of_a_channel_leaks_nothing() {
     let _alone = alone();
     let place = Place::new();
     let steps = ["make a pair of sockets", "send Welcome", "CommitPublish", "close a connection"];
-    at_every_step("own channel", &steps, [|step: &Step| {
-        let mut victim = Victim::start(&place, "dying-own-channel", step);
-        let heard = victim.last("heard");
-        let end = victim.end();
-        assert!(end.is_death() || heard == Some(SINGLE), "{heard:?}");
-        end
-    }]);
+    at_every_step(
+        "own channel",
+        &steps,
+        [|step: &Step| {
+            let mut victim = Victim::start(&place, "dying-own-channel", step);
+            let heard = victim.last("heard");
+            let end = victim.end();
+            assert!(end.is_death() || heard == Some(SINGLE), "{heard:?}");
+            end
+        }],
+    );
 }

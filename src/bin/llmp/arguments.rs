@@ -192,7 +192,7 @@ systemd has started this one.
 
 A name stands for a socket in $XDG_RUNTIME_DIR/llmp, or else in a directory of this user below
 /tmp. A broker that was killed can be started again. Under systemd (Type=notify) the broker reports
-when it is ready.";
+when it is ready, and serves the socket that it was passed (ListenSequentialPacket=).";
 
 /// `llmp send`
 #[derive(Args, Debug)]
