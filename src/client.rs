@@ -161,9 +161,8 @@ impl Client {
     /// [`split`](Client::split). The bus would wait for a receiving half that is gone. So dropping
     /// the receiver ends the connection for the sender, too. Dropping the sender does not end it.
     ///
-    /// A half notices an end that the other one has found when it enters another page, waits or is
-    /// asked ([`Sender::ended`]). Until then, messages may be sent that no process reads.
-    /// [`Sender::flush`] tells that all were consumed.
+    /// A half notices an end that the other one has found with its next call. Messages that were sent
+    /// before may be read by no process. [`Sender::flush`] tells that all were consumed.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

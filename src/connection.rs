@@ -31,7 +31,7 @@ use crate::core::wire::{ByeReason, Packet};
 use crate::error::{Disconnected, HeldUp, WaitError};
 use crate::lost::{Again, Lost};
 use crate::socket::Socket;
-use crate::sys::fork::Owner;
+use crate::sys::fork::{Gate, Owner};
 use crate::wait::{SleepBound, SpinPolicy};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -252,6 +252,7 @@ impl Connection {
         loop {
             let mut locked = self.lock()?;
             locked.pump(half);
+            locked.check_open()?;
             if locked.state.next.is_some() {
                 return Ok(None);
             }
@@ -310,8 +311,8 @@ impl<'a> Locked<'a> {
             false => Err(rustix::io::Errno::MFILE.into()),
         };
         let watched = connection.watched[half as usize - 1].get_or_init(watch);
-        if self.is_orphaned() {
-            connection.watch_no_longer();
+        if half == Half::Receiver && self.is_orphaned() {
+            connection.watch_no_longer(half);
         }
         match watched {
             Ok(Some(all)) => all.as_fd(),
@@ -351,6 +352,10 @@ impl<'a> Locked<'a> {
 
     /// Ends the connection unless it has ended before. Returns why it ended.
     fn end(&mut self, why: Disconnected) -> Disconnected {
+        if self.state.ended.is_none() {
+            // A half that sends or receives without looking here looks now.
+            Gate::close_all();
+        }
         self.state.ended.get_or_insert(why).clone()
     }
 

@@ -273,8 +273,13 @@ impl Handshake {
         }
     }
 
+    /// Returns whether no packet of the broker has come.
+    pub fn awaits_welcome(&self) -> bool {
+        matches!(self.state, State::Welcome(_))
+    }
+
     /// Ends the connection if `Join` was sent.
-    fn leave(&self) {
+    pub fn leave(&self) {
         if let State::Start(_) = self.state {
             leave(&self.socket);
         }

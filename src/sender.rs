@@ -432,6 +432,10 @@ impl Sender {
         self.settle();
         let ended = self.locked(|_, locked| {
             locked.pump(Half::Sender);
+            if locked.is_orphaned() {
+                // The end was noticed. The descriptor need not report it any more.
+                locked.connection.watch_no_longer(Half::Sender);
+            }
             locked.ended().cloned()
         });
         ended.unwrap_or_else(Some)
@@ -455,13 +459,17 @@ impl Sender {
     /// # Ok(()) }
     /// ```
     pub fn prepare_wait(&mut self) -> Wait {
+        if self.connection.owner.is_here() {
+            self.discard_unfinished();
+        }
         if self.ended().is_some() {
             return Wait::Ready;
         }
         // What it has read may have ended the last broker's time.
         self.settle();
-        let pause = self.locked(|_, locked| locked.orphans_pause());
-        Wait::Readable { timeout: pause.unwrap_or_default() }
+        let retry = self.retry.then_some(RETRY_INTERVAL);
+        let timeout = self.locked(|_, locked| locked.sender_waits_at_most());
+        Wait::Readable { timeout: timeout.unwrap_or_default().into_iter().chain(retry).min() }
     }
 
     /// Returns the receiver that holds up the bus. The broker names it once this client's messages
@@ -780,8 +788,10 @@ impl Sender {
             Sent::Yes => {}
             Sent::HungUp => {
                 locked.pump(Half::Sender);
-                locked.hung_up();
-                return Err(SendError::Full { held_up: None });
+                // If that connection has ended for good, this half goes there and says so.
+                if locked.hung_up().is_none() {
+                    return Err(SendError::Full { held_up: None });
+                }
             }
             Sent::NotNow | Sent::NoMemory => return Err(SendError::Full { held_up: None }),
         }
@@ -807,6 +817,10 @@ impl Sender {
     /// Begins a batch or an in-place message.
     fn begin(&mut self) {
         self.discard_unfinished();
+        if !self.appends.is_open() {
+            // What is written in place stays in its chain.
+            self.settle();
+        }
         self.set_unfinished(true);
     }
 

@@ -7,7 +7,7 @@ use crate::core::chain::Blocked;
 use crate::core::fault::Fault;
 use crate::core::memory::Region;
 use crate::core::message::ClientId;
-use crate::core::wire::{ByeReason, Packet};
+use crate::core::wire::{ByeReason, Packet, Roles};
 use crate::socket::Sent;
 use crate::sys::memfd::RegionError;
 use std::time::{Duration, Instant};
@@ -148,8 +148,16 @@ impl Broker {
     pub(super) fn announce(&mut self, key: Key) {
         let share = (self.max_in_flight / self.connections.len().max(1)).max(1);
         let Some(connection) = self.connections.get_mut(&key) else { return };
+        let had_started = connection.has_started;
         let progress = connection.announce(&mut self.core, share);
         connection.note(progress, &self.epoll, key);
+        if connection.has_started
+            && !had_started
+            && connection.accepting.roles.has(Roles::OUTLIVE)
+            && let Some(client) = connection.client()
+        {
+            self.roster.has_joined(self.bound.lock(), client);
+        }
         if self.succession.is_waiting()
             && connection.has_started
             && let Some(client) = connection.client()

@@ -1,25 +1,29 @@
 //! A client whose process serves the bus when no other process does.
 
-use super::standby::{Vacancy, stand_by};
-use super::stop::StopHandle;
+use super::standby::{StandBy, Vacancy};
+use super::stop::{End, StopHandle};
 use super::{Broker, BrokerBuilder};
 use crate::bus_addr::BusAddr;
 use crate::core::failpoint::effect;
 use crate::error::BindError;
 use crate::sys::fork::Owner;
+use crate::sys::lock::holder_of;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The pause after a broker could not be bound, or could not go on.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a broker that has the lock may take to listen, and the pause between two attempts.
+const KNOWN: Duration = Duration::from_secs(1);
+const ASK: Duration = Duration::from_millis(1);
 
 /// Makes the settings of a broker, each time that this process begins to serve.
 #[derive(Clone)]
@@ -46,9 +50,15 @@ struct Shared {
     settings: Settings,
     /// Becomes readable when the thread must end.
     wake: OwnedFd,
-    has_left: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Whether the candidate was dropped.
+    has_left: bool,
     /// The broker, while this process serves.
-    serving: Mutex<Option<StopHandle>>,
+    serving: Option<StopHandle>,
 }
 
 impl Candidate {
@@ -58,13 +68,8 @@ impl Candidate {
         effect("make an eventfd");
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let wake = wake.map_err(io::Error::from).map_err(system("make an eventfd"))?;
-        let shared = Arc::new(Shared {
-            path: bus.socket_path()?,
-            settings,
-            wake,
-            has_left: AtomicBool::new(false),
-            serving: Mutex::new(None),
-        });
+        let shared =
+            Arc::new(Shared { path: bus.socket_path()?, settings, wake, state: Mutex::default() });
         let (first, begun) = channel();
         let running = shared.clone();
         let thread = std::thread::Builder::new().name("llmp-broker".into());
@@ -81,17 +86,27 @@ impl Shared {
     /// Waits for the bus, serves it, and waits again, until the candidate leaves or the bus ends.
     fn run(&self, first: Sender<Result<(), BindError>>) {
         let mut first = Some(first);
-        while !self.has_left() {
-            let bound = (self.settings.0)().bind(self.path.as_path());
+        // A bus that was left to this process must not stay without an end.
+        let mut was_left_to_us = false;
+        while !self.state().has_left || std::mem::take(&mut was_left_to_us) {
             let begun = |first: Option<Sender<_>>| first.map(|first| first.send(Ok(())));
-            let goes_on = match bound {
+            let goes_on = match (self.settings.0)().bind(self.path.as_path()) {
                 Ok(broker) => {
                     begun(first.take());
                     self.serve(broker)
                 }
                 Err(BindError::InUse { .. }) => {
+                    let mut place = StandBy::at(&self.path);
+                    // The broker knows this process before its client joins. It may not listen yet.
+                    let until = Instant::now() + KNOWN;
+                    while !place.ask() && Instant::now() < until && holder_of(&self.path).is_some()
+                    {
+                        std::thread::sleep(ASK);
+                    }
                     begun(first.take());
-                    stand_by(&self.path, None, Some(self.wake.as_fd())) != Vacancy::Closed
+                    let end = place.wait(None, Some(self.wake.as_fd()));
+                    was_left_to_us = end == Vacancy::Free;
+                    end != Vacancy::Closed
                 }
                 Err(error) => match first.take() {
                     Some(first) => return drop(first.send(Err(error))),
@@ -111,12 +126,15 @@ impl Shared {
 
     /// Returns whether the bus goes on without this broker.
     fn serve(&self, broker: Broker) -> bool {
-        *self.serving.lock().unwrap_or_else(PoisonError::into_inner) = Some(broker.stop_handle());
-        if self.has_left() {
-            broker.stop_handle().resign();
+        let handle = broker.stop_handle();
+        let mut state = self.state();
+        if state.has_left {
+            handle.ask(End::Leave);
         }
+        state.serving = Some(handle);
+        drop(state);
         let served = broker.run();
-        *self.serving.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.state().serving = None;
         match served {
             Ok(report) => report.handed_over,
             Err(error) => {
@@ -127,8 +145,8 @@ impl Shared {
         }
     }
 
-    fn has_left(&self) -> bool {
-        self.has_left.load(Ordering::Acquire)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets another candidate be faster.
@@ -142,14 +160,15 @@ impl Drop for Candidate {
     fn drop(&mut self) {
         // A forked child has no such thread.
         if !self.owner.is_here() {
-            return;
+            // Detaching it could detach another thread, which has its place now.
+            return std::mem::forget(self.thread.take());
         }
-        self.shared.has_left.store(true, Ordering::Release);
         effect("write to the eventfd");
         let _ = rustix::io::write(&self.shared.wake, &1u64.to_ne_bytes());
-        let serving = self.shared.serving.lock().unwrap_or_else(PoisonError::into_inner);
-        serving.iter().for_each(StopHandle::resign);
-        drop(serving);
+        let mut state = self.shared.state();
+        state.has_left = true;
+        state.serving.iter().for_each(|handle| handle.ask(End::Leave));
+        drop(state);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

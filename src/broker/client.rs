@@ -69,8 +69,10 @@ pub(super) struct ClientConnection {
     in_flight: usize,
     /// The process that connected, then the process that sent the first packet.
     pub process: i32,
-    /// The user of that process.
+    /// The user of the process that connected.
     pub user: u32,
+    /// The user of the process that sent the first packet.
+    pub sender: u32,
     /// Whether the process has ended while a packet was stuck.
     pub has_died: bool,
     /// When the client connected.
@@ -82,6 +84,7 @@ impl ClientConnection {
         ClientConnection {
             process: peer.process,
             user: peer.user,
+            sender: peer.user,
             began: Instant::now(),
             socket,
             accepting: Accepting::default(),
@@ -100,6 +103,11 @@ impl ClientConnection {
             again: Again::default(),
             in_flight: 0,
         }
+    }
+
+    /// Returns the process with the user that connected, and with the one that sent the first packet.
+    pub fn peers(&self) -> [Credentials; 2] {
+        [self.user, self.sender].map(|user| Credentials { user, process: self.process })
     }
 
     pub fn client(&self) -> Option<ClientId> {

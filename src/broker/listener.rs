@@ -2,7 +2,7 @@
 //! take to join.
 
 use super::builder::system;
-use super::{Broker, ClientConnection, FIRST_NEWCOMER, Key, LISTENER, reserve_fd};
+use super::{Broker, ClientConnection, FIRST_NEWCOMER, Key, LISTENER, requests, reserve_fd};
 use crate::core::failpoint::effect;
 use crate::core::handshake::Phase;
 use crate::core::wire::{Packet, Refusal};
@@ -50,13 +50,10 @@ impl Broker {
             };
             let Ok(peer) = socket.credentials() else { continue };
             let refusal = match () {
-                () if !self.access.admits(peer) => Some(Refusal::User),
-                () if self.connections.len()
-                    < self.max_clients + self.places_for_requests(peer) =>
-                {
-                    None
-                }
+                () if !self.may_ask(peer) => Some(Refusal::User),
+                () if self.connections.len() < self.max_clients => None,
                 () if self.make_room_for_newcomer() => None,
+                () if self.has_place_for_request(peer) => None,
                 () => Some(Refusal::Crowded),
             };
             if let Some(refusal) = refusal {
@@ -75,10 +72,15 @@ impl Broker {
         }
     }
 
-    /// Returns the number of connections beyond those of clients. A full bus can be stopped, too.
-    fn places_for_requests(&self, peer: Credentials) -> usize {
-        let is_ours = peer.user == rustix::process::geteuid().as_raw();
-        if is_ours { PLACES_FOR_REQUESTS } else { 0 }
+    /// Returns whether a process may connect, as a client or with a request.
+    pub(super) fn may_ask(&self, peer: Credentials) -> bool {
+        self.access.admits(peer) || requests::are_admitted(peer)
+    }
+
+    /// Returns whether a full bus accepts a connection, which may be a request to end it.
+    fn has_place_for_request(&self, peer: Credentials) -> bool {
+        let most = self.max_clients + PLACES_FOR_REQUESTS;
+        requests::are_admitted(peer) && self.connections.len() < most
     }
 
     /// Accepts no connection for [`RETRY_INTERVAL`]. Waiting connections stay in the queue and keep

@@ -101,7 +101,8 @@ impl Broker {
     /// Takes a packet of a connection, whose key changes when its client joins.
     pub(super) fn take_packet(&mut self, key: &mut Key) -> Outcome {
         let held = closer::held();
-        let open = self.connections.len() * DESCRIPTORS_PER_CLIENT + held;
+        let connections = self.connections.len() + self.candidates.len();
+        let open = connections * DESCRIPTORS_PER_CLIENT + held;
         let is_roomy = held < closer::QUEUE && open < self.roomy;
         if let Some(candidate) = self.candidates.get(key) {
             if !matches!(candidate.socket.receive(), Received::Nothing) {
@@ -163,13 +164,14 @@ impl Broker {
     /// Handles the credentials of a connection's first packet. The process that sent it is the
     /// client. Returns whether the client may stay.
     fn meet(&mut self, key: Key, sender: Credentials) -> bool {
-        let Some(connection) = self.connections.get_mut(&key) else { return false };
-        connection.process = sender.process;
         // The process that connected was admitted before.
-        if !self.access.admits(sender) {
+        if !self.may_ask(sender) {
             self.turn_away(key, sender, Refusal::User);
             return false;
         }
+        let Some(connection) = self.connections.get_mut(&key) else { return false };
+        connection.process = sender.process;
+        connection.sender = sender.user;
         let pidfd = match connection.socket.peer() {
             Peer::Gone => {
                 self.hung_up(key);
@@ -222,7 +224,9 @@ impl Broker {
                 // Each client that is waited for finds a place.
                 let kept = self.succession.awaited();
                 let is_awaited = last.is_some_and(|(client, _)| self.succession.awaits(client));
+                let is_admitted = connection.peers().iter().all(|it| self.access.admits(*it));
                 let greeted = match () {
+                    () if is_greeting && !is_admitted => Err(Refusal::User.into()),
                     () if is_greeting && !is_known => Err(Refusal::Unknown.into()),
                     () if is_greeting && !is_awaited && self.core.free_places() <= kept => {
                         Err(Refusal::Crowded.into())
@@ -255,7 +259,7 @@ impl Broker {
                     }
                     Err(Rejected::Fault(fault)) => return Err(fault),
                     Err(Rejected::Refused(refusal)) => {
-                        let peer = Credentials { user, process: connection.process };
+                        let [_, peer] = connection.peers();
                         self.turn_away(*key, peer, refusal);
                     }
                 }

@@ -4,6 +4,7 @@
 //! answers with the end of the bus: `Bye` and a hang-up if the bus has ended, and a hang-up alone if
 //! the next broker goes on.
 
+use super::standby::process_of;
 use super::stop::End;
 use super::{Broker, Key};
 use crate::bus_addr::BusAddr;
@@ -15,6 +16,7 @@ use crate::handshake::{await_credentials, open, send};
 use crate::peer_filter::PeerFilter;
 use crate::socket::{Credentials, Received, Socket};
 use crate::sys::lock::{Holder, holder_of};
+use crate::sys::peer::Peer;
 use rustix::process::geteuid;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -26,16 +28,24 @@ const MAX_CANDIDATES: usize = 256;
 const RELEASE: Duration = Duration::from_micros(500);
 
 /// How long a broker that has hung up may take to release its lock.
-pub(super) const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Returns whether the broker does what this process asks for: one of its own user, or of root.
+pub(super) fn are_admitted(peer: Credentials) -> bool {
+    PeerFilter::SameUser.admits(peer) || peer.user == 0
+}
 
 impl Broker {
     /// Handles the request of a connection.
     pub(super) fn on_request(&mut self, key: Key, request: Request) {
         let Some(connection) = self.connections.get(&key) else { return };
-        let peer = Credentials { user: connection.user, process: connection.process };
+        let peers = connection.peers();
+        let [_, peer] = peers;
         let refusal = match request {
-            _ if peer.user != geteuid().as_raw() && peer.user != 0 => Some(Refusal::User),
-            Request::StandBy if self.candidates.len() >= MAX_CANDIDATES => Some(Refusal::Crowded),
+            _ if !peers.into_iter().all(are_admitted) => Some(Refusal::User),
+            Request::StandBy if self.candidates.len() >= self.most_candidates() => {
+                Some(Refusal::Crowded)
+            }
             Request::Other(_) => Some(Refusal::Roles),
             _ => None,
         };
@@ -59,6 +69,11 @@ impl Broker {
                 self.stop.ask(End::Stop);
             }
         }
+    }
+
+    /// Each of them takes two descriptors.
+    fn most_candidates(&self) -> usize {
+        MAX_CANDIDATES.min(self.max_in_flight / 4)
     }
 
     /// Asks the broker of a bus, in whatever process it is, to end the bus. Waits until it has ended.
@@ -177,18 +192,23 @@ fn unexpected(error: WireError) -> ConnectError {
 
 fn request(bus: &BusAddr, request: Request, timeout: Duration) -> Result<(), ConnectError> {
     let deadline = Instant::now().checked_add(timeout);
+    let silent = || ConnectError::Silent { seconds: timeout.as_secs() };
     let path = bus.socket_path()?;
     let holder = holder_of(&path);
-    let mut asked = Asked::send(open(bus, &PeerFilter::SameUser, false)?, request)?;
+    let process = holder.map_or(Peer::Unknown, process_of);
+    // Root may ask for the end of any bus.
+    let whose = if geteuid().is_root() { PeerFilter::Everybody } else { PeerFilter::SameUser };
+    let mut asked = Asked::send(open(bus, &whose, false)?, request)?;
     let mut is_closed = false;
     loop {
         match asked.answer()? {
+            Answer::Nothing if process.has_died() => break,
             Answer::Nothing => {
-                let waited = asked.0.wait(false, None, deadline);
+                let waited = asked.0.wait(false, process.pidfd(), deadline);
                 let system =
                     |source| ConnectError::System { step: "wait for the broker's end", source };
                 if !waited.map_err(system)? {
-                    return Err(ConnectError::Silent { seconds: timeout.as_secs() });
+                    return Err(silent());
                 }
             }
             Answer::Closed => is_closed = true,
@@ -196,18 +216,30 @@ fn request(bus: &BusAddr, request: Request, timeout: Duration) -> Result<(), Con
             Answer::HungUp => break,
         }
     }
-    if request == Request::Stop && !is_closed {
-        // Another one may go on with the bus.
-        return Err(Disconnected::PeerDied.into());
+    if !await_release(&path, holder, deadline) {
+        // It has dropped the request.
+        return Err(silent());
     }
-    await_release(&path, holder);
-    Ok(())
+    match request == Request::Stop && !is_closed {
+        // It has died, and another one may go on with the bus.
+        true => Err(Disconnected::PeerDied.into()),
+        false => Ok(()),
+    }
 }
 
-/// Waits until a broker that has hung up has released its lock.
-pub(super) fn await_release(socket: &Path, holder: Option<Holder>) {
-    let until = Instant::now() + RELEASE_TIMEOUT;
-    while holder.is_some() && holder_of(socket) == holder && Instant::now() < until {
+/// Waits until a broker that has hung up has released its lock. Returns whether it has.
+pub(super) fn await_release(
+    socket: &Path,
+    holder: Option<Holder>,
+    deadline: Option<Instant>,
+) -> bool {
+    let most = Instant::now() + RELEASE_TIMEOUT;
+    let until = deadline.map_or(most, |deadline| deadline.min(most));
+    while holder.is_some() && holder_of(socket) == holder {
+        if Instant::now() >= until {
+            return false;
+        }
         std::thread::sleep(RELEASE);
     }
+    true
 }

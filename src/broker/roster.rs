@@ -49,7 +49,7 @@ struct Entry {
     /// When the process began. Zero if that is not known.
     began: U64,
     roles: U32,
-    /// The epoch of the last broker that it has joined.
+    /// The epoch of the last broker that has sent it `Start`.
     joined: U32,
 }
 
@@ -193,7 +193,7 @@ impl Roster {
     pub fn session(&self, client: ClientId, user: u32, last: Option<u32>) -> Session {
         let epoch = self.head.epoch.get();
         let entry = self.places.get(&client.0).map(|at| &self.entries[*at]);
-        // A client that has joined a later broker than it says has not read its `Start`. It may have
+        // A client that was sent `Start` by a later broker than it says has not read it. It may have
         // missed what that broker has published.
         let entry = entry.filter(|entry| last.is_none_or(|last| entry.joined.get() <= last));
         let since = entry.map_or(epoch, |entry| entry.since.get());
@@ -212,7 +212,8 @@ impl Roster {
         hasher.finish()
     }
 
-    /// Enters a client that has joined, and for which brokers wait since the epoch `since`.
+    /// Enters a client that joins, and for which brokers wait since the epoch `since`. It was not sent
+    /// its `Start` yet.
     pub fn enter(
         &mut self,
         lock: &LockFile,
@@ -229,6 +230,7 @@ impl Roster {
                 None => return,
             },
         };
+        let joined = self.entries[at].joined;
         let entry = Entry {
             client: client.0.into(),
             since: since.into(),
@@ -236,10 +238,19 @@ impl Roster {
             process: (process.max(0) as u32).into(),
             began: Birth::of(process).map_or(0, |birth| birth.0).into(),
             roles: roles.into(),
-            joined: self.head.epoch,
+            joined,
         };
         self.places.insert(client.0, at);
         self.entries[at] = entry;
+        self.write(lock, HEAD + at * ENTRY, entry.as_bytes().to_vec());
+    }
+
+    /// Records that a client was sent its `Start`. Call this before anything is published that it could
+    /// miss.
+    pub fn has_joined(&mut self, lock: &LockFile, client: ClientId) {
+        let Some(at) = self.places.get(&client.0).copied() else { return };
+        self.entries[at].joined = self.head.epoch;
+        let entry = self.entries[at];
         self.write(lock, HEAD + at * ENTRY, entry.as_bytes().to_vec());
     }
 
@@ -358,6 +369,7 @@ mod tests {
     fn enter(roster: &mut Roster, lock: &LockFile, id: u32, process: i32) {
         let since = roster.session(ClientId(id), USER, None).since;
         roster.enter(lock, ClientId(id), since, USER, process, 3);
+        roster.has_joined(lock, ClientId(id));
     }
 
     fn limits(pages: usize) -> Limits {

@@ -15,13 +15,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Interval between two looks at the place. The end of the process that holds it is noticed at
-/// once. But it may also end its broker and go on.
-const LOOK: Duration = Duration::from_millis(250);
+/// The first and the longest interval between two looks at the place. The interval doubles. The end of
+/// the process that holds it is noticed at once, and that of a broker that knows this process.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LOOK: Duration = Duration::from_secs(1);
 
-/// Looks until the lock file is opened again, if it stays the same file. Opening it wakes a broker
-/// that watches it.
-const LOOKS: u32 = 40;
+/// How long a process that was refused does not ask again.
+const REFUSED: Duration = Duration::from_secs(10);
 
 /// The pause after a failed wait.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -75,62 +75,92 @@ impl Broker {
         deadline: Option<Instant>,
     ) -> Result<Vacancy, BusError> {
         let path = bus.into().socket_path()?;
-        Ok(stand_by(&path, deadline, None))
+        Ok(StandBy::at(&path).wait(deadline, None))
     }
 }
 
-/// Waits until no process serves the bus at this path, until the deadline, or until `wake` is readable.
-pub(super) fn stand_by(
-    path: &Path,
-    deadline: Option<Instant>,
-    wake: Option<BorrowedFd<'_>>,
-) -> Vacancy {
-    let (mut asked, mut was_held) = (None, false);
-    loop {
-        // First: if the file is another one later, the holder found here has let go of it.
-        let file = lock_file(path);
-        let holder = holder_of(path);
-        let Some(Holder { process }) = holder else {
-            // A broker that dies, or hands over, leaves the file.
-            let is_closed = was_held && lock_file(path).is_none();
-            return if is_closed { Vacancy::Closed } else { Vacancy::Free };
-        };
-        was_held = true;
-        // This process itself does not end while it waits.
-        let process = process.filter(|process| *process != std::process::id());
-        let peer = process.map_or(Peer::Unknown, |id| Peer::by_id(id as i32, since_boot()));
-        if asked.is_none() {
-            asked = Asked::at(path, Request::StandBy);
+/// A process that stands by for a bus.
+#[derive(Debug)]
+pub(super) struct StandBy<'a> {
+    path: &'a Path,
+    /// The connection to the broker, which knows that this process stands by.
+    asked: Option<Asked>,
+    /// When to ask again after the broker has refused.
+    ask_at: Instant,
+    /// Whether a broker has known this process.
+    was_known: bool,
+}
+
+impl<'a> StandBy<'a> {
+    pub fn at(path: &'a Path) -> Self {
+        StandBy { path, asked: None, ask_at: Instant::now(), was_known: false }
+    }
+
+    /// Tells the broker that this process stands by, unless it knows that. Returns whether it knows.
+    pub fn ask(&mut self) -> bool {
+        if self.asked.is_none() && self.ask_at <= Instant::now() {
+            self.asked = Asked::at(self.path, Request::StandBy);
         }
-        for _ in 0..LOOKS {
+        self.was_known |= self.asked.is_some();
+        self.asked.is_some()
+    }
+
+    /// Waits until no process serves the bus, until the deadline, or until `wake` is readable.
+    pub fn wait(&mut self, deadline: Option<Instant>, wake: Option<BorrowedFd<'_>>) -> Vacancy {
+        let mut look = FIRST_LOOK;
+        // The holder of the lock, and its process.
+        let mut followed: Option<(Holder, Peer)> = None;
+        loop {
             let left = deadline.map(|it| it.saturating_duration_since(Instant::now()));
+            match holder_of(self.path) {
+                Some(holder) => {
+                    if followed.as_ref().is_none_or(|(known, _)| *known != holder) {
+                        followed = Some((holder, process_of(holder)));
+                    }
+                    self.ask();
+                }
+                // A broker whose connection stands makes its lock file anew.
+                None if self.asked.is_some() => {}
+                None => {
+                    // A broker that dies, or hands over, leaves the file.
+                    let is_closed = self.was_known && lock_file(self.path).is_none();
+                    return if is_closed { Vacancy::Closed } else { Vacancy::Free };
+                }
+            }
             if left == Some(Duration::ZERO) {
                 return Vacancy::Held;
             }
-            let left = left.unwrap_or(LOOK).min(LOOK);
-            let socket = asked.as_ref().map(|asked| asked.0.as_fd());
-            let ready = wait(&[socket, peer.pidfd(), wake], left);
-            if ready[2] {
+            let left = left.unwrap_or(look).min(look);
+            look = (2 * look).min(LOOK);
+            let socket = self.asked.as_ref().map(|asked| asked.0.as_fd());
+            let process = followed.as_ref().and_then(|(_, process)| process.pidfd());
+            let [_, _, is_woken] = wait(&[socket, process, wake], left);
+            let has_ended = match self.asked.as_mut().map(Asked::answer) {
+                None | Some(Ok(Answer::Nothing)) => false,
+                Some(Ok(Answer::Closed)) => return Vacancy::Closed,
+                Some(Ok(Answer::HungUp)) => true,
+                Some(Ok(Answer::Refused(_)) | Err(_)) => {
+                    (self.asked, self.ask_at) = (None, Instant::now() + REFUSED);
+                    false
+                }
+            };
+            if has_ended || followed.as_ref().is_some_and(|(_, process)| process.has_died()) {
+                self.asked = None;
+                let holder = followed.take().map(|(holder, _)| holder);
+                await_release(self.path, holder, deadline);
+                look = FIRST_LOOK;
+            } else if is_woken {
                 return Vacancy::Held;
             }
-            match asked.as_mut().map(Asked::answer) {
-                None | Some(Ok(Answer::Nothing)) => {}
-                Some(Ok(Answer::Closed)) => return Vacancy::Closed,
-                Some(_) => {
-                    asked = None;
-                    await_release(path, holder);
-                    break;
-                }
-            }
-            if peer.has_died() || lock_file(path) != file {
-                break;
-            }
-        }
-        if peer.has_died() {
-            asked = None;
-            await_release(path, holder);
         }
     }
+}
+
+/// Returns how to follow the process that holds a lock.
+pub(super) fn process_of(holder: Holder) -> Peer {
+    // This process itself does not end while it waits.
+    let process = holder.process.filter(|process| *process != std::process::id());
+    process.map_or(Peer::Unknown, |id| Peer::by_id(id as i32, since_boot()))
 }
 
 /// Waits until one of these descriptors is readable, for at most `time`. Returns which of them are.

@@ -15,12 +15,18 @@ use std::time::{Duration, Instant};
 /// How long a stopped broker goes on forwarding messages that are already committed.
 const LAST_CALL: Duration = Duration::from_millis(500);
 
+/// Polls of the sockets before the broker decides whether another process goes on with the bus.
+const LAST_POLLS: usize = 8;
+
 /// What a broker was asked to do. The last one counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum End {
+    /// Hand the bus over if a process stands by, or if a client outlives this broker. End it
+    /// otherwise.
+    Leave = 1,
     /// Hand the bus over if a process stands by, and end it otherwise.
-    Resign = 1,
+    Resign,
     /// Leave the bus to the next broker.
     HandOver,
     /// End the bus.
@@ -90,12 +96,17 @@ impl StopHandle {
 impl Broker {
     /// Returns whether the bus goes on with another broker.
     fn hands_over(&mut self) -> bool {
-        // One that stood by may have ended.
-        let _ = self.poll_sockets(Some(Duration::ZERO));
-        match self.stop.asked.load(Ordering::Acquire) {
-            asked if asked == End::Resign as u8 => !self.candidates.is_empty(),
-            asked => asked == End::HandOver as u8,
+        // One that stood by may have ended, and a request may wait in a new connection.
+        for _ in 0..LAST_POLLS {
+            let _ = self.poll_sockets(Some(Duration::ZERO));
         }
+        let asked = self.stop.asked.load(Ordering::Acquire);
+        let mut clients = self.connections.values().filter(|c| c.client().is_some());
+        let is_awaited = !self.candidates.is_empty();
+        asked == End::HandOver as u8
+            || asked == End::Resign as u8 && is_awaited
+            || asked == End::Leave as u8
+                && (is_awaited || clients.any(|c| c.accepting.roles.has(Roles::OUTLIVE)))
     }
 
     /// Forwards the committed messages. Then sends `Bye` to every client (P15), or only to those that

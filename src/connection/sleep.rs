@@ -17,7 +17,6 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, poll};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// The longest sleep in an event loop whose descriptor cannot report the peer's death.
@@ -58,7 +57,7 @@ impl Sleep<'_> {
                 None => std::thread::sleep(pause),
             }
             if let Ok(mut locked) = self.connection.lock() {
-                locked.seek_next();
+                locked.seek_at_once();
             }
             return;
         }
@@ -73,8 +72,10 @@ impl Sleep<'_> {
 fn wait_for_answer(socket: &OwnedFd, left: Option<Duration>) {
     let most = left.map_or(ANSWER, |left| left.min(ANSWER));
     let mut fds = [PollFd::new(socket, PollFlags::IN)];
-    if poll(&mut fds, Some(&timespec(most))).is_err() {
-        std::thread::sleep(most);
+    match poll(&mut fds, Some(&timespec(most))) {
+        Ok(_) | Err(Errno::INTR) => {}
+        // No memory.
+        Err(_) => std::thread::sleep(most),
     }
 }
 
@@ -179,6 +180,18 @@ impl Locked<'_> {
         timeout.into_iter().chain(check).min()
     }
 
+    /// Returns the longest wait of the sending half in an event loop.
+    pub fn sender_waits_at_most(&self) -> Option<Duration> {
+        let connection = self.connection;
+        let is_blind = matches!(connection.watched[0].get(), Some(Err(_)));
+        let bounds = [
+            self.orphans_pause(),
+            self.state.ring_pending.then_some(RETRY_INTERVAL),
+            is_blind.then_some(PEER_CHECK_INTERVAL),
+        ];
+        bounds.into_iter().flatten().min()
+    }
+
     /// Announces that `half` is awake.
     pub fn unpark(&mut self, half: Half) {
         if self.state.parking.is_parked(half) {
@@ -203,22 +216,21 @@ impl Locked<'_> {
 }
 
 impl Connection {
-    /// Takes the connection out of its halves' descriptors, because it has ended and would keep them
-    /// readable.
-    pub(super) fn watch_no_longer(&self) {
-        for watched in self.watched.iter().filter_map(OnceLock::get) {
-            let Ok(Some(watched)) = watched else { continue };
-            let process = self.socket.peer().pidfd();
-            for fd in process.into_iter().chain([self.socket.as_fd()]) {
-                effect("watch a connection no longer");
-                let _ = epoll::delete(watched, fd);
-            }
+    /// Takes the connection out of a half's descriptor, because it has ended and would keep the
+    /// descriptor readable. The half has noticed the end.
+    pub(crate) fn watch_no_longer(&self, half: Half) {
+        let Some(Ok(Some(watched))) = self.watched[half as usize - 1].get() else { return };
+        let process = self.socket.peer().pidfd();
+        for fd in process.into_iter().chain([self.socket.as_fd()]) {
+            effect("watch a connection no longer");
+            let _ = epoll::delete(watched, fd);
         }
     }
 
     /// Lets this connection end the waits for a half's descriptor of the last connection.
     pub(crate) fn take_watched(&self, last: &Connection, half: Half) {
         let at = half as usize - 1;
+        last.watch_no_longer(half);
         let Some(Ok(Some(watched))) = last.watched[at].get() else { return };
         let waker = self.wakers.get().and_then(|wakers| wakers[at].as_ref());
         let waker = waker.filter(|_| half == Half::Receiver).map(AsFd::as_fd);

@@ -30,6 +30,7 @@ use crate::handshake::{Handshake, Progress, check_listener};
 use crate::peer_filter::PeerFilter;
 use crate::socket::Socket;
 use crate::sys::fork::Gate;
+use crate::sys::lock::{Inode, inode_of};
 use crate::sys::system::os_page;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -48,6 +49,9 @@ const LONG: Duration = Duration::from_secs(10);
 /// loop meanwhile.
 pub(super) const ANSWER: Duration = Duration::from_millis(10);
 const ANSWER_IN_LOOP: Duration = Duration::from_millis(1);
+
+/// The pause between two looks for an answer of a program that polls.
+const ANSWER_POLLED: Duration = Duration::from_micros(200);
 
 /// How a client comes back to its bus.
 #[derive(Clone, Debug)]
@@ -72,6 +76,8 @@ pub(super) struct Orphan {
     handshake: Option<Box<Handshake>>,
     /// The socket of the handshake. Both halves wait for it without the lock.
     answer: Option<Arc<OwnedFd>>,
+    /// The file at the path of the bus when the broker was greeted.
+    place: Option<Inode>,
     /// How far the last broker had consumed our chain, once it is known.
     consumed: Option<u64>,
 }
@@ -107,7 +113,14 @@ pub(crate) enum Missed {
 
 impl Orphan {
     fn new(now: Instant) -> Self {
-        Orphan { since: now, look_at: now, handshake: None, answer: None, consumed: None }
+        Orphan {
+            since: now,
+            look_at: now,
+            handshake: None,
+            answer: None,
+            place: None,
+            consumed: None,
+        }
     }
 
     /// Returns the time until the next look.
@@ -119,8 +132,8 @@ impl Orphan {
         let lasted = now.duration_since(self.since);
         let [least, most] = PAUSES;
         let pause = if lasted < LONG { (lasted / 4).clamp(least, most) } else { LONG_PAUSE };
-        // An answer is taken when it is there.
-        self.look_at = if self.handshake.is_some() { now } else { now + pause };
+        let pause = if self.handshake.is_some() { ANSWER_POLLED } else { pause };
+        self.look_at = now + pause;
     }
 
     /// Follows the socket of the handshake.
@@ -164,12 +177,22 @@ impl Locked<'_> {
             // A half that sends or receives without looking here looks now.
             Gate::close_all();
             // What its halves wait for comes from the next broker.
-            self.connection.watch_no_longer();
+            self.connection.watch_no_longer(Half::Receiver);
             for half in [Half::Sender, Half::Receiver] {
                 self.wake_other(half);
             }
         }
         None
+    }
+
+    /// Looks for the next broker after a wait for its answer.
+    pub fn seek_at_once(&mut self) {
+        if let Some(orphan) = &mut self.state.orphan
+            && orphan.handshake.is_some()
+        {
+            orphan.look_at = Instant::now();
+        }
+        self.seek_next();
     }
 
     /// Looks for the next broker, if it is time to, and takes the next step towards it. Never waits.
@@ -190,10 +213,15 @@ impl Locked<'_> {
                 self.state.version += 1;
                 self.state.next = Some(next);
             }
-            Ok(None) => {
+            Ok(None) if now.duration_since(orphan.since) < comeback.patience => {
                 orphan.await_answer();
                 orphan.look_later(now);
                 self.state.orphan = Some(orphan);
+            }
+            Ok(None) => {
+                orphan.handshake.iter().for_each(|handshake| handshake.leave());
+                self.state.version += 1;
+                self.end(Disconnected::PeerDied);
             }
             Err(error)
                 if is_passing(&error) && now.duration_since(orphan.since) < comeback.patience =>
@@ -203,9 +231,9 @@ impl Locked<'_> {
                 self.state.orphan = Some(orphan);
             }
             Err(error) => {
-                log::warn!("the next broker of {} can't be used: {error}", comeback.path.display());
                 self.state.version += 1;
                 self.end(Disconnected::PeerDied);
+                log::warn!("the next broker of {} can't be used: {error}", comeback.path.display());
             }
         }
     }
@@ -216,9 +244,19 @@ impl Locked<'_> {
         comeback: &Comeback,
         now: Instant,
     ) -> Result<Option<Next>, ConnectError> {
+        // Its descriptor may be the one that a packet needs.
+        orphan.answer = None;
+        let place = inode_of(&comeback.path);
         let handshake = match orphan.handshake.take() {
+            // The queue of a dead broker whose child holds its listener.
+            Some(handshake) if handshake.awaits_welcome() && orphan.place != place => {
+                return Err(Disconnected::PeerDied.into());
+            }
             Some(handshake) => *handshake,
-            None => self.greet(comeback, now)?,
+            None => {
+                orphan.place = place;
+                self.greet(comeback, now)?
+            }
         };
         match handshake.advance()? {
             Progress::Waits(handshake) => orphan.handshake = Some(handshake),

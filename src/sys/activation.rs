@@ -1,8 +1,9 @@
 //! Listening sockets that a supervisor such as systemd passes to this process (sd_listen_fds(3)).
 
 use crate::core::failpoint::observation;
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, getsockname, sockopt};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 /// The first descriptor that is passed. The others follow.
@@ -19,7 +20,7 @@ pub(crate) fn listener_at(path: &Path) -> Option<OwnedFd> {
     number("LISTEN_PID").filter(|process| *process == i64::from(std::process::id()))?;
     let count = number("LISTEN_FDS")?.clamp(0, MOST.into()) as RawFd;
     observation("look at passed sockets", count as usize);
-    let found = (FIRST..FIRST + count).find_map(|fd| duplicate(fd).filter(|fd| is_at(fd, path)));
+    let found = (FIRST..FIRST + count).find_map(|fd| duplicate_at(fd, path));
     if found.is_none() {
         log::warn!(
             "none of the {count} descriptors of LISTEN_FDS is a listening SOCK_SEQPACKET socket at {}; this process makes its own (systemd: ListenSequentialPacket=)",
@@ -29,19 +30,22 @@ pub(crate) fn listener_at(path: &Path) -> Option<OwnedFd> {
     found
 }
 
-fn duplicate(fd: RawFd) -> Option<OwnedFd> {
+/// Returns a duplicate of this descriptor if it is a listening socket at this path. Nothing happens to
+/// another one, which may belong to other code.
+fn duplicate_at(fd: RawFd, path: &Path) -> Option<OwnedFd> {
+    // SAFETY: the supervisor has passed this descriptor to this process. If it was closed since, the
+    // system calls below fail or concern another one, and change nothing unless it is such a socket.
+    let passed = unsafe { BorrowedFd::borrow_raw(fd) };
+    if !is_at(passed, path) {
+        return None;
+    }
     // Child processes are not passed the supervisor's sockets.
-    // SAFETY: this command of fcntl(2) uses no memory of this process. It fails for a number that is
-    // no open descriptor.
-    unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-    // SAFETY: as above.
-    let new = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) };
-    // SAFETY: the kernel has made this descriptor for us, and nothing else has it.
-    (new >= 0).then(|| unsafe { OwnedFd::from_raw_fd(new) })
+    fcntl_setfd(passed, FdFlags::CLOEXEC).ok()?;
+    fcntl_dupfd_cloexec(passed, 0).ok()
 }
 
 /// Returns whether this is a listening socket at this path.
-fn is_at(socket: &impl AsFd, path: &Path) -> bool {
+fn is_at(socket: BorrowedFd<'_>, path: &Path) -> bool {
     let fits = || {
         let is_unix = sockopt::socket_domain(socket)? == AddressFamily::UNIX;
         let is_packets = sockopt::socket_type(socket)? == SocketType::SEQPACKET;

@@ -278,8 +278,13 @@ pub(crate) fn holder_of(socket: &Path) -> Option<Holder> {
 
 /// Returns the lock file of a socket, without opening it. `None` if there is none.
 pub(crate) fn inode_beside(socket: &Path) -> Option<Inode> {
-    observation("look at the lock file", 0);
-    std::fs::symlink_metadata(beside(socket)).ok().map(|found| inode(&found))
+    inode_of(&beside(socket))
+}
+
+/// Returns the file at a path.
+pub(crate) fn inode_of(path: &Path) -> Option<Inode> {
+    observation("look at a file", 0);
+    std::fs::symlink_metadata(path).ok().map(|found| inode(&found))
 }
 
 /// Returns the path of a socket's lock file.

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 /// How often a broker asks others to hand over. Each time, one that stands by may be faster.
 const REPLACE_TRIES: u32 = 5;
+const REPLACE_PAUSE: Duration = Duration::from_millis(20);
 /// How long the other broker may take.
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -65,7 +66,7 @@ pub fn run(arguments: arguments::Broker) -> Result<(), Failure> {
 /// was ended meanwhile.
 fn bind(arguments: &arguments::Broker) -> Result<Option<Broker>, Failure> {
     let bus = &arguments.place.bus;
-    let mut replaces = if arguments.replace { REPLACE_TRIES } else { 0 };
+    let mut replaces = if arguments.replace && !arguments.respawned { REPLACE_TRIES } else { 0 };
     loop {
         let (path, process) = match builder(arguments).bind(bus) {
             Err(BindError::InUse { path, process }) => (path, process),
@@ -76,8 +77,10 @@ fn bind(arguments: &arguments::Broker) -> Result<Option<Broker>, Failure> {
             replaces -= 1;
             stderr::line(format_args!("this broker replaces the one at {}{named}", path.display()));
             match Broker::request_hand_over(bus, REPLACE_TIMEOUT) {
-                // It has ended by itself.
-                Err(ConnectError::NoBus { .. } | ConnectError::Disconnected(_)) => {}
+                // It has ended by itself, or does not listen yet.
+                Err(ConnectError::NoBus { .. } | ConnectError::Disconnected(_)) => {
+                    std::thread::sleep(REPLACE_PAUSE);
+                }
                 asked => asked?,
             }
         } else if arguments.standby || arguments.respawned {
