@@ -389,11 +389,16 @@ fn no_process_returns_as_another_client() {
 fn pretend(place: &Place, welcome: Packet, session: Packet) {
     let _ = std::fs::remove_file(place.path());
     let accept = RawSocket::listen(&place.path());
-    let socket = accept();
-    assert!(matches!(socket.next(), Some((Packet::Return { .. }, None))));
     let control = shared("llmp-control", control_len(1)).unwrap();
     Control::create(control.clone(), 1).give_place(0, 1);
-    assert!(socket.send(&welcome, &[control.descriptor().unwrap()]));
+    let socket = loop {
+        let socket = accept();
+        assert!(matches!(socket.next(), Some((Packet::Return { .. }, None))));
+        // If the path has changed while the client connected, it connects anew.
+        if socket.send(&welcome, &[control.descriptor().unwrap()]) {
+            break socket;
+        }
+    };
     // It may have gone by then.
     socket.send(&session, &[]);
     // It does not join.

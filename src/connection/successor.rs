@@ -254,8 +254,13 @@ impl Locked<'_> {
             }
             Some(handshake) => *handshake,
             None => {
-                orphan.place = place;
-                self.greet(comeback, now)?
+                let greeted = self.greet(comeback, now)?;
+                orphan.place = inode_of(&comeback.path);
+                if orphan.place != place {
+                    // Which of the two was greeted is not known.
+                    return Err(Disconnected::PeerDied.into());
+                }
+                greeted
             }
         };
         match handshake.advance()? {

@@ -30,8 +30,8 @@ impl RawSocket {
         Self::patient(socket)
     }
 
-    /// Binds `path`. The returned function accepts one connection.
-    pub fn listen(path: &Path) -> impl FnOnce() -> Self + use<> {
+    /// Binds `path`. Each call of the returned function accepts a connection.
+    pub fn listen(path: &Path) -> impl Fn() -> Self + use<> {
         let listener = unix_socket();
         rustix::net::bind(&listener, &SocketAddrUnix::new(path).unwrap()).unwrap();
         rustix::net::listen(&listener, 1).unwrap();
