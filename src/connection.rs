@@ -388,6 +388,9 @@ impl<'a> Locked<'a> {
 
     /// Ends the connection in order, for both halves.
     pub fn close(&mut self) {
+        if let Some(orphan) = self.state.orphan.take() {
+            orphan.leave();
+        }
         if self.state.ended.is_none() {
             self.connection.socket.send(&Packet::Bye(ByeReason::Closed), None);
             self.end(Disconnected::Closed);

@@ -4,15 +4,14 @@ use crate::bus_addr::{BusAddr, quoted};
 use crate::core::failpoint::{effect, observation};
 use crate::error::{BindError, PathTooLong};
 use crate::peer_filter::PeerFilter;
-use crate::socket::{Listener, Socket};
-use crate::sys::activation::listener_at;
+use crate::socket::Listener;
+use crate::sys::activation::{leads_to_listener, listener_at};
 use crate::sys::lock::{Inode, LockFile, beside, holder_of, obstacle};
 use rustix::fs::inotify;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// Returns the directory of named buses: `$XDG_RUNTIME_DIR/llmp`, or else `llmp-UID` in the
 /// directory for temporary files. Only this user can use it.
@@ -163,9 +162,7 @@ fn passed(path: &Path) -> Result<Option<(Listener, Inode)>, BindError> {
     let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(None) };
     let listener = Listener::passed(socket)
         .map_err(|source| BindError::Socket { path: path.to_owned(), source })?;
-    // The path may name another socket by now, or none.
-    let probe = Socket::connect(path, Instant::now());
-    if probe.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
+    if !leads_to_listener(path) {
         log::warn!(
             "{} does not lead to the socket of LISTEN_FDS any more; this process makes its own",
             path.display()

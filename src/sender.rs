@@ -608,15 +608,16 @@ impl Sender {
         mut write: impl FnMut(&mut Outbound<Region>) -> Result<(), Refused>,
     ) -> Result<(), SendError> {
         let is_orphaned = |locked: &mut Locked<'_>| {
-            locked.check_open()?;
             if locked.outlives() {
                 // Without room in a page, it is time to look.
                 locked.pump(Half::Sender);
             }
+            locked.check_open()?;
             Ok::<_, Disconnected>(locked.is_orphaned())
         };
         if self.locked(|_, locked| is_orphaned(locked))?? {
             self.settle();
+            self.locked(|_, locked| locked.check_open())??;
             if self.moving.is_some() {
                 // What is written now would not be in the copy.
                 return Err(SendError::Full { held_up: None });

@@ -9,7 +9,7 @@ use common::proc::wait_until;
 use llmp::{
     BindError, Broker, BrokerBuilder, Client, ConnectError, ErrorKind, PeerFilter, Vacancy,
 };
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Not a test: the other tests' child processes begin here.
 #[test]
@@ -98,6 +98,42 @@ fn a_stopped_bus_ends_for_all_members() {
     // A new member begins a new bus.
     drop(members);
     assert!(llmp::join(place.path()).is_ok());
+}
+
+// P3
+#[test]
+fn members_that_leave_together_leave_the_bus_to_the_rest() {
+    let place = Place::new();
+    let mut members: Vec<_> = (0..2).map(|_| member(&place)).collect();
+    let mut number = 0;
+    for _ in 0..5 {
+        let mut leavers: Vec<_> = (0..3).map(|_| member(&place)).collect();
+        // The one that serves is among them.
+        leavers.extend(members.drain(..1));
+        members.push(member(&place));
+        leavers.iter_mut().for_each(|leaver| leaver.tell("leave"));
+        leavers.iter_mut().for_each(|leaver| _ = leaver.says("left"));
+        drop(leavers);
+        talk(&mut members, &mut number);
+    }
+}
+
+// P3
+#[test]
+fn a_bus_of_members_is_handed_over_on_request() {
+    let place = Place::new();
+    let mut members = [(); 2].map(|()| llmp::join(place.path()).unwrap());
+    for number in 0..5 {
+        Broker::request_hand_over(place.path(), TIMEOUT).unwrap();
+        let [sender, receiver] = &mut members;
+        sender.send(number, b"").unwrap();
+        let began = Instant::now();
+        // Both go on in their calls.
+        while receiver.recv_timeout(Duration::from_millis(5)).unwrap().is_none() {
+            assert_eq!(sender.try_recv().unwrap(), None);
+            assert!(began.elapsed() < TIMEOUT, "{number} does not come");
+        }
+    }
 }
 
 // P7

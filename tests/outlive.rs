@@ -192,9 +192,14 @@ fn claims_and_batches_go_on_with_the_next_broker() {
         }
         let tag = |at: u32| llmp::Envelope::tagged(3 * number + at);
         sender.send_with(tag(0), 1, |_| Ok::<_, std::convert::Infallible>(())).unwrap().unwrap();
-        let mut batch = sender.batch();
-        while batch.try_send_envelope(tag(1), b"").is_err() {}
-        batch.commit();
+        loop {
+            let mut batch = sender.batch();
+            if batch.try_send_envelope(tag(1), b"").is_ok() {
+                break batch.commit();
+            }
+            drop(batch);
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let claim = loop {
             match sender.try_claim(tag(2), 1) {
                 Ok(claim) => break claim,
@@ -210,6 +215,22 @@ fn claims_and_batches_go_on_with_the_next_broker() {
 
 // P3
 #[test]
+fn a_client_that_calls_seldom_goes_on_with_a_broker_that_is_there() {
+    let place = Place::new();
+    let mut broker = place.broker(&[]);
+    let patience = Duration::from_millis(200);
+    let mut sender =
+        Client::builder().outlive_broker(patience).connect_sender(place.path()).unwrap();
+    kill(&place, &mut broker);
+    assert_eq!(sender.ended(), None, "it notices the death");
+    std::thread::sleep(2 * patience);
+    sender.send(1, b"").unwrap();
+    sender.flush().unwrap();
+    assert_eq!(sender.ended(), None);
+}
+
+// P3
+#[test]
 fn a_half_that_comes_late_to_an_ended_bus_reports_the_end() {
     let place = Place::new();
     let mut broker = place.broker(&[]);
@@ -217,7 +238,11 @@ fn a_half_that_comes_late_to_an_ended_bus_reports_the_end() {
     let (mut sender, mut receiver) = client.into_split();
     kill(&place, &mut broker);
     // The receiving half goes on, and hears the end of the bus. The other half does nothing.
-    assert_eq!(receiver.recv_timeout(Duration::from_millis(300)).unwrap(), None);
+    let (first, began) = (receiver.broker_id(), Instant::now());
+    while receiver.broker_id() == first {
+        assert_eq!(receiver.recv_timeout(Duration::from_millis(10)).unwrap(), None);
+        assert!(began.elapsed() < TIMEOUT);
+    }
     Broker::request_stop(place.path(), TIMEOUT).unwrap();
     let error = receiver.recv_timeout(TIMEOUT).unwrap_err();
     assert_eq!(error, RecvError::Disconnected(Disconnected::Closed));

@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 /// The pause after a broker could not be bound, or could not go on.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// The pause after a bus was handed over.
+const HANDED_OVER: Duration = Duration::from_millis(100);
+
 /// How long a broker that has the lock may take to listen, and the pause between two attempts.
 const KNOWN: Duration = Duration::from_secs(1);
 const ASK: Duration = Duration::from_millis(1);
@@ -105,7 +108,11 @@ impl Shared {
                     }
                     begun(first.take());
                     let end = place.wait(None, Some(self.wake.as_fd()));
-                    was_left_to_us = end == Vacancy::Free;
+                    was_left_to_us = match end {
+                        Vacancy::Free => true,
+                        Vacancy::Held => holder_of(&self.path).is_none(),
+                        Vacancy::Closed => false,
+                    };
                     end != Vacancy::Closed
                 }
                 Err(error) => match first.take() {
@@ -113,7 +120,7 @@ impl Shared {
                     None => {
                         let path = self.path.display();
                         log::error!("this process can't serve {path}: {error}; trying again");
-                        self.pause();
+                        self.pause(PAUSE);
                         true
                     }
                 },
@@ -136,10 +143,16 @@ impl Shared {
         let served = broker.run();
         self.state().serving = None;
         match served {
-            Ok(report) => report.handed_over,
+            Ok(report) => {
+                if report.handed_over {
+                    // The process that has asked for it is to be faster.
+                    self.pause(HANDED_OVER);
+                }
+                report.handed_over
+            }
             Err(error) => {
                 log::error!("this process can no longer serve {}: {error}", self.path.display());
-                self.pause();
+                self.pause(PAUSE);
                 true
             }
         }
@@ -150,9 +163,9 @@ impl Shared {
     }
 
     /// Lets another candidate be faster.
-    fn pause(&self) {
+    fn pause(&self, time: Duration) {
         let mut wake = [PollFd::new(&self.wake, PollFlags::IN)];
-        let _ = poll(&mut wake, PAUSE.try_into().ok().as_ref());
+        let _ = poll(&mut wake, time.try_into().ok().as_ref());
     }
 }
 

@@ -27,8 +27,8 @@ const MAX_CANDIDATES: usize = 256;
 /// The pause between two looks whether a broker that has hung up has released its lock.
 const RELEASE: Duration = Duration::from_micros(500);
 
-/// How long a broker that has hung up may take to release its lock.
-const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
+/// The longest wait at a time for a broker that has hung up to release its lock.
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(10);
 
 /// Returns whether the broker does what this process asks for: one of its own user, or of root.
 pub(super) fn are_admitted(peer: Credentials) -> bool {
@@ -194,15 +194,17 @@ fn request(bus: &BusAddr, request: Request, timeout: Duration) -> Result<(), Con
     let deadline = Instant::now().checked_add(timeout);
     let silent = || ConnectError::Silent { seconds: timeout.as_secs() };
     let path = bus.socket_path()?;
-    let holder = holder_of(&path);
+    let mut holder = holder_of(&path);
     let process = holder.map_or(Peer::Unknown, process_of);
     // Root may ask for the end of any bus.
     let whose = if geteuid().is_root() { PeerFilter::Everybody } else { PeerFilter::SameUser };
     let mut asked = Asked::send(open(bus, &whose, false)?, request)?;
     let mut is_closed = false;
     loop {
+        // First: what it sent before its death is there then.
+        let has_died = process.has_died();
         match asked.answer()? {
-            Answer::Nothing if process.has_died() => break,
+            Answer::Nothing if has_died => break,
             Answer::Nothing => {
                 let waited = asked.0.wait(false, process.pidfd(), deadline);
                 let system =
@@ -211,14 +213,20 @@ fn request(bus: &BusAddr, request: Request, timeout: Duration) -> Result<(), Con
                     return Err(silent());
                 }
             }
-            Answer::Closed => is_closed = true,
+            Answer::Closed => {
+                is_closed = true;
+                // The broker may have begun with this request.
+                holder = holder.or_else(|| holder_of(&path));
+            }
             Answer::Refused(refusal) => return Err(refusal.into()),
             Answer::HungUp => break,
         }
     }
-    if !await_release(&path, holder, deadline) {
-        // It has dropped the request.
-        return Err(silent());
+    while !await_release(&path, holder, deadline) {
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            // The broker has dropped the request.
+            return Err(silent());
+        }
     }
     match request == Request::Stop && !is_closed {
         // It has died, and another one may go on with the bus.
@@ -227,7 +235,8 @@ fn request(bus: &BusAddr, request: Request, timeout: Duration) -> Result<(), Con
     }
 }
 
-/// Waits until a broker that has hung up has released its lock. Returns whether it has.
+/// Waits for a short time until a broker that has hung up has released its lock. Returns whether it
+/// has.
 pub(super) fn await_release(
     socket: &Path,
     holder: Option<Holder>,

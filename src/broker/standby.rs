@@ -6,7 +6,7 @@ use crate::bus_addr::BusAddr;
 use crate::core::failpoint::observation;
 use crate::core::wire::Request;
 use crate::error::BusError;
-use crate::sys::lock::{Holder, holder_of, inode_beside as lock_file};
+use crate::sys::lock::{Holder, Inode, holder_of, inode_beside as lock_file, inode_of};
 use crate::sys::peer::Peer;
 use crate::sys::socket::timespec;
 use crate::sys::system::since_boot;
@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 /// the process that holds it is noticed at once, and that of a broker that knows this process.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How long a broker may take to make a removed lock file anew.
+const MADE_ANEW: Duration = Duration::from_secs(2);
 
 /// How long a process that was refused does not ask again.
 const REFUSED: Duration = Duration::from_secs(10);
@@ -85,6 +88,8 @@ pub(super) struct StandBy<'a> {
     path: &'a Path,
     /// The connection to the broker, which knows that this process stands by.
     asked: Option<Asked>,
+    /// The socket's file when it was asked.
+    place: Option<Inode>,
     /// When to ask again after the broker has refused.
     ask_at: Instant,
     /// Whether a broker has known this process.
@@ -93,13 +98,20 @@ pub(super) struct StandBy<'a> {
 
 impl<'a> StandBy<'a> {
     pub fn at(path: &'a Path) -> Self {
-        StandBy { path, asked: None, ask_at: Instant::now(), was_known: false }
+        StandBy { path, asked: None, place: None, ask_at: Instant::now(), was_known: false }
     }
 
     /// Tells the broker that this process stands by, unless it knows that. Returns whether it knows.
     pub fn ask(&mut self) -> bool {
+        let place = inode_of(self.path);
+        if self.place != place {
+            // Another broker's socket.
+            self.asked = None;
+        }
         if self.asked.is_none() && self.ask_at <= Instant::now() {
-            self.asked = Asked::at(self.path, Request::StandBy);
+            let asked = Asked::at(self.path, Request::StandBy);
+            self.asked = asked.filter(|_| inode_of(self.path) == place);
+            self.place = place;
         }
         self.was_known |= self.asked.is_some();
         self.asked.is_some()
@@ -110,17 +122,29 @@ impl<'a> StandBy<'a> {
         let mut look = FIRST_LOOK;
         // The holder of the lock, and its process.
         let mut followed: Option<(Holder, Peer)> = None;
+        let mut file = None;
+        // When no process held the lock, although the broker's connection stood.
+        let mut missing_since: Option<Instant> = None;
         loop {
             let left = deadline.map(|it| it.saturating_duration_since(Instant::now()));
-            match holder_of(self.path) {
+            // Asking for the holder opens the file, which wakes the broker.
+            let found = lock_file(self.path);
+            let is_same = self.asked.is_some() && found.is_some() && found == file;
+            let known = followed.as_ref().filter(|(_, it)| is_same && it.pidfd().is_some());
+            let holder = known.map(|(holder, _)| *holder).or_else(|| holder_of(self.path));
+            file = found;
+            let now = Instant::now();
+            match holder {
                 Some(holder) => {
+                    missing_since = None;
                     if followed.as_ref().is_none_or(|(known, _)| *known != holder) {
                         followed = Some((holder, process_of(holder)));
                     }
                     self.ask();
                 }
                 // A broker whose connection stands makes its lock file anew.
-                None if self.asked.is_some() => {}
+                None if self.asked.is_some()
+                    && now < *missing_since.get_or_insert(now) + MADE_ANEW => {}
                 None => {
                     // A broker that dies, or hands over, leaves the file.
                     let is_closed = self.was_known && lock_file(self.path).is_none();
@@ -135,16 +159,22 @@ impl<'a> StandBy<'a> {
             let socket = self.asked.as_ref().map(|asked| asked.0.as_fd());
             let process = followed.as_ref().and_then(|(_, process)| process.pidfd());
             let [_, _, is_woken] = wait(&[socket, process, wake], left);
+            // First: what the broker sent before its death is there then.
+            let has_died = followed.as_ref().is_some_and(|(_, process)| process.has_died());
             let has_ended = match self.asked.as_mut().map(Asked::answer) {
                 None | Some(Ok(Answer::Nothing)) => false,
                 Some(Ok(Answer::Closed)) => return Vacancy::Closed,
-                Some(Ok(Answer::HungUp)) => true,
+                Some(Ok(Answer::HungUp)) => {
+                    // One that was known gets `Bye` at the end of a bus.
+                    self.was_known = false;
+                    true
+                }
                 Some(Ok(Answer::Refused(_)) | Err(_)) => {
                     (self.asked, self.ask_at) = (None, Instant::now() + REFUSED);
                     false
                 }
             };
-            if has_ended || followed.as_ref().is_some_and(|(_, process)| process.has_died()) {
+            if has_ended || has_died {
                 self.asked = None;
                 let holder = followed.take().map(|(holder, _)| holder);
                 await_release(self.path, holder, deadline);

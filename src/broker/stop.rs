@@ -1,6 +1,6 @@
 //! The orderly end of a broker: it ends the bus (P15), or hands it over to the next broker.
 
-use super::{Broker, ClientConnection};
+use super::{Broker, ClientConnection, succession};
 use crate::core::failpoint::effect;
 use crate::core::wire::{ByeReason, Packet, Roles};
 use crate::socket::Sent;
@@ -17,6 +17,9 @@ const LAST_CALL: Duration = Duration::from_millis(500);
 
 /// Polls of the sockets before the broker decides whether another process goes on with the bus.
 const LAST_POLLS: usize = 8;
+
+/// How long such a broker waits for clients of the last one, which may stand by.
+const MEMBERS: Duration = Duration::from_millis(200);
 
 /// What a broker was asked to do. The last one counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,6 +104,14 @@ impl Broker {
             let _ = self.poll_sockets(Some(Duration::ZERO));
         }
         let asked = self.stop.asked.load(Ordering::Acquire);
+        // Those of the last broker come back, and the candidates among them.
+        let until = Instant::now() + MEMBERS;
+        while asked < End::HandOver as u8 && self.candidates.is_empty() && Instant::now() < until {
+            self.awaits_clients();
+            if !self.succession.is_waiting() || self.poll_sockets(Some(succession::LOOK)).is_err() {
+                break;
+            }
+        }
         let mut clients = self.connections.values().filter(|c| c.client().is_some());
         let is_awaited = !self.candidates.is_empty();
         asked == End::HandOver as u8
@@ -112,15 +123,15 @@ impl Broker {
     /// Forwards the committed messages. Then sends `Bye` to every client (P15), or only to those that
     /// do not go on with the next broker.
     pub(super) fn shut_down(&mut self) {
+        // The event stays readable from now on, so waiting for other events would not block.
+        effect("watch the eventfd no longer");
+        let _ = epoll::delete(&self.epoll, &self.stop.event);
         let hands_over = self.hands_over();
         let deadline = Instant::now() + LAST_CALL;
         if !hands_over {
             // The bus ends, and with it the clients' wait for each other.
             self.give_up_late_clients();
         }
-        // The event stays readable from now on, so waiting for other events would not block.
-        effect("watch the eventfd no longer");
-        let _ = epoll::delete(&self.epoll, &self.stop.event);
         while Instant::now() < deadline && self.owner.is_here() {
             if self.cycle() {
                 continue;

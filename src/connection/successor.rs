@@ -78,6 +78,8 @@ pub(super) struct Orphan {
     answer: Option<Arc<OwnedFd>>,
     /// The file at the path of the bus when the broker was greeted.
     place: Option<Inode>,
+    /// When the broker was greeted.
+    greeted: Instant,
     /// How far the last broker had consumed our chain, once it is known.
     consumed: Option<u64>,
 }
@@ -119,8 +121,14 @@ impl Orphan {
             handshake: None,
             answer: None,
             place: None,
+            greeted: now,
             consumed: None,
         }
+    }
+
+    /// Gives up the handshake with the next broker, which need not wait for this client.
+    pub fn leave(self) {
+        self.handshake.iter().for_each(|handshake| handshake.leave());
     }
 
     /// Returns the time until the next look.
@@ -213,13 +221,13 @@ impl Locked<'_> {
                 self.state.version += 1;
                 self.state.next = Some(next);
             }
-            Ok(None) if now.duration_since(orphan.since) < comeback.patience => {
+            Ok(None) if now.duration_since(orphan.greeted) < comeback.patience => {
                 orphan.await_answer();
                 orphan.look_later(now);
                 self.state.orphan = Some(orphan);
             }
             Ok(None) => {
-                orphan.handshake.iter().for_each(|handshake| handshake.leave());
+                orphan.leave();
                 self.state.version += 1;
                 self.end(Disconnected::PeerDied);
             }
@@ -260,6 +268,7 @@ impl Locked<'_> {
                     // Which of the two was greeted is not known.
                     return Err(Disconnected::PeerDied.into());
                 }
+                orphan.greeted = now;
                 greeted
             }
         };

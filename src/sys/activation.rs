@@ -1,8 +1,11 @@
 //! Listening sockets that a supervisor such as systemd passes to this process (sd_listen_fds(3)).
 
 use crate::core::failpoint::observation;
-use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, getsockname, sockopt};
+use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, getsockname, socket_with,
+    sockopt,
+};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
@@ -57,6 +60,16 @@ fn is_at(socket: BorrowedFd<'_>, path: &Path) -> bool {
         )
     };
     fits().unwrap_or(false)
+}
+
+/// Returns whether a socket that is bound lies at the path, as far as the kernel says. The path may
+/// name another socket than the one that was passed, whose process is dead.
+pub(crate) fn leads_to_listener(path: &Path) -> bool {
+    // The kernel refuses a socket of another type before it queues anything.
+    let flags = SocketFlags::CLOEXEC;
+    let probe = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    let (Ok(probe), Ok(address)) = (probe, SocketAddrUnix::new(path)) else { return true };
+    !matches!(connect(&probe, &address), Err(Errno::CONNREFUSED | Errno::NOENT))
 }
 
 /// Returns whether two paths name the same file of the same directory.

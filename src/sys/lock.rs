@@ -25,6 +25,7 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// The file is a multiple of this length, in bytes.
 const LEN: usize = 4096;
@@ -45,6 +46,8 @@ pub(crate) type Inode = (u64, u64);
 struct Ours {
     inode: Inode,
     file: File,
+    /// When it was locked.
+    since: Instant,
 }
 
 /// The lock files of this process. A forked child inherits none of the locks. The table is locked
@@ -247,6 +250,8 @@ impl Drop for LockFile {
 /// A running process that holds the place of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
+    /// When this process has locked the file, if it is the holder. It may have locked it before, too.
+    since: Option<Instant>,
     /// Its id, if the kernel reports it.
     pub process: Option<u32>,
 }
@@ -255,23 +260,26 @@ pub(crate) struct Holder {
 pub(crate) fn holder_of(socket: &Path) -> Option<Holder> {
     let path = beside(socket);
     let ours = ours();
-    let here = Some(Holder { process: Some(std::process::id()) });
+    let here = |at: usize| {
+        let (process, since) = (Some(std::process::id()), Some(ours[at].since));
+        Some(Holder { process, since })
+    };
     observation("look at the lock file", 0);
     let found = std::fs::symlink_metadata(&path).ok()?;
-    if find(&ours, inode(&found)).is_some() {
-        return here;
+    if let Some(at) = find(&ours, inode(&found)) {
+        return here(at);
     }
     if !found.is_file() {
         return None;
     }
     observation("open a lock file", 0);
     let file = File::options().read(true).custom_flags(FLAGS).open(&path).ok()?;
-    if file.metadata().is_ok_and(|found| find(&ours, inode(&found)).is_some()) {
+    if let Some(at) = file.metadata().ok().and_then(|found| find(&ours, inode(&found))) {
         keep_open(file);
-        return here;
+        return here(at);
     }
     match holder(&file) {
-        Attempt::Held(process) => Some(Holder { process }),
+        Attempt::Held(process) => Some(Holder { process, since: None }),
         _ => None,
     }
 }
@@ -343,7 +351,7 @@ fn attempt(path: &Path, record_len: usize, ours: &mut Vec<Ours>) -> Result<Attem
         }
         return Err(no_room(error).unwrap_or_else(LockError::Open));
     }
-    ours.push(Ours { inode, file });
+    ours.push(Ours { inode, file, since: Instant::now() });
     Ok(Attempt::Taken(inode))
 }
 
