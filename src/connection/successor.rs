@@ -126,7 +126,7 @@ impl Orphan {
         }
     }
 
-    /// Gives up the handshake with the next broker, which need not wait for this client.
+    /// Ends the handshake with the next broker, which then does not wait for this client.
     pub fn leave(self) {
         self.handshake.iter().for_each(|handshake| handshake.leave());
     }
