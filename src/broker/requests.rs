@@ -197,8 +197,8 @@ fn request(bus: &BusAddr, request: Request, timeout: Duration) -> Result<(), Con
     let mut holder = holder_of(&path);
     let process = holder.map_or(Peer::Unknown, process_of);
     // Root may ask for the end of any bus.
-    let whose = if geteuid().is_root() { PeerFilter::Everybody } else { PeerFilter::SameUser };
-    let mut asked = Asked::send(open(bus, &whose, false)?, request)?;
+    let listens = if geteuid().is_root() { PeerFilter::Everybody } else { PeerFilter::SameUser };
+    let mut asked = Asked::send(open(bus, &listens, false)?, request)?;
     let mut is_closed = false;
     loop {
         // First: what it sent before its death is there then.

@@ -21,7 +21,7 @@ const LAST_POLLS: usize = 8;
 /// How long such a broker waits for clients of the last one, which may stand by.
 const MEMBERS: Duration = Duration::from_millis(200);
 
-/// What a broker was asked to do. The last one counts.
+/// What a broker was asked to do. Of several requests, the one that stands last here counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum End {
