@@ -15,11 +15,13 @@ mod steps;
 mod totals;
 
 use clap::{Parser, ValueEnum};
-use indicatif::HumanDuration;
+use indicatif::{HumanDuration, MultiProgress};
 use record::{Figures, Ran};
 use run::{Outcome, run};
 use std::process::ExitCode;
+use std::thread;
 use std::time::Instant;
+use steps::Step;
 
 /// Verifies the library and prints what was explored, how far.
 ///
@@ -76,23 +78,31 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     println!("| step | what | edge | extent |\n|---|---|---|---|");
+    let progress = MultiProgress::new();
+    let (tests, others): (Vec<_>, Vec<_>) =
+        steps.into_iter().partition(|step| step.name == Name::Tests);
+    let (fuzz, others): (Vec<_>, Vec<_>) =
+        others.into_iter().partition(|step| step.name == Name::Fuzz);
+    // Tests measure times, so nothing runs beside them. A fuzz target uses one processor.
+    let mut ended = run_each(tests, &progress);
+    thread::scope(|scope| {
+        let fuzz = scope.spawn(|| run_each(fuzz, &progress));
+        ended.extend(run_each(others, &progress));
+        ended.extend(fuzz.join().expect("a step does not panic"));
+    });
+
     let (mut shortfalls, mut failures, mut skipped) = (Vec::new(), Vec::new(), String::new());
     let (mut found, mut passed) = (Figures::new(), Vec::new());
-    for step in steps {
-        let Outcome { seconds, shortfall, failure, is_skipped, figures } = run(&step);
-        let verdict = if is_skipped { "SKIPPED" } else { verdict(shortfall.is_empty()) };
-        println!("| {} | in all | | {verdict} in {seconds:.0} s |", step.label);
+    for (label, Outcome { shortfall, failure, is_skipped, figures, .. }) in ended {
         if is_skipped {
-            skipped += &format!(", {} SKIPPED", step.label);
+            skipped += &format!(", {label} SKIPPED");
         } else if shortfall.is_empty() {
             found.extend(figures);
-            passed.push(step.label.clone());
+            passed.push(label.clone());
         }
-        shortfalls.extend(shortfall.into_iter().map(|what| format!("{}: {what}", step.label)));
+        shortfalls.extend(shortfall.into_iter().map(|what| format!("{label}: {what}")));
         if !failure.is_empty() {
-            let failure = format!("{} failed:\n{}", step.label, failure.join("\n"));
-            eprintln!("{failure}");
-            failures.push(failure);
+            failures.push(format!("{label} failed:\n{}", failure.join("\n")));
         }
     }
     let ran = Ran { full: arguments.full, steps: &passed };
@@ -108,6 +118,23 @@ fn main() -> ExitCode {
     let verdict = verdict(shortfalls.is_empty());
     println!("{verdict} in {}{skipped}", HumanDuration(start.elapsed()));
     if shortfalls.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs the steps one after the other. Returns each one's label and what came of it.
+fn run_each(steps: Vec<Step>, progress: &MultiProgress) -> Vec<(String, Outcome)> {
+    let run = |step: Step| {
+        let outcome = run(&step, progress);
+        let is_good = outcome.shortfall.is_empty();
+        let verdict = if outcome.is_skipped { "SKIPPED" } else { verdict(is_good) };
+        progress.suspend(|| {
+            println!("| {} | in all | | {verdict} in {:.0} s |", step.label, outcome.seconds);
+            if !outcome.failure.is_empty() {
+                eprintln!("{} failed:\n{}", step.label, outcome.failure.join("\n"));
+            }
+        });
+        (step.label, outcome)
+    };
+    steps.into_iter().map(run).collect()
 }
 
 fn verdict(is_good: bool) -> &'static str {

@@ -4,7 +4,7 @@ use super::extent::{Row, row};
 use super::figures::figure;
 use super::record::Figures;
 use super::steps::Step;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -29,15 +29,15 @@ const LAST_LINES: usize = 60;
 /// Number of lines shown of the output of failed tests.
 const FAILURE_LINES: usize = 100;
 
-pub fn run(step: &Step) -> Outcome {
+pub fn run(step: &Step, all: &MultiProgress) -> Outcome {
     let start = Instant::now();
-    let progress = ProgressBar::new_spinner();
+    let progress = all.add(ProgressBar::new_spinner());
     let style = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}");
     progress.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
     progress.enable_steady_tick(Duration::from_millis(200));
     progress.set_message(step.command.join(" "));
     let mut outcome = Outcome::default();
-    if let Err(error) = follow(step, &progress, &mut outcome) {
+    if let Err(error) = follow(step, all, &progress, &mut outcome) {
         outcome.shortfall.push(format!("'{}' can't be run: {error}", step.command.join(" ")));
     }
     progress.finish_and_clear();
@@ -46,7 +46,12 @@ pub fn run(step: &Step) -> Outcome {
 }
 
 /// Runs the command and reads its output.
-fn follow(step: &Step, progress: &ProgressBar, outcome: &mut Outcome) -> std::io::Result<()> {
+fn follow(
+    step: &Step,
+    all: &MultiProgress,
+    progress: &ProgressBar,
+    outcome: &mut Outcome,
+) -> std::io::Result<()> {
     let (reader, writer) = std::io::pipe()?;
     let mut command = Command::new(&step.command[0]);
     command
@@ -69,7 +74,7 @@ fn follow(step: &Step, progress: &ProgressBar, outcome: &mut Outcome) -> std::io
             let target = if heard.target.is_empty() { &step.label } else { &heard.target };
             let edge =
                 super::edge::of(if what.starts_with("test ") { target } else { &step.label });
-            progress.suspend(|| println!("| {} | {what} | {edge} | {extent} |", step.label));
+            all.suspend(|| println!("| {} | {what} | {edge} | {extent} |", step.label));
         }
         progress.set_message(heard.target.clone());
         heard.last.push_back(line);
@@ -97,7 +102,7 @@ fn follow(step: &Step, progress: &ProgressBar, outcome: &mut Outcome) -> std::io
         let row = Row { what: heard.miri, extent: format!("{} seeds", heard.seeds) };
         outcome.figures.extend(figure(&step.label, &heard.target, &row));
         let Row { what, extent } = row;
-        progress.suspend(|| println!("| {} | {what} | | {extent} |", step.label));
+        all.suspend(|| println!("| {} | {what} | | {extent} |", step.label));
         if heard.seeds != step.seeds {
             shortfall
                 .push(format!("{} of {} seeds have run to their end", heard.seeds, step.seeds));
@@ -216,7 +221,7 @@ mod tests {
             ("echo tests: 4", 1, false),
             ("false", 2, false),
         ] {
-            let outcome = run(&step(command));
+            let outcome = run(&step(command), &MultiProgress::new());
             let found = (outcome.shortfall.len(), outcome.is_skipped);
             assert_eq!(found, (shortfall, is_skipped), "{command}");
         }
