@@ -11,7 +11,7 @@ use common::regions::shared;
 use llmp::core::control::Control;
 use llmp::core::layout::{VERSION, control_len};
 use llmp::core::wire::{Packet, RawLimits, Refusal, Roles, Session};
-use llmp::{Broker, Client, ClientBuilder, Disconnected, RecvError, Tag};
+use llmp::{Broker, Client, ClientBuilder, Disconnected, Receiver, RecvError, SlowReceiver, Tag};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -457,4 +457,55 @@ fn a_client_goes_on_only_with_a_later_broker_of_its_bus() {
         let ended = waiting.join().unwrap();
         assert_eq!(ended, Err(RecvError::Disconnected(Disconnected::PeerDied)), "{case}");
     }
+}
+
+// P3
+#[test]
+fn a_receiver_that_is_skipped_while_it_changes_brokers_is_told_how_many_messages_it_has_missed() {
+    const LIMITS: [usize; 3] = [4096, 1000, 64 * 1024];
+    const COUNT: u32 = 500;
+    let place = Place::new();
+    let mut broker = place.broker(&LIMITS);
+    let skipped = outliving().when_slow(SlowReceiver::Skip);
+    let mut receiver = skipped.connect_receiver(place.path()).unwrap();
+    let mut sender = outliving().connect_sender(place.path()).unwrap();
+    let mut skips = 0;
+    // It stops after each of its steps to the next broker.
+    for steps in 0..16 {
+        broker.kill();
+        broker = place.broker(&LIMITS);
+        let sending = std::thread::spawn(move || {
+            for number in 0..COUNT {
+                sender.send(number, &[7; 900]).unwrap();
+            }
+            sender.flush().unwrap();
+            sender
+        });
+        let mut next = 0;
+        let mut take = |receiver: &mut Receiver, timeout| match receiver.recv_timeout(timeout) {
+            Ok(Some(message)) => {
+                assert_eq!(message.tag.0, next, "after {steps} steps");
+                next += 1;
+                next
+            }
+            Ok(None) => next,
+            Err(RecvError::Gap { missed }) => {
+                skips += 1;
+                next += u32::try_from(missed).unwrap();
+                next
+            }
+            Err(error) => panic!("{error}"),
+        };
+        for _ in 0..steps {
+            take(&mut receiver, Duration::ZERO);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        let deadline = Instant::now() + TIMEOUT;
+        while take(&mut receiver, Duration::from_millis(1)) < COUNT {
+            assert!(Instant::now() < deadline, "after {steps} steps");
+        }
+        sender = sending.join().unwrap();
+    }
+    assert!(skips > 0);
 }

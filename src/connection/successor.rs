@@ -333,7 +333,7 @@ impl Locked<'_> {
             consumed: orphan.consumed.ok_or_else(unknown)?,
         };
         let missed = match new.session.since {
-            since if since <= last.epoch => Missed::Number(0),
+            since if since <= last.epoch => Missed::Number(new.skipped),
             // The broker after the last one, which had not waited any longer.
             since if since == last.epoch + 1 && since == new.session.epoch => {
                 Missed::Number(new.first_message)

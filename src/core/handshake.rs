@@ -184,6 +184,7 @@ impl<M: Memory> Welcomed<M> {
             broker_pages,
             receivers: None,
             is_skipped: false,
+            begins_at: None,
         }
     }
 }
@@ -201,6 +202,8 @@ pub struct Joining<M> {
     receivers: Option<u32>,
     /// Whether the client was skipped before it has read `Start`.
     is_skipped: bool,
+    /// The number of the message in the first `Start`.
+    begins_at: Option<u64>,
 }
 
 /// A client that has joined.
@@ -233,6 +236,8 @@ pub struct Outlives<M> {
     pub pages: BrokerPages<M>,
     /// The number of the first message that the client receives.
     pub first_message: u64,
+    /// How many messages it has missed, because the broker has skipped it before it has read `Start`.
+    pub skipped: u64,
 }
 
 impl<M: Memory> Joining<M> {
@@ -310,8 +315,10 @@ impl<M: Memory> Joining<M> {
             self.welcomed;
         let control = self.control.clone();
         let mut receiver = None;
+        let begins_at = *self.begins_at.get_or_insert(start.message);
         if roles.has(Roles::RECEIVE) {
-            let pages = core::mem::take(&mut self.pages);
+            // They are needed again if the client was skipped.
+            let pages = self.pages.clone();
             let made = ChainReader::new(limits, BROKER, pages, start, control.clone(), 0);
             // pairs with ReuseFence
             peer.memory().fence(Site::CopyFence);
@@ -339,6 +346,7 @@ impl<M: Memory> Joining<M> {
             cursor,
             pages,
             first_message: start.message,
+            skipped: start.message.saturating_sub(begins_at),
         });
         Ok(Some(Joined { client, broker, limits, link, receivers: self.receivers, outlives }))
     }

@@ -165,6 +165,24 @@ fn a_client_without_the_receiver_role_is_sent_no_page() {
 }
 
 #[test]
+fn a_client_that_is_skipped_before_its_start_takes_what_was_sent_between() {
+    let mut core = core();
+    let (_, mut joining, start) = joining(BOTH, &mut core);
+    assert!(core.skip(ClientId(1)));
+    // The chain has gone on, and another message begins in the page.
+    core.page(0).unwrap().write_words(0, [0; 2]);
+    assert!(joining.take(start, never).unwrap().is_none());
+    // The broker had announced that before it skipped the client.
+    let more = page();
+    assert!(joining.take(Packet::Page { id: 1 }, attach(&more)).unwrap().is_none());
+    assert!(joining.take(Packet::Forget { id: 0 }, never).unwrap().is_none());
+    assert!(!joining.must_rejoin());
+    assert!(joining.take(Packet::Skipped, never).unwrap().is_none());
+    assert!(joining.must_rejoin());
+    assert!(joining.take(Packet::Forget { id: 1 }, never).is_err());
+}
+
+#[test]
 fn a_client_removed_before_its_start_learns_that() {
     let mut core = core();
     let (_, mut joining, start) = joining(BOTH, &mut core);
