@@ -95,6 +95,8 @@ pub(crate) struct State {
     skipped: Option<Skipped>,
     /// The pages of the receiving half that have arrived. `None` if there is no such half.
     arrivals: Option<Arrivals>,
+    /// Whether this client has found that the broker has removed it.
+    is_removed: bool,
     /// Pages whose descriptors were lost here, and pages that the peer has lost.
     pub lost: Lost,
     pub again: Again,
@@ -177,6 +179,7 @@ impl Connection {
             ring_pending: false,
             membership: inbound.as_ref().and_then(|half| half.chain.membership().cloned()),
             skipped: None,
+            is_removed: false,
             arrivals: inbound
                 .as_ref()
                 .map(|half| Arrivals::new(half.chain.budget(), limits.page_len())),
@@ -379,11 +382,29 @@ impl<'a> Locked<'a> {
     /// that we read.
     #[cold]
     pub fn removed(&mut self) -> Disconnected {
+        // Packets that come meanwhile may end here, too.
+        if !std::mem::replace(&mut self.state.is_removed, true) {
+            self.read_reason();
+        }
         self.connection.socket.shut_down();
         // The removal replaces a less exact reason.
         let ended = &mut self.state.ended;
         ended.take_if(|ended| matches!(ended, Disconnected::Closed | Disconnected::PeerDied));
         self.end(Disconnected::Removed)
+    }
+
+    /// Reads the packets up to the one that says why the broker has removed this client. The broker
+    /// has sent it before.
+    fn read_reason(&mut self) {
+        for _ in 0..packets::AT_ONCE {
+            if self.state.ended.is_some() || self.is_orphaned() {
+                return;
+            }
+            let received = self.connection.socket.receive();
+            if !self.on_received(received) {
+                return;
+            }
+        }
     }
 
     /// Ends the connection in order, for both halves.

@@ -8,7 +8,7 @@ use crate::bus_addr::quoted;
 use crate::core::fault::Fault;
 use crate::core::limits::LimitsError;
 use crate::core::message::ClientId;
-use crate::core::wire::Refusal;
+use crate::core::wire::{ByeReason, Refusal};
 use crate::sys::lock::{LockError, NotLocked};
 use crate::sys::memfd::RegionError;
 use std::fmt;
@@ -250,6 +250,16 @@ pub enum Disconnected {
     /// This process is a forked child of the one that connected. The connection goes on there.
     #[error("this handle belongs to the process that forked; connect in the child")]
     Forked,
+}
+
+impl From<ByeReason> for Disconnected {
+    fn from(reason: ByeReason) -> Self {
+        match reason {
+            ByeReason::Closed | ByeReason::Other(_) => Disconnected::Closed,
+            ByeReason::Fault => Disconnected::ProtocolError,
+            ByeReason::Slow => Disconnected::Evicted,
+        }
+    }
 }
 
 impl From<Fault> for Disconnected {

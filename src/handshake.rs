@@ -249,7 +249,7 @@ impl Handshake {
             State::Start(mut state) => {
                 let taken = state.take(packet, attach(packet, &mut descriptor));
                 let taken = taken.inspect_err(|_| leave(&socket)).map_err(|fault| match fault {
-                    Fault::Removed => Disconnected::Removed,
+                    Fault::Removed => why_removed(&socket),
                     fault => fault.into(),
                 })?;
                 if let Some(joined) = taken {
@@ -342,6 +342,18 @@ fn leave(socket: &Socket) {
     socket.send(&Packet::Bye(ByeReason::Closed), None);
 }
 
+/// Returns why the broker has removed this client. The broker has sent the reason before.
+fn why_removed(socket: &Socket) -> Disconnected {
+    for _ in 0..AT_ONCE {
+        match socket.receive() {
+            Received::Packet(Packet::Bye(reason), _) => return reason.into(),
+            Received::Nothing | Received::HungUp => break,
+            _ => {}
+        }
+    }
+    Disconnected::Removed
+}
+
 impl From<Rejected> for ConnectError {
     fn from(rejected: Rejected) -> Self {
         match rejected {
@@ -364,12 +376,7 @@ pub(crate) fn understand(
     received: Received,
 ) -> Result<Option<(Packet, Option<ReceivedFd>)>, ConnectError> {
     match received {
-        Received::Packet(Packet::Bye(reason), _) => Err(match reason {
-            ByeReason::Fault => Disconnected::ProtocolError,
-            ByeReason::Slow => Disconnected::Evicted,
-            _ => Disconnected::Closed,
-        }
-        .into()),
+        Received::Packet(Packet::Bye(reason), _) => Err(Disconnected::from(reason).into()),
         Received::Packet(packet, descriptor) => Ok(Some((packet, descriptor))),
         Received::Lost(_) => Err(fault(WireError::Cut)),
         Received::Garbage(error) => Err(fault(error)),

@@ -6,8 +6,8 @@ mod connection;
 use connection::connection_of;
 use llmp::core::memory::TrustPeers;
 use llmp::{
-    Broker, BrokerStats, Client, ClientBuilder, Disconnected, Receiver, RecvError, SendError,
-    Sender, SlowReceiver, Wait,
+    Broker, BrokerStats, Client, ClientBuilder, ConnectError, Disconnected, Receiver, RecvError,
+    SendError, Sender, SlowReceiver, Wait,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use std::path::PathBuf;
@@ -261,6 +261,39 @@ fn an_evicted_client_is_told_why_and_its_messages_are_forwarded() {
 }
 
 // P9
+#[test]
+fn a_client_that_is_evicted_at_any_time_is_told_why() {
+    let bus = Bus::new(SlowReceiver::Block, false);
+    let mut sender = Client::connect_sender(&bus.path).unwrap();
+    let mut reader = bus.reader();
+    let end = Instant::now() + Duration::from_secs(2);
+    let sending = std::thread::spawn(move || {
+        for number in (0..u32::MAX).take_while(|_| Instant::now() < end) {
+            let _ = sender.try_send(number, &payload(number));
+            while reader.try_recv().unwrap().is_some() {}
+        }
+    });
+    // While it connects, while it reads, and between two reads.
+    let evicted = |round: u32| -> Result<(), ConnectError> {
+        let mut slow = asks(SlowReceiver::Evict, false).connect_receiver(&bus.path)?;
+        loop {
+            match slow.recv_timeout(Duration::from_millis(10)) {
+                Ok(_) if Instant::now() > end => return Err(Disconnected::Evicted.into()),
+                Ok(_) => std::thread::sleep(Duration::from_micros((100 + round % 10 * 100).into())),
+                Err(RecvError::Disconnected(ended)) => return Err(ended.into()),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    for round in (0..).take_while(|_| Instant::now() < end) {
+        let error = evicted(round).unwrap_err();
+        let is_told = matches!(error, ConnectError::Disconnected(Disconnected::Evicted));
+        assert!(is_told, "round {round}: {error}");
+    }
+    sending.join().unwrap();
+    assert!(bus.end().evicted > 0);
+}
+
 #[test]
 fn a_receiver_may_ask_to_be_skipped_on_a_bus_that_waits() {
     let bus = Bus::new(SlowReceiver::Block, false);

@@ -258,6 +258,13 @@ impl Broker {
                         self.announce(*key);
                     }
                     Err(Rejected::Fault(fault)) => return Err(fault),
+                    Err(Rejected::Refused(Refusal::Crowded)) if self.core.free_places() > 0 => {
+                        // It has connected twice, and the first connection has its place.
+                        let process = connection.process;
+                        log::info!("process {process} connects again before it has left");
+                        connection.socket.send(&Packet::Refused(Refusal::Crowded), None);
+                        self.hung_up(*key);
+                    }
                     Err(Rejected::Refused(refusal)) => {
                         let [_, peer] = connection.peers();
                         self.turn_away(*key, peer, refusal);

@@ -8,15 +8,14 @@ use crate::core::link::{Inbound, Outbound, Progress};
 use crate::core::memory::Region;
 use crate::core::message::ClientId;
 use crate::core::parking::Half;
-use crate::core::wire::{ByeReason, Packet, WireError};
-use crate::error::Disconnected;
+use crate::core::wire::{Packet, WireError};
 use crate::socket::{Received, Sent, Socket};
 use crate::sys::memfd::ReceivedFd;
 use crate::sys::system::os_page;
 use std::time::{Duration, Instant};
 
 /// The most packets handled in one call. It bounds the work that a hostile peer can cause.
-const AT_ONCE: usize = 4096;
+pub(super) const AT_ONCE: usize = 4096;
 
 /// Pages of the inbound chain that were read from the socket and that the receiving half has not
 /// taken.
@@ -124,7 +123,7 @@ impl Locked<'_> {
     }
 
     /// Handles what the socket returned. Returns whether there may be more.
-    fn on_received(&mut self, received: Received) -> bool {
+    pub(super) fn on_received(&mut self, received: Received) -> bool {
         let is_news = !matches!(received, Received::Nothing | Received::Packet(Packet::Ring, _));
         self.state.version += u64::from(is_news);
         let fault = match received {
@@ -205,11 +204,7 @@ impl Locked<'_> {
                 });
             }
             (Packet::Bye(reason), ..) => {
-                self.end(match reason {
-                    ByeReason::Closed | ByeReason::Other(_) => Disconnected::Closed,
-                    ByeReason::Fault => Disconnected::ProtocolError,
-                    ByeReason::Slow => Disconnected::Evicted,
-                });
+                self.end(reason.into());
             }
             (packet, ..) => return Err(packet.unexpected("from a peer that is joined").into()),
         }
