@@ -9,7 +9,8 @@ use common::content::{MEDIUM, SMALL, WIDE, payload, random, seed};
 use common::raw::{Raw, RawSocket};
 use common::regions::shared;
 use llmp::core::control::Control;
-use llmp::core::layout::{VERSION, control_len};
+use llmp::core::layout::{PAGE_FIRST, VERSION, control_len};
+use llmp::core::memory::Memory;
 use llmp::core::wire::{Packet, RawLimits, Refusal, Roles, Session};
 use llmp::{Broker, Client, ClientBuilder, Disconnected, Receiver, RecvError, SlowReceiver, Tag};
 use std::collections::HashMap;
@@ -408,6 +409,47 @@ fn no_process_returns_as_another_client() {
     assert_eq!(answer(&place, back), Packet::Refused(Refusal::Crowded));
     let Some((Packet::Session(next), None)) = socket.next() else { panic!("no session") };
     assert_eq!((next.bus, next.epoch, next.since), (session.bus, epoch + 1, epoch));
+}
+
+/// Comes back to the next broker of the bus, without `Join`.
+fn come_back(place: &Place, raw: &Raw, roles: Roles, session: Session) -> RawSocket {
+    let (client, version, Session { epoch, token, .. }) = (raw.id, VERSION, session);
+    let socket = RawSocket::connect(&place.path());
+    assert!(socket.send(&Packet::Return { version, roles, client, epoch, token }, &[]));
+    let welcome = socket.next().expect("a welcome").0;
+    assert!(matches!(welcome, Packet::Welcome { client: found, .. } if found == client));
+    assert!(matches!(socket.next(), Some((Packet::Session(_), None))));
+    socket
+}
+
+// P12
+#[test]
+fn a_client_that_comes_back_a_hundred_times_or_with_impossible_numbers_harms_no_other() {
+    let place = Place::new();
+    let mut broker = place.broker(&[]);
+    let roles = Roles::OUTLIVE.and(Roles::SEND);
+    let mut raw = Raw::greet(&place.path(), roles);
+    let Some((Packet::Session(session), None)) = raw.socket.next() else { panic!("no session") };
+    assert!(raw.socket.send(&Packet::Join, &[raw.control.descriptor().unwrap()]));
+    raw.start();
+    let mut honest = outliving().own_messages().connect(place.path()).unwrap();
+    kill(&place, &mut broker);
+    for _ in 0..100 {
+        // It hangs up before it joins, or leaves the place.
+        drop(come_back(&place, &raw, roles, session));
+    }
+    honest.send(1, b"after a hundred times").unwrap();
+    assert_eq!(honest.recv().unwrap().payload, b"after a hundred times");
+    raw.socket = come_back(&place, &raw, roles, session);
+    assert!(raw.socket.send(&Packet::Join, &[raw.control.descriptor().unwrap()]));
+    raw.start();
+    let (_, page) = raw.chain(&[(1, b"first"), (1, b"second")]);
+    // The number of the first message. There is none behind it.
+    page.write_words(PAGE_FIRST, [u64::MAX]);
+    raw.page(0, &page);
+    raw.is_disconnected();
+    honest.send(1, b"after the last number").unwrap();
+    assert_eq!(honest.recv().unwrap().payload, b"after the last number");
 }
 
 /// Answers a client that looks for its bus with these packets.

@@ -14,6 +14,7 @@ mod mistakes;
 mod place;
 mod respawn;
 mod slow;
+mod soak;
 mod standby;
 mod unread;
 

@@ -2,6 +2,7 @@
 
 use super::failure::{Failure, STATUSES};
 use super::lines::Oversize;
+use super::soak::Role;
 use super::values;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
@@ -50,12 +51,20 @@ pub enum Command {
     Stop(Stop),
     /// Exchange the files of a directory between three processes, check each file, and measure
     Demo(Demo),
+    /// Kill and stop processes of a bus at random, and check that no message is lost
+    Soak(Soak),
     /// The broker of a demo.
     #[command(hide = true)]
     DemoBroker(DemoChild),
     /// A client of a demo.
     #[command(hide = true)]
     DemoClient(DemoChild),
+    /// A broker of a soak.
+    #[command(hide = true)]
+    SoakBroker(SoakBroker),
+    /// A client of a soak.
+    #[command(hide = true)]
+    SoakClient(SoakClient),
 }
 
 /// The address of the bus.
@@ -343,6 +352,67 @@ The command shows its progress. On two idle processors it delivers more than a G
 pub struct DemoChild {
     /// The bus's socket.
     pub socket: PathBuf,
+}
+
+/// `llmp soak`
+#[derive(Args, Debug)]
+#[command(after_help = SOAK_HELP)]
+pub struct Soak {
+    /// How long to kill
+    #[arg(long, value_name = "N", default_value_t = 1.0)]
+    pub minutes: f64,
+    /// Choose what is done by this number [default: another one each time]
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// The number of clients at a time
+    #[arg(long, value_name = "K", default_value_t = 8,
+        value_parser = clap::value_parser!(u64).range(1..=1000).map(|clients| clients as usize))]
+    pub clients: usize,
+    /// Keep the log of events even if nothing is wrong
+    #[arg(long)]
+    pub keep: bool,
+}
+
+const SOAK_HELP: &str = "\
+Examples:
+  llmp soak
+  llmp soak --minutes 10 --clients 20
+
+Three brokers, one of which serves, and the clients are processes of their own. About 20 times a second
+one of them is killed, stopped for a while, or told to leave, and another one takes its place. For ten
+seconds of each 25, most of them are brokers that serve.
+
+Every message is numbered. Each receiver must see all messages from its first one on, in the same order,
+once, with the right bytes. If one does not, the command names the message, keeps its evidence, and
+ends with status 1.";
+
+/// A broker of a soak.
+#[derive(Args, Debug)]
+pub struct SoakBroker {
+    /// The bus's socket.
+    pub socket: PathBuf,
+}
+
+/// A client of a soak.
+#[derive(Args, Debug)]
+pub struct SoakClient {
+    /// The bus's socket.
+    pub socket: PathBuf,
+    /// The number of this process.
+    #[arg(long)]
+    pub number: u32,
+    /// It determines what is sent, and when.
+    #[arg(long)]
+    pub seed: u64,
+    /// What the client does.
+    #[arg(long, value_enum)]
+    pub role: Role,
+    /// What the bus does if this client is too slow.
+    #[arg(long, value_enum)]
+    pub when_slow: WhenSlow,
+    /// The client ends with its broker.
+    #[arg(long)]
+    pub mortal: bool,
 }
 
 /// The result of a command line that names no command to run.

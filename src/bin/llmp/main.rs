@@ -9,10 +9,12 @@ mod failure;
 mod format;
 mod interrupt;
 mod lines;
+mod random;
 mod ready;
 mod recv;
 mod respawn;
 mod send;
+mod soak;
 mod status;
 mod stderr;
 mod stop;
@@ -35,8 +37,11 @@ fn main() -> ExitCode {
         Command::Recv(arguments) => recv::run(arguments),
         Command::Stop(arguments) => stop::run(&arguments),
         Command::Demo(arguments) => demo::run(arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::DemoBroker(arguments) => demo::broker::run(&arguments),
         Command::DemoClient(arguments) => demo::client::run(&arguments),
+        Command::SoakBroker(arguments) => soak::broker::run(&arguments),
+        Command::SoakClient(arguments) => soak::client::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

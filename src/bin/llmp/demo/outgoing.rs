@@ -4,6 +4,7 @@ use super::names::{Names, Next};
 use super::note::{Note, tell};
 use super::wire::{self, Digest, HEAD, Part, Said};
 use crate::failure::Failure;
+use crate::random::Random;
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
@@ -45,7 +46,7 @@ pub struct Outgoing {
     open: Option<Open>,
     done: bool,
     largest: usize,
-    random: u64,
+    random: Random,
 }
 
 impl Outgoing {
@@ -63,7 +64,7 @@ impl Outgoing {
             open: None,
             done: false,
             largest,
-            random: 0x9e37_79b9_7f4a_7c15 ^ u64::from(seed),
+            random: Random::new(seed.into()),
         }
     }
 
@@ -133,7 +134,7 @@ impl Outgoing {
 
     /// Reads the next piece of the open file, or ends it.
     fn go_on(&mut self) -> Result<(), Failure> {
-        let size = self.random_size();
+        let size = self.random.size(self.largest);
         let Some(open) = &mut self.open else { return Ok(()) };
         let size = size.min(usize::try_from(open.left).unwrap_or(usize::MAX));
         match read_full(&mut open.file, &mut self.piece[HEAD..HEAD + size]) {
@@ -154,18 +155,6 @@ impl Outgoing {
         let digest: Digest = hash.finalize().into();
         self.say(self.files - 1, Part::End { len, digest: &digest });
         Ok(())
-    }
-
-    /// Returns a random size. All orders of magnitude are equally likely, from a few bytes to the
-    /// largest.
-    fn random_size(&mut self) -> usize {
-        // Marsaglia's xorshift64.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        let magnitude = 1usize << (2 + self.random % 18);
-        let more = (self.random >> 32) as usize % magnitude;
-        (magnitude + more).min(self.largest)
     }
 }
 
