@@ -68,6 +68,32 @@ fn one_of_many_standbys_serves_when_the_broker_is_killed() {
     }
 }
 
+// P9
+#[test]
+fn a_stopped_standby_delays_no_other_and_serves_when_it_goes_on() {
+    let mut bus = Bus::new();
+    let path = bus.path.clone();
+    let [mut stopped, mut other] = [Standby::of(&path), Standby::of(&path)];
+    stopped.process.signal(Signal::STOP);
+    let builder = llmp::Client::builder().outlive_broker(TIMEOUT).own_messages();
+    let mut client = builder.connect(path.as_str()).unwrap();
+    let mut send = |text: &[u8], timeout| {
+        client.send(1, text).unwrap();
+        client.recv_timeout(timeout).unwrap().map(|message| message.payload.to_vec())
+    };
+    bus.broker.signal(Signal::KILL);
+    assert_eq!(next(std::slice::from_mut(&mut other)), Some(0));
+    assert_eq!(send(b"to the other", TIMEOUT).unwrap(), b"to the other");
+    // The stopped one is the only one left, and the bus waits for it.
+    other.process.signal(Signal::KILL);
+    other.process.output();
+    let pause = Duration::from_millis(300);
+    assert_eq!(send(b"while it is stopped", pause), None);
+    stopped.process.signal(Signal::CONT);
+    assert_eq!(next(std::slice::from_mut(&mut stopped)), Some(0));
+    assert_eq!(send(b"after that", TIMEOUT).unwrap(), b"while it is stopped");
+}
+
 /// Waits until one of them serves, and returns which. `None` if none is left.
 pub fn next(standbys: &mut [Standby]) -> Option<usize> {
     let began = Instant::now();

@@ -21,7 +21,7 @@ const AT_ONCE: u64 = 16;
 const RECEIVED_AT_ONCE: usize = 256;
 /// The longest pause, in microseconds.
 const PAUSE_US: u64 = 3000;
-/// One of so many rounds flushes.
+/// A client flushes in one of `FLUSHES` rounds.
 const FLUSHES: u64 = 8;
 /// How long a client waits for the bus and for the next broker.
 const PATIENCE: Duration = Duration::from_secs(30);
