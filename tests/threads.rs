@@ -1,6 +1,8 @@
 //! Broker and clients in one process, as threads.
 
 use llmp::{Broker, Client, Disconnected, RecvError, SendError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -347,4 +349,48 @@ fn a_forgotten_or_unwound_batch_publishes_nothing() {
         }
         assert!(receiver.try_recv().unwrap().is_none());
     }
+}
+
+// P9
+#[test]
+fn a_flood_delays_another_clients_message_by_at_most_three_shares() {
+    const SHARE: u64 = 64;
+    const ROUNDS: usize = 2000;
+    let flooded = Arc::new(AtomicU64::new(0));
+    let counted = flooded.clone();
+    let (tell, told) = std::sync::mpsc::channel();
+    // The hook sees each message where the broker takes it.
+    let hook = move |message: &llmp::Message<'_>| {
+        match message.tag.0 {
+            0 => _ = counted.fetch_add(1, Ordering::SeqCst),
+            _ => tell.send(counted.load(Ordering::SeqCst)).unwrap(),
+        }
+        llmp::Verdict::Forward
+    };
+    let quota = llmp::Quota::new(SHARE as usize, usize::MAX);
+    let mut bus = Bus::new(Broker::builder().quota(quota).hook(hook));
+    let mut flood = Client::connect_sender(&bus.path).unwrap();
+    let mut sender = Client::connect_sender(&bus.path).unwrap();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let flooding = std::thread::spawn({
+        let is_over = is_over.clone();
+        move || {
+            while !is_over.load(Ordering::Relaxed) {
+                flood.send(0, b"flood").unwrap();
+            }
+        }
+    });
+    let mut delays = Vec::new();
+    for _ in 0..ROUNDS {
+        sender.send(1, b"hello").unwrap();
+        let before = flooded.load(Ordering::SeqCst);
+        delays.push(told.recv_timeout(TIMEOUT).unwrap().saturating_sub(before));
+    }
+    is_over.store(true, Ordering::Relaxed);
+    flooding.join().unwrap();
+    delays.sort_unstable();
+    let (median, longest) = (delays[ROUNDS / 2], delays[ROUNDS - 1]);
+    assert!(longest <= 3 * SHARE, "{longest} messages, median {median}");
+    assert!(longest >= SHARE / 2, "there was no flood: {longest}");
+    bus.end();
 }
