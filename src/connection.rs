@@ -238,6 +238,11 @@ impl Connection {
         }
     }
 
+    /// Returns whether the client goes on with another broker when this one dies.
+    pub fn outlives(&self) -> bool {
+        self.comeback.is_some()
+    }
+
     /// Returns whether no second thread can use the connection.
     pub fn is_alone(self: &Arc<Self>) -> bool {
         self.wakers.get().is_none() || Arc::strong_count(self) == 1

@@ -278,15 +278,18 @@ impl Handshake {
         matches!(self.state, State::Welcome(_))
     }
 
-    /// Ends the connection if `Join` was sent.
+    /// Ends the connection of a client that does not come back.
     pub fn leave(&self) {
-        if let State::Start(_) = self.state {
-            leave(&self.socket);
-        }
+        leave(&self.socket);
     }
 }
 
 impl Known {
+    /// Tells the broker that this client does not join.
+    pub fn decline(&self) {
+        leave(&self.socket);
+    }
+
     /// Sends `Join` with our control region, and the first page.
     pub fn join(self) -> Result<Handshake, ConnectError> {
         let Known { socket, access, deadline, welcomed } = self;
@@ -336,8 +339,8 @@ fn send_patiently(
     Ok(())
 }
 
-/// Ends a connection after `Join` was sent. Without `Bye`, a broker must assume that the client reads on
-/// in its pages.
+/// Ends a connection for good. Without `Bye`, a broker must assume that a client that has joined reads on
+/// in its pages, and that one that comes back tries again.
 fn leave(socket: &Socket) {
     socket.send(&Packet::Bye(ByeReason::Closed), None);
 }

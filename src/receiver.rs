@@ -32,6 +32,10 @@ const EMPTY_POLLS: u32 = 64;
 /// A busy-polling receiver reads its socket (a system call) at most this often.
 const SOCKET_READ_INTERVAL: Duration = Duration::from_millis(1);
 
+/// A receiver that outlives its broker reads its socket after this many messages, if that is due. While
+/// it finds messages, nothing else tells it that its broker has died, and the next one waits for it.
+const MESSAGES_BETWEEN_READS: u32 = 64;
+
 /// The most rollovers and own messages handled in one call. It bounds the work that a hostile peer
 /// can cause.
 const AT_ONCE: usize = 4096;
@@ -72,8 +76,12 @@ pub struct Receiver {
     envelope: Envelope,
     empty_polls: u32,
     backoff: CatchUpBackoff,
-    /// Last time the socket was read while busy-polling.
+    /// Last time the socket was read while busy-polling or receiving.
     last_read: Instant,
+    /// Number of messages until the next look whether the socket must be read.
+    until_read: u32,
+    /// Whether the next poll reads the socket.
+    must_read: bool,
     spin: SpinPolicy,
 }
 
@@ -108,6 +116,8 @@ impl Receiver {
             envelope: Envelope::default(),
             empty_polls: 0,
             last_read: Instant::now(),
+            until_read: MESSAGES_BETWEEN_READS,
+            must_read: false,
             spin: SpinPolicy::of_client(),
         }
     }
@@ -291,6 +301,10 @@ impl Receiver {
     /// Passes the message in `slot` and returns it.
     #[inline(always)]
     fn pass(&mut self, slot: &Slot) -> Message<'_> {
+        self.until_read = self.until_read.wrapping_sub(1);
+        if self.until_read == 0 {
+            self.read_soon();
+        }
         let (chain, len) = (&mut self.inbound.chain, slot.payload_len());
         let seq = chain.next_message();
         chain.advance(slot);
@@ -305,6 +319,17 @@ impl Receiver {
             None => &self.buffer[..len],
         };
         Message { tag, flags, sender, seq, origin, payload }
+    }
+
+    /// Lets the next call read the socket, if that is due and the client outlives its broker.
+    #[cold]
+    fn read_soon(&mut self) {
+        self.until_read = MESSAGES_BETWEEN_READS;
+        let now = Instant::now();
+        if self.connection.outlives() && now - self.last_read >= SOCKET_READ_INTERVAL {
+            (self.last_read, self.must_read) = (now, true);
+            self.peeks.set(Gate::now(), false);
+        }
     }
 
     #[cold]
@@ -666,12 +691,17 @@ impl Receiver {
     /// Returns the next message or does the other work that is due.
     #[inline(never)]
     fn poll(&mut self) -> Result<Option<Slot>, RecvError> {
+        let (restarts, must_read) = (self.restarts, std::mem::take(&mut self.must_read));
         let (polled, is_drained) = self.locked(|inbound, locked| {
+            if must_read {
+                locked.pump(Half::Receiver);
+            }
             let polled = poll(inbound, locked)?;
             let is_drained = polled.is_none() && locked.has_next_inbound();
             Ok::<_, RecvError>((polled, is_drained))
         })??;
-        self.is_drained = is_drained;
+        // It may have received again only now, after the poll.
+        self.is_drained = is_drained && self.restarts == restarts;
         if polled.is_none() && self.peeks.is_open() {
             self.on_empty_poll();
         }
@@ -766,7 +796,7 @@ impl Receiver {
             return;
         }
         if let Some(sender) = sender {
-            sender.settle();
+            sender.settle_for_receiver();
             if sender.is_behind() {
                 // It tries again, and this half with it.
                 return;
@@ -815,7 +845,12 @@ fn poll(inbound: &mut Inbound<Region>, locked: &mut Locked<'_>) -> Result<Option
         };
     }
     for _ in 0..AT_ONCE {
-        match step(inbound, locked)? {
+        let event = step(inbound, locked)?;
+        if locked.is_skipped() {
+            // A ring found that, and what was read does not count.
+            return Ok(None);
+        }
+        match event {
             Event::Message(slot) => return Ok(Some(slot)),
             Event::PageAdvanced => {}
             Event::Empty => return no_more(locked).map(|()| None),

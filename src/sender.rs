@@ -746,8 +746,17 @@ impl Sender {
         self.connection.next().is_some()
     }
 
+    /// Discards what a forgotten guard has left, and goes on with the next broker. The caller receives,
+    /// so no guard is alive.
+    pub(crate) fn settle_for_receiver(&mut self) {
+        if self.connection.check_owner().is_ok() {
+            self.discard_unfinished();
+        }
+        self.settle();
+    }
+
     /// Goes on with the next broker, if there is one and it can be done now.
-    pub(crate) fn settle(&mut self) {
+    fn settle(&mut self) {
         let _ = self.move_on();
     }
 

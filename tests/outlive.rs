@@ -11,7 +11,7 @@ use common::regions::shared;
 use llmp::core::control::Control;
 use llmp::core::layout::{PAGE_FIRST, VERSION, control_len};
 use llmp::core::memory::Memory;
-use llmp::core::wire::{Packet, RawLimits, Refusal, Roles, Session};
+use llmp::core::wire::{ByeReason, Packet, RawLimits, Refusal, Roles, Session};
 use llmp::{Broker, Client, ClientBuilder, Disconnected, Receiver, RecvError, SlowReceiver, Tag};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -452,6 +452,45 @@ fn a_client_that_comes_back_a_hundred_times_or_with_impossible_numbers_harms_no_
     assert_eq!(honest.recv().unwrap().payload, b"after the last number");
 }
 
+// P9
+#[test]
+fn a_client_that_does_not_come_back_says_so_and_is_not_waited_for() {
+    let place = Place::new();
+    let mut broker = place.broker(&[]);
+    let roles = Roles::OUTLIVE.and(Roles::RECEIVE);
+    let raw = Raw::greet(&place.path(), roles);
+    let Some((Packet::Session(session), None)) = raw.socket.next() else { panic!("no session") };
+    assert!(raw.socket.send(&Packet::Join, &[raw.control.descriptor().unwrap()]));
+    raw.start();
+    let mut honest = outliving().own_messages().connect(place.path()).unwrap();
+    kill(&place, &mut broker);
+    let began = Instant::now();
+    let socket = come_back(&place, &raw, roles, session);
+    assert!(socket.send(&Packet::Bye(ByeReason::Closed), &[]));
+    honest.send(1, b"without it").unwrap();
+    assert_eq!(honest.recv().unwrap().payload, b"without it");
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+}
+
+// P9
+#[test]
+fn a_forgotten_batch_keeps_no_client_from_the_next_broker() {
+    let place = Place::new();
+    let mut broker = place.broker(&[]);
+    let mut client = outliving().connect(place.path()).unwrap();
+    let mut other = outliving().connect(place.path()).unwrap();
+    let mut batch = client.batch();
+    batch.try_send(1, b"forgotten").unwrap();
+    std::mem::forget(batch);
+    kill(&place, &mut broker);
+    other.send(2, b"hello").unwrap();
+    let flushing = std::thread::spawn(move || other.flush_timeout(TIMEOUT).map(|_| other));
+    assert_eq!(client.recv_timeout(TIMEOUT).unwrap().unwrap().payload, b"hello");
+    let mut other = flushing.join().unwrap().unwrap();
+    client.send(3, b"later").unwrap();
+    assert_eq!(other.recv_timeout(TIMEOUT).unwrap().unwrap().payload, b"later");
+}
+
 /// Answers a client that looks for its bus with these packets.
 fn pretend(place: &Place, welcome: Packet, session: Packet) {
     let _ = std::fs::remove_file(place.path());
@@ -550,4 +589,98 @@ fn a_receiver_that_is_skipped_while_it_changes_brokers_is_told_how_many_messages
         sender = sending.join().unwrap();
     }
     assert!(skips > 0);
+}
+
+// P3
+#[test]
+fn a_skipped_client_that_goes_on_by_its_sending_half_is_told_of_each_gap() {
+    const LIMITS: [usize; 3] = [4096, 1000, 64 * 1024];
+    for steps in 0..8 {
+        let place = Place::new();
+        let mut broker = place.broker(&LIMITS);
+        let skipped = outliving().when_slow(SlowReceiver::Skip);
+        let mut client = skipped.connect(place.path()).unwrap();
+        let mut sender = outliving().connect_sender(place.path()).unwrap();
+        let mut sent = 0;
+        let mut send = |count| {
+            for _ in 0..count {
+                sender.send(sent, &[7; 900]).unwrap();
+                sent += 1;
+            }
+            assert!(sender.flush_timeout(TIMEOUT).unwrap());
+            sent
+        };
+        // The number of the next message, unless it is not known.
+        let mut next = Some(0);
+        let mut take = |client: &mut Client| match client.try_recv() {
+            Ok(Some(message)) => {
+                let tag = message.tag.0;
+                assert_eq!(next.unwrap_or(tag), tag, "after {steps} steps");
+                next = Some(tag + 1);
+                next
+            }
+            Ok(None) => next,
+            Err(RecvError::Gap { missed }) => {
+                let missed = u32::try_from(missed).unwrap();
+                next = next.map(|next| next + missed).filter(|_| missed > 0);
+                next
+            }
+            Err(error) => panic!("{error}"),
+        };
+        // Reads packets for both halves.
+        let wait = |client: &mut Client, time: u64| {
+            let end = Instant::now() + Duration::from_millis(time);
+            while Instant::now() < end {
+                client.held_up();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        send(500);
+        for _ in 0..steps {
+            take(&mut client);
+        }
+        wait(&mut client, 30);
+        send(10);
+        kill(&place, &mut broker);
+        wait(&mut client, 200);
+        let all = send(10);
+        let deadline = Instant::now() + TIMEOUT;
+        while take(&mut client) != Some(all) {
+            assert!(Instant::now() < deadline, "after {steps} steps");
+        }
+    }
+}
+
+// P9
+#[test]
+fn a_receiver_with_much_to_read_of_a_dead_broker_delays_no_later_one() {
+    let place = Place::new();
+    let mut broker = place.broker(&[]);
+    let mut late = outliving().connect_receiver(place.path()).unwrap();
+    let mut other = outliving().own_messages().connect(place.path()).unwrap();
+    for number in 0..2000 {
+        other.send(number, b"much").unwrap();
+    }
+    while other.recv().unwrap().tag != Tag(1999) {}
+    let is_over = Arc::new(AtomicBool::new(false));
+    kill(&place, &mut broker);
+    let reading = std::thread::spawn({
+        let is_over = is_over.clone();
+        move || {
+            while !is_over.load(Ordering::Relaxed) {
+                assert_eq!(late.recv_timeout(TIMEOUT).unwrap().unwrap().payload, b"much");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    });
+    for round in 0..3 {
+        let began = Instant::now();
+        other.send(round, b"more").unwrap();
+        assert_eq!(other.recv().unwrap().payload, b"more");
+        assert!(began.elapsed() < Duration::from_secs(3), "round {round}: {:?}", began.elapsed());
+        std::thread::sleep(Duration::from_millis(100));
+        kill(&place, &mut broker);
+    }
+    is_over.store(true, Ordering::Relaxed);
+    reading.join().unwrap();
 }

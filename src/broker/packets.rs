@@ -271,6 +271,12 @@ impl Broker {
                     }
                 }
             }
+            Phase::Greeted(client) if matches!(packet, Packet::Bye(_)) => {
+                // It does not join, so this broker does not wait for it.
+                self.roster.strike(self.bound.lock(), client);
+                self.succession.has_come(client);
+                self.hung_up(*key);
+            }
             Phase::Greeted(client) => {
                 let attach = attach(packet, descriptor);
                 let start = connection.accepting.join(client, packet, attach, &mut self.core)?;

@@ -133,6 +133,8 @@ impl Broker {
         connection.socket.send(&Packet::Bye(ByeReason::Slow), None);
         // The hang-up that follows is handled like any other.
         connection.socket.shut_down();
+        // It does not come back to the next broker, which must not wait for it.
+        self.roster.strike(self.bound.lock(), client);
         self.core.end_membership(client);
         self.report.evicted += 1;
     }

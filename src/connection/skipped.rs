@@ -57,7 +57,6 @@ impl Locked<'_> {
         };
         arrivals.clear();
         state.lost.clear();
-        state.outlives.iter_mut().for_each(|outlives| outlives.pages.restart());
         let may_come = state.skipped != Some(Skipped::Told);
         state.skipped = Some(Skipped::Told);
         may_come
@@ -102,6 +101,8 @@ impl Locked<'_> {
         // The broker must not read the old cursor after it has read the packet.
         inbound.chain.leave();
         if self.connection.socket.send(&Packet::Rejoin, None) == Sent::Yes {
+            // The broker sends all its pages again. Until now, the former ones say what it has consumed.
+            self.state.outlives.iter_mut().for_each(|outlives| outlives.pages.restart());
             self.state.skipped = Some(Skipped::Asked(None));
         }
     }

@@ -50,6 +50,9 @@ const LONG: Duration = Duration::from_secs(10);
 pub(super) const ANSWER: Duration = Duration::from_millis(10);
 const ANSWER_IN_LOOP: Duration = Duration::from_millis(1);
 
+/// The pause between two looks at the packets of the next broker, while those of the last one are read.
+const LOOK_AHEAD: Duration = Duration::from_millis(1);
+
 /// The pause between two looks for an answer of a program that polls.
 const ANSWER_POLLED: Duration = Duration::from_micros(200);
 
@@ -91,6 +94,8 @@ pub(crate) struct Next {
     /// The receiving half, until it was taken.
     inbound: Option<Inbound<Region>>,
     missed: Missed,
+    /// When to read its packets, while the receiving half is not there.
+    look_at: Instant,
     pub outbound: NextOutbound,
 }
 
@@ -161,7 +166,7 @@ impl Orphan {
 impl Locked<'_> {
     /// Returns whether the client goes on with another broker when this one dies.
     pub fn outlives(&self) -> bool {
-        self.connection.comeback.is_some()
+        self.connection.outlives()
     }
 
     /// Returns whether the broker has hung up and the client waits for the next one, or has it and
@@ -210,7 +215,7 @@ impl Locked<'_> {
         if self.ended().is_some() {
             return;
         }
-        let Some(mut orphan) = self.state.orphan.take() else { return };
+        let Some(mut orphan) = self.state.orphan.take() else { return self.look_ahead(now) };
         if orphan.look_at > now {
             self.state.orphan = Some(orphan);
             return;
@@ -240,9 +245,26 @@ impl Locked<'_> {
             }
             Err(error) => {
                 self.state.version += 1;
-                self.end(Disconnected::PeerDied);
+                self.end(match &error {
+                    ConnectError::Disconnected(why @ Disconnected::Evicted) => why.clone(),
+                    _ => Disconnected::PeerDied,
+                });
                 log::warn!("the next broker of {} can't be used: {error}", comeback.path.display());
             }
+        }
+    }
+
+    /// Reads the packets of the next connection while the receiving half still reads what the last
+    /// broker has published. So the next broker's pages find room in the socket, and its death is
+    /// noticed.
+    fn look_ahead(&mut self, now: Instant) {
+        let Some(next) = self.state.next.as_mut().filter(|next| next.inbound.is_some()) else {
+            return;
+        };
+        if next.look_at <= now {
+            next.look_at = now + LOOK_AHEAD;
+            // Locks are taken in the order of the brokers.
+            let _ = next.connection.lock().map(|mut locked| locked.pump(Half::Receiver));
         }
     }
 
@@ -275,12 +297,12 @@ impl Locked<'_> {
         match handshake.advance()? {
             Progress::Waits(handshake) => orphan.handshake = Some(handshake),
             Progress::Known(known) => {
-                if known.welcomed.limits != self.connection.limits {
-                    return Err(Refusal::Unknown.into());
-                }
+                let are_same = known.welcomed.limits == self.connection.limits;
+                let consumed =
+                    if are_same { self.consumed() } else { Err(Refusal::Unknown.into()) };
                 // Also finds that the last broker had removed us. Then we do not join, and the
                 // next broker does not wait for us.
-                orphan.consumed = Some(self.consumed()?);
+                orphan.consumed = Some(consumed.inspect_err(|_| known.decline())?);
                 orphan.handshake = Some(Box::new(known.join()?));
             }
             Progress::Joined(joined) => {
@@ -345,7 +367,7 @@ impl Locked<'_> {
         if self.connection.wakers.get().is_some() {
             connection.separate();
         }
-        Ok(Next { connection, inbound, missed, outbound })
+        Ok(Next { connection, inbound, missed, look_at: Instant::now(), outbound })
     }
 
     /// Returns how long a half may sleep until it looks for the next broker again, if it waits for

@@ -330,7 +330,9 @@ impl<M: Memory> Core<M> {
     pub fn hung_up(&mut self, client: ClientId) {
         self.end_membership(client);
         let Some(member) = self.members.get_mut(client) else { return };
-        if let Life::Reserved = member.life {
+        // One that comes back and has sent no page has nothing to forward. It may come again.
+        let has_sent_nothing = member.returns && member.inbound.is_none();
+        if has_sent_nothing || matches!(member.life, Life::Reserved) {
             return self.disconnect(client, None);
         }
         // A dead chain holds at most the bytes of its pages.
