@@ -324,9 +324,13 @@ impl Receiver {
     /// Lets the next call read the socket, if that is due and the client outlives its broker.
     #[cold]
     fn read_soon(&mut self) {
+        if !self.connection.outlives() {
+            // Again in as many messages as there are numbers.
+            return;
+        }
         self.until_read = MESSAGES_BETWEEN_READS;
         let now = Instant::now();
-        if self.connection.outlives() && now - self.last_read >= SOCKET_READ_INTERVAL {
+        if now - self.last_read >= SOCKET_READ_INTERVAL {
             (self.last_read, self.must_read) = (now, true);
             self.peeks.set(Gate::now(), false);
         }
