@@ -19,6 +19,7 @@ mod report;
 mod results;
 mod role;
 mod stats;
+mod stopped;
 mod succession;
 mod targets;
 mod verdict;
@@ -75,6 +76,15 @@ enum Command {
     /// Plays a role of `succession`.
     #[command(hide = true)]
     Survivor { role: String, path: PathBuf },
+    /// The throughput of a bus with a receiver that is stopped for a minute.
+    Stopped {
+        /// For a second.
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Plays the receiver of `stopped`.
+    #[command(hide = true)]
+    Bystander { policy: String, path: PathBuf },
     /// The cost of the memory abstraction compared with the protocol written by hand.
     Abstraction,
     /// The effect of a page's length on a channel's speed.
@@ -139,6 +149,8 @@ fn main() -> ExitCode {
         }
         Command::Succession { quick } => succession::run(quick),
         Command::Survivor { role, path } => succession::play(&role, &path),
+        Command::Stopped { quick } => stopped::run(quick),
+        Command::Bystander { policy, path } => stopped::play(&policy, &path),
         Command::Pool => {
             pool::run();
             Ok(())

@@ -24,10 +24,10 @@ impl Spread {
 }
 
 /// The value below which this part of the sorted values lies.
-pub fn quantile(sorted: &[u64], part: f64) -> u64 {
+pub fn quantile<T: Copy + Default>(sorted: &[T], part: f64) -> T {
     let last = sorted.len().saturating_sub(1);
     let at = (part * sorted.len() as f64).ceil() as usize;
-    sorted.get(at.saturating_sub(1).min(last)).copied().unwrap_or(0)
+    sorted.get(at.saturating_sub(1).min(last)).copied().unwrap_or_default()
 }
 
 #[cfg(test)]

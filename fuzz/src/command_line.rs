@@ -74,7 +74,14 @@ fn check(program: &Program) {
         }
         Command::Recv(recv) => named(&recv.place.bus),
         Command::Stop(stop) => named(&stop.place.bus),
-        Command::Demo(_) | Command::DemoBroker(_) | Command::DemoClient(_) => {}
+        Command::Soak(soak) => {
+            assert!(!soak.minutes.is_zero() && (1..=300).contains(&soak.clients));
+        }
+        Command::Demo(_)
+        | Command::DemoBroker(_)
+        | Command::DemoClient(_)
+        | Command::SoakBroker(_)
+        | Command::SoakClient(_) => {}
     }
 }
 

@@ -52,8 +52,8 @@ fn a_process_that_ends_by_itself_fails_the_soak_which_keeps_its_evidence() {
     kill(witness, Signal::KILL);
     let mut last = String::new();
     stderr.lines().for_each(|line| last = line.unwrap());
-    assert!(last.contains("process 0, ") && last.contains("signal: 9"), "{last}");
-    assert!(last.ends_with("and --seed 7 does the same again"), "{last}");
+    assert!(last.contains("process 0 (") && last.contains("signal: 9"), "{last}");
+    assert!(last.ends_with("and --seed 7 makes the same choices again"), "{last}");
     let output = soak.output();
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
     let evidence = std::fs::read_dir(home.path()).unwrap().next().unwrap().unwrap().path();

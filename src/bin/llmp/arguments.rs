@@ -2,7 +2,6 @@
 
 use super::failure::{Failure, STATUSES};
 use super::lines::Oversize;
-use super::soak::Role;
 use super::values;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
@@ -359,14 +358,15 @@ pub struct DemoChild {
 #[command(after_help = SOAK_HELP)]
 pub struct Soak {
     /// How long to kill
-    #[arg(long, value_name = "N", default_value_t = 1.0)]
-    pub minutes: f64,
+    #[arg(long, value_name = "N", default_value = "1", allow_negative_numbers = true,
+        value_parser = values::minutes)]
+    pub minutes: Duration,
     /// Choose what is done by this number [default: another one each time]
     #[arg(long, value_name = "S")]
     pub seed: Option<u64>,
     /// The number of clients at a time
     #[arg(long, value_name = "K", default_value_t = 8,
-        value_parser = clap::value_parser!(u64).range(1..=1000).map(|clients| clients as usize))]
+        value_parser = clap::value_parser!(u64).range(1..=300).map(|clients| clients as usize))]
     pub clients: usize,
     /// Keep the log of events even if nothing is wrong
     #[arg(long)]
@@ -378,9 +378,9 @@ Examples:
   llmp soak
   llmp soak --minutes 10 --clients 20
 
-Three brokers, one of which serves, and the clients are processes of their own. About 20 times a second
+Three brokers, one of which serves, and the clients are processes of their own. About 30 times a second
 one of them is killed, stopped for a while, or told to leave, and another one takes its place. For ten
-seconds of each 25, most of them are brokers that serve.
+seconds of each 25, brokers that serve are killed, too.
 
 Every message is numbered. Each receiver must see all messages from its first one on, in the same order,
 once, with the right bytes. If one does not, the command names the message, keeps its evidence, and
@@ -391,6 +391,17 @@ ends with status 1.";
 pub struct SoakBroker {
     /// The bus's socket.
     pub socket: PathBuf,
+}
+
+/// What a client of a soak does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Send and receive.
+    Both,
+    /// Send only.
+    Sends,
+    /// Receive only.
+    Receives,
 }
 
 /// A client of a soak.

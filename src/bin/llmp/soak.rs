@@ -16,10 +16,9 @@ use self::oracle::{End, Id, Oracle};
 use self::processes::{Event, Kind, Process, Processes};
 use self::record::Record;
 use self::report::{Counts, Pauses, Progress, report};
-use crate::arguments::{self, WhenSlow};
+use crate::arguments::{self, Role, WhenSlow};
 use crate::failure::{Failure, say};
 use crate::random::Random;
-use clap::ValueEnum;
 use llmp::Broker;
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -57,14 +56,6 @@ const TICK: Duration = Duration::from_millis(100);
 /// The number of the process whose messages are the order for all others. It is never killed.
 const WITNESS: u32 = 0;
 
-/// What a client does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Role {
-    Both,
-    Sends,
-    Receives,
-}
-
 /// Runs a soak and prints its report.
 pub fn run(arguments: &arguments::Soak) -> Result<(), Failure> {
     let cannot = |error: io::Error| {
@@ -72,7 +63,7 @@ pub fn run(arguments: &arguments::Soak) -> Result<(), Failure> {
     };
     let home = tempfile::Builder::new().prefix("llmp-soak-").tempdir().map_err(cannot)?;
     let seed = arguments.seed.unwrap_or_else(|| std::process::id().into());
-    let time = Duration::try_from_secs_f64(60.0 * arguments.minutes).map_err(Failure::usage)?;
+    let time = arguments.minutes;
     let path = |name| home.path().join(name);
     let mut soak = Soak {
         processes: Processes::new(path("bus.sock"), &path("processes.log")).map_err(cannot)?,
@@ -105,7 +96,7 @@ pub fn run(arguments: &arguments::Soak) -> Result<(), Failure> {
         Err(failure) => Err(match wrong {
             None => failure,
             Some(wrong) => Failure::other(format!(
-                "{wrong}; the evidence is in {}, and --seed {seed} does the same again",
+                "{wrong}; the evidence is in {}, and --seed {seed} makes the same choices again",
                 home.keep().display()
             )),
         }),
@@ -225,7 +216,10 @@ impl Soak {
     fn on_record(&mut self, number: u32, record: Record) -> Result<(), Failure> {
         let Some(process) = self.processes.all.get_mut(&number) else { return Ok(()) };
         match record {
-            Record::Joined => process.has_joined = true,
+            Record::Joined => {
+                process.has_joined = true;
+                self.oracle.joined(number, self.processes.next());
+            }
             Record::Quiet => process.is_quiet = true,
             Record::Ended => {
                 process.has_ended = true;
@@ -245,6 +239,13 @@ impl Soak {
             Record::Sent(count) => self.oracle.sent(number, count),
             Record::Flushed(count) => self.oracle.flushed(number, count),
             Record::Missed(count) => {
+                if matches!(process.kind, Kind::Client { when_slow: WhenSlow::Block, .. }) {
+                    return Err(Failure::other(format!(
+                        "process {number} has missed {count} messages, but the bus waits for it; or \
+                         this machine has not run it for {} s",
+                        GRACE_PERIOD.as_secs()
+                    )));
+                }
                 self.note(format_args!("process {number} has missed {count} messages"));
                 self.oracle.missed(number, count).map_err(Failure::other)?;
             }
@@ -267,18 +268,19 @@ impl Soak {
         let status = process.wait().map_err(Failure::other)?;
         self.note(format_args!("process {number} has ended: {status}"));
         let is_right = match process.killed {
-            Some(_) => status.signal().is_some() || status.success(),
+            Some((_, signal)) => status.signal() == Some(signal.as_raw()) || status.success(),
             None => status.success() && (process.leaves() || process.has_ended),
         };
-        if !is_right || read.is_err() {
-            let what = process.kind;
+        read.map_err(|error| Failure::other(format!("process {number} reports {error}")))?;
+        if !is_right {
+            let (what, id) = (process.kind, process.id());
             return Err(Failure::other(format!(
-                "process {number}, {what:?}, has ended: {status}, {read:?}; processes.log says why"
+                "process {number} ({id}), {what:?}, has ended: {status}; processes.log says why"
             )));
         }
         let end = match process.killed {
             None if process.leaves() && !process.has_ended => End::Left,
-            killed => End::Killed(killed.unwrap_or_else(Instant::now)),
+            killed => End::Killed(killed.map_or_else(Instant::now, |(at, _)| at)),
         };
         self.oracle.ended(number, end);
         self.replace()
@@ -307,41 +309,61 @@ impl Soak {
                 it.order(client::QUIET);
                 it.is_quiet
             });
-            let behind = self.oracle.behind();
+            let missing = self.oracle.missing(&self.brokers);
             // What killed clients have sent arrives as well.
-            if are_quiet && behind.is_none() && self.pauses.since() > SILENCE {
+            if are_quiet && missing.is_none() && self.pauses.since() > SILENCE {
                 break;
             }
             if began.elapsed() > SETTLE {
-                return Err(Failure::other(match behind {
-                    Some((number, count)) if are_quiet => {
-                        format!("process {number} has not received the last {count} messages")
-                    }
-                    _ => format!("a client is not quiet after {} s", SETTLE.as_secs()),
-                }));
+                let text = format!("a client is not quiet after {} s", SETTLE.as_secs());
+                return Err(Failure::other(missing.filter(|_| are_quiet).unwrap_or(text)));
             }
             self.next_event(TICK)?;
         }
         self.note("everything was delivered");
-        let clients = self.processes.all.values_mut().filter(|it| it.kind != Kind::Broker);
-        clients.for_each(Process::leave);
-        self.wait_for_end(began, |it| it.kind != Kind::Broker)?;
+        let is_other =
+            |(number, it): &(&u32, &mut Process)| **number != WITNESS && it.kind != Kind::Broker;
+        self.processes.all.iter_mut().filter(is_other).for_each(|(_, it)| it.leave());
+        self.wait_until_left(1 + BROKERS, began)?;
+        self.look_for_leaks()?;
+        self.processes.all.get_mut(&WITNESS).into_iter().for_each(Process::leave);
+        self.wait_until_left(BROKERS, began)?;
         self.wanted.brokers = 0;
         self.processes.all.values_mut().for_each(Process::leave);
-        Broker::request_stop(&self.socket, SETTLE)?;
-        self.wait_for_end(began, |_| true)
-    }
-
-    fn wait_for_end(
-        &mut self,
-        began: Instant,
-        is_meant: impl Fn(&Process) -> bool,
-    ) -> Result<(), Failure> {
-        while self.processes.all.values().any(&is_meant) {
+        // A takeover may be under way, and a broker that was started last may begin a bus of its own.
+        while !self.processes.all.is_empty() {
+            let asked = Broker::request_stop(&self.socket, STOP);
             if began.elapsed() > 2 * SETTLE {
-                return Err(Failure::other("a process does not end"));
+                asked?;
+                return Err(Failure::other("a broker does not end"));
             }
             self.next_event(TICK)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until only that many processes are left.
+    fn wait_until_left(&mut self, count: usize, began: Instant) -> Result<(), Failure> {
+        while self.processes.all.len() > count {
+            if began.elapsed() > 2 * SETTLE {
+                return Err(Failure::other("a client does not end"));
+            }
+            self.next_event(TICK)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the witness, which has outlived all brokers but one, and at that broker, when there are
+    /// no other clients.
+    fn look_for_leaks(&mut self) -> Result<(), Failure> {
+        let all = self.processes.all.iter();
+        let longest = all.filter(|(number, it)| **number == WITNESS || it.serves);
+        let held: Vec<_> = longest.map(|(number, it)| (*number, it.holds())).collect();
+        for (number, held) in held {
+            self.note(format_args!("process {number} holds {held:?}"));
+            if !held.is_little() {
+                return Err(Failure::other(format!("process {number} leaks: it holds {held:?}")));
+            }
         }
         Ok(())
     }

@@ -54,6 +54,13 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
+/// Parses minutes above zero, with or without a fraction.
+pub fn minutes(text: &str) -> Result<Duration, String> {
+    let minutes = text.parse().ok().filter(|minutes: &f64| *minutes > 0.0);
+    let time = minutes.and_then(|minutes| Duration::try_from_secs_f64(60.0 * minutes).ok());
+    time.ok_or_else(|| "give minutes above 0, like 1 or 0.5".into())
+}
+
 /// Parses the name of a bus, or the path of its socket if it contains a slash.
 pub fn bus(text: OsString) -> Result<BusAddr, String> {
     if text.as_bytes().contains(&b'/') {
@@ -130,6 +137,14 @@ pub fn human(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn minutes_are_above_zero() {
+        assert_eq!(minutes("0.5"), Ok(Duration::from_secs(30)));
+        for wrong in ["0", "-1", "nan", "inf", "1e300", "", "one"] {
+            assert!(minutes(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn sizes_are_bytes_or_binary_units() {

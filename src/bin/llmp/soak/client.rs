@@ -1,9 +1,9 @@
 //! A client of a soak: it sends numbered messages and reports what it receives.
 
+use super::MAX_MESSAGE_LEN;
 use super::content::Head;
 use super::record::{Record, Reporter};
-use super::{MAX_MESSAGE_LEN, Role};
-use crate::arguments::{self, WhenSlow};
+use crate::arguments::{self, Role, WhenSlow};
 use crate::failure::Failure;
 use crate::random::Random;
 use llmp::{
@@ -57,7 +57,10 @@ pub fn run(arguments: &arguments::SoakClient) -> Result<(), Failure> {
     match end {
         Ok(()) => Ok(()),
         Err(End::Disconnected) => reporter.tell(Record::Ended).map_err(Failure::other),
-        Err(End::Failed(failure)) => Err(failure),
+        Err(End::Failed(failure)) => {
+            let (number, id) = (arguments.number, std::process::id());
+            Err(Failure::other(format!("process {number} ({id}): {failure}")))
+        }
     }
 }
 
@@ -147,6 +150,7 @@ impl<'a> Soaking<'a> {
         if matches!(self.member, Member::Receives(_)) {
             return Ok(());
         }
+        let mut failed = None;
         for _ in 0..self.random.below(AT_ONCE) {
             let len = self.random.size(MAX_MESSAGE_LEN / 2);
             self.head.write(len, &mut self.payload);
@@ -160,10 +164,17 @@ impl<'a> Soaking<'a> {
                 Ok(()) => self.head.number += 1,
                 // A message has arrived that has no room.
                 Err(SendError::InboxFull { .. }) => break,
-                Err(error) => return Err(end(self.arguments, &error, "sending")),
+                Err(error) => {
+                    failed = Some(end(self.arguments, &error, "sending"));
+                    break;
+                }
             }
         }
-        self.reporter.add(Record::Sent(self.head.number))?;
+        // At once: what was sent arrives, whatever happens to this process from now on.
+        self.reporter.tell(Record::Sent(self.head.number))?;
+        if let Some(end) = failed {
+            return Err(end);
+        }
         if self.random.below(FLUSHES) == 0 { self.flush() } else { Ok(()) }
     }
 

@@ -40,6 +40,14 @@ struct Sender {
     end: Option<End>,
 }
 
+impl Sender {
+    /// Returns whether its last messages may be lost, because it was killed beside a broker.
+    fn may_lose(&self, brokers: &[Instant]) -> bool {
+        let Some(End::Killed(at)) = self.end else { return false };
+        brokers.iter().any(|broker| at.max(*broker) - at.min(*broker) < BESIDE)
+    }
+}
+
 /// What a receiver has reported and was not compared yet.
 enum Item {
     Got(Id),
@@ -52,6 +60,10 @@ struct Receiver {
     /// Where to look for its next message otherwise.
     from: u64,
     waiting: VecDeque<Item>,
+    /// Once it has joined, the number of the next process that was started. What such a process sends
+    /// must arrive.
+    must_hear: Option<u32>,
+    has_ended: bool,
 }
 
 /// The numbers of a report.
@@ -100,8 +112,21 @@ impl Oracle {
     /// A process is started, which may receive.
     pub fn starts(&mut self, process: u32) {
         // The broker had published everything before that the witness has received.
-        let receiver = Receiver { at: None, from: self.messages(), waiting: VecDeque::new() };
+        let receiver = Receiver {
+            at: None,
+            from: self.messages(),
+            waiting: VecDeque::new(),
+            must_hear: None,
+            has_ended: false,
+        };
         self.receivers.insert(process, receiver);
+    }
+
+    /// A receiver has joined. It must receive what processes with this number or a higher one send.
+    pub fn joined(&mut self, process: u32, next: u32) {
+        if let Some(receiver) = self.receivers.get_mut(&process) {
+            receiver.must_hear = Some(next);
+        }
     }
 
     /// A receiver has received a message.
@@ -136,7 +161,11 @@ impl Oracle {
 
     /// A process has ended.
     pub fn ended(&mut self, process: u32, end: End) {
-        self.receivers.remove(&process);
+        // What the witness has not received is compared later.
+        match self.receivers.get_mut(&process) {
+            Some(receiver) if !receiver.waiting.is_empty() => receiver.has_ended = true,
+            _ => _ = self.receivers.remove(&process),
+        }
         if let Some(sender) = self.senders.get_mut(&process) {
             sender.end = Some(end);
         }
@@ -146,23 +175,32 @@ impl Oracle {
     pub fn compare(&mut self) -> Result<(), Wrong> {
         let Oracle { order, begin, receivers, .. } = self;
         let mut all = receivers.iter_mut().filter(|(_, receiver)| !receiver.waiting.is_empty());
-        all.try_for_each(|(process, receiver)| receiver.compare(*process, order, *begin))
+        all.try_for_each(|(process, receiver)| receiver.compare(*process, order, *begin))?;
+        receivers.retain(|_, receiver| !receiver.has_ended || !receiver.waiting.is_empty());
+        Ok(())
     }
 
-    /// Returns a receiver that has not received all messages, and how many are left. A receiver without
-    /// any message does not count. The witness has not if it lacks messages of a sender that has flushed.
-    pub fn behind(&self) -> Option<(u32, u64)> {
-        let has_flushed = |it: &&Sender| !matches!(it.end, Some(End::Killed(_)));
-        let senders = self.senders.values().filter(has_flushed);
-        let left: u64 = senders.map(|it| it.flushed.saturating_sub(it.received)).sum();
-        if left > 0 {
-            return Some((self.witness, left));
+    /// Returns what some process has not received, though it must.
+    pub fn missing(&self, brokers: &[Instant]) -> Option<Wrong> {
+        let lacks = |(process, sender): (&u32, &Sender)| {
+            let left = sender.sent.saturating_sub(sender.received);
+            (left > 0 && !sender.may_lose(brokers))
+                .then(|| format!("the last {left} messages of process {process} do not arrive"))
+        };
+        if let Some(wrong) = self.senders.iter().find_map(lacks) {
+            return Some(wrong);
         }
         let end = self.messages();
         self.receivers.iter().find_map(|(process, receiver)| {
-            let left = receiver.at.map_or(0, |at| end.abs_diff(at));
-            let left = left.max(receiver.waiting.len() as u64);
-            (left > 0).then_some((*process, left))
+            let waiting = receiver.waiting.len();
+            if waiting > 0 {
+                return Some(format!(
+                    "process {process} has received {waiting} messages that the witness has not"
+                ));
+            }
+            let left = end - receiver.at?;
+            (left > 0)
+                .then(|| format!("process {process} has not received the last {left} messages"))
         })
     }
 
@@ -179,14 +217,7 @@ impl Oracle {
                 ));
             }
             let lost = sent.saturating_sub(received);
-            let may_lose = match end {
-                Some(End::Killed(at)) => brokers.iter().any(|broker| {
-                    let apart = at.max(*broker) - at.min(*broker);
-                    apart < BESIDE
-                }),
-                Some(End::Left) | None => false,
-            };
-            if lost > 0 && !may_lose {
+            if lost > 0 && !sender.may_lose(brokers) {
                 return Err(format!(
                     "process {process} has sent {sent} messages, but {received} were received, \
                      and no broker ended near its end ({end:?})"
@@ -234,10 +265,14 @@ impl Receiver {
         let index = |at: u64| at.checked_sub(begin).map(|at| at as usize);
         while let Some(item) = self.waiting.front() {
             match (item, self.at) {
-                (Item::Missed(0), Some(at)) => (self.at, self.from) = (None, at),
+                (Item::Missed(0), Some(at)) => {
+                    (self.at, self.from, self.must_hear) = (None, at, None);
+                }
                 (Item::Missed(count), Some(at)) => self.at = Some(at + count),
-                // Where it was skipped before its first message is not known.
-                (Item::Missed(_), None) => {}
+                // Where it was before is not known.
+                (Item::Missed(count), None) => {
+                    (self.from, self.must_hear) = (self.from + count, None);
+                }
                 (Item::Got(_), Some(at)) if at >= end => break,
                 (Item::Got(id), Some(at)) => {
                     let expected = index(at).and_then(|at| order.get(at));
@@ -254,8 +289,20 @@ impl Receiver {
                 }
                 (Item::Got(id), None) => {
                     let from = index(self.from).unwrap_or(0);
-                    let Some(found) = order.range(from..).position(|it| it == id) else {
-                        self.from = end;
+                    let order = order.range(from.min(order.len())..);
+                    let found = order.clone().position(|it| it == id);
+                    let passed = order.take(found.unwrap_or(usize::MAX));
+                    if let Some(next) = self.must_hear
+                        && let Some(lost) = passed.clone().find(|it| it.sender >= next)
+                    {
+                        return Err(format!(
+                            "process {process} has not received message {} of process {}, which was \
+                             started after it had joined",
+                            lost.number, lost.sender
+                        ));
+                    }
+                    let Some(found) = found else {
+                        self.from = self.from.max(end);
                         break;
                     };
                     self.at = Some(begin + (from + found) as u64 + 1);
@@ -296,11 +343,11 @@ mod tests {
     fn the_same_order_is_right_before_and_behind_the_witness() {
         let mut oracle = oracle(4);
         hear(&mut oracle, &[1, 2, 3, 4, 5]).unwrap();
-        assert_eq!(oracle.behind(), Some((1, 2)));
+        assert!(oracle.missing(&[]).is_some());
         (4..6).for_each(|number| oracle.got(WITNESS, id(number)).unwrap());
         oracle.compare().unwrap();
         oracle.sent(SENDER, 6);
-        assert_eq!(oracle.behind(), None);
+        assert_eq!(oracle.missing(&[]), None);
         let totals = oracle.finish(&[]).unwrap();
         assert_eq!((totals.sent, totals.received, totals.lost_beside), (6, 11, 0));
     }
@@ -329,15 +376,36 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_that_lacks_the_last_messages_is_behind() {
+    fn what_a_receiver_or_the_witness_lacks_at_the_end_is_missing() {
         let mut oracle = oracle(4);
-        assert_eq!(oracle.behind(), None);
+        assert_eq!(oracle.missing(&[]), None);
         hear(&mut oracle, &[1, 2]).unwrap();
-        assert_eq!(oracle.behind(), Some((1, 1)));
+        assert!(oracle.missing(&[]).unwrap().starts_with("process 1 has not received the last 1"));
         oracle.ended(1, End::Left);
-        assert_eq!(oracle.behind(), None);
+        assert_eq!(oracle.missing(&[]), None);
         oracle.flushed(SENDER, 6);
-        assert_eq!(oracle.behind(), Some((WITNESS, 2)));
+        assert!(oracle.missing(&[]).unwrap().starts_with("the last 2 messages of process 7"));
+    }
+
+    #[test]
+    fn what_only_a_receiver_has_got_is_missing_also_when_it_has_ended() {
+        let mut oracle = oracle(4);
+        hear(&mut oracle, &[2, 3, 4]).unwrap();
+        oracle.ended(1, End::Left);
+        oracle.compare().unwrap();
+        assert!(oracle.missing(&[]).unwrap().contains("1 messages that the witness has not"));
+        oracle.got(WITNESS, Id { sender: 8, number: 0 }).unwrap();
+        assert!(oracle.compare().is_err());
+    }
+
+    #[test]
+    fn a_receiver_gets_all_of_a_sender_that_was_started_after_it_had_joined() {
+        for (next, is_right) in [(SENDER + 1, true), (SENDER, false)] {
+            let mut oracle = oracle(0);
+            oracle.joined(1, next);
+            (0..3).for_each(|number| oracle.got(WITNESS, id(number)).unwrap());
+            assert_eq!(hear(&mut oracle, &[1, 2]).is_ok(), is_right);
+        }
     }
 
     #[test]

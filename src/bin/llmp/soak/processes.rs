@@ -1,19 +1,22 @@
 //! The processes of a soak, as their parent starts, stops and kills them.
 
-use super::Role;
 use super::record::{Record, read_all};
-use crate::arguments::WhenSlow;
+use crate::arguments::{Role, WhenSlow};
 use crate::failure::Failure;
 use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
+
+/// Events that wait. More than that slow the clients down.
+const EVENTS: usize = 64;
 
 /// What a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +48,7 @@ pub struct Process {
     pub has_ended: bool,
     /// Whether it serves the bus.
     pub serves: bool,
-    pub killed: Option<Instant>,
+    pub killed: Option<(Instant, Signal)>,
     /// Stopped by SIGSTOP until then.
     pub stopped: Option<Instant>,
     child: Child,
@@ -78,7 +81,7 @@ impl Process {
     }
 
     pub fn kill(&mut self, signal: Signal) {
-        self.killed = Some(Instant::now());
+        self.killed = Some((Instant::now(), signal));
         self.signal(signal);
     }
 
@@ -98,9 +101,35 @@ impl Process {
         self.child.wait()
     }
 
+    /// Returns what it holds of the kernel's resources.
+    pub fn holds(&self) -> Held {
+        let id = self.child.id();
+        let count =
+            |what| std::fs::read_dir(format!("/proc/{id}/{what}")).map_or(0, Iterator::count);
+        let maps = std::fs::read_to_string(format!("/proc/{id}/maps")).unwrap_or_default();
+        let regions = maps.lines().filter(|line| line.contains("/memfd:llmp-")).count();
+        Held { descriptors: count("fd"), threads: count("task"), regions }
+    }
+
     fn signal(&self, signal: Signal) {
         // It was not waited for, so the id is its own.
         let _ = Pid::from_raw(self.child.id() as i32).map(|id| kill_process(id, signal));
+    }
+}
+
+/// What a process holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    descriptors: usize,
+    threads: usize,
+    /// Mappings of shared memory.
+    regions: usize,
+}
+
+impl Held {
+    /// Returns whether that is no more than a process needs, whatever came before.
+    pub fn is_little(self) -> bool {
+        self.descriptors <= 48 && self.threads <= 4 && self.regions <= 64
     }
 }
 
@@ -111,16 +140,16 @@ pub struct Processes {
     stderr: File,
     next: u32,
     events: Receiver<Event>,
-    to_us: Sender<Event>,
+    to_us: SyncSender<Event>,
 }
 
 impl Processes {
     /// Makes an empty set. The processes write their errors to `stderr`.
     pub fn new(socket: PathBuf, stderr: &Path) -> io::Result<Self> {
-        let (to_us, events) = channel();
+        let (to_us, events) = sync_channel(EVENTS);
         let stderr = File::options().create(true).append(true).open(stderr)?;
         let signals = to_us.clone();
-        let interest = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM];
+        let interest = [SIGINT, SIGTERM, SIGHUP];
         let mut caught = signal_hook::iterator::Signals::new(interest)?;
         std::thread::spawn(move || {
             for signal in caught.forever() {
@@ -138,7 +167,8 @@ impl Processes {
     /// Starts a process, which is this program with a hidden subcommand.
     pub fn start(&mut self, kind: Kind, seed: u64) -> Result<(), Failure> {
         let failed = |error: io::Error| Failure::other(format!("cannot start a process: {error}"));
-        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+        // Also if the program's file was replaced meanwhile.
+        let mut command = Command::new("/proc/self/exe");
         match kind {
             Kind::Broker => command.arg("soak-broker").arg(&self.socket),
             Kind::Client { role, when_slow, is_mortal } => {
