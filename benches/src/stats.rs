@@ -47,6 +47,6 @@ mod tests {
         assert_eq!(quantile(&values, 0.5), 500);
         assert_eq!(quantile(&values, 0.999), 999);
         assert_eq!(quantile(&values, 1.0), 1000);
-        assert_eq!(quantile(&[], 0.5), 0);
+        assert_eq!(quantile::<u64>(&[], 0.5), 0);
     }
 }
