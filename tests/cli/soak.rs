@@ -62,3 +62,17 @@ fn a_process_that_ends_by_itself_fails_the_soak_which_keeps_its_evidence() {
     }
     assert!(last.contains(evidence.to_str().unwrap()), "{last}");
 }
+
+#[test]
+fn an_interrupted_soak_says_how_far_it_was() {
+    let home = tempfile::tempdir().unwrap();
+    let mut soak = Process::start(&mut soak(home.path(), &["--seed", "7"]));
+    let mut stderr = BufReader::new(soak.child().stderr.take().unwrap());
+    stderr.read_line(&mut String::new()).unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    soak.signal(Signal::INT);
+    let last = stderr.lines().last().unwrap().unwrap();
+    assert!(last.starts_with("llmp: interrupted after "), "{last}");
+    assert_eq!(soak.output().status.code(), Some(130));
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "nothing is left");
+}

@@ -91,10 +91,14 @@ pub fn run(arguments: &arguments::Soak) -> Result<(), Failure> {
         let states: Vec<_> = soak.processes.states().collect();
         states.iter().for_each(|state| soak.note(state));
     }
+    let (time, killed) = (soak.began.elapsed().as_secs(), soak.counts.killed());
     drop(soak);
     match report {
         Err(failure) => Err(match wrong {
-            None => failure,
+            None => {
+                say(format_args!("interrupted after {time} s; {killed} were killed, all right"));
+                failure
+            }
             Some(wrong) => Failure::other(format!(
                 "{wrong}; the evidence is in {}, and --seed {seed} makes the same choices again",
                 home.keep().display()
