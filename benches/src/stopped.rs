@@ -5,7 +5,9 @@
 
 use crate::stats::quantile;
 use anyhow::{Context, Result, ensure};
-use llmp::{Broker, BrokerStats, Client, RecvError, Sender, SlowReceiver, StopHandle};
+use llmp::{
+    Broker, BrokerStats, Client, Disconnected, RecvError, Sender, SlowReceiver, StopHandle,
+};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use std::io::{BufRead, BufReader, Lines};
 use std::path::Path;
@@ -173,7 +175,7 @@ fn measure(name: &str, policy: SlowReceiver, len: usize, time: Duration) -> Resu
     let told = stopped.line()?;
     let [without, with] = [without.end()?, with.end()?];
     let end = stopped.line()?;
-    let missed: u64 = told.strip_prefix("missed ").map_or(Ok(sent), str::parse)?;
+    let missed: u64 = told.strip_prefix("missed ").map_or(Ok(0), str::parse)?;
     let received: u64 = end.strip_prefix("received ").context("its report")?.parse()?;
     ensure!(
         policy == SlowReceiver::Evict || missed + received == sent,
@@ -218,7 +220,11 @@ pub fn play(policy: &str, path: &Path) -> Result<()> {
             }
             Err(error) => {
                 if !is_told {
-                    println!("{error}");
+                    let is_evicted = error == RecvError::Disconnected(Disconnected::Evicted);
+                    println!(
+                        "{}",
+                        if is_evicted { "evicted".to_owned() } else { error.to_string() }
+                    );
                 }
                 break;
             }
