@@ -68,7 +68,7 @@ pub fn steps(full: bool, fuzz_seconds: Option<u32>) -> Vec<Step> {
     let seconds = fuzz_seconds.unwrap_or(if full { 150 } else { 20 });
     steps.extend(fuzz_targets().into_iter().map(|target| fuzz(&target, seconds)));
     let strict = "-Zmiri-strict-provenance";
-    let (weak, tree) = if full { (32, 32) } else { (3, 2) };
+    let (weak, tree) = if full { (16, 16) } else { (3, 2) };
     steps.extend([
         miri("miri, stacked borrows", weak, strict, "words"),
         // Without weak memory it uses payloads of all lengths, see `model/miri/lengths.rs`.
