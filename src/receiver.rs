@@ -325,7 +325,7 @@ impl Receiver {
     #[cold]
     fn read_soon(&mut self) {
         if !self.connection.outlives() {
-            // Again in as many messages as there are numbers.
+            // The counter wraps: four thousand million messages until the next look.
             return;
         }
         self.until_read = MESSAGES_BETWEEN_READS;

@@ -126,15 +126,16 @@ impl Broker {
 
     /// Disconnects a receiver that is too slow. Its own messages are still forwarded.
     fn evict(&mut self, client: ClientId) {
-        let Some(connection) = self.connection(client) else { return };
-        let process = connection.process;
+        let Some(process) = self.connection(client).map(|it| it.process) else { return };
         log::warn!("client {client} (process {process}) is too slow and is disconnected");
-        // Before the membership ends, so that the client finds the reason.
-        connection.socket.send(&Packet::Bye(ByeReason::Slow), None);
-        // The hang-up that follows is handled like any other.
-        connection.socket.shut_down();
         // It does not come back to the next broker, which must not wait for it.
         self.roster.strike(self.bound.lock(), client);
+        // Before the membership ends, so that the client finds the reason.
+        if let Some(connection) = self.connection(client) {
+            connection.socket.send(&Packet::Bye(ByeReason::Slow), None);
+            // The hang-up that follows is handled like any other.
+            connection.socket.shut_down();
+        }
         self.core.end_membership(client);
         self.report.evicted += 1;
     }
